@@ -1,0 +1,50 @@
+# make demo: set all up, then extract, fit and report on the built-in sample, offline.
+# make test: set all up, then run the tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := .demo
+INSTALLED := $(VENV)/.installed
+# For every install, the build's own included: the tested versions and no others.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test lint format docs clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	mkdir -p $(DEMO)
+	cd $(DEMO) && HF_HUB_OFFLINE=1 ../$(BIN)/serpipe extract --data sample --encoder whisper-tiny.en
+	cd $(DEMO) && ../$(BIN)/serpipe fit --head all
+	cd $(DEMO) && ../$(BIN)/serpipe report
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+# make lint: check style, formatting and types.
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p $(VENV)/src && ln -sfn $(CURDIR) $(VENV)/src/serpipe
+	MYPYPATH=$(VENV)/src $(BIN)/mypy -p serpipe --exclude '^build/'
+
+# make format: put the code in form.
+format: $(INSTALLED)
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# make docs: write docs/reference.md anew from the code.
+docs: $(INSTALLED)
+	$(BIN)/python docs/make_reference.py > docs/reference.md
+
+# make clean: remove what the above has made.
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

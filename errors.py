@@ -1,0 +1,56 @@
+"""What serpipe raises on purpose. The command line prints the one line and exits with the code."""
+
+from collections.abc import Sequence
+
+
+class SerpipeError(Exception):
+    """Base of all errors that serpipe raises on purpose; its text is one line for the user."""
+
+    exit_code = 1
+
+
+class UserError(SerpipeError):
+    """Something the user gave cannot be used: a path, an option, a checkpoint, a cache."""
+
+    exit_code = 2
+
+
+class MachineError(SerpipeError):
+    """The machine failed: no disk space, no network, no memory."""
+
+    exit_code = 1
+
+
+class BadClipError(UserError):
+    """One clip cannot be used.
+
+    Parameters
+    ----------
+    path : str
+        The clip, as the user knows it.
+    found : str
+        What was found there.
+    expected : str
+        What was expected.
+    fix : str
+        What to do about it.
+    """
+
+    def __init__(self, path: str, found: str, expected: str, fix: str) -> None:
+        super().__init__(f"{path}: {found}; expected {expected}; {fix}")
+
+
+class BadClipsError(UserError):
+    """At least one clip of a corpus cannot be used; one line for each of the first ten."""
+
+    SHOWN = 10
+
+    def __init__(self, errors: Sequence[BadClipError], usable: int) -> None:
+        lines = [str(error) for error in errors[: self.SHOWN]]
+        if len(errors) > self.SHOWN:
+            lines.append(f"... and {len(errors) - self.SHOWN} more")
+        lines.append(
+            f"{len(errors)} clip(s) cannot be used, {usable} can. Mend or remove them, "
+            "or go on without them: --skip-bad"
+        )
+        super().__init__("\n".join(lines))

@@ -1,0 +1,54 @@
+"""Progress bars: on standard error, and only where that is a terminal."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Wraps an iterable of known length: ``track(items, what, total)``.
+Track = Callable[[Iterable[T], str, int], Iterable[T]]
+
+
+def no_track(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """Show nothing: the default for callers from Python."""
+    return items
+
+
+def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """Show a progress bar with the rate and the time left.
+
+    Parameters
+    ----------
+    items : iterable
+        What to go through.
+    what : str
+        What is being done.
+    total : int
+        How many items there are.
+
+    Yields
+    ------
+    object
+        The items.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield from progress.track(items, total=total, description=what)
