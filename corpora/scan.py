@@ -1,0 +1,134 @@
+"""Find the clips of a corpus below a folder, by their names alone."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..errors import BadClipError, UserError
+from .clip import Clip
+from .corpus import Corpus, NameOutsideSchemeError
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found below a folder.
+
+    Attributes
+    ----------
+    clips : tuple of Clip
+        The usable clips, sorted by name.
+    bad : tuple of BadClipError
+        The files that look like clips and cannot be used, sorted by path.
+    left_out : mapping of str to int
+        Well-named files that are not clips of this corpus: what they are, and how many.
+    """
+
+    clips: tuple[Clip, ...]
+    bad: tuple[BadClipError, ...]
+    left_out: dict[str, int]
+
+
+def scan(folder: Path, corpus: Corpus) -> Scan:
+    """Find the clips of ``corpus`` below ``folder``, at any depth.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look. Links to folders are followed, each folder once; hidden files are not read.
+    corpus : Corpus
+        Whose naming scheme to read by.
+
+    Returns
+    -------
+    Scan
+        Of clips that stand twice (same name), the first by path is kept and the rest are bad.
+
+    Raises
+    ------
+    UserError
+        If ``folder`` is no folder or has no audio files at all.
+    """
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing"
+        raise UserError(
+            f"{folder}: {what} there; expected the folder that holds {corpus.title}; "
+            "give it with --data DIR, or take the built-in sample: --data sample"
+        )
+    clips: dict[str, Clip] = {}
+    bad: list[BadClipError] = []
+    left_out: Counter[str] = Counter()
+    for path in sorted(_audio_files(folder, corpus.suffixes)):
+        try:
+            told = corpus.read_name(path)
+        except NameOutsideSchemeError as error:
+            bad.append(
+                BadClipError(
+                    str(folder / path),
+                    f"named outside the scheme ({error})",
+                    corpus.scheme,
+                    "rename or remove it",
+                )
+            )
+            continue
+        if isinstance(told, str):
+            left_out[told] += 1
+            continue
+        clip = Clip(file=folder / path, path=str(path), corpus=corpus.name, **told)
+        first = clips.setdefault(clip.name, clip)
+        if first is not clip:
+            bad.append(
+                BadClipError(
+                    str(clip.file),
+                    f"stands twice, first as {first.file}",
+                    "each clip once",
+                    "remove one copy, or give --data the folder of one copy",
+                )
+            )
+    if not clips and not bad:
+        aside = "".join(f"; {count} x {what} left out" for what, count in sorted(left_out.items()))
+        raise UserError(
+            f"{folder}: no clips ({'/'.join(corpus.suffixes)}) at any depth{aside}; "
+            f"expected {corpus.scheme}; check --data"
+        )
+    ordered = tuple(clips[name] for name in sorted(clips))
+    return Scan(ordered, tuple(bad), dict(sorted(left_out.items())))
+
+
+def missing(clips: Sequence[Clip], corpus: Corpus) -> dict[str, tuple[int, int]]:
+    """Compare the clips found with the release.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+        What was found.
+    corpus : Corpus
+        What the release holds.
+
+    Returns
+    -------
+    dict of str to (int, int)
+        Emotion to (found, expected), for the emotions of which clips are missing.
+    """
+    found = Counter(clip.emotion for clip in clips)
+    return {
+        emotion: (found[emotion], expected)
+        for emotion, expected in corpus.expected.items()
+        if found[emotion] < expected
+    }
+
+
+def _audio_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
+    """Yield audio files below ``folder``, relative to it."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:  # a link back to a folder above would be walked without end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in files:
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                yield PurePosixPath((Path(root) / name).relative_to(folder).as_posix())

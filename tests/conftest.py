@@ -1,0 +1,186 @@
+"""What several test files need: real clips, small random encoders, the command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+# Small models of each kind: width 32, 3 blocks, the usual seven convolutions.
+_SMALL: dict[str, object] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "layerdrop": 0.5,  # would drop blocks at once if it were not switched off
+    "mask_time_prob": 0.5,
+}
+_GROUP: dict[str, object] = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
+_LAYER: dict[str, object] = {
+    "feat_extract_norm": "layer",
+    "do_stable_layer_norm": True,
+    "conv_bias": True,
+}
+FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
+    "wav2vec2-group": ("Wav2Vec2", _SMALL | _GROUP),
+    "wav2vec2-layer-stable": ("Wav2Vec2", _SMALL | _LAYER),
+    "wav2vec2-layer-post": ("Wav2Vec2", _SMALL | _LAYER | {"do_stable_layer_norm": False}),
+    "hubert-group": ("Hubert", _SMALL | _GROUP),
+    "hubert-layer-stable": ("Hubert", _SMALL | _LAYER),
+    "wavlm-group": ("WavLM", _SMALL | _GROUP),
+    "wavlm-layer-stable": ("WavLM", _SMALL | _LAYER),
+    "unispeech-group": ("UniSpeech", _SMALL | _GROUP),
+    "unispeech-sat-layer-stable": ("UniSpeechSat", _SMALL | _LAYER),
+    "data2vec-audio": (
+        "Data2VecAudio",
+        _SMALL | {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 2},
+    ),
+    "whisper": (
+        "Whisper",
+        {
+            "d_model": 32,
+            "encoder_layers": 3,
+            "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_layers": 1,
+            "decoder_attention_heads": 4,
+            "decoder_ffn_dim": 64,
+            "vocab_size": 100,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 1,
+            "encoder_layerdrop": 0.5,
+        },
+    ),
+}
+
+
+def save_encoder(
+    folder: Path, family: str, *, do_normalize: bool = True, **changes: object
+) -> Path:
+    """Save a randomly initialised encoder and its feature extractor, as transformers would."""
+    import torch
+    import transformers
+
+    name, settings = FAMILIES[family]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**(settings | changes))
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    if name == "Whisper":
+        extractor = transformers.WhisperFeatureExtractor()
+    else:
+        extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=do_normalize)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def family_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a small random encoder of a family; made once."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = save_encoder(tmp_path_factory.mktemp(family), family)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_encoder(family_encoder: Callable[[str], Path]) -> Path:
+    """A small random wav2vec 2.0 with a group norm, as the base models have."""
+    return family_encoder("wav2vec2-group")
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """The built-in sample: 192 real clips."""
+    return ROOT / "corpora" / "sample"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real audio beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here: it holds the real corpora and is not part of serpipe")
+    return SHARED
+
+
+@pytest.fixture
+def few_clips(tmp_path: Path, sample: Path) -> Path:
+    """Forty real clips: five actors, all eight emotions."""
+    folder = tmp_path / "ravdess"
+    for actor in range(1, 6):
+        for clip in (sample / f"Actor_{actor:02d}").iterdir():
+            target = folder / f"Actor_{actor:02d}" / clip.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(clip.read_bytes())
+    return folder
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
+    """Write a 16-bit WAV file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="PCM_16")
+    return path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left: exit code and the two streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def serpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """The command line, called in this process, in an empty working directory."""
+    from serpipe.cli import main
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def call(*arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        streams = capsys.readouterr()
+        return Finished(code, streams.out, streams.err)
+
+    return call
+
+
+def run_python(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run this Python in a process of its own."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_COLOR": "1"},
+        cwd=cwd,
+    )
