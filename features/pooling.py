@@ -1,0 +1,142 @@
+"""Pool the hidden states of every layer over time, while the encoder runs.
+
+Hooks pool each layer as soon as it is computed, so that no stack of hidden states is ever held,
+and so that layers mean the same in every version of transformers, whose ``hidden_states[-1]``
+has changed from after to before the final norm. Our words:
+
+- ``"0"``: the input of the first block (for wav2vec 2.0 and its kin after the positional
+  convolution, and after the LayerNorm that post-norm models have there),
+- ``"1"`` .. ``"L"``: the outputs of the blocks,
+- ``"final_norm"``: the output of a norm that stands after the last block, where there is one.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+FINAL_NORM = "final_norm"
+POOLINGS = ("mean", "std")
+
+#: Pooling -> layer -> array of shape (n_clips, width).
+Pooled = dict[str, dict[str, torch.Tensor]]
+
+
+def pool(states: torch.Tensor, frames: torch.Tensor, poolings: Sequence[str]) -> list[torch.Tensor]:
+    """Pool over the valid frames, in float32.
+
+    Parameters
+    ----------
+    states : Tensor, shape (n_clips, n_frames, width)
+        Hidden states, possibly padded at the end.
+    frames : Tensor of int64, shape (n_clips,)
+        Number of valid frames of each clip.
+    poolings : sequence of {"mean", "std"}
+        What to compute; ``std`` is the population standard deviation (0 for a single frame).
+
+    Returns
+    -------
+    list of Tensor of float32, shape (n_clips, width)
+        One for each pooling.
+    """
+    states = states.float()
+    valid = torch.arange(states.shape[1], device=states.device) < frames[:, None]
+    valid = valid[:, :, None]
+    count = frames[:, None].float()
+    mean = torch.where(valid, states, 0.0).sum(dim=1) / count
+    pooled = []
+    for pooling in poolings:
+        if pooling == "mean":
+            pooled.append(mean)
+        else:
+            deviation = torch.where(valid, states - mean[:, None, :], 0.0)
+            pooled.append((deviation.square().sum(dim=1) / count).sqrt())
+    return pooled
+
+
+class LayerPooler:
+    """Runs an encoder and pools all its layers on the way.
+
+    Safe to call from several threads at once: each call keeps its results to its own thread.
+
+    Parameters
+    ----------
+    stack : Module
+        The transformer part of an encoder, with ``layers`` and maybe a ``layer_norm``.
+    poolings : sequence of {"mean", "std"}
+        What to compute for each layer.
+    """
+
+    def __init__(self, stack: nn.Module, poolings: Sequence[str]) -> None:
+        self.poolings = tuple(poolings)
+        self._call = threading.local()
+        blocks: Any = stack.layers
+        self.n_blocks = len(blocks)
+        blocks[0].register_forward_pre_hook(self._before_first_block, with_kwargs=True)
+        for number, block in enumerate(blocks, start=1):
+            block.register_forward_hook(self._after(str(number)))
+        norm = getattr(stack, "layer_norm", None)
+        if norm is not None:
+            norm.register_forward_hook(self._after_norm)
+
+    def __call__(
+        self, model: nn.Module, inputs: Mapping[str, torch.Tensor], frames: torch.Tensor
+    ) -> Pooled:
+        """Run ``model`` once and return the pooled states of every layer.
+
+        Parameters
+        ----------
+        model : Module
+            The encoder that ``stack`` is a part of.
+        inputs : mapping of str to Tensor
+            Its keyword arguments.
+        frames : Tensor of int64, shape (n_clips,)
+            Valid frames of each clip.
+
+        Returns
+        -------
+        dict of str to dict of str to Tensor of float32, shape (n_clips, width)
+            By pooling, then by layer.
+
+        Raises
+        ------
+        RuntimeError
+            If not every layer was seen exactly once: a layer was dropped.
+        """
+        self._call.frames = frames
+        self._call.pooled = {pooling: {} for pooling in self.poolings}
+        try:
+            model(**inputs)
+            pooled: Pooled = self._call.pooled
+        finally:
+            del self._call.frames, self._call.pooled
+        for layers in pooled.values():
+            numbered = [layer for layer in layers if layer != FINAL_NORM]
+            if numbered != [str(number) for number in range(self.n_blocks + 1)]:
+                raise RuntimeError(f"expected layers 0..{self.n_blocks}, saw {numbered}")
+        return pooled
+
+    def _keep(self, layer: str, states: torch.Tensor) -> None:
+        pooled = pool(states, self._call.frames, self.poolings)
+        for pooling, values in zip(self.poolings, pooled, strict=True):
+            if layer in self._call.pooled[pooling]:
+                raise RuntimeError(f"layer {layer} was computed twice in one pass")
+            self._call.pooled[pooling][layer] = values
+
+    def _before_first_block(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._keep("0", args[0] if args else kwargs["hidden_states"])
+
+    def _after(self, layer: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self._keep(layer, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    def _after_norm(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        # Post-norm models call the same module before the first block: that is not a final norm.
+        if str(self.n_blocks) in self._call.pooled[self.poolings[0]]:
+            self._keep(FINAL_NORM, output)

@@ -1,0 +1,256 @@
+"""Layers are what transformers computes, for every family; a wrong checkpoint does not load."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from serpipe.errors import MachineError, UserError
+from serpipe.features.audio import Waveform, read_waveform
+from serpipe.features.encoder import Encoder, load_encoder
+from serpipe.features.front_end import LogMelFrontEnd, normalise
+from serpipe.features.pooling import pool
+
+from .conftest import FAMILIES, save_encoder
+
+Make = Callable[[str], Path]
+
+
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def noise(n_samples: int, seed: int = 0) -> Waveform:
+    return np.random.default_rng(seed).standard_normal(n_samples, dtype=np.float32)
+
+
+def plain(folder: Path, waveform: np.ndarray, frames: int) -> dict[str, np.ndarray]:
+    """Mean-pool one clip the way everybody does it with transformers alone."""
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
+    whisper = model.config.model_type == "whisper"
+    with torch.no_grad():
+        out = (model.encoder if whisper else model)(**inputs, output_hidden_states=True)
+    states = [state[0, :frames].mean(dim=0).numpy() for state in out.hidden_states]
+    layers = {str(number): state for number, state in enumerate(states)}
+    final = out.last_hidden_state[0, :frames].mean(dim=0).numpy()
+    if whisper:  # transformers overwrites the last block's output by the normed one
+        del layers[str(len(states) - 1)]
+    if whisper or getattr(model.config, "do_stable_layer_norm", False):
+        layers["final_norm"] = final
+    return layers
+
+
+@pytest.mark.parametrize("n_samples", [400, 25000])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_are_those_of_plain_transformers(
+    family_encoder: Make, family: str, n_samples: int
+) -> None:
+    folder = family_encoder(family)
+    encoder = load_encoder(str(folder))
+    waveform = noise(n_samples)
+    ours = dict(zip(encoder.identity.layers, encoder.embed([waveform])["mean"][:, 0], strict=True))
+    theirs = plain(folder, waveform, encoder.front_end.frames(n_samples))
+    assert set(theirs) <= set(ours)
+    assert ("final_norm" in theirs) == ("final_norm" in ours)
+    assert set(ours) - {"final_norm"} == {"0", "1", "2", "3"}
+    for layer, expected in theirs.items():
+        assert relative_error(ours[layer], expected) < 1e-5, layer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_clip_in_a_batch_is_the_clip_alone(family_encoder: Make, family: str) -> None:
+    encoder = load_encoder(str(family_encoder(family)), poolings=("mean", "std"))
+    lengths = [3000, 20000, 400] if family == "whisper" else [20000] * 3
+    waveforms = [noise(length, seed) * (1 + seed) for seed, length in enumerate(lengths)]
+    batch = encoder.embed(waveforms)
+    for position, waveform in enumerate(waveforms):
+        alone = encoder.embed([waveform])
+        for pooling, values in alone.items():
+            for layer, one in enumerate(values[:, 0]):
+                assert np.isfinite(one).all()
+                if np.linalg.norm(one):
+                    assert relative_error(batch[pooling][layer, position], one) < 1e-4
+
+
+def test_wav2vec2_base_at_its_real_size(tmp_path: Path, sample: Path) -> None:
+    torch.manual_seed(0)
+    transformers.Wav2Vec2Model(transformers.Wav2Vec2Config()).save_pretrained(tmp_path)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    encoder = load_encoder(str(tmp_path))
+    assert encoder.identity.layers == tuple(str(number) for number in range(13))
+    assert encoder.identity.width == 768
+    assert encoder.front_end.minimum_samples == 400
+    clips = [read_waveform(clip, 16000)[0] for clip in sorted((sample / "Actor_01").iterdir())[:3]]
+    shortest = min(map(len, clips))
+    clips = [clip[:shortest] for clip in clips]
+    batch = encoder.embed(clips)["mean"]
+    assert batch.shape == (13, 3, 768)
+    for position, clip in enumerate(clips):
+        alone = encoder.embed([clip])["mean"][:, 0]
+        for layer in range(13):
+            assert relative_error(batch[layer, position], alone[layer]) < 1e-4
+
+
+def test_clips_of_different_lengths_never_share_a_waveform_batch(small_encoder: Path) -> None:
+    with pytest.raises(ValueError, match="one length"):
+        load_encoder(str(small_encoder)).embed([noise(20000), noise(20001)])
+
+
+def test_the_built_in_encoder_is_the_pretrained_checkpoint(shared: Path, sample: Path) -> None:
+    built_in = load_encoder("whisper-tiny.en")
+    checkpoint = load_encoder(str(shared / "models" / "whisper-tiny.en"))
+    assert built_in.identity.weights_sha256 == checkpoint.identity.weights_sha256
+    assert built_in.identity.layers == ("0", "1", "2", "3", "4", "final_norm")
+    waveform, _ = read_waveform(next((sample / "Actor_03").iterdir()), 16000)
+    theirs = plain(
+        shared / "models" / "whisper-tiny.en", waveform, built_in.front_end.frames(len(waveform))
+    )
+    ours = dict(
+        zip(built_in.identity.layers, built_in.embed([waveform])["mean"][:, 0], strict=True)
+    )
+    for layer, expected in theirs.items():
+        assert relative_error(ours[layer], expected) < 1e-4, layer
+
+
+def test_normalisation_is_that_of_transformers_on_one_clip() -> None:
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
+    waveform = noise(16000) * np.float32(0.1) + np.float32(3)
+    theirs = extractor(waveform, sampling_rate=16000, return_tensors="np").input_values[0]
+    np.testing.assert_allclose(normalise(waveform), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_normalisation_follows_the_checkpoint(tmp_path: Path, flag: bool) -> None:
+    encoder = load_encoder(str(save_encoder(tmp_path, "wav2vec2-layer-stable", do_normalize=flag)))
+    assert encoder.identity.normalise is flag
+    waveform = 5 * noise(16000)
+    scale = encoder.front_end.inputs([waveform])["input_values"].std()
+    assert float(scale) == pytest.approx(1.0 if flag else 5.0, rel=0.02)
+
+
+def test_only_frames_that_carry_the_clip_are_pooled() -> None:
+    states = torch.arange(12.0).reshape(1, 6, 2).repeat(2, 1, 1)
+    states[1, 3:] = 1000
+    mean, std = pool(states, torch.tensor([6, 3]), ("mean", "std"))
+    np.testing.assert_allclose(mean, [[5, 6], [2, 3]])
+    np.testing.assert_allclose(std[1], np.std([[0, 1], [2, 3], [4, 5]], axis=0), rtol=1e-6)
+    single = pool(states, torch.tensor([1, 1]), ("std",))[0]
+    assert (single == 0).all()
+
+
+def test_whisper_pools_ceil_of_samples_over_320() -> None:
+    front_end = LogMelFrontEnd(transformers.WhisperFeatureExtractor(), 320)
+    assert [front_end.frames(n) for n in (400, 640, 641, 480000)] == [2, 2, 3, 1500]
+
+
+def test_a_dropped_layer_is_noticed(small_encoder: Path) -> None:
+    encoder = load_encoder(str(small_encoder))
+    stack: Any = encoder.model.encoder
+    del stack.layers[1]
+    with pytest.raises(RuntimeError, match="layers"):
+        encoder.embed([noise(16000)])
+
+
+def test_the_encoder_does_not_learn_drop_or_mask(small_encoder: Path) -> None:
+    encoder = load_encoder(str(small_encoder))
+    assert not any(module.training for module in encoder.model.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
+    first, second = encoder.embed([noise(16000)]), encoder.embed([noise(16000)])
+    np.testing.assert_array_equal(first["mean"], second["mean"])
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def drop_weight(folder: Path, part: str) -> str:
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if part in name)
+    del weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-group", "whisper"])
+def test_missing_weights_refuse_to_load(tmp_path: Path, family: str) -> None:
+    save_encoder(tmp_path, family)
+    part = "encoder.layers.1.fc1.weight" if family == "whisper" else "layers.1.attention.k_proj.w"
+    drop_weight(tmp_path, part)
+    with pytest.raises(UserError, match=r"1 weight\(s\) missing.*layers\.1\."):
+        load_encoder(str(tmp_path))
+
+
+def test_a_missing_mask_embedding_is_no_matter(tmp_path: Path) -> None:
+    save_encoder(tmp_path, "wav2vec2-group")
+    drop_weight(tmp_path, "masked_spec_embed")  # only training uses it
+    load_encoder(str(tmp_path))
+
+
+def test_weights_of_a_wrong_shape_refuse_to_load(tmp_path: Path) -> None:
+    save_encoder(tmp_path, "wav2vec2-group")
+    edit_json(tmp_path / "config.json", intermediate_size=128)
+    with pytest.raises(UserError, match="fetch"):
+        load_encoder(str(tmp_path))
+
+
+def test_without_its_preprocessor_configuration_an_encoder_does_not_load(tmp_path: Path) -> None:
+    save_encoder(tmp_path, "wav2vec2-group")
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match=r"no preprocessor_config\.json"):
+        load_encoder(str(tmp_path))
+
+
+def test_a_model_that_is_no_speech_encoder_is_refused(tmp_path: Path) -> None:
+    save_encoder(tmp_path, "wav2vec2-group")
+    edit_json(tmp_path / "config.json", model_type="bert")
+    with pytest.raises(UserError, match="model type 'bert'; expected a speech encoder"):
+        load_encoder(str(tmp_path))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    save_encoder(tmp_path, "wav2vec2-group")
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    edit_json(
+        tmp_path / "config.json",
+        model_type="unknown",
+        auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+    )
+    with pytest.raises(UserError):
+        load_encoder(str(tmp_path))
+    assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/nowhere/at/all"])
+def test_a_folder_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_encoder(name)
+
+
+def test_a_hub_id_without_network_is_a_failure_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MachineError, match=r"--encoder whisper-tiny\.en"):
+        load_encoder("facebook/wav2vec2-base")
+
+
+def test_the_weights_hash_depends_on_values_alone(tmp_path: Path, small_encoder: Path) -> None:
+    def hash_of(encoder: Encoder) -> str:
+        return encoder.identity.weights_sha256
+
+    same = save_encoder(tmp_path / "same", "wav2vec2-group")
+    assert hash_of(load_encoder(str(same))) == hash_of(load_encoder(str(small_encoder)))
+    weights = load_file(same / "model.safetensors")
+    weights["feature_projection.projection.bias"][0] += 1e-3
+    save_file(weights, same / "model.safetensors", metadata={"format": "pt"})
+    assert hash_of(load_encoder(str(same))) != hash_of(load_encoder(str(small_encoder)))
