@@ -1,0 +1,1 @@
+"""The stages on top of cached embeddings: folds, heads, scores. No audio and no torch here."""
