@@ -1,0 +1,6 @@
+"""``python -m serpipe``."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a run leaves behind: predictions, fitted heads, tables. Written and read here alone."""

@@ -1,0 +1,66 @@
+"""Where a result came from: the command, the versions and the machine."""
+
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "scikit-learn",
+    "lightgbm",
+    "h5py",
+    "soundfile",
+    "soxr",
+    "skops",
+    "joblib",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of serpipe, of Python and of what the numbers come from."""
+    return {
+        "serpipe": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what kind of machine this is; nothing that names it or its user."""
+    return {"system": platform.system(), "processor": _processor(), "cores": cores()}
+
+
+def command() -> str:
+    """Return the command line that is running, as one could type it again."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def provenance() -> dict[str, Any]:
+    """Return all three. There is no date in it: the same command gives the same bytes."""
+    return {"command": command(), "versions": versions(), "machine": machine()}
+
+
+def cores() -> int:
+    """Return the number of cores this process may use, cgroup limits respected."""
+    from joblib import cpu_count
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(int(cpu_count()), len(affinity(0))) if affinity else int(cpu_count())
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
