@@ -41,8 +41,8 @@ def main() -> None:
     for _ in range(arguments.repeat):
         for way in WAYS:  # in turn, so that a slow minute of the machine hits all
             command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            result = json.loads(told.splitlines()[-1])
+            child = subprocess.run(command, check=True, capture_output=True, text=True)
+            result = json.loads(child.stdout.splitlines()[-1])
             if way not in results or result["seconds"] < results[way]["seconds"]:
                 results[way] = result
     print(f"{arguments.encoder} on {arguments.data}, {arguments.clips} clips\n")
