@@ -119,6 +119,8 @@ class LayerPooler:
         return pooled
 
     def _keep(self, layer: str, states: torch.Tensor) -> None:
+        if not hasattr(self._call, "pooled"):
+            return  # the model is run by itself, not through this pooler
         pooled = pool(states, self._call.frames, self.poolings)
         for pooling, values in zip(self.poolings, pooled, strict=True):
             if layer in self._call.pooled[pooling]:
@@ -138,5 +140,6 @@ class LayerPooler:
 
     def _after_norm(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
         # Post-norm models call the same module before the first block: that is not a final norm.
-        if str(self.n_blocks) in self._call.pooled[self.poolings[0]]:
+        pooled = getattr(self._call, "pooled", {self.poolings[0]: {}})
+        if str(self.n_blocks) in pooled[self.poolings[0]]:
             self._keep(FINAL_NORM, output)
