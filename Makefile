@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 DEMO := .demo
 INSTALLED := $(VENV)/.installed
 # For every install, the build's own included: the tested versions and no others.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# Not by its whole path: pip would split that at a space.
+export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test lint format docs clean

@@ -26,6 +26,10 @@ app = typer.Typer(
 )
 
 
+cache_app = typer.Typer(help="Look into a cache of embeddings.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+
 class TableFormat(StrEnum):
     """How ``report`` prints."""
 
@@ -97,9 +101,46 @@ def extract(
             show_default="pinned for the default encoder, else main",
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where the encoder runs.")
+    devices: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:0,cuda:1|mps",
+            help="Where the encoder runs: auto and cuda take all GPUs, a copy on each.",
+        ),
     ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="float32|bf16|fp16|auto",
+            help="Of weights and states. Only float32 is exact; auto is bf16 where the machine "
+            "computes it natively.",
+        ),
+    ] = "float32",
+    dtype: Annotated[
+        str, typer.Option(metavar="float32|float16", help="Of the stored embeddings.")
+    ] = "float32",
+    trim: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            min=1.0,
+            help="Trim silence at both ends: what is quieter than the loudest part by more than DB "
+            "decibels, such as 30.",
+            show_default="none",
+        ),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            min=1.0,
+            help="Cut longer clips into equal chunks, pooled together by their frames.",
+            show_default="none; Whisper refuses clips past 30 s",
+        ),
+    ] = None,
+    compile_blocks: Annotated[
+        bool, typer.Option("--compile", help="Compile the encoder's blocks (torch.compile).")
+    ] = False,
     batch_seconds: Annotated[
         float,
         typer.Option(
@@ -119,6 +160,10 @@ def extract(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew where --out was made otherwise.")
     ] = False,
+    drop_removed: Annotated[
+        bool,
+        typer.Option("--drop-removed", help="Drop clips of the cache that the corpus has no more."),
+    ] = False,
 ) -> None:
     """Run a frozen encoder once over every clip and cache the pooled states of every layer.
 
@@ -126,7 +171,7 @@ def extract(
     """
     from . import corpora
     from .artifacts.latest import CACHES
-    from .features.pooling import POOLINGS
+    from .features.names import POOLINGS
     from .progress import track
     from .provenance import cores, provenance
 
@@ -138,7 +183,7 @@ def extract(
     _say(f"corpus   {source.title}: {len(found.clips)} clips in {source.folder}")
     for what, count in found.left_out.items():
         _say(f"         {count} x {what} left out: not a speech clip")
-    if found.bad and not skip_bad:
+    if found.bad and (not skip_bad or not found.clips):
         from .errors import BadClipsError
 
         raise BadClipsError(found.bad, usable=len(found.clips))
@@ -148,17 +193,31 @@ def extract(
             told = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
             _say(f"         not the whole release: {told}")
 
+    from .features.devices import choose_devices, choose_precision
     from .features.encoder import load_encoder
     from .features.extract import extract as run
 
+    if dtype not in ("float32", "float16"):
+        raise UserError(f"--dtype {dtype}: expected float32 or float16")
     _say(f"encoder  {encoder}: loading")
-    loaded = load_encoder(
-        encoder, revision=revision, poolings=poolings, device=_choose_device(device)
-    )
-    identity = loaded.identity
+    places = choose_devices(devices)
+    loaded = [
+        load_encoder(
+            encoder,
+            revision=revision,
+            poolings=poolings,
+            device=place,
+            precision=choose_precision(precision, place),
+            max_seconds=max_seconds,
+            compile_blocks=compile_blocks,
+        )
+        for place in places
+    ]
+    identity = loaded[0].identity
     _say(
         f"         {identity.model_type}, revision {identity.revision}, "
-        f"{len(identity.layers)} layers of width {identity.width}, on {loaded.device}"
+        f"{len(identity.layers)} layers of width {identity.width}, "
+        f"{loaded[0].precision} on {', '.join(places)}"
     )
     target = out or CACHES / f"{source.name}-{identity.encoder.replace('/', '--')}.h5"
     done = run(
@@ -173,6 +232,9 @@ def extract(
         },
         skip_bad=skip_bad,
         overwrite=overwrite,
+        drop_removed=drop_removed,
+        trim_decibels=trim,
+        dtype=dtype,
         batch_seconds=batch_seconds,
         workers=jobs or cores(),
         track=track,
@@ -182,9 +244,34 @@ def extract(
     for group in done.same_bytes:
         _say(f"note     the same bytes under {len(group)} names: {', '.join(group)}")
     if done.removed:
-        _say(f"note     {done.removed} clip(s) of the earlier cache are no longer in the corpus")
+        _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
     _say(f"cache    {done.computed} clips computed, {done.reused} were there, in:")
     typer.echo(target)
+
+
+@cache_app.command("info")
+def cache_info(
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A cache of embeddings.")],
+) -> None:
+    """Print what is inside."""
+    from .artifacts.cache_info import describe
+    from .features.cache import open_cache
+
+    for name, value in describe(open_cache(file)):
+        typer.echo(f"{name:<16} {value}")
+
+
+@cache_app.command("verify")
+def cache_verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A cache of embeddings.")],
+) -> None:
+    """Check every number against its checksum; exit code 1 if the file is damaged."""
+    from .features.cache import verify_cache
+
+    wrong = verify_cache(file)
+    if wrong:
+        raise MachineError(f"{file}: {'; '.join(wrong)}; make it again with `serpipe extract`")
+    typer.echo(f"{file}: whole, all checksums right")
 
 
 @app.command()
@@ -229,7 +316,8 @@ def fit(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="For heads that draw random numbers.")
+        int,
+        typer.Option(metavar="N", min=0, max=2**31 - 1, help="For heads that draw random numbers."),
     ] = 0,
     jobs: Annotated[
         int | None,
@@ -323,21 +411,6 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(str(MachineError(f"{where}{error.strerror}; check the disk and try again")), 1)
-
-
-def _choose_device(device: str) -> str:
-    import torch
-
-    kinds = ["cpu"]
-    if torch.backends.mps.is_available():
-        kinds.insert(0, "mps")
-    if torch.cuda.is_available():
-        kinds.insert(0, "cuda")
-    if device == "auto":
-        return kinds[0]
-    if device.partition(":")[0] not in kinds:
-        raise UserError(f"--device {device}: not on this machine; expected {', '.join(kinds)}")
-    return device
 
 
 def _print_table(group: Any) -> None:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from .errors import MachineError
+from .errors import MachineError, UserError
 
 
 def put_in_place(unfinished: Path, path: Path) -> None:
@@ -25,6 +25,23 @@ def put_in_place(unfinished: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises
+    ------
+    UserError
+        If something that is no folder stands in the way, or it may not be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be made a folder ({error.strerror}); expected a place that you may "
+            "write to; choose another --out"
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

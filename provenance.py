@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """Return the command line that is running, as one could type it again."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join(["serpipe", *sys.argv[1:]])
 
 
 def provenance() -> dict[str, Any]:

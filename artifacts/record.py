@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..features.cache import Cache
+from ..files import make_folder
 from ..pipeline.fit import fit_layers
 from ..pipeline.folds import leave_one_speaker_out
 from ..pipeline.heads import Head, Parameters
@@ -86,16 +88,17 @@ def record_run(
         raise UserError(
             f"{cache.path}: only {names[0]} clips; expected at least 2 emotions; extract more"
         )
-    folds = leave_one_speaker_out(clips["speaker"], clips["sha256"])
+    folds = leave_one_speaker_out(clips["speaker"], clips["sha256"], labels, clips["path"])
     content = content_hash(key, clips)
     run = out or RUNS / run_name(cache.path, SPLIT, content, parameters, pooling, seed)
+    make_folder(run)
     done: dict[str, HeadSummary] = {}
     for head in heads:
         fits = []
         for fitted in fit_layers(
             head,
             parameters[head.name],
-            lambda layer: cache.embeddings(layer, pooling),
+            lambda layer: _finite(cache, layer, pooling),
             cache.layers,
             labels,
             folds,
@@ -113,7 +116,7 @@ def record_run(
             not_converged={f.layer: f.not_converged for f in fits if f.not_converged},
         )
         summary = RunSummary(
-            corpus=cache.provenance["corpus"],
+            corpus=str(cache.provenance.get("corpus", "unknown corpus")),
             encoder=key,
             pooling=pooling,
             split=SPLIT,
@@ -128,3 +131,14 @@ def record_run(
         )
         write_summary(run, summary)
     return run
+
+
+def _finite(cache: Cache, layer: str, pooling: str) -> NDArray[np.float32]:
+    """Read a layer, and refuse values that no classifier can take."""
+    X = cache.embeddings(layer, pooling)
+    if not np.isfinite(X).all():
+        raise UserError(
+            f"{cache.path}: layer {layer} holds values that are not finite numbers; expected "
+            "numbers; extract again with --overwrite, in float32"
+        )
+    return X

@@ -201,7 +201,9 @@ def save_predictions(
     write_text(_predictions_path(run, head.name), text.getvalue())
 
 
-def read_predictions(run: Path, head: str) -> dict[str, tuple[NDArray[np.str_], NDArray[np.str_]]]:
+def read_predictions(
+    run: Path, head: str, layers: Sequence[str], n_clips: int
+) -> dict[str, tuple[NDArray[np.str_], NDArray[np.str_]]]:
     """Read truth and out-of-fold predictions of a head.
 
     Parameters
@@ -210,6 +212,10 @@ def read_predictions(run: Path, head: str) -> dict[str, tuple[NDArray[np.str_], 
         The run's folder.
     head : str
         Name of the head.
+    layers : sequence of str
+        The layers that must be there.
+    n_clips : int
+        The clips that each must have.
 
     Returns
     -------
@@ -227,10 +233,16 @@ def read_predictions(run: Path, head: str) -> dict[str, tuple[NDArray[np.str_], 
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 pairs.setdefault(row["layer"], []).append((row["emotion"], row["predicted"]))
-    except (OSError, KeyError, csv.Error) as error:
+    except (OSError, KeyError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); expected predictions of {head}; fit again"
         ) from error
+    found = {layer: len(rows) for layer, rows in pairs.items()}
+    if found != dict.fromkeys(layers, n_clips):
+        raise UserError(
+            f"{path}: holds {sum(found.values())} predictions; expected {n_clips} for each of "
+            f"{len(layers)} layers; fit again"
+        )
     return {
         layer: (np.array([truth for truth, _ in rows]), np.array([said for _, said in rows]))
         for layer, rows in pairs.items()

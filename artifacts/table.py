@@ -59,7 +59,7 @@ def layer_table(run: Path) -> LayerTable:
     """
     summary = read_summary(run)
     heads = tuple(summary.heads)
-    by_head = {head: read_predictions(run, head) for head in heads}
+    by_head = {head: read_predictions(run, head, summary.layers, summary.clips) for head in heads}
     rows = tuple(
         (layer, tuple(score(*by_head[head][layer]) for head in heads)) for layer in summary.layers
     )
@@ -104,7 +104,7 @@ def as_terminal(table: LayerTable) -> "Group":
 
     facts = Table.grid(padding=(0, 2))
     for name, value in table.facts:
-        facts.add_row(Text(name, style="bold"), value)
+        facts.add_row(Text(name, style="bold"), Text(value))
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column("layer")
     for head in table.heads:

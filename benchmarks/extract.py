@@ -126,9 +126,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         encoder = load_encoder(str(arguments.encoder))
         with tempfile.TemporaryDirectory() as scratch:
             warm = Path(scratch) / "warm.h5"
-            extract(clips[:workers], encoder, warm, provenance={}, workers=workers)
+            extract(clips[:workers], [encoder], warm, provenance={}, workers=workers)
             start = time.perf_counter()
-            extract(clips, encoder, Path(scratch) / "c.h5", provenance={}, workers=workers)
+            extract(clips, [encoder], Path(scratch) / "c.h5", provenance={}, workers=workers)
     return {
         "seconds": time.perf_counter() - start,
         "clips": len(clips),

@@ -60,6 +60,16 @@ def scan(folder: Path, corpus: Corpus) -> Scan:
     bad: list[BadClipError] = []
     left_out: Counter[str] = Counter()
     for path in sorted(_audio_files(folder, corpus.suffixes)):
+        if not _is_text(str(folder / path)):
+            bad.append(
+                BadClipError(
+                    str(folder / path).encode(errors="backslashreplace").decode(),
+                    "has a path that is not UTF-8",
+                    "names that every machine can read",
+                    "rename the file or its folder",
+                )
+            )
+            continue
         try:
             told = corpus.read_name(path)
         except NameOutsideSchemeError as error:
@@ -121,8 +131,15 @@ def missing(clips: Sequence[Clip], corpus: Corpus) -> dict[str, tuple[int, int]]
 
 def _audio_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
     """Yield audio files below ``folder``, relative to it."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename}: cannot be listed ({error.strerror}); expected a readable folder; "
+            "check its permissions and the disk"
+        )
+
     seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(root)
         if real in seen:  # a link back to a folder above would be walked without end
             folders.clear()
@@ -132,3 +149,12 @@ def _audio_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[PurePosixP
         for name in files:
             if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield PurePosixPath((Path(root) / name).relative_to(folder).as_posix())
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be written into a file: on POSIX systems it may be any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ RESAMPLER = f"soxr VHQ {soxr.__version__}"
 #: Limits on what is read from an untrusted file.
 MAX_BYTES = 1 << 30
 MAX_SECONDS = 600.0
+MAX_DECODED_BYTES = 1 << 30
+RATES = (1_000, 768_000)
 #: A clip whose loudest sample is below this (full scale is 1) has nothing to hear: -80 dB.
 SILENCE_PEAK = 1e-4
 
@@ -87,7 +90,8 @@ def read_waveform(file: Path, sampling_rate: int) -> tuple[Waveform, AudioFacts]
                 channels=audio.channels,
                 frames=audio.frames,
             )
-            _check_duration(file, facts)
+            _check_size(file, facts)
+            _check_whole(file, audio.extra_info)
             samples = audio.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         reason = str(error.error_string).rstrip(".")
@@ -98,12 +102,7 @@ def read_waveform(file: Path, sampling_rate: int) -> tuple[Waveform, AudioFacts]
             "fetch it again or remove it",
         ) from None
     if len(samples) != facts.frames:
-        raise BadClipError(
-            str(file),
-            f"breaks off after {len(samples)} of {facts.frames} samples",
-            "the whole clip",
-            "fetch it again or remove it",
-        )
+        raise _broken_off(file, f"{len(samples)} of {facts.frames} samples")
     waveform = samples.mean(axis=1, dtype=np.float32)
     _check_sound(file, waveform)
     if facts.sampling_rate != sampling_rate:
@@ -180,18 +179,53 @@ def _read_bytes(file: Path) -> bytes:
     return content
 
 
-def _check_duration(file: Path, facts: AudioFacts) -> None:
+def _check_size(file: Path, facts: AudioFacts) -> None:
+    """Refuse before decoding what would decode to too much: a small file can hold hours."""
     if facts.frames == 0:
         raise BadClipError(
             str(file), "holds no samples", "an utterance", "fetch it again or remove it"
         )
-    if facts.seconds > MAX_SECONDS:  # before decoding: a small file can decode to hours
+    if not RATES[0] <= facts.sampling_rate <= RATES[1]:
+        raise BadClipError(
+            str(file),
+            f"claims a sampling rate of {facts.sampling_rate} Hz",
+            f"{RATES[0]} to {RATES[1]} Hz",
+            "fetch it again or remove it",
+        )
+    if facts.seconds > MAX_SECONDS:
         raise BadClipError(
             str(file),
             f"lasts {facts.seconds:.0f} s",
             f"at most {MAX_SECONDS:.0f} s",
             "split it into utterances",
         )
+    decoded = 4 * facts.frames * facts.channels
+    if decoded > MAX_DECODED_BYTES:
+        raise BadClipError(
+            str(file),
+            f"decodes to {decoded / 2**20:.0f} MiB ({facts.channels} channels)",
+            f"at most {MAX_DECODED_BYTES / 2**20:.0f} MiB",
+            "convert it to one channel at 16 kHz",
+        )
+
+
+def _check_whole(file: Path, told: str) -> None:
+    """Refuse a WAV or AIFF file whose header tells of more than there is.
+
+    libsndfile reads such a file as a shorter clip and only notes it in its log. Headers of streams
+    that were never finished tell of 0 or of the most there can be; those are whole.
+    """
+    found = re.search(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", told, re.MULTILINE)
+    if found:
+        declared, there = int(found[1]), int(found[2])
+        if there < declared < 0x7FFF0000:
+            raise _broken_off(file, f"{there} of {declared} bytes")
+
+
+def _broken_off(file: Path, where: str) -> BadClipError:
+    return BadClipError(
+        str(file), f"breaks off after {where}", "the whole clip", "fetch it again or remove it"
+    )
 
 
 def _check_sound(file: Path, waveform: Waveform) -> None:

@@ -2,10 +2,11 @@
 
 On a CPU each clip is computed alone, by one thread, with as many clips at once as there are cores:
 no slower than batches there, and the numbers of a clip are the same bits whatever its neighbours,
-the batch size, the number of cores or the order of the files. On a GPU clips of exactly equal
-length share a batch, because for encoders with a group norm any padding would change every frame.
+the batch size, the number of cores or the order of the files. On GPUs clips of like length share a
+batch; each GPU has a copy of the encoder and takes the next batch when it is done.
 """
 
+import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,12 +21,14 @@ from ..corpora import Clip
 from ..errors import BadClipError
 from .audio import AudioFacts, Waveform, read_waveform
 from .encoder import Encoder
+from .trim import trim
 
 #: Seconds of audio that share a batch on a GPU.
 GPU_BATCH_SECONDS = 600.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Embeddings = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,23 @@ class HeardClip:
 Batch = tuple[HeardClip, ...]
 
 
-def plan(clips: Iterable[HeardClip], batch_seconds: float) -> list[Batch]:
-    """Sort clips by length into batches of one exact length.
+def plan(
+    clips: Iterable[HeardClip], batch_seconds: float, window_seconds: float = 0.0
+) -> list[Batch]:
+    """Sort clips by length into batches.
+
+    A batch ends where the length changes, if it is at least half full; else the next length joins
+    it. So clips of exactly equal length share a batch where the corpus has enough of them, and
+    padding stays small where it has not.
 
     Parameters
     ----------
     clips : iterable of HeardClip
         In any order: the plan depends on their content alone.
     batch_seconds : float
-        Most seconds of audio in a batch; a batch holds at least one clip.
+        Most seconds of audio in a batch, padding included; a batch holds at least one clip.
+    window_seconds : float
+        What the encoder pads every clip to at the least (Whisper: 30).
 
     Returns
     -------
@@ -55,30 +66,36 @@ def plan(clips: Iterable[HeardClip], batch_seconds: float) -> list[Batch]:
         Longest first, so that memory runs out at the start or not at all.
     """
     batches: list[list[HeardClip]] = []
-    length: tuple[int, int] | None = None
     for heard in sorted(clips, key=lambda heard: (-heard.facts.seconds, heard.facts.sha256)):
-        facts = heard.facts
-        full = bool(batches) and (len(batches[-1]) + 1) * facts.seconds > batch_seconds
-        if (facts.frames, facts.sampling_rate) != length or full:
+        batch = batches[-1] if batches else []
+        longest = max(batch[0].facts.seconds, window_seconds) if batch else 0.0
+        full = (len(batch) + 1) * longest > batch_seconds
+        half_full = 2 * len(batch) * longest > batch_seconds
+        new_length = bool(batch) and batch[-1].facts.seconds != heard.facts.seconds
+        if not batch or full or (half_full and new_length):
             batches.append([])
-            length = (facts.frames, facts.sampling_rate)
         batches[-1].append(heard)
     return [tuple(batch) for batch in batches]
 
 
 def embed_batches(
-    encoder: Encoder, batches: Sequence[Batch], workers: int
-) -> Iterator[tuple[Batch, dict[str, NDArray[np.float32]]]]:
+    encoders: Sequence[Encoder],
+    batches: Sequence[Batch],
+    workers: int,
+    trim_decibels: float | None = None,
+) -> Iterator[tuple[Batch, Embeddings]]:
     """Embed all batches.
 
     Parameters
     ----------
-    encoder : Encoder
-        Whose device decides where the work is done.
+    encoders : sequence of Encoder
+        Copies of one encoder, one per GPU; or one, on the CPU.
     batches : sequence of tuple of HeardClip
         See :func:`plan`.
     workers : int
-        Threads that decode (for a GPU), or decode and compute (on a CPU).
+        Threads that decode (for GPUs), or decode and compute (on a CPU).
+    trim_decibels : float, optional
+        Trim silence at the ends of each clip, see :func:`.trim.trim`.
 
     Yields
     ------
@@ -92,22 +109,86 @@ def embed_batches(
     BadClipError
         If a file is not what it was when it was checked.
     """
-    rate = encoder.identity.sampling_rate
-    if encoder.device.type != "cpu":
-        loaded = in_order(lambda batch: _load(batch, rate), batches, workers, ahead=2)
-        for batch, waveforms in zip(batches, loaded, strict=True):
-            yield batch, encoder.embed(waveforms)
+    rate = encoders[0].identity.sampling_rate
+
+    def load(batch: Batch) -> list[Waveform]:
+        return [load_clip(heard, rate, trim_decibels) for heard in batch]
+
+    if encoders[0].device.type == "cpu":
+
+        def load_and_embed(batch: Batch) -> Embeddings:
+            torch.set_num_threads(1)  # of this worker thread: the clips are what runs at once
+            return encoders[0].embed(load(batch))
+
+        threads = torch.get_num_threads()
+        try:
+            results = in_order(load_and_embed, batches, workers, ahead=workers)
+            yield from zip(batches, results, strict=True)
+        finally:
+            torch.set_num_threads(threads)
         return
 
-    def work(batch: Batch) -> dict[str, NDArray[np.float32]]:
-        torch.set_num_threads(1)  # holds for this worker thread: the clips are what runs at once
-        return encoder.embed(_load(batch, rate))
+    idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+    for encoder in encoders:
+        idle.put(Lane(encoder))
 
-    threads = torch.get_num_threads()
-    try:
-        yield from zip(batches, in_order(work, batches, workers, ahead=workers), strict=True)
-    finally:
-        torch.set_num_threads(threads)
+    def embed(waveforms: list[Waveform]) -> Embeddings:
+        lane = idle.get()
+        try:
+            return lane.embed(waveforms)
+        finally:
+            idle.put(lane)
+
+    loaded = in_order(load, batches, workers, ahead=2 * len(encoders))
+    computed = in_order(embed, loaded, len(encoders), ahead=len(encoders))
+    yield from zip(batches, computed, strict=True)
+
+
+class Lane:
+    """An encoder and the largest batch that its device's memory has turned out to hold.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Whose :meth:`Encoder.embed` to call.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.budget: int | None = None
+
+    def embed(self, waveforms: list[Waveform]) -> Embeddings:
+        """Embed a batch; when memory runs out, halve the budget and go on.
+
+        Parameters
+        ----------
+        waveforms : list of ndarray of float32, shape (n_samples,)
+            The clips.
+
+        Returns
+        -------
+        dict of str to ndarray of float32, shape (n_layers, n_clips, width)
+            By pooling.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If a single clip does not fit.
+        """
+        size = len(waveforms) * max(len(waveform) for waveform in waveforms)
+        if self.budget is None or size <= self.budget or len(waveforms) == 1:
+            try:
+                return self.encoder.embed(waveforms)
+            except torch.OutOfMemoryError:
+                if len(waveforms) == 1:
+                    raise
+                self.budget = size // 2
+        # Outside the handler: an exception keeps the memory of the frames it has passed.
+        if self.encoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = len(waveforms) // 2
+        halves = [self.embed(waveforms[:middle]), self.embed(waveforms[middle:])]
+        return {name: np.concatenate([half[name] for half in halves], 1) for name in halves[0]}
 
 
 def in_order(
@@ -145,16 +226,14 @@ def in_order(
                 future.cancel()
 
 
-def _load(batch: Batch, sampling_rate: int) -> list[Waveform]:
-    waveforms = []
-    for heard in batch:
-        waveform, facts = read_waveform(heard.clip.file, sampling_rate)
-        if facts != heard.facts:
-            raise BadClipError(
-                str(heard.clip.file),
-                "has changed since it was checked",
-                "files that stay as they are",
-                "run the same command again",
-            )
-        waveforms.append(waveform)
-    return waveforms
+def load_clip(heard: HeardClip, sampling_rate: int, trim_decibels: float | None) -> Waveform:
+    """Read a clip again, and make sure that it is the one that was checked."""
+    waveform, facts = read_waveform(heard.clip.file, sampling_rate)
+    if facts != heard.facts:
+        raise BadClipError(
+            str(heard.clip.file),
+            "has changed since it was checked",
+            "files that stay as they are",
+            "run the same command again",
+        )
+    return waveform if trim_decibels is None else trim(waveform, trim_decibels)

@@ -1,7 +1,9 @@
 """Audio in, cache of layer-wise pooled embeddings out: once over every clip."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..corpora import CLIP_COLUMNS, Clip
-from ..errors import BadClipError, BadClipsError, UserError
+from ..errors import BadClipError, BadClipsError, MachineError, UserError
+from ..files import make_folder
 from ..progress import Track, no_track
 from .audio import CHANNEL_POLICY, RESAMPLER, check_length, read_waveform
 from .batching import GPU_BATCH_SECONDS, HeardClip, embed_batches, in_order, plan
-from .cache import Cache, difference, open_cache, write_cache
+from .cache import BLOCK_ROWS, Cache, RowSource, difference, open_cache, write_cache
 from .encoder import Encoder, identity_fields
 from .shards import Shards, read_layer
+from .trim import trim
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Extraction:
         The finished cache.
     computed, reused : int
         Clips that went through the encoder now, and clips whose embeddings were there already.
-    removed : int
-        Clips of an earlier cache at the same place that are no longer in the corpus.
+    removed : tuple of str
+        Clips of an earlier cache at the same place that were dropped from it.
     bad : tuple of BadClipError
         Clips left out (with ``skip_bad``).
     same_bytes : tuple of tuple of str
@@ -43,19 +47,22 @@ class Extraction:
     cache: Cache
     computed: int
     reused: int
-    removed: int
+    removed: tuple[str, ...]
     bad: tuple[BadClipError, ...]
     same_bytes: tuple[tuple[str, ...], ...]
 
 
 def extract(
     clips: Sequence[Clip],
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     out: Path,
     *,
     provenance: Mapping[str, Any],
     skip_bad: bool = False,
     overwrite: bool = False,
+    drop_removed: bool = False,
+    trim_decibels: float | None = None,
+    dtype: str = "float32",
     batch_seconds: float = GPU_BATCH_SECONDS,
     workers: int = 1,
     track: Track[Any] = no_track,
@@ -66,8 +73,9 @@ def extract(
     ----------
     clips : sequence of Clip
         What to embed; each name once.
-    encoder : Encoder
-        From :func:`serpipe.features.encoder.load_encoder`.
+    encoders : sequence of Encoder
+        Copies of one encoder from :func:`serpipe.features.encoder.load_encoder`, one per GPU; or
+        one, on the CPU.
     out : Path
         The HDF5 file. If it is there with the same key, only clips whose content it lacks are
         computed; if an earlier extraction was stopped, it goes on where that stopped.
@@ -76,7 +84,13 @@ def extract(
     skip_bad : bool
         Leave bad clips out, instead of stopping before the long work.
     overwrite : bool
-        Start anew where ``out`` was made with another key.
+        Start anew where ``out``, or what is unfinished of it, was made with another key.
+    drop_removed : bool
+        Drop clips that ``out`` holds and that are no longer among ``clips``, instead of refusing.
+    trim_decibels : float, optional
+        Trim silence at the ends of each clip, see :func:`serpipe.features.trim.trim`.
+    dtype : {"float32", "float16"}
+        Of the stored numbers.
     batch_seconds : float
         Seconds of audio that share a batch on a GPU. On a CPU each clip is computed alone.
     workers : int
@@ -94,55 +108,110 @@ def extract(
         If clips cannot be used, unless ``skip_bad``.
     UserError
         If ``out`` holds something else, or another extraction is writing it.
+    MachineError
+        If memory runs out for a single clip, or the disk is full.
     """
-    key = cache_key(encoder)
-    shards = Shards(out)
-    existing = _existing(out, shards, key, overwrite)
-    heard, bad = _listen(clips, encoder, workers, track)
-    if bad and not skip_bad:
-        raise BadClipsError(bad, usable=len(heard))
-    if not heard:
-        raise BadClipsError(bad, usable=0)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shards.begin(key)
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; expected a file name such as {out / 'cache.h5'}")
     try:
-        with FileLock(shards.folder / "lock", timeout=0):
-            shards.begin(key)  # again: whoever held the lock before may have removed the folder
-            sources = _sources(existing, shards)
-            missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in sources}
-            cpu = encoder.device.type == "cpu"
-            batches = plan(missing.values(), 0.0 if cpu else batch_seconds)
-            try:
-                work = embed_batches(encoder, batches, workers)
-                for batch, embeddings in track(work, "embedding clips", len(batches)):
-                    shards.add([h.facts.sha256 for h in batch], embeddings)
-            finally:
-                shards.flush()  # whatever happened: what is computed is kept
-            cache = _consolidate(out, key, provenance, heard, existing, shards)
-            shards.remove()
+        make_folder(out.parent)
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            return _extract(
+                clips, encoders, out, provenance, skip_bad, overwrite, drop_removed,
+                trim_decibels, dtype, batch_seconds, workers, track,
+            )  # fmt: skip
     except Timeout:
         raise UserError(
             f"{out}: another extraction is writing it; expected one at a time; "
             "wait for it, or write elsewhere with --out"
         ) from None
-    before = set(existing.clips["sha256"].tolist()) if existing else set()
+    except (torch.OutOfMemoryError, MemoryError):
+        raise MachineError(
+            f"{out}: memory does not hold a single clip; expected it to; what is computed is kept: "
+            "go on with fewer --jobs or on other --devices, or start anew with --max-seconds"
+        ) from None
+
+
+def _extract(
+    clips: Sequence[Clip],
+    encoders: Sequence[Encoder],
+    out: Path,
+    provenance: Mapping[str, Any],
+    skip_bad: bool,
+    overwrite: bool,
+    drop_removed: bool,
+    trim_decibels: float | None,
+    dtype: str,
+    batch_seconds: float,
+    workers: int,
+    track: Track[Any],
+) -> Extraction:
+    """Do it, while nobody else does."""
+    first = encoders[0]
+    key = cache_key(first, trim_decibels, dtype)
+    shards = Shards(out)
+    existing = _existing(out, shards, key, overwrite)
+    heard, bad = _listen(clips, first, trim_decibels, workers, track)
+    if bad and (not skip_bad or not heard):
+        raise BadClipsError(bad, usable=len(heard))
+    removed = _removed(existing, heard)
+    if removed and not drop_removed:
+        raise UserError(
+            f"{out}: holds {len(removed)} clip(s) that are no longer in the corpus, first "
+            f"{removed[0]}; expected them all, so that nothing computed is lost; write elsewhere "
+            "with --out, or drop them with --drop-removed"
+        )
+    if overwrite and existing is None and shards.key() != key:
+        shards.remove()  # only now, when the new work is sure to begin
+    shards.begin(key)
+    done = set(existing.clips["sha256"].tolist()) if existing else set()
+    done.update(hash_ for _, hashes in shards.hashes() for hash_ in hashes)
+    missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
+    cpu = first.device.type == "cpu"
+    batches = plan(missing.values(), 0.0 if cpu else batch_seconds, first.window_seconds)
+    try:
+        work = embed_batches(encoders, batches, workers, trim_decibels)
+        for batch, embeddings in track(work, "embedding clips", len(batches)):
+            shards.add([h.facts.sha256 for h in batch], embeddings)
+    finally:
+        shards.flush()  # whatever happened: what is computed is kept
+    cache = _consolidate(out, key, provenance, heard, existing, shards)
+    shards.remove()
     return Extraction(
         cache=cache,
         computed=len(missing),
         reused=len({h.facts.sha256 for h in heard}) - len(missing),
-        removed=len(before - {h.facts.sha256 for h in heard}),
+        removed=tuple(removed),
         bad=tuple(bad),
         same_bytes=_same_bytes(heard),
     )
 
 
-def cache_key(encoder: Encoder) -> dict[str, Any]:
+def _removed(existing: Cache | None, heard: Sequence[HeardClip]) -> list[str]:
+    """Return the paths of clips in the cache of whose names none is in the corpus now."""
+    if existing is None:
+        return []
+    now = {(h.clip.corpus, h.clip.name) for h in heard}
+    table = existing.clips
+    named = zip(
+        table["corpus"].tolist(), table["name"].tolist(), table["path"].tolist(), strict=True
+    )
+    return [path for corpus, name, path in named if (corpus, name) not in now]
+
+
+def cache_key(
+    encoder: Encoder, trim_decibels: float | None = None, dtype: str = "float32"
+) -> dict[str, Any]:
     """Return all that the numbers of a cache depend on, besides the clips' content.
 
     Parameters
     ----------
     encoder : Encoder
         What will compute them.
+    trim_decibels : float, optional
+        Threshold of silence.
+    dtype : {"float32", "float16"}
+        Of the stored numbers.
 
     Returns
     -------
@@ -153,10 +222,15 @@ def cache_key(encoder: Encoder) -> dict[str, Any]:
     is_cuda = device.type == "cuda"
     return {
         **identity_fields(encoder.identity),
-        "poolings": list(encoder.pooler.poolings),
+        "poolings": list(encoder.poolings),
         "channels": CHANNEL_POLICY,
         "resampler": RESAMPLER,
-        "precision": "float32",
+        "trim_decibels": trim_decibels,
+        "max_seconds": encoder.max_seconds,
+        "precision": encoder.precision,
+        "tf32": False,
+        "compiled": encoder.compiled,
+        "dtype": dtype,
         "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -167,8 +241,11 @@ def cache_key(encoder: Encoder) -> dict[str, Any]:
 def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool) -> Cache | None:
     """Return the cache that is there, if it is of use; refuse to touch one that is not."""
     if overwrite:
-        shards.remove()
-        return None
+        try:
+            cache = open_cache(out) if out.exists() else None
+        except UserError:
+            return None
+        return cache if cache and cache.key == key else None
     cache = open_cache(out) if out.exists() else None
     for what, theirs in ((out, cache.key if cache else None), (shards.folder, shards.key())):
         differs = difference(theirs, key) if theirs is not None else None
@@ -181,7 +258,11 @@ def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool
 
 
 def _listen(
-    clips: Sequence[Clip], encoder: Encoder, workers: int, track: Track[Any]
+    clips: Sequence[Clip],
+    encoder: Encoder,
+    trim_decibels: float | None,
+    workers: int,
+    track: Track[Any],
 ) -> tuple[list[HeardClip], list[BadClipError]]:
     """Open every clip before the long work starts."""
     front_end = encoder.front_end
@@ -189,12 +270,14 @@ def _listen(
     def hear(clip: Clip) -> HeardClip | BadClipError:
         try:
             waveform, facts = read_waveform(clip.file, front_end.sampling_rate)
+            if trim_decibels is not None:
+                waveform = trim(waveform, trim_decibels)
             check_length(
                 clip.file,
                 len(waveform),
                 front_end.sampling_rate,
                 front_end.minimum_samples,
-                front_end.maximum_samples,
+                encoder.maximum_samples,
             )
         except BadClipError as error:
             return error
@@ -209,16 +292,6 @@ def _listen(
     return heard, bad
 
 
-def _sources(existing: Cache | None, shards: Shards) -> dict[str, tuple[Path | None, int]]:
-    """Return where the embeddings of each content hash stand: a part (or the cache) and a row."""
-    sources: dict[str, tuple[Path | None, int]] = {}
-    if existing:
-        sources.update((h, (None, row)) for row, h in enumerate(existing.clips["sha256"].tolist()))
-    for part, hashes in shards.hashes():
-        sources.update((h, (part, row)) for row, h in enumerate(hashes))
-    return sources
-
-
 def _consolidate(
     out: Path,
     key: Mapping[str, Any],
@@ -231,29 +304,46 @@ def _consolidate(
     ordered = sorted(heard, key=lambda h: (h.clip.corpus, h.clip.name))
     table = _table(ordered)
     if existing and _same_table(existing.clips, table):
-        return existing
-    sources = _sources(existing, shards)
-    # Rows by the file they come from, so that each file is read once per layer.
-    by_file: dict[Path | None, tuple[list[int], list[int]]] = {}
+        os.utime(out)  # the newest is what the last command said
+        return open_cache(out)
+    rows_of: dict[str, list[int]] = {}  # more than one where the same bytes have two names
     for row, heard_clip in enumerate(ordered):
-        part, source_row = sources[heard_clip.facts.sha256]
-        targets, source_rows = by_file.setdefault(part, ([], []))
-        targets.append(row)
-        source_rows.append(source_row)
-    position = {layer: number for number, layer in enumerate(key["layers"])}
-
-    def rows(pooling: str, layer: str) -> NDArray[np.float32]:
-        filled = np.empty((len(ordered), key["width"]), dtype=np.float32)
-        for part, (targets, source_rows) in by_file.items():
-            if part is not None:
-                values = read_layer(part, pooling, position[layer])
-            elif existing is not None:
-                values = existing.embeddings(layer, pooling)
-            filled[targets] = values[source_rows]
-        return filled
-
-    write_cache(out, key, provenance, table, rows)
+        rows_of.setdefault(heard_clip.facts.sha256, []).append(row)
+    write_cache(out, key, provenance, table, _row_sources(rows_of, key["layers"], existing, shards))
     return open_cache(out)
+
+
+def _row_sources(
+    rows_of: Mapping[str, Sequence[int]],
+    layers: Sequence[str],
+    existing: Cache | None,
+    shards: Shards,
+) -> Iterator[RowSource]:
+    """Yield where the rows of the final file come from: blocks of the old file, then each part."""
+
+    def placed(hashes: Sequence[str], start: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        pairs = [
+            (row, position)
+            for position, hash_ in enumerate(hashes, start=start)
+            for row in rows_of.get(hash_, ())
+        ]
+        targets, positions = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+        return targets, positions
+
+    if existing:
+        hashes = existing.clips["sha256"].tolist()
+        for start in range(0, len(hashes), BLOCK_ROWS):
+            targets, rows = placed(hashes[start : start + BLOCK_ROWS], start)
+            yield targets, partial(existing.rows, rows=rows)
+    for part, hashes in shards.hashes():
+        targets, rows = placed(hashes, 0)
+        yield targets, partial(_part_rows, part, layers, rows=rows)
+
+
+def _part_rows(
+    part: Path, layers: Sequence[str], pooling: str, layer: str, rows: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    return read_layer(part, pooling, layers.index(layer))[rows]
 
 
 def _table(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:

@@ -29,8 +29,11 @@ class FrontEnd(Protocol):
     def maximum_samples(self) -> int | None:
         """The longest clip; ``None`` is no limit."""
 
+    def prepare(self, waveform: Waveform) -> Waveform:
+        """Scale one whole clip, before it is cut into chunks or batched."""
+
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-        """Return the encoder's keyword arguments for a batch of clips."""
+        """Return the encoder's keyword arguments for a batch of prepared clips."""
 
     def frames(self, n_samples: int) -> int:
         """Return the number of frames that carry a clip of ``n_samples``."""
@@ -84,30 +87,34 @@ class WaveformFrontEnd:
             samples = (samples - 1) * stride + kernel
         return samples
 
+    def prepare(self, waveform: Waveform) -> Waveform:
+        """Normalise one clip, if the checkpoint asks for it."""
+        return normalise(waveform) if self.normalise else waveform
+
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-        """Stack clips of equal length; normalise each alone.
+        """Stack clips; pad them with zeros, and say so by a mask, if their lengths differ.
 
         Parameters
         ----------
         waveforms : sequence of ndarray of float32, shape (n_samples,)
-            All of the same length. Encoders with a group norm take their statistics over time,
-            so that any padding, masked or not, would change every frame.
+            Prepared clips.
 
         Returns
         -------
         dict of str to Tensor
-            ``input_values``, float32, shape (n_clips, n_samples).
-
-        Raises
-        ------
-        ValueError
-            If the lengths differ.
+            ``input_values``, float32, shape (n_clips, n_samples), and for clips of different
+            lengths ``attention_mask``, int64, of the same shape.
         """
-        if len({len(waveform) for waveform in waveforms}) != 1:
-            raise ValueError("a batch must hold clips of one length: padding changes their values")
-        if self.normalise:
-            waveforms = [normalise(waveform) for waveform in waveforms]
-        return {"input_values": torch.from_numpy(np.stack(waveforms))}
+        lengths = [len(waveform) for waveform in waveforms]
+        stacked = np.zeros((len(waveforms), max(lengths)), dtype=np.float32)
+        mask = np.zeros(stacked.shape, dtype=np.int64)
+        for row, waveform in enumerate(waveforms):
+            stacked[row, : len(waveform)] = waveform
+            mask[row, : len(waveform)] = 1
+        inputs = {"input_values": torch.from_numpy(stacked)}
+        if min(lengths) < max(lengths):
+            inputs["attention_mask"] = torch.from_numpy(mask)
+        return inputs
 
     def frames(self, n_samples: int) -> int:
         """Return the number of frames that the convolutions make of ``n_samples``."""
@@ -151,16 +158,39 @@ class LogMelFrontEnd:
         """The whole window, 30 s."""
         return int(self.extractor.n_samples)
 
+    def prepare(self, waveform: Waveform) -> Waveform:
+        """Normalise one clip, if the checkpoint asks for it."""
+        return normalise(waveform) if self.normalise else waveform
+
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-        """Return ``input_features``, float32, shape (n_clips, n_mels, n_mel_frames)."""
+        """Return log-mel spectrograms of the whole window.
+
+        Only the clips and one window of zeros after them go through the Fourier transform: the
+        spectrogram of the zeros beyond is the same constant in every bin and step.
+
+        Parameters
+        ----------
+        waveforms : sequence of ndarray of float32, shape (n_samples,)
+            Prepared clips, none longer than the window.
+
+        Returns
+        -------
+        dict of str to Tensor
+            ``input_features``, float32, shape (n_clips, n_mels, n_steps).
+        """
+        hop = self.extractor.hop_length
+        longest = max(len(waveform) for waveform in waveforms) + 2 * self.extractor.n_fft
+        computed = min(self.extractor.n_samples, -(-longest // hop) * hop)
         features = self.extractor(
             list(waveforms),
             sampling_rate=self.sampling_rate,
-            do_normalize=self.normalise,
-            return_attention_mask=self.normalise,
+            max_length=computed,
+            return_attention_mask=False,
             return_tensors="pt",
-        )
-        return {"input_features": features["input_features"]}
+        )["input_features"]
+        missing = self.extractor.nb_max_frames - features.shape[2]
+        padding = features[:, :, -1:].expand(-1, -1, missing)
+        return {"input_features": torch.cat([features, padding], dim=2)}
 
     def frames(self, n_samples: int) -> int:
         """Return the frames that carry the clip; those of the padding after it are not pooled."""

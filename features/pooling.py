@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-FINAL_NORM = "final_norm"
-POOLINGS = ("mean", "std")
+from .names import FINAL_NORM
 
 #: Pooling -> layer -> array of shape (n_clips, width).
 Pooled = dict[str, dict[str, torch.Tensor]]
@@ -82,7 +81,7 @@ class LayerPooler:
             norm.register_forward_hook(self._after_norm)
 
     def __call__(
-        self, model: nn.Module, inputs: Mapping[str, torch.Tensor], frames: torch.Tensor
+        self, model: nn.Module, inputs: Mapping[str, torch.Tensor], frames: Sequence[int]
     ) -> Pooled:
         """Run ``model`` once and return the pooled states of every layer.
 
@@ -92,7 +91,7 @@ class LayerPooler:
             The encoder that ``stack`` is a part of.
         inputs : mapping of str to Tensor
             Its keyword arguments.
-        frames : Tensor of int64, shape (n_clips,)
+        frames : sequence of int
             Valid frames of each clip.
 
         Returns
@@ -105,13 +104,15 @@ class LayerPooler:
         RuntimeError
             If not every layer was seen exactly once: a layer was dropped.
         """
-        self._call.frames = frames
+        device = next(iter(inputs.values())).device
+        self._call.frames = torch.tensor(frames, device=device)
+        self._call.longest = max(frames)
         self._call.pooled = {pooling: {} for pooling in self.poolings}
         try:
             model(**inputs)
             pooled: Pooled = self._call.pooled
         finally:
-            del self._call.frames, self._call.pooled
+            del self._call.frames, self._call.longest, self._call.pooled
         for layers in pooled.values():
             numbered = [layer for layer in layers if layer != FINAL_NORM]
             if numbered != [str(number) for number in range(self.n_blocks + 1)]:
@@ -121,7 +122,9 @@ class LayerPooler:
     def _keep(self, layer: str, states: torch.Tensor) -> None:
         if not hasattr(self._call, "pooled"):
             return  # the model is run by itself, not through this pooler
-        pooled = pool(states, self._call.frames, self.poolings)
+        # What no clip reaches is not even looked at: most of Whisper's window.
+        valid = states[:, : self._call.longest]
+        pooled = pool(valid, self._call.frames, self.poolings)
         for pooling, values in zip(self.poolings, pooled, strict=True):
             if layer in self._call.pooled[pooling]:
                 raise RuntimeError(f"layer {layer} was computed twice in one pass")

@@ -18,8 +18,9 @@ from safetensors.numpy import save
 
 from ..files import write_bytes, write_text
 
-#: Seconds of work that a kill may lose.
+#: Seconds of work that a kill may lose, and bytes of results that may wait in memory.
 FLUSH_SECONDS = 20.0
+FLUSH_BYTES = 64 << 20
 
 Embeddings = Mapping[str, NDArray[np.float32]]
 
@@ -48,8 +49,8 @@ class Shards:
 
     def begin(self, key: Mapping[str, Any]) -> None:
         """Make the folder, if there is none, for parts made with ``key``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.key() is None:
+            self.remove()  # parts that nobody says the key of are of no use
             write_text(self.folder / "key.json", json.dumps(key))
 
     def add(self, hashes: list[str], embeddings: Embeddings) -> None:
@@ -63,7 +64,8 @@ class Shards:
             By pooling.
         """
         self._pending.append((hashes, embeddings))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+        waiting = sum(array.nbytes for _, batch in self._pending for array in batch.values())
+        if time.monotonic() - self._flushed > FLUSH_SECONDS or waiting > FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:

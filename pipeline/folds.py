@@ -30,7 +30,10 @@ class Fold:
 
 
 def leave_one_speaker_out(
-    speakers: NDArray[np.str_], content: NDArray[np.str_]
+    speakers: NDArray[np.str_],
+    content: NDArray[np.str_],
+    labels: NDArray[np.str_],
+    paths: NDArray[np.str_],
 ) -> tuple[Fold, ...]:
     """Make one fold per speaker (LOSO).
 
@@ -40,6 +43,8 @@ def leave_one_speaker_out(
         Who talks, unique over all corpora in the table.
     content : ndarray of str, shape (n_clips,)
         Content hash of each clip.
+    labels, paths : ndarray of str, shape (n_clips,)
+        Label and path of each clip.
 
     Returns
     -------
@@ -49,7 +54,7 @@ def leave_one_speaker_out(
     Raises
     ------
     UserError
-        If there are fewer than two speakers, or one recording stands under two speakers.
+        If there are fewer than two speakers, or :func:`check_folds` refuses.
     """
     if len(np.unique(speakers)) < 2:
         raise UserError(
@@ -61,12 +66,16 @@ def leave_one_speaker_out(
         Fold(str(speakers[test[0]]), train, test)
         for train, test in splitter.split(speakers, groups=speakers)
     )
-    check_folds(folds, speakers, content)
+    check_folds(folds, speakers, content, labels, paths)
     return folds
 
 
 def check_folds(
-    folds: Sequence[Fold], speakers: NDArray[np.str_], content: NDArray[np.str_]
+    folds: Sequence[Fold],
+    speakers: NDArray[np.str_],
+    content: NDArray[np.str_],
+    labels: NDArray[np.str_],
+    paths: NDArray[np.str_],
 ) -> None:
     """Refuse folds in which a speaker or a recording stands on both sides.
 
@@ -74,22 +83,29 @@ def check_folds(
     ----------
     folds : sequence of Fold
         What to check.
-    speakers, content : ndarray of str, shape (n_clips,)
-        Speaker and content hash of each clip.
+    speakers, content, labels, paths : ndarray of str, shape (n_clips,)
+        Of each clip; ``content`` is its hash.
 
     Raises
     ------
     UserError
-        Names the fold and what the two sides share. Also if a clip is not tested exactly once.
+        Names the fold and what the two sides share. Also if a fold has one label to train on, or
+        a clip is not tested exactly once.
     """
     for fold in folds:
         for what, values in (("speaker", speakers), ("recording", content)):
             shared = np.intersect1d(values[fold.train], values[fold.test])
             if len(shared):
+                found = paths[values == shared[0]]
                 raise UserError(
-                    f"fold {fold.name}: {what} {shared[0]} is on both sides; expected each "
-                    f"{what} on one; remove or relabel its clips"
+                    f"fold {fold.name}: the same {what} is on both sides ({found[0]} and "
+                    f"{found[-1]}); expected each {what} on one; remove or relabel its clips"
                 )
+        if len(np.unique(labels[fold.train])) < 2:
+            raise UserError(
+                f"fold {fold.name}: its training clips have one label, {labels[fold.train][0]}; "
+                "expected at least 2; extract clips of more speakers"
+            )
     tested = np.sort(np.concatenate([fold.test for fold in folds]))
     if not np.array_equal(tested, np.arange(len(speakers))):
         raise UserError("folds do not test every clip exactly once; expected them to; mend them")

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
+import h5py
 import pytest
 from serpipe.pipeline.heads import HEADS
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
@@ -185,7 +187,18 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
         ((*extract, tmp_path / "empty"), ["no config.json"]),
         ((*extract, other, "--out", extracted), [extracted, "encoder is", "--overwrite"]),
         ((*extract, small_encoder, "--pool", "max"), ["--pool max", "mean,std"]),
-        ((*extract, small_encoder, "--device", "tpu"), ["--device tpu", "cpu"]),
+        ((*extract, small_encoder, "--devices", "tpu"), ["--devices tpu", "cpu"]),
+        ((*extract, small_encoder, "--devices", "cuda:9"), ["--devices cuda:9", "cpu"]),
+        ((*extract, small_encoder, "--precision", "int4"), ["--precision int4", "bf16"]),
+        ((*extract, small_encoder, "--dtype", "int8"), ["--dtype int8", "float16"]),
+        ((*extract, small_encoder, "--out", tmp_path), [tmp_path, "is a folder"]),
+        (
+            (*extract, small_encoder, "--out", rubbish / "c.h5"),
+            [rubbish, "cannot be made a folder"],
+        ),
+        (("fit", "--out", rubbish), [rubbish, "cannot be made a folder"]),
+        (("fit", "--param", "C=-1"), ["--param C=-1", "from 1e-08"]),
+        (("cache", "info", rubbish), ["rubbish.h5: not a whole cache"]),
         (("fit", "--head", "knn"), ["'knn'", "lr, svm, lgbm or all"]),
         (("fit", "--cache", tmp_path / "none.h5"), ["none.h5: no such file"]),
         (("fit", "--cache", rubbish), ["rubbish.h5: not a whole cache"]),
@@ -236,6 +249,53 @@ def test_help_waits_for_no_heavy_import(arguments: tuple[str, ...]) -> None:
     done = run_python("-c", code, *arguments)
     assert done.returncode == 0, done.stderr
     assert "serpipe" in done.stdout
+
+
+def test_a_cache_says_what_is_in_it_and_whether_it_is_whole(
+    serpipe: Command, extracted: Path
+) -> None:
+    told = serpipe("cache", "info", extracted)
+    assert told.code == 0
+    for word in ("RAVDESS speech", "40, ", "5 speakers", "happy 5", "weights_sha256", "float32"):
+        assert word in told.out
+    assert "all checksums right" in serpipe("cache", "verify", extracted).out
+    content = bytearray(extracted.read_bytes())
+    content[-1000] ^= 1
+    extracted.write_bytes(content)
+    damaged = serpipe("cache", "verify", extracted)
+    assert damaged.code == 1
+    one_clear_line(damaged.err, extracted, "checksum")
+
+
+def test_a_cache_from_elsewhere_cannot_write_outside_the_run(
+    serpipe: Command, extracted: Path, tmp_path: Path
+) -> None:
+    with h5py.File(extracted, "r+") as file:
+        key = json.loads(file.attrs["key"])
+        key["layers"][1] = "x/../../../../../gotcha"
+        file.attrs["key"] = json.dumps(key)
+    stopped = serpipe("fit")
+    assert stopped.code == 2
+    one_clear_line(stopped.err, "layers are not 0, 1, 2")
+    assert not list(tmp_path.rglob("*gotcha*"))
+
+
+def test_a_run_with_missing_predictions_is_refused(serpipe: Command, extracted: Path) -> None:
+    run = Path(serpipe("fit").out.strip())
+    path = run / "predictions" / "lr.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
+    stopped = serpipe("report")
+    assert stopped.code == 2
+    one_clear_line(stopped.err, "lr.csv", "157 predictions")
+
+
+def test_only_bad_clips_are_listed_even_if_they_may_be_skipped(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    write_wav(tmp_path / "data" / "x.wav", [0.1] * 400)  # type: ignore[arg-type]
+    stopped = serpipe("extract", "--data", tmp_path / "data", "--skip-bad")
+    assert stopped.code == 2
+    one_clear_line(stopped.err, "x.wav", "outside the scheme")
 
 
 def test_results_go_to_stdout_and_all_else_to_stderr(serpipe: Command, extracted: Path) -> None:

@@ -1,5 +1,6 @@
 """RAVDESS is read from its names, whole, and nothing else is taken for it."""
 
+import os
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -119,3 +120,12 @@ def test_every_corpus_says_what_it_is() -> None:
         assert corpus.licence
         assert corpus.citation
         assert corpus.homepage.startswith("https://")
+
+
+def test_a_path_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Act\xe9ur"))
+    touch(folder / "03-01-06-01-02-01-12.wav")
+    found = scan(tmp_path, RAVDESS)
+    assert not found.clips
+    assert "not UTF-8" in str(found.bad[0])
+    str(found.bad[0]).encode()

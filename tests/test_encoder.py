@@ -47,36 +47,110 @@ def plain(folder: Path, waveform: np.ndarray, frames: int) -> dict[str, np.ndarr
     return layers
 
 
-@pytest.mark.parametrize("n_samples", [400, 25000])
+SHORTEST, LONG = 400, 35 * 16000
+
+
+@pytest.mark.parametrize("n_samples", [SHORTEST, 25000, LONG])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_are_those_of_plain_transformers(
     family_encoder: Make, family: str, n_samples: int
 ) -> None:
     folder = family_encoder(family)
     encoder = load_encoder(str(folder))
-    waveform = noise(n_samples)
+    waveform = noise(min(n_samples, encoder.maximum_samples or n_samples))
     ours = dict(zip(encoder.identity.layers, encoder.embed([waveform])["mean"][:, 0], strict=True))
-    theirs = plain(folder, waveform, encoder.front_end.frames(n_samples))
+    theirs = plain(folder, waveform, encoder.front_end.frames(len(waveform)))
     assert set(theirs) <= set(ours)
     assert ("final_norm" in theirs) == ("final_norm" in ours)
     assert set(ours) - {"final_norm"} == {"0", "1", "2", "3"}
     for layer, expected in theirs.items():
-        assert relative_error(ours[layer], expected) < 1e-5, layer
+        assert relative_error(ours[layer], expected) < 1e-4, layer
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_clip_in_a_batch_is_the_clip_alone(family_encoder: Make, family: str) -> None:
+    """Of any lengths, the shortest and 35 s among them, and quiet beside loud."""
     encoder = load_encoder(str(family_encoder(family)), poolings=("mean", "std"))
-    lengths = [3000, 20000, 400] if family == "whisper" else [20000] * 3
-    waveforms = [noise(length, seed) * (1 + seed) for seed, length in enumerate(lengths)]
-    batch = encoder.embed(waveforms)
-    for position, waveform in enumerate(waveforms):
-        alone = encoder.embed([waveform])
-        for pooling, values in alone.items():
-            for layer, one in enumerate(values[:, 0]):
-                assert np.isfinite(one).all()
-                if np.linalg.norm(one):
-                    assert relative_error(batch[pooling][layer, position], one) < 1e-4
+    longest = min(LONG, encoder.maximum_samples or LONG)
+    mixed = [noise(n, seed) * (1 + seed) for seed, n in enumerate([3000, 20000, SHORTEST, longest])]
+    equal = [noise(20000, seed) * (1 + seed) for seed in range(3)]
+    for waveforms in (mixed, equal):
+        batch = encoder.embed(waveforms)
+        for position, waveform in enumerate(waveforms):
+            alone = encoder.embed([waveform])
+            for pooling, values in alone.items():
+                for layer, one in enumerate(values[:, 0]):
+                    assert np.isfinite(one).all()
+                    if np.linalg.norm(one) > 1e-3:  # the std of a single frame is zero
+                        assert relative_error(batch[pooling][layer, position], one) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-group", "wav2vec2-layer-stable", "data2vec-audio"])
+def test_padding_would_change_the_numbers_if_it_were_not_masked(
+    family_encoder: Make, family: str
+) -> None:
+    """The exactness test can fail: without our masking it does."""
+    encoder = load_encoder(str(family_encoder(family)))
+    short, long = noise(8000), noise(20000, 1)
+    alone = encoder.embed([short])["mean"][:, 0]
+    unmasked = np.pad(encoder.front_end.prepare(short), (0, 12000))
+    assert relative_error(encoder._run([unmasked])["mean"][:, 0], alone) > 0.01
+    assert relative_error(encoder.embed([short, long])["mean"][:, 0], alone) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-group", "hubert-layer-stable", "whisper"])
+def test_long_clips_are_cut_into_chunks_pooled_by_frames(family_encoder: Make, family: str) -> None:
+    whole = load_encoder(str(family_encoder(family)), poolings=("mean", "std"))
+    cut = load_encoder(str(family_encoder(family)), poolings=("std", "mean"), max_seconds=10)
+    short, long = noise(5 * 16000), noise(28 * 16000 + 7, 1)
+    together = cut.embed([short, long])
+    np.testing.assert_array_equal(
+        together["std"][:, 0], whole.embed([short])["std"][:, 0]
+    )  # what is not cut is not changed
+    prepared = np.array_split(cut.front_end.prepare(long), 3)
+    frames = np.array([cut.front_end.frames(len(part)) for part in prepared], dtype=float)
+    parts = [whole._run([part]) for part in prepared]
+    mean = sum(n * part["mean"][:, 0] for n, part in zip(frames, parts, strict=True)) / frames.sum()
+    square = sum(
+        n * (part["std"][:, 0].astype(float) ** 2 + part["mean"][:, 0].astype(float) ** 2)
+        for n, part in zip(frames, parts, strict=True)
+    )
+    std = np.sqrt(square / frames.sum() - mean.astype(float) ** 2)
+    np.testing.assert_allclose(together["mean"][:, 1], mean, atol=1e-5)
+    np.testing.assert_allclose(together["std"][:, 1], std, atol=1e-4)
+
+
+def test_chunks_take_whisper_past_its_window(family_encoder: Make) -> None:
+    folder = str(family_encoder("whisper"))
+    assert load_encoder(folder).maximum_samples == 480000
+    encoder = load_encoder(folder, max_seconds=30)
+    assert encoder.maximum_samples is None
+    assert encoder.embed([noise(LONG)])["mean"].shape == (5, 1, 32)
+    for wrong in (0.5, 31.0):
+        with pytest.raises(UserError, match="chunks of 1 to 30 s"):
+            load_encoder(folder, max_seconds=wrong)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("family", ["wav2vec2-group", "wavlm-layer-stable", "whisper"])
+def test_half_precision_is_near_and_pooled_in_float32(
+    family_encoder: Make, family: str, precision: str
+) -> None:
+    exact = load_encoder(str(family_encoder(family)))
+    half = load_encoder(str(family_encoder(family)), precision=precision)
+    assert half.identity == exact.identity  # the hash is of the weights as they were saved
+    waveforms = [noise(16000), noise(9000, 1)]
+    ours, theirs = half.embed(waveforms)["mean"], exact.embed(waveforms)["mean"]
+    assert ours.dtype == np.float32
+    assert 0 < relative_error(ours, theirs) < 0.05
+
+
+def test_compiled_blocks_give_the_same_numbers(small_encoder: Path) -> None:
+    plainly = load_encoder(str(small_encoder))
+    compiled = load_encoder(str(small_encoder), compile_blocks=True)
+    for n_samples in (8000, 12000):
+        ours, theirs = (e.embed([noise(n_samples)])["mean"] for e in (compiled, plainly))
+        assert relative_error(ours, theirs) < 1e-4
 
 
 def test_wav2vec2_base_at_its_real_size(tmp_path: Path, sample: Path) -> None:
@@ -96,11 +170,6 @@ def test_wav2vec2_base_at_its_real_size(tmp_path: Path, sample: Path) -> None:
         alone = encoder.embed([clip])["mean"][:, 0]
         for layer in range(13):
             assert relative_error(batch[layer, position], alone[layer]) < 1e-4
-
-
-def test_clips_of_different_lengths_never_share_a_waveform_batch(small_encoder: Path) -> None:
-    with pytest.raises(ValueError, match="one length"):
-        load_encoder(str(small_encoder)).embed([noise(20000), noise(20001)])
 
 
 def test_the_built_in_encoder_is_the_pretrained_checkpoint(shared: Path, sample: Path) -> None:
@@ -131,7 +200,7 @@ def test_normalisation_follows_the_checkpoint(tmp_path: Path, flag: bool) -> Non
     encoder = load_encoder(str(save_encoder(tmp_path, "wav2vec2-layer-stable", do_normalize=flag)))
     assert encoder.identity.normalise is flag
     waveform = 5 * noise(16000)
-    scale = encoder.front_end.inputs([waveform])["input_values"].std()
+    scale = encoder.front_end.prepare(waveform).std()
     assert float(scale) == pytest.approx(1.0 if flag else 5.0, rel=0.02)
 
 
@@ -214,17 +283,64 @@ def test_a_model_that_is_no_speech_encoder_is_refused(tmp_path: Path) -> None:
         load_encoder(str(tmp_path))
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
-    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
-    edit_json(
-        tmp_path / "config.json",
-        model_type="unknown",
-        auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"},
+    (tmp_path / "evil.py").write_text(
+        f"open({str(tmp_path / 'was-run')!r}, 'w')\n"
+        "from transformers import Wav2Vec2Config as Config, Wav2Vec2Model as Model\n"
+        "from transformers import Wav2Vec2FeatureExtractor as Extractor\n"
     )
+    code = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    edit_json(tmp_path / "config.json", model_type="unknown", auto_map=code)
+    code = {"AutoFeatureExtractor": "evil.Extractor"}
+    edit_json(tmp_path / "preprocessor_config.json", auto_map=code)
+    monkeypatch.setattr("builtins.input", lambda *args: "y")  # what transformers would ask
+    monkeypatch.setattr("signal.alarm", lambda *args: None)
+    with pytest.raises(UserError):
+        load_encoder(str(tmp_path))
+    edit_json(tmp_path / "config.json", model_type="wav2vec2")
+    edit_json(tmp_path / "preprocessor_config.json", feature_extractor_type="Unknown")
     with pytest.raises(UserError):
         load_encoder(str(tmp_path))
     assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut off", "git-lfs pointer", "not numbers"])
+def test_damaged_weights_refuse_to_load(tmp_path: Path, damage: str) -> None:
+    weights = save_encoder(tmp_path, "wav2vec2-group") / "model.safetensors"
+    if damage == "cut off":
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif damage == "git-lfs pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    else:
+        tensors = load_file(weights)
+        tensors["encoder.layer_norm.weight"][:] = float("nan")
+        save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="fetch"):
+        load_encoder(str(tmp_path))
+
+
+def test_a_whisper_with_another_preprocessor_is_refused(tmp_path: Path) -> None:
+    save_encoder(tmp_path, "whisper")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_encoder(str(tmp_path))
+
+
+def test_an_impossible_hub_id_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="not on the hub"):
+        load_encoder("foo/bar baz")
+
+
+def test_the_identity_tells_configurations_apart(tmp_path: Path, small_encoder: Path) -> None:
+    first = load_encoder(str(small_encoder)).identity
+    folder = save_encoder(tmp_path, "wav2vec2-group")
+    edit_json(folder / "config.json", hidden_act="relu")
+    second = load_encoder(str(folder)).identity
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.config_sha256 != second.config_sha256
+    shape = load_encoder(str(save_encoder(tmp_path / "again", "wav2vec2-group"))).identity
+    assert first.config_sha256 == shape.config_sha256
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/nowhere/at/all"])

@@ -65,12 +65,14 @@ def read_parameters(heads: tuple[Head, ...], given: list[str]) -> dict[str, Para
         head, _, name = left.rpartition(".")
         if not head and len(heads) == 1:
             head = heads[0].name
+        if name not in parameters.get(head, {}):
+            raise UserError(f"--param {text}: expected HEAD.NAME=NUMBER with one of {known}")
+        allowed = HEADS[head].parameters[name]
         try:
-            if name not in parameters[head]:
-                raise KeyError(name)
-            parameters[head][name] = float(value)
-        except (KeyError, ValueError):
-            raise UserError(
-                f"--param {text}: expected HEAD.NAME=NUMBER with one of {known}"
-            ) from None
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not allowed.allows(number):
+            raise UserError(f"--param {text}: expected {head}.{name} to be {allowed}")
+        parameters[head][name] = number
     return dict(parameters)

@@ -14,6 +14,33 @@ Parameters = Mapping[str, float]
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """A hyper-parameter and what it may be.
+
+    Attributes
+    ----------
+    default : float
+        Its value unless the user gives another.
+    low, high : float
+        Smallest and largest value.
+    whole : bool
+        Whether it must be a whole number.
+    """
+
+    default: float
+    low: float
+    high: float
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{'a whole' if self.whole else 'a'} number from {self.low:g} to {self.high:g}"
+
+    def allows(self, value: float) -> bool:
+        """Whether ``value`` is within the limits."""
+        return self.low <= value <= self.high and (not self.whole or value == int(value))
+
+
+@dataclass(frozen=True)
 class Head:
     """A kind of classifier on pooled embeddings.
 
@@ -23,8 +50,8 @@ class Head:
         Short name, as on the command line.
     title : str
         Name in tables and figures.
-    defaults : mapping of str to float
-        Hyper-parameters and the values they have unless the user gives others.
+    parameters : mapping of str to Parameter
+        Its hyper-parameters.
     build : callable
         From hyper-parameters and a seed to an unfitted classifier. Whatever it learns, the scaler
         included, it learns in ``fit``: inside the fold.
@@ -43,7 +70,7 @@ class Head:
 
     name: str
     title: str
-    defaults: Parameters
+    parameters: Mapping[str, Parameter]
     build: Callable[[Parameters, int], Classifier]
     scores: Callable[[Classifier, NDArray[np.float32]], NDArray[np.float64]]
     scores_are: str
@@ -51,3 +78,8 @@ class Head:
     suffix: str
     save: Callable[[Classifier, Path], None]
     load: Callable[[Path], Classifier]
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The hyper-parameters that it has unless the user gives others."""
+        return {name: parameter.default for name, parameter in self.parameters.items()}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError
 from ...files import write_text
-from .head import Head, Parameters
+from .head import Head, Parameter, Parameters
 
 
 def build(parameters: Parameters, seed: int) -> lightgbm.LGBMClassifier:
@@ -94,13 +94,13 @@ def load(path: Path) -> SavedTrees:
 LGBM = Head(
     name="lgbm",
     title="LightGBM",
-    defaults={
-        "n_estimators": 100,
-        "learning_rate": 0.1,
-        "num_leaves": 7,
-        "min_child_samples": 5,
-        "colsample_bytree": 0.1,
-        "max_bin": 15,
+    parameters={
+        "n_estimators": Parameter(100, 1, 1e5, whole=True),
+        "learning_rate": Parameter(0.1, 1e-6, 1e3),
+        "num_leaves": Parameter(7, 2, 131072, whole=True),
+        "min_child_samples": Parameter(5, 0, 1e9, whole=True),
+        "colsample_bytree": Parameter(0.1, 1e-6, 1.0),
+        "max_bin": Parameter(15, 2, 65535, whole=True),
     },
     build=build,
     scores=scores,

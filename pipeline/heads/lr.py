@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from . import sklearn_file
-from .head import Head, Parameters
+from .head import Head, Parameter, Parameters
 
 
 def build(parameters: Parameters, seed: int) -> Pipeline:
@@ -40,7 +40,10 @@ def converged(classifier: Any) -> bool:
 LR = Head(
     name="lr",
     title="logistic regression",
-    defaults={"C": 0.01, "max_iter": 1000},
+    parameters={
+        "C": Parameter(0.01, 1e-8, 1e8),
+        "max_iter": Parameter(1000, 1, 1e6, whole=True),
+    },
     build=build,
     scores=scores,
     scores_are="probability",

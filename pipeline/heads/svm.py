@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from . import sklearn_file
-from .head import Head, Parameters
+from .head import Head, Parameter, Parameters
 
 
 def build(parameters: Parameters, seed: int) -> Pipeline:
@@ -35,7 +35,7 @@ def converged(classifier: Any) -> bool:
 SVM = Head(
     name="svm",
     title="SVM (RBF)",
-    defaults={"C": 10.0},
+    parameters={"C": Parameter(10.0, 1e-8, 1e8)},
     build=build,
     scores=scores,
     scores_are="decision value",

@@ -1,0 +1,33 @@
+"""What a cache holds, for a person to read."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ..features.cache import Cache
+
+
+def describe(cache: Cache) -> Iterator[tuple[str, str]]:
+    """Tell what is inside a cache.
+
+    Parameters
+    ----------
+    cache : Cache
+        From :func:`serpipe.features.cache.open_cache`.
+
+    Yields
+    ------
+    name, value : str
+        First the data, then every field of the key, then the provenance.
+    """
+    clips = cache.clips
+    yield "file", f"{cache.path} ({cache.path.stat().st_size / 2**20:.1f} MiB)"
+    yield "corpus", str(cache.provenance.get("corpus", ""))
+    yield "licence", str(cache.provenance.get("licence", ""))
+    hours = clips["seconds"].sum() / 3600
+    yield "clips", f"{len(cache)}, {hours:.2f} hours, {len(set(clips['speaker']))} speakers"
+    for column in ("emotion", "sex"):
+        counts = Counter(clips[column].tolist())
+        yield column, ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    for name, value in cache.key.items():
+        yield name, ", ".join(value) if isinstance(value, list) else str(value)
+    yield "made by", str(cache.provenance.get("command", ""))

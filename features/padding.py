@@ -1,0 +1,95 @@
+"""Make padded batches exact: what a clip gives in a batch is what it gives alone.
+
+An attention mask keeps the blocks from seeing padding, but three things come before the blocks:
+
+- a group norm in the first convolution (``config.feat_extract_norm == "group"``) takes its
+  statistics over time: here over the valid samples only;
+- data2vec's stack of positional convolutions lets padding leak from layer to layer: here it is
+  zeroed after each;
+- in Whisper, which knows no mask, most of the 30 s window is padding: see :mod:`.whisper`.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Valid(threading.local):
+    """How much of each clip in the running batch is real. Each thread has its own.
+
+    Attributes
+    ----------
+    samples : sequence of int, or None
+        Valid samples of each clip; ``None`` where nothing is padded.
+    frames : sequence of int, or None
+        Valid frames of each clip; ``None`` outside a batch.
+    """
+
+    samples: Sequence[int] | None = None
+    frames: Sequence[int] | None = None
+
+
+class MaskedGroupNorm(nn.Module):
+    """A group norm, one channel per group, over the valid part of each clip.
+
+    Parameters
+    ----------
+    norm : GroupNorm
+        The layer it stands for; its weights are used.
+    valid : Valid
+        Says what is valid, in samples.
+    kernel, stride : int
+        Of the convolution before it, from samples to its steps.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, valid: Valid, kernel: int, stride: int) -> None:
+        super().__init__()
+        if norm.num_groups != norm.num_channels:
+            raise ValueError("expected one channel per group")
+        self.norm, self.valid, self.kernel, self.stride = norm, valid, kernel, stride
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Normalise ``states`` of shape (n_clips, n_channels, n_steps); same shape back."""
+        if self.valid.samples is None:
+            normed: torch.Tensor = self.norm(states)
+            return normed
+        steps = [(n - self.kernel) // self.stride + 1 for n in self.valid.samples]
+        count = torch.tensor(steps, device=states.device)[:, None, None]
+        real = torch.arange(states.shape[2], device=states.device) < count
+        exact = states.float()
+        mean = torch.where(real, exact, 0.0).sum(dim=2, keepdim=True) / count
+        centred = torch.where(real, exact - mean, 0.0)
+        variance = centred.square().sum(dim=2, keepdim=True) / count
+        scaled = centred / (variance + self.norm.eps).sqrt()
+        affine = scaled * self.norm.weight[:, None].float() + self.norm.bias[:, None].float()
+        return affine.to(states.dtype)
+
+
+def make_padding_exact(model: Any, valid: Valid) -> None:
+    """Replace or hook what would let padding change the numbers of a clip.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        An encoder that takes waveforms.
+    valid : Valid
+        Set before each batch.
+    """
+    config = model.config
+    if getattr(config, "feat_extract_norm", "layer") == "group":
+        first = model.feature_extractor.conv_layers[0]
+        first.layer_norm = MaskedGroupNorm(
+            first.layer_norm, valid, config.conv_kernel[0], config.conv_stride[0]
+        )
+
+    def zero_padding(module: nn.Module, args: Any, states: torch.Tensor) -> torch.Tensor:
+        if valid.samples is None or valid.frames is None:
+            return states
+        count = torch.tensor(valid.frames, device=states.device)[:, None, None]
+        return torch.where(torch.arange(states.shape[2], device=states.device) < count, states, 0.0)
+
+    for layer in getattr(getattr(model.encoder, "pos_conv_embed", None), "layers", ()):
+        layer.register_forward_hook(zero_padding)
