@@ -111,7 +111,7 @@ def extract(
     precision: Annotated[
         str,
         typer.Option(
-            metavar="float32|bf16|fp16|auto",
+            metavar="float32|tf32|bf16|fp16|auto",
             help="Of weights and states. Only float32 is exact; auto is bf16 where the machine "
             "computes it natively.",
         ),

@@ -7,7 +7,8 @@ forward  the limit: the encoder alone, on inputs already in memory, no pooling, 
 serpipe  the whole extraction, from audio files to HDF5
 
 Each runs in a process of its own, so that its peak memory is its own. Loading the encoder is not
-counted in any of them. Of many clips it takes every n-th by length, so that any number of clips
+counted in any of them. "against forward" is also the share of the time in which the device
+computes. Of many clips it takes every n-th by length, so that any number of clips
 has the corpus' mix of lengths.
 """
 
@@ -19,6 +20,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from serpipe.corpora import Clip, find_data, scan
+from serpipe.features.audio import read_waveform
+from serpipe.features.batching import GPU_BATCH_SECONDS, HeardClip, in_order, plan
+from serpipe.features.encoder import BUILT_IN, Encoder, load_encoder
+from serpipe.features.extract import extract
+from serpipe.provenance import cores, provenance
 
 WAYS = ("plain", "forward", "serpipe")
 
@@ -30,6 +41,8 @@ def main() -> None:
     parser.add_argument("--encoder", default="whisper-tiny.en")
     parser.add_argument("--clips", type=int, default=96)
     parser.add_argument("--jobs", type=int)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--precision", default="float32", help="of serpipe and of forward")
     parser.add_argument("--repeat", type=int, default=1, help="rounds; the fastest of each counts")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
@@ -56,18 +69,11 @@ def main() -> None:
             f"| {ratios[0]:.2f} | {ratios[1]:.2f} | {told['peak_mib']:.0f} |"
         )
     if arguments.json:
-        from serpipe.provenance import provenance
-
         arguments.json.write_text(json.dumps({**results, "provenance": provenance()}, indent=1))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure one way in this process."""
-    from serpipe.corpora import find_data, scan
-    from serpipe.features.audio import read_waveform
-    from serpipe.features.encoder import BUILT_IN, load_encoder
-    from serpipe.provenance import cores
-
     data = find_data(arguments.data)
     every = scan(data.folder, data.corpus).clips
     by_length = sorted(every, key=lambda clip: clip.file.stat().st_size)
@@ -77,64 +83,78 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     workers = arguments.jobs or cores()
     folder = BUILT_IN.get(arguments.encoder, arguments.encoder)
 
+    def load(precision: str) -> Encoder:
+        return load_encoder(arguments.encoder, device=arguments.device, precision=precision)
+
     if arguments.way == "plain":
-        import torch
-        import transformers
-
         extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-        config = transformers.AutoConfig.from_pretrained(folder)
-        model = load_encoder(str(folder)).model  # the same weights
-        for module in model.modules():
-            module._forward_hooks.clear()
-            module._forward_pre_hooks.clear()
+        if "whisper" in str(type(extractor)).lower():
+            whole = transformers.WhisperForAudioClassification.from_pretrained(
+                folder, dtype=torch.float32
+            )
+            model = whole.encoder.eval().to(arguments.device)
+        else:
+            model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+            model = model.eval().to(arguments.device)
 
-        def embed_plainly(clip: object) -> object:
-            waveform, _ = read_waveform(clip.file, 16000)  # type: ignore[attr-defined]
+        def embed_plainly(clip: Clip) -> list[Any]:
+            waveform, _ = read_waveform(clip.file, 16000)
             inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
-            inputs.pop("attention_mask", None)
+            first = next(iter(inputs.values())).to(arguments.device)
             with torch.no_grad():
-                states = model(**inputs, output_hidden_states=True).hidden_states
-            frames = -(-len(waveform) // 320) if config.model_type == "whisper" else None
-            return [state[0, :frames].mean(dim=0).numpy() for state in states]
+                states = model(first, output_hidden_states=True).hidden_states
+            frames = -(-len(waveform) // 320) if first.ndim == 3 else None
+            return [state[0, :frames].mean(dim=0).cpu().numpy() for state in states]
 
         embed_plainly(clips[0])
         start = time.perf_counter()
         for clip in clips:
             embed_plainly(clip)
     elif arguments.way == "forward":
-        import torch
-        from serpipe.features.batching import in_order
-
-        encoder = load_encoder(str(arguments.encoder))
+        encoder = load(arguments.precision)
         for module in encoder.model.modules():
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
-        inputs = [encoder.front_end.inputs([read_waveform(c.file, 16000)[0]]) for c in clips]
+        heard = [HeardClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
+        on_cpu = encoder.device.type == "cpu"
+        batches = plan(heard, 0 if on_cpu else GPU_BATCH_SECONDS, encoder.window_seconds)
+        inputs = [
+            encoder.front_end.inputs([read_waveform(h.clip.file, 16000)[0] for h in batch])
+            for batch in batches
+        ]
 
-        def forward(one: dict[str, torch.Tensor]) -> None:
-            torch.set_num_threads(1)
+        def forward(batch: dict[str, torch.Tensor]) -> None:
+            if on_cpu:
+                torch.set_num_threads(1)
             with torch.inference_mode():
-                encoder.model(**one)
+                encoder.model(**{name: encoder._move(one) for name, one in batch.items()})
 
-        list(in_order(forward, inputs[:workers], workers, ahead=0))
+        lanes = workers if on_cpu else 1
+        list(in_order(forward, inputs[:lanes], lanes, ahead=0))
+        synchronize(encoder)
         start = time.perf_counter()
-        for _ in in_order(forward, inputs, workers, ahead=0):
+        for _ in in_order(forward, inputs, lanes, ahead=0):
             pass
+        synchronize(encoder)
     else:
-        from serpipe.features.extract import extract
-
-        encoder = load_encoder(str(arguments.encoder))
+        encoder = load(arguments.precision)
         with tempfile.TemporaryDirectory() as scratch:
-            warm = Path(scratch) / "warm.h5"
+            warm, out = Path(scratch) / "warm.h5", Path(scratch) / "c.h5"
             extract(clips[:workers], [encoder], warm, provenance={}, workers=workers)
             start = time.perf_counter()
-            extract(clips, [encoder], Path(scratch) / "c.h5", provenance={}, workers=workers)
+            extract(clips, [encoder], out, provenance={}, workers=workers)
     return {
         "seconds": time.perf_counter() - start,
         "clips": len(clips),
         "audio_seconds": audio_seconds,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def synchronize(encoder: Encoder) -> None:
+    """Wait until a GPU has done what it was given."""
+    if encoder.device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

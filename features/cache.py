@@ -1,13 +1,14 @@
 """The cache of embeddings: one HDF5 file, readable with h5py alone.
 
-========================== ======================= ==========================================
-in the file                shape                   what it is
-========================== ======================= ==========================================
-``embeddings/POOLING/LAYER`` (n_clips, width)      a row per clip; attribute ``sha256``: its bytes
-``clips/COLUMN``           (n_clips,)              the clip table, in the same order
-attribute ``key``          JSON                    all that the numbers depend on
-attribute ``provenance``   JSON                    corpus, command, versions, machine
-========================== ======================= ==========================================
+============================== ================ ==================================================
+in the file                    shape            what it is
+============================== ================ ==================================================
+``embeddings/POOLING/LAYER``   (n_clips, width) a row per clip; attribute ``sha256``: its checksum
+``clips/COLUMN``               (n_clips,)       the clip table, in the same order
+attribute ``clips_sha256``     text             checksum of the clip table
+attribute ``key``              JSON             all that the numbers depend on
+attribute ``provenance``       JSON             corpus, command, versions, machine
+============================== ================ ==================================================
 """
 
 import hashlib
@@ -174,6 +175,8 @@ def verify_cache(path: Path) -> list[str]:
     if len(set(zip(cache.clips["corpus"], cache.clips["name"], strict=True))) != len(cache):
         wrong.append("a clip stands twice in the table")
     with h5py.File(path, "r") as file:
+        if file.attrs.get("clips_sha256") != _hash_table(cache.clips):
+            wrong.append("clips do not have their checksum: the table has been changed")
         for pooling in cache.poolings:
             for layer in cache.layers:
                 name = f"embeddings/{pooling}/{layer}"
@@ -259,6 +262,7 @@ def _lay_out(
         file.attrs["serpipe_cache"] = FORMAT_VERSION
         file.attrs["key"] = json.dumps(key)
         file.attrs["provenance"] = json.dumps(provenance)
+        file.attrs["clips_sha256"] = _hash_table(clips)
         for name, column in clips.items():
             if column.dtype.kind == "U":
                 text = column.astype(object)
@@ -286,6 +290,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
         if old.get(field) != new.get(field):
             return f"{field} is {_short(old.get(field))} there and {_short(new.get(field))} here"
     return None
+
+
+def _hash_table(clips: Mapping[str, NDArray[Any]]) -> str:
+    columns = {name: column.tolist() for name, column in clips.items()}
+    return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
 
 
 def _check_names(key: Any, provenance: Any, columns: set[str]) -> None:

@@ -27,7 +27,12 @@ DEFAULT_ENCODER = "facebook/wav2vec2-base"
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
 
 #: ``--precision`` to torch's word.
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {
+    "float32": torch.float32,
+    "tf32": torch.float32,  # on GPUs of NVIDIA products keep 10 bits of each factor
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 LOG_MEL_MODELS = ("whisper",)
@@ -83,7 +88,7 @@ class Encoder:
         From waveforms to its inputs.
     device : torch.device
         Where it runs.
-    precision : {"float32", "bf16", "fp16"}
+    precision : {"float32", "tf32", "bf16", "fp16"}
         Of weights and states; pooling is always in float32.
     poolings : tuple of {"mean", "std"}
         What :meth:`embed` returns.
@@ -200,7 +205,7 @@ def load_encoder(
         What to compute over time.
     device : str
         Where to run it, in torch's words.
-    precision : {"float32", "bf16", "fp16"}
+    precision : {"float32", "tf32", "bf16", "fp16"}
         Only float32 is claimed exact.
     max_seconds : float, optional
         Cut longer clips into equal chunks, pooled together by their frames.
@@ -222,10 +227,9 @@ def load_encoder(
     import transformers
     from huggingface_hub import logging as hub_logging
 
-    if torch.device(device).type == "cuda":
-        # TF32 keeps 10 bits of each factor: not the float32 that is claimed.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+    if torch.device(device).type == "cuda":  # by default torch allows it in convolutions
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     source, revision = _locate(name, revision)
     folder = Path(source) if revision in ("local", "built-in") else None
     hub_revision = None if folder else revision

@@ -125,7 +125,10 @@ def extract(
             f"{out}: another extraction is writing it; expected one at a time; "
             "wait for it, or write elsewhere with --out"
         ) from None
-    except (torch.OutOfMemoryError, MemoryError):
+    except (MemoryError, RuntimeError) as error:
+        told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not told and "allocate memory" not in str(error):  # torch's words on a CPU
+            raise
         raise MachineError(
             f"{out}: memory does not hold a single clip; expected it to; what is computed is kept: "
             "go on with fewer --jobs or on other --devices, or start anew with --max-seconds"
@@ -228,7 +231,6 @@ def cache_key(
         "trim_decibels": trim_decibels,
         "max_seconds": encoder.max_seconds,
         "precision": encoder.precision,
-        "tf32": False,
         "compiled": encoder.compiled,
         "dtype": dtype,
         "device": torch.cuda.get_device_name(device) if is_cuda else device.type,

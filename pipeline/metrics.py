@@ -41,7 +41,7 @@ def score(truth: NDArray[np.str_], predicted: NDArray[np.str_]) -> Scores:
         Over the classes that stand in ``truth``; a class never predicted counts as 0.
     """
     labels = np.unique(truth)
-    options = {"labels": labels, "average": "macro", "zero_division": 0}
+    options = {"labels": labels, "average": "macro"}
     return Scores(
         uar=float(recall_score(truth, predicted, **options)),
         accuracy=float(accuracy_score(truth, predicted)),

@@ -41,8 +41,11 @@ def test_the_three_commands_find_what_the_one_before_wrote(
 
 
 def test_the_tables_are_the_scores_of_the_saved_predictions(
-    serpipe: Command, extracted: Path
+    serpipe: Command, few_clips: Path, small_encoder: Path
 ) -> None:
+    for clip in sorted(few_clips.rglob("03-01-0[56]-*"))[:7]:
+        clip.unlink()  # emotions of unequal size: UAR and accuracy differ
+    assert serpipe("extract", "--data", few_clips, "--encoder", small_encoder).code == 0
     run = Path(serpipe("fit", "--head", "lr,svm").out.strip())
     terminal = serpipe("report").out
     markdown = serpipe("report", run, "--format", "markdown").out
@@ -54,7 +57,7 @@ def test_the_tables_are_the_scores_of_the_saved_predictions(
     for head in ("lr", "svm"):
         with (run / "predictions" / f"{head}.csv").open() as file:
             saved = list(csv.DictReader(file))
-        assert len(saved) == 40 * 4
+        assert len(saved) == 33 * 4
         assert all(row["fold"] == row["speaker"] for row in saved)
         for layer in "0123":
             truth = [row["emotion"] for row in saved if row["layer"] == layer]
@@ -64,7 +67,7 @@ def test_the_tables_are_the_scores_of_the_saved_predictions(
             assert float(row["accuracy"]) == pytest.approx(accuracy_score(truth, said))
             f1 = f1_score(truth, said, average="macro", zero_division=0)
             assert float(row["macro_f1"]) == pytest.approx(f1)
-            assert (row["clips"], row["speakers"]) == ("40", "5")
+            assert (row["clips"], row["speakers"]) == ("33", "5")
     for layer in "0123":
         numbers = [
             f"{100 * float(rows[head, layer][metric]):.1f}"
@@ -259,12 +262,11 @@ def test_a_cache_says_what_is_in_it_and_whether_it_is_whole(
     for word in ("RAVDESS speech", "40, ", "5 speakers", "happy 5", "weights_sha256", "float32"):
         assert word in told.out
     assert "all checksums right" in serpipe("cache", "verify", extracted).out
-    content = bytearray(extracted.read_bytes())
-    content[-1000] ^= 1
-    extracted.write_bytes(content)
+    with h5py.File(extracted, "r+") as file:
+        file["clips/emotion"][3] = "happy" if file["clips/emotion"][3] != b"happy" else "sad"
     damaged = serpipe("cache", "verify", extracted)
     assert damaged.code == 1
-    one_clear_line(damaged.err, extracted, "checksum")
+    one_clear_line(damaged.err, extracted, "checksum", "the table has been changed")
 
 
 def test_a_cache_from_elsewhere_cannot_write_outside_the_run(

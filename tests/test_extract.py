@@ -112,8 +112,9 @@ def test_a_second_run_computes_nothing_and_leaves_the_file_alone(
 
 
 def test_new_and_changed_clips_alone_are_computed_and_removed_ones_told(
-    few_clips: Path, encoder: Encoder, tmp_path: Path
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(extract_module, "BLOCK_ROWS", 7)  # more than one block of the old file
     clips = sorted(few_clips.rglob("*.flac"))
     aside = [clip.rename(tmp_path / clip.name) for clip in clips[:3]]
     out = tmp_path / "c.h5"
@@ -494,15 +495,28 @@ def test_out_of_memory_halves_the_budget_and_goes_on(encoder: Encoder) -> None:
         lane.embed(waveforms)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    ],
+    ids=["python", "gpu", "cpu"],
+)
 def test_memory_that_does_not_hold_one_clip_is_told_and_the_rest_kept(
-    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_clips: Path,
+    encoder: Encoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     embed, calls = Encoder.embed, []
 
     def runs_out(self: Encoder, waveforms: list[np.ndarray]) -> dict[str, np.ndarray]:
         calls.append(1)
         if len(calls) > 5:
-            raise MemoryError
+            raise error
         return embed(self, waveforms)
 
     with monkeypatch.context() as patch, pytest.raises(MachineError, match="--max-seconds"):

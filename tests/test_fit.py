@@ -105,6 +105,15 @@ def test_labels_that_only_the_speaker_tells_are_not_learnt(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
+def test_the_units_of_the_features_do_not_matter(name: str) -> None:
+    X, labels, speakers, content = clips()
+    folds = loso(speakers, content, labels)
+    scaled = X * np.float32(2) ** (np.arange(X.shape[1]) % 7)  # powers of two: nothing is rounded
+    before, after = fit(name, X, labels, folds), fit(name, scaled, labels, folds)
+    np.testing.assert_array_equal(before.predicted, after.predicted)
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_nothing_is_learnt_from_the_test_clips(name: str) -> None:
     """Change one test clip beyond all measure: its speaker's other clips are predicted the same."""
     X, labels, speakers, content = clips()
@@ -141,6 +150,9 @@ def test_a_saved_head_predicts_the_same_and_is_the_same_bytes(name: str, tmp_pat
     np.testing.assert_array_equal(loaded.predict(X), classifier.predict(X))
     np.testing.assert_allclose(head.scores(loaded, X), head.scores(classifier, X), rtol=1e-12)
     assert paths[0].read_bytes() == paths[1].read_bytes()
+    if head.suffix == ".skops":  # no time of day in the archive
+        dates = {member.date_time for member in zipfile.ZipFile(paths[0]).infolist()}
+        assert dates == {(1980, 1, 1, 0, 0, 0)}
 
 
 @pytest.mark.parametrize("name", HEADS)
