@@ -27,7 +27,8 @@ import transformers
 from serpipe.corpora import Clip, find_data, scan
 from serpipe.features.audio import read_waveform
 from serpipe.features.batching import GPU_BATCH_SECONDS, HeardClip, in_order, plan
-from serpipe.features.encoder import BUILT_IN, Encoder, load_encoder
+from serpipe.features.checkpoint import BUILT_IN
+from serpipe.features.encoder import Encoder, load_encoder
 from serpipe.features.extract import extract
 from serpipe.provenance import cores, provenance
 

@@ -1,11 +1,9 @@
-"""Load a frozen speech encoder, and refuse one that would give wrong numbers without a sound."""
+"""A frozen speech encoder that embeds clips, alone or in batches, to the same numbers."""
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import MachineError, UserError
+from ..errors import UserError
 from .audio import Waveform
-from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
+from .checkpoint import load_checkpoint
+from .chunks import join_chunks
+from .front_end import FrontEnd
 from .padding import Valid, make_padding_exact
 from .pooling import LayerPooler, Pooled
 from .whisper import skip_padding
-
-#: Encoders that ship with the package.
-BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
-DEFAULT_ENCODER = "facebook/wav2vec2-base"
-#: Commits that hub ids stand for unless the user names another: numbers must not drift.
-PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
 
 #: ``--precision`` to torch's word.
 PRECISIONS = {
@@ -33,10 +27,6 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-
-WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
-LOG_MEL_MODELS = ("whisper",)
-SUPPORTED = WAVEFORM_MODELS + LOG_MEL_MODELS
 
 
 @dataclass(frozen=True)
@@ -224,63 +214,28 @@ def load_encoder(
     MachineError
         If the hub cannot be reached.
     """
-    import transformers
-    from huggingface_hub import logging as hub_logging
-
     if torch.device(device).type == "cuda":  # by default torch allows it in convolutions
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    source, revision = _locate(name, revision)
-    folder = Path(source) if revision in ("local", "built-in") else None
-    hub_revision = None if folder else revision
-    if folder:
-        _check_folder(folder)
-    quiet = transformers.logging
-    verbosity, hub_verbosity = quiet.get_verbosity(), hub_logging.get_verbosity()
-    quiet.set_verbosity_error()  # what it would warn of is checked here, and refused
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    quiet.disable_progress_bar()
-    try:
-        # Explicitly no code from the checkpoint: by default transformers would ask on the terminal.
-        here = {"revision": hub_revision, "trust_remote_code": False}
-        config = transformers.AutoConfig.from_pretrained(source, **here)
-        if config.model_type not in SUPPORTED:
-            raise UserError(
-                f"{name}: model type {config.model_type!r}; expected a speech encoder of type "
-                f"{', '.join(SUPPORTED)}; choose another --encoder"
-            )
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
-        config_sha256 = _hash_configs(config, extractor)
-        model = _load_model(name, source, hub_revision, config)
-        commit = getattr(config, "_commit_hash", None)
-        front_end = _front_end(config, extractor)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged checkpoint can make the loaders raise anything
-        raise _explain(name, folder, error) from error
-    finally:
-        quiet.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        quiet.enable_progress_bar()
+    checkpoint = load_checkpoint(name, revision)
+    model, front_end = checkpoint.model, checkpoint.front_end
     _check_window(name, front_end, max_seconds)
-    weights_sha256 = _hash_weights(model)
     model.to(torch.device(device), PRECISIONS[precision])
-    is_whisper = config.model_type in LOG_MEL_MODELS
-    stack: Any = model if is_whisper else model.encoder
+    stack: Any = model if checkpoint.is_whisper else model.encoder
     valid = Valid()
     # A chunk's share of a deviation needs its mean.
     pooler = LayerPooler(stack, ("mean", "std") if "std" in poolings else ("mean",))
-    (skip_padding if is_whisper else make_padding_exact)(model, valid)
+    (skip_padding if checkpoint.is_whisper else make_padding_exact)(model, valid)
     model.eval().requires_grad_(False)
     if compile_blocks:
         for block in stack.layers:
             block.forward = torch.compile(block.forward, dynamic=True)
     identity = EncoderIdentity(
-        encoder=Path(source).resolve().name if folder else name,
-        revision=revision if folder else (commit or revision),
-        weights_sha256=weights_sha256,
-        config_sha256=config_sha256,
-        model_type=config.model_type,
+        encoder=checkpoint.name,
+        revision=checkpoint.revision,
+        weights_sha256=checkpoint.weights_sha256,
+        config_sha256=checkpoint.config_sha256,
+        model_type=checkpoint.model_type,
         layers=(),
         width=0,
         sampling_rate=front_end.sampling_rate,
@@ -302,119 +257,10 @@ def load_encoder(
     return replace(encoder, identity=replace(identity, layers=layers, width=width))
 
 
-def join_chunks(
-    pooled: dict[str, NDArray[np.float32]], frames: NDArray[np.int_], owners: NDArray[np.int_]
-) -> dict[str, NDArray[np.float32]]:
-    """Pool the chunks of each clip together, weighted by their frames.
-
-    Parameters
-    ----------
-    pooled : dict of str to ndarray of float32, shape (n_layers, n_chunks, width)
-        ``"mean"``, and maybe ``"std"``, of each chunk.
-    frames : ndarray of int, shape (n_chunks,)
-        Frames of each chunk.
-    owners : ndarray of int, shape (n_chunks,)
-        The clip that each is a part of: 0, 1, ... in order.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-        Mean and standard deviation over all frames of a clip: the mean of the means, and the
-        variance within chunks plus that between them.
-    """
-    clips = [owners == owner for owner in range(owners[-1] + 1)]
-    mean, std = pooled["mean"].astype(np.float64), pooled.get("std")
-    means, stds = [], []
-    for mine in clips:
-        weights = (frames[mine] / frames[mine].sum())[None, :, None]
-        centre = (weights * mean[:, mine]).sum(axis=1)
-        means.append(centre)
-        if std is not None:
-            between = (mean[:, mine] - centre[:, None]) ** 2
-            within = std[:, mine].astype(np.float64) ** 2
-            stds.append(np.sqrt((weights * (within + between)).sum(axis=1)))
-    joined = {"mean": np.stack(means, axis=1).astype(np.float32)}
-    if std is not None:
-        joined["std"] = np.stack(stds, axis=1).astype(np.float32)
-    return joined
-
-
 def identity_fields(identity: EncoderIdentity) -> dict[str, Any]:
     """Return the identity as plain JSON values."""
     fields: dict[str, Any] = json.loads(json.dumps(asdict(identity)))
     return fields
-
-
-def _locate(name: str, revision: str | None) -> tuple[str, str]:
-    """Return where to load from, and the revision to ask for or record."""
-    if name in BUILT_IN:
-        return str(BUILT_IN[name]), "built-in"
-    if Path(name).exists():
-        return name, "local"
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"{name}: no such folder; expected a local folder, a hub id such as {DEFAULT_ENCODER}, "
-            f"or the built-in {', '.join(BUILT_IN)}; check --encoder"
-        )
-    return name, revision or PINNED_REVISIONS.get(name, "main")
-
-
-def _check_folder(folder: Path) -> None:
-    for needed in ("config.json", "preprocessor_config.json"):
-        if not (folder / needed).is_file():
-            raise UserError(
-                f"{folder}: no {needed} there; expected an encoder in the layout of transformers; "
-                "save the model and its feature extractor with save_pretrained()"
-            )
-
-
-def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
-    """Load the weights; refuse if any is missing or does not fit."""
-    import transformers
-
-    # What only training uses is switched off before loading, so that it asks for no weights.
-    config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
-    config.apply_spec_augment = False
-    is_whisper = config.model_type in LOG_MEL_MODELS
-    # This class holds the Whisper encoder without its decoder.
-    loader = transformers.WhisperForAudioClassification if is_whisper else transformers.AutoModel
-    try:
-        model, told = loader.from_pretrained(
-            source,
-            revision=revision,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"{name}: weights do not fit its config.json ({str(error).splitlines()[0]}); "
-            "expected one checkpoint as it was saved; fetch it again"
-        ) from error
-    unused = ("projector.", "classifier.") if is_whisper else ("adapter.",)
-    missing = sorted(key for key in told["missing_keys"] if not key.startswith(unused))
-    wrong = sorted(str(key) for key in told["mismatched_keys"])
-    if missing or wrong:
-        first = (missing + wrong)[0]
-        raise UserError(
-            f"{name}: {len(missing)} weight(s) missing and {len(wrong)} of a wrong shape, first "
-            f"{first}; expected all weights of the encoder; fetch the checkpoint again"
-        )
-    encoder: nn.Module = model.encoder if is_whisper else model
-    return encoder
-
-
-def _front_end(config: Any, extractor: Any) -> FrontEnd:
-    if config.model_type in LOG_MEL_MODELS:
-        samples_per_frame = extractor.n_samples // config.max_source_positions
-        return LogMelFrontEnd(extractor, samples_per_frame)
-    return WaveformFrontEnd(
-        sampling_rate=int(extractor.sampling_rate),
-        normalise=bool(extractor.do_normalize),
-        kernels=tuple(config.conv_kernel),
-        strides=tuple(config.conv_stride),
-    )
 
 
 def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> None:
@@ -452,52 +298,3 @@ def _probe(name: str, encoder: Encoder, stack: Any) -> tuple[tuple[str, ...], in
             "of the architecture is not supported; choose another --encoder"
         )
     return tuple(layers), int(seen[0].shape[2])
-
-
-def _hash_weights(model: nn.Module) -> str:
-    """Hash names, shapes and float32 values, so that the file format does not matter."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{key} {values.dtype} {values.shape}\n".encode())
-        digest.update(values.data)
-    return digest.hexdigest()
-
-
-def _hash_configs(config: Any, extractor: Any) -> str:
-    """Hash what shapes the numbers besides the weights, without names of places and versions."""
-    said = [config.to_dict(), extractor.to_dict()]
-    for one in said:
-        for aside in ("_name_or_path", "transformers_version", "architectures", "mel_filters"):
-            one.pop(aside, None)
-    text = json.dumps(said, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _explain(name: str, folder: Path | None, error: Exception) -> UserError | MachineError:
-    """Turn what transformers or the hub raised into one line."""
-    from huggingface_hub.errors import (
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if folder:
-        return UserError(
-            f"{name}: cannot be loaded ({reason}); expected an encoder in the layout of "
-            "transformers; fetch it again"
-        )
-    chain: list[BaseException] = [error]
-    while (link := chain[-1].__cause__ or chain[-1].__context__) and link not in chain:
-        chain.append(link)
-    theirs = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
-    if any(isinstance(link, theirs) for link in chain):
-        return UserError(
-            f"{name}: not on the hub, or not open to you ({reason}); expected a public speech "
-            "encoder; check --encoder and --revision, or `hf auth login`"
-        )
-    return MachineError(
-        f"{name}: is not in the local hub cache and cannot be fetched ({reason}); connect to the "
-        f"network, or take the built-in encoder: --encoder {next(iter(BUILT_IN))}"
-    )

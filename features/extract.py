@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -111,15 +112,56 @@ def extract(
     MachineError
         If memory runs out for a single clip, or the disk is full.
     """
+    with _alone(out):
+        first = encoders[0]
+        key = cache_key(first, trim_decibels, dtype)
+        shards = Shards(out)
+        existing = _existing(out, shards, key, overwrite)
+        heard, bad = _listen(clips, first, trim_decibels, workers, track)
+        if bad and (not skip_bad or not heard):
+            raise BadClipsError(bad, usable=len(heard))
+        removed = _removed(existing, heard)
+        if removed and not drop_removed:
+            raise UserError(
+                f"{out}: holds {len(removed)} clip(s) that are no longer in the corpus, first "
+                f"{removed[0]}; expected them all, so that nothing computed is lost; "
+                "write elsewhere with --out, or drop them with --drop-removed"
+            )
+        if overwrite and existing is None and shards.key() != key:
+            shards.remove()  # only now, when the new work is sure to begin
+        shards.begin(key)
+        done = set(existing.clips["sha256"].tolist()) if existing else set()
+        done.update(hash_ for _, hashes in shards.hashes() for hash_ in hashes)
+        missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
+        cpu = first.device.type == "cpu"
+        batches = plan(missing.values(), 0.0 if cpu else batch_seconds, first.window_seconds)
+        try:
+            work = embed_batches(encoders, batches, workers, trim_decibels)
+            for batch, embeddings in track(work, "embedding clips", len(batches)):
+                shards.add([h.facts.sha256 for h in batch], embeddings)
+        finally:
+            shards.flush()  # whatever happened: what is computed is kept
+        cache = _consolidate(out, key, provenance, heard, existing, shards)
+        shards.remove()
+        return Extraction(
+            cache=cache,
+            computed=len(missing),
+            reused=len({h.facts.sha256 for h in heard}) - len(missing),
+            removed=tuple(removed),
+            bad=tuple(bad),
+            same_bytes=_same_bytes(heard),
+        )
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of a cache; tell in one line why it cannot be had, or that memory ran out."""
     if out.is_dir():
         raise UserError(f"{out}: is a folder; expected a file name such as {out / 'cache.h5'}")
+    make_folder(out.parent)
     try:
-        make_folder(out.parent)
         with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
-            return _extract(
-                clips, encoders, out, provenance, skip_bad, overwrite, drop_removed,
-                trim_decibels, dtype, batch_seconds, workers, track,
-            )  # fmt: skip
+            yield
     except Timeout:
         raise UserError(
             f"{out}: another extraction is writing it; expected one at a time; "
@@ -133,61 +175,6 @@ def extract(
             f"{out}: memory does not hold a single clip; expected it to; what is computed is kept: "
             "go on with fewer --jobs or on other --devices, or start anew with --max-seconds"
         ) from None
-
-
-def _extract(
-    clips: Sequence[Clip],
-    encoders: Sequence[Encoder],
-    out: Path,
-    provenance: Mapping[str, Any],
-    skip_bad: bool,
-    overwrite: bool,
-    drop_removed: bool,
-    trim_decibels: float | None,
-    dtype: str,
-    batch_seconds: float,
-    workers: int,
-    track: Track[Any],
-) -> Extraction:
-    """Do it, while nobody else does."""
-    first = encoders[0]
-    key = cache_key(first, trim_decibels, dtype)
-    shards = Shards(out)
-    existing = _existing(out, shards, key, overwrite)
-    heard, bad = _listen(clips, first, trim_decibels, workers, track)
-    if bad and (not skip_bad or not heard):
-        raise BadClipsError(bad, usable=len(heard))
-    removed = _removed(existing, heard)
-    if removed and not drop_removed:
-        raise UserError(
-            f"{out}: holds {len(removed)} clip(s) that are no longer in the corpus, first "
-            f"{removed[0]}; expected them all, so that nothing computed is lost; write elsewhere "
-            "with --out, or drop them with --drop-removed"
-        )
-    if overwrite and existing is None and shards.key() != key:
-        shards.remove()  # only now, when the new work is sure to begin
-    shards.begin(key)
-    done = set(existing.clips["sha256"].tolist()) if existing else set()
-    done.update(hash_ for _, hashes in shards.hashes() for hash_ in hashes)
-    missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
-    cpu = first.device.type == "cpu"
-    batches = plan(missing.values(), 0.0 if cpu else batch_seconds, first.window_seconds)
-    try:
-        work = embed_batches(encoders, batches, workers, trim_decibels)
-        for batch, embeddings in track(work, "embedding clips", len(batches)):
-            shards.add([h.facts.sha256 for h in batch], embeddings)
-    finally:
-        shards.flush()  # whatever happened: what is computed is kept
-    cache = _consolidate(out, key, provenance, heard, existing, shards)
-    shards.remove()
-    return Extraction(
-        cache=cache,
-        computed=len(missing),
-        reused=len({h.facts.sha256 for h in heard}) - len(missing),
-        removed=tuple(removed),
-        bad=tuple(bad),
-        same_bytes=_same_bytes(heard),
-    )
 
 
 def _removed(existing: Cache | None, heard: Sequence[HeardClip]) -> list[str]:

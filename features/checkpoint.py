@@ -1,0 +1,248 @@
+"""Find and load an encoder's checkpoint; refuse one that is not whole; run no code of its."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import MachineError, UserError
+from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
+
+#: Encoders that ship with the package.
+BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
+DEFAULT_ENCODER = "facebook/wav2vec2-base"
+#: Commits that hub ids stand for unless the user names another: numbers must not drift.
+PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
+
+WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+LOG_MEL_MODELS = ("whisper",)
+SUPPORTED = WAVEFORM_MODELS + LOG_MEL_MODELS
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint, in float32 on the CPU, as it was saved.
+
+    Attributes
+    ----------
+    name : str
+        Hub id, built-in name, or name of the local folder.
+    revision : str
+        Commit of a hub id; ``"local"`` or ``"built-in"`` otherwise.
+    weights_sha256 : str
+        Hash over names, shapes and values of the encoder's weights.
+    config_sha256 : str
+        Hash over the configurations of the model and of its feature extractor.
+    model_type : str
+        The architecture, as its ``config.json`` names it.
+    model : PreTrainedModel
+        The encoder.
+    front_end : FrontEnd
+        From waveforms to its inputs.
+    """
+
+    name: str
+    revision: str
+    weights_sha256: str
+    config_sha256: str
+    model_type: str
+    model: nn.Module
+    front_end: FrontEnd
+
+    @property
+    def is_whisper(self) -> bool:
+        """Whether it takes log-mel spectrograms of a fixed window."""
+        return self.model_type in LOG_MEL_MODELS
+
+
+def load_checkpoint(name: str, revision: str | None) -> Checkpoint:
+    """Load a checkpoint.
+
+    Parameters
+    ----------
+    name : str
+        A built-in name (``"whisper-tiny.en"``), a local folder in the layout of transformers, or
+        a hub id.
+    revision : str or None
+        Branch, tag or commit of a hub id. Ids in ``PINNED_REVISIONS`` have one.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    UserError
+        If the checkpoint is not there, of an unknown kind, or lacks weights or its preprocessor.
+    MachineError
+        If the hub cannot be reached.
+    """
+    import transformers
+    from huggingface_hub import logging as hub_logging
+
+    source, revision = _locate(name, revision)
+    folder = Path(source) if revision in ("local", "built-in") else None
+    hub_revision = None if folder else revision
+    if folder:
+        _check_folder(folder)
+    quiet = transformers.logging
+    verbosity, hub_verbosity = quiet.get_verbosity(), hub_logging.get_verbosity()
+    quiet.set_verbosity_error()  # what it would warn of is checked here, and refused
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    quiet.disable_progress_bar()
+    try:
+        # Explicitly no code from the checkpoint: by default transformers would ask on the terminal.
+        here = {"revision": hub_revision, "trust_remote_code": False}
+        config = transformers.AutoConfig.from_pretrained(source, **here)
+        if config.model_type not in SUPPORTED:
+            raise UserError(
+                f"{name}: model type {config.model_type!r}; expected a speech encoder of type "
+                f"{', '.join(SUPPORTED)}; choose another --encoder"
+            )
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
+        config_sha256 = _hash_configs(config, extractor)
+        model = _load_model(name, source, hub_revision, config)
+        front_end = _front_end(config, extractor)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged checkpoint can make the loaders raise anything
+        raise _explain(name, folder, error) from error
+    finally:
+        quiet.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        quiet.enable_progress_bar()
+    commit = getattr(config, "_commit_hash", None)
+    return Checkpoint(
+        name=Path(source).resolve().name if folder else name,
+        revision=revision if folder else (commit or revision),
+        weights_sha256=_hash_weights(model),
+        config_sha256=config_sha256,
+        model_type=config.model_type,
+        model=model,
+        front_end=front_end,
+    )
+
+
+def _locate(name: str, revision: str | None) -> tuple[str, str]:
+    """Return where to load from, and the revision to ask for or record."""
+    if name in BUILT_IN:
+        return str(BUILT_IN[name]), "built-in"
+    if Path(name).exists():
+        return name, "local"
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(
+            f"{name}: no such folder; expected a local folder, a hub id such as {DEFAULT_ENCODER}, "
+            f"or the built-in {', '.join(BUILT_IN)}; check --encoder"
+        )
+    return name, revision or PINNED_REVISIONS.get(name, "main")
+
+
+def _check_folder(folder: Path) -> None:
+    for needed in ("config.json", "preprocessor_config.json"):
+        if not (folder / needed).is_file():
+            raise UserError(
+                f"{folder}: no {needed} there; expected an encoder in the layout of transformers; "
+                "save the model and its feature extractor with save_pretrained()"
+            )
+
+
+def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
+    """Load the weights; refuse if any is missing or does not fit."""
+    import transformers
+
+    # What only training uses is switched off before loading, so that it asks for no weights.
+    config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
+    config.apply_spec_augment = False
+    is_whisper = config.model_type in LOG_MEL_MODELS
+    # This class holds the Whisper encoder without its decoder.
+    loader = transformers.WhisperForAudioClassification if is_whisper else transformers.AutoModel
+    try:
+        model, told = loader.from_pretrained(
+            source,
+            revision=revision,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"{name}: weights do not fit its config.json ({str(error).splitlines()[0]}); "
+            "expected one checkpoint as it was saved; fetch it again"
+        ) from error
+    unused = ("projector.", "classifier.") if is_whisper else ("adapter.",)
+    missing = sorted(key for key in told["missing_keys"] if not key.startswith(unused))
+    wrong = sorted(str(key) for key in told["mismatched_keys"])
+    if missing or wrong:
+        first = (missing + wrong)[0]
+        raise UserError(
+            f"{name}: {len(missing)} weight(s) missing and {len(wrong)} of a wrong shape, first "
+            f"{first}; expected all weights of the encoder; fetch the checkpoint again"
+        )
+    encoder: nn.Module = model.encoder if is_whisper else model
+    return encoder
+
+
+def _front_end(config: Any, extractor: Any) -> FrontEnd:
+    if config.model_type in LOG_MEL_MODELS:
+        samples_per_frame = extractor.n_samples // config.max_source_positions
+        return LogMelFrontEnd(extractor, samples_per_frame)
+    return WaveformFrontEnd(
+        sampling_rate=int(extractor.sampling_rate),
+        normalise=bool(extractor.do_normalize),
+        kernels=tuple(config.conv_kernel),
+        strides=tuple(config.conv_stride),
+    )
+
+
+def _hash_weights(model: nn.Module) -> str:
+    """Hash names, shapes and float32 values, so that the file format does not matter."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{key} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
+
+
+def _hash_configs(config: Any, extractor: Any) -> str:
+    """Hash what shapes the numbers besides the weights, without names of places and versions."""
+    said = [config.to_dict(), extractor.to_dict()]
+    for one in said:
+        for aside in ("_name_or_path", "transformers_version", "architectures", "mel_filters"):
+            one.pop(aside, None)
+    text = json.dumps(said, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _explain(name: str, folder: Path | None, error: Exception) -> UserError | MachineError:
+    """Turn what transformers or the hub raised into one line."""
+    from huggingface_hub.errors import (
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if folder:
+        return UserError(
+            f"{name}: cannot be loaded ({reason}); expected an encoder in the layout of "
+            "transformers; fetch it again"
+        )
+    chain: list[BaseException] = [error]
+    while (link := chain[-1].__cause__ or chain[-1].__context__) and link not in chain:
+        chain.append(link)
+    theirs = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
+    if any(isinstance(link, theirs) for link in chain):
+        return UserError(
+            f"{name}: not on the hub, or not open to you ({reason}); expected a public speech "
+            "encoder; check --encoder and --revision, or `hf auth login`"
+        )
+    return MachineError(
+        f"{name}: is not in the local hub cache and cannot be fetched ({reason}); connect to the "
+        f"network, or take the built-in encoder: --encoder {next(iter(BUILT_IN))}"
+    )
