@@ -4,7 +4,10 @@ Results go to standard output, everything else to standard error. Exit code 2 is
 gave, 1 for failures of the machine, 130 for a stop by the user.
 """
 
+import signal
 import sys
+import threading
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +31,16 @@ app = typer.Typer(
 
 cache_app = typer.Typer(help="Look into a cache of embeddings.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+
+
+CacheFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="FILE.h5",
+        help="A cache of embeddings.",
+        show_default="the newest in features/cache",
+    ),
+]
 
 
 class TableFormat(StrEnum):
@@ -186,7 +199,7 @@ def extract(
     if found.bad and (not skip_bad or not found.clips):
         from .errors import BadClipsError
 
-        raise BadClipsError(found.bad, usable=len(found.clips))
+        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
     if data != corpora.SAMPLE:
         short = corpora.missing(found.clips, source.corpus)
         if short:
@@ -245,33 +258,40 @@ def extract(
         _say(f"note     the same bytes under {len(group)} names: {', '.join(group)}")
     if done.removed:
         _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
+    if target.parent != CACHES:  # where `serpipe fit` looks by itself
+        _say(f"next     serpipe fit --cache {target}")
     _say(f"cache    {done.computed} clips computed, {done.reused} were there, in:")
     typer.echo(target)
 
 
 @cache_app.command("info")
 def cache_info(
-    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A cache of embeddings.")],
+    file: CacheFile = None,
 ) -> None:
     """Print what is inside."""
     from .artifacts.cache_info import describe
+    from .artifacts.latest import latest_cache
     from .features.cache import open_cache
 
-    for name, value in describe(open_cache(file)):
+    for name, value in describe(open_cache(file or latest_cache())):
         typer.echo(f"{name:<16} {value}")
 
 
 @cache_app.command("verify")
 def cache_verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="A cache of embeddings.")],
+    file: CacheFile = None,
 ) -> None:
-    """Check every number against its checksum; exit code 1 if the file is damaged."""
+    """Check every number against its checksum; exit code 2 if the file is damaged."""
+    from .artifacts.latest import latest_cache
     from .features.cache import verify_cache
 
-    wrong = verify_cache(file)
+    path = file or latest_cache()
+    wrong = verify_cache(path)
     if wrong:
-        raise MachineError(f"{file}: {'; '.join(wrong)}; make it again with `serpipe extract`")
-    typer.echo(f"{file}: whole, all checksums right")
+        raise UserError(
+            f"{path}: {'; '.join(wrong)}; make it again with `serpipe extract --overwrite`"
+        )
+    typer.echo(f"{path}: whole, all checksums right")
 
 
 @app.command()
@@ -398,6 +418,10 @@ def report(
 
 def main() -> None:
     """Run the command line; turn what was raised into one line and an exit code."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _stop)
+    # What joblib says of the tasks it drops when a run is stopped or fails.
+    warnings.filterwarnings("ignore", message=r"\d+ tasks (have been|which were)")
     try:
         app()
     except SerpipeError as error:
@@ -411,6 +435,13 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(str(MachineError(f"{where}{error.strerror}; check the disk and try again")), 1)
+
+
+def _stop(signal_number: int, frame: object) -> None:
+    """Stop once: a second Ctrl-C while threads end would leave them in the middle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _say("serpipe: stopping ...")
+    raise KeyboardInterrupt
 
 
 def _print_table(group: Any) -> None:

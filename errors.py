@@ -41,16 +41,24 @@ class BadClipError(UserError):
 
 
 class BadClipsError(UserError):
-    """At least one clip of a corpus cannot be used; one line for each of the first ten."""
+    """At least one clip of a corpus cannot be used; one line for each of the first ten.
+
+    Parameters
+    ----------
+    errors : sequence of BadClipError
+        What is wrong.
+    others : str
+        What is known of the other clips.
+    """
 
     SHOWN = 10
 
-    def __init__(self, errors: Sequence[BadClipError], usable: int) -> None:
+    def __init__(self, errors: Sequence[BadClipError], others: str) -> None:
         lines = [str(error) for error in errors[: self.SHOWN]]
         if len(errors) > self.SHOWN:
             lines.append(f"... and {len(errors) - self.SHOWN} more")
         lines.append(
-            f"{len(errors)} clip(s) cannot be used, {usable} can. Mend or remove them, "
+            f"{len(errors)} clip(s) cannot be used, {others}. Mend or remove them, "
             "or go on without them: --skip-bad"
         )
         super().__init__("\n".join(lines))

@@ -31,6 +31,9 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     object
         The items.
     """
+    if not total:
+        yield from items
+        return
     from rich.console import Console
     from rich.progress import (
         BarColumn,

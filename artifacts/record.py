@@ -19,6 +19,7 @@ from .run import (
     HeadSummary,
     RunSummary,
     content_hash,
+    read_summary,
     run_name,
     save_head,
     save_predictions,
@@ -73,7 +74,8 @@ def record_run(
     Raises
     ------
     UserError
-        If the cache does not hold the pooling, two emotions and two speakers.
+        If the cache does not hold the pooling, two emotions and two speakers, or ``out`` holds
+        something else.
     """
     clips, key = cache.clips, cache.key
     pooling = pooling or ",".join(cache.poolings)
@@ -90,9 +92,32 @@ def record_run(
         )
     folds = leave_one_speaker_out(clips["speaker"], clips["sha256"], labels, clips["path"])
     content = content_hash(key, clips)
-    run = out or RUNS / run_name(cache.path, SPLIT, content, parameters, pooling, seed)
+    name = run_name(cache.path, SPLIT, content, parameters, pooling, seed)
+    run = out or RUNS / name
+    _check_place(run, name)
     make_folder(run)
     done: dict[str, HeadSummary] = {}
+
+    def summarise() -> None:
+        summary = RunSummary(
+            corpus=str(cache.provenance.get("corpus", "unknown corpus")),
+            encoder=key,
+            pooling=pooling,
+            split=SPLIT,
+            seed=seed,
+            layers=cache.layers,
+            labels=names,
+            speakers=np.unique(clips["speaker"]).tolist(),
+            clips=len(cache),
+            content=content,
+            name=name,
+            planned=[head.name for head in heads],
+            heads=done,
+            provenance={**provenance, "cache": cache.provenance},
+        )
+        write_summary(run, summary)
+
+    summarise()  # before the work, so that what is left of a stopped run says that it is not whole
     for head in heads:
         fits = []
         for fitted in fit_layers(
@@ -115,22 +140,19 @@ def record_run(
             scores_are=head.scores_are,
             not_converged={f.layer: f.not_converged for f in fits if f.not_converged},
         )
-        summary = RunSummary(
-            corpus=str(cache.provenance.get("corpus", "unknown corpus")),
-            encoder=key,
-            pooling=pooling,
-            split=SPLIT,
-            seed=seed,
-            layers=cache.layers,
-            labels=names,
-            speakers=np.unique(clips["speaker"]).tolist(),
-            clips=len(cache),
-            content=content,
-            heads=done,
-            provenance={**provenance, "cache": cache.provenance},
-        )
-        write_summary(run, summary)
+        summarise()
     return run
+
+
+def _check_place(run: Path, name: str) -> None:
+    """Refuse a folder that holds something else than this very run."""
+    if not run.is_dir() or not any(run.iterdir()):
+        return
+    fix = "name another folder with --out, or remove it"
+    if not (run / "run.json").is_file():
+        raise UserError(f"{run}: holds other things; expected a new folder; {fix}")
+    if read_summary(run).name != name:
+        raise UserError(f"{run}: holds another run; expected a new folder; {fix}")
 
 
 def _finite(cache: Cache, layer: str, pooling: str) -> NDArray[np.float32]:

@@ -73,6 +73,10 @@ class RunSummary:
         Their number.
     content : str
         Hash over the cache's key and all clips' names, labels and content.
+    name : str
+        Hash of all that was asked for: another run has another.
+    planned : sequence of str
+        The heads that were asked for.
     heads : mapping of str to HeadSummary
         The heads that are done.
     provenance : mapping
@@ -89,6 +93,8 @@ class RunSummary:
     speakers: Sequence[str]
     clips: int
     content: str
+    name: str
+    planned: Sequence[str]
     heads: Mapping[str, HeadSummary]
     provenance: Mapping[str, Any]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..pipeline.metrics import Scores, score
 from .run import RunSummary, read_predictions, read_summary
 
@@ -59,6 +60,10 @@ def layer_table(run: Path) -> LayerTable:
     """
     summary = read_summary(run)
     heads = tuple(summary.heads)
+    if not heads:
+        raise UserError(
+            f"{run}: no head is fitted yet; expected at least one; run the same `serpipe fit` again"
+        )
     by_head = {head: read_predictions(run, head, summary.layers, summary.clips) for head in heads}
     rows = tuple(
         (layer, tuple(score(*by_head[head][layer]) for head in heads)) for layer in summary.layers
@@ -162,6 +167,9 @@ def _notes(summary: RunSummary) -> tuple[str, ...]:
         "Hyper-parameters were fixed beforehand. The curve over layers is descriptive: to take "
         "its best row is to choose on the test speakers.",
     ]
+    left = [head for head in summary.planned if head not in summary.heads]
+    if left:
+        notes.append(f"NOT WHOLE: {', '.join(left)} not fitted yet; run `serpipe fit` again.")
     for head, told in summary.heads.items():
         fits = sum(len(folds) for folds in told.not_converged.values())
         if fits:

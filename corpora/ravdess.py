@@ -39,7 +39,8 @@ def read_name(path: PurePosixPath) -> dict[str, str] | str:
     Parameters
     ----------
     path : PurePosixPath
-        The file, relative to the corpus' folder. Only its stem is read: the folders are free.
+        The file, relative to the corpus' folder. The folders are free, but in one that is named
+        ``Actor_NN``, as in the release, the clips must be that actor's.
 
     Returns
     -------
@@ -49,7 +50,7 @@ def read_name(path: PurePosixPath) -> dict[str, str] | str:
     Raises
     ------
     NameOutsideSchemeError
-        If the stem is not seven known two-digit codes.
+        If the stem is not seven known two-digit codes, or the folder contradicts them.
     """
     codes = path.stem.split("-")
     if len(codes) != len(_PARTS):
@@ -65,6 +66,9 @@ def read_name(path: PurePosixPath) -> dict[str, str] | str:
         return told["vocal channel"]
     if told["emotion"] == "neutral" and told["intensity"] == "strong":
         raise NameOutsideSchemeError("neutral has no strong intensity")
+    folder = path.parent.name
+    if folder.startswith("Actor_") and folder != f"Actor_{told['actor']}":
+        raise NameOutsideSchemeError(f"actor {told['actor']} in the folder {folder}")
     return {
         "name": path.stem,
         "speaker": told["actor"],

@@ -22,8 +22,11 @@ def commands() -> Iterator[str]:
     """Yield the help of every command."""
     from serpipe.cli import app
 
-    names = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    for arguments in ([], *([name] for name in names)):
+    found = [[command.callback.__name__] for command in app.registered_commands if command.callback]
+    for group in app.registered_groups:
+        inside = group.typer_instance.registered_commands if group.typer_instance else []
+        found += [[str(group.name), str(command.name)] for command in inside]
+    for arguments in ([], *found):
         shown = CliRunner().invoke(app, [*arguments, "--help"], prog_name="serpipe").output
         text = "\n".join(line.rstrip() for line in shown.strip("\n").splitlines())
         yield f"### `{' '.join(['serpipe', *arguments])}`\n\n```text\n{text}\n```\n"

@@ -83,10 +83,24 @@ class Cache:
         Returns
         -------
         ndarray of float32, shape (n_clips, width * n_poolings)
+
+        Raises
+        ------
+        UserError
+            If the file was written anew meanwhile, or its numbers do not have their checksum.
         """
         self._check_unchanged()
+        parts = []
         with h5py.File(self.path, "r") as file:
-            parts = [file[f"embeddings/{part}/{layer}"][:] for part in pooling.split(",")]
+            for part in pooling.split(","):
+                dataset = file[f"embeddings/{part}/{layer}"]
+                values = dataset[:]
+                if dataset.attrs.get("sha256") != hashlib.sha256(values.tobytes()).hexdigest():
+                    raise UserError(
+                        f"{self.path}: layer {layer} does not have its checksum; expected a file "
+                        "as it was written; make it again with `serpipe extract --overwrite`"
+                    )
+                parts.append(values)
         return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
 
     def rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
@@ -123,7 +137,7 @@ def open_cache(path: Path) -> Cache:
     UserError
         If the file is not there, is no HDF5 file or no cache, or lacks rows.
     """
-    fix = "make it again with `serpipe extract --overwrite`, or name another cache"
+    fix = "make one with `serpipe extract`, or name another"
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a cache of embeddings; {fix}")
     try:

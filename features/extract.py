@@ -21,7 +21,7 @@ from ..files import make_folder
 from ..progress import Track, no_track
 from .audio import CHANNEL_POLICY, RESAMPLER, check_length, read_waveform
 from .batching import GPU_BATCH_SECONDS, HeardClip, embed_batches, in_order, plan
-from .cache import BLOCK_ROWS, Cache, RowSource, difference, open_cache, write_cache
+from .cache import BLOCK_ROWS, Cache, RowSource, difference, open_cache, verify_cache, write_cache
 from .encoder import Encoder, identity_fields
 from .shards import Shards, read_layer
 from .trim import trim
@@ -119,7 +119,7 @@ def extract(
         existing = _existing(out, shards, key, overwrite)
         heard, bad = _listen(clips, first, trim_decibels, workers, track)
         if bad and (not skip_bad or not heard):
-            raise BadClipsError(bad, usable=len(heard))
+            raise BadClipsError(bad, f"{len(heard)} can")
         removed = _removed(existing, heard)
         if removed and not drop_removed:
             raise UserError(
@@ -234,7 +234,7 @@ def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool
             cache = open_cache(out) if out.exists() else None
         except UserError:
             return None
-        return cache if cache and cache.key == key else None
+        return cache if cache and cache.key == key and not verify_cache(out) else None
     cache = open_cache(out) if out.exists() else None
     for what, theirs in ((out, cache.key if cache else None), (shards.folder, shards.key())):
         differs = difference(theirs, key) if theirs is not None else None
@@ -243,6 +243,9 @@ def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool
                 f"{what}: was made otherwise: {differs}; expected the same key; "
                 "write elsewhere with --out, or start anew with --overwrite"
             )
+    wrong = verify_cache(out) if cache else []
+    if wrong:  # its rows would go into the new file, with new checksums
+        raise UserError(f"{out}: {'; '.join(wrong)}; start anew with --overwrite")
     return cache
 
 
@@ -278,7 +281,27 @@ def _listen(
             bad.append(result)
         else:
             heard.append(result)
-    return heard, bad
+    return _one_speaker_each(heard, bad), bad
+
+
+def _one_speaker_each(heard: list[HeardClip], bad: list[BadClipError]) -> list[HeardClip]:
+    """Find recordings that stand under two speakers or two emotions: at most one can be right."""
+    firsts: dict[str, HeardClip] = {}
+    kept = []
+    for h in heard:
+        first = firsts.setdefault(h.facts.sha256, h).clip
+        if (first.speaker, first.emotion) == (h.clip.speaker, h.clip.emotion):
+            kept.append(h)
+        else:
+            bad.append(
+                BadClipError(
+                    str(h.clip.file),
+                    f"is byte for byte {first.file}, of another speaker or emotion",
+                    "one speaker and emotion for each recording",
+                    "find out which is right and remove the other",
+                )
+            )
+    return kept
 
 
 def _consolidate(

@@ -42,6 +42,13 @@ def test_a_name_outside_the_scheme_is_refused(name: str) -> None:
         read_name(PurePosixPath(name))
 
 
+def test_a_folder_that_names_another_actor_is_refused() -> None:
+    read_name(PurePosixPath("Actor_12/03-01-06-01-02-01-12.wav"))
+    read_name(PurePosixPath("whatever/03-01-06-01-02-01-12.wav"))
+    with pytest.raises(NameOutsideSchemeError, match="actor 12 in the folder Actor_03"):
+        read_name(PurePosixPath("Actor_03/03-01-06-01-02-01-12.wav"))
+
+
 def test_song_and_video_are_left_out_and_counted(tmp_path: Path) -> None:
     for name in (
         "03-01-06-01-02-01-12.wav",

@@ -327,6 +327,26 @@ def test_verify_finds_one_wrong_bit(few_clips: Path, encoder: Encoder, tmp_path:
     assert verify_cache(out) == [
         "embeddings/mean/2 does not have its checksum: the file is damaged"
     ]
+    assert open_cache(out).embeddings("1").shape == (40, 32)
+    with pytest.raises(UserError, match="layer 2 does not have its checksum"):
+        open_cache(out).embeddings("2")
+    with pytest.raises(UserError, match=r"checksum.*--overwrite"):
+        run(few_clips, encoder, out)
+    assert run(few_clips, encoder, out, overwrite=True).computed == 40
+    assert verify_cache(out) == []
+
+
+def test_one_recording_under_two_speakers_is_refused(
+    few_clips: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    source = next(few_clips.glob("Actor_01/03-01-02-*"))
+    copy = few_clips / "Actor_02" / "03-01-02-02-02-02-02.flac"
+    copy.unlink(missing_ok=True)
+    shutil.copyfile(source, copy)
+    with pytest.raises(BadClipsError, match="is byte for byte") as caught:
+        run(few_clips, encoder, tmp_path / "c.h5")
+    assert source.name in str(caught.value)
+    assert copy.name in str(caught.value)
 
 
 KILLED = """
