@@ -302,14 +302,15 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
     serpipe: Command, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serpipe.artifacts import record
+    from serpipe.artifacts.run import save_predictions
 
-    save, saved = record.save_predictions, []
+    saved: list[int] = []
 
     def stops(*args: object) -> None:
         if saved:
             raise KeyboardInterrupt
         saved.append(1)
-        save(*args)  # type: ignore[arg-type]
+        save_predictions(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(record, "save_predictions", stops)
