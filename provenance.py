@@ -1,6 +1,5 @@
 """Where a result came from: the command, the versions and the machine."""
 
-import os
 import platform
 import shlex
 import sys
@@ -52,8 +51,7 @@ def cores() -> int:
     """Return the number of cores this process may use, cgroup limits respected."""
     from joblib import cpu_count
 
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(int(cpu_count()), len(affinity(0))) if affinity else int(cpu_count())
+    return int(cpu_count())
 
 
 def _processor() -> str:

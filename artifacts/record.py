@@ -94,9 +94,8 @@ def record_run(
     content = content_hash(key, clips)
     name = run_name(cache.path, SPLIT, content, parameters, pooling, seed)
     run = out or RUNS / name
-    _check_place(run, name)
+    done = _heads_there(run, name)
     make_folder(run)
-    done: dict[str, HeadSummary] = {}
 
     def summarise() -> None:
         summary = RunSummary(
@@ -144,15 +143,17 @@ def record_run(
     return run
 
 
-def _check_place(run: Path, name: str) -> None:
-    """Refuse a folder that holds something else than this very run."""
+def _heads_there(run: Path, name: str) -> dict[str, HeadSummary]:
+    """Return the heads that this very run has already; refuse a folder that holds anything else."""
     if not run.is_dir() or not any(run.iterdir()):
-        return
+        return {}
     fix = "name another folder with --out, or remove it"
     if not (run / "run.json").is_file():
         raise UserError(f"{run}: holds other things; expected a new folder; {fix}")
-    if read_summary(run).name != name:
+    summary = read_summary(run)
+    if summary.name != name:
         raise UserError(f"{run}: holds another run; expected a new folder; {fix}")
+    return dict(summary.heads)
 
 
 def _finite(cache: Cache, layer: str, pooling: str) -> NDArray[np.float32]:

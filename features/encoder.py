@@ -15,7 +15,7 @@ from ..errors import UserError
 from .audio import Waveform
 from .checkpoint import load_checkpoint
 from .chunks import join_chunks
-from .front_end import FrontEnd
+from .front_end import FrontEnd, prepare
 from .padding import Valid, make_padding_exact
 from .pooling import LayerPooler, Pooled
 from .whisper import skip_padding
@@ -126,7 +126,7 @@ class Encoder:
         chunks: list[Waveform] = []
         owners: list[int] = []
         for owner, waveform in enumerate(waveforms):
-            prepared = self.front_end.prepare(waveform)
+            prepared = prepare(self.front_end, waveform)
             parts = np.array_split(prepared, self._n_chunks(len(prepared)))
             chunks += parts
             owners += [owner] * len(parts)

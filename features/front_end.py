@@ -29,9 +29,6 @@ class FrontEnd(Protocol):
     def maximum_samples(self) -> int | None:
         """The longest clip; ``None`` is no limit."""
 
-    def prepare(self, waveform: Waveform) -> Waveform:
-        """Scale one whole clip, before it is cut into chunks or batched."""
-
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
         """Return the encoder's keyword arguments for a batch of prepared clips."""
 
@@ -54,6 +51,23 @@ def normalise(waveform: Waveform) -> Waveform:
     """
     scaled: Waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
     return scaled.astype(np.float32)
+
+
+def prepare(front_end: FrontEnd, waveform: Waveform) -> Waveform:
+    """Scale one whole clip, before it is cut into chunks or batched, if the checkpoint asks for it.
+
+    Parameters
+    ----------
+    front_end : FrontEnd
+        The checkpoint's.
+    waveform : ndarray of float32, shape (n_samples,)
+        One clip.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples,)
+    """
+    return normalise(waveform) if front_end.normalise else waveform
 
 
 @dataclass(frozen=True)
@@ -86,10 +100,6 @@ class WaveformFrontEnd:
         for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
             samples = (samples - 1) * stride + kernel
         return samples
-
-    def prepare(self, waveform: Waveform) -> Waveform:
-        """Normalise one clip, if the checkpoint asks for it."""
-        return normalise(waveform) if self.normalise else waveform
 
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
         """Stack clips; pad them with zeros, and say so by a mask, if their lengths differ.
@@ -157,10 +167,6 @@ class LogMelFrontEnd:
     def maximum_samples(self) -> int:
         """The whole window, 30 s."""
         return int(self.extractor.n_samples)
-
-    def prepare(self, waveform: Waveform) -> Waveform:
-        """Normalise one clip, if the checkpoint asks for it."""
-        return normalise(waveform) if self.normalise else waveform
 
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
         """Return log-mel spectrograms of the whole window.

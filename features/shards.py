@@ -37,6 +37,7 @@ class Shards:
     def __init__(self, cache: Path) -> None:
         self.folder = cache.with_name(cache.name + ".parts")
         self._pending: list[tuple[list[str], Embeddings]] = []
+        self._waiting_bytes = 0
         self._flushed = time.monotonic()
 
     def key(self) -> dict[str, Any] | None:
@@ -64,8 +65,9 @@ class Shards:
             By pooling.
         """
         self._pending.append((hashes, embeddings))
-        waiting = sum(array.nbytes for _, batch in self._pending for array in batch.values())
-        if time.monotonic() - self._flushed > FLUSH_SECONDS or waiting > FLUSH_BYTES:
+        self._waiting_bytes += sum(array.nbytes for array in embeddings.values())
+        late = time.monotonic() - self._flushed > FLUSH_SECONDS
+        if late or self._waiting_bytes > FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
@@ -79,6 +81,7 @@ class Shards:
             part = self.folder / f"{len(self.files()):06d}.safetensors"
             write_bytes(part, save(tensors, metadata={"sha256": json.dumps(hashes)}))
             self._pending.clear()
+            self._waiting_bytes = 0
         self._flushed = time.monotonic()
 
     def files(self) -> list[Path]:

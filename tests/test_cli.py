@@ -318,6 +318,11 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
     assert "NOT WHOLE: svm not fitted yet" in serpipe("report").out
     assert serpipe("fit", "--head", "lr,svm").code == 0
     assert "NOT WHOLE" not in serpipe("report").out
+    saved.clear()
+    with monkeypatch.context() as patch:  # again, and stopped: what was whole stays so
+        patch.setattr(record, "save_predictions", stops)
+        assert serpipe("fit", "--head", "lr,svm").code == 130
+    assert "NOT WHOLE" not in serpipe("report").out
 
 
 def test_a_run_is_not_written_over_something_else(
