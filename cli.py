@@ -22,6 +22,7 @@ from .errors import MachineError, SerpipeError, UserError
 app = typer.Typer(
     name="serpipe",
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -70,9 +71,9 @@ def serpipe(
 
     Three commands, each of which finds what the one before it wrote:
 
-    extract  runs a frozen encoder once over every clip and caches its layers,
-    fit      trains heads on each layer and scores them on speakers they never heard,
-    report   prints the accuracy of every layer and head.
+    - extract runs a frozen encoder once over every clip and caches its layers,
+    - fit trains heads on them and tests these on speakers whom they never heard,
+    - report prints what they scored, with intervals.
     """
 
 
@@ -299,8 +300,9 @@ def fit(
     head: Annotated[
         str,
         typer.Option(
-            metavar="lr|svm|lgbm|all",
-            help="Logistic regression, SVM (RBF), LightGBM, several joined by commas, or all.",
+            metavar="NAME,...",
+            help="lr (logistic regression), svm (RBF kernel), svm-linear, lgbm (LightGBM), several "
+            "joined by commas, or all.",
         ),
     ] = "lr",
     cache: Annotated[
@@ -311,14 +313,71 @@ def fit(
             show_default="the newest in features/cache",
         ),
     ] = None,
-    param: Annotated[
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="loso: leave one speaker out; kfold:N: N folds grouped by speaker; emobox: the "
+            "folds that EmoBox published; file:FOLDS.csv: a table with the columns fold and "
+            "speaker, or fold and path; random:N: shares speakers on purpose, to show by how much "
+            "that inflates scores.",
+        ),
+    ] = "loso",
+    layers: Annotated[
+        str,
+        typer.Option(
+            metavar="LAYERS",
+            help="The layers to choose from inside each fold (all, 3, 6-9, 3,6), or several as "
+            "one: mean, weighted (a sum by weights learnt inside each fold), or side by side "
+            "(concat:3,6,9).",
+        ),
+    ] = "all",
+    grid: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="HEAD.NAME=VALUE",
-            help="Fix a hyper-parameter, such as lr.C=0.1. Can be given several times.",
+            metavar="HEAD.NAME=VALUE,...",
+            help="Values to try for a hyper-parameter, such as lr.C=0.01,0.1,1; one value fixes "
+            "it. Can be given several times.",
             show_default=False,
         ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="What to predict: emotion, sex, intensity, statement, ..."
+        ),
+    ] = "emotion",
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="LABEL=LABEL",
+            help="Count a label as another, such as calm=neutral. Can be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL,...",
+            help="Labels to keep, after --map, such as angry,happy,neutral,sad.",
+            show_default="all",
+        ),
+    ] = None,
+    normalise: Annotated[
+        str,
+        typer.Option(
+            metavar="none|speaker",
+            help="speaker standardises each speaker's clips by themselves. Transductive: it "
+            "presumes many clips of the new speaker, and is marked as such.",
+        ),
+    ] = "none",
+    permute_labels: Annotated[
+        bool,
+        typer.Option(
+            "--permute-labels", help="Shuffle labels within speakers: scores must fall to chance."
+        ),
+    ] = False,
     pool: Annotated[
         str | None,
         typer.Option(
@@ -337,7 +396,7 @@ def fit(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(metavar="N", min=0, max=2**31 - 1, help="For heads that draw random numbers."),
+        typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of folds, heads and shuffles."),
     ] = 0,
     jobs: Annotated[
         int | None,
@@ -349,71 +408,110 @@ def fit(
         ),
     ] = None,
 ) -> None:
-    """Train heads on every layer, leaving one speaker out at a time.
+    """Train heads and test them on speakers whom they never heard.
 
-    Each clip is predicted by a head that never heard its speaker; the scaler, too, sees training
-    clips alone. Saves these predictions, and heads fitted on all clips.
+    Layer and hyper-parameters are chosen inside the training speakers of each fold (nested
+    cross-validation); the scaler, too, sees training clips alone. Saves all out-of-fold
+    predictions, the search, and a bundle: the head fitted on all clips. A stopped run goes on
+    where it stopped.
     """
     from .artifacts.latest import latest_cache
-    from .artifacts.record import record_run
+    from .artifacts.record import Protocol, record_run
+    from .artifacts.report import headline
+    from .artifacts.results import read_results
     from .features.cache import open_cache
-    from .pipeline.heads import find_heads, read_parameters
+    from .pipeline.heads import find_heads, read_grids
     from .progress import track
     from .provenance import cores, provenance
 
     heads = find_heads(head)
-    parameters = read_parameters(heads, param or [])
+    grids = read_grids(heads, grid or [])
+    protocol = Protocol(
+        split=split,
+        layers=layers,
+        target=target,
+        merge=_pairs("--map", merge or []),
+        keep=tuple(keep.split(",")) if keep else (),
+        normalise=normalise,
+        permute_labels=permute_labels,
+        pooling=pool,
+        seed=seed,
+    )
     opened = open_cache(cache or latest_cache())
     _say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
     run = record_run(
         opened,
         heads,
-        parameters,
+        grids,
+        protocol,
         provenance=provenance(),
-        pooling=pool,
         out=out,
-        seed=seed,
         jobs=jobs or cores(),
         track=track,
     )
-    _say("run      predictions and heads in:")
+    for line in headline(read_results(run)):
+        _say(line)
+    if out:  # where `serpipe report` does not look by itself
+        _say(f"next     serpipe report {run}")
+    _say("run      predictions and bundles in:")
     typer.echo(run)
 
 
 @app.command()
 def report(
-    run: Annotated[
-        Path | None,
+    runs: Annotated[
+        list[Path] | None,
         typer.Argument(
-            metavar="RUN",
-            help="Folder of a run.",
+            metavar="RUN...",
+            help="Folder of a run; several on the same clips are compared.",
             show_default="the newest in artifacts/runs",
         ),
     ] = None,
     format: Annotated[
-        TableFormat, typer.Option(help="How to print the table.")
+        TableFormat, typer.Option(help="How to print; csv prints the first table.")
     ] = TableFormat.TABLE,
+    compare_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--compare-layers",
+            metavar="HEAD",
+            help="Test the nested choice of a head against each of its layers.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Print the accuracy of every layer and head; write it to RUN/report as Markdown and CSV."""
-    from .artifacts.latest import latest_run
-    from .artifacts.table import as_csv, as_markdown, as_terminal, layer_table
-    from .files import write_text
+    """Print what a run found, with intervals and tests; write it to RUN/report.
 
-    folder = run or latest_run()
-    _say(f"run      {folder}" + ("" if run else ", the newest"))
-    table = layer_table(folder)
-    texts = {TableFormat.MARKDOWN: as_markdown(table), TableFormat.CSV: as_csv(table)}
-    written = {
-        folder / "report" / "layers.md": texts[TableFormat.MARKDOWN],
-        folder / "report" / "layers.csv": texts[TableFormat.CSV],
-    }
-    for path, text in written.items():
-        write_text(path, text)
-    _say(f"written  {' and '.join(map(str, written))}")
-    if format is TableFormat.TABLE:
-        _print_table(as_terminal(table))
+    Everything is computed from the saved predictions; nothing is fitted again.
+    """
+    from .artifacts.latest import latest_run
+    from .artifacts.report import markdown, report_layers, report_run, report_runs, write_report
+    from .artifacts.results import read_results
+    from .artifacts.table import as_csv
+
+    folders = runs or [latest_run()]
+    for folder in folders:
+        _say(f"run      {folder}" + ("" if runs else ", the newest"))
+    results = [read_results(folder) for folder in folders]
+    if compare_layers is not None:
+        if len(results) > 1 or compare_layers not in results[0].heads:
+            raise UserError(
+                f"--compare-layers {compare_layers}: expected one run and one of its heads "
+                f"({', '.join(results[0].heads)})"
+            )
+        made = report_layers(results[0], compare_layers)
+    elif len(results) > 1:
+        made = report_runs(results)
     else:
-        typer.echo(texts[format], nl=False)
+        made = report_run(results[0])
+        written = write_report(folders[0] / "report", made)
+        _say(f"written  {written[0]} and {len(written) - 1} tables as CSV beside it")
+    if format is TableFormat.TABLE:
+        print_report(made)
+    elif format is TableFormat.MARKDOWN:
+        typer.echo(markdown(made), nl=False)
+    else:
+        typer.echo(as_csv(made.tables[0]), nl=False)
 
 
 def main() -> None:
@@ -444,13 +542,42 @@ def _stop(signal_number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _print_table(group: Any) -> None:
+def print_report(report: Any, console: Any = None) -> None:
+    """Print a :class:`~serpipe.artifacts.report.Report` on a rich console, standard output's."""
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    console = Console(highlight=False)
-    if not console.is_terminal:  # a file has no edge at which to wrap
+    from .artifacts.table import as_terminal
+
+    console = console or Console(highlight=False)
+    if not console.is_terminal and not console.record:  # a file has no edge at which to wrap
         console = Console(highlight=False, width=200)
-    console.print(group)
+    facts = Table.grid(padding=(0, 2))
+    for name, value in report.facts:
+        facts.add_row(Text(name, style="bold"), Text(value))
+    console.print(facts)
+    for warning in report.warnings:
+        console.print(Text(f"\n{warning}.", style="bold red"))
+    for table in report.printed:
+        console.print(Text(f"\n{table.title}", style="bold"))
+        console.print(as_terminal(table), end="")
+        if table.note:
+            console.print(Text(table.note))
+    console.print()
+    for note in report.notes:
+        console.print(Text(note))
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise UserError(f"{option} {text}: expected LABEL=LABEL, such as calm=neutral")
+        if pairs.setdefault(old, new) != new:
+            raise UserError(f"{option} {text}: {old} is {pairs[old]} already; expected it once")
+    return pairs
 
 
 def _say(text: str) -> None:

@@ -62,3 +62,8 @@ class BadClipsError(UserError):
             "or go on without them: --skip-bad"
         )
         super().__init__("\n".join(lines))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

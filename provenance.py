@@ -13,6 +13,7 @@ _PACKAGES = (
     "torch",
     "transformers",
     "numpy",
+    "scipy",
     "scikit-learn",
     "lightgbm",
     "h5py",
@@ -20,6 +21,7 @@ _PACKAGES = (
     "soxr",
     "skops",
     "joblib",
+    "threadpoolctl",
 )
 
 

@@ -1,6 +1,8 @@
 """Fit heads on a cache and record the run as it goes."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +12,96 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..features.cache import Cache
 from ..files import make_folder
-from ..pipeline.fit import fit_layers
-from ..pipeline.folds import leave_one_speaker_out
-from ..pipeline.heads import Head, Parameters
+from ..pipeline.fit import Choice, HeadFit, Problem, fit_final, fit_head
+from ..pipeline.folds import INNER_FOLDS, Split, check_inner_folds, make_split
+from ..pipeline.heads import Grid, Head, paths
+from ..pipeline.layers import Candidate, choose_layers
+from ..pipeline.normalise import NORMALISATIONS, by_speaker
+from ..pipeline.statistics import count_by_group, intervals
+from ..pipeline.target import Target, choose_target, permute_within_speakers
 from ..progress import Track, no_track
+from .bundle import save_bundle
 from .latest import RUNS
+from .parts import part_writer, read_parts, remove_parts
 from .run import (
+    FORMAT_VERSION,
     HeadSummary,
     RunSummary,
     content_hash,
     read_summary,
     run_name,
-    save_head,
-    save_predictions,
+    save_clips,
+    save_fit,
     write_summary,
 )
 
-SPLIT = "loso"
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is asked of a run besides the heads; the options of ``serpipe fit``.
+
+    Attributes
+    ----------
+    split : str
+        As :func:`~serpipe.pipeline.folds.make_split` reads it.
+    layers : str
+        As :func:`~serpipe.pipeline.layers.choose_layers` reads it.
+    target : str
+        The column that is predicted.
+    merge : mapping of str to str
+        Labels that are counted as another.
+    keep : sequence of str
+        Labels that are kept; all if empty.
+    normalise : str
+        ``"none"`` or ``"speaker"``.
+    permute_labels : bool
+        Whether labels are shuffled within speakers, to see what chance gives.
+    pooling : str, optional
+        Which of the cached poolings to use, joined by commas; all by default.
+    seed : int
+        Of folds, heads and shuffles.
+    """
+
+    split: str = "loso"
+    layers: str = "all"
+    target: str = "emotion"
+    merge: Mapping[str, str] = field(default_factory=dict)
+    keep: Sequence[str] = ()
+    normalise: str = "none"
+    permute_labels: bool = False
+    pooling: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A protocol, applied to a cache."""
+
+    protocol: Protocol
+    pooling: str
+    clips: Mapping[str, NDArray[Any]]
+    target: Target
+    split: Split
+    candidates: tuple[Candidate, ...]
+    problem: Problem
+    warnings: tuple[str, ...]
 
 
 def record_run(
     cache: Cache,
     heads: Sequence[Head],
-    parameters: Mapping[str, Parameters],
+    grids: Mapping[str, Grid],
+    protocol: Protocol | None = None,
     *,
     provenance: Mapping[str, Any],
-    pooling: str | None = None,
     out: Path | None = None,
-    seed: int = 0,
     jobs: int = 1,
     track: Track[Any] = no_track,
 ) -> Path:
-    """Cross-validate heads on every layer, leaving one speaker out, and save all that comes of it.
+    """Cross-validate heads, choosing layer and hyper-parameters inside, and save all of it.
 
-    Each head is written when it is done, so that an error in the next one loses nothing.
+    Each fold is kept when it is done, so that a run that was stopped goes on where it stopped, and
+    each head is written when it is done, so that an error in the next one loses nothing.
 
     Parameters
     ----------
@@ -51,16 +109,14 @@ def record_run(
         The embeddings and the clip table.
     heads : sequence of Head
         What to fit.
-    parameters : mapping of str to mapping of str to float
-        Hyper-parameters by name of the head.
+    grids : mapping of str to Grid
+        The values to try, by name of the head.
+    protocol : Protocol, optional
+        How; nested leave-one-speaker-out over all layers by default.
     provenance : mapping
         JSON values to store beside the results.
-    pooling : str, optional
-        Which of the cached poolings to use, joined by commas; all by default.
     out : Path, optional
         The run's folder; by default one named after the cache, the split and the heads.
-    seed : int
-        For heads that draw random numbers.
     jobs : int
         Processes. The results do not depend on it.
     track : callable
@@ -74,78 +130,255 @@ def record_run(
     Raises
     ------
     UserError
-        If the cache does not hold the pooling, two emotions and two speakers, or ``out`` holds
-        something else.
+        If the cache does not hold what the protocol needs, or ``out`` holds something else.
     """
-    clips, key = cache.clips, cache.key
-    pooling = pooling or ",".join(cache.poolings)
-    if not set(pooling.split(",")) <= set(cache.poolings):
+    plan = _plan(cache, protocol or Protocol())
+    content = content_hash(cache.key, cache.checksums(), plan.clips)
+    if _anything_to_choose(plan, [grids[head.name] for head in heads]):
+        folds = (*plan.split.folds, plan.problem.everybody())
+        check_inner_folds(folds, plan.problem.labels, plan.problem.speakers)
+    settings = {
+        "format": FORMAT_VERSION,
+        "content": content,
+        "grids": {head.name: grids[head.name] for head in heads},
+        "protocol": asdict(plan.protocol) | {"pooling": plan.pooling},
+        "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
+    }
+    name = run_name(cache.path, plan.split.name, [head.name for head in heads], settings)
+    run = out or RUNS / name
+    done = _heads_there(run, name, provenance)
+    make_folder(run)
+
+    def summarise() -> None:
+        write_summary(
+            run,
+            RunSummary(
+                name=name,
+                corpus=str(cache.provenance.get("corpus", "unknown corpus")),
+                encoder=cache.key,
+                pooling=plan.pooling,
+                target=plan.target.column,
+                changes=plan.target.changes,
+                normalise=plan.protocol.normalise,
+                split=plan.split.name,
+                split_title=plan.split.title,
+                inner=_inner_title(plan, [grids[head.name] for head in heads]),
+                warnings=plan.warnings,
+                seed=plan.protocol.seed,
+                layers=[candidate.name for candidate in plan.candidates],
+                labels=plan.problem.names,
+                speakers=np.unique(plan.problem.speakers).tolist(),
+                clips=len(plan.problem.labels),
+                content=content,
+                planned=[head.name for head in heads],
+                heads=done,
+                provenance={**provenance, "cache": cache.provenance},
+            ),
+        )
+
+    for head_name in done:
+        remove_parts(run, head_name)  # of a run that was killed between two of its last steps
+    if set(done) == {head.name for head in heads}:
+        (run / "run.json").touch()  # the newest run is the one that was asked for last
+    else:
+        summarise()  # before the work: what is left of a stopped run says that it is not whole
+        save_clips(run, plan.clips, plan.problem.labels, plan.split.folds)
+    for head in heads:
+        if head.name not in done:
+            done[head.name] = _record_head(
+                cache, plan, run, head, grids[head.name], content, provenance, jobs, track
+            )
+            summarise()
+            remove_parts(run, head.name)
+    return run
+
+
+def _plan(cache: Cache, protocol: Protocol) -> _Plan:
+    pooling = protocol.pooling or ",".join(cache.poolings)
+    parts = pooling.split(",")
+    if not set(parts) <= set(cache.poolings) or len(set(parts)) < len(parts):
         raise UserError(
             f"{cache.path}: holds {','.join(cache.poolings)} pooling; expected {pooling}; "
             "choose what it holds with --pool, or extract again"
         )
-    labels = clips["emotion"]
-    names = np.unique(labels).tolist()
-    if len(names) < 2:
-        raise UserError(
-            f"{cache.path}: only {names[0]} clips; expected at least 2 emotions; extract more"
+    if protocol.normalise not in NORMALISATIONS:
+        raise UserError(f"--normalise {protocol.normalise}: expected {' or '.join(NORMALISATIONS)}")
+    candidates = choose_layers(protocol.layers, cache.layers)
+    target = choose_target(cache.clips, protocol.target, protocol.merge, protocol.keep)
+    clips = {name: column[target.rows] for name, column in cache.clips.items()}
+    split = make_split(protocol.split, clips, target.labels, protocol.seed)
+    labels = target.labels
+    warnings = []
+    if split.shares_speakers:
+        warnings.append(
+            f"INFLATED: {split.name} puts clips of the same speaker on both sides; these scores "
+            "say nothing about a new speaker"
         )
-    folds = leave_one_speaker_out(clips["speaker"], clips["sha256"], labels, clips["path"])
-    content = content_hash(key, clips)
-    name = run_name(cache.path, SPLIT, content, parameters, pooling, seed)
-    run = out or RUNS / name
-    done = _heads_there(run, name)
-    make_folder(run)
-
-    def summarise() -> None:
-        summary = RunSummary(
-            corpus=str(cache.provenance.get("corpus", "unknown corpus")),
-            encoder=key,
-            pooling=pooling,
-            split=SPLIT,
-            seed=seed,
-            layers=cache.layers,
-            labels=names,
-            speakers=np.unique(clips["speaker"]).tolist(),
-            clips=len(cache),
-            content=content,
-            name=name,
-            planned=[head.name for head in heads],
-            heads=done,
-            provenance={**provenance, "cache": cache.provenance},
+    if protocol.normalise == "speaker":
+        warnings.append(
+            "TRANSDUCTIVE: each speaker's clips were standardised by themselves, test speakers "
+            "included; these scores hold only where a whole set of the new speaker's clips is there"
         )
-        write_summary(run, summary)
-
-    summarise()  # before the work, so that what is left of a stopped run says that it is not whole
-    for head in heads:
-        fits = []
-        for fitted in fit_layers(
-            head,
-            parameters[head.name],
-            lambda layer: _finite(cache, layer, pooling),
-            cache.layers,
-            labels,
-            folds,
-            seed=seed,
-            jobs=jobs,
-            track=track,
-        ):
-            save_head(run, head, fitted)
-            fits.append(fitted)
-        save_predictions(run, head, fits, clips, folds, names)
-        done[head.name] = HeadSummary(
-            title=head.title,
-            parameters=parameters[head.name],
-            scores_are=head.scores_are,
-            not_converged={f.layer: f.not_converged for f in fits if f.not_converged},
+    if protocol.permute_labels:
+        labels = permute_within_speakers(labels, clips["speaker"], protocol.seed)
+        if (labels == target.labels).all():
+            raise UserError(
+                f"--permute-labels: shuffling within speakers changes nothing, each has one "
+                f"{target.column}; expected several; choose another --target"
+            )
+        warnings.append(
+            "PERMUTED LABELS: labels were shuffled within speakers; these scores show what the "
+            "protocol gives for nothing"
         )
-        summarise()
-    return run
+    problem = Problem(labels, clips["speaker"], split.folds, protocol.seed)
+    return _Plan(protocol, pooling, clips, target, split, candidates, problem, tuple(warnings))
 
 
-def _heads_there(run: Path, name: str) -> dict[str, HeadSummary]:
+def _record_head(
+    cache: Cache,
+    plan: _Plan,
+    run: Path,
+    head: Head,
+    grid: Grid,
+    content: str,
+    provenance: Mapping[str, Any],
+    jobs: int,
+    track: Track[Any],
+) -> HeadSummary:
+    """Fit one head, going on where a stopped run stopped, and write all but ``run.json``."""
+    problem = plan.problem
+    folds = [*problem.folds, problem.everybody()]
+    layers = [candidate.name for candidate in plan.candidates]
+    n_points = sum(map(len, paths(grid)))
+
+    def embeddings(candidate: Candidate) -> NDArray[np.float32]:
+        return candidate.join([_read(cache, layer, plan) for layer in candidate.layers])
+
+    fit = fit_head(
+        head,
+        grid,
+        plan.candidates,
+        embeddings,
+        problem,
+        there=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
+        keep=part_writer(run, head.name, layers, [fold.name for fold in folds], problem.names),
+        jobs=jobs,
+        track=track,
+    )
+    save_fit(run, head.name, grid, fit, plan.clips, problem.labels, plan.split.folds)
+    summary = _summarise_head(head, grid, fit, n_points)
+    if not plan.protocol.permute_labels:
+        _record_bundle(
+            cache, plan, run / "bundles" / head.name, head, fit, content, provenance, embeddings
+        )
+    return summary
+
+
+def _record_bundle(
+    cache: Cache,
+    plan: _Plan,
+    folder: Path,
+    head: Head,
+    fit: HeadFit,
+    content: str,
+    provenance: Mapping[str, Any],
+    embeddings: Any,
+) -> None:
+    """Fit the head on all clips, and save it with all that predicting needs."""
+    problem, final = plan.problem, fit.final
+    (candidate,) = (each for each in plan.candidates if each.name == final.layer)
+    classifier, weights = fit_final(head, final.point, embeddings(candidate), problem)
+    by_speaker = count_by_group(
+        problem.labels, fit.nested.predicted, problem.speakers, problem.names
+    )
+    scores = intervals(np.stack(list(by_speaker.values())))
+    save_bundle(
+        folder,
+        classifier,
+        head=head.name,
+        parameters=final.point,
+        encoder=cache.key,
+        pooling=plan.pooling,
+        layer=asdict(candidate),
+        layer_weights=weights,
+        target=plan.target.column,
+        changes=plan.target.changes,
+        labels=problem.names,
+        normalise=plan.protocol.normalise,
+        converged=head.converged(classifier),
+        result={
+            "split": plan.split.title,
+            "speakers": len(by_speaker),
+            "clips": len(problem.labels),
+            **{
+                name: {part: _plain(value) for part, value in asdict(interval).items()}
+                for name, interval in scores.items()
+            },
+        },
+        warnings=plan.warnings,
+        corpus=str(cache.provenance.get("corpus", "")),
+        licence=str(cache.provenance.get("licence", "")),
+        citation=str(cache.provenance.get("citation", "")),
+        content=content,
+        provenance=provenance,
+    )
+
+
+def _summarise_head(head: Head, grid: Grid, fit: HeadFit, n_points: int) -> HeadSummary:
+    layers, folds = list(fit.layers), [choice.fold for choice in fit.choices]
+    searched = [result for result in fit.results.values() if not np.isnan(result.inner).all()]
+    return HeadSummary(
+        title=head.title,
+        scores_are=head.scores_are,
+        grid=grid,
+        choices=[_describe_choice(choice) for choice in fit.choices],
+        final=_describe_choice(fit.final),
+        fits={
+            "points": n_points * len(searched),
+            "pruned": int(sum(np.isnan(result.inner).sum() for result in searched)),
+            "inner_not_converged": sum(result.inner_not_converged for result in searched),
+        },
+        not_converged={
+            layer: names
+            for layer in layers
+            if (names := [fold for fold in folds if not fit.results[layer, fold].converged])
+        },
+    )
+
+
+def _describe_choice(choice: Choice) -> dict[str, Any]:
+    return {
+        "fold": choice.fold,
+        "layer": choice.layer,
+        "parameters": choice.point,
+        "inner_uar": _plain(choice.inner_uar),
+    }
+
+
+def _anything_to_choose(plan: _Plan, grids: Sequence[Grid]) -> bool:
+    points = max(sum(map(len, paths(grid))) for grid in grids)
+    return points * len(plan.candidates) > 1
+
+
+def _inner_title(plan: _Plan, grids: Sequence[Grid]) -> str:
+    """Say how layer and hyper-parameters were chosen."""
+    chosen = []
+    if len(plan.candidates) > 1:
+        chosen.append("layer")
+    if any(sum(map(len, paths(grid))) > 1 for grid in grids):
+        chosen.append("hyper-parameters")
+    if not chosen:
+        return "layer and hyper-parameters fixed beforehand"
+    return (
+        f"{' and '.join(chosen)} chosen inside the training speakers of each fold, by the UAR over "
+        f"up to {INNER_FOLDS} folds of them"
+    )
+
+
+def _heads_there(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:
     """Return the heads that this very run has already; refuse a folder that holds anything else."""
-    if not run.is_dir() or not any(run.iterdir()):
+    left_by_a_kill = {"run.json.unfinished"}
+    if not run.is_dir() or {path.name for path in run.iterdir()} <= left_by_a_kill:
         return {}
     fix = "name another folder with --out, or remove it"
     if not (run / "run.json").is_file():
@@ -153,15 +386,23 @@ def _heads_there(run: Path, name: str) -> dict[str, HeadSummary]:
     summary = read_summary(run)
     if summary.name != name:
         raise UserError(f"{run}: holds another run; expected a new folder; {fix}")
+    if summary.provenance.get("versions") != provenance.get("versions"):
+        remove_parts(run)  # other versions may give other numbers: nothing is mixed
+        return {}
     return dict(summary.heads)
 
 
-def _finite(cache: Cache, layer: str, pooling: str) -> NDArray[np.float32]:
-    """Read a layer, and refuse values that no classifier can take."""
-    X = cache.embeddings(layer, pooling)
+def _read(cache: Cache, layer: str, plan: _Plan) -> NDArray[np.float32]:
+    """Read a layer of the clips that are used; refuse values that no classifier can take."""
+    X = cache.embeddings(layer, plan.pooling)[plan.target.rows]
     if not np.isfinite(X).all():
         raise UserError(
             f"{cache.path}: layer {layer} holds values that are not finite numbers; expected "
             "numbers; extract again with --overwrite, in float32"
         )
-    return X
+    return by_speaker(X, plan.problem.speakers) if plan.protocol.normalise == "speaker" else X
+
+
+def _plain(value: float) -> float | None:
+    """Return what JSON can say: it has no NaN."""
+    return None if math.isnan(value) else value

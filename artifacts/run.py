@@ -1,10 +1,14 @@
 """The folder of a run.
 
 =================================== ============================================================
-``run.json``                        what was fitted, on what, and by which command and versions
-``predictions/HEAD.csv``            out-of-fold predictions and scores, a row per layer and clip
-``heads/HEAD/layer-LAYER.*``        the head fitted on all clips
+``run.json``                        what was asked for, what was chosen, command and versions
+``clips.csv``                       the clips that were used, their labels and folds
+``predictions/HEAD.csv``            out-of-fold predictions and scores: the nested ones, then a
+                                    row per layer and clip
+``search/HEAD.csv``                 inner UAR of every layer, fold and point of the grid
+``bundles/HEAD/``                   the head fitted on all clips, with all that predicting needs
 ``report/``                         what ``serpipe report`` writes
+``parts/``                          what a stopped run has done so far
 =================================== ============================================================
 """
 
@@ -12,6 +16,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +27,13 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import write_text
-from ..pipeline.fit import LayerFit
+from ..pipeline.fit import HeadFit, Predictions
 from ..pipeline.folds import Fold
-from ..pipeline.heads import Head, Parameters
+from ..pipeline.heads import Grid, paths
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: What the nested predictions are called where layers are named.
+NESTED = "nested"
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,28 @@ class HeadSummary:
     ----------
     title : str
         Name in tables.
-    parameters : mapping of str to float
-        Hyper-parameters, fixed beforehand.
     scores_are : str
         What the scores in the CSV file are.
+    grid : mapping of str to list of float
+        The values that were tried.
+    choices : list of mapping
+        ``fold``, ``layer``, ``parameters`` and ``inner_uar``: chosen by the training speakers of
+        each fold.
+    final : mapping
+        The same, chosen by all speakers, for the bundle.
+    fits : mapping of str to int
+        ``points``: of the grid, over all layers and folds; ``pruned``: of these, points that the
+        search left out; ``inner_not_converged``: inner fits that did not reach their optimum.
     not_converged : mapping of str to list of str
-        Layer to the folds that did not reach the optimum.
+        Layer to the folds whose tested head did not reach its optimum.
     """
 
     title: str
-    parameters: Mapping[str, float]
     scores_are: str
+    grid: Mapping[str, Sequence[float]]
+    choices: Sequence[Mapping[str, Any]]
+    final: Mapping[str, Any]
+    fits: Mapping[str, int]
     not_converged: Mapping[str, Sequence[str]]
 
 
@@ -57,24 +75,34 @@ class RunSummary:
 
     Attributes
     ----------
+    name : str
+        From :func:`run_name`: a run of anything else has another.
     corpus : str
         Title of the data.
     encoder : mapping
         The key of the cache: identity of the encoder and all else the embeddings depend on.
     pooling : str
         Which poolings the heads saw.
-    split : str
-        How speakers were divided.
+    target : str
+        The column that is predicted.
+    changes : sequence of str
+        Labels that were merged or dropped.
+    normalise : str
+        ``"none"`` or ``"speaker"``.
+    split, split_title : str
+        How speakers were divided: the option, and in words.
+    inner : str
+        How layer and hyper-parameters were chosen, in words.
+    warnings : sequence of str
+        What must be said wherever a number of this run appears.
     seed : int
-        For heads that draw random numbers.
+        Of folds, heads and shuffles.
     layers, labels, speakers : sequence of str
         Their names.
     clips : int
         Their number.
     content : str
-        Hash over the cache's key and all clips' names, labels and content.
-    name : str
-        Hash of all that was asked for: another run has another.
+        Hash over the cache's key, the checksums of its embeddings, and the clips that are used.
     planned : sequence of str
         The heads that were asked for.
     heads : mapping of str to HeadSummary
@@ -83,29 +111,39 @@ class RunSummary:
         Command, versions, machine; and those of the cache.
     """
 
+    name: str
     corpus: str
     encoder: Mapping[str, Any]
     pooling: str
+    target: str
+    changes: Sequence[str]
+    normalise: str
     split: str
+    split_title: str
+    inner: str
+    warnings: Sequence[str]
     seed: int
     layers: Sequence[str]
     labels: Sequence[str]
     speakers: Sequence[str]
     clips: int
     content: str
-    name: str
     planned: Sequence[str]
     heads: Mapping[str, HeadSummary]
     provenance: Mapping[str, Any]
 
 
-def content_hash(key: Mapping[str, Any], clips: Mapping[str, NDArray[Any]]) -> str:
+def content_hash(
+    key: Mapping[str, Any], checksums: Mapping[str, str], clips: Mapping[str, NDArray[Any]]
+) -> str:
     """Hash what a run is fitted on.
 
     Parameters
     ----------
     key : mapping
         The cache's key.
+    checksums : mapping of str to str
+        Of its embeddings.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table.
 
@@ -114,14 +152,40 @@ def content_hash(key: Mapping[str, Any], clips: Mapping[str, NDArray[Any]]) -> s
     str
         SHA-256, hexadecimal.
     """
-    table = {name: clips[name].tolist() for name in ("name", "speaker", "emotion", "sha256")}
-    return hashlib.sha256(json.dumps([key, table], sort_keys=True).encode()).hexdigest()
+    table = {name: column.tolist() for name, column in clips.items()}
+    text = json.dumps([key, checksums, table], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """Name a run after what it is: the same command on the same data has the same name.
+
+    Parameters
+    ----------
+    cache : Path
+        The cache.
+    split : str
+        The split.
+    heads : sequence of str
+        Names of the heads.
+    settings : mapping
+        All else that the numbers depend on, as JSON values.
+
+    Returns
+    -------
+    str
+        Fit to be the name of a folder.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    kind, _, argument = split.partition(":")
+    short = kind + (argument if argument.isdecimal() else "")
+    return f"{cache.stem}-{short}-{'+'.join(heads)}-{digest}"
 
 
 def write_summary(run: Path, summary: RunSummary) -> None:
     """Write ``run.json``."""
     content = {"serpipe_run": FORMAT_VERSION, **asdict(summary)}
-    write_text(run / "run.json", json.dumps(content, indent=1) + "\n")
+    write_text(run / "run.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_summary(run: Path) -> RunSummary:
@@ -147,70 +211,101 @@ def read_summary(run: Path) -> RunSummary:
         raise UserError(f"{path}: not a whole run.json ({error}); {fix}") from error
 
 
-def save_head(run: Path, head: Head, fitted: LayerFit) -> None:
-    """Write the head that was fitted on all clips of one layer."""
-    path = head_path(run, head, fitted.layer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head.save(fitted.classifier, path)
-
-
-def head_path(run: Path, head: Head, layer: str) -> Path:
-    """Return where the head of a layer is saved."""
-    return run / "heads" / head.name / f"layer-{layer}{head.suffix}"
-
-
-def save_predictions(
+def save_clips(
     run: Path,
-    head: Head,
-    fits: Iterable[LayerFit],
     clips: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.str_],
     folds: Sequence[Fold],
-    labels: Sequence[str],
 ) -> None:
-    """Write the out-of-fold predictions of a head.
+    """Write ``clips.csv``: the label that is predicted, the fold, and all columns of the cache."""
+    fold_of = _fold_of(folds)
+    rows = zip(labels.tolist(), fold_of, *(clips[name].tolist() for name in clips), strict=True)
+    _write_csv(run / "clips.csv", ["label", "fold", *clips], rows)
+
+
+def save_fit(
+    run: Path,
+    head: str,
+    grid: Grid,
+    fit: HeadFit,
+    clips: Mapping[str, NDArray[Any]],
+    labels: NDArray[np.str_],
+    folds: Sequence[Fold],
+) -> None:
+    """Write the out-of-fold predictions of a head, and the search that led to them.
 
     Parameters
     ----------
     run : Path
         The run's folder.
-    head : Head
-        Which head.
-    fits : iterable of LayerFit
-        One for each layer.
+    head : str
+        Name of the head.
+    grid : mapping of str to tuple of float
+        The values that were tried.
+    fit : HeadFit
+        What it gave.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table.
+    labels : ndarray of str, shape (n_clips,)
+        What was to be predicted.
     folds : sequence of Fold
         Which clips were tested in which fold.
-    labels : sequence of str
-        Names of the score columns.
     """
-    tested_in = {int(position): fold.name for fold in folds for position in fold.test}
-    fold_names = [tested_in[position] for position in range(len(clips["path"]))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    told = (clips["path"].tolist(), clips["speaker"].tolist(), _fold_of(folds), labels.tolist())
+    columns = ["layer", "path", "speaker", "fold", "truth", "predicted"]
+
+    def rows() -> Iterable[Sequence[Any]]:
+        each: dict[str, Predictions] = {NESTED: fit.nested, **fit.layers}
+        for layer, found in each.items():
+            values = zip(*told, found.predicted.tolist(), found.scores.tolist(), strict=True)
+            for *first, scores in values:
+                yield [layer, *first, *scores]
+
+    scored = [f"score {label}" for label in np.unique(labels).tolist()]
+    _write_csv(_predictions_path(run, head), [*columns, *scored], rows())
+
+    points = [point for path in paths(grid) for point in path]
+    searched = (
         [
-            "layer",
-            "path",
-            "speaker",
-            "fold",
-            "emotion",
-            "predicted",
-            *(f"score {x}" for x in labels),
+            layer,
+            fold or "all speakers",
+            *point.values(),
+            "" if math.isnan(uar) else uar,
+            "chosen" if number == result.chosen else "not fitted" if math.isnan(uar) else "",
+            " ".join(map(str, result.weights)) if number == result.chosen else "",
         ]
+        for (layer, fold), result in sorted(fit.results.items())
+        for number, (point, uar) in enumerate(zip(points, result.inner, strict=True))
     )
-    columns = (clips["path"], clips["speaker"], fold_names, clips["emotion"])
-    for fit in fits:
-        rows = zip(*columns, fit.predicted, fit.scores, strict=True)
-        for *told, predicted, scores in rows:
-            writer.writerow([fit.layer, *told, predicted, *map(float, scores)])
-    write_text(_predictions_path(run, head.name), text.getvalue())
+    columns = ["layer", "fold", *grid, "inner_uar", "note", "layer_weights"]
+    _write_csv(run / "search" / f"{head}.csv", columns, searched)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a CSV table of a run.
+
+    Raises
+    ------
+    UserError
+        If it is not there or damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}); expected what `serpipe fit` wrote; fit again"
+        ) from error
 
 
 def read_predictions(
-    run: Path, head: str, layers: Sequence[str], n_clips: int
-) -> dict[str, tuple[NDArray[np.str_], NDArray[np.str_]]]:
-    """Read truth and out-of-fold predictions of a head.
+    run: Path,
+    head: str,
+    layers: Sequence[str],
+    labels: Sequence[str],
+    clips: Mapping[str, NDArray[np.str_]],
+) -> dict[str, NDArray[np.str_]]:
+    """Read the out-of-fold predictions of a head.
 
     Parameters
     ----------
@@ -220,48 +315,56 @@ def read_predictions(
         Name of the head.
     layers : sequence of str
         The layers that must be there.
-    n_clips : int
-        The clips that each must have.
+    labels : sequence of str
+        What may be predicted.
+    clips : mapping of str to ndarray of str, shape (n_clips,)
+        ``clips.csv`` by column: each layer must have its clips, in its order.
 
     Returns
     -------
-    dict of str to (ndarray of str, ndarray of str), each of shape (n_clips,)
-        By layer: the labels, and what was predicted.
+    dict of str to ndarray of str, shape (n_clips,)
+        By layer, ``"nested"`` first; in the order of ``clips.csv``.
 
     Raises
     ------
     UserError
-        If the file is not there or not whole.
+        If the file is not there, not whole, or was changed.
     """
     path = _predictions_path(run, head)
-    pairs: dict[str, list[tuple[str, str]]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                pairs.setdefault(row["layer"], []).append((row["emotion"], row["predicted"]))
-    except (OSError, KeyError, ValueError, csv.Error) as error:
+    expected = list(zip(clips["path"].tolist(), clips["label"].tolist(), strict=True))
+    told: dict[str, list[tuple[str, str]]] = {}
+    said: dict[str, list[str]] = {}
+    for row in read_table(path):
+        layer = row.get("layer") or ""
+        told.setdefault(layer, []).append((row.get("path") or "", row.get("truth") or ""))
+        said.setdefault(layer, []).append(row.get("predicted") or "")
+    found = sum(map(len, said.values()))
+    if found != len(expected) * (len(layers) + 1) or list(said) != [NESTED, *layers]:
         raise UserError(
-            f"{path}: cannot be read ({error}); expected predictions of {head}; fit again"
-        ) from error
-    found = {layer: len(rows) for layer, rows in pairs.items()}
-    if found != dict.fromkeys(layers, n_clips):
-        raise UserError(
-            f"{path}: holds {sum(found.values())} predictions; expected {n_clips} for each of "
+            f"{path}: holds {found} predictions; expected {len(expected)}, nested and for each of "
             f"{len(layers)} layers; fit again"
         )
-    return {
-        layer: (np.array([truth for truth, _ in rows]), np.array([said for _, said in rows]))
-        for layer, rows in pairs.items()
-    }
-
-
-def run_name(cache: Path, split: str, content: str, parameters: Mapping[str, Parameters],
-             pooling: str, seed: int) -> str:  # fmt: skip
-    """Name a run after what it is: the same command on the same data has the same name."""
-    settings = json.dumps([content, split, parameters, pooling, seed], sort_keys=True)
-    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
-    return f"{cache.stem}-{split}-{'+'.join(parameters)}-{digest}"
+    for layer, rows in told.items():
+        if rows != expected or not set(said[layer]) <= set(labels):
+            raise UserError(
+                f"{path}, layer {layer}: not the clips and labels of clips.csv in its order; "
+                "expected the file as `serpipe fit` wrote it; fit again"
+            )
+    return {layer: np.array(rows) for layer, rows in said.items()}
 
 
 def _predictions_path(run: Path, head: str) -> Path:
     return run / "predictions" / f"{head}.csv"
+
+
+def _fold_of(folds: Sequence[Fold]) -> list[str]:
+    tested_in = {int(position): fold.name for fold in folds for position in fold.test}
+    return [tested_in[position] for position in range(len(tested_in))]
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

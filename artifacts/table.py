@@ -1,185 +1,114 @@
-"""The per-layer accuracy table: on a terminal, as Markdown, as CSV."""
+"""A table: on a terminal, as Markdown, as CSV."""
 
 import csv
 import io
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-from ..errors import UserError
-from ..pipeline.metrics import Scores, score
-from .run import RunSummary, read_predictions, read_summary
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.table import Table as RichTable
 
-METRICS = (("UAR", "uar"), ("acc", "accuracy"), ("F1", "macro_f1"))
+from ..pipeline.statistics import Interval
 
 
 @dataclass(frozen=True)
-class LayerTable:
-    """Scores by layer and head, with what must stand above and below them.
+class Table:
+    """Rows of text to read, and the same as records in full precision.
 
     Attributes
     ----------
-    heads : tuple of str
-        Names of the heads, in the order of the columns.
-    rows : tuple of (str, tuple of Scores)
-        Layer, and the scores of each head.
-    facts : tuple of (str, str)
-        What stands above: corpus, encoder, split, heads.
-    notes : tuple of str
-        What stands below.
-    columns : tuple of (str, str)
-        What identifies the table in a CSV file: names and values.
+    name : str
+        Name of its files.
+    title : str
+        What stands above.
+    header : tuple of str
+        Titles of the columns; the first column names the row.
+    rows : tuple of tuple of str
+        The cells.
+    note : str
+        What must stand below.
+    marked : frozenset of (int, int)
+        Rows and columns of cells to mark.
+    records : tuple of dict
+        For CSV, all with the same keys.
     """
 
-    heads: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Scores, ...]], ...]
-    facts: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-    columns: tuple[tuple[str, str], ...]
-
-    def best(self, head: int) -> float:
-        """Return the highest UAR of a head."""
-        return max(scores[head].uar for _, scores in self.rows)
+    name: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    marked: frozenset[tuple[int, int]] = frozenset()
+    records: tuple[dict[str, Any], ...] = field(default=())
 
 
-def layer_table(run: Path) -> LayerTable:
-    """Score the saved predictions of a run.
-
-    Parameters
-    ----------
-    run : Path
-        The folder of a run.
-
-    Returns
-    -------
-    LayerTable
-    """
-    summary = read_summary(run)
-    heads = tuple(summary.heads)
-    if not heads:
-        raise UserError(
-            f"{run}: no head is fitted yet; expected at least one; run the same `serpipe fit` again"
-        )
-    by_head = {head: read_predictions(run, head, summary.layers, summary.clips) for head in heads}
-    rows = tuple(
-        (layer, tuple(score(*by_head[head][layer]) for head in heads)) for layer in summary.layers
-    )
-    encoder = summary.encoder
-    revision = str(encoder["revision"])
-    return LayerTable(
-        heads=heads,
-        rows=rows,
-        facts=(
-            (
-                "corpus",
-                f"{summary.corpus}: {summary.clips} clips, {len(summary.speakers)} speakers, "
-                f"{len(summary.labels)} emotions",
-            ),
-            (
-                "encoder",
-                f"{encoder['encoder']} ({revision[:12]}), {len(summary.layers)} layers, "
-                f"{summary.pooling} pooling, {encoder['precision']} on {encoder['device']}",
-            ),
-            ("split", f"leave one speaker out ({summary.split}), {len(summary.speakers)} folds"),
-            *((head, _describe(summary, head)) for head in heads),
-        ),
-        notes=_notes(summary),
-        columns=(
-            ("corpus", summary.corpus),
-            ("encoder", str(encoder["encoder"])),
-            ("revision", revision),
-            ("pooling", summary.pooling),
-            ("split", summary.split),
-            ("clips", str(summary.clips)),
-            ("speakers", str(len(summary.speakers))),
-        ),
-    )
-
-
-def as_terminal(table: LayerTable) -> "Group":
-    """Return the table as something that rich prints: the best UAR of each head in bold."""
+def as_terminal(table: Table) -> "RichTable":
+    """Return the table as something that rich prints; marked cells are bold."""
     from rich import box
-    from rich.console import Group
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    facts = Table.grid(padding=(0, 2))
-    for name, value in table.facts:
-        facts.add_row(Text(name, style="bold"), Text(value))
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("layer")
-    for head in table.heads:
-        for title, _ in METRICS:
-            grid.add_column(f"{head}\n{title}" if title == "UAR" else f"\n{title}", justify="right")
-    for layer, scores in table.rows:
-        cells: list[Text] = [Text(layer)]
-        for number, head_scores in enumerate(scores):
-            for title, name in METRICS:
-                value = getattr(head_scores, name)
-                best = title == "UAR" and value == table.best(number)
-                cells.append(Text(_percent(value), style="bold green" if best else ""))
-        grid.add_row(*cells)
-    return Group(facts, grid, *(Text(note) for note in table.notes))
+    grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column(table.header[0])
+    for title in table.header[1:]:
+        grid.add_column(title, justify="right")
+    for number, row in enumerate(table.rows):
+        grid.add_row(
+            *(
+                Text(cell, style="bold green" if (number, place) in table.marked else "")
+                for place, cell in enumerate(row)
+            )
+        )
+    return grid
 
 
-def as_markdown(table: LayerTable) -> str:
-    """Return the table as Markdown: the best UAR of each head in bold."""
-    lines = [f"- {name}: {value}" for name, value in table.facts]
-    header = ["layer", *(f"{head} {title}" for head in table.heads for title, _ in METRICS)]
-    lines += ["", _markdown_row(header), _markdown_row(["---", *["---:"] * (len(header) - 1)])]
-    for layer, scores in table.rows:
-        cells = [layer]
-        for number, head_scores in enumerate(scores):
-            for title, name in METRICS:
-                value = getattr(head_scores, name)
-                best = title == "UAR" and value == table.best(number)
-                cells.append(f"**{_percent(value)}**" if best else _percent(value))
-        lines.append(_markdown_row(cells))
-    return "\n".join([*lines, "", *(f"{note}  " for note in table.notes), ""])
+def as_markdown(table: Table) -> str:
+    """Return the table as Markdown; marked cells are bold."""
+    lines = [
+        _markdown_row(table.header),
+        _markdown_row(["---", *["---:"] * (len(table.header) - 1)]),
+    ]
+    for number, row in enumerate(table.rows):
+        lines.append(
+            _markdown_row(
+                [
+                    f"**{cell}**" if (number, place) in table.marked else cell
+                    for place, cell in enumerate(row)
+                ]
+            )
+        )
+    return "\n".join(lines) + "\n"
 
 
-def as_csv(table: LayerTable) -> str:
-    """Return the table as CSV, a row per layer and head, scores from 0 to 1 in full precision."""
+def as_csv(table: Table) -> str:
+    """Return the records as CSV, scores from 0 to 1 in full precision."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names, values = zip(*table.columns, strict=True)
-    writer.writerow([*names, "head", "layer", *(name for _, name in METRICS)])
-    for layer, scores in table.rows:
-        for head, head_scores in zip(table.heads, scores, strict=True):
-            measured = [getattr(head_scores, name) for _, name in METRICS]
-            writer.writerow([*values, head, layer, *measured])
+    writer = csv.DictWriter(text, list(table.records[0]), lineterminator="\n")
+    writer.writeheader()
+    for record in table.records:
+        writer.writerow(
+            {
+                name: "" if isinstance(value, float) and math.isnan(value) else value
+                for name, value in record.items()
+            }
+        )
     return text.getvalue()
 
 
-def _describe(summary: RunSummary, head: str) -> str:
-    told = summary.heads[head]
-    return f"{told.title}, " + ", ".join(f"{k}={v:g}" for k, v in told.parameters.items())
+def percent(value: float) -> str:
+    """Return a share as a percentage with one decimal."""
+    return "" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def _notes(summary: RunSummary) -> tuple[str, ...]:
-    notes = [
-        "Scores in %, over all out-of-fold predictions. UAR: unweighted average recall, chance "
-        f"{100 / len(summary.labels):.1f}; acc: accuracy; F1: macro-averaged.",
-        "Hyper-parameters were fixed beforehand. The curve over layers is descriptive: to take "
-        "its best row is to choose on the test speakers.",
-    ]
-    left = [head for head in summary.planned if head not in summary.heads]
-    if left:
-        notes.append(f"NOT WHOLE: {', '.join(left)} not fitted yet; run `serpipe fit` again.")
-    for head, told in summary.heads.items():
-        fits = sum(len(folds) for folds in told.not_converged.values())
-        if fits:
-            notes.append(f"{head}: {fits} fit(s) did not converge, see run.json.")
-    return tuple(notes)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def percent_interval(found: Interval) -> str:
+    """Return a score and, where there is one, its interval, in percent."""
+    if math.isnan(found.low):
+        return percent(found.value)
+    # No space in the brackets: where a line is too long, it breaks before them.
+    return f"{percent(found.value)} [{percent(found.low)}-{percent(found.high)}]"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -1,18 +1,25 @@
-"""Print a run's table as an SVG picture: ``python docs/make_picture.py RUN > docs/report.svg``."""
+"""Print a report as SVG: ``python docs/make_picture.py RUN > docs/report.svg``."""
 
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from serpipe.artifacts.table import as_terminal, layer_table
+from serpipe.artifacts.report import report_run
+from serpipe.artifacts.results import read_results
+from serpipe.cli import print_report
+
+SHOWN = ("nested", "comparisons", "layers")
 
 
 def main() -> None:
     """Print the picture of the run named on the command line."""
-    console = Console(record=True, width=82, file=io.StringIO(), highlight=False)
-    console.print(as_terminal(layer_table(Path(sys.argv[1]))))
+    console = Console(record=True, width=112, file=io.StringIO(), highlight=False)
+    report = report_run(read_results(Path(sys.argv[1])))
+    tables = tuple(table for table in report.tables if table.name in SHOWN)
+    print_report(replace(report, tables=tables, notes=report.notes[:2]), console)
     svg = console.export_svg(title="serpipe report", unique_id="report")
     # A picture that asks the network for a font is not shown everywhere.
     print(re.sub(r"@font-face \{.*?\}\n", "", svg, flags=re.DOTALL))

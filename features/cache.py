@@ -103,6 +103,16 @@ class Cache:
                 parts.append(values)
         return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
 
+    def checksums(self) -> dict[str, str]:
+        """Return the checksum of each ``POOLING/LAYER``, as the file gives it."""
+        self._check_unchanged()
+        with h5py.File(self.path, "r") as file:
+            return {
+                f"{pooling}/{layer}": str(file[f"embeddings/{pooling}/{layer}"].attrs.get("sha256"))
+                for pooling in self.poolings
+                for layer in self.layers
+            }
+
     def rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """Read some rows of one layer, as they are stored, and no others."""
         self._check_unchanged()

@@ -1,7 +1,6 @@
-"""Train and score heads, fold by fold and layer by layer."""
+"""Nested cross-validation of one head over candidate layers, on all cores."""
 
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,136 +11,254 @@ from threadpoolctl import threadpool_limits
 
 from ..progress import Track, no_track
 from .folds import Fold
-from .heads import Classifier, Head, Parameters
+from .heads import Classifier, Grid, Head, Point, paths
+from .layers import Candidate, learn_weights, weigh
+from .search import FoldResult, search_fold
+
+#: The fold that trains on everybody and tests nobody: where the final head is chosen. No other fold
+#: can have this name.
+ALL = ""
+#: Results by layer and fold.
+Results = Mapping[tuple[str, str], FoldResult]
 
 
 @dataclass(frozen=True)
-class LayerFit:
-    """One head on one layer.
+class Problem:
+    """What is to be learnt, and how it is tested.
 
     Attributes
     ----------
-    layer : str
-        The layer.
-    predicted : ndarray of str, shape (n_clips,)
-        Out-of-fold predictions: each clip by the classifier that never heard its speaker.
-    scores : ndarray of float64, shape (n_clips, n_classes)
-        Out-of-fold scores, columns in the order of the labels; NaN for a class that was not
-        among the training clips.
-    not_converged : tuple of str
-        The folds in which the classifier did not reach its optimum.
-    classifier : object
-        Fitted on all clips afterwards: to predict new ones, not to be scored on these.
+    labels, speakers : ndarray of str, shape (n_clips,)
+        Of all clips.
+    folds : tuple of Fold
+        Each clip is tested in exactly one.
+    seed : int
+        For heads that draw random numbers.
     """
 
-    layer: str
+    labels: NDArray[np.str_]
+    speakers: NDArray[np.str_]
+    folds: tuple[Fold, ...]
+    seed: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The labels that there are, sorted."""
+        return np.unique(self.labels).tolist()  # type: ignore[no-any-return]
+
+    def everybody(self) -> Fold:
+        """Return the fold that trains on all clips."""
+        return Fold(ALL, np.arange(len(self.labels)), np.arange(0))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Out-of-fold predictions: each clip by a classifier that was not fitted on its fold.
+
+    Attributes
+    ----------
+    predicted : ndarray of str, shape (n_clips,)
+        The predictions.
+    scores : ndarray of float64, shape (n_clips, n_labels)
+        A score per label; NaN for one that was not among the training clips.
+    """
+
     predicted: NDArray[np.str_]
     scores: NDArray[np.float64]
-    not_converged: tuple[str, ...]
-    classifier: Classifier
 
 
-def fit_layers(
+@dataclass(frozen=True)
+class Choice:
+    """Which layer and hyper-parameters were chosen for a fold, by its training speakers alone.
+
+    Attributes
+    ----------
+    fold : str
+        The fold.
+    layer : str
+        Name of the candidate.
+    point : mapping of str to float
+        The hyper-parameters.
+    inner_uar : float
+        UAR over the inner folds, from 0 to 1; NaN where there was nothing to choose.
+    """
+
+    fold: str
+    layer: str
+    point: Point
+    inner_uar: float
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """Everything that nested cross-validation of one head gave.
+
+    Attributes
+    ----------
+    nested : Predictions
+        Layer and hyper-parameters chosen inside the training speakers of each fold: the result.
+    layers : dict of str to Predictions
+        Hyper-parameters chosen so, layer held fixed: descriptive.
+    choices : tuple of Choice
+        What was chosen, a fold at a time.
+    final : Choice
+        What is chosen by all speakers together, for the head that is kept.
+    results : mapping of (str, str) to FoldResult
+        By layer and fold.
+    """
+
+    nested: Predictions
+    layers: dict[str, Predictions]
+    choices: tuple[Choice, ...]
+    final: Choice
+    results: Results
+
+
+def fit_head(
     head: Head,
-    parameters: Parameters,
-    embeddings: Callable[[str], NDArray[np.float32]],
-    layers: Sequence[str],
-    labels: NDArray[np.str_],
-    folds: Sequence[Fold],
+    grid: Grid,
+    candidates: Sequence[Candidate],
+    embeddings: Callable[[Candidate], NDArray[np.float32]],
+    problem: Problem,
     *,
-    seed: int = 0,
+    there: Results | None = None,
+    keep: Callable[[str, str, FoldResult], None] | None = None,
     jobs: int = 1,
     track: Track[Any] = no_track,
-) -> Iterator[LayerFit]:
-    """Cross-validate a head on each layer, then fit it on all clips.
+) -> HeadFit:
+    """Cross-validate a head, choosing its layer and hyper-parameters inside each fold.
 
     Parameters
     ----------
     head : Head
         The kind of classifier.
-    parameters : mapping of str to float
-        Its hyper-parameters, fixed beforehand: nothing is chosen here.
+    grid : mapping of str to tuple of float
+        The values to try for its hyper-parameters.
+    candidates : sequence of Candidate
+        The layers to choose from.
     embeddings : callable
-        From a layer's name to an array of float32, shape (n_clips, n_features).
-    layers : sequence of str
-        The layers to fit.
-    labels : ndarray of str, shape (n_clips,)
-        The truth.
-    folds : sequence of Fold
-        From :mod:`serpipe.pipeline.folds`.
-    seed : int
-        For heads that draw random numbers.
+        From a candidate to its embeddings, as :meth:`Candidate.join` returns them.
+    problem : Problem
+        Labels, speakers and folds.
+    there : mapping of (str, str) to FoldResult, optional
+        Results of an earlier run, by layer and fold: these are not computed again.
+    keep : callable, optional
+        Called with layer, fold and result as soon as each is there.
     jobs : int
         Processes, each with one BLAS thread. The results do not depend on it.
     track : callable
         Shows progress.
 
-    Yields
-    ------
-    LayerFit
-        In the order of ``layers``, each as soon as it is done.
+    Returns
+    -------
+    HeadFit
     """
-    names = np.unique(labels)
-    everything = Fold("all", np.arange(len(labels)), np.arange(0))
-    each_layer = [*folds, everything]
+    points = [point for path in paths(grid) for point in path]
+    choose = len(points) * len(candidates) > 1
+    results = dict(there or {})
+    folds = [*problem.folds, problem.everybody()]
+    missing = [
+        (candidate, [fold for fold in folds if (candidate.name, fold.name) not in results])
+        for candidate in candidates
+    ]
+    names = [(candidate.name, fold.name) for candidate, left in missing for fold in left]
 
     def tasks() -> Iterator[Any]:
-        for layer in layers:
-            X = embeddings(layer)
-            for fold in each_layer:
-                yield delayed(_fit_fold)(head.name, parameters, X, labels, fold, seed)
+        for candidate, left in missing:
+            if left:
+                X = embeddings(candidate)
+                for fold in left:
+                    yield delayed(_search)(
+                        head.name,
+                        grid,
+                        X,
+                        problem.labels,
+                        problem.speakers,
+                        fold,
+                        choose,
+                        problem.seed,
+                    )
 
     with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
-        results = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(tasks())
-        done = iter(track(results, f"fitting {head.title}", len(layers) * len(each_layer)))
-        for layer in layers:
-            predicted = np.empty(len(labels), dtype=names.dtype)
-            scores = np.full((len(labels), len(names)), np.nan)
-            not_converged = []
-            for fold in folds:
-                result = next(done)
-                predicted[fold.test] = result.predicted
-                columns = np.searchsorted(names, result.classifier_classes)
-                scores[np.ix_(fold.test, columns)] = result.scores
-                if not result.converged:
-                    not_converged.append(fold.name)
-            final = next(done)
-            yield LayerFit(layer, predicted, scores, tuple(not_converged), final.classifier)
-        next(done, None)  # lets the progress bar end
+        found = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(tasks())
+        tracked = track(found, f"fitting {head.title}", len(names))
+        for (layer, fold), result in zip(names, tracked, strict=True):
+            results[layer, fold] = result
+            if keep:
+                keep(layer, fold, result)
+    layers = [candidate.name for candidate in candidates]
+    choices = [_choose(layers, points, results, fold.name) for fold in folds]
+    return HeadFit(
+        nested=_gather(problem, {c.fold: results[c.layer, c.fold] for c in choices}),
+        layers={
+            layer: _gather(problem, {fold.name: results[layer, fold.name] for fold in folds})
+            for layer in layers
+        },
+        choices=tuple(choices[:-1]),
+        final=choices[-1],
+        results=results,
+    )
 
 
-@dataclass(frozen=True)
-class _FoldFit:
-    predicted: NDArray[np.str_]
-    scores: NDArray[np.float64]
-    classifier_classes: NDArray[np.str_]
-    converged: bool
-    classifier: Classifier | None
+def fit_final(
+    head: Head, point: Point, X: NDArray[np.float32], problem: Problem
+) -> tuple[Classifier, tuple[float, ...]]:
+    """Fit a head on all clips: to predict new ones, not to be scored on these.
+
+    Parameters
+    ----------
+    head : Head
+        The kind of classifier.
+    point : mapping of str to float
+        Its hyper-parameters.
+    X : ndarray of float32
+        Embeddings as :meth:`Candidate.join` returns them.
+    problem : Problem
+        Labels and seed.
+
+    Returns
+    -------
+    classifier : object
+        Fitted on all clips.
+    weights : tuple of float
+        Of the layers, where they were learnt.
+    """
+    weights = np.empty(0)
+    with threadpool_limits(1):  # the last digits depend on it
+        if X.ndim == 3:
+            weights = learn_weights(X, problem.labels)
+            X = weigh(X, weights)
+        classifier = head.fit_final(X, problem.labels, problem.speakers, point, problem.seed)
+    return classifier, tuple(map(float, weights))
 
 
-def _fit_fold(
+def _search(
     head_name: str,
-    parameters: Parameters,
+    grid: Grid,
     X: NDArray[np.float32],
     labels: NDArray[np.str_],
+    speakers: NDArray[np.str_],
     fold: Fold,
+    choose: bool,
     seed: int,
-) -> _FoldFit:
-    """Fit on the training clips, predict the test clips; return the classifier if none is left."""
+) -> FoldResult:
     from .heads import HEADS  # by name: what travels to a worker process must be picklable
 
-    head = HEADS[head_name]
-    classifier = head.build(parameters, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # convergence is reported by converged()
-        classifier.fit(X[fold.train], labels[fold.train])
-    converged = head.converged(classifier)
-    classes = np.asarray(classifier.classes_)
-    if not len(fold.test):
-        nothing = np.empty((0, len(classes)))
-        return _FoldFit(labels[fold.test], nothing, classes, converged, classifier)
-    test = X[fold.test]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        predicted, scores = classifier.predict(test), head.scores(classifier, test)
-    return _FoldFit(predicted, scores, classes, converged, None)
+    return search_fold(HEADS[head_name], grid, X, labels, speakers, fold, choose=choose, seed=seed)
+
+
+def _choose(layers: Sequence[str], points: Sequence[Point], results: Results, fold: str) -> Choice:
+    """Take the layer and point with the highest inner UAR; the first of several."""
+    best = [results[layer, fold].inner[results[layer, fold].chosen] for layer in layers]
+    place = 0 if np.isnan(best).all() else int(np.nanargmax(best))
+    chosen = results[layers[place], fold].chosen
+    return Choice(fold, layers[place], points[chosen], float(best[place]))
+
+
+def _gather(problem: Problem, by_fold: Mapping[str, FoldResult]) -> Predictions:
+    predicted = np.empty_like(problem.labels)
+    scores = np.full((len(problem.labels), len(problem.names)), np.nan)
+    for fold in problem.folds:
+        predicted[fold.test] = by_fold[fold.name].predicted
+        scores[fold.test] = by_fold[fold.name].scores
+    return Predictions(predicted, scores)

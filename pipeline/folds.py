@@ -1,15 +1,25 @@
-"""Folds that keep every speaker, and every recording, on one side."""
+"""Splits that keep every speaker, and every recording, on one side; and one that does not."""
 
-from collections.abc import Sequence
+import csv
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import LeaveOneGroupOut
+from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
+from ..corpora.emobox import EMOBOX_FOLDS
 from ..errors import UserError
 
 Indices = NDArray[np.intp]
+Table = Mapping[str, NDArray[Any]]
+
+#: Folds among the training speakers, in which layer and hyper-parameters are chosen.
+INNER_FOLDS = 5
+SPLITS = "loso|kfold:N|emobox|file:FOLDS.csv|random:N"
 
 
 @dataclass(frozen=True)
@@ -29,62 +39,163 @@ class Fold:
     test: Indices
 
 
-def leave_one_speaker_out(
-    speakers: NDArray[np.str_],
-    content: NDArray[np.str_],
-    labels: NDArray[np.str_],
-    paths: NDArray[np.str_],
-) -> tuple[Fold, ...]:
-    """Make one fold per speaker (LOSO).
+@dataclass(frozen=True)
+class Split:
+    """All folds of a protocol.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line, such as ``"loso"``.
+    title : str
+        In words.
+    folds : tuple of Fold
+        Each clip is tested in exactly one.
+    shares_speakers : bool
+        Whether speakers stand on both sides, so that scores are inflated.
+    """
+
+    name: str
+    title: str
+    folds: tuple[Fold, ...]
+    shares_speakers: bool = False
+
+
+def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0) -> Split:
+    """Divide clips as a protocol says, and check the folds.
 
     Parameters
     ----------
-    speakers : ndarray of str, shape (n_clips,)
-        Who talks, unique over all corpora in the table.
-    content : ndarray of str, shape (n_clips,)
-        Content hash of each clip.
-    labels, paths : ndarray of str, shape (n_clips,)
-        Label and path of each clip.
+    name : str
+        ``"loso"`` leaves one speaker out at a time; ``"kfold:N"`` makes N folds grouped by speaker,
+        stratified by label as far as the speakers allow; ``"emobox"`` takes the folds published by
+        EmoBox; ``"file:FOLDS.csv"`` those of a table with the columns ``fold`` and ``speaker`` or
+        ``path``; ``"random:N"`` divides clips, not speakers, to show by how much that inflates.
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table: ``speaker``, ``sha256``, ``path`` and ``corpus``.
+    labels : ndarray of str, shape (n_clips,)
+        What will be predicted.
+    seed : int
+        For ``kfold`` and ``random``.
 
     Returns
     -------
-    tuple of Fold
-        In the order of the speakers' names.
+    Split
 
     Raises
     ------
     UserError
-        If there are fewer than two speakers, or :func:`check_folds` refuses.
+        If the name is not one of those, or :func:`check_folds` refuses.
     """
-    if len(np.unique(speakers)) < 2:
+    kind, _, argument = name.partition(":")
+    speakers = clips["speaker"]
+    n_speakers = len(np.unique(speakers))
+    if n_speakers < 2:
         raise UserError(
-            f"{len(np.unique(speakers))} speaker in the cache; leaving one out needs at least 2; "
+            f"{n_speakers} speaker in the cache; keeping speakers apart needs at least 2; "
             "extract clips of more speakers"
         )
-    splitter = LeaveOneGroupOut()
-    folds = tuple(
-        Fold(str(speakers[test[0]]), train, test)
-        for train, test in splitter.split(speakers, groups=speakers)
-    )
-    check_folds(folds, speakers, content, labels, paths)
-    return folds
+    _check_recordings(clips)
+    if name == "loso":
+        folds = tuple(
+            Fold(str(speakers[test[0]]), train, test)
+            for train, test in LeaveOneGroupOut().split(speakers, groups=speakers)
+        )
+        split = Split(name, f"leave one speaker out, {len(folds)} folds", folds)
+    elif kind == "kfold":
+        number = _number(name, argument, n_speakers, "speakers")
+        folds = _grouped(labels, speakers, number, seed)
+        split = Split(name, f"{number} folds grouped by speaker, seed {seed}", folds)
+    elif name == "emobox":
+        folds = _by_fold(_emobox(clips))
+        split = Split(name, f"the {len(folds)} folds published by EmoBox", folds)
+    elif kind == "file" and argument:
+        folds = _by_fold(_from_file(Path(argument), clips))
+        split = Split(name, f"{len(folds)} folds of {Path(argument).name}", folds)
+    elif kind == "random":
+        number = _number(name, argument, len(np.unique(clips["sha256"])), "clips")
+        folds = _grouped(labels, clips["sha256"], number, seed)
+        title = f"{number} random folds that SHARE SPEAKERS, seed {seed}"
+        split = Split(name, title, folds, shares_speakers=True)
+    else:
+        raise UserError(f"--split {name}: expected {SPLITS}")
+    check_folds(split, clips, labels)
+    return split
 
 
-def check_folds(
-    folds: Sequence[Fold],
-    speakers: NDArray[np.str_],
-    content: NDArray[np.str_],
-    labels: NDArray[np.str_],
-    paths: NDArray[np.str_],
+def check_inner_folds(
+    folds: Sequence[Fold], labels: NDArray[np.str_], speakers: NDArray[np.str_]
 ) -> None:
-    """Refuse folds in which a speaker or a recording stands on both sides.
+    """Refuse folds in which nothing can be chosen, before any is fitted.
 
     Parameters
     ----------
     folds : sequence of Fold
+        Of a split.
+    labels, speakers : ndarray of str, shape (n_clips,)
+        Of all clips.
+
+    Raises
+    ------
+    UserError
+        As :func:`inner_folds`, with the name of the fold.
+    """
+    for fold in folds:
+        try:
+            inner_folds(labels[fold.train], speakers[fold.train])
+        except UserError as error:
+            raise UserError(f"fold {fold.name or 'of all speakers'}: {error}") from None
+
+
+def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[Fold, ...]:
+    """Divide training clips again, by speaker, to choose layer and hyper-parameters.
+
+    Parameters
+    ----------
+    labels, speakers : ndarray of str, shape (n_clips,)
+        Of the training clips of one fold.
+
+    Returns
+    -------
+    tuple of Fold
+        Five, or as many as there are speakers if these are fewer; stratified by label as far as
+        the speakers allow. Positions are among the given clips.
+
+    Raises
+    ------
+    UserError
+        If there is only one speaker, or a fold would have one label to train on.
+    """
+    most = int(np.unique(labels, return_counts=True)[1].max())  # more folds than that are empty
+    number = min(INNER_FOLDS, len(np.unique(speakers)), max(most, 2))
+    fix = (
+        "fix layer and hyper-parameters beforehand (--layers 3 --grid lr.C=0.01), or extract clips "
+        "of more speakers"
+    )
+    if number < 2:
+        raise UserError(
+            f"one training speaker, {speakers[0]}; expected at least 2, to choose layer and "
+            f"hyper-parameters by inner folds; {fix}"
+        )
+    folds = _grouped(labels, speakers, number, seed=None)
+    if any(len(np.unique(labels[fold.train])) < 2 for fold in folds):
+        raise UserError(
+            f"an inner fold has one label to train on; expected labels from several speakers; {fix}"
+        )
+    return folds
+
+
+def check_folds(split: Split, clips: Table, labels: NDArray[np.str_]) -> None:
+    """Refuse folds in which a recording, or unawares a speaker, stands on both sides.
+
+    Parameters
+    ----------
+    split : Split
         What to check.
-    speakers, content, labels, paths : ndarray of str, shape (n_clips,)
-        Of each clip; ``content`` is its hash.
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table: ``speaker``, ``sha256`` and ``path``.
+    labels : ndarray of str, shape (n_clips,)
+        What will be predicted.
 
     Raises
     ------
@@ -92,11 +203,14 @@ def check_folds(
         Names the fold and what the two sides share. Also if a fold has one label to train on, or
         a clip is not tested exactly once.
     """
-    for fold in folds:
-        for what, values in (("speaker", speakers), ("recording", content)):
+    apart = {"recording": clips["sha256"]}
+    if not split.shares_speakers:
+        apart = {"speaker": clips["speaker"], **apart}
+    for fold in split.folds:
+        for what, values in apart.items():
             shared = np.intersect1d(values[fold.train], values[fold.test])
             if len(shared):
-                found = paths[values == shared[0]]
+                found = clips["path"][values == shared[0]]
                 raise UserError(
                     f"fold {fold.name}: the same {what} is on both sides ({found[0]} and "
                     f"{found[-1]}); expected each {what} on one; remove or relabel its clips"
@@ -106,6 +220,106 @@ def check_folds(
                 f"fold {fold.name}: its training clips have one label, {labels[fold.train][0]}; "
                 "expected at least 2; extract clips of more speakers"
             )
-    tested = np.sort(np.concatenate([fold.test for fold in folds]))
-    if not np.array_equal(tested, np.arange(len(speakers))):
+    tested = np.sort(np.concatenate([fold.test for fold in split.folds]))
+    if not np.array_equal(tested, np.arange(len(labels))):
         raise UserError("folds do not test every clip exactly once; expected them to; mend them")
+
+
+def _check_recordings(clips: Table) -> None:
+    """Refuse a recording of two speakers: folds by speaker could not keep it on one side."""
+    first: dict[str, tuple[str, str]] = {}
+    columns = (clips[name].tolist() for name in ("sha256", "speaker", "path"))
+    for content, speaker, path in zip(*columns, strict=True):
+        other, where = first.setdefault(content, (speaker, path))
+        if other != speaker:
+            raise UserError(
+                f"{path}: the same recording as {where}, of another speaker ({speaker} and "
+                f"{other}); expected each recording of one speaker; remove or relabel one"
+            )
+
+
+def _number(name: str, text: str, most: int, of: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= most:
+        raise UserError(f"--split {name}: expected a number of folds from 2 to the {most} {of}")
+    return int(text)
+
+
+def _grouped(
+    labels: NDArray[np.str_], groups: NDArray[np.str_], number: int, seed: int | None
+) -> tuple[Fold, ...]:
+    splitter = StratifiedGroupKFold(number, shuffle=seed is not None, random_state=seed)
+    with warnings.catch_warnings():
+        # That a label has fewer clips than there are folds: not every fold can test it.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            divided = list(splitter.split(labels, labels, groups))
+        except ValueError as error:
+            raise UserError(
+                f"{number} folds cannot be made: {error}; expected fewer folds or more clips"
+            ) from None
+    return tuple(
+        Fold(str(place), train, test) for place, (train, test) in enumerate(divided, 1) if len(test)
+    )
+
+
+def _by_fold(fold_of_clip: NDArray[np.str_]) -> tuple[Fold, ...]:
+    names = np.unique(fold_of_clip)
+    if len(names) < 2:
+        raise UserError("one fold only; expected at least 2; a fold is tested on what others train")
+    return tuple(
+        Fold(str(name), np.flatnonzero(fold_of_clip != name), np.flatnonzero(fold_of_clip == name))
+        for name in names
+    )
+
+
+def _emobox(clips: Table) -> NDArray[np.str_]:
+    fix = "take --split loso or kfold:N"
+    corpora = np.unique(clips["corpus"]).tolist()
+    if len(corpora) != 1 or corpora[0] not in EMOBOX_FOLDS:
+        raise UserError(
+            f"--split emobox: no folds that keep speakers apart for {', '.join(corpora)}; expected "
+            f"one of {', '.join(EMOBOX_FOLDS)}; {fix}"
+        )
+    fold_of = {
+        speaker: fold for fold, those in EMOBOX_FOLDS[corpora[0]].items() for speaker in those
+    }
+    speakers = set(clips["speaker"].tolist())
+    different = sorted(speakers ^ set(fold_of))
+    if different:
+        where = "not in the folds" if different[0] in speakers else "not among the clips"
+        raise UserError(
+            f"--split emobox: speaker {different[0]} is {where}; expected "
+            f"all {len(fold_of)} of {corpora[0]} and no others; {fix}"
+        )
+    return np.array([fold_of[speaker] for speaker in clips["speaker"].tolist()])
+
+
+def _from_file(path: Path, clips: Table) -> NDArray[np.str_]:
+    """Read a table that gives the fold of each speaker or of each clip."""
+    expected = "expected a CSV table with the columns fold and speaker, or fold and path"
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {expected}") from None
+    columns = set(rows[0][1]) if rows else set()
+    keys = [column for column in ("path", "speaker") if column in columns]
+    if "fold" not in columns or not keys:
+        raise UserError(f"{path}: columns {', '.join(map(str, columns)) or 'none'}; {expected}")
+    key = keys[0]
+    fold_of: dict[str, str] = {}
+    for line, row in rows:
+        if not row["fold"] or not row[key]:
+            raise UserError(f"{path}, line {line}: {key} or fold is empty; expected both")
+        if fold_of.setdefault(row[key], row["fold"]) != row["fold"]:
+            raise UserError(f"{path}, line {line}: {row[key]} stands in two folds; expected one")
+    values: Sequence[str] = clips[key].tolist()
+    missing = sorted(set(values) - set(fold_of))
+    if missing:
+        raise UserError(
+            f"{path}: {key} {missing[0]} has no fold"
+            + (f" (nor have {len(missing) - 1} others)" if missing[1:] else "")
+            + f"; expected one for every {key} of the cache"
+        )
+    return np.array([fold_of[value] for value in values])

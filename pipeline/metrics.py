@@ -1,15 +1,16 @@
-"""Scores of out-of-fold predictions, pooled over folds."""
+"""Scores of predictions, all from the counts of who was taken for whom."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Three scores, each from 0 to 1.
+    """Three scores, each from 0 to 1: single numbers, or arrays where counts were stacked.
 
     Attributes
     ----------
@@ -22,28 +23,98 @@ class Scores:
         Mean over classes of the harmonic mean of precision and recall.
     """
 
-    uar: float
-    accuracy: float
-    macro_f1: float
+    uar: Any
+    accuracy: Any
+    macro_f1: Any
 
 
-def score(truth: NDArray[np.str_], predicted: NDArray[np.str_]) -> Scores:
+def confusion(
+    truth: NDArray[np.str_], predicted: NDArray[np.str_], labels: Sequence[str]
+) -> NDArray[np.int64]:
+    """Count who was taken for whom.
+
+    Parameters
+    ----------
+    truth, predicted : ndarray of str, shape (n_clips,)
+        Labels.
+    labels : sequence of str
+        All of them, sorted.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_labels, n_labels)
+        Row: the truth; column: what was predicted.
+    """
+    n = len(labels)
+    rows, columns = np.searchsorted(labels, truth), np.searchsorted(labels, predicted)
+    return np.bincount(rows * n + columns, minlength=n * n).reshape(n, n)
+
+
+def recalls(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the recall of each class, NaN where there was no clip of it.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (..., n_labels, n_labels)
+        From :func:`confusion`, stacked or not.
+
+    Returns
+    -------
+    ndarray of float64, shape (..., n_labels)
+    """
+    found: NDArray[np.float64] = _ratio(
+        np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1)
+    )
+    return found
+
+
+def scores_of(counts: NDArray[Any]) -> Scores:
+    """Score from counts.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (..., n_labels, n_labels)
+        From :func:`confusion`, stacked or not.
+
+    Returns
+    -------
+    Scores
+        Over the classes that occur in the truth; a class never predicted counts as 0. NaN where
+        there are no clips.
+    """
+    found = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, said = counts.sum(axis=-1), counts.sum(axis=-2)
+    occurs = true > 0
+    n_classes = occurs.sum(axis=-1)
+    f1 = _ratio(2 * found, true + said)
+    return Scores(
+        uar=_ratio(np.where(occurs, _ratio(found, true), 0).sum(axis=-1), n_classes),
+        accuracy=_ratio(found.sum(axis=-1), true.sum(axis=-1)),
+        macro_f1=_ratio(np.where(occurs, f1, 0).sum(axis=-1), n_classes),
+    )
+
+
+def score(
+    truth: NDArray[np.str_], predicted: NDArray[np.str_], labels: Sequence[str] | None = None
+) -> Scores:
     """Score predictions.
 
     Parameters
     ----------
     truth, predicted : ndarray of str, shape (n_clips,)
         Labels.
+    labels : sequence of str, optional
+        All labels, sorted; those that occur by default.
 
     Returns
     -------
     Scores
-        Over the classes that stand in ``truth``; a class never predicted counts as 0.
     """
-    labels = np.unique(truth)
-    options = {"labels": labels, "average": "macro"}
-    return Scores(
-        uar=float(recall_score(truth, predicted, **options)),
-        accuracy=float(accuracy_score(truth, predicted)),
-        macro_f1=float(f1_score(truth, predicted, **options)),
-    )
+    if labels is None:
+        labels = np.union1d(truth, predicted).tolist()
+    return scores_of(confusion(truth, predicted, labels))
+
+
+def _ratio(part: Any, whole: Any) -> Any:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.true_divide(part, whole)

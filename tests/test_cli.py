@@ -1,13 +1,17 @@
 """The three commands follow each other; a user's mistake is one clear line and exit code 2."""
 
 import csv
+import hashlib
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -36,11 +40,15 @@ def test_the_three_commands_find_what_the_one_before_wrote(
     assert run.parent == Path("artifacts/runs")
     for head in HEADS.values():
         assert (run / "predictions" / f"{head.name}.csv").is_file()
-        assert len(list((run / "heads" / head.name).glob(f"layer-*{head.suffix}"))) == 4
+        assert (run / "search" / f"{head.name}.csv").is_file()
+        assert (run / "bundles" / head.name / f"head{head.suffix}").is_file()
+        assert re.search(rf"^{head.name} +UAR \d", fitted.err, re.MULTILINE)
+    assert not (run / "parts").exists()
     told = serpipe("report")
     assert told.code == 0
     assert str(run) in told.err
-    for word in ("RAVDESS speech", "40 clips", "5 speakers", "leave one speaker out", "UAR", "F1"):
+    for word in ("RAVDESS speech", "40 clips", "5 speakers", "leave one speaker out", "UAR", "F1",
+                 "Nested result [95 % interval]", "descriptive", "lr - svm-linear"):  # fmt: skip
         assert word in told.out
 
 
@@ -54,52 +62,99 @@ def test_the_tables_are_the_scores_of_the_saved_predictions(
     terminal = serpipe("report").out
     markdown = serpipe("report", run, "--format", "markdown").out
     printed = serpipe("report", run, "--format", "csv").out
-    assert (run / "report" / "layers.md").read_text() == markdown
-    assert (run / "report" / "layers.csv").read_text() == printed
-    rows = {(row["head"], row["layer"]): row for row in csv.DictReader(io.StringIO(printed))}
+    assert (run / "report" / "report.md").read_text() == markdown
+    assert (run / "report" / "nested.csv").read_text() == printed
+    layers = (run / "report" / "layers.csv").read_text()
+    rows = {(r["head"], r["layer"]): r for r in csv.DictReader(io.StringIO(layers))}
     assert len(rows) == 2 * 4
+    assert {row["result"] for row in rows.values()} == {"descriptive"}
+    rows |= {(r["head"], "nested"): r for r in csv.DictReader(io.StringIO(printed))}
     for head in ("lr", "svm"):
         with (run / "predictions" / f"{head}.csv").open() as file:
             saved = list(csv.DictReader(file))
-        assert len(saved) == 33 * 4
+        assert len(saved) == 33 * 5
         assert all(row["fold"] == row["speaker"] for row in saved)
-        for layer in "0123":
-            truth = [row["emotion"] for row in saved if row["layer"] == layer]
+        for layer in ("nested", *"0123"):
+            truth = [row["truth"] for row in saved if row["layer"] == layer]
             said = [row["predicted"] for row in saved if row["layer"] == layer]
             row = rows[head, layer]
             assert float(row["uar"]) == pytest.approx(balanced_accuracy_score(truth, said))
             assert float(row["accuracy"]) == pytest.approx(accuracy_score(truth, said))
             f1 = f1_score(truth, said, average="macro", zero_division=0)
             assert float(row["macro_f1"]) == pytest.approx(f1)
-            assert (row["clips"], row["speakers"]) == ("33", "5")
-    for layer in "0123":
-        numbers = [
-            f"{100 * float(rows[head, layer][metric]):.1f}"
-            for head in ("lr", "svm")
-            for metric in ("uar", "accuracy", "macro_f1")
-        ]
-        assert re.search(rf"^ *{layer} +{' +'.join(numbers)} *$", terminal, re.MULTILINE)
-        cells = re.search(rf"^\| {layer} \| (.*) \|$", markdown, re.MULTILINE)
-        assert cells
-        assert cells[1].replace("*", "").split(" | ") == numbers
+            assert float(row["uar_low"]) < float(row["uar"]) < float(row["uar_high"])
+            assert (row["clips"], row["speakers"], row["warning"]) == ("33", "5", "")
+
+    def shown(head: str, layer: str, metric: str) -> str:
+        row = rows[head, layer]
+        value, low, high = (100 * float(row[f"{metric}{end}"]) for end in ("", "_low", "_high"))
+        return f"{value:.1f} [{low:.1f}-{high:.1f}]"
+
+    lines = {layer: [shown(head, layer, "uar") for head in ("lr", "svm")] for layer in "0123"}
+    lines |= {
+        name: [shown(head, "nested", metric) for head in ("lr", "svm")]
+        for name, metric in (("UAR", "uar"), ("accuracy", "accuracy"), ("macro-F1", "macro_f1"))
+    }
+    for name, cells in lines.items():
+        wanted = " +".join(re.escape(cell) for cell in cells)
+        assert re.search(rf"^ *{name} +{wanted} *$", terminal, re.MULTILINE)
+        written = re.search(rf"^\| {name} \| (.*) \|$", markdown, re.MULTILINE)
+        assert written
+        assert written[1].replace("*", "").split(" | ") == cells
+
+
+def test_recalls_confusions_and_groups_add_up(serpipe: Command, extracted: Path) -> None:
+    run = Path(serpipe("fit").out.strip())
+    assert serpipe("report").code == 0
+
+    def read(name: str) -> list[dict[str, str]]:
+        with (run / "report" / f"{name}.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    with (run / "predictions" / "lr.csv").open() as file:
+        nested = [row for row in csv.DictReader(file) if row["layer"] == "nested"]
+    pairs = Counter((row["truth"], row["predicted"]) for row in nested)
+    confusion = {(r["truth"], r["predicted"]): int(r["clips"]) for r in read("confusion")}
+    assert {pair: n for pair, n in confusion.items() if n} == pairs
+    for row in read("classes"):
+        clips = sum(n for (truth, _), n in pairs.items() if truth == row["label"])
+        assert int(row["clips"]) == clips
+        assert float(row["recall"]) == pytest.approx(pairs[row["label"], row["label"]] / clips)
+    groups = read("groups")
+    assert {(r["column"], r["group"]) for r in groups} == {
+        ("sex", "female"), ("sex", "male"), ("intensity", "normal"), ("intensity", "strong"),
+    }  # fmt: skip
+    with (run / "clips.csv").open() as file:
+        sex = {row["path"]: row["sex"] for row in csv.DictReader(file)}
+    women = [row for row in nested if sex[row["path"]] == "female"]
+    uar = balanced_accuracy_score([r["truth"] for r in women], [r["predicted"] for r in women])
+    (row,) = (r for r in groups if r["group"] == "female")
+    assert float(row["uar"]) == pytest.approx(uar)
+    assert len(read("speakers")) == 5
 
 
 def test_the_same_command_gives_the_same_bytes(serpipe: Command, extracted: Path) -> None:
     def contents(run: Path) -> dict[str, bytes]:
         return {
-            str(path.relative_to(run)): path.read_bytes()
+            # Two files hold the command, with its --out and --jobs.
+            str(path.relative_to(run)): re.sub(
+                rb'"command": "serpipe fit .*"', b"", path.read_bytes()
+            )
             for path in sorted(run.rglob("*"))
-            if path.is_file() and path.name != "run.json"  # which holds the command, with its --out
+            if path.is_file()
         }
 
-    serpipe("fit", "--head", "all", "--out", "a")
-    serpipe("fit", "--head", "all", "--out", "b", "--jobs", "1")
+    assert serpipe("fit", "--head", "all", "--out", "a").code == 0
+    assert serpipe("fit", "--head", "all", "--out", "b", "--jobs", "1").code == 0
+    assert len(contents(Path("a"))) == 2 + 4 * 4
     assert contents(Path("a")) == contents(Path("b"))
     first = serpipe("fit", "--head", "lr").out
     json_before = (Path(first.strip()) / "run.json").read_bytes()
     assert serpipe("fit", "--head", "lr").out == first
     assert (Path(first.strip()) / "run.json").read_bytes() == json_before
-    assert serpipe("fit", "--head", "lr", "--param", "C=0.1").out != first
+    for other in (("--grid", "C=0.1"), ("--seed", 1), ("--layers", "1-2"), ("--split", "kfold:3"),
+                  ("--normalise", "speaker"), ("--map", "calm=neutral")):  # fmt: skip
+        assert serpipe("fit", "--head", "lr", *other).out != first
 
 
 def test_pooling_is_chosen_at_extraction_and_may_be_narrowed(
@@ -207,12 +262,22 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
             [rubbish, "cannot be made a folder"],
         ),
         (("fit", "--out", rubbish), [rubbish, "cannot be made a folder"]),
-        (("fit", "--param", "C=-1"), ["--param C=-1", "from 1e-08"]),
+        (("fit", "--grid", "C=-1"), ["--grid C=-1", "from 1e-08"]),
+        (("fit", "--split", "lopo"), ["--split lopo", "loso|kfold:N"]),
+        (("fit", "--split", "emobox"), ["not among the clips", "--split loso"]),
+        (("fit", "--layers", "7"), ["--layers 7", "0, 1, 2, 3"]),
+        (("fit", "--target", "speaker"), ["--target speaker", "emotion, intensity"]),
+        (("fit", "--target", "sex", "--permute-labels"), ["changes nothing, each has one sex"]),
+        (("fit", "--map", "calm"), ["--map calm", "LABEL=LABEL"]),
+        (("fit", "--map", "calm=sad", "--map", "calm=happy"), ["calm is sad already"]),
+        (("fit", "--pool", "mean,mean"), ["expected mean,mean", "--pool"]),
+        (("fit", "--keep", "calm,bored"), ["no clip is 'bored'"]),
+        (("fit", "--normalise", "corpus"), ["--normalise corpus", "none or speaker"]),
         (("cache", "info", rubbish), ["rubbish.h5: not a whole cache"]),
-        (("fit", "--head", "knn"), ["'knn'", "lr, svm, lgbm or all"]),
+        (("fit", "--head", "knn"), ["'knn'", "lr, svm, svm-linear, lgbm or all"]),
         (("fit", "--cache", tmp_path / "none.h5"), ["none.h5: no such file"]),
         (("fit", "--cache", rubbish), ["rubbish.h5: not a whole cache"]),
-        (("fit", "--param", "lr.D=1"), ["--param lr.D=1", "lr.C"]),
+        (("fit", "--grid", "lr.D=1"), ["--grid lr.D=1", "lr.C"]),
         (("report", tmp_path / "empty"), ["no run.json"]),
     ]
     for arguments, words in mistakes:
@@ -243,7 +308,9 @@ def test_a_stop_by_the_user_is_said_and_keeps_what_is_there(
 
 
 def test_the_heads_in_the_help_are_the_heads_there_are(serpipe: Command) -> None:
-    assert "|".join([*HEADS, "all"]) in serpipe("fit", "--help").out
+    told = serpipe("fit", "--help").out
+    for name in (*HEADS, "all"):
+        assert re.search(rf"\b{name}\b", told)
 
 
 @pytest.mark.parametrize(
@@ -295,14 +362,28 @@ def test_a_run_with_missing_predictions_is_refused(serpipe: Command, extracted: 
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
     stopped = serpipe("report")
     assert stopped.code == 2
-    one_clear_line(stopped.err, "lr.csv", "157 predictions")
+    one_clear_line(stopped.err, "lr.csv", "197 predictions")
+    whole = serpipe("fit", "--out", "whole").out.strip()
+    path = Path(whole) / "predictions" / "lr.csv"
+    header, *rows = path.read_text().splitlines(keepends=True)
+    first = rows[0].split(",")
+    for changed, line in (
+        ([header, *sorted(rows)], "not the clips and labels"),
+        ([header, rows[1], rows[0], *rows[2:]], "not the clips and labels of clips.csv"),
+        ([header, rows[0].replace(f",{first[5]},", ",bored,"), *rows[1:]], "not the clips"),
+    ):
+        path.write_text("".join(changed))
+        stopped = serpipe("report", whole)
+        assert stopped.code == 2
+        one_clear_line(stopped.err, "lr.csv")
+        assert line in stopped.err or "predictions; expected" in stopped.err
 
 
 def test_a_run_that_was_stopped_says_that_it_is_not_whole(
     serpipe: Command, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serpipe.artifacts import record
-    from serpipe.artifacts.run import save_predictions
+    from serpipe.artifacts.run import save_fit
 
     saved: list[int] = []
 
@@ -310,19 +391,17 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
         if saved:
             raise KeyboardInterrupt
         saved.append(1)
-        save_predictions(*args)  # type: ignore[arg-type]
+        save_fit(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "save_predictions", stops)
+        patch.setattr(record, "save_fit", stops)
         assert serpipe("fit", "--head", "lr,svm").code == 130
     assert "NOT WHOLE: svm not fitted yet" in serpipe("report").out
     assert serpipe("fit", "--head", "lr,svm").code == 0
     assert "NOT WHOLE" not in serpipe("report").out
-    saved.clear()
-    with monkeypatch.context() as patch:  # again, and stopped: what was whole stays so
-        patch.setattr(record, "save_predictions", stops)
-        assert serpipe("fit", "--head", "lr,svm").code == 130
-    assert "NOT WHOLE" not in serpipe("report").out
+    with monkeypatch.context() as patch:  # again: what is whole is not fitted again
+        patch.setattr(record, "save_fit", stops)
+        assert serpipe("fit", "--head", "lr,svm").code == 0
 
 
 def test_a_run_is_not_written_over_something_else(
@@ -335,7 +414,7 @@ def test_a_run_is_not_written_over_something_else(
     one_clear_line(stopped.err, "thesis: holds other things")
     assert serpipe("fit", "--out", "run").code == 0
     assert serpipe("fit", "--out", "run").code == 0
-    other = serpipe("fit", "--out", "run", "--param", "C=1")
+    other = serpipe("fit", "--out", "run", "--grid", "C=1")
     assert other.code == 2
     one_clear_line(other.err, "run: holds another run")
 
@@ -378,3 +457,158 @@ def test_results_go_to_stdout_and_all_else_to_stderr(serpipe: Command, extracted
     assert fitted.out.count("\n") == 1
     assert Path(fitted.out.strip()).is_dir()
     assert "\x1b" not in serpipe("report").out  # no colours where there is no terminal
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        (("--split", "random:4"), "INFLATED"),
+        (("--normalise", "speaker"), "TRANSDUCTIVE"),
+        (("--permute-labels",), "PERMUTED LABELS"),
+    ],
+)
+def test_an_inflated_number_is_said_to_be_one_wherever_it_appears(
+    serpipe: Command, extracted: Path, option: tuple[str, ...], word: str
+) -> None:
+    fitted = serpipe("fit", "--layers", "1-2", *option)
+    assert f"WARNING: {word}" in fitted.err
+    run = Path(fitted.out.strip())
+    assert word in json.loads((run / "run.json").read_text())["warnings"][0]
+    told = serpipe("report").out
+    assert told.index(word) < told.index("Nested result")
+    assert f"**{word}" in serpipe("report", "--format", "markdown").out
+    for path in (run / "report").glob("*.csv"):
+        with path.open() as file:
+            assert all(word in row["warning"] for row in csv.DictReader(file)), path
+    bundle = run / "bundles" / "lr" / "bundle.json"
+    if option == ("--permute-labels",):
+        assert not bundle.exists()  # a head that learnt nothing is not for predicting
+    else:
+        assert word in json.loads(bundle.read_text())["warnings"][0]
+    honest = serpipe("fit", "--layers", "1-2").out.strip()
+    assert word not in serpipe("report", honest).out
+    together = serpipe("report", honest, run)
+    if option == ("--permute-labels",):
+        assert together.code == 2
+        one_clear_line(together.err, "other clips or labels")
+    else:
+        assert f"run 2: {word}" in together.out
+        assert re.search(r"^ 1 lr - 2 lr +[+-]\d", together.out, re.MULTILINE)
+
+
+def test_layers_may_be_chosen_joined_or_weighted(serpipe: Command, extracted: Path) -> None:
+    for layers, names in (
+        ("all", ["0", "1", "2", "3"]), ("3", ["3"]), ("1-2", ["1", "2"]), ("mean", ["mean"]),
+        ("concat:1,3", ["concat-1-3"]), ("weighted", ["weighted"]),
+    ):  # fmt: skip
+        run = Path(serpipe("fit", "--layers", layers).out.strip())
+        assert json.loads((run / "run.json").read_text())["layers"] == names
+        bundle = json.loads((run / "bundles" / "lr" / "bundle.json").read_text())
+        assert bundle["layer"]["name"] in names
+        assert len(bundle["layer_weights"]) == (4 if layers == "weighted" else 0)
+        assert "Nested result" in serpipe("report").out
+    with (run / "search" / "lr.csv").open() as file:
+        weights = [row["layer_weights"].split() for row in csv.DictReader(file) if row["note"]]
+    assert all(len(each) == 4 for each in weights if each)
+    against = serpipe("report", serpipe("fit").out.strip(), "--compare-layers", "lr")
+    assert against.out.count("nested - ") == 4
+    assert serpipe("report", "--compare-layers", "svm").code == 2
+
+
+def test_any_column_may_be_the_target_and_labels_merged_or_dropped(
+    serpipe: Command, extracted: Path
+) -> None:
+    run = Path(serpipe("fit", "--target", "intensity", "--layers", "2").out.strip())
+    assert json.loads((run / "run.json").read_text())["labels"] == ["normal", "strong"]
+    told = serpipe("report").out
+    assert "intensity, 2 labels" in told
+    assert "intensity normal" not in told  # a group by what is predicted says nothing
+    options = ("--map", "calm=neutral", "--keep", "neutral,sad", "--layers", "2")
+    run = Path(serpipe("fit", *options).out.strip())
+    summary = json.loads((run / "run.json").read_text())
+    assert (summary["clips"], summary["labels"]) == (15, ["neutral", "sad"])
+    assert "calm counted as neutral, angry dropped" in serpipe("report").out
+    with (run / "clips.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["emotion"] for row in rows if row["label"] == "neutral"} == {"calm", "neutral"}
+
+
+def test_folds_come_from_a_file(serpipe: Command, extracted: Path, tmp_path: Path) -> None:
+    with h5py.File(extracted) as file:
+        speakers = sorted(set(file["clips/speaker"].asstr()[:]))
+    path = tmp_path / "folds.csv"
+    path.write_text("speaker,fold\n" + "".join(f"{s},{n % 2}\n" for n, s in enumerate(speakers)))
+    run = Path(serpipe("fit", "--split", f"file:{path}", "--layers", "2").out.strip())
+    assert "2 folds of folds.csv" in serpipe("report").out
+    with (run / "clips.csv").open() as file:
+        fold = {row["speaker"]: row["fold"] for row in csv.DictReader(file)}
+    assert fold == {s: str(n % 2) for n, s in enumerate(speakers)}
+
+
+def test_few_speakers_are_told_one_by_one_instead_of_an_interval(
+    serpipe: Command, few_clips: Path, small_encoder: Path
+) -> None:
+    for folder in sorted(few_clips.iterdir())[:2]:
+        shutil.rmtree(folder)
+    serpipe("extract", "--data", few_clips, "--encoder", small_encoder)
+    assert serpipe("fit", "--head", "lr,svm", "--layers", "2-3").code == 0
+    told = serpipe("report").out
+    assert "3 speakers are too few for an interval" in told
+    assert "UAR of each speaker, nested" in told
+    assert not re.search(r"\d \[", told)
+
+
+def test_a_killed_fit_goes_on_where_it_stopped_and_ends_the_same(
+    extracted: Path, tmp_path: Path
+) -> None:
+    """SIGKILL as soon as some folds are done; the second run computes the others alone."""
+    command = ["-m", "serpipe", "fit", "--head", "lr,svm", "--cache", str(extracted), "--jobs", "2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_python(*command, "--out", str(whole)).returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, *command, "--out", str(killed)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    parts = killed / "parts" / "lr"
+    while process.poll() is None and len(list(parts.glob("*.json"))) < 5:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in parts.glob("*.json")}
+    assert 5 <= len(done) < 4 * 6
+    next(iter(done)).write_text("{")  # damaged: as if it were not there
+    assert run_python(*command, "--out", str(killed)).returncode == 0
+    for path in sorted(whole.rglob("*")):
+        if path.is_file() and path.name not in ("run.json", "bundle.json"):  # they hold --out
+            assert (killed / path.relative_to(whole)).read_bytes() == path.read_bytes(), path
+    assert not (killed / "parts").exists()
+
+
+def test_embeddings_that_changed_under_the_same_key_are_another_run(
+    serpipe: Command, extracted: Path
+) -> None:
+    first = serpipe("fit").out
+    with h5py.File(extracted, "r+") as file:
+        dataset = file["embeddings/mean/2"]
+        dataset[:] = dataset[:] * 1.5
+        dataset.attrs["sha256"] = hashlib.sha256(dataset[:].tobytes()).hexdigest()
+    assert serpipe("fit").out != first
+
+
+def test_a_run_that_is_asked_for_again_is_the_newest(serpipe: Command, extracted: Path) -> None:
+    first = serpipe("fit", "--layers", "1").out.strip()
+    other = serpipe("fit", "--layers", "2").out.strip()
+    assert other in serpipe("report").err
+    assert serpipe("fit", "--layers", "1").out.strip() == first
+    assert first in serpipe("report").err
+
+
+def test_folds_done_by_other_versions_are_not_mixed_in(serpipe: Command, extracted: Path) -> None:
+    run = Path(serpipe("fit", "--layers", "1").out.strip())
+    predictions = (run / "predictions" / "lr.csv").read_bytes()
+    summary = json.loads((run / "run.json").read_text())
+    summary["provenance"]["versions"]["scipy"] = "0.1"
+    (run / "run.json").write_text(json.dumps(summary))
+    (run / "predictions" / "lr.csv").write_text("of another version")
+    assert serpipe("fit", "--layers", "1").code == 0
+    assert (run / "predictions" / "lr.csv").read_bytes() == predictions

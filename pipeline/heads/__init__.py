@@ -1,14 +1,27 @@
 """The heads, registered by name. A new one is one new module and one more entry here."""
 
+from collections.abc import Sequence
+
 from ...errors import UserError
-from .head import Classifier, Head, Parameters
+from .head import Classifier, Grid, Head, Point, Tested, Tester, paths
 from .lgbm import LGBM
 from .lr import LR
-from .svm import SVM
+from .svm import SVM, SVM_LINEAR
 
-__all__ = ["HEADS", "Classifier", "Head", "Parameters", "find_heads", "read_parameters"]
+__all__ = [
+    "HEADS",
+    "Classifier",
+    "Grid",
+    "Head",
+    "Point",
+    "Tested",
+    "Tester",
+    "find_heads",
+    "paths",
+    "read_grids",
+]
 
-HEADS = {head.name: head for head in (LR, SVM, LGBM)}
+HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM)}
 
 
 def find_heads(names: str) -> tuple[Head, ...]:
@@ -38,41 +51,42 @@ def find_heads(names: str) -> tuple[Head, ...]:
     return tuple(head for name, head in HEADS.items() if name in asked)
 
 
-def read_parameters(heads: tuple[Head, ...], given: list[str]) -> dict[str, Parameters]:
-    """Turn the values of ``--param`` into hyper-parameters for each head.
+def read_grids(heads: tuple[Head, ...], given: Sequence[str]) -> dict[str, Grid]:
+    """Turn the values of ``--grid`` into the values to try for each head.
 
     Parameters
     ----------
     heads : tuple of Head
         The heads that will be fitted.
-    given : list of str
-        ``"HEAD.NAME=VALUE"``, or ``"NAME=VALUE"`` where there is one head.
+    given : sequence of str
+        ``"HEAD.NAME=VALUE,VALUE"``, or ``"NAME=VALUE,VALUE"`` where there is one head. One value
+        fixes the hyper-parameter.
 
     Returns
     -------
-    dict of str to dict of str to float
-        By head; what is not given has its default.
+    dict of str to Grid
+        By head; what is not given has the head's own values.
 
     Raises
     ------
     UserError
         If a text is not of that form or names what is not there.
     """
-    parameters = {head.name: dict(head.defaults) for head in heads}
-    known = ", ".join(f"{head}.{name}" for head, names in parameters.items() for name in names)
+    grids = {head.name: head.grid for head in heads}
+    known = ", ".join(f"{head}.{name}" for head, names in grids.items() for name in names)
     for text in given:
-        left, _, value = text.partition("=")
+        left, _, values = text.partition("=")
         head, _, name = left.rpartition(".")
         if not head and len(heads) == 1:
             head = heads[0].name
-        if name not in parameters.get(head, {}):
-            raise UserError(f"--param {text}: expected HEAD.NAME=NUMBER with one of {known}")
+        if name not in grids.get(head, {}):
+            raise UserError(f"--grid {text}: expected HEAD.NAME=NUMBER,... with one of {known}")
         allowed = HEADS[head].parameters[name]
         try:
-            number = float(value)
+            numbers = tuple(sorted({float(value) for value in values.split(",")}))
         except ValueError:
-            number = float("nan")
-        if not allowed.allows(number):
-            raise UserError(f"--param {text}: expected {head}.{name} to be {allowed}")
-        parameters[head][name] = number
-    return dict(parameters)
+            numbers = ()
+        if not numbers or not all(allowed.allows(number) for number in numbers):
+            raise UserError(f"--grid {text}: expected each {head}.{name} to be {allowed}")
+        grids[head][name] = numbers
+    return {**grids}

@@ -1,7 +1,9 @@
 """What the pipeline asks of a head. One module per kind of head fills one of these."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +12,27 @@ from numpy.typing import NDArray
 
 #: A scikit-learn classifier: ``fit(X, y)``, ``predict(X)``, ``classes_``.
 Classifier = Any
-Parameters = Mapping[str, float]
+#: One value for each hyper-parameter.
+Point = Mapping[str, float]
+#: The values to try for each hyper-parameter.
+Grid = Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A hyper-parameter and what it may be.
+    """A hyper-parameter, what it may be, and which values are tried.
 
     Attributes
     ----------
-    default : float
-        Its value unless the user gives another.
+    grid : tuple of float
+        The values that are tried unless the user gives others; one value fixes it.
     low, high : float
         Smallest and largest value.
     whole : bool
         Whether it must be a whole number.
     """
 
-    default: float
+    grid: tuple[float, ...]
     low: float
     high: float
     whole: bool = False
@@ -41,6 +46,30 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """What a fitted classifier says of clips that it was not fitted on.
+
+    Attributes
+    ----------
+    predicted : ndarray of str, shape (n_clips,)
+        Its predictions.
+    scores : ndarray of float64, shape (n_clips, n_classes)
+        A score per class, columns in the order of the sorted training labels.
+    converged : bool
+        Whether it reached its optimum.
+    """
+
+    predicted: NDArray[np.str_]
+    scores: NDArray[np.float64]
+    converged: bool
+
+
+#: From positions of training clips, embeddings of test clips and hyper-parameters along one path
+#: to what the classifier of each point says of the test clips.
+Tester = Callable[[NDArray[np.intp], NDArray[np.float32], Sequence[Point]], Iterator[Tested]]
+
+
+@dataclass(frozen=True)
 class Head:
     """A kind of classifier on pooled embeddings.
 
@@ -51,17 +80,26 @@ class Head:
     title : str
         Name in tables and figures.
     parameters : mapping of str to Parameter
-        Its hyper-parameters.
+        Its hyper-parameters. The last of them is the one along which the search goes upwards and
+        stops when it no longer pays: the simplest and cheapest classifier is at its low end.
     build : callable
         From hyper-parameters and a seed to an unfitted classifier. Whatever it learns, the scaler
         included, it learns in ``fit``: inside the fold.
-    scores : callable
-        From a fitted classifier and X to one score per class, shape (n_clips, n_classes), columns
-        in the order of ``classes_``. Predictions come from ``predict``, not from these.
+    open : callable
+        From training clips ``(X, labels, seed)`` to a :data:`Tester` over subsets of them: the
+        place to compute once what several fits share. :func:`one_by_one` makes one that shares
+        nothing.
     scores_are : str
-        What the scores are, such as ``"probability"``.
+        What the scores of a :class:`Tested` are, such as ``"probability"``. Predictions are not
+        made from them.
+    fit_final : callable
+        From ``(X, labels, speakers, hyper-parameters, seed)`` to the classifier that is kept.
+        :func:`fit_all` makes one that does no more than fit.
     converged : callable
-        Whether a fitted classifier reached its optimum.
+        Whether such a classifier reached its optimum.
+    predict : callable
+        From such a classifier and embeddings to predictions, shape (n_clips,), and probabilities,
+        shape (n_clips, n_classes).
     suffix : str
         File suffix of a saved classifier.
     save, load : callable
@@ -71,15 +109,109 @@ class Head:
     name: str
     title: str
     parameters: Mapping[str, Parameter]
-    build: Callable[[Parameters, int], Classifier]
-    scores: Callable[[Classifier, NDArray[np.float32]], NDArray[np.float64]]
+    build: Callable[[Point, int], Classifier]
+    open: Callable[[NDArray[np.float32], NDArray[np.str_], int], Tester]
     scores_are: str
+    fit_final: Callable[
+        [NDArray[np.float32], NDArray[np.str_], NDArray[np.str_], Point, int], Classifier
+    ]
     converged: Callable[[Classifier], bool]
+    predict: Callable[
+        [Classifier, NDArray[np.float32]], tuple[NDArray[np.str_], NDArray[np.float64]]
+    ]
     suffix: str
     save: Callable[[Classifier, Path], None]
     load: Callable[[Path], Classifier]
 
     @property
-    def defaults(self) -> dict[str, float]:
-        """The hyper-parameters that it has unless the user gives others."""
-        return {name: parameter.default for name, parameter in self.parameters.items()}
+    def grid(self) -> dict[str, tuple[float, ...]]:
+        """The values that are tried unless the user gives others."""
+        return {name: parameter.grid for name, parameter in self.parameters.items()}
+
+
+def paths(grid: Grid) -> tuple[tuple[Point, ...], ...]:
+    """List all points of a grid, as paths along its last hyper-parameter, each going upwards.
+
+    Parameters
+    ----------
+    grid : mapping of str to tuple of float
+        The values to try.
+
+    Returns
+    -------
+    tuple of tuple of mapping
+        A path for each combination of the other hyper-parameters.
+    """
+    *others, last = grid
+    return tuple(
+        tuple(dict(zip(grid, (*fixed, value), strict=True)) for value in sorted(grid[last]))
+        for fixed in product(*(sorted(grid[name]) for name in others))
+    )
+
+
+def one_by_one(
+    build: Callable[[Point, int], Classifier],
+    scores: Callable[[Classifier, NDArray[np.float32]], NDArray[np.float64]],
+    converged: Callable[[Classifier], bool],
+) -> Callable[[NDArray[np.float32], NDArray[np.str_], int], Tester]:
+    """Make an ``open`` that fits the classifier of each point by itself.
+
+    Parameters
+    ----------
+    build : callable
+        As in :class:`Head`.
+    scores : callable
+        From a fitted classifier and embeddings to scores, shape (n_clips, n_classes).
+    converged : callable
+        Whether a fitted classifier reached its optimum.
+
+    Returns
+    -------
+    callable
+        An ``open`` for :class:`Head`.
+    """
+
+    def open_clips(X: NDArray[np.float32], labels: NDArray[np.str_], seed: int) -> Tester:
+        def test(
+            train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
+        ) -> Iterator[Tested]:
+            for point in points:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # convergence is told by Tested
+                    classifier = build(point, seed).fit(X[train], labels[train])
+                    tested = Tested(
+                        classifier.predict(X_test),
+                        scores(classifier, X_test),
+                        converged(classifier),
+                    )
+                yield tested
+
+        return test
+
+    return open_clips
+
+
+def fit_all(
+    build: Callable[[Point, int], Classifier],
+) -> Callable[[NDArray[np.float32], NDArray[np.str_], NDArray[np.str_], Point, int], Classifier]:
+    """Make a ``fit_final`` that fits what ``build`` builds on all clips, whoever talks."""
+
+    def fit(
+        X: NDArray[np.float32],
+        labels: NDArray[np.str_],
+        speakers: NDArray[np.str_],
+        point: Point,
+        seed: int,
+    ) -> Classifier:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return build(point, seed).fit(X, labels)
+
+    return fit
+
+
+def predict_own(
+    classifier: Classifier, X: NDArray[np.float32]
+) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    """Take predictions and probabilities from a classifier that gives both."""
+    return classifier.predict(X), np.asarray(classifier.predict_proba(X), dtype=np.float64)

@@ -1,6 +1,7 @@
 """LightGBM: gradient-boosted trees. No scaler: trees only ask which of two values is larger."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,53 +9,86 @@ from typing import Any
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.class_weight import compute_sample_weight
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...files import write_text
-from .head import Head, Parameter, Parameters
+from .head import Head, Parameter, Point, Tested, Tester, fit_all, predict_own
 
 
-def build(parameters: Parameters, seed: int) -> lightgbm.LGBMClassifier:
-    """Small trees on a random tenth of the features each, classes weighted as for other heads.
+def build(point: Point, seed: int) -> lightgbm.LGBMClassifier:
+    """Small trees on a random part of the features each, classes weighted as for other heads.
 
     One thread, column-wise histograms and a fixed seed: the result does not depend on the machine.
     """
     return lightgbm.LGBMClassifier(
-        n_estimators=int(parameters["n_estimators"]),
-        learning_rate=parameters["learning_rate"],
-        num_leaves=int(parameters["num_leaves"]),
-        min_child_samples=int(parameters["min_child_samples"]),
-        colsample_bytree=parameters["colsample_bytree"],
-        max_bin=int(parameters["max_bin"]),
-        class_weight="balanced",
-        n_jobs=1,
-        deterministic=True,
-        force_col_wise=True,
-        random_state=seed,
-        verbose=-1,
+        n_estimators=int(point["n_estimators"]), class_weight="balanced", **_settings(point, seed)
     )
 
 
-def scores(classifier: Any, X: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probability of each class, as boosting estimates it."""
-    return np.asarray(classifier.predict_proba(X), dtype=np.float64)
+def _settings(point: Point, seed: int) -> dict[str, Any]:
+    return {
+        "learning_rate": point["learning_rate"],
+        "num_leaves": int(point["num_leaves"]),
+        "min_child_samples": int(point["min_child_samples"]),
+        "colsample_bytree": point["colsample_bytree"],
+        "max_bin": int(point["max_bin"]),
+        "n_jobs": 1,
+        "deterministic": True,
+        "force_col_wise": True,
+        "random_state": seed,
+        "verbose": -1,
+    }
 
 
-def converged(classifier: Any) -> bool:
-    """Boosting runs a fixed number of rounds: there is no optimum to miss."""
-    return True
+def open_clips(X: NDArray[np.float32], labels: NDArray[np.str_], seed: int) -> Tester:
+    """Sort the values into bins once, and go on boosting from one number of trees to the next."""
+    binned: dict[int, lightgbm.Dataset] = {}
+
+    def test(
+        train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
+    ) -> Iterator[Tested]:
+        settings = _settings(points[0], seed)
+        bins = settings["max_bin"]
+        if bins not in binned:
+            binned[bins] = lightgbm.Dataset(
+                X,
+                params={"max_bin": bins, "feature_pre_filter": False, "n_jobs": 1, "verbose": -1},
+            ).construct()
+        classes, codes = np.unique(labels[train], return_inverse=True)
+        clips = binned[bins].subset(train.tolist()).construct()
+        clips.set_label(codes)
+        clips.set_weight(compute_sample_weight("balanced", codes))
+        booster = lightgbm.Booster({**settings, **_objective(len(classes))}, clips)
+        rounds = 0
+        for point in points:
+            # Counted here: a round in which nothing can be parted adds no tree.
+            for _ in range(rounds, int(point["n_estimators"])):
+                booster.update()
+            rounds = int(point["n_estimators"])
+            trees = SavedTrees(booster, classes)
+            probability = trees.predict_proba(X_test)
+            yield Tested(classes[probability.argmax(axis=1)], probability, converged=True)
+
+    return test
+
+
+def _objective(n_classes: int) -> dict[str, Any]:
+    if n_classes == 2:
+        return {"objective": "binary"}
+    return {"objective": "multiclass", "num_class": n_classes}
 
 
 @dataclass(frozen=True)
 class SavedTrees:
-    """A classifier read back from LightGBM's own text format."""
+    """Boosted trees and the classes they tell apart: what LightGBM's own text format holds."""
 
     booster: lightgbm.Booster
     classes_: NDArray[np.str_]
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the probability of each class, shape (n_clips, n_classes)."""
-        raw = np.asarray(self.booster.predict(X), dtype=np.float64)
+        raw = np.asarray(self.booster.predict(X, num_threads=1), dtype=np.float64)
         return np.stack([1 - raw, raw], axis=1) if raw.ndim == 1 else raw
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[np.str_]:
@@ -86,7 +120,7 @@ def load(path: Path) -> SavedTrees:
         return SavedTrees(booster, np.array(content["classes"], dtype=str))
     except (OSError, KeyError, TypeError, ValueError, lightgbm.basic.LightGBMError) as error:
         raise UserError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); expected a head saved by "
+            f"{path}: cannot be read ({first_line(error)}); expected a head saved by "
             "serpipe; run `serpipe fit` again"
         ) from error
 
@@ -95,17 +129,19 @@ LGBM = Head(
     name="lgbm",
     title="LightGBM",
     parameters={
-        "n_estimators": Parameter(100, 1, 1e5, whole=True),
-        "learning_rate": Parameter(0.1, 1e-6, 1e3),
-        "num_leaves": Parameter(7, 2, 131072, whole=True),
-        "min_child_samples": Parameter(5, 0, 1e9, whole=True),
-        "colsample_bytree": Parameter(0.1, 1e-6, 1.0),
-        "max_bin": Parameter(15, 2, 65535, whole=True),
+        "learning_rate": Parameter((0.1,), 1e-6, 1e3),
+        "num_leaves": Parameter((7,), 2, 131072, whole=True),
+        "min_child_samples": Parameter((5,), 0, 1e9, whole=True),
+        "colsample_bytree": Parameter((0.05,), 1e-6, 1.0),
+        "max_bin": Parameter((15,), 2, 65535, whole=True),
+        "n_estimators": Parameter((50, 100, 150, 200), 1, 1e5, whole=True),
     },
     build=build,
-    scores=scores,
+    open=open_clips,
     scores_are="probability",
-    converged=converged,
+    fit_final=fit_all(build),
+    converged=lambda classifier: True,  # boosting runs a fixed number of rounds
+    predict=predict_own,
     suffix=".lgbm.json",
     save=save,
     load=load,

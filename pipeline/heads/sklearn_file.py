@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError
+from ...errors import UserError, first_line
 from ...files import write_bytes
 
 
@@ -58,6 +58,6 @@ def load(path: Path) -> Any:
         ) from None
     except Exception as error:  # whatever a damaged archive makes the reader raise
         raise UserError(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); expected a head saved by "
+            f"{path}: cannot be read ({first_line(error)}); expected a head saved by "
             "serpipe; run `serpipe fit` again"
         ) from error

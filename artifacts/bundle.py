@@ -1,0 +1,220 @@
+"""A bundle: a fitted head with all that predicting needs, in a folder of its own.
+
+==================== ==========================================================================
+``bundle.json``      encoder and its hashes, pooling, layers and their weights, target, labels,
+                     head and hyper-parameters, how it scored, versions
+``head.skops``       the classifier with its scaler, by skops; or
+``head.lgbm.json``   the trees, in LightGBM's own text format
+==================== ==========================================================================
+
+Loading runs no code that the folder brings along. The names of the files are ours: nothing in
+``bundle.json`` is used as a path.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError, first_line
+from ..files import write_text
+from ..pipeline.heads import HEADS, Classifier
+from ..pipeline.layers import Candidate, weigh
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BundleSummary:
+    """What ``bundle.json`` says.
+
+    Attributes
+    ----------
+    head : str
+        Name of the head.
+    parameters : mapping of str to float
+        Its hyper-parameters.
+    encoder : mapping
+        The key of the cache: checkpoint, revision and hash of the weights, and all else that
+        embeddings depend on.
+    pooling : str
+        Poolings, joined by commas.
+    layer : mapping
+        ``name``, ``layers`` and ``how``, as in :class:`~serpipe.pipeline.layers.Candidate`.
+    layer_weights : sequence of float
+        Of each of these layers, where weights were learnt.
+    target : str
+        What is predicted.
+    changes : sequence of str
+        Labels that were counted as another, or dropped.
+    labels : sequence of str
+        What it can be, in the order of the probabilities.
+    normalise : str
+        ``"speaker"``: the embeddings of each speaker must be standardised by themselves.
+    converged : bool
+        Whether the classifier reached its optimum.
+    result : mapping
+        Nested UAR, accuracy and macro-F1, with intervals, from 0 to 1: how the protocol that made
+        this head did on speakers that it had not heard.
+    warnings : sequence of str
+        What must be said with these numbers.
+    corpus, licence, citation : str
+        Of the clips that it was fitted on.
+    content : str
+        Hash of these clips, their labels and the cache's key.
+    head_sha256 : str
+        Hash of the file of the classifier.
+    provenance : mapping
+        Command, versions, machine.
+    """
+
+    head: str
+    parameters: Mapping[str, float]
+    encoder: Mapping[str, Any]
+    pooling: str
+    layer: Mapping[str, Any]
+    layer_weights: Sequence[float]
+    target: str
+    changes: Sequence[str]
+    labels: Sequence[str]
+    normalise: str
+    converged: bool
+    result: Mapping[str, Any]
+    warnings: Sequence[str]
+    corpus: str
+    licence: str
+    citation: str
+    content: str
+    head_sha256: str
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes
+    ----------
+    summary : BundleSummary
+        What it is.
+    classifier : object
+        The fitted head.
+    """
+
+    summary: BundleSummary
+    classifier: Classifier
+
+    @property
+    def candidate(self) -> Candidate:
+        """The layers that it hears."""
+        told = self.summary.layer
+        return Candidate(str(told["name"]), tuple(told["layers"]), str(told["how"]))
+
+    def predict(
+        self, embeddings: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+        """Predict clips from their embeddings.
+
+        Parameters
+        ----------
+        embeddings : mapping of str to ndarray of float32, shape (n_clips, n_features)
+            By layer, pooled as the bundle says: at least ``candidate.layers``.
+
+        Returns
+        -------
+        predicted : ndarray of str, shape (n_clips,)
+            Labels.
+        probabilities : ndarray of float64, shape (n_clips, n_labels)
+            In the order of ``summary.labels``.
+        """
+        X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
+        if X.ndim == 3:
+            X = weigh(X, np.array(self.summary.layer_weights))
+        return HEADS[self.summary.head].predict(self.classifier, X)
+
+
+def save_bundle(folder: Path, classifier: Classifier, **told: Any) -> None:
+    """Write a bundle.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to.
+    classifier : object
+        The fitted head.
+    **told
+        The fields of :class:`BundleSummary`, all but ``head_sha256``.
+    """
+    path = _head_path(folder, told["head"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    HEADS[told["head"]].save(classifier, path)
+    summary = BundleSummary(**told, head_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
+    write_text(folder / "bundle.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Load a bundle, from wherever it comes: no code of its own is run.
+
+    Parameters
+    ----------
+    folder : Path
+        Written by ``serpipe fit``: ``RUN/bundles/HEAD``.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    UserError
+        If it is not whole, was changed, or asks for code.
+    """
+    path = folder / "bundle.json"
+    fix = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("serpipe_bundle")
+        if version != FORMAT_VERSION:
+            raise UserError(f"{path}: bundle format {version}; expected {FORMAT_VERSION}; {fix}")
+        summary = BundleSummary(**content)
+        if summary.head not in HEADS:
+            raise UserError(
+                f"{path}: head {summary.head!r} is not known here; expected {', '.join(HEADS)}; "
+                "use the version of serpipe that made it"
+            )
+        head_file = _head_path(folder, summary.head)
+        digest = hashlib.sha256(head_file.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; expected a bundle; {fix}") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole bundle.json ({error}); {fix}") from error
+    if digest != summary.head_sha256:
+        raise UserError(
+            f"{head_file}: does not have its checksum; expected the file as it was written; "
+            "fit again, or get the bundle again"
+        )
+    bundle = Bundle(summary, HEADS[summary.head].load(head_file))
+    try:
+        silence = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
+        nothing = {layer: silence.astype(np.float32) for layer in bundle.candidate.layers}
+        _, probabilities = bundle.predict(nothing)
+        if probabilities.shape != (1, len(summary.labels)):
+            raise ValueError(
+                f"{probabilities.shape[1]} probabilities, {len(summary.labels)} labels"
+            )
+    except Exception as error:  # whatever an object that is no classifier raises
+        raise UserError(
+            f"{head_file}: does not predict what {path.name} says ({first_line(error)}); expected "
+            f"a head of the kind {summary.head}; {fix}"
+        ) from None
+    return bundle
+
+
+def _head_path(folder: Path, head: str) -> Path:
+    return folder / f"head{HEADS[head].suffix}"

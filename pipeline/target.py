@@ -1,0 +1,125 @@
+"""What is predicted: which column, which of its labels, merged how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+
+#: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
+_NOT_TARGETS = ("path", "name", "speaker", "sha256", "seconds")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which clips are used, and what is predicted of them.
+
+    Attributes
+    ----------
+    column : str
+        The column of the clip table.
+    rows : ndarray of int, shape (n_used,)
+        Positions of the clips that are used.
+    labels : ndarray of str, shape (n_used,)
+        Their labels, merged as asked.
+    changes : tuple of str
+        What was merged or dropped, in words.
+    """
+
+    column: str
+    rows: NDArray[np.intp]
+    labels: NDArray[np.str_]
+    changes: tuple[str, ...]
+
+
+def choose_target(
+    clips: Mapping[str, NDArray[Any]],
+    column: str = "emotion",
+    merge: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+) -> Target:
+    """Choose labels: first merge, then drop what is not kept.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+    column : str
+        A categorical column; clips where it is empty are not used.
+    merge : mapping of str to str, optional
+        Label to the label that takes its place.
+    keep : sequence of str
+        Labels to keep, after merging; all by default.
+
+    Returns
+    -------
+    Target
+
+    Raises
+    ------
+    UserError
+        If there is no such column or label, or fewer than two labels are left.
+    """
+    columns = [name for name in clips if name not in _NOT_TARGETS and clips[name].dtype.kind == "U"]
+    possible = [name for name in columns if len(set(clips[name].tolist()) - {""}) > 1]
+    if column not in possible:
+        found = "has fewer than two values" if column in columns else "is no categorical column"
+        raise UserError(
+            f"--target {column}: {found} of the cache; expected one of {', '.join(possible)}"
+        )
+    labels = clips[column].astype(object)
+    changes = []
+    for old, new in (merge or {}).items():
+        _check_label(f"--map {old}={new}", old, clips[column])
+        labels[clips[column] == old] = new
+        changes.append(f"{old} counted as {new}")
+    used = labels != ""
+    if keep:
+        for label in keep:
+            _check_label(f"--keep {','.join(keep)}", label, labels[used])
+        dropped = sorted(set(labels[used]) - set(keep))
+        used &= np.isin(labels.astype(str), list(keep))
+        changes += [f"{label} dropped" for label in dropped]
+    left = np.unique(labels[used].astype(str))
+    if len(left) < 2:
+        raise UserError(
+            f"--target {column}: only {', '.join(left)} is left; expected at least 2 labels; "
+            "keep more or merge fewer"
+        )
+    rows = np.flatnonzero(used)
+    return Target(column, rows, labels[used].astype(str), tuple(changes))
+
+
+def permute_within_speakers(
+    labels: NDArray[np.str_], speakers: NDArray[np.str_], seed: int
+) -> NDArray[np.str_]:
+    """Shuffle the labels of each speaker's clips among themselves.
+
+    What a head scores on these is what the protocol gives for nothing: chance, if it is honest.
+
+    Parameters
+    ----------
+    labels, speakers : ndarray of str, shape (n_clips,)
+        Of each clip.
+    seed : int
+        Of the shuffle.
+
+    Returns
+    -------
+    ndarray of str, shape (n_clips,)
+    """
+    draw = np.random.default_rng(seed)
+    permuted = labels.copy()
+    for speaker in np.unique(speakers):
+        rows = np.flatnonzero(speakers == speaker)
+        permuted[rows] = labels[draw.permutation(rows)]
+    return permuted
+
+
+def _check_label(option: str, label: str, labels: NDArray[Any]) -> None:
+    there = sorted(set(labels.tolist()) - {""})
+    if label not in there:
+        raise UserError(f"{option}: no clip is {label!r}; expected one of {', '.join(there)}")

@@ -1,0 +1,188 @@
+"""A bundle predicts what was fitted, says where it comes from, and runs no code on load."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skops.io
+from serpipe.artifacts.bundle import load_bundle, save_bundle
+from serpipe.errors import UserError
+from serpipe.pipeline.fit import fit_final
+from serpipe.pipeline.folds import inner_folds
+from serpipe.pipeline.heads import HEADS, paths
+from serpipe.pipeline.layers import weigh
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import StandardScaler
+
+from .test_fit import EMOTIONS, GRIDS, clips, loso
+
+
+def told(head: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "head": head, "parameters": paths(GRIDS[head])[0][0], "encoder": {"width": 20},
+        "pooling": "mean",
+        "layer": {"name": "3", "layers": ["3"], "how": "single"}, "layer_weights": [],
+        "target": "emotion", "changes": [], "labels": EMOTIONS.tolist(), "normalise": "none",
+        "converged": True, "result": {},
+        "warnings": [], "corpus": "", "licence": "", "citation": "", "content": "",
+        "provenance": {},
+    } | changes  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_loaded_bundle_predicts_what_was_fitted_and_is_the_same_bytes(
+    name: str, tmp_path: Path
+) -> None:
+    X, labels, speakers = clips()
+    X = X.astype(np.float32)
+    problem = loso(labels, speakers)
+    point = told(name)["parameters"]
+    for number in range(2):
+        classifier, weights = fit_final(HEADS[name], point, X, problem)
+        assert weights == ()
+        save_bundle(tmp_path / str(number), classifier, **told(name))
+    bundle = load_bundle(tmp_path / "0")
+    predicted, probabilities = bundle.predict({"3": X, "4": X * 0})
+    plain = HEADS[name].build(point, 0).fit(X, labels)
+    np.testing.assert_array_equal(predicted, plain.predict(X))
+    assert probabilities.shape == (len(X), 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    files = [sorted((tmp_path / str(number)).iterdir()) for number in range(2)]
+    assert [p.name for p in files[0]] == ["bundle.json", f"head{HEADS[name].suffix}"]
+    for first, second in zip(*files, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+    if HEADS[name].suffix == ".skops":  # no time of day in the archive
+        dates = {member.date_time for member in zipfile.ZipFile(files[0][1]).infolist()}
+        assert dates == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_bundle_of_weighted_layers_weighs_them(tmp_path: Path) -> None:
+    X, labels, speakers = clips()
+    layers = np.stack([X, np.roll(X, 1, axis=1), X**2])
+    classifier, weights = fit_final(HEADS["lr"], told("lr")["parameters"], layers,
+                                    loso(labels, speakers))  # fmt: skip
+    layer = {"name": "weighted", "layers": ["0", "1", "2"], "how": "weighted"}
+    save_bundle(tmp_path, classifier, **told("lr", layer=layer, layer_weights=weights))
+    predicted, _ = load_bundle(tmp_path).predict(dict(zip("012", layers, strict=True)))
+    expected = classifier.predict(weigh(layers, np.array(weights)))
+    np.testing.assert_array_equal(predicted, expected)
+
+
+@pytest.mark.parametrize("name", ["svm", "svm-linear"])
+def test_probabilities_of_an_svm_are_calibrated_on_speakers_left_out(name: str) -> None:
+    """Nearer to the truth of new speakers than what the same speakers would have taught."""
+    X, labels, speakers = clips(n_speakers=40, per_emotion=6, signal=0.8)
+    known = speakers < "30"
+    arguments = (X[known], labels[known])
+    head, point = HEADS[name], {"C": 10.0}
+    apart = head.fit_final(*arguments, speakers[known], point, 0)
+    each_clip = np.arange(known.sum()).astype(str)
+    shared = head.fit_final(*arguments, each_clip, point, 0)
+    losses = [log_loss(labels[~known], head.predict(c, X[~known])[1]) for c in (apart, shared)]
+    assert losses[0] < losses[1]
+    assert losses[0] < np.log(3)
+    for classifier in (apart, shared):
+        said, _ = head.predict(classifier, X[~known])
+        plain = head.build(point, 0).fit(*arguments)
+        np.testing.assert_array_equal(said, plain.predict(X[~known]))
+
+
+@pytest.mark.parametrize("dropped", ["", "happy", "angry,happy"])
+def test_an_emotion_of_one_speaker_does_not_stop_calibration(dropped: str) -> None:
+    X, labels, speakers = clips()
+    labels = np.where((speakers == "00") & (labels == "sad"), "calm", labels)
+    use = ~np.isin(labels, dropped.split(","))
+    X, labels, speakers = X[use], labels[use], speakers[use]
+    if not dropped:  # a fold that trains on all others' labels cannot calibrate this one
+        assert any("calm" not in labels[fold.train] for fold in inner_folds(labels, speakers))
+    classifier = HEADS["svm"].fit_final(X, labels, speakers, {"C": 1.0}, 0)
+    said, probability = HEADS["svm"].predict(classifier, X)
+    assert probability.shape == (len(X), len(set(labels)))
+    assert np.isfinite(probability).all()
+    assert set(said) == set(labels)
+
+
+def test_a_file_that_holds_no_classifier_is_refused(tmp_path: Path) -> None:
+    X, labels, speakers = clips()
+    classifier, _ = fit_final(HEADS["lr"], told("lr")["parameters"], X, loso(labels, speakers))
+    for wrong, changes, words in (
+        (StandardScaler().fit(X), {}, "has no attribute 'predict"),
+        (classifier, {"labels": ["a", "b"]}, "3 probabilities, 2 labels"),
+        (classifier, {"encoder": {"width": 21}}, "features"),
+    ):
+        save_bundle(tmp_path, wrong, **told("lr", **changes))
+        with pytest.raises(UserError, match=words):
+            load_bundle(tmp_path)
+
+
+class Evil:
+    """Pickles to a call that leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self.trace), "w")
+
+
+class EvilState:
+    """Leaves a file behind when skops gives it its state."""
+
+    def __init__(self, trace: str) -> None:
+        self.trace = trace
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"trace": self.trace}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        Path(state["trace"]).touch()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_malicious_bundle_runs_no_code(name: str, tmp_path: Path) -> None:
+    trace, folder = tmp_path / "was-run", tmp_path / "bundle"
+    pickle.loads(pickle.dumps(Evil(trace))).close()
+    assert trace.exists()  # so it would be seen
+    trace.unlink()
+    skops_file = skops.io.dumps(EvilState(str(trace)))
+    skops.io.loads(skops_file, trusted=[f"{EvilState.__module__}.EvilState"])
+    assert trace.exists()  # as here
+    trace.unlink()
+    path = folder / f"head{HEADS[name].suffix}"
+    for content, words in (
+        (pickle.dumps(Evil(trace)), "cannot be read"),
+        (skops_file, "asks for code" if path.suffix == ".skops" else "cannot be read"),
+        (b'{"classes": ["a"], "trees": "rubbish"}', "cannot be read"),
+        (b"", "cannot be read"),
+    ):
+        X, labels, speakers = clips()
+        classifier, _ = fit_final(HEADS[name], told(name)["parameters"], X, loso(labels, speakers))
+        save_bundle(folder, classifier, **told(name))
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="does not have its checksum"):
+            load_bundle(folder)
+        with pytest.raises(UserError, match=words):  # and one whose checksum was made to fit
+            HEADS[name].load(path)
+        assert not trace.exists()
+
+
+def test_what_a_bundle_says_is_never_a_path_or_a_head_unknown_here(tmp_path: Path) -> None:
+    X, labels, speakers = clips()
+    classifier, _ = fit_final(HEADS["lr"], told("lr")["parameters"], X, loso(labels, speakers))
+    save_bundle(tmp_path / "b", classifier, **told("lr"))
+    path = tmp_path / "b" / "bundle.json"
+    whole = path.read_text()
+    for old, new, words in (
+        ('"head": "lr"', '"head": "../../evil"', "'../../evil' is not known here; expected lr"),
+        ('"serpipe_bundle": 1', '"serpipe_bundle": 9', "bundle format 9; expected 1"),
+        ('"pooling"', '"fooling"', "not a whole bundle.json"),
+        ("{", "", "not a whole bundle.json"),
+    ):
+        path.write_text(whole.replace(old, new, 1))
+        with pytest.raises(UserError, match=words):
+            load_bundle(tmp_path / "b")
+    with pytest.raises(UserError, match="no such file; expected a bundle"):
+        load_bundle(tmp_path / "nowhere")
