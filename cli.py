@@ -50,6 +50,7 @@ class TableFormat(StrEnum):
     TABLE = "table"
     MARKDOWN = "markdown"
     CSV = "csv"
+    JSON = "json"
 
 
 def _print_version(asked: bool) -> None:
@@ -470,6 +471,21 @@ def report(
     format: Annotated[
         TableFormat, typer.Option(help="How to print; csv prints the first table.")
     ] = TableFormat.TABLE,
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the clips, to hear the hardest in the page.",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        bool,
+        typer.Option(
+            "--baseline",
+            help="Set published results beside, where corpus, split, labels and metric agree.",
+        ),
+    ] = False,
     compare_layers: Annotated[
         str | None,
         typer.Option(
@@ -485,7 +501,14 @@ def report(
     Everything is computed from the saved predictions; nothing is fitted again.
     """
     from .artifacts.latest import latest_run
-    from .artifacts.report import markdown, report_layers, report_run, report_runs, write_report
+    from .artifacts.report import (
+        as_json,
+        markdown,
+        report_layers,
+        report_run,
+        report_runs,
+        write_report,
+    )
     from .artifacts.results import read_results
     from .artifacts.table import as_csv
 
@@ -503,13 +526,31 @@ def report(
     elif len(results) > 1:
         made = report_runs(results)
     else:
-        made = report_run(results[0])
-        written = write_report(folders[0] / "report", made)
-        _say(f"written  {written[0]} and {len(written) - 1} tables as CSV beside it")
+        made = report_run(results[0], baseline=baseline)
+        from .artifacts.bundle import bundle_text
+        from .artifacts.card import write_card
+        from .artifacts.figures import draw_figures, save_figures
+        from .artifacts.page import render_page
+        from .files import write_text
+
+        place = folders[0] / "report"
+        figures = draw_figures(results[0])
+        write_text(place / "index.html", render_page(results[0], made, figures, audio))
+        write_report(place, made)
+        for head in results[0].heads:
+            bundle = bundle_text(place.parent / "bundles" / head)
+            if bundle:
+                write_card(results[0], head, bundle)
+        save_figures(place, figures)
+        _say(f"page     {place / 'index.html'}")
+        _say("written  report.md, results.json, tables as CSV and LaTeX, figures as PNG and PDF;")
+        _say("         and a model card in each bundle")
     if format is TableFormat.TABLE:
         print_report(made)
     elif format is TableFormat.MARKDOWN:
         typer.echo(markdown(made), nl=False)
+    elif format is TableFormat.JSON:
+        typer.echo(as_json(made), nl=False)
     else:
         typer.echo(as_csv(made.tables[0]), nl=False)
 
@@ -548,6 +589,7 @@ def print_report(report: Any, console: Any = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from .artifacts.report import check_line
     from .artifacts.table import as_terminal
 
     console = console or Console(highlight=False)
@@ -567,6 +609,11 @@ def print_report(report: Any, console: Any = None) -> None:
     console.print()
     for note in report.notes:
         console.print(Text(note))
+    styles = {"invalid": "bold red", "warning": "yellow", "note": ""}
+    if report.checks:
+        console.print(Text("\nChecks", style="bold"))
+    for check in report.checks:
+        console.print(Text(check_line(check), style=styles[check.severity]))
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

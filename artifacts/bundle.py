@@ -158,6 +158,15 @@ def save_bundle(folder: Path, classifier: Classifier, **told: Any) -> None:
     write_text(folder / "bundle.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
+def bundle_text(folder: Path) -> dict[str, Any] | None:
+    """Return what ``bundle.json`` says, unchecked; ``None`` if there is no bundle."""
+    path = folder / "bundle.json"
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Load a bundle, from wherever it comes: no code of its own is run.
 

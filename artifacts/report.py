@@ -1,8 +1,9 @@
 """What a report of runs says: its tables, its notes, and what must be said with every number."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from ..pipeline.statistics import (
     compare,
     intervals,
 )
-from .results import GROUPS, RunResults, at_edge, chosen
+from .baselines import baseline_table
+from .checks import Check, run_checks
+from .results import GROUPS, RunResults, chosen
 from .run import NESTED, RunSummary
-from .table import Table, as_csv, as_markdown, percent, percent_interval
+from .table import Table, as_csv, as_latex, as_markdown, percent, percent_interval
 
 METRICS = {"UAR": "uar", "accuracy": "accuracy", "macro-F1": "macro_f1"}
 #: Tables that are written to files and not printed.
@@ -43,12 +46,15 @@ class Report:
         In the order in which they are read.
     notes : tuple of str
         What stands below.
+    checks : tuple of Check
+        What was found wrong, or is to be known.
     """
 
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     tables: tuple[Table, ...]
     notes: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
 
     @property
     def printed(self) -> tuple[Table, ...]:
@@ -56,13 +62,15 @@ class Report:
         return tuple(table for table in self.tables if table.name not in LONG)
 
 
-def report_run(results: RunResults) -> Report:
+def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     """Report one run.
 
     Parameters
     ----------
     results : RunResults
         From :func:`~serpipe.artifacts.results.read_results`.
+    baseline : bool
+        Whether published results stand beside it, where there are any that may.
 
     Returns
     -------
@@ -70,6 +78,8 @@ def report_run(results: RunResults) -> Report:
     """
     summary = results.summary
     tables = [_nested(results)]
+    if baseline:
+        tables.append(baseline_table(results))
     if len(results.heads) > 1:
         heads = {head: results.by_speaker(head) for head in results.heads}
         tables.append(_comparisons(compare(heads), "Heads compared, nested", [results]))
@@ -80,6 +90,7 @@ def report_run(results: RunResults) -> Report:
         tuple(summary.warnings),
         tuple(table for table in tables if table.rows),
         _notes(summary),
+        run_checks(results),
     )
 
 
@@ -173,7 +184,7 @@ def headline(results: RunResults) -> tuple[str, ...]:
 
 
 def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
-    """Write a report as Markdown, and each table as CSV.
+    """Write a report as Markdown and JSON, and each table as CSV and LaTeX.
 
     Parameters
     ----------
@@ -187,8 +198,9 @@ def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
     tuple of Path
         What was written, the Markdown first.
     """
-    texts = {"report.md": markdown(report)}
+    texts = {"report.md": markdown(report), "results.json": as_json(report)}
     texts |= {f"{table.name}.csv": as_csv(table) for table in report.tables}
+    texts |= {f"{table.name}.tex": as_latex(table) for table in report.tables}
     for name, text in texts.items():
         write_text(folder / name, text)
     return tuple(folder / name for name in texts)
@@ -199,10 +211,41 @@ def markdown(report: Report) -> str:
     parts = [f"- {name}: {value}" for name, value in report.facts]
     parts += ["", *(f"> **{warning}.**\n" for warning in report.warnings)]
     for table in report.tables:
-        parts += [f"**{table.title}**\n", as_markdown(table)]
-        if table.note:
-            parts.append(f"{table.note}\n")
-    return "\n".join([*parts, *(f"{note}  " for note in report.notes), ""])
+        parts += [f"**{table.title}**\n", markdown_table(table)]
+    parts += [f"{note}  " for note in report.notes]
+    if report.checks:
+        parts += ["", *(f"- {check_line(check)}" for check in report.checks)]
+    return "\n".join([*parts, ""])
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table as Markdown, with its note."""
+    return as_markdown(table) + (f"\n{table.note}\n" if table.note else "")
+
+
+def check_line(check: Check) -> str:
+    """Return a check in one line."""
+    return f"{check.code} {check.severity}: {check.found}; {check.advice}"
+
+
+def as_json(report: Report) -> str:
+    """Return a report as JSON: facts, warnings, checks, and the records of each table."""
+    content = {
+        "facts": dict(report.facts),
+        "warnings": report.warnings,
+        "checks": [asdict(check) for check in report.checks],
+        "tables": {
+            table.name: [
+                {name: _plain(value) for name, value in record.items()} for record in table.records
+            ]
+            for table in report.tables
+        },
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
@@ -420,27 +463,6 @@ def _notes(summary: RunSummary) -> tuple[str, ...]:
     notes = [_score_note(summary)]
     if len(summary.heads) > 1:
         notes.append(_TEST_NOTE)
-    left = [head for head in summary.planned if head not in summary.heads]
-    if left:
-        notes.append(f"NOT WHOLE: {', '.join(left)} not fitted yet; run `serpipe fit` again.")
-    for head, told in summary.heads.items():
-        for name, counted in at_edge(told).items():
-            times = " and ".join(f"{name}={value} in {n}" for value, n in counted.items())
-            notes.append(
-                f"{head}: chosen at the edge of its grid, {times} of {len(told.choices)} folds; "
-                f"widen it with --grid {head}.{name}=..."
-            )
-        if told.fits["pruned"]:
-            notes.append(
-                f"{head}: the search left out {told.fits['pruned']} of {told.fits['points']} grid "
-                f"points, past two that scored worse; see search/{head}.csv."
-            )
-        failed = sum(len(folds) for folds in told.not_converged.values())
-        if failed or told.fits["inner_not_converged"]:
-            notes.append(
-                f"{head}: {failed} tested and {told.fits['inner_not_converged']} inner fits did "
-                "not converge; see run.json."
-            )
     return tuple(notes)
 
 

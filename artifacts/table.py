@@ -97,6 +97,25 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
+def as_latex(table: Table) -> str:
+    """Return the table as LaTeX, for the package booktabs; marked cells are bold."""
+    lines = [
+        f"% {table.title}",
+        rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_latex, table.header)) + r" \\",
+        r"\midrule",
+    ]
+    for number, row in enumerate(table.rows):
+        cells = [
+            rf"\textbf{{{_latex(cell)}}}" if (number, place) in table.marked else _latex(cell)
+            for place, cell in enumerate(row)
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    note = [f"% {table.note}"] if table.note else []
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *note, ""])
+
+
 def percent(value: float) -> str:
     """Return a share as a percentage with one decimal."""
     return "" if math.isnan(value) else f"{100 * value:.1f}"
@@ -108,6 +127,13 @@ def percent_interval(found: Interval) -> str:
         return percent(found.value)
     # No space in the brackets: where a line is too long, it breaks before them.
     return f"{percent(found.value)} [{percent(found.low)}-{percent(found.high)}]"
+
+
+def _latex(text: str) -> str:
+    escaped = text.replace("\\", r"\textbackslash ")
+    for character in "&%$#_{}":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped.replace("<", r"$<$").replace(" - ", " -- ")
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

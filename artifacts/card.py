@@ -1,0 +1,118 @@
+"""The model card of a bundle, with the metadata that the Hugging Face hub reads."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..files import write_text
+from .report import METRICS, markdown_table, report_run
+from .results import RunResults
+from .table import percent_interval
+
+
+def write_card(results: RunResults, head: str, bundle: dict[str, Any]) -> Path:
+    """Write ``README.md`` into a bundle's folder.
+
+    Parameters
+    ----------
+    results : RunResults
+        The run.
+    head : str
+        The head of the bundle.
+    bundle : dict
+        What ``bundle.json`` says.
+
+    Returns
+    -------
+    Path
+        The card.
+    """
+    path = results.run / "bundles" / head / "README.md"
+    write_text(path, card(results, head, bundle))
+    return path
+
+
+def card(results: RunResults, head: str, bundle: dict[str, Any]) -> str:
+    """Return a model card: data, protocol, numbers with intervals, limits and licence.
+
+    Parameters
+    ----------
+    results, head, bundle
+        As for :func:`write_card`.
+
+    Returns
+    -------
+    str
+        Markdown with a YAML head.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    from ..pipeline.statistics import intervals
+
+    alone = {head: results.summary.heads[head]}
+    summary = replace(results.summary, heads=alone, planned=[head])
+    results = replace(results, summary=summary, predicted={head: results.predicted[head]})
+    report = report_run(results)
+    scores = intervals(results.by_speaker(head))
+    encoder = summary.encoder["encoder"]
+    licence = re.sub(r"[^a-z0-9.]+", "-", str(bundle["licence"]).lower()).strip("-") or "other"
+    name = f"{encoder} + {head}"
+    data = ModelCardData(
+        license=licence,
+        library_name="serpipe",
+        pipeline_tag="audio-classification",
+        tags=["speech-emotion-recognition", "speaker-independent"],
+        base_model=encoder if "/" in encoder else None,
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="audio-classification",
+                dataset_type=str(summary.corpus),
+                dataset_name=str(summary.corpus),
+                dataset_config=summary.split_title,
+                metric_type=key,
+                metric_name=f"{title}, nested",
+                metric_value=round(100 * scores[key].value, 1),
+            )
+            for title, key in METRICS.items()
+        ],
+    )
+    weights = str(summary.encoder["weights_sha256"])[:12]
+    parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle["parameters"].items())
+    lines = [
+        "---", data.to_yaml(), "---", "",
+        f"# {summary.target} from {encoder}, {head}", "",
+        *(f"> **{warning}.**\n" for warning in summary.warnings),
+        f"Hears a frozen `{encoder}` (weights {weights}), layer "
+        f"{bundle['layer']['name']}, {summary.pooling} pooling over time; "
+        f"{summary.heads[head].title} ({parameters}) tells {', '.join(summary.labels)}.", "",
+        "## Data", "",
+        f"{summary.corpus}: {summary.clips} clips of {len(summary.speakers)} speakers."
+        + (f" Labels: {', '.join(summary.changes)}." if summary.changes else ""),
+        f"{bundle['citation']}. Licence of the clips: {bundle['licence']}.", "",
+        "## How it scores", "",
+        f"{summary.split_title}; {summary.inner}. These are scores of heads fitted in the same way "
+        "without the test speakers; the saved head has heard all of them.", "",
+        *(f"- {title}: {percent_interval(scores[key])} %" for title, key in METRICS.items()), "",
+        *(
+            f"{table.title}\n\n{markdown_table(table)}"
+            for table in report.tables
+            if table.name in ("classes", "groups")
+        ),
+        "## Limits", "",
+        f"- It was fitted on {len(summary.speakers)} speakers of one recording set-up. Other "
+        "languages, microphones, rooms and emotions that are felt, not acted, were not tested.",
+        "- It tells how speech sounds, not what a person feels; do not judge people by it.",
+        *(f"- {check.found} ({check.code})." for check in report.checks), "",
+        "## Use", "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "from serpipe.artifacts.bundle import load_bundle",
+        "",
+        'bundle = load_bundle(Path("."))  # this folder',
+        "```", "",
+        f"Made by `{summary.provenance.get('command', '')}`.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""The report says what was saved, warns of what misleads, and its page needs nothing else."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+from serpipe.artifacts.baselines import baselines_for
+from serpipe.artifacts.bundle import load_bundle
+from serpipe.artifacts.checks import run_checks
+from serpipe.artifacts.figures import as_bytes, draw_figures
+from serpipe.artifacts.page import hardest_clips, render_page
+from serpipe.artifacts.report import as_json, report_run
+from serpipe.artifacts.results import RunResults, read_results
+from serpipe.artifacts.table import Table, as_latex, as_markdown
+from serpipe.pipeline.metrics import scores_of
+
+from .conftest import ROOT, Command
+
+
+@pytest.fixture
+def results(serpipe: Command, few_clips: Path, small_encoder: Path) -> RunResults:
+    serpipe("extract", "--data", few_clips, "--encoder", small_encoder)
+    run = serpipe("fit", "--head", "lr,svm", "--grid", "svm.C=1,10")
+    assert run.code == 0, run.err
+    return read_results(Path(run.out.strip()))
+
+
+def changed(results: RunResults, **fields: object) -> RunResults:
+    summary = dataclasses.replace(results.summary, **fields)  # type: ignore[arg-type]
+    return dataclasses.replace(results, summary=summary)
+
+
+def codes(results: RunResults) -> set[str]:
+    return {check.code for check in run_checks(results)}
+
+
+def test_each_check_fires_on_what_it_is_for_and_not_without(results: RunResults) -> None:
+    usual = codes(results)
+    assert usual <= {"SER010", "SER011", "SER013"}  # of a random encoder and 40 clips
+    assert "SER010" in usual  # of two values both are edges
+    wrong: dict[str, dict[str, object]] = {
+        "SER001": {"warnings": ["INFLATED: so"]},
+        "SER002": {"warnings": ["TRANSDUCTIVE: so"]},
+        "SER003": {"warnings": ["PERMUTED LABELS: so"]},
+        "SER004": {"speakers": ["01", "02", "03"]},
+        "SER005": {"planned": ["lr", "svm", "lgbm"]},
+        "SER006": {"layers": ["2"]},
+        "SER007": {"encoder": {"encoder": "iic/emotion2vec_plus_large"}},
+    }
+    for code, fields in wrong.items():
+        assert code not in usual
+        assert code in codes(changed(results, **fields))
+    twice = results.clips["sha256"].copy()
+    twice[1] = twice[0]
+    assert "SER008" in codes(dataclasses.replace(results, clips={**results.clips, "sha256": twice}))
+    versions = {"torch": "1", "transformers": "5", "serpipe": "0"}
+    made = {"versions": versions, "cache": {"versions": versions | {"torch": "2"}}}
+    assert "SER009" in codes(changed(results, provenance=made))
+    made["cache"] = {"versions": versions}
+    assert "SER009" not in codes(changed(results, provenance=made))
+    told = results.summary.heads["lr"]
+    last = [{**choice, "layer": "3"} for choice in told.choices]
+    middle = [{**choice, "layer": "2"} for choice in told.choices]
+    for choices, expected in ((last, True), (middle, False)):
+        heads = {"lr": dataclasses.replace(told, choices=choices)}
+        assert ("SER011" in codes(changed(results, heads=heads, planned=["lr"]))) is expected
+    fits = {"points": 10, "pruned": 3, "inner_not_converged": 2}
+    heads = {"lr": dataclasses.replace(told, fits=fits)}
+    assert {"SER012", "SER013"} <= codes(changed(results, heads=heads, planned=["lr"]))
+
+
+def test_every_code_is_in_the_docs_with_its_severity() -> None:
+    code = (ROOT / "artifacts" / "checks.py").read_text()
+    used = set(re.findall(r'"(SER\d+)",\s+"(\w+)"', code))
+    told = re.findall(r"^\| (SER\d+) \| (\w+) \|", (ROOT / "docs" / "checks.md").read_text(), re.M)
+    assert used == set(told)
+    assert len(told) == len({number for number, _ in told}) == 13
+
+
+def test_json_holds_every_number(results: RunResults, serpipe: Command) -> None:
+    report = report_run(results)
+    content = json.loads(as_json(report))
+    assert serpipe("report", results.run, "--format", "json").out == as_json(report)
+    assert {"nested", "layers", "comparisons", "classes", "groups", "confusion", "speakers"} == set(
+        content["tables"]
+    )
+    assert len(content["tables"]["layers"]) == 2 * 4
+    assert content["facts"]["split"] == "leave one speaker out, 5 folds"
+    assert [check["code"] for check in content["checks"]] == [c.code for c in report.checks]
+
+
+def test_names_from_outside_cannot_break_out_of_a_table_or_the_page(results: RunResults) -> None:
+    table = Table("t", "T", ("a", "b"), (("x|y", "50 % & <b>_1"),))
+    assert r"| x\|y |" in as_markdown(table)
+    assert r"50 \% \& $<$b>\_1" in as_latex(table)
+    evil = changed(results, corpus="<script>alert(1)</script>")
+    page = render_page(evil, report_run(evil), {})
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_figures_are_the_same_bytes_each_time_and_not_empty(results: RunResults) -> None:
+    figures, again = draw_figures(results), draw_figures(results)
+    assert set(figures) == {"layers", "speakers", "groups", "confusion-lr", "confusion-svm"}
+    for name, figure in figures.items():
+        for suffix in ("png", "pdf"):
+            assert as_bytes(figure, suffix) == as_bytes(again[name], suffix)
+        pixels = np.asarray(Image.open(io.BytesIO(as_bytes(figure, "png"))).convert("L"))
+        assert (pixels < 128).mean() > 0.005
+        assert (pixels[[0, -1]] == 255).all()  # nothing is cut off
+        assert (pixels[:, [0, -1]] == 255).all()
+
+
+def test_the_hardest_clips_are_wrong_and_their_audio_stays_in_the_folder(
+    results: RunResults, few_clips: Path, tmp_path: Path
+) -> None:
+    hardest = hardest_clips(results, "lr", few_clips)
+    assert 0 < len(hardest) <= 20
+    margins = [clip.margin for clip in hardest]
+    assert margins == sorted(margins, reverse=True)
+    for clip in hardest:
+        assert clip.truth != clip.predicted
+        assert clip.address == (few_clips / clip.path).resolve().as_uri()
+    secret = tmp_path / "secret.flac"
+    secret.write_bytes(b"")
+    path = results.run / "predictions" / "lr.csv"
+    path.write_text(path.read_text().replace(hardest[0].path, "../secret.flac"))
+    outside = hardest_clips(results, "lr", few_clips)
+    (one,) = (clip for clip in outside if clip.path == "../secret.flac")
+    assert one.address == ""
+
+
+def test_the_page_is_whole_and_asks_for_nothing(
+    serpipe: Command, results: RunResults, few_clips: Path, tmp_path: Path
+) -> None:
+    assert serpipe("report", results.run, "--audio", few_clips).code == 0
+    folder = results.run / "report"
+    page = (folder / "index.html").read_text()
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "default-src 'none'" in page
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(images) == page.count("<img") == 5
+    for image in images:
+        Image.open(io.BytesIO(base64.b64decode(image))).verify()
+    assert page.count("<audio") == len(hardest_clips(results, "lr"))
+    for name in ("layers", "speakers", "groups", "confusion-lr"):
+        assert (folder / f"{name}.png").is_file()
+        assert (folder / f"{name}.pdf").is_file()
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium here to open the page in")
+    shown = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+         "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+         "--enable-logging=stderr", "--dump-dom", (folder / "index.html").resolve().as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in shown.stderr
+    assert "How to read this" in shown.stdout
+
+
+def test_published_results_stand_only_beside_what_may_be_compared(results: RunResults) -> None:
+    emotions = ["angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"]
+    whole = {"clips": 1440, "labels": emotions, "split": "loso", "changes": [], "warnings": []}
+    shown = baselines_for(changed(results, **whole))
+    assert {(each.split, each.features) for each in shown} >= {("loso", "WavLM large")}
+    assert {each.split for each in shown} == {"loso"}
+    folds = baselines_for(changed(results, **whole | {"split": "emobox"}))
+    assert {each.features: each.uar.value for each in folds}["wav2vec2 base"] == 0.5433
+    for other in (
+        {"clips": 1439}, {"labels": emotions[:7]}, {"split": "kfold:5"}, {"target": "sex"},
+        {"changes": ["calm counted as neutral"]}, {"warnings": ["TRANSDUCTIVE: so"]},
+    ):  # fmt: skip
+        assert not baselines_for(changed(results, **whole | other))
+    report = report_run(changed(results, **whole), baseline=True)
+    (table,) = (table for table in report.tables if table.name == "baselines")
+    assert "not reproduced" in table.title
+    assert all(record["source"] and not record["reproduced"] for record in table.records)
+
+
+def test_a_model_card_has_no_blanks_and_reads_as_the_hub_reads_it(
+    serpipe: Command, results: RunResults
+) -> None:
+    assert serpipe("report", results.run).code == 0
+    for head in ("lr", "svm"):
+        path = results.run / "bundles" / head / "README.md"
+        loaded = ModelCard.load(path)
+        assert loaded.data.license == "cc-by-nc-sa-4.0"
+        (uar, *_) = loaded.data.eval_results
+        counts = results.by_speaker(head).sum(axis=0)
+        assert uar.metric_value == round(100 * float(scores_of(counts).uar), 1)
+        text = path.read_text()
+        assert not re.search(r"More Information Needed|TODO|None|nan|\{|\(\)", text)
+        assert "40 clips of 5 speakers" in text
+        load_bundle(path.parent)  # a card beside it does not disturb
