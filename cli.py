@@ -53,6 +53,13 @@ class TableFormat(StrEnum):
     JSON = "json"
 
 
+class InfoFormat(StrEnum):
+    """How ``cache info`` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"serpipe {__version__}")
@@ -269,13 +276,20 @@ def extract(
 @cache_app.command("info")
 def cache_info(
     file: CacheFile = None,
+    format: Annotated[InfoFormat, typer.Option(help="How to print.")] = InfoFormat.TABLE,
 ) -> None:
     """Print what is inside."""
+    import json
+
     from .artifacts.cache_info import describe
     from .artifacts.latest import latest_cache
     from .features.cache import open_cache
 
-    for name, value in describe(open_cache(file or latest_cache())):
+    told = dict(describe(open_cache(file or latest_cache())))
+    if format is InfoFormat.JSON:
+        typer.echo(json.dumps(told, indent=1))
+        return
+    for name, value in told.items():
         typer.echo(f"{name:<16} {value}")
 
 
@@ -501,14 +515,8 @@ def report(
     Everything is computed from the saved predictions; nothing is fitted again.
     """
     from .artifacts.latest import latest_run
-    from .artifacts.report import (
-        as_json,
-        markdown,
-        report_layers,
-        report_run,
-        report_runs,
-        write_report,
-    )
+    from .artifacts.publish import publish
+    from .artifacts.report import as_json, markdown, report_layers, report_run, report_runs
     from .artifacts.results import read_results
     from .artifacts.table import as_csv
 
@@ -527,22 +535,7 @@ def report(
         made = report_runs(results)
     else:
         made = report_run(results[0], baseline=baseline)
-        from .artifacts.bundle import bundle_text
-        from .artifacts.card import write_card
-        from .artifacts.figures import draw_figures, save_figures
-        from .artifacts.page import render_page
-        from .files import write_text
-
-        place = folders[0] / "report"
-        figures = draw_figures(results[0])
-        write_text(place / "index.html", render_page(results[0], made, figures, audio))
-        write_report(place, made)
-        for head in results[0].heads:
-            bundle = bundle_text(place.parent / "bundles" / head)
-            if bundle:
-                write_card(results[0], head, bundle)
-        save_figures(place, figures)
-        _say(f"page     {place / 'index.html'}")
+        _say(f"page     {publish(results[0], made, audio)}")
         _say("written  report.md, results.json, tables as CSV and LaTeX, figures as PNG and PDF;")
         _say("         and a model card in each bundle")
     if format is TableFormat.TABLE:

@@ -2,17 +2,15 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from ..files import write_text
 from .report import METRICS, markdown_table, report_run
 from .results import RunResults
 from .table import percent_interval
 
 
-def write_card(results: RunResults, head: str, bundle: dict[str, Any]) -> Path:
-    """Write ``README.md`` into a bundle's folder.
+def card(results: RunResults, head: str, bundle: dict[str, Any]) -> str:
+    """Return a model card: data, protocol, numbers with intervals, limits and licence.
 
     Parameters
     ----------
@@ -22,24 +20,6 @@ def write_card(results: RunResults, head: str, bundle: dict[str, Any]) -> Path:
         The head of the bundle.
     bundle : dict
         What ``bundle.json`` says.
-
-    Returns
-    -------
-    Path
-        The card.
-    """
-    path = results.run / "bundles" / head / "README.md"
-    write_text(path, card(results, head, bundle))
-    return path
-
-
-def card(results: RunResults, head: str, bundle: dict[str, Any]) -> str:
-    """Return a model card: data, protocol, numbers with intervals, limits and licence.
-
-    Parameters
-    ----------
-    results, head, bundle
-        As for :func:`write_card`.
 
     Returns
     -------

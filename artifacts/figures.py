@@ -5,6 +5,7 @@ marker and hatch, too, so that the figures survive black-and-white print.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,22 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-FORMATS = ("png", "pdf")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure.
+
+    Attributes
+    ----------
+    png : bytes
+        The file.
+    width : float
+        In inches, so that its text is of the size that it was drawn for.
+    """
+
+    png: bytes
+    width: float
 
 
 def draw_figures(results: RunResults) -> dict[str, "Figure"]:
@@ -50,11 +66,14 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
     return figures
 
 
-def save_figures(folder: Path, figures: Mapping[str, "Figure"]) -> None:
-    """Write figures as PNG and PDF; the same figure gives the same bytes."""
+def save_figures(folder: Path, figures: Mapping[str, "Figure"]) -> dict[str, Picture]:
+    """Write figures as PNG and PDF, and return the PNG; the same figure gives the same bytes."""
+    pictures = {}
     for name, figure in figures.items():
-        for suffix in FORMATS:
-            write_bytes(folder / f"{name}.{suffix}", as_bytes(figure, suffix))
+        pictures[name] = Picture(as_bytes(figure, "png"), figure.get_figwidth())
+        write_bytes(folder / f"{name}.png", pictures[name].png)
+        write_bytes(folder / f"{name}.pdf", as_bytes(figure, "pdf"))
+    return pictures
 
 
 def as_bytes(figure: "Figure", suffix: str) -> bytes:

@@ -5,16 +5,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .figures import as_bytes
+from .figures import Picture
 from .report import Report
 from .results import RunResults
 from .run import NESTED, read_table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 HARDEST = 20
 #: At which the text of a figure is as large as that around it.
@@ -80,7 +76,7 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
 def render_page(
     results: RunResults,
     report: Report,
-    figures: Mapping[str, "Figure"],
+    pictures: Mapping[str, Picture],
     audio: Path | None = None,
 ) -> str:
     """Return the page.
@@ -91,8 +87,8 @@ def render_page(
         The run.
     report : Report
         What is said of it.
-    figures : mapping of str to Figure
-        From :func:`~serpipe.artifacts.figures.draw_figures`.
+    pictures : mapping of str to Picture
+        From :func:`~serpipe.artifacts.figures.save_figures`.
     audio : Path, optional
         The folder of the clips, to hear the hardest.
 
@@ -121,10 +117,10 @@ def render_page(
         figures=[
             (
                 name,
-                base64.b64encode(as_bytes(figure, "png")).decode(),
-                round(PIXELS_PER_INCH * figure.get_figwidth()),
+                base64.b64encode(picture.png).decode(),
+                round(PIXELS_PER_INCH * picture.width),
             )
-            for name, figure in figures.items()
+            for name, picture in pictures.items()
         ],
         head=results.heads[0],
         hardest=hardest_clips(results, results.heads[0], audio),

@@ -450,6 +450,13 @@ def _comparisons(found: Sequence[Comparison], title: str, runs: Sequence[RunResu
             (f"{each.first} - {each.second}", _signed(each.difference), _p(each.p), _p(each.p_holm))
             for each in found
         ),
+        note="Bold: resolved, p (Holm) below 0.05. The others may differ or not.",
+        marked=frozenset(
+            (row, column)
+            for row, each in enumerate(found)
+            for column in range(4)
+            if each.p_holm < 0.05
+        ),
         records=tuple(
             {"first": each.first, "second": each.second, "difference": each.difference.value,
              "low": each.difference.low, "high": each.difference.high, "p": each.p,

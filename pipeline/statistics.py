@@ -6,6 +6,7 @@ is needed are the counts of who was taken for whom, a matrix for each speaker.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -181,11 +182,17 @@ def _enough(by_speaker: NDArray[np.int64]) -> bool:
     return len(by_speaker) >= FEWEST_SPEAKERS
 
 
+@lru_cache(maxsize=1)
+def _times_drawn(n: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each of n speakers is in each draw, shape (10 000, n)."""
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    return times.astype(np.float64)
+
+
 def _draw(by_speaker: NDArray[np.int64], seed: int) -> NDArray[Any]:
     """Return summed counts of each draw of speakers: the same draws for the same seed."""
     n = len(by_speaker)
-    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    flat = times.astype(np.float64) @ by_speaker.reshape(n, -1)
+    flat = _times_drawn(n, seed) @ by_speaker.reshape(n, -1)
     return flat.reshape(DRAWS, *by_speaker.shape[1:])
 
 

@@ -335,6 +335,9 @@ def test_a_cache_says_what_is_in_it_and_whether_it_is_whole(
     assert told.code == 0
     for word in ("RAVDESS speech", "40, ", "5 speakers", "happy 5", "weights_sha256", "float32"):
         assert word in told.out
+    printed = json.loads(serpipe("cache", "info", extracted, "--format", "json").out)
+    assert printed["clips"].startswith("40, ")
+    assert all(f"{name:<16} {value}" in told.out for name, value in printed.items())
     assert "all checksums right" in serpipe("cache", "verify", extracted).out
     with h5py.File(extracted, "r+") as file:
         file["clips/emotion"][3] = "happy" if file["clips/emotion"][3] != b"happy" else "sad"
