@@ -351,8 +351,8 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="HEAD.NAME=VALUE,...",
-            help="Values to try for a hyper-parameter, such as lr.C=0.01,0.1,1; one value fixes "
-            "it. Can be given several times.",
+            help="Values to try for a hyper-parameter, such as lr.C=0.01,0.1,1, or C=... of one "
+            "head alone; one value fixes it. Can be given several times.",
             show_default=False,
         ),
     ] = None,
@@ -567,6 +567,9 @@ def main() -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(str(MachineError(f"{where}{error.strerror}; check the disk and try again")), 1)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: let processes end in peace
 
 
 def _stop(signal_number: int, frame: object) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -191,8 +192,9 @@ def _new(results: RunResults, title: str, width: float, height: float) -> tuple[
         f"n = {summary.clips} clips of {len(summary.speakers)} speakers"
     )
     marks = "".join(f"\n{warning.partition(':')[0]}" for warning in summary.warnings)
-    axes.set_title(f"{title}{marks}\n", fontsize=11, loc="left", wrap=True)
-    axes.text(0, 1.01, about, transform=axes.transAxes, fontsize=7.5, color="0.3", va="bottom")
+    figure.suptitle(f"{title}{marks}", fontsize=11, x=0.01, ha="left")
+    lines = fill(about, int(13 * width))  # about as many letters as there is room for
+    axes.set_title(lines, fontsize=7.5, color="0.3", loc="left")
     return figure, axes
 
 

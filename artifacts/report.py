@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         _facts(summary),
         tuple(summary.warnings),
         tuple(table for table in tables if table.rows),
-        _notes(summary),
+        _notes(summary) + ((_NO_BASELINE,) if baseline and not tables[1].rows else ()),
         run_checks(results),
     )
 
@@ -108,6 +108,11 @@ def report_layers(results: RunResults, head: str) -> Report:
     -------
     Report
     """
+    if len(results.summary.layers) < 2:
+        raise UserError(
+            f"{results.run}: one layer, {results.summary.layers[0]}; expected several, of which "
+            "one was chosen; fit with --layers all"
+        )
     layers = {layer: results.by_speaker(head, layer) for layer in results.predicted[head]}
     pairs = [(NESTED, layer) for layer in layers if layer != NESTED]
     found = compare(layers, pairs=pairs)
@@ -143,10 +148,12 @@ def report_runs(runs: Sequence[RunResults]) -> Report:
         if here != order:
             raise UserError(
                 f"{results.run}: other clips or labels than {first.run}; expected the same, to "
-                "compare clip by clip; fit both on the same --target, --map and --keep"
+                "compare clip by clip; fit both with the same --target, --map, --keep and "
+                "--permute-labels"
             )
+        marks = ", ".join(warning.partition(":")[0] for warning in results.summary.warnings)
         for head in results.heads:
-            name = f"{number} {head}"
+            name = f"{number} {head}" + (f" ({marks})" if marks else "")
             named[name] = results.by_speaker(head)
             scores = intervals(named[name])
             rows.append((name, *(percent_interval(scores[key]) for key in METRICS.values())))
@@ -171,7 +178,12 @@ def report_runs(runs: Sequence[RunResults]) -> Report:
         for warning in results.summary.warnings
     )
     compared = _comparisons(compare(named), "Compared, nested", runs)
-    return Report(facts, warnings, (table, compared), _test_notes(first))
+    checks = tuple(
+        replace(check, found=f"run {number}: {check.found}")
+        for number, results in enumerate(runs, 1)
+        for check in run_checks(results)
+    )
+    return Report(facts, warnings, (table, compared), _test_notes(first), checks)
 
 
 def headline(results: RunResults) -> tuple[str, ...]:
@@ -200,7 +212,7 @@ def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
     """
     texts = {"report.md": markdown(report), "results.json": as_json(report)}
     texts |= {f"{table.name}.csv": as_csv(table) for table in report.tables}
-    texts |= {f"{table.name}.tex": as_latex(table) for table in report.tables}
+    texts |= {f"{table.name}.tex": as_latex(table, report.warnings) for table in report.tables}
     for name, text in texts.items():
         write_text(folder / name, text)
     return tuple(folder / name for name in texts)
@@ -302,7 +314,8 @@ def _nested(results: RunResults) -> Table:
         rows.append((f"{name} (folds)", *told))
     return Table(
         "nested",
-        "Nested result" + (" [95 % interval]" if _has_intervals(results) else ""),
+        ("Nested result" if _anything_chosen(results) else "Result, nothing chosen")
+        + (" [95 % interval]" if _has_intervals(results) else ""),
         ("", *heads),
         tuple(rows),
         marked=frozenset((0, place) for place in range(1, len(heads) + 1)),
@@ -336,7 +349,8 @@ def _layers(results: RunResults) -> Table:
         "UAR of each layer held fixed: descriptive",
         ("layer", *heads),
         tuple(rows),
-        note="The best row is not a result: to take it is to choose on the test speakers.",
+        note="Bold: the best row of each head. It is not a result: to take it is to choose on the "
+        "test speakers.",
         marked=frozenset(marked),
         records=tuple(
             {**_identity(results.summary), "result": "descriptive", "head": head, "layer": layer,
@@ -361,7 +375,7 @@ def _classes(results: RunResults) -> Table:
         ),
         records=tuple(
             {**_identity(summary), "head": head, "label": label, "recall": float(found[head][n]),
-             "clips": clips[n]}
+             "n": clips[n]}
             for head in heads
             for n, label in enumerate(summary.labels)
         ),
@@ -384,7 +398,7 @@ def _groups(results: RunResults) -> Table:
                          *map(percent, uar)))  # fmt: skip
             records += [
                 {**_identity(results.summary), "head": head, "column": column, "group": group,
-                 "clips": int(each[0].sum()), "labels": labels, "uar": value}
+                 "n": int(each[0].sum()), "labels": labels, "uar": value}
                 for head, value in zip(heads, uar, strict=True)
             ]  # fmt: skip
     return Table(
@@ -432,7 +446,7 @@ def _confusion(results: RunResults) -> Table:
         ),
         records=tuple(
             {**_identity(results.summary), "head": head, "truth": truth, "predicted": predicted,
-             "clips": int(count[i, j])}
+             "n": int(count[i, j])}
             for head, count in counts.items()
             for i, truth in enumerate(labels)
             for j, predicted in enumerate(labels)
@@ -473,6 +487,9 @@ def _notes(summary: RunSummary) -> tuple[str, ...]:
     return tuple(notes)
 
 
+_NO_BASELINE = (
+    "No published result that we know agrees in corpus, split, labels and number of clips."
+)
 _TEST_NOTE = (
     "p: two-sided Wilcoxon signed-rank test over the speakers' UAR, and corrected by Holm for all "
     "pairs."
@@ -498,6 +515,12 @@ def _test_notes(results: RunResults) -> tuple[str, ...]:
 
 def _has_intervals(results: RunResults) -> bool:
     return len(results.summary.speakers) >= FEWEST_SPEAKERS
+
+
+def _anything_chosen(results: RunResults) -> bool:
+    grids = [told.grid for told in results.summary.heads.values()]
+    several = any(len(values) > 1 for grid in grids for values in grid.values())
+    return several or len(results.summary.layers) > 1
 
 
 def _clip_order(results: RunResults) -> list[tuple[str, str]]:

@@ -88,7 +88,8 @@ def read_results(run: Path) -> RunResults:
     summary = read_summary(run)
     if not summary.heads:
         raise UserError(
-            f"{run}: no head is fitted yet; expected at least one; run the same `serpipe fit` again"
+            f"{run}: no head is fitted yet; expected at least one; run it again to go on: "
+            f"{summary.provenance.get('command', 'serpipe fit')}"
         )
     rows = read_table(run / "clips.csv")
     if len(rows) != summary.clips or not {"label", "speaker", "path"} <= set(rows[0]):
@@ -111,6 +112,8 @@ def read_results(run: Path) -> RunResults:
 def chosen(told: HeadSummary) -> dict[str, Counter[str]]:
     """Count what was chosen over the folds: the layer, and each hyper-parameter with a choice.
 
+    The last hyper-parameter is counted, fixed or not: no result can do without it.
+
     Parameters
     ----------
     told : HeadSummary
@@ -123,7 +126,7 @@ def chosen(told: HeadSummary) -> dict[str, Counter[str]]:
     """
     counted = {"layer": Counter(str(choice["layer"]) for choice in told.choices)}
     for name, values in told.grid.items():
-        if len(values) > 1:
+        if len(values) > 1 or name == list(told.grid)[-1]:
             counted[name] = Counter(f"{c['parameters'][name]:g}" for c in told.choices)
     return counted
 
@@ -144,7 +147,7 @@ def at_edge(told: HeadSummary) -> dict[str, Counter[str]]:
     edges = {}
     for name, counted in chosen(told).items():
         values: Sequence[float] = told.grid.get(name, ())
-        ends = {f"{value:g}" for value in (values[0], values[-1])} if values else set()
+        ends = {f"{v:g}" for v in (values[0], values[-1])} if len(values) > 1 else set()
         found = Counter({value: n for value, n in counted.items() if value in ends})
         if found:
             edges[name] = found

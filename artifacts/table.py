@@ -57,7 +57,7 @@ def as_terminal(table: Table) -> "RichTable":
     for number, row in enumerate(table.rows):
         grid.add_row(
             *(
-                Text(cell, style="bold green" if (number, place) in table.marked else "")
+                Text(cell, style="bold" if (number, place) in table.marked else "")
                 for place, cell in enumerate(row)
             )
         )
@@ -97,12 +97,29 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def as_latex(table: Table) -> str:
-    """Return the table as LaTeX, for the package booktabs; marked cells are bold."""
+def as_latex(table: Table, warnings: Sequence[str] = ()) -> str:
+    """Return the table as LaTeX, for the package booktabs; marked cells are bold.
+
+    Parameters
+    ----------
+    table : Table
+        The table.
+    warnings : sequence of str
+        What must be said with its numbers: lines of the table, so that they are pasted with it.
+
+    Returns
+    -------
+    str
+    """
+
+    def across(text: str) -> str:
+        return rf"\multicolumn{{{len(table.header)}}}{{l}}{{{text}}} \\"
+
     lines = [
         f"% {table.title}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
         r"\toprule",
+        *(across(rf"\textbf{{{_latex(warning)}}}") for warning in warnings),
         " & ".join(map(_latex, table.header)) + r" \\",
         r"\midrule",
     ]
@@ -112,8 +129,8 @@ def as_latex(table: Table) -> str:
             for place, cell in enumerate(row)
         ]
         lines.append(" & ".join(cells) + r" \\")
-    note = [f"% {table.note}"] if table.note else []
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *note, ""])
+    note = [across(rf"\footnotesize {_latex(table.note)}")] if table.note else []
+    return "\n".join([*lines, r"\bottomrule", *note, r"\end{tabular}", ""])
 
 
 def percent(value: float) -> str:

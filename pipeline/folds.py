@@ -301,6 +301,8 @@ def _from_file(path: Path, clips: Table) -> NDArray[np.str_]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = [(reader.line_num, row) for row in reader]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {expected}") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}); {expected}") from None
     columns = set(rows[0][1]) if rows else set()
@@ -316,10 +318,12 @@ def _from_file(path: Path, clips: Table) -> NDArray[np.str_]:
             raise UserError(f"{path}, line {line}: {row[key]} stands in two folds; expected one")
     values: Sequence[str] = clips[key].tolist()
     missing = sorted(set(values) - set(fold_of))
+    unknown = sorted(set(fold_of) - set(values))
     if missing:
         raise UserError(
             f"{path}: {key} {missing[0]} has no fold"
             + (f" (nor have {len(missing) - 1} others)" if missing[1:] else "")
+            + (f"; the table has {unknown[0]!r}, which no clip has" if unknown else "")
             + f"; expected one for every {key} of the cache"
         )
     return np.array([fold_of[value] for value in values])

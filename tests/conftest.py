@@ -1,6 +1,7 @@
 """What several test files need: real clips, small random encoders, the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,11 +165,14 @@ def serpipe(
     def call(*arguments: object) -> Finished:
         monkeypatch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
         capsys.readouterr()
+        on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             main()
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:
+            signal.signal(signal.SIGINT, on_interrupt)  # pytest's own
         streams = capsys.readouterr()
         return Finished(code, streams.out, streams.err)
 

@@ -114,11 +114,12 @@ def test_recalls_confusions_and_groups_add_up(serpipe: Command, extracted: Path)
     with (run / "predictions" / "lr.csv").open() as file:
         nested = [row for row in csv.DictReader(file) if row["layer"] == "nested"]
     pairs = Counter((row["truth"], row["predicted"]) for row in nested)
-    confusion = {(r["truth"], r["predicted"]): int(r["clips"]) for r in read("confusion")}
+    confusion = {(r["truth"], r["predicted"]): int(r["n"]) for r in read("confusion")}
     assert {pair: n for pair, n in confusion.items() if n} == pairs
     for row in read("classes"):
         clips = sum(n for (truth, _), n in pairs.items() if truth == row["label"])
-        assert int(row["clips"]) == clips
+        assert int(row["n"]) == clips
+        assert row["clips"] == "40"
         assert float(row["recall"]) == pytest.approx(pairs[row["label"], row["label"]] / clips)
     groups = read("groups")
     assert {(r["column"], r["group"]) for r in groups} == {
@@ -483,6 +484,8 @@ def test_an_inflated_number_is_said_to_be_one_wherever_it_appears(
     for path in (run / "report").glob("*.csv"):
         with path.open() as file:
             assert all(word in row["warning"] for row in csv.DictReader(file)), path
+    for path in (run / "report").glob("*.tex"):
+        assert word in re.sub("%.*", "", path.read_text()), path  # in the table, not in a comment
     bundle = run / "bundles" / "lr" / "bundle.json"
     if option == ("--permute-labels",):
         assert not bundle.exists()  # a head that learnt nothing is not for predicting
@@ -496,7 +499,8 @@ def test_an_inflated_number_is_said_to_be_one_wherever_it_appears(
         one_clear_line(together.err, "other clips or labels")
     else:
         assert f"run 2: {word}" in together.out
-        assert re.search(r"^ 1 lr - 2 lr +[+-]\d", together.out, re.MULTILINE)
+        assert re.search(rf"^ 1 lr - 2 lr \({word}\) +[+-]\d", together.out, re.MULTILINE)
+        assert "run 2: " in together.out[together.out.index("Checks") :]
 
 
 def test_layers_may_be_chosen_joined_or_weighted(serpipe: Command, extracted: Path) -> None:

@@ -73,6 +73,7 @@ def read_grids(heads: tuple[Head, ...], given: Sequence[str]) -> dict[str, Grid]
         If a text is not of that form or names what is not there.
     """
     grids = {head.name: head.grid for head in heads}
+    seen: set[tuple[str, str]] = set()
     known = ", ".join(f"{head}.{name}" for head, names in grids.items() for name in names)
     for text in given:
         left, _, values = text.partition("=")
@@ -81,6 +82,9 @@ def read_grids(heads: tuple[Head, ...], given: Sequence[str]) -> dict[str, Grid]
             head = heads[0].name
         if name not in grids.get(head, {}):
             raise UserError(f"--grid {text}: expected HEAD.NAME=NUMBER,... with one of {known}")
+        if (head, name) in seen:
+            raise UserError(f"--grid {text}: {head}.{name} is given twice; expected it once")
+        seen.add((head, name))
         allowed = HEADS[head].parameters[name]
         try:
             numbers = tuple(sorted({float(value) for value in values.split(",")}))
