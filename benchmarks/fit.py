@@ -17,6 +17,7 @@ numbers of clips and widths.
 
 import argparse
 import json
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -189,6 +190,7 @@ def scale(arguments: argparse.Namespace) -> dict[str, Any]:
                 )
             seconds.append(time.perf_counter() - start)
         measured[f"{clips} clips, width {width}: s"] = min(seconds)
+        print(f"{clips} clips, width {width}: {min(seconds):.2f} s", file=sys.stderr, flush=True)
     return measured
 
 
