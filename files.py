@@ -1,7 +1,9 @@
 """Write files whole or not at all."""
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from .errors import MachineError, UserError
 
@@ -68,3 +70,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole, as UTF-8, with the folders it needs."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def json_value(value: Any) -> Any:
+    """Return what JSON can say: it has no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value

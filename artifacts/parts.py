@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import json_value
 from ..pipeline.fit import Results
 from ..pipeline.folds import Fold
 from ..pipeline.search import FoldResult
@@ -41,11 +42,11 @@ def part_writer(
         path = _path(run, head, layers.index(layer), folds.index(fold))
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
-            "inner": [_plain(value) for value in result.inner],
+            "inner": [json_value(value) for value in result.inner],
             "chosen": result.chosen,
             "inner_not_converged": result.inner_not_converged,
             "predicted": np.searchsorted(labels, result.predicted).tolist(),
-            "scores": [[_plain(value) for value in row] for row in result.scores.tolist()],
+            "scores": [[json_value(value) for value in row] for row in result.scores.tolist()],
             "converged": result.converged,
             "weights": list(result.weights),
         }
@@ -124,10 +125,6 @@ def remove_parts(run: Path, head: str | None = None) -> None:
 
 def _path(run: Path, head: str, layer: int, fold: int) -> Path:
     return run / FOLDER / head / f"layer-{layer:03d}-fold-{fold:04d}.json"
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _number(value: float | None) -> float:

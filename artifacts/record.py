@@ -1,6 +1,5 @@
 """Fit heads on a cache and record the run as it goes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..features.cache import Cache
-from ..files import make_folder
+from ..files import json_value, make_folder
 from ..pipeline.fit import Choice, HeadFit, Problem, fit_final, fit_head
 from ..pipeline.folds import INNER_FOLDS, Split, check_inner_folds, make_split
 from ..pipeline.heads import Grid, Head, paths
@@ -311,7 +310,7 @@ def _record_bundle(
             "speakers": len(by_speaker),
             "clips": len(problem.labels),
             **{
-                name: {part: _plain(value) for part, value in asdict(interval).items()}
+                name: {part: json_value(value) for part, value in asdict(interval).items()}
                 for name, interval in scores.items()
             },
         },
@@ -351,7 +350,7 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
         "fold": choice.fold,
         "layer": choice.layer,
         "parameters": choice.point,
-        "inner_uar": _plain(choice.inner_uar),
+        "inner_uar": json_value(choice.inner_uar),
     }
 
 
@@ -401,8 +400,3 @@ def _read(cache: Cache, layer: str, plan: _Plan) -> NDArray[np.float32]:
             "numbers; extract again with --overwrite, in float32"
         )
     return by_speaker(X, plan.problem.speakers) if plan.protocol.normalise == "speaker" else X
-
-
-def _plain(value: float) -> float | None:
-    """Return what JSON can say: it has no NaN."""
-    return None if math.isnan(value) else value

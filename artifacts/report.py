@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import json_value, write_text
 from ..pipeline.metrics import recalls, scores_of
 from ..pipeline.statistics import (
     DRAWS,
@@ -248,16 +248,13 @@ def as_json(report: Report) -> str:
         "checks": [asdict(check) for check in report.checks],
         "tables": {
             table.name: [
-                {name: _plain(value) for name, value in record.items()} for record in table.records
+                {name: json_value(value) for name, value in record.items()}
+                for record in table.records
             ]
             for table in report.tables
         },
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
