@@ -34,16 +34,6 @@ cache_app = typer.Typer(help="Look into a cache of embeddings.", no_args_is_help
 app.add_typer(cache_app, name="cache")
 
 
-CacheFile = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="FILE.h5",
-        help="A cache of embeddings.",
-        show_default="the newest in features/cache",
-    ),
-]
-
-
 class TableFormat(StrEnum):
     """How ``report`` prints."""
 
@@ -53,11 +43,24 @@ class TableFormat(StrEnum):
     JSON = "json"
 
 
-class InfoFormat(StrEnum):
-    """How ``cache info`` prints."""
+class ResultFormat(StrEnum):
+    """How the other commands print."""
 
     TABLE = "table"
     JSON = "json"
+
+
+ResultFormatOption = Annotated[
+    ResultFormat, typer.Option("--format", help="How to print the result: json is for scripts.")
+]
+CacheFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="FILE.h5",
+        help="A cache of embeddings.",
+        show_default="the newest in features/cache",
+    ),
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -186,6 +189,7 @@ def extract(
         bool,
         typer.Option("--drop-removed", help="Drop clips of the cache that the corpus has no more."),
     ] = False,
+    format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Run a frozen encoder once over every clip and cache the pooled states of every layer.
 
@@ -270,44 +274,50 @@ def extract(
     if target.parent != CACHES:  # where `serpipe fit` looks by itself
         _say(f"next     serpipe fit --cache {target}")
     _say(f"cache    {done.computed} clips computed, {done.reused} were there, in:")
-    typer.echo(target)
+    if format is ResultFormat.JSON:
+        _print_json({
+            "cache": str(target), "computed": done.computed, "reused": done.reused,
+            "removed": list(done.removed), "same_bytes": [list(group) for group in done.same_bytes],
+            "skipped": [str(error) for error in (*found.bad, *done.bad)],
+        })  # fmt: skip
+    else:
+        typer.echo(target)
 
 
 @cache_app.command("info")
 def cache_info(
     file: CacheFile = None,
-    format: Annotated[InfoFormat, typer.Option(help="How to print.")] = InfoFormat.TABLE,
+    format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Print what is inside."""
-    import json
-
     from .artifacts.cache_info import describe
     from .artifacts.latest import latest_cache
     from .features.cache import open_cache
 
     told = dict(describe(open_cache(file or latest_cache())))
-    if format is InfoFormat.JSON:
-        typer.echo(json.dumps(told, indent=1))
+    if format is ResultFormat.JSON:
+        _print_json(told)
         return
     for name, value in told.items():
         typer.echo(f"{name:<16} {value}")
 
 
 @cache_app.command("verify")
-def cache_verify(
-    file: CacheFile = None,
-) -> None:
+def cache_verify(file: CacheFile = None, format: ResultFormatOption = ResultFormat.TABLE) -> None:
     """Check every number against its checksum; exit code 2 if the file is damaged."""
     from .artifacts.latest import latest_cache
     from .features.cache import verify_cache
 
     path = file or latest_cache()
     wrong = verify_cache(path)
+    if format is ResultFormat.JSON:
+        _print_json({"file": str(path), "wrong": list(wrong)})
     if wrong:
         raise UserError(
             f"{path}: {'; '.join(wrong)}; make it again with `serpipe extract --overwrite`"
         )
-    typer.echo(f"{path}: whole, all checksums right")
+    if format is ResultFormat.TABLE:
+        typer.echo(f"{path}: whole, all checksums right")
 
 
 @app.command()
@@ -422,6 +432,7 @@ def fit(
             show_default="the cores there are",
         ),
     ] = None,
+    format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Train heads and test them on speakers whom they never heard.
 
@@ -431,11 +442,13 @@ def fit(
     where it stopped.
     """
     from .artifacts.latest import latest_cache
-    from .artifacts.record import Protocol, record_run
+    from .artifacts.record import record_run
     from .artifacts.report import headline
     from .artifacts.results import read_results
+    from .artifacts.tables import nested_table
     from .features.cache import open_cache
     from .pipeline.heads import find_heads, read_grids
+    from .pipeline.protocol import Protocol
     from .progress import track
     from .provenance import cores, provenance
 
@@ -464,12 +477,16 @@ def fit(
         jobs=jobs or cores(),
         track=track,
     )
-    for line in headline(read_results(run)):
+    results = read_results(run)
+    for line in headline(results):
         _say(line)
     if out:  # where `serpipe report` does not look by itself
         _say(f"next     serpipe report {run}")
     _say("run      predictions and bundles in:")
-    typer.echo(run)
+    if format is ResultFormat.JSON:
+        _print_json({"run": str(run), "nested": list(nested_table(results).json_records)})
+    else:
+        typer.echo(run)
 
 
 @app.command()
@@ -478,7 +495,8 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="RUN...",
-            help="Folder of a run; several on the same clips are compared.",
+            help="Folder of a run; several are compared, clip by clip where they are of the same "
+            "clips.",
             show_default="the newest in artifacts/runs",
         ),
     ] = None,
@@ -500,6 +518,14 @@ def report(
             help="Set published results beside, where corpus, split, labels and metric agree.",
         ),
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where to write the page, tables and figures.",
+            show_default="RUN/report; of several runs artifacts/comparisons/NAME",
+        ),
+    ] = None,
     compare_layers: Annotated[
         str | None,
         typer.Option(
@@ -510,15 +536,15 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Print what a run found, with intervals and tests; write it to RUN/report.
+    """Print what a run found, with intervals and tests; write a page, tables and figures.
 
     Everything is computed from the saved predictions; nothing is fitted again.
     """
-    from .artifacts.latest import latest_run
-    from .artifacts.publish import publish
-    from .artifacts.report import as_json, markdown, report_layers, report_run, report_runs
+    from .artifacts.comparison import compare_runs, report_layers, report_runs
+    from .artifacts.latest import comparison_folder, latest_run
+    from .artifacts.publish import publish, publish_comparison
+    from .artifacts.report import report_run
     from .artifacts.results import read_results
-    from .artifacts.table import as_csv
 
     folders = runs or [latest_run()]
     for folder in folders:
@@ -530,22 +556,19 @@ def report(
                 f"--compare-layers {compare_layers}: expected one run and one of its heads "
                 f"({', '.join(results[0].heads)})"
             )
-        made = report_layers(results[0], compare_layers)
-    elif len(results) > 1:
-        made = report_runs(results)
+        _print_as(format, report_layers(results[0], compare_layers))
+        return
+    # Printed before it is drawn: what was computed is not lost to a full disk.
+    if len(results) > 1:
+        compared = compare_runs(results)
+        made = report_runs(results, compared)
+        _print_as(format, made)
+        page = publish_comparison(out or comparison_folder(folders), compared, made)
     else:
         made = report_run(results[0], baseline=baseline)
-        _say(f"page     {publish(results[0], made, audio)}")
-        _say("written  report.md, results.json, tables as CSV and LaTeX, figures as PNG and PDF;")
-        _say("         and a model card in each bundle")
-    if format is TableFormat.TABLE:
-        print_report(made)
-    elif format is TableFormat.MARKDOWN:
-        typer.echo(markdown(made), nl=False)
-    elif format is TableFormat.JSON:
-        typer.echo(as_json(made), nl=False)
-    else:
-        typer.echo(as_csv(made.tables[0]), nl=False)
+        _print_as(format, made)
+        page = publish(results[0], made, audio, out)
+    _say(f"page     {page}; beside it the tables and figures as files")
 
 
 def main() -> None:
@@ -610,6 +633,26 @@ def print_report(report: Any, console: Any = None) -> None:
         console.print(Text("\nChecks", style="bold"))
     for check in report.checks:
         console.print(Text(check_line(check), style=styles[check.severity]))
+
+
+def _print_as(format: TableFormat, report: Any) -> None:
+    from .artifacts.report import as_json, markdown
+    from .artifacts.table import as_csv
+
+    if format is TableFormat.TABLE:
+        print_report(report)
+    elif format is TableFormat.MARKDOWN:
+        typer.echo(markdown(report), nl=False)
+    elif format is TableFormat.JSON:
+        typer.echo(as_json(report), nl=False)
+    else:
+        typer.echo(as_csv(report.tables[0]), nl=False)
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(result, indent=1, allow_nan=False))
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

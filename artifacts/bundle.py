@@ -27,6 +27,7 @@ from ..pipeline.heads import HEADS, Classifier
 from ..pipeline.layers import Candidate, weigh
 
 FORMAT_VERSION = 1
+_FIX = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,37 @@ def save_bundle(folder: Path, classifier: Classifier, **told: Any) -> None:
     write_text(folder / "bundle.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def bundle_text(folder: Path) -> dict[str, Any] | None:
-    """Return what ``bundle.json`` says, unchecked; ``None`` if there is no bundle."""
+def read_bundle_summary(folder: Path) -> BundleSummary:
+    """Return what the ``bundle.json`` of a bundle says; its head is not touched.
+
+    Parameters
+    ----------
+    folder : Path
+        ``RUN/bundles/HEAD``.
+
+    Returns
+    -------
+    BundleSummary
+
+    Raises
+    ------
+    UserError
+        If it is missing, not whole or of another format.
+    """
     path = folder / "bundle.json"
-    if not path.is_file():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("serpipe_bundle")
+        if version != FORMAT_VERSION:
+            raise UserError(f"{path}: bundle format {version}; expected {FORMAT_VERSION}; {_FIX}")
+        summary = BundleSummary(**content)
+        if not isinstance(summary.head, str):
+            raise TypeError("head is not a name")
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; expected a bundle; {_FIX}") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole bundle.json ({error}); {_FIX}") from error
+    return summary
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -184,25 +209,17 @@ def load_bundle(folder: Path) -> Bundle:
     UserError
         If it is not whole, was changed, or asks for code.
     """
-    path = folder / "bundle.json"
-    fix = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
+    summary = read_bundle_summary(folder)
+    if summary.head not in HEADS:
+        raise UserError(
+            f"{folder / 'bundle.json'}: head {summary.head!r} is not known here; expected "
+            f"{', '.join(HEADS)}; use the version of serpipe that made it"
+        )
+    head_file = _head_path(folder, summary.head)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.pop("serpipe_bundle")
-        if version != FORMAT_VERSION:
-            raise UserError(f"{path}: bundle format {version}; expected {FORMAT_VERSION}; {fix}")
-        summary = BundleSummary(**content)
-        if summary.head not in HEADS:
-            raise UserError(
-                f"{path}: head {summary.head!r} is not known here; expected {', '.join(HEADS)}; "
-                "use the version of serpipe that made it"
-            )
-        head_file = _head_path(folder, summary.head)
         digest = hashlib.sha256(head_file.read_bytes()).hexdigest()
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file; expected a bundle; {fix}") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole bundle.json ({error}); {fix}") from error
+    except OSError as error:
+        raise UserError(f"{head_file}: {error.strerror}; expected a fitted head; {_FIX}") from None
     if digest != summary.head_sha256:
         raise UserError(
             f"{head_file}: does not have its checksum; expected the file as it was written; "
@@ -219,8 +236,8 @@ def load_bundle(folder: Path) -> Bundle:
             )
     except Exception as error:  # whatever an object that is no classifier raises
         raise UserError(
-            f"{head_file}: does not predict what {path.name} says ({first_line(error)}); expected "
-            f"a head of the kind {summary.head}; {fix}"
+            f"{head_file}: does not predict what bundle.json says ({first_line(error)}); expected "
+            f"a head of the kind {summary.head}; {_FIX}"
         ) from None
     return bundle
 

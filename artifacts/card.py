@@ -2,14 +2,16 @@
 
 import re
 from dataclasses import replace
-from typing import Any
 
-from .report import METRICS, markdown_table, report_run
+from .bundle import BundleSummary
+from .checks import run_checks
+from .report import markdown_table
 from .results import RunResults
 from .table import percent_interval
+from .tables import METRICS, classes_table, groups_table
 
 
-def card(results: RunResults, head: str, bundle: dict[str, Any]) -> str:
+def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
     """Return a model card: data, protocol, numbers with intervals, limits and licence.
 
     Parameters
@@ -18,8 +20,8 @@ def card(results: RunResults, head: str, bundle: dict[str, Any]) -> str:
         The run.
     head : str
         The head of the bundle.
-    bundle : dict
-        What ``bundle.json`` says.
+    bundle : BundleSummary
+        What its ``bundle.json`` says.
 
     Returns
     -------
@@ -33,10 +35,12 @@ def card(results: RunResults, head: str, bundle: dict[str, Any]) -> str:
     alone = {head: results.summary.heads[head]}
     summary = replace(results.summary, heads=alone, planned=[head])
     results = replace(results, summary=summary, predicted={head: results.predicted[head]})
-    report = report_run(results)
+    tables = [classes_table(results)]
+    if results.group_columns:
+        tables.append(groups_table(results))
     scores = intervals(results.by_speaker(head))
     encoder = summary.encoder["encoder"]
-    licence = re.sub(r"[^a-z0-9.]+", "-", str(bundle["licence"]).lower()).strip("-") or "other"
+    licence = re.sub(r"[^a-z0-9.]+", "-", str(bundle.licence).lower()).strip("-") or "other"
     name = f"{encoder} + {head}"
     data = ModelCardData(
         license=licence,
@@ -59,32 +63,28 @@ def card(results: RunResults, head: str, bundle: dict[str, Any]) -> str:
         ],
     )
     weights = str(summary.encoder["weights_sha256"])[:12]
-    parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle["parameters"].items())
+    parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
     lines = [
         "---", data.to_yaml(), "---", "",
         f"# {summary.target} from {encoder}, {head}", "",
         *(f"> **{warning}.**\n" for warning in summary.warnings),
         f"Hears a frozen `{encoder}` (weights {weights}), layer "
-        f"{bundle['layer']['name']}, {summary.pooling} pooling over time; "
+        f"{bundle.layer['name']}, {summary.pooling} pooling over time; "
         f"{summary.heads[head].title} ({parameters}) tells {', '.join(summary.labels)}.", "",
         "## Data", "",
         f"{summary.corpus}: {summary.clips} clips of {len(summary.speakers)} speakers."
         + (f" Labels: {', '.join(summary.changes)}." if summary.changes else ""),
-        f"{bundle['citation']}. Licence of the clips: {bundle['licence']}.", "",
+        f"{bundle.citation}. Licence of the clips: {bundle.licence}.", "",
         "## How it scores", "",
         f"{summary.split_title}; {summary.inner}. These are scores of heads fitted in the same way "
         "without the test speakers; the saved head has heard all of them.", "",
         *(f"- {title}: {percent_interval(scores[key])} %" for title, key in METRICS.items()), "",
-        *(
-            f"{table.title}\n\n{markdown_table(table)}"
-            for table in report.tables
-            if table.name in ("classes", "groups")
-        ),
+        *(f"{table.title}\n\n{markdown_table(table)}" for table in tables),
         "## Limits", "",
         f"- It was fitted on {len(summary.speakers)} speakers of one recording set-up. Other "
         "languages, microphones, rooms and emotions that are felt, not acted, were not tested.",
         "- It tells how speech sounds, not what a person feels; do not judge people by it.",
-        *(f"- {check.found} ({check.code})." for check in report.checks), "",
+        *(f"- {check.found} ({check.code})." for check in run_checks(results)), "",
         "## Use", "",
         "```python",
         "from pathlib import Path",

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..corpora import CORPORA
 from ..pipeline.statistics import FEWEST_SPEAKERS
 from .results import RunResults, at_edge, chosen
 
@@ -116,6 +117,15 @@ def _data(results: RunResults) -> Iterator[Check]:
             "SER008", "note", f"{same} clips are copies of one another",
             "none is on two sides of a fold; `serpipe extract` names them",
         )  # fmt: skip
+    if not summary.changes:
+        for name in sorted(corpora & set(CORPORA)):
+            expected = sum(CORPORA[name].expected.values())
+            n = int((results.clips["corpus"] == name).sum())
+            if n < expected:
+                yield Check(
+                    "SER014", "note", f"{name}: {n} of the {expected} clips of the release",
+                    "say so with the number; `serpipe extract` tells what is missing or left out",
+                )  # fmt: skip
     made: Mapping[str, Any] = summary.provenance.get("cache", {}).get("versions", {})
     here: Mapping[str, Any] = summary.provenance.get("versions", {})
     other = [

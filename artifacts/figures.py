@@ -4,26 +4,33 @@ Colours are those of Okabe and Ito, which colour-blind readers tell apart; heads
 marker and hatch, too, so that the figures survive black-and-white print.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..files import write_bytes
 from ..pipeline.metrics import recalls, scores_of
-from ..pipeline.statistics import intervals
-from .results import GROUPS, RunResults
+from ..pipeline.statistics import Interval, intervals
+from .comparison import RunsCompared
+from .results import RunResults
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++")
+#: More bars than this cannot be told apart side by side.
+MOST_BARS = 120
+_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
     if len(results.summary.layers) > 1:
         figures["layers"] = draw_layers(results)
     figures["speakers"] = draw_speakers(results)
-    if _groups(results):
+    if results.group_columns:
         figures["groups"] = draw_groups(results)
     for head in results.heads:
         figures[f"confusion-{head}"] = draw_confusion(results, head)
@@ -92,16 +99,21 @@ def draw_layers(results: RunResults) -> "Figure":
     """Draw the UAR of each layer with its interval, and the nested result of each head."""
     figure, axes = _new(results, "UAR of each layer held fixed (descriptive)", 8.5, 4.4)
     layers = list(results.summary.layers)
+    uar = {
+        head: [intervals(results.by_speaker(head, layer))["uar"] for layer in layers]
+        for head in results.heads
+    }
     for number, head in enumerate(results.heads):
-        found = [intervals(results.by_speaker(head, layer))["uar"] for layer in layers]
+        found = uar[head]
         nested = intervals(results.by_speaker(head))["uar"]
         place = np.arange(len(layers)) + 0.08 * (number - (len(results.heads) - 1) / 2)
         values = 100 * np.array([each.value for each in found])
         ends = 100 * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
-        style = {"color": COLOURS[number], "marker": MARKERS[number], "markersize": 5}
+        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
         axes.errorbar(
             place, values, yerr=None if np.isnan(ends).any() else ends, capsize=2, linewidth=1.4,
-            linestyle=LINES[number], label=f"{head} (nested {100 * nested.value:.1f})", **style,
+            markersize=5, linestyle=LINES[number],
+            label=f"{head} (nested {100 * nested.value:.1f})", **style,
         )  # fmt: skip
     chance = 100 / len(results.summary.labels)
     axes.axhline(chance, color="0.5", linewidth=1, linestyle=":")
@@ -109,38 +121,63 @@ def draw_layers(results: RunResults) -> "Figure":
                   textcoords="offset points")  # fmt: skip
     axes.set_xticks(np.arange(len(layers)), layers, rotation=45 if len(layers) > 14 else 0)
     axes.set_xlabel("layer")
-    axes.set_ylabel("UAR in %, 95 % interval over speakers")
+    axes.set_ylabel("UAR in %" + _interval_label(chain(*uar.values())))
     axes.set_ylim(0, 100)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    axes.legend(**_BESIDE)
     return figure
 
 
 def draw_speakers(results: RunResults) -> "Figure":
-    """Draw the UAR of each speaker as bars."""
+    """Draw the UAR of each speaker: bars side by side, or below each other where they are many."""
     heads = results.heads
     counts = {head: results.counts(head) for head in heads}
     speakers = list(counts[heads[0]])
-    bars = {h: [100 * float(scores_of(c).uar) for c in counts[h].values()] for h in heads}
-    return _bars(results, "UAR of each speaker, nested", "speaker", speakers, bars)
+    uar = {
+        head: [Interval(float(scores_of(c).uar), np.nan, np.nan) for c in counts[head].values()]
+        for head in heads
+    }
+    title, chance = "UAR of each speaker, nested", 100 / len(results.summary.labels)
+    crowded = len(heads) * len(speakers) > MOST_BARS
+    rows = [[head] for head in heads] if crowded else [list(heads)]
+    width = _bars_width(rows[0], speakers)
+    figure, _ = _new(results, title, width, 4.2 if len(rows) == 1 else 2.0 * len(rows) + 1.2,
+                         rows=len(rows))  # fmt: skip
+    for axes, shown in zip(figure.axes, rows, strict=True):
+        _bars(axes, speakers, {head: uar[head] for head in shown}, list(heads))
+        axes.axhline(chance, color="black", linewidth=1.2, linestyle=":", label="chance")
+        axes.set_ylabel("UAR in %")
+        axes.legend(**_BESIDE)
+    for axes in figure.axes[:-1]:
+        axes.tick_params(labelbottom=False)
+    if len(speakers) > 30:
+        figure.axes[-1].tick_params(axis="x", labelrotation=90, labelsize=6)
+    figure.axes[-1].set_xlabel("speaker")
+    return figure
 
 
 def draw_groups(results: RunResults) -> "Figure":
-    """Draw the UAR of each group of clips as bars."""
-    bars: dict[str, list[float]] = {head: [] for head in results.heads}
-    names = []
-    for column in _groups(results):
-        counts = {head: results.counts(head, by=column) for head in results.heads}
-        names += [f"{column}\n{group or '(none)'}" for group in counts[results.heads[0]]]
-        for head, found in counts.items():
-            bars[head] += [100 * float(scores_of(count).uar) for count in found.values()]
-    return _bars(results, "UAR by group of clips, nested", "group", names, bars)
+    """Draw the UAR of each group of clips as bars, with its interval."""
+    heads = results.heads
+    groups = {head: results.groups(head) for head in heads}
+    keys = list(groups[heads[0]])
+    uar = {head: [intervals(groups[head][key])["uar"] for key in keys] for head in heads}
+    figure, axes = _new(results, "UAR by group of clips, nested", _bars_width(heads, keys), 4.2)
+    _bars(axes, [f"{column}\n{group or '(none)'}" for column, group in keys], uar)
+    for place, key in enumerate(keys):  # of a group that lacks a label, chance is higher
+        chance = 100 / (groups[heads[0]][key].sum(axis=(0, 2)) > 0).sum()
+        axes.hlines(chance, place - 0.45, place + 0.45, color="black", linewidth=1.2, linestyle=":",
+                    label="" if place else "chance")  # fmt: skip
+    axes.set_xlabel("group")
+    axes.set_ylabel("UAR in %" + _interval_label(chain(*uar.values())))
+    axes.legend(**_BESIDE)
+    return figure
 
 
 def draw_confusion(results: RunResults, head: str) -> "Figure":
     """Draw who was taken for whom, in percent of the clips of each label."""
     labels = list(results.summary.labels)
     counts = results.by_speaker(head).sum(axis=0)
-    side = 2.6 + 0.55 * len(labels)
+    side = 2.0 + 0.45 * len(labels)
     figure, axes = _new(results, f"{head}: who was taken for whom, nested", side + 0.8, side)
     with np.errstate(invalid="ignore"):
         share = 100 * counts / counts.sum(axis=1, keepdims=True)
@@ -158,49 +195,124 @@ def draw_confusion(results: RunResults, head: str) -> "Figure":
     return figure
 
 
+def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
+    """Draw runs side by side: ``runs``, their scores, and ``comparisons``, the differences.
+
+    Parameters
+    ----------
+    compared : RunsCompared
+        From :func:`~serpipe.artifacts.comparison.compare_runs`.
+
+    Returns
+    -------
+    dict of str to Figure
+        Without ``comparisons`` where no two could be compared.
+    """
+    about = "; ".join(f"{n}: {title}" for n, title in enumerate(compared.titles, 1))
+    names = list(compared.scores)
+    figure, axes = _forest(
+        "UAR of each run and head, nested", about, names,
+        [compared.scores[name]["uar"] for name in names],
+    )  # fmt: skip
+    for place, name in enumerate(names):
+        axes.vlines(100 * compared.chance[name], place - 0.4, place + 0.4, color="black",
+                    linewidth=1.2, linestyle=":", label="" if place else "chance")  # fmt: skip
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("UAR in %" + _interval_label(each["uar"] for each in compared.scores.values()))
+    axes.legend(**_BESIDE)
+    figures = {"runs": figure}
+    if compared.pairs:
+        pairs = [f"{pair.first} - {pair.second}" for pair in compared.pairs]
+        figure, axes = _forest(
+            "Differences in UAR, nested; filled: resolved, p (Holm) below 0.05", about, pairs,
+            [pair.difference for pair in compared.pairs],
+            [pair.p_holm < 0.05 for pair in compared.pairs],
+        )  # fmt: skip
+        axes.axvline(0, color="black", linewidth=1)
+        axes.set_xlabel("difference in points of UAR, 95 % interval over speakers")
+        figures["comparisons"] = figure
+    return figures
+
+
+def _forest(
+    title: str,
+    about: str,
+    names: list[str],
+    found: list[Interval],
+    filled: list[bool] | None = None,
+) -> tuple["Figure", "Axes"]:
+    """Return a figure of one value and its interval per line, the first on top."""
+    figure, (axes,) = _axes(title, about, 9.0, 1.6 + 0.3 * len(names))
+    for place, each in enumerate(found):
+        known = filled is None or filled[place]
+        ends = 100 * np.array([[each.value - each.low], [each.high - each.value]])
+        axes.errorbar(
+            100 * each.value, place, xerr=None if np.isnan(ends).any() else ends, capsize=3,
+            color=COLOURS[0], marker="o", markerfacecolor=COLOURS[0] if known else "white",
+        )  # fmt: skip
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _bars_width(heads: Sequence[str], names: Sequence[object]) -> float:
+    return min(12.0, max(6.0, 2 + 0.34 * len(names) * max(len(heads), 1.5)))
+
+
 def _bars(
-    results: RunResults, title: str, axis: str, names: list[str], bars: Mapping[str, list[float]]
-) -> "Figure":
-    width = min(12.0, max(6.0, 2 + 0.34 * len(names) * max(len(bars), 1.5)))
-    figure, axes = _new(results, title, width, 4.2)
+    axes: "Axes",
+    names: list[str],
+    bars: Mapping[str, Sequence[Interval]],
+    heads: Sequence[str] | None = None,
+) -> None:
+    """Draw bars in groups; a head keeps its colour whichever others are drawn with it."""
     width = 0.8 / len(bars)
-    for number, (head, values) in enumerate(bars.items()):
+    heads = heads or list(bars)
+    for number, (head, found) in enumerate(bars.items()):
+        style = heads.index(head) % len(COLOURS)
         place = np.arange(len(names)) + width * (number - (len(bars) - 1) / 2)
-        axes.bar(place, values, width, label=head, color=COLOURS[number], edgecolor="black",
-                 linewidth=0.4, hatch=("", "//", "..", "xx", "\\\\", "++")[number])  # fmt: skip
-    axes.axhline(100 / len(results.summary.labels), color="0.4", linewidth=1, linestyle=":")
+        values = 100 * np.array([each.value for each in found])
+        ends = 100 * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+        axes.bar(place, values, width, label=head, color=COLOURS[style], edgecolor="black",
+                 linewidth=0.4, hatch=HATCHES[style], yerr=None if np.isnan(ends).all() else ends,
+                 error_kw={"linewidth": 1, "capsize": 2})  # fmt: skip
     axes.set_xticks(np.arange(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(axis)
-    axes.set_ylabel("UAR in %")
     axes.set_ylim(0, 100)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
-    return figure
 
 
-def _new(results: RunResults, title: str, width: float, height: float) -> tuple["Figure", "Axes"]:  # type: ignore[name-defined]  # noqa: F821
+def _interval_label(found: Iterable[Interval]) -> str:
+    """Say that intervals are drawn, where there are any."""
+    return "" if all(np.isnan(each.low) for each in found) else ", 95 % interval over speakers"
+
+
+def _new(
+    results: RunResults, title: str, width: float, height: float, rows: int = 1
+) -> tuple["Figure", "Axes"]:
     """Return a figure whose title says the corpus, encoder, split and number of clips."""
-    from matplotlib.figure import Figure
-
     summary = results.summary
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    marks = "".join(f"\n{warning.partition(':')[0]}" for warning in summary.warnings)
     about = (
         f"{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}, "
         f"n = {summary.clips} clips of {len(summary.speakers)} speakers"
     )
-    marks = "".join(f"\n{warning.partition(':')[0]}" for warning in summary.warnings)
-    figure.suptitle(f"{title}{marks}", fontsize=11, x=0.01, ha="left")
-    lines = fill(about, int(13 * width))  # about as many letters as there is room for
-    axes.set_title(lines, fontsize=7.5, color="0.3", loc="left")
+    figure, (axes, *_) = _axes(title + marks, about, width, height, rows)
     return figure, axes
 
 
-def _groups(results: RunResults) -> list[str]:
-    return [
-        column
-        for column in GROUPS
-        if column != results.summary.target and len(set(results.clips.get(column, ()))) > 1
-    ]
+def _axes(
+    title: str, about: str, width: float, height: float, rows: int = 1
+) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    found = list(figure.subplots(rows, squeeze=False)[:, 0])
+    for axes in found:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    lines = fill(about, int(13 * width))  # about as many letters as there is room for
+    found[0].set_title(lines, fontsize=7.5, color="0.3", loc="left")
+    return figure, found

@@ -2,13 +2,12 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
 from .figures import Picture
-from .report import Report
+from .report import Report, made_by
 from .results import RunResults
 from .run import NESTED, read_table
 
@@ -73,46 +72,56 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
     return hardest
 
 
+@dataclass(frozen=True)
+class HardClips:
+    """The hardest clips of a head.
+
+    Attributes
+    ----------
+    head : str
+        Whose.
+    clips : sequence of HardClip
+        The hardest first.
+    audio : Path or None
+        The folder of the clips, if it was given.
+    """
+
+    head: str
+    clips: Sequence[HardClip]
+    audio: Path | None
+
+
 def render_page(
-    results: RunResults,
+    title: str,
     report: Report,
     pictures: Mapping[str, Picture],
-    audio: Path | None = None,
+    hardest: HardClips | None = None,
 ) -> str:
     """Return the page.
 
     Parameters
     ----------
-    results : RunResults
-        The run.
+    title : str
+        What it is about.
     report : Report
-        What is said of it.
+        What is said.
     pictures : mapping of str to Picture
         From :func:`~serpipe.artifacts.figures.save_figures`.
-    audio : Path, optional
-        The folder of the clips, to hear the hardest.
+    hardest : HardClips, optional
+        Clips to list, and to hear.
 
     Returns
     -------
     str
         HTML.
-
-    Raises
-    ------
-    UserError
-        If ``audio`` is no folder.
     """
     from jinja2 import Environment, StrictUndefined
 
-    if audio and not audio.is_dir():
-        raise UserError(f"{audio}: no such folder; expected that of the clips; see --audio")
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     # Names come from files of others: everything is escaped.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    summary = results.summary
-    versions = summary.provenance.get("versions", {})
     page: str = environment.from_string(template).render(
-        title=f"{summary.corpus}: {summary.target} from {summary.encoder['encoder']}",
+        title=title,
         report=report,
         figures=[
             (
@@ -122,11 +131,8 @@ def render_page(
             )
             for name, picture in pictures.items()
         ],
-        head=results.heads[0],
-        hardest=hardest_clips(results, results.heads[0], audio),
-        audio=audio,
-        command=summary.provenance.get("command", ""),
-        versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+        hardest=hardest,
+        made_by=made_by(report),
     )
     return page
 

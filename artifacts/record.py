@@ -1,7 +1,7 @@
 """Fit heads on a cache and record the run as it goes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..features.cache import Cache
 from ..files import json_value, make_folder
-from ..pipeline.fit import Choice, HeadFit, Problem, fit_final, fit_head
-from ..pipeline.folds import INNER_FOLDS, Split, check_inner_folds, make_split
+from ..pipeline.fit import Choice, HeadFit, fit_final, fit_head
+from ..pipeline.folds import check_inner_folds
 from ..pipeline.heads import Grid, Head, paths
-from ..pipeline.layers import Candidate, choose_layers
-from ..pipeline.normalise import NORMALISATIONS, by_speaker
+from ..pipeline.layers import Candidate
+from ..pipeline.protocol import (
+    Plan,
+    Protocol,
+    anything_to_choose,
+    inner_title,
+    make_plan,
+    read_layer,
+)
 from ..pipeline.statistics import count_by_group, intervals
-from ..pipeline.target import Target, choose_target, permute_within_speakers
 from ..progress import Track, no_track
 from .bundle import save_bundle
 from .latest import RUNS
@@ -33,57 +39,6 @@ from .run import (
     save_fit,
     write_summary,
 )
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What is asked of a run besides the heads; the options of ``serpipe fit``.
-
-    Attributes
-    ----------
-    split : str
-        As :func:`~serpipe.pipeline.folds.make_split` reads it.
-    layers : str
-        As :func:`~serpipe.pipeline.layers.choose_layers` reads it.
-    target : str
-        The column that is predicted.
-    merge : mapping of str to str
-        Labels that are counted as another.
-    keep : sequence of str
-        Labels that are kept; all if empty.
-    normalise : str
-        ``"none"`` or ``"speaker"``.
-    permute_labels : bool
-        Whether labels are shuffled within speakers, to see what chance gives.
-    pooling : str, optional
-        Which of the cached poolings to use, joined by commas; all by default.
-    seed : int
-        Of folds, heads and shuffles.
-    """
-
-    split: str = "loso"
-    layers: str = "all"
-    target: str = "emotion"
-    merge: Mapping[str, str] = field(default_factory=dict)
-    keep: Sequence[str] = ()
-    normalise: str = "none"
-    permute_labels: bool = False
-    pooling: str | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A protocol, applied to a cache."""
-
-    protocol: Protocol
-    pooling: str
-    clips: Mapping[str, NDArray[Any]]
-    target: Target
-    split: Split
-    candidates: tuple[Candidate, ...]
-    problem: Problem
-    warnings: tuple[str, ...]
 
 
 def record_run(
@@ -131,9 +86,9 @@ def record_run(
     UserError
         If the cache does not hold what the protocol needs, or ``out`` holds something else.
     """
-    plan = _plan(cache, protocol or Protocol())
+    plan = make_plan(cache, protocol or Protocol())
     content = content_hash(cache.key, cache.checksums(), plan.clips)
-    if _anything_to_choose(plan, [grids[head.name] for head in heads]):
+    if anything_to_choose(plan, [grids[head.name] for head in heads]):
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.labels, plan.problem.speakers)
     settings = {
@@ -161,7 +116,7 @@ def record_run(
                 normalise=plan.protocol.normalise,
                 split=plan.split.name,
                 split_title=plan.split.title,
-                inner=_inner_title(plan, [grids[head.name] for head in heads]),
+                inner=inner_title(plan, [grids[head.name] for head in heads]),
                 warnings=plan.warnings,
                 seed=plan.protocol.seed,
                 layers=[candidate.name for candidate in plan.candidates],
@@ -192,50 +147,9 @@ def record_run(
     return run
 
 
-def _plan(cache: Cache, protocol: Protocol) -> _Plan:
-    pooling = protocol.pooling or ",".join(cache.poolings)
-    parts = pooling.split(",")
-    if not set(parts) <= set(cache.poolings) or len(set(parts)) < len(parts):
-        raise UserError(
-            f"{cache.path}: holds {','.join(cache.poolings)} pooling; expected {pooling}; "
-            "choose what it holds with --pool, or extract again"
-        )
-    if protocol.normalise not in NORMALISATIONS:
-        raise UserError(f"--normalise {protocol.normalise}: expected {' or '.join(NORMALISATIONS)}")
-    candidates = choose_layers(protocol.layers, cache.layers)
-    target = choose_target(cache.clips, protocol.target, protocol.merge, protocol.keep)
-    clips = {name: column[target.rows] for name, column in cache.clips.items()}
-    split = make_split(protocol.split, clips, target.labels, protocol.seed)
-    labels = target.labels
-    warnings = []
-    if split.shares_speakers:
-        warnings.append(
-            f"INFLATED: {split.name} puts clips of the same speaker on both sides; these scores "
-            "say nothing about a new speaker"
-        )
-    if protocol.normalise == "speaker":
-        warnings.append(
-            "TRANSDUCTIVE: each speaker's clips were standardised by themselves, test speakers "
-            "included; these scores hold only where a whole set of the new speaker's clips is there"
-        )
-    if protocol.permute_labels:
-        labels = permute_within_speakers(labels, clips["speaker"], protocol.seed)
-        if (labels == target.labels).all():
-            raise UserError(
-                f"--permute-labels: shuffling within speakers changes nothing, each has one "
-                f"{target.column}; expected several; choose another --target"
-            )
-        warnings.append(
-            "PERMUTED LABELS: labels were shuffled within speakers; these scores show what the "
-            "protocol gives for nothing"
-        )
-    problem = Problem(labels, clips["speaker"], split.folds, protocol.seed)
-    return _Plan(protocol, pooling, clips, target, split, candidates, problem, tuple(warnings))
-
-
 def _record_head(
     cache: Cache,
-    plan: _Plan,
+    plan: Plan,
     run: Path,
     head: Head,
     grid: Grid,
@@ -251,7 +165,7 @@ def _record_head(
     n_points = sum(map(len, paths(grid)))
 
     def embeddings(candidate: Candidate) -> NDArray[np.float32]:
-        return candidate.join([_read(cache, layer, plan) for layer in candidate.layers])
+        return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
 
     fit = fit_head(
         head,
@@ -275,7 +189,7 @@ def _record_head(
 
 def _record_bundle(
     cache: Cache,
-    plan: _Plan,
+    plan: Plan,
     folder: Path,
     head: Head,
     fit: HeadFit,
@@ -354,26 +268,6 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _anything_to_choose(plan: _Plan, grids: Sequence[Grid]) -> bool:
-    points = max(sum(map(len, paths(grid))) for grid in grids)
-    return points * len(plan.candidates) > 1
-
-
-def _inner_title(plan: _Plan, grids: Sequence[Grid]) -> str:
-    """Say how layer and hyper-parameters were chosen."""
-    chosen = []
-    if len(plan.candidates) > 1:
-        chosen.append("layer")
-    if any(sum(map(len, paths(grid))) > 1 for grid in grids):
-        chosen.append("hyper-parameters")
-    if not chosen:
-        return "layer and hyper-parameters fixed beforehand"
-    return (
-        f"{' and '.join(chosen)} chosen inside the training speakers of each fold, by the UAR over "
-        f"up to {INNER_FOLDS} folds of them"
-    )
-
-
 def _heads_there(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:
     """Return the heads that this very run has already; refuse a folder that holds anything else."""
     left_by_a_kill = {"run.json.unfinished"}
@@ -389,14 +283,3 @@ def _heads_there(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[st
         remove_parts(run)  # other versions may give other numbers: nothing is mixed
         return {}
     return dict(summary.heads)
-
-
-def _read(cache: Cache, layer: str, plan: _Plan) -> NDArray[np.float32]:
-    """Read a layer of the clips that are used; refuse values that no classifier can take."""
-    X = cache.embeddings(layer, plan.pooling)[plan.target.rows]
-    if not np.isfinite(X).all():
-        raise UserError(
-            f"{cache.path}: layer {layer} holds values that are not finite numbers; expected "
-            "numbers; extract again with --overwrite, in float32"
-        )
-    return by_speaker(X, plan.problem.speakers) if plan.protocol.normalise == "speaker" else X

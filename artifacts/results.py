@@ -42,17 +42,13 @@ class RunResults:
         """The heads that are done."""
         return tuple(self.predicted)
 
-    def counts(
-        self, head: str, layer: str = NESTED, by: str = "speaker"
-    ) -> dict[str, NDArray[np.int64]]:
-        """Count who was taken for whom in each group of clips.
+    def counts(self, head: str, layer: str = NESTED) -> dict[str, NDArray[np.int64]]:
+        """Count who was taken for whom by each speaker.
 
         Parameters
         ----------
         head, layer : str
             Whose predictions.
-        by : str
-            A column of ``clips``.
 
         Returns
         -------
@@ -60,12 +56,51 @@ class RunResults:
             Row: the truth; column: what was predicted.
         """
         return count_by_group(
-            self.clips["label"], self.predicted[head][layer], self.clips[by], self.summary.labels
+            self.clips["label"],
+            self.predicted[head][layer],
+            self.clips["speaker"],
+            self.summary.labels,
         )
 
     def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[np.int64]:
         """Return the counts of each speaker, shape (n_speakers, n_labels, n_labels)."""
         return np.stack(list(self.counts(head, layer).values()))
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns of ``clips`` by which scores can be told apart."""
+        return tuple(
+            column
+            for column in GROUPS
+            if column != self.summary.target and len(set(self.clips.get(column, ()))) > 1
+        )
+
+    def groups(self, head: str) -> dict[tuple[str, str], NDArray[np.int64]]:
+        """Count who was taken for whom, nested, by group of clips and speaker.
+
+        Parameters
+        ----------
+        head : str
+            Whose predictions.
+
+        Returns
+        -------
+        dict of (str, str) to ndarray of int64, shape (n_speakers, n_labels, n_labels)
+            From column and value, such as ``("sex", "female")``, to the counts of each speaker who
+            has such clips.
+        """
+        found = {}
+        for column in self.group_columns:
+            for group in np.unique(self.clips[column]).tolist():
+                rows = self.clips[column] == group
+                counts = count_by_group(
+                    self.clips["label"][rows],
+                    self.predicted[head][NESTED][rows],
+                    self.clips["speaker"][rows],
+                    self.summary.labels,
+                )
+                found[column, group] = np.stack(list(counts.values()))
+        return found
 
 
 def read_results(run: Path) -> RunResults:

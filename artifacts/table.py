@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+from ..files import json_value
 from ..pipeline.statistics import Interval
 
 
@@ -42,6 +43,13 @@ class Table:
     note: str = ""
     marked: frozenset[tuple[int, int]] = frozenset()
     records: tuple[dict[str, Any], ...] = field(default=())
+
+    @property
+    def json_records(self) -> tuple[dict[str, Any], ...]:
+        """The records as JSON can hold them: NaN is ``None``."""
+        return tuple(
+            {name: json_value(value) for name, value in record.items()} for record in self.records
+        )
 
 
 def as_terminal(table: Table) -> "RichTable":
@@ -150,7 +158,7 @@ def _latex(text: str) -> str:
     escaped = text.replace("\\", r"\textbackslash ")
     for character in "&%$#_{}":
         escaped = escaped.replace(character, "\\" + character)
-    return escaped.replace("<", r"$<$").replace(" - ", " -- ")
+    return escaped.replace("<", r"$<$").replace("≈", r"$\approx$").replace(" - ", " -- ")
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

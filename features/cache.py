@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CLIP_COLUMNS
-from ..errors import MachineError, UserError
+from ..errors import MachineError, UserError, first_line
 from ..files import put_in_place
 from .names import FINAL_NORM, POOLINGS
 
@@ -169,7 +169,7 @@ def open_cache(path: Path) -> Cache:
                 for layer in key["layers"]
             }
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path}: not a whole cache of embeddings ({reason}); {fix}") from None
     if len(rows) != 1:
         raise UserError(f"{path}: columns of different lengths {sorted(rows)}; {fix}")
@@ -269,7 +269,7 @@ def write_cache(
     except (OSError, RuntimeError) as error:  # h5py raises either, without errno
         unfinished.unlink(missing_ok=True)
         raise MachineError(
-            f"{path}: cannot be written ({str(error).splitlines()[0]}); expected room for the "
+            f"{path}: cannot be written ({first_line(error)}); expected room for the "
             "cache; make room and run the same command again: what is computed is kept"
         ) from error
 

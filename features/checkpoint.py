@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import MachineError, UserError
+from ..errors import MachineError, UserError, first_line
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 
 #: Encoders that ship with the package.
@@ -171,7 +171,7 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
         )
     except RuntimeError as error:
         raise UserError(
-            f"{name}: weights do not fit its config.json ({str(error).splitlines()[0]}); "
+            f"{name}: weights do not fit its config.json ({first_line(error)}); "
             "expected one checkpoint as it was saved; fetch it again"
         ) from error
     unused = ("projector.", "classifier.") if is_whisper else ("adapter.",)
@@ -227,7 +227,7 @@ def _explain(name: str, folder: Path | None, error: Exception) -> UserError | Ma
         RevisionNotFoundError,
     )
 
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     if folder:
         return UserError(
             f"{name}: cannot be loaded ({reason}); expected an encoder in the layout of "

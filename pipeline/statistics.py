@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from .metrics import confusion, scores_of
+from .metrics import confusion, recalls, scores_of
 
 DRAWS = 10_000
 #: With fewer speakers an interval over speakers means nothing: their own values are told instead.
@@ -113,6 +113,31 @@ def intervals(by_speaker: NDArray[np.int64], seed: int = 0) -> dict[str, Interva
         name: _interval(getattr(value, name), getattr(drawn, name, None))
         for name in ("uar", "accuracy", "macro_f1")
     }
+
+
+def recall_intervals(by_speaker: NDArray[np.int64], seed: int = 0) -> list[Interval]:
+    """Return the recall of each label, with 95 % intervals by resampling speakers.
+
+    Parameters
+    ----------
+    by_speaker : ndarray of int64, shape (n_speakers, n_labels, n_labels)
+        Counts of each speaker.
+    seed : int
+        Of the draws, as in :func:`intervals`.
+
+    Returns
+    -------
+    list of Interval
+        One for each label; NaN where there is no clip of it.
+    """
+    values = recalls(by_speaker.sum(axis=0))
+    if not _enough(by_speaker):
+        return [_interval(value, None) for value in values]
+    drawn = recalls(_draw(by_speaker, seed))
+    return [
+        _interval(value, None if np.isnan(value) else drawn[:, label])
+        for label, value in enumerate(values)
+    ]
 
 
 def compare(

@@ -96,11 +96,11 @@ def test_the_tables_are_the_scores_of_the_saved_predictions(
         for name, metric in (("UAR", "uar"), ("accuracy", "accuracy"), ("macro-F1", "macro_f1"))
     }
     for name, cells in lines.items():
-        wanted = " +".join(re.escape(cell) for cell in cells)
-        assert re.search(rf"^ *{name} +{wanted} *$", terminal, re.MULTILINE)
+        wanted = " +(?:≈ )?".join(re.escape(cell) for cell in cells)
+        assert re.search(rf"^ *{name} +(?:≈ )?{wanted} *$", terminal, re.MULTILINE)
         written = re.search(rf"^\| {name} \| (.*) \|$", markdown, re.MULTILINE)
         assert written
-        assert written[1].replace("*", "").split(" | ") == cells
+        assert re.sub("[*]|≈ ", "", written[1]).split(" | ") == cells
 
 
 def test_recalls_confusions_and_groups_add_up(serpipe: Command, extracted: Path) -> None:
@@ -495,8 +495,8 @@ def test_an_inflated_number_is_said_to_be_one_wherever_it_appears(
     assert word not in serpipe("report", honest).out
     together = serpipe("report", honest, run)
     if option == ("--permute-labels",):
-        assert together.code == 2
-        one_clear_line(together.err, "other clips or labels")
+        assert "other clips or labels" in together.out  # not tested against true ones
+        assert "1 lr - 2" not in together.out
     else:
         assert f"run 2: {word}" in together.out
         assert re.search(rf"^ 1 lr - 2 lr \({word}\) +[+-]\d", together.out, re.MULTILINE)

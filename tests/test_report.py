@@ -16,12 +16,15 @@ from PIL import Image
 from serpipe.artifacts.baselines import baselines_for
 from serpipe.artifacts.bundle import load_bundle
 from serpipe.artifacts.checks import run_checks
-from serpipe.artifacts.figures import as_bytes, draw_figures
+from serpipe.artifacts.figures import as_bytes, draw_figures, draw_speakers
 from serpipe.artifacts.page import hardest_clips, render_page
 from serpipe.artifacts.report import as_json, report_run
 from serpipe.artifacts.results import RunResults, read_results
+from serpipe.artifacts.run import NESTED
 from serpipe.artifacts.table import Table, as_latex, as_markdown
-from serpipe.pipeline.metrics import scores_of
+from serpipe.artifacts.tables import classes_table, groups_table, layers_table
+from serpipe.pipeline.metrics import confusion, recalls, scores_of
+from serpipe.pipeline.statistics import intervals
 
 from .conftest import ROOT, Command
 
@@ -45,7 +48,7 @@ def codes(results: RunResults) -> set[str]:
 
 def test_each_check_fires_on_what_it_is_for_and_not_without(results: RunResults) -> None:
     usual = codes(results)
-    assert usual <= {"SER010", "SER011", "SER013"}  # of a random encoder and 40 clips
+    assert usual <= {"SER010", "SER011", "SER013", "SER014"}  # of a random encoder and 40 clips
     assert "SER010" in usual  # of two values both are edges
     wrong: dict[str, dict[str, object]] = {
         "SER001": {"warnings": ["INFLATED: so"]},
@@ -67,6 +70,10 @@ def test_each_check_fires_on_what_it_is_for_and_not_without(results: RunResults)
     assert "SER009" in codes(changed(results, provenance=made))
     made["cache"] = {"versions": versions}
     assert "SER009" not in codes(changed(results, provenance=made))
+    assert "SER014" in usual
+    assert "SER014" not in codes(changed(results, changes=["calm counted as neutral"]))
+    repeated = {name: np.repeat(column, 36) for name, column in results.clips.items()}
+    assert "SER014" not in codes(dataclasses.replace(results, clips=repeated))  # 1440 of 1440
     told = results.summary.heads["lr"]
     last = [{**choice, "layer": "3"} for choice in told.choices]
     middle = [{**choice, "layer": "2"} for choice in told.choices]
@@ -83,7 +90,7 @@ def test_every_code_is_in_the_docs_with_its_severity() -> None:
     used = set(re.findall(r'"(SER\d+)",\s+"(\w+)"', code))
     told = re.findall(r"^\| (SER\d+) \| (\w+) \|", (ROOT / "docs" / "checks.md").read_text(), re.M)
     assert used == set(told)
-    assert len(told) == len({number for number, _ in told}) == 13
+    assert len(told) == len({number for number, _ in told}) == 14
 
 
 def test_json_holds_every_number(results: RunResults, serpipe: Command) -> None:
@@ -103,7 +110,7 @@ def test_names_from_outside_cannot_break_out_of_a_table_or_the_page(results: Run
     assert r"| x\|y |" in as_markdown(table)
     assert r"50 \% \& $<$b>\_1" in as_latex(table)
     evil = changed(results, corpus="<script>alert(1)</script>")
-    page = render_page(evil, report_run(evil), {})
+    page = render_page("<script>", report_run(evil), {})
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
@@ -156,17 +163,151 @@ def test_the_page_is_whole_and_asks_for_nothing(
     for name in ("layers", "speakers", "groups", "confusion-lr"):
         assert (folder / f"{name}.png").is_file()
         assert (folder / f"{name}.pdf").is_file()
+    console, shown = open_in_chromium(folder / "index.html", tmp_path)
+    assert not console
+    assert "How to read this" in shown
+    # What the test would see if something were missing, or asked for.
+    for number, source in enumerate(("missing.png", "http://127.0.0.1:9/x.png")):
+        other = folder / f"other-{number}.html"
+        other.write_text(page.replace("<h2 ", f'<img src="{source}"><h2 ', 1))
+        assert open_in_chromium(other, tmp_path)[0]
+
+
+def open_in_chromium(page: Path, tmp_path: Path) -> tuple[list[str], str]:
+    """Return what a page says on the console, and its text."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no Chromium here to open the page in")
     shown = subprocess.run(
         [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
          "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
-         "--enable-logging=stderr", "--dump-dom", (folder / "index.html").resolve().as_uri()],
+         "--enable-logging=stderr", "--dump-dom", page.resolve().as_uri()],
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert "CONSOLE" not in shown.stderr
-    assert "How to read this" in shown.stdout
+    assert shown.returncode == 0
+    return [line for line in shown.stderr.splitlines() if "CONSOLE" in line], shown.stdout
+
+
+def predicting(results: RunResults, layer: str, right: float) -> RunResults:
+    """Return results in which a layer is right in the first so many of each speaker's clips."""
+    truth, speakers = results.clips["label"], results.clips["speaker"]
+    wrong = np.roll(np.array(results.summary.labels), 1)
+    said = wrong[np.searchsorted(results.summary.labels, truth)]
+    for speaker in np.unique(speakers):
+        rows = np.flatnonzero(speakers == speaker)
+        rows = rows[: round(right * len(rows))]
+        said[rows] = truth[rows]
+    predicted = {head: {**layers, layer: said} for head, layers in results.predicted.items()}
+    return dataclasses.replace(results, predicted=predicted)
+
+
+def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunResults) -> None:
+    best = predicting(results, "0", 1.0)
+    best = predicting(best, "1", 0.5)  # of every speaker: clearly worse
+    same = dict(best.predicted["lr"])
+    first = np.unique(best.clips["speaker"])[0]
+    one = best.clips["speaker"] == first  # of one speaker alone: drawn or not, it may be absent
+    same["2"] = np.where(one, same["1"], same["0"])
+    best = dataclasses.replace(best, predicted={"lr": same})
+    summary = dataclasses.replace(best.summary, planned=["lr"])
+    best = dataclasses.replace(best, summary=summary)
+    table = layers_table(best)
+    cells = {row[0]: row[1] for row in table.rows}
+    assert table.marked == {(0, 1)}
+    assert cells["2"].startswith("≈ ")
+    assert not cells["1"].startswith("≈")
+    assert "≈: not resolved" in table.note
+    below = {record["layer"]: record["below_best"] for record in table.records}
+    assert (below["0"], below["1"], below["2"]) == (False, True, False)
+    assert r"$\approx$ " in as_latex(table)
+    few = [speaker in np.unique(best.clips["speaker"])[:3] for speaker in best.clips["speaker"]]
+    clips = {name: column[few] for name, column in best.clips.items()}
+    predicted = {"lr": {layer: column[few] for layer, column in same.items()}}
+    less = dataclasses.replace(best, clips=clips, predicted=predicted)
+    assert not any(record["below_best"] for record in layers_table(less).records)
+
+
+def test_groups_and_recalls_have_the_intervals_of_their_speakers(results: RunResults) -> None:
+    groups = {record["group"]: record for record in groups_table(results).records
+              if record["head"] == "lr"}  # fmt: skip
+    rows = results.clips["intensity"] == "strong"
+    of_speaker = [
+        confusion(
+            results.clips["label"][rows & (results.clips["speaker"] == speaker)],
+            results.predicted["lr"][NESTED][rows & (results.clips["speaker"] == speaker)],
+            results.summary.labels,
+        )
+        for speaker in np.unique(results.clips["speaker"][rows])
+    ]
+    uar = intervals(np.stack(of_speaker))["uar"]
+    told = groups["strong"]
+    assert (told["uar"], told["uar_low"], told["uar_high"]) == (uar.value, uar.low, uar.high)
+    assert told["chance"] == 1 / len(set(results.clips["label"][rows]))
+    counts = results.by_speaker("lr")
+    drawn = np.random.default_rng(0).multinomial(5, np.full(5, 0.2), size=10_000)
+    recall = recalls(np.einsum("ds,sij->dij", drawn, counts))
+    for number, record in enumerate(classes_table(results).records[: len(results.summary.labels)]):
+        low, high = np.nanpercentile(recall[:, number], [2.5, 97.5])
+        assert (record["recall_low"], record["recall_high"]) == pytest.approx((low, high))
+
+
+def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
+    serpipe: Command, results: RunResults, tmp_path: Path
+) -> None:
+    fewer = serpipe("fit", "--keep", "angry,calm,sad", "--format", "json")
+    run = json.loads(fewer.out)
+    assert [record["head"] for record in run["nested"]] == ["lr"]
+    again = serpipe("fit", "--head", "lr", "--layers", "2").out.strip()
+    told = serpipe("report", results.run, run["run"], again, "--format", "json")
+    content = json.loads(told.out)
+    assert [(each["first"], each["second"]) for each in content["tables"]["comparisons"]] == [
+        ("1 lr", "1 svm"), ("1 lr", "3 lr"), ("1 svm", "3 lr"),
+    ]  # fmt: skip
+    chance = [record["chance"] for record in content["tables"]["runs"]]
+    assert chance == [1 / 8, 1 / 8, 1 / 3, 1 / 8]
+    assert "Run 2 predicts other clips or labels" in " ".join(content["notes"])
+    page = Path(re.search(r"page +(.+?);", told.err)[1])  # type: ignore[index]
+    assert page.parent.parent == Path("artifacts/comparisons")
+    assert {path.name for path in page.parent.glob("*.png")} == {"runs.png", "comparisons.png"}
+    assert serpipe("report", again, run["run"], "--out", tmp_path / "c").code == 0
+    assert not (tmp_path / "c" / "comparisons.png").exists()  # there are none
+    assert not open_in_chromium(page, tmp_path)[0]
+
+
+def test_a_damaged_bundle_loses_no_table(serpipe: Command, results: RunResults) -> None:
+    whole = serpipe("report", results.run).out
+    (results.run / "bundles" / "lr" / "bundle.json").write_text("{")
+    told = serpipe("report", results.run)
+    assert told.code == 2
+    assert "not a whole bundle.json" in told.err
+    assert told.out == whole
+
+
+def test_a_run_that_has_nothing_yet_is_not_the_newest(
+    serpipe: Command, results: RunResults
+) -> None:
+    empty = results.run.parent / "stopped"
+    empty.mkdir()
+    summary = json.loads((results.run / "run.json").read_text())
+    (empty / "run.json").write_text(json.dumps(summary | {"heads": {}}))
+    assert str(results.run.name) in serpipe("report").err
+    assert "no head is fitted yet" in serpipe("report", empty).err
+
+
+def test_many_speakers_are_drawn_below_each_other(results: RunResults) -> None:
+    many = 80
+    repeats = -(-many // 5)
+    clips = {name: np.tile(column, repeats) for name, column in results.clips.items()}
+    clips["speaker"] = np.array(
+        [f"{n:03d}" for n in range(repeats * 5) for _ in range(len(clips["label"]) // repeats // 5)]
+    )
+    predicted = {
+        head: {layer: np.tile(said, repeats) for layer, said in layers.items()}
+        for head, layers in results.predicted.items()
+    }
+    crowd = dataclasses.replace(results, clips=clips, predicted=predicted)
+    assert len(draw_speakers(results).axes) == 1
+    assert len(draw_speakers(crowd).axes) == len(results.heads)
 
 
 def test_published_results_stand_only_beside_what_may_be_compared(results: RunResults) -> None:

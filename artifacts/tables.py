@@ -1,0 +1,267 @@
+"""The tables of a report."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..pipeline.metrics import scores_of
+from ..pipeline.statistics import (
+    FEWEST_SPEAKERS,
+    Comparison,
+    Interval,
+    compare,
+    intervals,
+    recall_intervals,
+)
+from .results import RunResults, chosen
+from .run import RunSummary
+from .table import Table, percent, percent_interval
+
+METRICS = {"UAR": "uar", "accuracy": "accuracy", "macro-F1": "macro_f1"}
+
+
+def identity(summary: RunSummary) -> dict[str, Any]:
+    """Return what a row of a CSV file needs to stand for itself."""
+    return {
+        "corpus": summary.corpus,
+        "encoder": summary.encoder["encoder"],
+        "revision": summary.encoder["revision"],
+        "pooling": summary.pooling,
+        "target": summary.target,
+        "split": summary.split,
+        "normalise": summary.normalise,
+        "clips": summary.clips,
+        "speakers": len(summary.speakers),
+        "warning": "; ".join(summary.warnings),
+    }
+
+
+def flat(scores: Mapping[str, Interval]) -> dict[str, float]:
+    """Return scores and their limits under the names that CSV columns have."""
+    return {
+        f"{name}{suffix}": value
+        for name, found in scores.items()
+        for suffix, value in (("", found.value), ("_low", found.low), ("_high", found.high))
+    }
+
+
+def has_intervals(results: RunResults) -> bool:
+    """Say whether there are speakers enough."""
+    return len(results.summary.speakers) >= FEWEST_SPEAKERS
+
+
+def nested_table(results: RunResults) -> Table:
+    """Return the headline: the scores of each head, and what was chosen."""
+    heads = results.heads
+    scores = {head: intervals(results.by_speaker(head)) for head in heads}
+    counted = {head: chosen(results.summary.heads[head]) for head in heads}
+    rows = [
+        (title, *(percent_interval(scores[head][key]) for head in heads))
+        for title, key in METRICS.items()
+    ]
+    for name in dict.fromkeys(name for head in heads for name in counted[head]):
+        told = (
+            ", ".join(f"{value} ({n})" for value, n in counted[head][name].most_common())
+            if name in counted[head]
+            else ""
+            for head in heads
+        )
+        rows.append((f"{name} (folds)", *told))
+    return Table(
+        "nested",
+        ("Nested result" if _anything_chosen(results) else "Result, nothing chosen")
+        + (" [95 % interval]" if has_intervals(results) else ""),
+        ("", *heads),
+        tuple(rows),
+        marked=frozenset((0, place) for place in range(1, len(heads) + 1)),
+        records=tuple(
+            {**identity(results.summary), "result": "nested", "head": head, **flat(scores[head])}
+            for head in heads
+        ),
+    )
+
+
+def layers_table(results: RunResults) -> Table:
+    """Return the score of each layer held fixed; no layer is called better than it was shown."""
+    heads, layers = results.heads, results.summary.layers
+    counts = {(layer, head): results.by_speaker(head, layer) for layer in layers for head in heads}
+    scores = {key: intervals(found) for key, found in counts.items()}
+    best = {head: max(layers, key=lambda layer: scores[layer, head]["uar"].value) for head in heads}
+    level = set()
+    for head in heads:
+        others = [(best[head], layer) for layer in layers if layer != best[head]]
+        for each in compare({layer: counts[layer, head] for layer in layers}, pairs=others):
+            if not each.difference.low > 0:  # of NaN, with few speakers, nothing is resolved
+                level.add((each.second, head))
+
+    def cell(key: tuple[str, str]) -> str:
+        text = percent_interval(scores[key]["uar"])
+        return f"≈ {text}" if key in level else text
+
+    note = (
+        "Bold: the best row of each head. It is not a result: to take it is to choose on the "
+        "test speakers."
+    )
+    if level:
+        note += (
+            " ≈: not resolved from it; the interval of the difference includes 0."
+            if has_intervals(results)
+            else " ≈: not resolved from it; too few speakers."
+        )
+    return Table(
+        "layers",
+        "UAR of each layer held fixed: descriptive",
+        ("layer", *heads),
+        tuple((layer, *(cell((layer, head)) for head in heads)) for layer in layers),
+        note=note,
+        marked=frozenset(
+            (row, column)
+            for row, layer in enumerate(layers)
+            for column, head in enumerate(heads, 1)
+            if layer == best[head]
+        ),
+        records=tuple(
+            {**identity(results.summary), "result": "descriptive", "head": head, "layer": layer,
+             **flat(found), "below_best": layer != best[head] and (layer, head) not in level}
+            for (layer, head), found in scores.items()
+        ),
+    )  # fmt: skip
+
+
+def classes_table(results: RunResults) -> Table:
+    """Return the recall of each label."""
+    summary, heads = results.summary, results.heads
+    found = {head: recall_intervals(results.by_speaker(head)) for head in heads}
+    clips = [int((results.clips["label"] == label).sum()) for label in summary.labels]
+    return Table(
+        "classes",
+        "Recall of each label, nested",
+        (summary.target, "clips", *heads),
+        tuple(
+            (label, str(clips[n]), *(percent_interval(found[head][n]) for head in heads))
+            for n, label in enumerate(summary.labels)
+        ),
+        records=tuple(
+            {**identity(summary), "head": head, "label": label, **flat({"recall": found[head][n]}),
+             "n": clips[n]}
+            for head in heads
+            for n, label in enumerate(summary.labels)
+        ),
+    )  # fmt: skip
+
+
+def groups_table(results: RunResults) -> Table:
+    """Return the UAR of each group of clips, such as a sex or an intensity."""
+    heads = results.heads
+    groups = {head: results.groups(head) for head in heads}
+    rows, records = [], []
+    for column, group in groups[heads[0]]:
+        counts = {head: groups[head][column, group] for head in heads}
+        uar = {head: intervals(counts[head])["uar"] for head in heads}
+        clips = int(counts[heads[0]].sum())
+        labels = int((counts[heads[0]].sum(axis=(0, 2)) > 0).sum())
+        rows.append((f"{column} {group or '(none)'}", str(clips), f"{100 / labels:.1f}",
+                     *(percent_interval(uar[head]) for head in heads)))  # fmt: skip
+        records += [
+            {**identity(results.summary), "head": head, "column": column, "group": group,
+             "n": clips, "labels": labels, "chance": 1 / labels, **flat({"uar": uar[head]})}
+            for head in heads
+        ]  # fmt: skip
+    return Table(
+        "groups",
+        "UAR by group of clips, nested",
+        ("group", "clips", "chance", *heads),
+        tuple(rows),
+        note="Over the labels that occur in the group: compare two groups only where chance is the "
+        "same.",
+        records=tuple(records),
+    )
+
+
+def speakers_table(results: RunResults) -> Table:
+    """Return the UAR of each speaker."""
+    heads = results.heads
+    counts = {head: results.counts(head) for head in heads}
+    return Table(
+        "speakers" if has_intervals(results) else "few-speakers",
+        "UAR of each speaker, nested",
+        ("speaker", *heads),
+        tuple(
+            (speaker, *(percent(float(scores_of(counts[head][speaker]).uar)) for head in heads))
+            for speaker in counts[heads[0]]
+        ),
+        records=tuple(
+            {**identity(results.summary), "head": head, "speaker": speaker,
+             "uar": float(scores_of(count).uar)}
+            for head in heads
+            for speaker, count in counts[head].items()
+        ),
+    )  # fmt: skip
+
+
+def confusion_table(results: RunResults) -> Table:
+    """Return who was taken for whom, in clips."""
+    labels = results.summary.labels
+    counts = {head: results.by_speaker(head).sum(axis=0) for head in results.heads}
+    return Table(
+        "confusion",
+        "Who was taken for whom, nested: rows are the truth, columns the prediction",
+        ("head and truth", *labels),
+        tuple(
+            (f"{head} {label}", *map(str, row.tolist()))
+            for head, count in counts.items()
+            for label, row in zip(labels, count, strict=True)
+        ),
+        records=tuple(
+            {**identity(results.summary), "head": head, "truth": truth, "predicted": predicted,
+             "n": int(count[i, j])}
+            for head, count in counts.items()
+            for i, truth in enumerate(labels)
+            for j, predicted in enumerate(labels)
+        ),
+    )  # fmt: skip
+
+
+def comparison_table(found: Sequence[Comparison], title: str, runs: Sequence[RunResults]) -> Table:
+    """Return paired comparisons as a table; those that are resolved are marked."""
+    warning = "; ".join(dict.fromkeys(w for results in runs for w in results.summary.warnings))
+    return Table(
+        "comparisons",
+        title,
+        ("pair", "UAR difference [95 %]", "p", "p (Holm)"),
+        tuple(
+            (f"{each.first} - {each.second}", _signed(each.difference), _p(each.p), _p(each.p_holm))
+            for each in found
+        ),
+        note="Bold: resolved, p (Holm) below 0.05. The others may differ or not.",
+        marked=frozenset(
+            (row, column)
+            for row, each in enumerate(found)
+            for column in range(4)
+            if each.p_holm < 0.05
+        ),
+        records=tuple(
+            {"first": each.first, "second": each.second, "difference": each.difference.value,
+             "low": each.difference.low, "high": each.difference.high, "p": each.p,
+             "p_holm": each.p_holm, "warning": warning}
+            for each in found
+        ),
+    )  # fmt: skip
+
+
+def _anything_chosen(results: RunResults) -> bool:
+    grids = [told.grid for told in results.summary.heads.values()]
+    several = any(len(values) > 1 for grid in grids for values in grid.values())
+    return several or len(results.summary.layers) > 1
+
+
+def _signed(found: Interval) -> str:
+    if math.isnan(found.low):
+        return f"{100 * found.value:+.1f}"
+    return f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+
+
+def _p(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
