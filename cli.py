@@ -543,25 +543,42 @@ def report(
     from .artifacts.comparison import compare_runs, report_layers, report_runs
     from .artifacts.latest import comparison_folder, latest_run
     from .artifacts.publish import publish, publish_comparison
-    from .artifacts.report import report_run
+    from .artifacts.report import report_run, write_report
     from .artifacts.results import read_results
+    from .files import make_folder
 
+    several = len(runs or []) > 1
+    if several or compare_layers is not None:
+        for option, given in (("--audio", audio), ("--baseline", baseline)):
+            if given:
+                raise UserError(
+                    f"{option}: is for the page of one run; expected one, without --compare-layers"
+                )
+    if several and compare_layers is not None:
+        raise UserError(f"--compare-layers {compare_layers}: expected one run")
+    if audio and not audio.is_dir():
+        raise UserError(f"{audio}: no such folder; expected that of the clips; see --audio")
+    if out:
+        make_folder(out)
     folders = runs or [latest_run()]
     for folder in folders:
         _say(f"run      {folder}" + ("" if runs else ", the newest"))
     results = [read_results(folder) for folder in folders]
     if compare_layers is not None:
-        if len(results) > 1 or compare_layers not in results[0].heads:
+        if compare_layers not in results[0].heads:
             raise UserError(
-                f"--compare-layers {compare_layers}: expected one run and one of its heads "
+                f"--compare-layers {compare_layers}: expected one of the heads of the run "
                 f"({', '.join(results[0].heads)})"
             )
-        _print_as(format, report_layers(results[0], compare_layers))
+        made = report_layers(results[0], compare_layers)
+        _print_as(format, made)
+        target = out or folders[0] / "report" / f"layers-{compare_layers}"
+        _say(f"tables   {write_report(target, made)[0].parent}")
         return
     # Printed before it is drawn: what was computed is not lost to a full disk.
     if len(results) > 1:
         compared = compare_runs(results)
-        made = report_runs(results, compared)
+        made = report_runs(compared)
         _print_as(format, made)
         page = publish_comparison(out or comparison_folder(folders), compared, made)
     else:

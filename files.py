@@ -1,5 +1,6 @@
 """Write files whole or not at all."""
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -60,7 +61,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         unfinished.write_bytes(content)
         put_in_place(unfinished, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise MachineError(
             f"{path}: cannot be written ({error.strerror}); expected a folder with room that you "
             "may write to; make room and run the same command again: what is there is kept"

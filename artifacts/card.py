@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from .bundle import BundleSummary
 from .checks import run_checks
-from .report import markdown_table
-from .results import RunResults
+from .report import markdown_table, score_note
+from .results import RunResults, chosen
 from .table import percent_interval
 from .tables import METRICS, classes_table, groups_table
 
@@ -56,11 +56,15 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
                 dataset_name=str(summary.corpus),
                 dataset_config=summary.split_title,
                 metric_type=key,
-                metric_name=f"{title}, nested",
+                metric_name=f"{title}, {results.kind}",
                 metric_value=round(100 * scores[key].value, 1),
             )
             for title, key in METRICS.items()
         ],
+    )
+    in_folds = "; ".join(
+        f"{name} " + ", ".join(f"{value} in {n}" for value, n in counted.most_common())
+        for name, counted in chosen(summary.heads[head]).items()
     )
     weights = str(summary.encoder["weights_sha256"])[:12]
     parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
@@ -77,14 +81,16 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         f"{bundle.citation}. Licence of the clips: {bundle.licence}.", "",
         "## How it scores", "",
         f"{summary.split_title}; {summary.inner}. These are scores of heads fitted in the same way "
-        "without the test speakers; the saved head has heard all of them.", "",
+        "without the test speakers; the saved head has heard all of them, and its layer and "
+        f"hyper-parameters were chosen by all of them (in the folds: {in_folds}).", "",
         *(f"- {title}: {percent_interval(scores[key])} %" for title, key in METRICS.items()), "",
+        score_note(summary), "",
         *(f"{table.title}\n\n{markdown_table(table)}" for table in tables),
         "## Limits", "",
         f"- It was fitted on {len(summary.speakers)} speakers of one recording set-up. Other "
         "languages, microphones, rooms and emotions that are felt, not acted, were not tested.",
         "- It tells how speech sounds, not what a person feels; do not judge people by it.",
-        *(f"- {check.found} ({check.code})." for check in run_checks(results)), "",
+        *(f"- {check.found}: {check.advice} ({check.code})." for check in run_checks(results)), "",
         "## Use", "",
         "```python",
         "from pathlib import Path",

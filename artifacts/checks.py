@@ -71,11 +71,12 @@ def _protocol(results: RunResults) -> Iterator[Check]:
         if kind == "INFLATED":
             yield Check(
                 "SER001", "invalid", f"speakers on both sides of {summary.split}",
-                "report --split loso or kfold:N instead",
+                "fit with --split loso or kfold:N, and report that",
             )  # fmt: skip
         elif kind == "TRANSDUCTIVE":
             yield Check(
-                "SER002", "invalid", "clips of test speakers were normalised together",
+                "SER002", "invalid",
+                "each speaker's clips were normalised by themselves, test speakers included",
                 "say so with the number, or fit without --normalise",
             )  # fmt: skip
         elif kind == "PERMUTED LABELS":

@@ -19,6 +19,7 @@ from ..pipeline.metrics import recalls, scores_of
 from ..pipeline.statistics import Interval, intervals
 from .comparison import RunsCompared
 from .results import RunResults
+from .tables import RESOLVED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +31,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++")
 #: More bars than this cannot be told apart side by side.
 MOST_BARS = 120
+#: Names come from outside: a dollar sign in them is no formula.
+_PLAIN: Any = {"text.parse_math": False}
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
 
 
@@ -63,14 +66,17 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
         By name: ``layers`` where there are several, ``speakers``, ``groups`` where the corpus tells
         any, and ``confusion-HEAD``.
     """
+    from matplotlib import rc_context
+
     figures = {}
-    if len(results.summary.layers) > 1:
-        figures["layers"] = draw_layers(results)
-    figures["speakers"] = draw_speakers(results)
-    if results.group_columns:
-        figures["groups"] = draw_groups(results)
-    for head in results.heads:
-        figures[f"confusion-{head}"] = draw_confusion(results, head)
+    with rc_context(_PLAIN):
+        if len(results.summary.layers) > 1:
+            figures["layers"] = draw_layers(results)
+        figures["speakers"] = draw_speakers(results)
+        if results.group_columns:
+            figures["groups"] = draw_groups(results)
+        for head in results.heads:
+            figures[f"confusion-{head}"] = draw_confusion(results, head)
     return figures
 
 
@@ -90,7 +96,7 @@ def as_bytes(figure: "Figure", suffix: str) -> bytes:
 
     content = BytesIO()
     dates = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    with rc_context({"svg.hashsalt": "serpipe", "pdf.fonttype": 42}):
+    with rc_context({"svg.hashsalt": "serpipe", "pdf.fonttype": 42, **_PLAIN}):
         figure.savefig(content, format=suffix, dpi=160, metadata=dates[suffix])
     return content.getvalue()
 
@@ -113,7 +119,7 @@ def draw_layers(results: RunResults) -> "Figure":
         axes.errorbar(
             place, values, yerr=None if np.isnan(ends).any() else ends, capsize=2, linewidth=1.4,
             markersize=5, linestyle=LINES[number],
-            label=f"{head} (nested {100 * nested.value:.1f})", **style,
+            label=f"{head} ({results.kind} {100 * nested.value:.1f})", **style,
         )  # fmt: skip
     chance = 100 / len(results.summary.labels)
     axes.axhline(chance, color="0.5", linewidth=1, linestyle=":")
@@ -136,7 +142,7 @@ def draw_speakers(results: RunResults) -> "Figure":
         head: [Interval(float(scores_of(c).uar), np.nan, np.nan) for c in counts[head].values()]
         for head in heads
     }
-    title, chance = "UAR of each speaker, nested", 100 / len(results.summary.labels)
+    title, chance = f"UAR of each speaker, {results.kind}", 100 / len(results.summary.labels)
     crowded = len(heads) * len(speakers) > MOST_BARS
     rows = [[head] for head in heads] if crowded else [list(heads)]
     width = _bars_width(rows[0], speakers)
@@ -161,7 +167,9 @@ def draw_groups(results: RunResults) -> "Figure":
     groups = {head: results.groups(head) for head in heads}
     keys = list(groups[heads[0]])
     uar = {head: [intervals(groups[head][key])["uar"] for key in keys] for head in heads}
-    figure, axes = _new(results, "UAR by group of clips, nested", _bars_width(heads, keys), 4.2)
+    figure, axes = _new(
+        results, f"UAR by group of clips, {results.kind}", _bars_width(heads, keys), 4.2
+    )
     _bars(axes, [f"{column}\n{group or '(none)'}" for column, group in keys], uar)
     for place, key in enumerate(keys):  # of a group that lacks a label, chance is higher
         chance = 100 / (groups[heads[0]][key].sum(axis=(0, 2)) > 0).sum()
@@ -178,7 +186,9 @@ def draw_confusion(results: RunResults, head: str) -> "Figure":
     labels = list(results.summary.labels)
     counts = results.by_speaker(head).sum(axis=0)
     side = 2.0 + 0.45 * len(labels)
-    figure, axes = _new(results, f"{head}: who was taken for whom, nested", side + 0.8, side)
+    figure, axes = _new(
+        results, f"{head}: who was taken for whom, {results.kind}", side + 0.8, side
+    )
     with np.errstate(invalid="ignore"):
         share = 100 * counts / counts.sum(axis=1, keepdims=True)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
@@ -208,30 +218,35 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
     dict of str to Figure
         Without ``comparisons`` where no two could be compared.
     """
-    about = "; ".join(f"{n}: {title}" for n, title in enumerate(compared.titles, 1))
-    names = list(compared.scores)
-    figure, axes = _forest(
-        "UAR of each run and head, nested", about, names,
-        [compared.scores[name]["uar"] for name in names],
-    )  # fmt: skip
-    for place, name in enumerate(names):
-        axes.vlines(100 * compared.chance[name], place - 0.4, place + 0.4, color="black",
-                    linewidth=1.2, linestyle=":", label="" if place else "chance")  # fmt: skip
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("UAR in %" + _interval_label(each["uar"] for each in compared.scores.values()))
-    axes.legend(**_BESIDE)
-    figures = {"runs": figure}
-    if compared.pairs:
-        pairs = [f"{pair.first} - {pair.second}" for pair in compared.pairs]
+    from matplotlib import rc_context
+
+    with rc_context(_PLAIN):
+        about = "; ".join(
+            [compared.shared, *(f"{n}: {title}" for n, title in enumerate(compared.titles, 1))]
+        ).removeprefix("; ")
+        scored = compared.scored
+        uar = [each.scores["uar"] for each in scored]
         figure, axes = _forest(
-            "Differences in UAR, nested; filled: resolved, p (Holm) below 0.05", about, pairs,
-            [pair.difference for pair in compared.pairs],
-            [pair.p_holm < 0.05 for pair in compared.pairs],
-        )  # fmt: skip
-        axes.axvline(0, color="black", linewidth=1)
-        axes.set_xlabel("difference in points of UAR, 95 % interval over speakers")
-        figures["comparisons"] = figure
-    return figures
+            "UAR of each run and head", about, [each.name for each in scored], uar
+        )
+        for place, each in enumerate(scored):
+            axes.vlines(100 * each.chance, place - 0.4, place + 0.4, color="black",
+                        linewidth=1.2, linestyle=":", label="" if place else "chance")  # fmt: skip
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("UAR in %" + _interval_label(uar))
+        axes.legend(**_BESIDE)
+        figures = {"runs": figure}
+        if compared.pairs:
+            pairs = [f"{pair.first} - {pair.second}" for pair in compared.pairs]
+            figure, axes = _forest(
+                f"Differences in UAR; filled: resolved, p (Holm) below {RESOLVED}", about, pairs,
+                [pair.difference for pair in compared.pairs],
+                [pair.p_holm < RESOLVED for pair in compared.pairs],
+            )  # fmt: skip
+            axes.axvline(0, color="black", linewidth=1)
+            axes.set_xlabel("difference in points of UAR, 95 % interval over speakers")
+            figures["comparisons"] = figure
+        return figures
 
 
 def _forest(
@@ -313,6 +328,6 @@ def _axes(
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    lines = fill(about, int(13 * width))  # about as many letters as there is room for
-    found[0].set_title(lines, fontsize=7.5, color="0.3", loc="left")
+    lines = fill(about, int(14 * (width - 0.3)))  # about as many letters as there is room for
+    figure.supxlabel(lines, fontsize=7.5, color="0.3", x=0.01, ha="left")
     return figure, found

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import UserError
 from .figures import Picture
 from .report import Report, made_by
 from .results import RunResults
@@ -56,18 +57,21 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
         At most twenty, the hardest first.
     """
     found = []
-    for row in read_table(results.run / "predictions" / f"{head}.csv"):
+    path = results.run / "predictions" / f"{head}.csv"
+    for row in read_table(path):
         if row["layer"] != NESTED or row["truth"] == row["predicted"]:
             continue
-        scores = {label: _number(row.get(f"score {label}")) for label in results.summary.labels}
+        scores = {
+            label: _number(row.get(f"score {label}"), path) for label in results.summary.labels
+        }
         true = scores.pop(row["truth"])
         margin = max(scores.values()) - true
         found.append((-margin, row["path"], row))
     hardest = []
-    for below, path, row in sorted(found, key=lambda each: each[:2])[:HARDEST]:
-        address = _address(audio, path) if audio else ""
+    for below, name, row in sorted(found, key=lambda each: each[:2])[:HARDEST]:
+        address = _address(audio, name) if audio else ""
         hardest.append(
-            HardClip(path, row["speaker"], row["truth"], row["predicted"], -below, address)
+            HardClip(name, row["speaker"], row["truth"], row["predicted"], -below, address)
         )
     return hardest
 
@@ -144,6 +148,9 @@ def _address(folder: Path, path: str) -> str:
     return file.as_uri() if file.is_relative_to(root) and file.is_file() else ""
 
 
-def _number(text: str | None) -> float:
-    value = float(text) if text else math.nan
+def _number(text: str | None, path: Path) -> float:
+    try:
+        value = float(text) if text else math.nan
+    except ValueError:
+        raise UserError(f"{path}: {text!r} is no score; expected a number; fit again") from None
     return -math.inf if math.isnan(value) else value

@@ -1,10 +1,9 @@
 """Write all that a report leaves: in the folder of its run, or in one of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
 from ..files import write_text
 from .bundle import read_bundle_summary
 from .card import card
@@ -16,6 +15,12 @@ from .results import RunResults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+#: What tables and figures of a report can be called, besides the confusion matrices of heads.
+REPORTED = frozenset(
+    {"nested", "baselines", "comparisons", "layers", "classes", "groups", "speakers",
+     "few-speakers", "confusion", "runs"}
+)  # fmt: skip
 
 
 def publish(
@@ -32,7 +37,8 @@ def publish(
     audio : Path, optional
         The folder of the clips, to hear the hardest in the page.
     out : Path, optional
-        Where to; ``RUN/report`` by default.
+        Where to; ``RUN/report``, and the cards into the bundles, by default. With it, nothing is
+        written into the run.
 
     Returns
     -------
@@ -42,10 +48,8 @@ def publish(
     Raises
     ------
     UserError
-        If ``audio`` is no folder, or a bundle is damaged.
+        If a bundle is damaged.
     """
-    if audio and not audio.is_dir():
-        raise UserError(f"{audio}: no such folder; expected that of the clips; see --audio")
     summary = results.summary
     head = results.heads[0]
     page = _write(
@@ -58,8 +62,8 @@ def publish(
     for head in results.heads:
         bundle = results.run / "bundles" / head
         if bundle.is_dir():  # labels that were shuffled leave none
-            told = read_bundle_summary(bundle)
-            write_text(bundle / "README.md", card(results, head, told))
+            path = out / f"card-{head}.md" if out else bundle / "README.md"
+            write_text(path, card(results, head, read_bundle_summary(bundle)))
     return page
 
 
@@ -91,7 +95,19 @@ def _write(
     figures: Mapping[str, "Figure"],
     hardest: HardClips | None = None,
 ) -> Path:
+    _remove_earlier(folder, {*(table.name for table in report.tables), *figures})
     write_report(folder, report)
     page = folder / "index.html"
     write_text(page, render_page(title, report, save_figures(folder, figures), hardest))
     return page
+
+
+def _remove_earlier(folder: Path, names: Collection[str]) -> None:
+    """Remove tables and figures of an earlier report that this one does not have."""
+    if not (folder / "results.json").is_file():
+        return
+    for path in folder.iterdir():
+        stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
+        ours = stem in REPORTED or stem.startswith("confusion-")
+        if ours and stem not in names:
+            path.unlink()

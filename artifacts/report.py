@@ -18,6 +18,7 @@ from .tables import (
     comparison_table,
     confusion_table,
     groups_table,
+    identity,
     layers_table,
     nested_table,
     speakers_table,
@@ -90,7 +91,9 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         notes += [] if published.rows else [_NO_BASELINE]
     if len(results.heads) > 1:
         heads = {head: results.by_speaker(head) for head in results.heads}
-        tables.append(comparison_table(compare(heads), "Heads compared, nested", [results]))
+        members = {head: {**identity(summary), "head": head} for head in heads}
+        title = f"Heads compared, {results.kind}"
+        tables.append(comparison_table(compare(heads), title, members, len(summary.speakers)))
         notes.append(TEST_NOTE)
     tables += [layers_table(results), classes_table(results)]
     if results.group_columns:
@@ -110,7 +113,7 @@ def headline(results: RunResults) -> tuple[str, ...]:
     lines = []
     for head in results.heads:
         uar = percent_interval(intervals(results.by_speaker(head))["uar"])
-        lines.append(f"{head:<10} UAR {uar}, nested, {results.summary.split_title}")
+        lines.append(f"{head:<10} UAR {uar}, {results.kind}, {results.summary.split_title}")
     return (*lines, *(f"WARNING: {warning}" for warning in results.summary.warnings))
 
 
@@ -131,7 +134,10 @@ def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
     """
     texts = {"report.md": markdown(report), "results.json": as_json(report)}
     texts |= {f"{table.name}.csv": as_csv(table) for table in report.tables}
-    texts |= {f"{table.name}.tex": as_latex(table, report.warnings) for table in report.tables}
+    about = [*(f"{name}: {value}" for name, value in report.facts), *report.notes]
+    texts |= {
+        f"{table.name}.tex": as_latex(table, report.warnings, about) for table in report.tables
+    }
     for name, text in texts.items():
         write_text(folder / name, text)
     return tuple(folder / name for name in texts)

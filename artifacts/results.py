@@ -67,6 +67,18 @@ class RunResults:
         return np.stack(list(self.counts(head, layer).values()))
 
     @property
+    def chosen_inside(self) -> bool:
+        """Whether a layer or a hyper-parameter was chosen inside the folds."""
+        grids = [told.grid for told in self.summary.heads.values()]
+        several = any(len(values) > 1 for grid in grids for values in grid.values())
+        return several or len(self.summary.layers) > 1
+
+    @property
+    def kind(self) -> str:
+        """What the headline predictions are, in a word or two."""
+        return "nested" if self.chosen_inside else "nothing chosen"
+
+    @property
     def group_columns(self) -> tuple[str, ...]:
         """The columns of ``clips`` by which scores can be told apart."""
         return tuple(

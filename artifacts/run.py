@@ -204,11 +204,30 @@ def read_summary(run: Path) -> RunSummary:
         if version != FORMAT_VERSION:
             raise UserError(f"{path}: run format {version}; expected {FORMAT_VERSION}; {fix}")
         heads = {name: HeadSummary(**head) for name, head in content.pop("heads").items()}
-        return RunSummary(heads=heads, **content)
+        summary = RunSummary(heads=heads, **content)
+        _check_summary(summary)
+        return summary
     except FileNotFoundError:
         raise UserError(f"{run}: no run.json there; expected the folder of a run; {fix}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a whole run.json ({error}); {fix}") from error
+
+
+def _check_summary(summary: RunSummary) -> None:
+    """Raise one of the usual errors if a report could not be made of this."""
+    tables = (summary.provenance, summary.provenance["versions"], summary.provenance["cache"])
+    if not all(isinstance(table, dict) for table in (*tables, summary.encoder)):
+        raise TypeError("encoder or provenance is no table")
+    for lines in (summary.warnings, summary.changes, summary.layers, summary.labels):
+        if not all(isinstance(line, str) for line in lines):
+            raise TypeError("a name or warning is no text")
+    summary.encoder["encoder"], summary.encoder["revision"], summary.encoder["weights_sha256"]
+    for told in summary.heads.values():
+        sum(told.fits[name] for name in ("points", "pruned", "inner_not_converged"))
+        for choice in told.choices:
+            for name, values in told.grid.items():
+                float(choice["parameters"][name]), sum(values)
+            str(choice["layer"])
 
 
 def save_clips(

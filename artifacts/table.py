@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def as_latex(table: Table, warnings: Sequence[str] = ()) -> str:
+def as_latex(table: Table, warnings: Sequence[str] = (), about: Sequence[str] = ()) -> str:
     """Return the table as LaTeX, for the package booktabs; marked cells are bold.
 
     Parameters
@@ -114,6 +115,8 @@ def as_latex(table: Table, warnings: Sequence[str] = ()) -> str:
         The table.
     warnings : sequence of str
         What must be said with its numbers: lines of the table, so that they are pasted with it.
+    about : sequence of str
+        What a caption will say: comments above the table.
 
     Returns
     -------
@@ -121,10 +124,10 @@ def as_latex(table: Table, warnings: Sequence[str] = ()) -> str:
     """
 
     def across(text: str) -> str:
-        return rf"\multicolumn{{{len(table.header)}}}{{l}}{{{text}}} \\"
+        return rf"\multicolumn{{{len(table.header)}}}{{p{{\linewidth}}}}{{{text}}} \\"
 
     lines = [
-        f"% {table.title}",
+        *(f"% {' '.join(line.split())}" for line in (table.title, *about)),
         rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
         r"\toprule",
         *(across(rf"\textbf{{{_latex(warning)}}}") for warning in warnings),
@@ -133,10 +136,15 @@ def as_latex(table: Table, warnings: Sequence[str] = ()) -> str:
     ]
     for number, row in enumerate(table.rows):
         cells = [
-            rf"\textbf{{{_latex(cell)}}}" if (number, place) in table.marked else _latex(cell)
-            for place, cell in enumerate(row)
+            _latex(cell) if place == 0 else _latex_number(cell) for place, cell in enumerate(row)
         ]
-        lines.append(" & ".join(cells) + r" \\")
+        lines.append(
+            " & ".join(
+                rf"\textbf{{{cell}}}" if (number, place) in table.marked else cell
+                for place, cell in enumerate(cells)
+            )
+            + r" \\"
+        )
     note = [across(rf"\footnotesize {_latex(table.note)}")] if table.note else []
     return "\n".join([*lines, r"\bottomrule", *note, r"\end{tabular}", ""])
 
@@ -154,12 +162,26 @@ def percent_interval(found: Interval) -> str:
     return f"{percent(found.value)} [{percent(found.low)}-{percent(found.high)}]"
 
 
+_LATEX = {character: "\\" + character for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": "$<$",
+    ">": "$>$",
+    "≈": r"$\approx$",
+}
+
+
 def _latex(text: str) -> str:
-    escaped = text.replace("\\", r"\textbackslash ")
-    for character in "&%$#_{}":
-        escaped = escaped.replace(character, "\\" + character)
-    return escaped.replace("<", r"$<$").replace("≈", r"$\approx$").replace(" - ", " -- ")
+    plain = " ".join(text.split())
+    return "".join(_LATEX.get(character, character) for character in plain).replace(" - ", " -- ")
+
+
+def _latex_number(text: str) -> str:
+    """Return a cell with minus signs and ranges as LaTeX sets them."""
+    ranged = re.sub(r"(?<=\d)-(?=\d)", "--", _latex(text))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", ranged)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"

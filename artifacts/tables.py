@@ -17,6 +17,8 @@ from .results import RunResults, chosen
 from .run import RunSummary
 from .table import Table, percent, percent_interval
 
+#: A difference whose corrected p is below is called one.
+RESOLVED = 0.05
 METRICS = {"UAR": "uar", "accuracy": "accuracy", "macro-F1": "macro_f1"}
 
 
@@ -69,7 +71,7 @@ def nested_table(results: RunResults) -> Table:
         rows.append((f"{name} (folds)", *told))
     return Table(
         "nested",
-        ("Nested result" if _anything_chosen(results) else "Result, nothing chosen")
+        ("Nested result" if results.chosen_inside else "Result, nothing chosen")
         + (" [95 % interval]" if has_intervals(results) else ""),
         ("", *heads),
         tuple(rows),
@@ -91,7 +93,7 @@ def layers_table(results: RunResults) -> Table:
     for head in heads:
         others = [(best[head], layer) for layer in layers if layer != best[head]]
         for each in compare({layer: counts[layer, head] for layer in layers}, pairs=others):
-            if not each.difference.low > 0:  # of NaN, with few speakers, nothing is resolved
+            if not each.p_holm < RESOLVED:  # of NaN, with few speakers, nothing is resolved
                 level.add((each.second, head))
 
     def cell(key: tuple[str, str]) -> str:
@@ -104,9 +106,8 @@ def layers_table(results: RunResults) -> Table:
     )
     if level:
         note += (
-            " ≈: not resolved from it; the interval of the difference includes 0."
-            if has_intervals(results)
-            else " ≈: not resolved from it; too few speakers."
+            f" ≈: not resolved from it, p (Holm) not below {RESOLVED}. It was picked among them: "
+            "other rows, too, may be no worse."
         )
     return Table(
         "layers",
@@ -135,7 +136,7 @@ def classes_table(results: RunResults) -> Table:
     clips = [int((results.clips["label"] == label).sum()) for label in summary.labels]
     return Table(
         "classes",
-        "Recall of each label, nested",
+        f"Recall of each label, {results.kind}",
         (summary.target, "clips", *heads),
         tuple(
             (label, str(clips[n]), *(percent_interval(found[head][n]) for head in heads))
@@ -169,7 +170,7 @@ def groups_table(results: RunResults) -> Table:
         ]  # fmt: skip
     return Table(
         "groups",
-        "UAR by group of clips, nested",
+        f"UAR by group of clips, {results.kind}",
         ("group", "clips", "chance", *heads),
         tuple(rows),
         note="Over the labels that occur in the group: compare two groups only where chance is the "
@@ -184,7 +185,7 @@ def speakers_table(results: RunResults) -> Table:
     counts = {head: results.counts(head) for head in heads}
     return Table(
         "speakers" if has_intervals(results) else "few-speakers",
-        "UAR of each speaker, nested",
+        f"UAR of each speaker, {results.kind}",
         ("speaker", *heads),
         tuple(
             (speaker, *(percent(float(scores_of(counts[head][speaker]).uar)) for head in heads))
@@ -205,7 +206,7 @@ def confusion_table(results: RunResults) -> Table:
     counts = {head: results.by_speaker(head).sum(axis=0) for head in results.heads}
     return Table(
         "confusion",
-        "Who was taken for whom, nested: rows are the truth, columns the prediction",
+        f"Who was taken for whom, {results.kind}: rows are the truth, columns the prediction",
         ("head and truth", *labels),
         tuple(
             (f"{head} {label}", *map(str, row.tolist()))
@@ -222,9 +223,34 @@ def confusion_table(results: RunResults) -> Table:
     )  # fmt: skip
 
 
-def comparison_table(found: Sequence[Comparison], title: str, runs: Sequence[RunResults]) -> Table:
-    """Return paired comparisons as a table; those that are resolved are marked."""
-    warning = "; ".join(dict.fromkeys(w for results in runs for w in results.summary.warnings))
+def comparison_table(
+    found: Sequence[Comparison],
+    title: str,
+    members: Mapping[str, Mapping[str, Any]],
+    n_speakers: int,
+) -> Table:
+    """Return paired comparisons as a table; those that are resolved are marked.
+
+    Parameters
+    ----------
+    found : sequence of Comparison
+        What was compared; one without a p was not tested.
+    title : str
+        What stands above.
+    members : mapping of str to mapping
+        By the names that are compared: what identifies each in a CSV file, ``warning`` among it.
+    n_speakers : int
+        Over how many speakers was tested.
+
+    Returns
+    -------
+    Table
+    """
+    tests = sum(not math.isnan(each.p) for each in found)
+    note = f"Bold: resolved, p (Holm) below {RESOLVED}. The others may differ or not."
+    least = tests * 2.0 ** (1 - n_speakers)  # of the signed-rank test, when all signs agree
+    if tests and least >= RESOLVED:
+        note += f" With {n_speakers} speakers and {tests} tests p (Holm) is at least {_p(least)}."
     return Table(
         "comparisons",
         title,
@@ -233,26 +259,30 @@ def comparison_table(found: Sequence[Comparison], title: str, runs: Sequence[Run
             (f"{each.first} - {each.second}", _signed(each.difference), _p(each.p), _p(each.p_holm))
             for each in found
         ),
-        note="Bold: resolved, p (Holm) below 0.05. The others may differ or not.",
+        note=note,
         marked=frozenset(
             (row, column)
             for row, each in enumerate(found)
             for column in range(4)
-            if each.p_holm < 0.05
+            if each.p_holm < RESOLVED
         ),
         records=tuple(
-            {"first": each.first, "second": each.second, "difference": each.difference.value,
-             "low": each.difference.low, "high": each.difference.high, "p": each.p,
-             "p_holm": each.p_holm, "warning": warning}
+            {
+                **{f"first_{name}": value for name, value in members[each.first].items()},
+                **{f"second_{name}": value for name, value in members[each.second].items()},
+                "difference": each.difference.value, "low": each.difference.low,
+                "high": each.difference.high, "p": each.p, "p_holm": each.p_holm,
+                "warning": "; ".join(
+                    dict.fromkeys(
+                        str(members[name]["warning"])
+                        for name in (each.first, each.second)
+                        if members[name]["warning"]
+                    )
+                ),
+            }
             for each in found
         ),
     )  # fmt: skip
-
-
-def _anything_chosen(results: RunResults) -> bool:
-    grids = [told.grid for told in results.summary.heads.values()]
-    several = any(len(values) > 1 for grid in grids for values in grid.values())
-    return several or len(results.summary.layers) > 1
 
 
 def _signed(found: Interval) -> str:

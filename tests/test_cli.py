@@ -481,9 +481,11 @@ def test_an_inflated_number_is_said_to_be_one_wherever_it_appears(
     told = serpipe("report").out
     assert told.index(word) < told.index("Nested result")
     assert f"**{word}" in serpipe("report", "--format", "markdown").out
+    assert len(list((run / "report").glob("*.csv"))) >= 5
     for path in (run / "report").glob("*.csv"):
         with path.open() as file:
             assert all(word in row["warning"] for row in csv.DictReader(file)), path
+    assert len(list((run / "report").glob("*.tex"))) >= 5
     for path in (run / "report").glob("*.tex"):
         assert word in re.sub("%.*", "", path.read_text()), path  # in the table, not in a comment
     bundle = run / "bundles" / "lr" / "bundle.json"

@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,14 @@ from serpipe.artifacts.report import as_json, report_run
 from serpipe.artifacts.results import RunResults, read_results
 from serpipe.artifacts.run import NESTED
 from serpipe.artifacts.table import Table, as_latex, as_markdown
-from serpipe.artifacts.tables import classes_table, groups_table, layers_table
+from serpipe.artifacts.tables import (
+    classes_table,
+    comparison_table,
+    groups_table,
+    layers_table,
+)
 from serpipe.pipeline.metrics import confusion, recalls, scores_of
-from serpipe.pipeline.statistics import intervals
+from serpipe.pipeline.statistics import compare, intervals
 
 from .conftest import ROOT, Command
 
@@ -108,7 +115,14 @@ def test_json_holds_every_number(results: RunResults, serpipe: Command) -> None:
 def test_names_from_outside_cannot_break_out_of_a_table_or_the_page(results: RunResults) -> None:
     table = Table("t", "T", ("a", "b"), (("x|y", "50 % & <b>_1"),))
     assert r"| x\|y |" in as_markdown(table)
-    assert r"50 \% \& $<$b>\_1" in as_latex(table)
+    assert r"50 \% \& $<$b$>$\_1" in as_latex(table)
+    assert as_latex(Table("t", "T", ("a", "b"), (("a^b~c\n", "-9.5 [-13.9, 3-4]"),))).endswith(
+        "a\\textasciicircum{}b\\textasciitilde{}c & $-$9.5 [$-$13.9, 3--4] \\\\\n"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
+    clips = {**results.clips, "sex": np.where(results.clips["sex"] == "male", r"$\bad{$", "x")}
+    for figure in draw_figures(dataclasses.replace(results, clips=clips)).values():
+        as_bytes(figure, "png")
     evil = changed(results, corpus="<script>alert(1)</script>")
     page = render_page("<script>", report_run(evil), {})
     assert "<script" not in page
@@ -201,16 +215,31 @@ def predicting(results: RunResults, layer: str, right: float) -> RunResults:
     return dataclasses.replace(results, predicted=predicted)
 
 
+def many_speakers(results: RunResults, number: int) -> RunResults:
+    """Return the same results of so many speakers, by giving each speaker's clips new names."""
+    of_speaker = [
+        np.flatnonzero(results.clips["speaker"] == speaker)
+        for speaker in np.unique(results.clips["speaker"])
+    ]
+    rows = [of_speaker[place % len(of_speaker)] for place in range(number)]
+    all_rows = np.concatenate(rows)
+    clips = {name: column[all_rows] for name, column in results.clips.items()}
+    clips["speaker"] = np.concatenate([np.full(len(r), f"{n:03d}") for n, r in enumerate(rows)])
+    predicted = {
+        head: {layer: said[all_rows] for layer, said in layers.items()}
+        for head, layers in results.predicted.items()
+    }
+    return dataclasses.replace(results, clips=clips, predicted=predicted)
+
+
 def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunResults) -> None:
     best = predicting(results, "0", 1.0)
     best = predicting(best, "1", 0.5)  # of every speaker: clearly worse
     same = dict(best.predicted["lr"])
     first = np.unique(best.clips["speaker"])[0]
-    one = best.clips["speaker"] == first  # of one speaker alone: drawn or not, it may be absent
+    one = best.clips["speaker"] == first  # of one speaker alone: it shows nothing of others
     same["2"] = np.where(one, same["1"], same["0"])
-    best = dataclasses.replace(best, predicted={"lr": same})
-    summary = dataclasses.replace(best.summary, planned=["lr"])
-    best = dataclasses.replace(best, summary=summary)
+    best = many_speakers(dataclasses.replace(best, predicted={"lr": same}), 10)
     table = layers_table(best)
     cells = {row[0]: row[1] for row in table.rows}
     assert table.marked == {(0, 1)}
@@ -220,11 +249,11 @@ def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunRes
     below = {record["layer"]: record["below_best"] for record in table.records}
     assert (below["0"], below["1"], below["2"]) == (False, True, False)
     assert r"$\approx$ " in as_latex(table)
-    few = [speaker in np.unique(best.clips["speaker"])[:3] for speaker in best.clips["speaker"]]
-    clips = {name: column[few] for name, column in best.clips.items()}
-    predicted = {"lr": {layer: column[few] for layer, column in same.items()}}
-    less = dataclasses.replace(best, clips=clips, predicted=predicted)
-    assert not any(record["below_best"] for record in layers_table(less).records)
+    few = many_speakers(best, 5)  # of whom no test can come out below 0.05
+    assert not any(record["below_best"] for record in layers_table(few).records)
+    found = compare({"a": few.by_speaker("lr", "0"), "b": few.by_speaker("lr", "1")})
+    members = {name: {"warning": ""} for name in "ab"}
+    assert "With 5 speakers and 1 tests" in comparison_table(found, "", members, 5).note
 
 
 def test_groups_and_recalls_have_the_intervals_of_their_speakers(results: RunResults) -> None:
@@ -260,9 +289,9 @@ def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
     again = serpipe("fit", "--head", "lr", "--layers", "2").out.strip()
     told = serpipe("report", results.run, run["run"], again, "--format", "json")
     content = json.loads(told.out)
-    assert [(each["first"], each["second"]) for each in content["tables"]["comparisons"]] == [
-        ("1 lr", "1 svm"), ("1 lr", "3 lr"), ("1 svm", "3 lr"),
-    ]  # fmt: skip
+    names = ("first_run", "first_head", "second_run", "second_head")
+    pairs = [tuple(row[name] for name in names) for row in content["tables"]["comparisons"]]
+    assert pairs == [(1, "lr", 1, "svm"), (1, "lr", 3, "lr"), (1, "svm", 3, "lr")]
     chance = [record["chance"] for record in content["tables"]["runs"]]
     assert chance == [1 / 8, 1 / 8, 1 / 3, 1 / 8]
     assert "Run 2 predicts other clips or labels" in " ".join(content["notes"])
@@ -295,19 +324,98 @@ def test_a_run_that_has_nothing_yet_is_not_the_newest(
 
 
 def test_many_speakers_are_drawn_below_each_other(results: RunResults) -> None:
-    many = 80
-    repeats = -(-many // 5)
-    clips = {name: np.tile(column, repeats) for name, column in results.clips.items()}
-    clips["speaker"] = np.array(
-        [f"{n:03d}" for n in range(repeats * 5) for _ in range(len(clips["label"]) // repeats // 5)]
-    )
-    predicted = {
-        head: {layer: np.tile(said, repeats) for layer, said in layers.items()}
-        for head, layers in results.predicted.items()
-    }
-    crowd = dataclasses.replace(results, clips=clips, predicted=predicted)
+    crowd = many_speakers(results, 80)
     assert len(draw_speakers(results).axes) == 1
     assert len(draw_speakers(crowd).axes) == len(results.heads)
+
+
+def test_an_inflated_run_is_shown_beside_and_weakens_no_test(
+    serpipe: Command, results: RunResults
+) -> None:
+    other = serpipe("fit", "--layers", "2").out.strip()
+    inflated = serpipe("fit", "--layers", "2", "--split", "random:2").out.strip()
+    tables = [
+        {
+            (row["first_run"], row["first_head"], row["second_run"], row["second_head"]): row
+            for row in json.loads(serpipe("report", *runs, "--format", "json").out)["tables"][
+                "comparisons"
+            ]
+        }
+        for runs in ((results.run, other), (results.run, other, inflated))
+    ]
+    assert len(tables[1]) == len(tables[0]) + 3
+    for pair, row in tables[1].items():
+        if pair in tables[0]:
+            assert row == tables[0][pair]
+            assert not row["warning"]
+        else:
+            assert row["p"] is row["p_holm"] is None
+            assert row["difference"] is not None
+            assert "INFLATED" in row["warning"]
+    twice = serpipe("report", other, f"{other}/", "--format", "json")
+    assert twice.code == 2
+    assert "named twice" in twice.err
+    told = serpipe("report", other, inflated).out
+    assert re.search(r"run 1 +leave one speaker out, 5 folds *\n", told)  # what differs, no more
+    assert re.search(r"all runs +RAVDESS speech, emotion, wav2vec2", told)
+
+
+def test_a_damaged_run_json_is_one_line(serpipe: Command, results: RunResults) -> None:
+    path = results.run / "run.json"
+    whole = json.loads(path.read_text())
+    damages: tuple[Callable[[dict[str, Any]], Any], ...] = (
+        lambda told: told["heads"]["lr"].update(fits={}),
+        lambda told: told["heads"]["lr"]["choices"][0]["parameters"].update(C="x"),
+        lambda told: told.update(provenance=[]),
+        lambda told: told.update(warnings=[1]),
+    )
+    for damage in damages:
+        told = json.loads(json.dumps(whole))
+        damage(told)
+        path.write_text(json.dumps(told))
+        found = serpipe("report", results.run)
+        assert found.code == 2
+        assert "not a whole run.json" in found.err
+    path.write_text(json.dumps(whole))
+    predictions = results.run / "predictions" / "lr.csv"
+    text = predictions.read_text()
+    predictions.write_text(re.sub(r",[-0-9.e]+$", ",many", text, flags=re.M))
+    assert "is no score" in serpipe("report", results.run).err
+
+
+def test_nothing_of_an_earlier_report_stays_and_nothing_outside_is_written(
+    serpipe: Command, results: RunResults, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    assert serpipe("report", results.run, "--out", out).code == 0
+    assert not list(results.run.glob("bundles/*/README.md"))
+    assert {path.name for path in out.glob("card-*")} == {"card-lr.md", "card-svm.md"}
+    (out / "mine.csv").write_text("")
+    one = serpipe("fit", "--layers", "2").out.strip()
+    assert serpipe("report", one, "--out", out).code == 0
+    assert not (out / "confusion-svm.png").exists()
+    assert not (out / "comparisons.tex").exists()
+    assert (out / "confusion-lr.pdf").exists()
+    assert (out / "mine.csv").exists()
+    file = tmp_path / "file"
+    file.write_text("")
+    told = serpipe("report", one, "--out", file)
+    assert (told.code, told.out) == (2, "")
+
+
+def test_options_that_would_do_nothing_are_refused(serpipe: Command, results: RunResults) -> None:
+    other = serpipe("fit", "--layers", "2").out.strip()
+    for arguments in (
+        (results.run, other, "--audio", "."),
+        (results.run, other, "--baseline"),
+        (results.run, "--compare-layers", "lr", "--baseline"),
+        (results.run, other, "--compare-layers", "lr"),
+        (results.run, "--audio", "nowhere"),
+    ):
+        told = serpipe("report", *arguments)
+        assert (told.code, told.out) == (2, "")
+    told = serpipe("report", results.run, "--compare-layers", "lr", "--out", "layers")
+    assert (Path("layers") / "comparisons.csv").is_file()
 
 
 def test_published_results_stand_only_beside_what_may_be_compared(results: RunResults) -> None:
