@@ -32,6 +32,8 @@ app = typer.Typer(
 
 cache_app = typer.Typer(help="Look into a cache of embeddings.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+corpora_app = typer.Typer(help="Get, check and describe corpora.", no_args_is_help=True)
+app.add_typer(corpora_app, name="corpora")
 
 
 class TableFormat(StrEnum):
@@ -91,13 +93,23 @@ def serpipe(
 @app.command()
 def extract(
     data: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of RAVDESS speech clips (wav or flac, any depth), "
-            "or 'sample': 192 clips that ship with serpipe.",
+            help="Folder of a corpus (`serpipe corpora list`), told by the names of its clips, or "
+            "CORPUS=DIR; or 'sample': 192 clips that ship with serpipe. Can be given several "
+            "times. With --manifest: the folder that its paths are relative to.",
+            show_default="sample",
         ),
-    ] = "sample",
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLIPS.csv",
+            help="A table of any labelled clips: path, speaker, and columns to predict.",
+            show_default=False,
+        ),
+    ] = None,
     encoder: Annotated[
         str,
         typer.Option(
@@ -195,7 +207,6 @@ def extract(
 
     A second run computes only what is missing; a stopped run goes on where it stopped.
     """
-    from . import corpora
     from .artifacts.latest import CACHES
     from .features.names import POOLINGS
     from .progress import track
@@ -204,20 +215,11 @@ def extract(
     poolings = tuple(POOLINGS[POOLINGS.index(p)] for p in pool.split(",") if p in POOLINGS)
     if not poolings or ",".join(poolings) != pool:
         raise UserError(f"--pool {pool}: expected mean, std or mean,std")
-    source = corpora.find_data(data)
-    found = corpora.scan(source.folder, source.corpus)
-    _say(f"corpus   {source.title}: {len(found.clips)} clips in {source.folder}")
-    for what, count in found.left_out.items():
-        _say(f"         {count} x {what} left out: not a speech clip")
+    found = _find_clips(data or [], manifest)
     if found.bad and (not skip_bad or not found.clips):
         from .errors import BadClipsError
 
         raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
-    if data != corpora.SAMPLE:
-        short = corpora.missing(found.clips, source.corpus)
-        if short:
-            told = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
-            _say(f"         not the whole release: {told}")
 
     from .features.devices import choose_devices, choose_precision
     from .features.encoder import load_encoder
@@ -245,15 +247,15 @@ def extract(
         f"{len(identity.layers)} layers of width {identity.width}, "
         f"{loaded[0].precision} on {', '.join(places)}"
     )
-    target = out or CACHES / f"{source.name}-{identity.encoder.replace('/', '--')}.h5"
+    target = out or CACHES / f"{found.name}-{identity.encoder.replace('/', '--')}.h5"
     done = run(
         found.clips,
         loaded,
         target,
         provenance={
-            "corpus": source.title,
-            "licence": source.corpus.licence,
-            "citation": source.corpus.citation,
+            "corpus": found.title,
+            "licence": found.licence,
+            "citation": found.citation,
             **provenance(),
         },
         skip_bad=skip_bad,
@@ -320,6 +322,163 @@ def cache_verify(file: CacheFile = None, format: ResultFormatOption = ResultForm
         typer.echo(f"{path}: whole, all checksums right")
 
 
+@corpora_app.command("list")
+def corpora_list(
+    format: Annotated[TableFormat, typer.Option(help="How to print.")] = TableFormat.TABLE,
+) -> None:
+    """Print the corpora that are read, and how to get each."""
+    from .artifacts.corpus_info import corpora_table
+    from .artifacts.report import Report
+
+    _print_as(format, Report((), (), (corpora_table(),), ()))
+
+
+@corpora_app.command("info")
+def corpora_info(
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR...", help="Folders of corpora, each a DIR or CORPUS=DIR."),
+    ],
+    format: Annotated[TableFormat, typer.Option(help="How to print.")] = TableFormat.TABLE,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
+    ] = None,
+) -> None:
+    """Open every clip and tell what is there, what is missing and what is wrong."""
+    from .artifacts.corpus_info import describe_source
+    from .corpora.data import find_data
+    from .features.survey import survey
+    from .progress import track
+    from .provenance import cores
+
+    for source, scanned in zip(*find_data(folders), strict=True):
+        opened = survey(scanned.clips, workers=jobs or cores(), track=track)
+        _print_as(format, describe_source(source, scanned, opened))
+
+
+@corpora_app.command("table")
+def corpora_table_command(
+    folders: Annotated[
+        list[str],
+        typer.Argument(metavar="DIR...", help="Folders of corpora, each a DIR or CORPUS=DIR."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="CLIPS.csv", help="Where to write the table.")],
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
+    ] = None,
+) -> None:
+    """Write a row for each clip: speaker, emotion, text, duration, rate, hash."""
+    from .artifacts.corpus_info import write_clip_table
+    from .corpora.data import find_data, join
+    from .features.survey import survey
+    from .progress import track
+    from .provenance import cores
+
+    found = join(*find_data(folders))
+    opened = survey(found.clips, workers=jobs or cores(), track=track)
+    write_clip_table(opened, out)
+    for error in (*found.bad, *(each.error for each in opened if each.error)):
+        _say(f"bad      {error}")
+    _say(f"table    {len(opened)} clips in:")
+    typer.echo(out)
+
+
+@corpora_app.command("download")
+def corpora_download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `serpipe corpora list` says.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Where to.")],
+    format: ResultFormatOption = ResultFormat.TABLE,
+) -> None:
+    """Download and unpack a corpus that anybody may; a stopped download goes on."""
+    from .corpora import CORPORA
+    from .corpora.download import download, track_bytes
+
+    if name not in CORPORA:
+        raise UserError(f"{name}: no such corpus; expected one of {', '.join(CORPORA)}")
+    corpus = CORPORA[name]
+    if not corpus.archives:
+        raise UserError(
+            f"{name}: is not downloaded by anybody, {corpus.licence}; expected you to get it: "
+            f"{corpus.access}"
+        )
+    _say(f"corpus   {corpus.title}, {corpus.homepage}")
+    _say(f"licence  {corpus.licence}; by downloading you agree to it. Please cite:")
+    _say(f"         {corpus.citation}")
+    done = download(corpus.archives, to, track=track_bytes)
+    for each in done:
+        checked = "as published" if each.verified else f"sha256 {each.sha256}, none is published"
+        _say(f"archive  {each.path}: {each.size} bytes, checksum {checked}")
+    _say(f"next     serpipe corpora info {to}; serpipe extract --data {to}")
+    if format is ResultFormat.JSON:
+        _print_json({
+            "folder": str(to), "archives": [
+                {"path": str(each.path), "size": each.size, "sha256": each.sha256,
+                 "verified": each.verified, "fetched": each.fetched, "unpacked": each.unpacked}
+                for each in done
+            ],
+        })  # fmt: skip
+    else:
+        typer.echo(to)
+
+
+@app.command()
+def convert(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="IN...", help="Recordings, or folders of them.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Where to; the tree is kept.")],
+    rate: Annotated[
+        int, typer.Option(metavar="HZ", help="Sampling rate of what is written.")
+    ] = 16000,
+    file_format: Annotated[
+        str, typer.Option("--to-format", metavar="wav|flac", help="Of what is written.")
+    ] = "wav",
+    channels: Annotated[
+        str, typer.Option(metavar="mean|left|right", help="How several channels become one.")
+    ] = "mean",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write every file anew, whatever is there.")
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
+    ] = None,
+    format: ResultFormatOption = ResultFormat.TABLE,
+) -> None:
+    """Convert recordings of any format, rate and channels to mono 16-bit files of one rate."""
+    from .features.convert import convert as run
+    from .progress import track
+    from .provenance import cores
+
+    done = run(
+        inputs,
+        to,
+        sampling_rate=rate,
+        format=file_format,
+        channels=channels,
+        workers=jobs or cores(),
+        overwrite=overwrite,
+        track=track,
+    )
+    for path in done.clipped:
+        _say(f"note     {path}: samples beyond full scale were set to it")
+    for error in done.bad:
+        _say(f"bad      {error}")
+    _say(f"files    {len(done.written)} written, {len(done.skipped)} were there, in:")
+    if format is ResultFormat.JSON:
+        _print_json({
+            "folder": str(to),
+            **{name: list(map(str, getattr(done, name)))
+               for name in ("written", "skipped", "clipped", "bad")},
+        })  # fmt: skip
+    else:
+        typer.echo(to)
+    if done.bad:
+        raise UserError(f"{len(done.bad)} file(s) could not be converted, see above; mend them")
+
+
 @app.command()
 def fit(
     head: Annotated[
@@ -342,12 +501,36 @@ def fit(
         str,
         typer.Option(
             metavar="NAME",
-            help="loso: leave one speaker out; kfold:N: N folds grouped by speaker; emobox: the "
-            "folds that EmoBox published; file:FOLDS.csv: a table with the columns fold and "
-            "speaker, or fold and path; random:N: shares speakers on purpose, to show by how much "
-            "that inflates scores.",
+            help="loso: leave one speaker out; kfold:N: N folds grouped by speaker; standard: the "
+            "same folds for everybody, for each corpus; emobox: those that EmoBox published; "
+            "file:FOLDS.csv: a table with the columns fold and speaker, or fold and path; "
+            "random:N: shares speakers on purpose, to show by how much that inflates scores.",
         ),
     ] = "loso",
+    train_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORPUS,...",
+            help="Corpora of the cache to train on, to test on those of --test-on.",
+            show_default="all",
+        ),
+    ] = None,
+    test_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CORPUS,...",
+            help="Corpora of the cache to test on: over the labels that both have.",
+            show_default="those of --train-on, by --split",
+        ),
+    ] = None,
+    cross_corpus: Annotated[
+        bool,
+        typer.Option(
+            "--cross-corpus",
+            help="A run for every pair of corpora, over the labels that all have; within a corpus "
+            "by --split.",
+        ),
+    ] = False,
     layers: Annotated[
         str,
         typer.Option(
@@ -448,7 +631,7 @@ def fit(
     from .artifacts.tables import nested_table
     from .features.cache import open_cache
     from .pipeline.heads import find_heads, read_grids
-    from .pipeline.protocol import Protocol
+    from .pipeline.protocol import Protocol, cross_corpus_protocols
     from .progress import track
     from .provenance import cores, provenance
 
@@ -459,34 +642,47 @@ def fit(
         layers=layers,
         target=target,
         merge=_pairs("--map", merge or []),
-        keep=tuple(keep.split(",")) if keep else (),
+        keep=_names(keep),
         normalise=normalise,
         permute_labels=permute_labels,
         pooling=pool,
         seed=seed,
+        train_on=_names(train_on),
+        test_on=_names(test_on),
     )
     opened = open_cache(cache or latest_cache())
     _say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
-    run = record_run(
-        opened,
-        heads,
-        grids,
-        protocol,
-        provenance=provenance(),
-        out=out,
-        jobs=jobs or cores(),
-        track=track,
-    )
-    results = read_results(run)
-    for line in headline(results):
-        _say(line)
-    if out:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {run}")
+    protocols = cross_corpus_protocols(opened, protocol) if cross_corpus else (protocol,)
+    if len(protocols) > 1 and out:
+        raise UserError(f"--out {out}: {len(protocols)} runs; expected one; leave it away")
+    found = []
+    for each in protocols:
+        run = record_run(
+            opened,
+            heads,
+            grids,
+            each,
+            provenance=provenance(),
+            out=out,
+            jobs=jobs or cores(),
+            track=track,
+        )
+        results = read_results(run)
+        for line in headline(results):
+            _say(line)
+        found.append((run, results))
+    if out or len(found) > 1:  # where `serpipe report` does not look by itself
+        _say(f"next     serpipe report {' '.join(str(run) for run, _ in found)}")
     _say("run      predictions and bundles in:")
     if format is ResultFormat.JSON:
-        _print_json({"run": str(run), "nested": list(nested_table(results).json_records)})
+        told = [
+            {"run": str(run), "nested": list(nested_table(results).json_records)}
+            for run, results in found
+        ]
+        _print_json(told[0] if len(told) == 1 else {"runs": told})
     else:
-        typer.echo(run)
+        for run, _ in found:
+            typer.echo(run)
 
 
 @app.command()
@@ -652,6 +848,33 @@ def print_report(report: Any, console: Any = None) -> None:
         console.print(Text(check_line(check), style=styles[check.severity]))
 
 
+def _find_clips(data: list[str], manifest: Path | None) -> Any:
+    """Find the clips of ``--data`` and ``--manifest``, and say what was found."""
+    from .corpora import missing
+    from .corpora.data import SAMPLE, find_data, join, listed
+
+    if manifest:
+        if len(data) > 1:
+            raise UserError(
+                f"--data: {len(data)} folders with --manifest; expected one, that its paths are "
+                "relative to; give the folder above all clips"
+            )
+        found = listed(manifest, Path(data[0]) if data else None)
+        _say(f"clips    {len(found.clips)} of {len({c.speaker for c in found.clips})} speakers in "
+             f"{manifest}")  # fmt: skip
+        return found
+    sources, scans = find_data(data or [SAMPLE])
+    for source, scanned in zip(sources, scans, strict=True):
+        _say(f"corpus   {source.title}: {len(scanned.clips)} clips in {source.folder}")
+        for what, count in scanned.left_out.items():
+            _say(f"         {count} x {what} left out: not a clip of {source.title}")
+        short = {} if source.name == SAMPLE else missing(scanned.clips, source.corpus)
+        if short:
+            told = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
+            _say(f"         not the whole release: {told}")
+    return join(sources, scans)
+
+
 def _print_as(format: TableFormat, report: Any) -> None:
     from .artifacts.report import as_json, markdown
     from .artifacts.table import as_csv
@@ -670,6 +893,10 @@ def _print_json(result: dict[str, Any]) -> None:
     import json
 
     typer.echo(json.dumps(result, indent=1, allow_nan=False))
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(text.split(",")) if text else ()
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

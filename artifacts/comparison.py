@@ -52,6 +52,16 @@ class Scored:
         return 1 / len(self.results.summary.labels)
 
     @property
+    def corpora(self) -> tuple[str, str]:
+        """What it was trained on, and what it is tested on."""
+        kind, _, pair = self.results.summary.split.partition(":")
+        if kind == "cross":
+            train, _, test = pair.partition(">")
+            return train, test
+        tested = "+".join(sorted(set(self.results.clips["corpus"].tolist())))
+        return tested, tested
+
+    @property
     def identity(self) -> dict[str, object]:
         """What tells this head of this run from the others in a CSV file."""
         return {**identity(self.results.summary), "run": self.run, "head": self.head}
@@ -123,12 +133,13 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     counts = {each.name: each.counts for each in scored}
     tested = _compare(counts, fair)
     shown = [replace(each, p=np.nan, p_holm=np.nan) for each in _compare(counts, unfair)]
-    apart = [
-        f"Run {number} predicts other clips or labels than run 1: shown beside it, not tested "
-        "against it."
-        for number in range(2, len(runs) + 1)
-        if clips[number - 1] != clips[0]
-    ]
+    others = [str(number) for number in range(2, len(runs) + 1) if clips[number - 1] != clips[0]]
+    apart = []
+    if others:
+        apart.append(
+            f"Run {', '.join(others)}: other clips or labels than run 1, not tested against it; "
+            "any two runs are tested that predict the same."
+        )
     if shown:
         apart.append("Without p: not tested, as one of the two is marked and the other is not.")
     if len({a.results.summary.split for pair in tested for a in scored if a.name in (
@@ -167,7 +178,7 @@ def report_runs(compared: RunsCompared) -> Report:
             {**each.identity, **flat(each.scores), "chance": each.chance} for each in scored
         ),
     )  # fmt: skip
-    tables = [table]
+    tables = [table, *matrices(scored)]
     if compared.pairs:
         members = {each.name: each.identity for each in scored}
         fewest = min(len(results.summary.speakers) for results in runs.values())
@@ -193,6 +204,44 @@ def report_runs(compared: RunsCompared) -> Report:
         ),
         tuple(results.summary.provenance for results in runs.values()),
     )
+
+
+def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
+    """Return a cross-corpus matrix for each head, if any run was tested on another corpus."""
+    if all(train == test for train, test in (each.corpora for each in scored)):
+        return ()
+    tables = []
+    for head in dict.fromkeys(each.head for each in scored):
+        cells = {each.corpora: each for each in scored if each.head == head}
+        trained, tested = (sorted({pair[side] for pair in cells}) for side in (0, 1))
+        tables.append(
+            Table(
+                f"matrix-{head}",
+                f"{head}: UAR by the corpus trained on (rows) and tested on (columns)",
+                ("trained on", *tested),
+                tuple(
+                    (a, *(percent_interval(cells[a, b].scores["uar"]) if (a, b) in cells else ""
+                          for b in tested))
+                    for a in trained
+                ),
+                note="Bold: within a corpus, on speakers left out. Chance: "
+                + ", ".join(dict.fromkeys(f"{100 * each.chance:.1f}" for each in cells.values()))
+                + ".",
+                marked=frozenset(
+                    (row, column)
+                    for row, a in enumerate(trained)
+                    for column, b in enumerate(tested, 1)
+                    if a == b
+                ),
+                records=tuple(
+                    {"head": head, "trained_on": a, "tested_on": b, **flat(each.scores),
+                     "chance": each.chance, "clips": each.results.summary.clips,
+                     "warning": "; ".join(each.results.summary.warnings)}
+                    for (a, b), each in cells.items()
+                ),
+            )
+        )  # fmt: skip
+    return tuple(tables)
 
 
 def report_layers(results: RunResults, head: str) -> Report:

@@ -17,8 +17,9 @@ import numpy as np
 from ..files import write_bytes
 from ..pipeline.metrics import recalls, scores_of
 from ..pipeline.statistics import Interval, intervals
-from .comparison import RunsCompared
+from .comparison import RunsCompared, matrices
 from .results import RunResults
+from .table import Table
 from .tables import RESOLVED
 
 if TYPE_CHECKING:
@@ -236,6 +237,8 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
         axes.set_xlabel("UAR in %" + _interval_label(uar))
         axes.legend(**_BESIDE)
         figures = {"runs": figure}
+        for table in matrices(scored):
+            figures[table.name] = draw_matrix(table, about)
         if compared.pairs:
             pairs = [f"{pair.first} - {pair.second}" for pair in compared.pairs]
             figure, axes = _forest(
@@ -247,6 +250,24 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
             axes.set_xlabel("difference in points of UAR, 95 % interval over speakers")
             figures["comparisons"] = figure
         return figures
+
+
+def draw_matrix(table: Table, about: str) -> "Figure":
+    """Draw a cross-corpus matrix: UAR in percent, the corpus trained on down the side."""
+    trained, tested = [row[0] for row in table.rows], table.header[1:]
+    uar = {(each["trained_on"], each["tested_on"]): 100 * each["uar"] for each in table.records}
+    values = np.array([[uar.get((a, b), np.nan) for b in tested] for a in trained])
+    figure, (axes,) = _axes(table.title, about, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained))
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    for row, column in np.ndindex(values.shape):
+        if not np.isnan(values[row, column]):
+            axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center",
+                      color="white" if values[row, column] > 55 else "black")  # fmt: skip
+    axes.set_xticks(np.arange(len(tested)), tested)
+    axes.set_yticks(np.arange(len(trained)), trained)
+    axes.set_xlabel("tested on (UAR in %)")
+    axes.set_ylabel("trained on")
+    return figure
 
 
 def _forest(

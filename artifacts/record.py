@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..corpora import CORPORA
 from ..errors import UserError
 from ..features.cache import Cache
 from ..files import json_value, make_folder
@@ -95,7 +96,12 @@ def record_run(
         "format": FORMAT_VERSION,
         "content": content,
         "grids": {head.name: grids[head.name] for head in heads},
-        "protocol": asdict(plan.protocol) | {"pooling": plan.pooling},
+        "protocol": {
+            # What was not asked for is left out: new options do not give old runs new names.
+            name: value
+            for name, value in (asdict(plan.protocol) | {"pooling": plan.pooling}).items()
+            if name not in ("train_on", "test_on") or value
+        },
         "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
     }
     name = run_name(cache.path, plan.split.name, [head.name for head in heads], settings)
@@ -108,7 +114,7 @@ def record_run(
             run,
             RunSummary(
                 name=name,
-                corpus=str(cache.provenance.get("corpus", "unknown corpus")),
+                corpus=_corpus_title(cache, plan),
                 encoder=cache.key,
                 pooling=plan.pooling,
                 target=plan.target.column,
@@ -121,8 +127,8 @@ def record_run(
                 seed=plan.protocol.seed,
                 layers=[candidate.name for candidate in plan.candidates],
                 labels=plan.problem.names,
-                speakers=np.unique(plan.problem.speakers).tolist(),
-                clips=len(plan.problem.labels),
+                speakers=np.unique(plan.tested_clips["speaker"]).tolist(),
+                clips=len(plan.tested_labels),
                 content=content,
                 planned=[head.name for head in heads],
                 heads=done,
@@ -136,7 +142,7 @@ def record_run(
         (run / "run.json").touch()  # the newest run is the one that was asked for last
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
-        save_clips(run, plan.clips, plan.problem.labels, plan.split.folds)
+        save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
     for head in heads:
         if head.name not in done:
             done[head.name] = _record_head(
@@ -145,6 +151,14 @@ def record_run(
             summarise()
             remove_parts(run, head.name)
     return run
+
+
+def _corpus_title(cache: Cache, plan: Plan) -> str:
+    """Name the corpora that are tested."""
+    tested = sorted(set(plan.tested_clips["corpus"].tolist()))
+    if set(tested) == set(cache.clips["corpus"].tolist()):
+        return str(cache.provenance.get("corpus", "unknown corpus"))
+    return ", ".join(CORPORA[name].title if name in CORPORA else name for name in tested)
 
 
 def _record_head(
@@ -178,7 +192,7 @@ def _record_head(
         jobs=jobs,
         track=track,
     )
-    save_fit(run, head.name, grid, fit, plan.clips, problem.labels, plan.split.folds)
+    save_fit(run, head.name, grid, fit, plan.tested_clips, plan.tested_labels, plan.split.folds)
     summary = _summarise_head(head, grid, fit, n_points)
     if not plan.protocol.permute_labels:
         _record_bundle(
@@ -202,7 +216,7 @@ def _record_bundle(
     (candidate,) = (each for each in plan.candidates if each.name == final.layer)
     classifier, weights = fit_final(head, final.point, embeddings(candidate), problem)
     by_speaker = count_by_group(
-        problem.labels, fit.nested.predicted, problem.speakers, problem.names
+        plan.tested_labels, fit.nested.predicted, plan.tested_clips["speaker"], problem.names
     )
     scores = intervals(np.stack(list(by_speaker.values())))
     save_bundle(
@@ -222,7 +236,7 @@ def _record_bundle(
         result={
             "split": plan.split.title,
             "speakers": len(by_speaker),
-            "clips": len(problem.labels),
+            "clips": len(plan.tested_labels),
             **{
                 name: {part: json_value(value) for part, value in asdict(interval).items()}
                 for name, interval in scores.items()

@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,7 +179,11 @@ def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[st
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     kind, _, argument = split.partition(":")
-    short = kind + (argument if argument.isdecimal() else "")
+    if kind == "cross":  # names of corpora, which a manifest may give: no part of a path
+        argument = "-" + re.sub(r"[^A-Za-z0-9]+", "-", argument)[:60]
+    elif not argument.isdecimal():
+        argument = ""
+    short = kind + argument
     return f"{cache.stem}-{short}-{'+'.join(heads)}-{digest}"
 
 
@@ -215,7 +220,8 @@ def read_summary(run: Path) -> RunSummary:
 
 def _check_summary(summary: RunSummary) -> None:
     """Raise one of the usual errors if a report could not be made of this."""
-    tables = (summary.provenance, summary.provenance["versions"], summary.provenance["cache"])
+    told = summary.provenance
+    tables = (told, told.get("versions", {}), told.get("cache", {}))
     if not all(isinstance(table, dict) for table in (*tables, summary.encoder)):
         raise TypeError("encoder or provenance is no table")
     for lines in (summary.warnings, summary.changes, summary.layers, summary.labels):
@@ -236,7 +242,7 @@ def save_clips(
     labels: NDArray[np.str_],
     folds: Sequence[Fold],
 ) -> None:
-    """Write ``clips.csv``: the label that is predicted, the fold, and all columns of the cache."""
+    """Write ``clips.csv``: of each clip that is tested the label, the fold and its columns."""
     fold_of = _fold_of(folds)
     rows = zip(labels.tolist(), fold_of, *(clips[name].tolist() for name in clips), strict=True)
     _write_csv(run / "clips.csv", ["label", "fold", *clips], rows)
@@ -377,8 +383,9 @@ def _predictions_path(run: Path, head: str) -> Path:
 
 
 def _fold_of(folds: Sequence[Fold]) -> list[str]:
+    """Return the fold of each clip that is tested, in the order of the clips."""
     tested_in = {int(position): fold.name for fold in folds for position in fold.test}
-    return [tested_in[position] for position in range(len(tested_in))]
+    return [tested_in[position] for position in sorted(tested_in)]
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

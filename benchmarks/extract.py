@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 import transformers
-from serpipe.corpora import Clip, find_data, scan
+from serpipe.corpora import Clip, scan
+from serpipe.corpora.data import find_source
 from serpipe.features.audio import read_waveform
 from serpipe.features.batching import GPU_BATCH_SECONDS, HeardClip, in_order, plan
 from serpipe.features.checkpoint import BUILT_IN
@@ -75,7 +76,7 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure one way in this process."""
-    data = find_data(arguments.data)
+    data = find_source(arguments.data)
     every = scan(data.folder, data.corpus).clips
     by_length = sorted(every, key=lambda clip: clip.file.stat().st_size)
     step = max(1, len(by_length) // arguments.clips)

@@ -49,7 +49,8 @@ def measure(n_clips: int) -> dict[str, float]:
     """Extract ``n_clips`` clips and return the peak of resident memory."""
     import numpy as np
     import torch
-    from serpipe.corpora import find_data, scan
+    from serpipe.corpora import scan
+    from serpipe.corpora.data import find_source
     from serpipe.features import batching
     from serpipe.features import extract as extract_module
     from serpipe.features.audio import read_waveform
@@ -79,7 +80,7 @@ def measure(n_clips: int) -> dict[str, float]:
         compiled=False,
         embed=lambda waveforms: {"mean": row + len(waveforms[0])},
     )
-    data = find_data("sample")
+    data = find_source("sample")
     real = scan(data.folder, data.corpus).clips
     clips = [replace(real[n % len(real)], name=f"{n:07d}", path=f"{n:07d}") for n in range(n_clips)]
     waveform, facts = read_waveform(real[0].file, 16000)

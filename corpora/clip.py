@@ -1,6 +1,7 @@
 """One clip of a corpus, as its name tells it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -21,11 +22,18 @@ class Clip:
     speaker : str
         Who talks, unique in the corpus.
     sex : str
-        ``"female"`` or ``"male"``.
+        ``"female"`` or ``"male"``; empty where it is not told.
     emotion : str
         The emotion in the corpus' own words.
+    shared_emotion : str
+        The emotion in the words of :mod:`serpipe.corpora.emotions`; empty where there is none.
+    language : str
+        As ISO 639-1 says it.
     intensity, statement, repetition : str
         What the corpus tells besides; empty where it tells nothing.
+    more : mapping of str to str or float
+        Further columns: ratings, or what a manifest tells. The same names and types for all clips
+        of a corpus.
     """
 
     file: Path
@@ -33,11 +41,14 @@ class Clip:
     name: str
     corpus: str
     speaker: str
-    sex: str
-    emotion: str
+    sex: str = ""
+    emotion: str = ""
+    shared_emotion: str = ""
+    language: str = ""
     intensity: str = ""
     statement: str = ""
     repetition: str = ""
+    more: Mapping[str, str | float] = field(default_factory=dict)
 
 
 #: The columns of the clip table that a reader fills, in the order in which they are stored.
@@ -48,6 +59,8 @@ CLIP_COLUMNS = (
     "speaker",
     "sex",
     "emotion",
+    "shared_emotion",
+    "language",
     "intensity",
     "statement",
     "repetition",

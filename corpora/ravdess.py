@@ -1,13 +1,16 @@
-"""RAVDESS, the speech part: 24 actors x 60 clips, 8 emotions.
+"""RAVDESS: 24 actors, 1440 clips of speech in 8 emotions and 1012 of song in 6.
 
 Livingstone & Russo (2018), PLoS ONE 13(5): e0196391. A name such as ``03-01-06-01-02-01-12.wav``
 gives modality, vocal channel, emotion, intensity, statement, repetition and actor; actors with
 odd numbers are male, with even numbers female.
 """
 
+import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 
-from .corpus import Corpus, NameOutsideSchemeError
+from .corpus import Archive, Corpus, NameOutsideSchemeError, Told
+from .emotions import shared_word
 
 EMOTIONS = {
     "01": "neutral",
@@ -19,6 +22,7 @@ EMOTIONS = {
     "07": "disgust",
     "08": "surprised",
 }
+SUNG = ("neutral", "calm", "happy", "sad", "angry", "fearful")
 _PARTS = {
     "modality": {"01": "audio-video", "02": "video-only", "03": "audio-only"},
     "vocal channel": {"01": "speech", "02": "song"},
@@ -33,8 +37,8 @@ _PARTS = {
 }
 
 
-def read_name(path: PurePosixPath) -> dict[str, str] | str:
-    """Read what a RAVDESS file name tells.
+def read_any_name(path: PurePosixPath) -> Told | str:
+    """Read what a RAVDESS file name tells, of speech and song alike.
 
     Parameters
     ----------
@@ -45,7 +49,7 @@ def read_name(path: PurePosixPath) -> dict[str, str] | str:
     Returns
     -------
     dict of str to str, or str
-        The fields of a clip; or, for a well-named file that is not a speech clip, what it is.
+        The fields of a clip; or, for a recording with video, that it is one.
 
     Raises
     ------
@@ -62,13 +66,13 @@ def read_name(path: PurePosixPath) -> dict[str, str] | str:
         told[part] = known[code]
     if told["modality"] != "audio-only":
         return f"{told['modality']} recording"  # its sound is that of an audio-only clip
-    if told["vocal channel"] != "speech":
-        return told["vocal channel"]
     if told["emotion"] == "neutral" and told["intensity"] == "strong":
         raise NameOutsideSchemeError("neutral has no strong intensity")
-    folder = path.parent.name
-    if folder.startswith("Actor_") and folder != f"Actor_{told['actor']}":
-        raise NameOutsideSchemeError(f"actor {told['actor']} in the folder {folder}")
+    if told["vocal channel"] == "song" and told["emotion"] not in SUNG:
+        raise NameOutsideSchemeError(f"{told['emotion']} was not sung")
+    folder = re.fullmatch(r"Actor_(\d\d)", path.parent.name)
+    if folder and folder[1] != told["actor"]:
+        raise NameOutsideSchemeError(f"actor {told['actor']} in the folder {path.parent.name}")
     return {
         "name": path.stem,
         "speaker": told["actor"],
@@ -77,18 +81,88 @@ def read_name(path: PurePosixPath) -> dict[str, str] | str:
         "intensity": told["intensity"],
         "statement": told["statement"],
         "repetition": told["repetition"],
+        "vocal_channel": told["vocal channel"],
     }
 
 
+def read_name(path: PurePosixPath) -> Told | str:
+    """Read what the name of a speech clip tells; song is left out."""
+    return _only("speech", path)
+
+
+def read_song_name(path: PurePosixPath) -> Told | str:
+    """Read what the name of a sung clip tells; speech is left out."""
+    return _only("song", path)
+
+
+def _only(channel: str, path: PurePosixPath) -> Told | str:
+    told = read_any_name(path)
+    if isinstance(told, str) or told["vocal_channel"] == channel:
+        return told
+    return told["vocal_channel"]
+
+
+_ZENODO = "https://zenodo.org/records/1188976/files"
+#: Size and checksum as Zenodo publishes them.
+_SPEECH_ARCHIVE = Archive(
+    f"{_ZENODO}/Audio_Speech_Actors_01-24.zip?download=1",
+    "Audio_Speech_Actors_01-24.zip",
+    208_468_073,
+    "md5:bc696df654c87fed845eb13823edef8a",
+)
+_SONG_ARCHIVE = Archive(
+    f"{_ZENODO}/Audio_Song_Actors_01-24.zip?download=1",
+    "Audio_Song_Actors_01-24.zip",
+    225_505_317,
+    "md5:5411230427d67a21e18aa4d466e6d1b9",
+)
+_SPOKEN = {emotion: 96 if emotion == "neutral" else 192 for emotion in EMOTIONS.values()}
+_SUNG = {emotion: 92 if emotion == "neutral" else 184 for emotion in SUNG}
 RAVDESS = Corpus(
     name="ravdess",
     title="RAVDESS speech",
     suffixes=(".wav", ".flac"),
     scheme="a RAVDESS name such as 03-01-06-01-02-01-12.wav",
     read_name=read_name,
-    expected={emotion: 96 if emotion == "neutral" else 192 for emotion in EMOTIONS.values()},
+    expected=_SPOKEN,
+    shared={emotion: shared_word(emotion) for emotion in EMOTIONS.values()},
+    language="en",
+    speakers=24,
     licence="CC BY-NC-SA 4.0",
     citation="Livingstone & Russo (2018), PLoS ONE 13(5): e0196391, "
     "doi:10.1371/journal.pone.0196391",
     homepage="https://zenodo.org/records/1188976",
+    faults=(
+        "two clips of actor 07 are byte for byte the same: 03-01-03-01-02-01-07 and "
+        "03-01-03-01-02-02-07",
+        "five clips are stereo",
+        "the sound of the audio-video recordings is that of the audio-only clips",
+    ),
+    archives=(_SPEECH_ARCHIVE,),
+    access="free download from Zenodo: `serpipe corpora download ravdess`",
+)
+SONG = replace(
+    RAVDESS,
+    name="ravdess-song",
+    title="RAVDESS song",
+    scheme="a RAVDESS name such as 03-02-06-01-02-01-12.wav",
+    read_name=read_song_name,
+    expected=_SUNG,
+    speakers=23,
+    faults=("actor 18 did not sing",),
+    archives=(_SONG_ARCHIVE,),
+    access="free download from Zenodo: `serpipe corpora download ravdess-song`",
+    corpus=RAVDESS.name,
+)
+SPEECH_AND_SONG = replace(
+    RAVDESS,
+    name="ravdess-all",
+    title="RAVDESS speech and song",
+    scheme=f"{RAVDESS.scheme} or 03-02-06-01-02-01-12.wav",
+    read_name=read_any_name,
+    expected={emotion: n + _SUNG.get(emotion, 0) for emotion, n in _SPOKEN.items()},
+    faults=(*RAVDESS.faults, *SONG.faults),
+    archives=(_SPEECH_ARCHIVE, _SONG_ARCHIVE),
+    access="free download from Zenodo: `serpipe corpora download ravdess-all`",
+    corpus=RAVDESS.name,
 )

@@ -2,12 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BadClipError, UserError
-from .clip import Clip
+from .clip import CLIP_COLUMNS, Clip
 from .corpus import Corpus, NameOutsideSchemeError
 
 
@@ -56,10 +56,11 @@ def scan(folder: Path, corpus: Corpus) -> Scan:
             f"{folder}: {what} there; expected the folder that holds {corpus.title}; "
             "give it with --data DIR, or take the built-in sample: --data sample"
         )
+    labels = corpus.read_labels(folder)
     clips: dict[str, Clip] = {}
     bad: list[BadClipError] = []
     left_out: Counter[str] = Counter()
-    for path in sorted(_audio_files(folder, corpus.suffixes)):
+    for path in sorted(audio_files(folder, corpus.suffixes)):
         if not _is_text(str(folder / path)):
             bad.append(
                 BadClipError(
@@ -85,7 +86,17 @@ def scan(folder: Path, corpus: Corpus) -> Scan:
         if isinstance(told, str):
             left_out[told] += 1
             continue
-        clip = Clip(file=folder / path, path=str(path), corpus=corpus.name, **told)
+        if labels and told["name"] not in labels:
+            bad.append(
+                BadClipError(
+                    str(folder / path),
+                    "has no label in the label files of the release",
+                    "one for every clip",
+                    "get the label files again or remove the clip",
+                )
+            )
+            continue
+        clip = _clip(folder, path, corpus, {**told, **labels.get(told["name"], {})})
         first = clips.setdefault(clip.name, clip)
         if first is not clip:
             bad.append(
@@ -129,8 +140,35 @@ def missing(clips: Sequence[Clip], corpus: Corpus) -> dict[str, tuple[int, int]]
     }
 
 
-def _audio_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
-    """Yield audio files below ``folder``, relative to it."""
+def _clip(
+    folder: Path, path: PurePosixPath, corpus: Corpus, told: Mapping[str, str | float]
+) -> Clip:
+    known = {name: str(value) for name, value in told.items() if name in CLIP_COLUMNS}
+    return Clip(
+        file=folder / path,
+        path=str(path),
+        corpus=corpus.corpus or corpus.name,
+        shared_emotion=corpus.shared[known["emotion"]],
+        language=corpus.language,
+        more={name: value for name, value in told.items() if name not in CLIP_COLUMNS},
+        **known,
+    )
+
+
+def audio_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
+    """Yield audio files below a folder, relative to it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look. Links to folders are followed, each folder once; hidden files are not read.
+    suffixes : tuple of str
+        Of the files to look for, lower case.
+
+    Yields
+    ------
+    PurePosixPath
+    """
 
     def refuse(error: OSError) -> None:
         raise UserError(

@@ -2,21 +2,27 @@
 
 import hashlib
 import io
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from ..errors import BadClipError
+from ..errors import BadClipError, UserError, first_line
+
+if TYPE_CHECKING:
+    import av
 
 Waveform = NDArray[np.float32]
 
 #: How channels become one and rates become one: part of what embeddings depend on.
 CHANNEL_POLICY = "mean"
+CHANNEL_POLICIES = ("mean", "left", "right")
 RESAMPLER = f"soxr VHQ {soxr.__version__}"
 
 #: Limits on what is read from an untrusted file.
@@ -26,6 +32,25 @@ MAX_DECODED_BYTES = 1 << 30
 RATES = (1_000, 768_000)
 #: A clip whose loudest sample is below this (full scale is 1) has nothing to hear: -80 dB.
 SILENCE_PEAK = 1e-4
+
+#: Containers that libsndfile does not open, as FFmpeg calls them. No playlist is among them, whose
+#: text could make FFmpeg open other files or addresses.
+_MP4, _MATROSKA = "mp4", "matroska"
+#: Of a file's first box, where it is MP4, M4A, 3GP or QuickTime.
+_MP4_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip")
+#: What begins a Matroska or WebM file, and the element there that holds all the rest.
+_EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
+#: The decoders that may run on untrusted bytes; those of video are not among them.
+_DECODERS = (
+    *("aac", "ac3", "alac", "amrnb", "amrwb", "eac3", "flac"),
+    *("mp2", "mp2float", "mp3", "mp3float", "opus", "vorbis"),
+    *("pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be"),
+    *("pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be", "pcm_alaw", "pcm_mulaw"),
+)
+#: What FFmpeg's kinds of samples have as full scale.
+_FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "flt": 1.0, "dbl": 1.0}
+#: More packets than this in a second are not audio: a small table can name the same bytes for ever.
+_MAX_PACKETS_PER_SECOND = 1_000
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 
@@ -57,57 +82,71 @@ class AudioFacts:
         return self.frames / self.sampling_rate
 
 
-def read_waveform(file: Path, sampling_rate: int) -> tuple[Waveform, AudioFacts]:
-    """Decode one clip to mono at the given rate.
+def read_waveform(
+    file: Path, sampling_rate: int | None, channels: str = CHANNEL_POLICY
+) -> tuple[Waveform, AudioFacts]:
+    """Decode one clip to mono, at the given rate or at its own.
 
-    Channels are averaged at the file's own rate, then resampled by soxr at its very high quality.
+    Channels become one at the file's own rate, then soxr resamples at its very high quality. The
+    format is found from the content, whatever the suffix says: first by libsndfile (WAV, FLAC, Ogg,
+    MP3, AIFF and more), then, for the audio of MP4, M4A, QuickTime, Matroska and WebM files, by
+    PyAV, which is optional; their first audio track is taken. An encoder's delay is cut where such
+    a file tells of it; its padding after the end, less than one packet, may stay.
 
     Parameters
     ----------
     file : Path
-        An audio file of any format that libsndfile knows, whatever its suffix says.
-    sampling_rate : int
-        The rate wanted, in Hz.
+        An audio file, or a video file with an audio track.
+    sampling_rate : int or None
+        The rate wanted, in Hz; ``None`` keeps the file's own.
+    channels : {"mean", "left", "right"}
+        How several channels become one: their mean, the first, or the second. The channel of a file
+        that has only one is taken whatever this says.
 
     Returns
     -------
     waveform : ndarray of float32, shape (n_samples,)
-        Full scale is 1.
+        Full scale is 1; decoding and resampling may go beyond it.
     facts : AudioFacts
         What was found in the file.
 
     Raises
     ------
     BadClipError
-        If the file cannot be decoded, is empty, silent, not finite, too long or a git-lfs pointer.
+        If the file cannot be decoded, is empty, silent, not finite, too long or a git-lfs pointer,
+        or if PyAV is needed and not installed.
+    UserError
+        If ``channels`` is none of the three.
     """
-    content = _read_bytes(file)
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as audio:
-            facts = AudioFacts(
-                sha256=hashlib.sha256(content).hexdigest(),
-                sampling_rate=audio.samplerate,
-                channels=audio.channels,
-                frames=audio.frames,
-            )
-            _check_size(file, facts)
-            _check_whole(file, audio.extra_info)
-            samples = audio.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        reason = str(error.error_string).rstrip(".")
-        raise BadClipError(
-            str(file),
-            f"cannot be decoded ({reason})",
-            "audio such as WAV or FLAC",
-            "fetch it again or remove it",
-        ) from None
-    if len(samples) != facts.frames:
-        raise _broken_off(file, f"{len(samples)} of {facts.frames} samples")
-    waveform = samples.mean(axis=1, dtype=np.float32)
+    check_channels(channels)
+    samples, facts = _decode(file, _read_bytes(file))
+    waveform = _one_channel(samples, channels)
     _check_sound(file, waveform)
-    if facts.sampling_rate != sampling_rate:
+    if sampling_rate is not None and facts.sampling_rate != sampling_rate:
         waveform = soxr.resample(waveform, facts.sampling_rate, sampling_rate, quality="VHQ")
+        if not len(waveform):
+            raise BadClipError(
+                str(file),
+                f"holds {facts.frames} samples at {facts.sampling_rate} Hz",
+                f"enough for one at {sampling_rate} Hz",
+                "remove it",
+            )
     return np.ascontiguousarray(waveform, dtype=np.float32), facts
+
+
+def check_channels(channels: str) -> None:
+    """Refuse a channel policy that there is not.
+
+    Raises
+    ------
+    UserError
+        If ``channels`` is none of :data:`CHANNEL_POLICIES`.
+    """
+    if channels not in CHANNEL_POLICIES:
+        raise UserError(
+            f"channels {channels!r}: there is no such choice; expected one of "
+            f"{', '.join(CHANNEL_POLICIES)}; choose one of them"
+        )
 
 
 def check_length(
@@ -179,8 +218,119 @@ def _read_bytes(file: Path) -> bytes:
     return content
 
 
-def _check_size(file: Path, facts: AudioFacts) -> None:
+def _decode(file: Path, content: bytes) -> tuple[NDArray[np.float32], AudioFacts]:
+    """Return the samples, shape (frames, channels), and what is known of them."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as audio:
+            facts = AudioFacts(
+                sha256=hashlib.sha256(content).hexdigest(),
+                sampling_rate=audio.samplerate,
+                channels=audio.channels,
+                frames=audio.frames,
+            )
+            _check_size(file, facts)
+            _check_whole(file, audio.extra_info)
+            _check_whole_ogg(file, content)
+            samples = audio.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        container = _container(content)
+        if container:
+            return _decode_container(file, content, container)
+        raise _not_decoded(file, str(error.error_string)) from None
+    if len(samples) != facts.frames:
+        raise _broken_off(file, f"{len(samples)} of {facts.frames} samples")
+    return samples, facts
+
+
+def _container(content: bytes) -> str | None:
+    """Return which container these bytes begin, or None."""
+    if content.startswith(_EBML):
+        return _MATROSKA
+    return _MP4 if content[4:8] in _MP4_BOXES else None
+
+
+def _decode_container(
+    file: Path, content: bytes, container: str
+) -> tuple[NDArray[np.float32], AudioFacts]:
+    """Decode the first audio track by PyAV.
+
+    Nothing that the headers say of durations is believed: samples are counted as they come, and
+    decoding stops at the first that is beyond a limit.
+    """
+    try:
+        import av
+    except ImportError:
+        raise BadClipError(
+            str(file),
+            "is an MP4 or Matroska file, and PyAV is not installed",
+            "PyAV, which decodes it",
+            "install it: pip install 'serpipe[formats]'",
+        ) from None
+    _check_whole_container(file, content, container)
+    sha256 = hashlib.sha256(content).hexdigest()
+    parts: list[NDArray[np.float32]] = []
+    facts = AudioFacts(sha256, sampling_rate=RATES[0], channels=1, frames=0)
+    try:
+        with av.open(
+            io.BytesIO(content),
+            mode="r",
+            format=container,
+            options={"codec_whitelist": ",".join(_DECODERS)},
+            metadata_errors="replace",
+            io_open=_open_nothing_else,
+        ) as opened:
+            if not opened.streams.audio:
+                raise BadClipError(
+                    str(file), "has no audio track", "a file with sound", "remove it"
+                )
+            stream = opened.streams.audio[0]
+            codec = stream.codec_context.name if stream.codec_context else "unknown"
+            if codec not in _DECODERS:
+                raise _not_decoded(file, f"its audio is of the codec {codec}")
+            for n, packet in enumerate(opened.demux(stream)):
+                if n > MAX_SECONDS * _MAX_PACKETS_PER_SECOND:
+                    raise _not_decoded(file, f"more than {n - 1} packets")
+                if packet.is_corrupt:
+                    raise _broken_off(file, f"{facts.frames} samples")
+                for frame in packet.decode():
+                    found = (frame.sample_rate, frame.layout.nb_channels)
+                    if parts and found != (facts.sampling_rate, facts.channels):
+                        raise _not_decoded(file, "its rate or its channels change on the way")
+                    facts = AudioFacts(sha256, *found, frames=facts.frames + frame.samples)
+                    _check_size(file, facts, so_far=True)
+                    parts.append(_as_float(frame))
+    except (av.FFmpegError, OSError, KeyError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise _not_decoded(file, reason) from None
+    _check_size(file, facts)
+    return np.concatenate(parts), facts
+
+
+def _open_nothing_else(url: str, flags: int, options: object) -> NoReturn:
+    """Refuse: a clip is one file, and a name inside it may be that of any other."""
+    raise PermissionError("a clip may not refer to other files")
+
+
+def _as_float(frame: "av.AudioFrame") -> NDArray[np.float32]:
+    """Return a frame's samples, shape (samples, channels), full scale 1."""
+    kind = frame.format.name.removesuffix("p")  # planar
+    values = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
+    if kind == "u8":
+        values = values - 128.0
+    return (values / _FULL_SCALE[kind]).astype(np.float32)
+
+
+def _one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
+    if channels == "mean":
+        mean: Waveform = samples.mean(axis=1, dtype=np.float32)
+        return mean
+    return samples[:, 0] if channels == "left" else samples[:, :2][:, -1]
+
+
+def _check_size(file: Path, facts: AudioFacts, so_far: bool = False) -> None:
     """Refuse before decoding what would decode to too much: a small file can hold hours."""
+    seconds = f"more than {MAX_SECONDS:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
     if facts.frames == 0:
         raise BadClipError(
             str(file), "holds no samples", "an utterance", "fetch it again or remove it"
@@ -195,7 +345,7 @@ def _check_size(file: Path, facts: AudioFacts) -> None:
     if facts.seconds > MAX_SECONDS:
         raise BadClipError(
             str(file),
-            f"lasts {facts.seconds:.0f} s",
+            f"lasts {seconds} s",
             f"at most {MAX_SECONDS:.0f} s",
             "split it into utterances",
         )
@@ -220,6 +370,62 @@ def _check_whole(file: Path, told: str) -> None:
         declared, there = int(found[1]), int(found[2])
         if there < declared < 0x7FFF0000:
             raise _broken_off(file, f"{there} of {declared} bytes")
+
+
+def _check_whole_ogg(file: Path, content: bytes) -> None:
+    """Refuse an Ogg file that ends inside a page: libsndfile reads the pages before it."""
+    page = content.rfind(b"OggS") if content.startswith(b"OggS") else -1
+    if page >= 0:
+        count = content[page + 26] if page + 26 < len(content) else 0
+        end = page + 27 + count + sum(content[page + 27 : page + 27 + count])
+        if end > len(content):
+            raise _broken_off(file, f"{len(content)} of {end} bytes")
+
+
+def _check_whole_container(file: Path, content: bytes, container: str) -> None:
+    """Refuse an MP4 or Matroska file that ends inside one of its outermost parts.
+
+    FFmpeg reads such a file as a shorter clip. Parts of streams that were never finished do not
+    tell where they end; those are whole.
+    """
+    at = 0
+    for _ in range(100_000):  # more parts than a clip has; hostile files have millions
+        if at >= len(content):
+            return
+        read = _mp4_box_end if container == _MP4 else _matroska_element_end
+        end = read(content, at)
+        if end is None:
+            return
+        if end > len(content):
+            raise _broken_off(file, f"{len(content)} of {end} bytes")
+        at = end
+
+
+def _mp4_box_end(content: bytes, at: int) -> int | None:
+    """Return where the box ends, or None if it has no end or is none."""
+    size = int.from_bytes(content[at : at + 4], "big")
+    if size == 1:
+        size = int.from_bytes(content[at + 8 : at + 16], "big")
+    return at + size if size >= 8 else None
+
+
+def _matroska_element_end(content: bytes, at: int) -> int | None:
+    """Return where the element ends, or None if it has no end or is none."""
+    if content[at : at + 4] not in (_EBML, _SEGMENT) or len(content) < at + 12:
+        return None
+    length = 9 - content[at + 4].bit_length()  # of the size, in bytes
+    size = int.from_bytes(content[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
+    unknown = size == (1 << 7 * length) - 1
+    return None if unknown or length > 8 else at + 4 + length + size
+
+
+def _not_decoded(file: Path, reason: str) -> BadClipError:
+    return BadClipError(
+        str(file),
+        f"cannot be decoded ({reason.rstrip('.')})",
+        "audio such as WAV or FLAC",
+        "fetch it again or remove it",
+    )
 
 
 def _broken_off(file: Path, where: str) -> BadClipError:

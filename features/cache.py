@@ -22,12 +22,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corpora import CLIP_COLUMNS
 from ..errors import MachineError, UserError, first_line
 from ..files import put_in_place
 from .names import FINAL_NORM, POOLINGS
 
 FORMAT_VERSION = 1
+#: Columns without which nothing can be fitted. Others may be there.
+REQUIRED_COLUMNS = frozenset(
+    {"path", "name", "corpus", "speaker", "sex", "emotion", "sha256", "seconds"}
+)
 #: Rows that are in memory at once when a file is written or checked.
 BLOCK_ROWS = 4096
 
@@ -330,7 +333,7 @@ def _check_names(key: Any, provenance: Any, columns: set[str]) -> None:
         raise ValueError("layers are not 0, 1, 2, ...")
     if not key["poolings"] or not set(key["poolings"]) <= set(POOLINGS):
         raise ValueError(f"poolings are not among {', '.join(POOLINGS)}")
-    missing = {*CLIP_COLUMNS, "sha256", "seconds"} - columns
+    missing = REQUIRED_COLUMNS - columns
     if missing:
         raise KeyError(f"no column {sorted(missing)[0]}")
 

@@ -362,6 +362,8 @@ def _table(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {
         name: np.array([getattr(h.clip, name) for h in heard], dtype=str) for name in CLIP_COLUMNS
     }
+    for name in sorted({name for h in heard for name in h.clip.more}):
+        columns[name] = _column([h.clip.more.get(name) for h in heard])
     columns["sha256"] = np.array([h.facts.sha256 for h in heard], dtype=str)
     columns["seconds"] = np.array([h.facts.seconds for h in heard], dtype=np.float64)
     columns["sampling_rate"] = np.array([h.facts.sampling_rate for h in heard], dtype=np.int64)
@@ -369,8 +371,17 @@ def _table(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
     return columns
 
 
+def _column(values: Sequence[str | float | None]) -> NDArray[Any]:
+    """Return what only some corpora tell: NaN or nothing for the clips of the others."""
+    if any(isinstance(value, float) for value in values):
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    return np.array([value or "" for value in values], dtype=str)
+
+
 def _same_table(old: Mapping[str, NDArray[Any]], new: Mapping[str, NDArray[Any]]) -> bool:
-    return old.keys() == new.keys() and all(np.array_equal(old[name], new[name]) for name in new)
+    return old.keys() == new.keys() and all(
+        np.array_equal(old[name], new[name], equal_nan=new[name].dtype.kind == "f") for name in new
+    )
 
 
 def _same_bytes(heard: Sequence[HeardClip]) -> tuple[tuple[str, ...], ...]:

@@ -31,7 +31,7 @@ class Problem:
     labels, speakers : ndarray of str, shape (n_clips,)
         Of all clips.
     folds : tuple of Fold
-        Each clip is tested in exactly one.
+        Each clip is tested in exactly one, or only trained on.
     seed : int
         For heads that draw random numbers.
     """
@@ -46,9 +46,14 @@ class Problem:
         """The labels that there are, sorted."""
         return np.unique(self.labels).tolist()  # type: ignore[no-any-return]
 
+    @property
+    def tested(self) -> NDArray[np.intp]:
+        """Positions of the clips that are tested: all, but where corpora are kept for training."""
+        return np.sort(np.concatenate([fold.test for fold in self.folds]))
+
     def everybody(self) -> Fold:
-        """Return the fold that trains on all clips."""
-        return Fold(ALL, np.arange(len(self.labels)), np.arange(0))
+        """Return the fold that trains on all clips that any fold trains on, and tests none."""
+        return Fold(ALL, np.unique(np.concatenate([f.train for f in self.folds])), np.arange(0))
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,9 @@ class Predictions:
 
     Attributes
     ----------
-    predicted : ndarray of str, shape (n_clips,)
-        The predictions.
-    scores : ndarray of float64, shape (n_clips, n_labels)
+    predicted : ndarray of str, shape (n_tested,)
+        The predictions, in the order of the clips.
+    scores : ndarray of float64, shape (n_tested, n_labels)
         A score per label; NaN for one that was not among the training clips.
     """
 
@@ -223,12 +228,15 @@ def fit_final(
     weights : tuple of float
         Of the layers, where they were learnt.
     """
+    rows = problem.everybody().train
+    labels, speakers = problem.labels[rows], problem.speakers[rows]
+    X = X[..., rows, :]
     weights = np.empty(0)
     with threadpool_limits(1):  # the last digits depend on it
         if X.ndim == 3:
-            weights = learn_weights(X, problem.labels)
+            weights = learn_weights(X, labels)
             X = weigh(X, weights)
-        classifier = head.fit_final(X, problem.labels, problem.speakers, point, problem.seed)
+        classifier = head.fit_final(X, labels, speakers, point, problem.seed)
     return classifier, tuple(map(float, weights))
 
 
@@ -261,4 +269,4 @@ def _gather(problem: Problem, by_fold: Mapping[str, FoldResult]) -> Predictions:
     for fold in problem.folds:
         predicted[fold.test] = by_fold[fold.name].predicted
         scores[fold.test] = by_fold[fold.name].scores
-    return Predictions(predicted, scores)
+    return Predictions(predicted[problem.tested], scores[problem.tested])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
 from ..corpora.emobox import EMOBOX_FOLDS
+from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError
 
 Indices = NDArray[np.intp]
@@ -19,7 +20,7 @@ Table = Mapping[str, NDArray[Any]]
 
 #: Folds among the training speakers, in which layer and hyper-parameters are chosen.
 INNER_FOLDS = 5
-SPLITS = "loso|kfold:N|emobox|file:FOLDS.csv|random:N"
+SPLITS = "loso|kfold:N|standard|emobox|file:FOLDS.csv|random:N"
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
     ----------
     name : str
         ``"loso"`` leaves one speaker out at a time; ``"kfold:N"`` makes N folds grouped by speaker,
-        stratified by label as far as the speakers allow; ``"emobox"`` takes the folds published by
-        EmoBox; ``"file:FOLDS.csv"`` those of a table with the columns ``fold`` and ``speaker`` or
-        ``path``; ``"random:N"`` divides clips, not speakers, to show by how much that inflates.
+        stratified by label as far as the speakers allow; ``"standard"`` takes the folds of
+        :mod:`serpipe.corpora.standard_folds`; ``"emobox"`` those published by EmoBox;
+        ``"file:FOLDS.csv"`` those of a table with the columns ``fold`` and ``speaker`` or ``path``;
+        ``"random:N"`` divides clips, not speakers, to show by how much that inflates.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table: ``speaker``, ``sha256``, ``path`` and ``corpus``.
     labels : ndarray of str, shape (n_clips,)
@@ -109,6 +111,9 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
     elif name == "emobox":
         folds = _by_fold(_emobox(clips))
         split = Split(name, f"the {len(folds)} folds published by EmoBox", folds)
+    elif name == "standard":
+        folds = _by_fold(_standard(clips))
+        split = Split(name, f"the {len(folds)} standard folds of serpipe", folds)
     elif kind == "file" and argument:
         folds = _by_fold(_from_file(Path(argument), clips))
         split = Split(name, f"{len(folds)} folds of {Path(argument).name}", folds)
@@ -120,6 +125,44 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
     else:
         raise UserError(f"--split {name}: expected {SPLITS}")
     check_folds(split, clips, labels)
+    return split
+
+
+def cross_corpus_split(
+    clips: Table, labels: NDArray[np.str_], train_on: Sequence[str], test_on: Sequence[str]
+) -> Split:
+    """Train on some corpora, and test on others.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+    labels : ndarray of str, shape (n_clips,)
+        What will be predicted.
+    train_on, test_on : sequence of str
+        Names of corpora; none in both.
+
+    Returns
+    -------
+    Split
+        One fold, in which only the clips of ``test_on`` are tested.
+
+    Raises
+    ------
+    UserError
+        If a recording or a speaker stands on both sides.
+    """
+    _check_recordings(clips)
+    train = np.flatnonzero(np.isin(clips["corpus"], list(train_on)))
+    test = np.flatnonzero(np.isin(clips["corpus"], list(test_on)))
+    name = f"{'+'.join(train_on)}>{'+'.join(test_on)}"
+    split = Split(
+        f"cross:{name}",
+        f"trained on {', '.join(train_on)} ({len(train)} clips of "
+        f"{len(np.unique(clips['speaker'][train]))} speakers), tested on {', '.join(test_on)}",
+        (Fold(name, train, test),),
+    )
+    check_folds(split, clips, labels, tested=test)
     return split
 
 
@@ -185,7 +228,9 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
     return folds
 
 
-def check_folds(split: Split, clips: Table, labels: NDArray[np.str_]) -> None:
+def check_folds(
+    split: Split, clips: Table, labels: NDArray[np.str_], tested: Indices | None = None
+) -> None:
     """Refuse folds in which a recording, or unawares a speaker, stands on both sides.
 
     Parameters
@@ -196,6 +241,8 @@ def check_folds(split: Split, clips: Table, labels: NDArray[np.str_]) -> None:
         The clip table: ``speaker``, ``sha256`` and ``path``.
     labels : ndarray of str, shape (n_clips,)
         What will be predicted.
+    tested : ndarray of int, optional
+        Positions of the clips that must be tested; all by default.
 
     Raises
     ------
@@ -220,8 +267,8 @@ def check_folds(split: Split, clips: Table, labels: NDArray[np.str_]) -> None:
                 f"fold {fold.name}: its training clips have one label, {labels[fold.train][0]}; "
                 "expected at least 2; extract clips of more speakers"
             )
-    tested = np.sort(np.concatenate([fold.test for fold in split.folds]))
-    if not np.array_equal(tested, np.arange(len(labels))):
+    found = np.sort(np.concatenate([fold.test for fold in split.folds]))
+    if not np.array_equal(found, np.arange(len(labels)) if tested is None else tested):
         raise UserError("folds do not test every clip exactly once; expected them to; mend them")
 
 
@@ -292,6 +339,24 @@ def _emobox(clips: Table) -> NDArray[np.str_]:
             f"all {len(fold_of)} of {corpora[0]} and no others; {fix}"
         )
     return np.array([fold_of[speaker] for speaker in clips["speaker"].tolist()])
+
+
+def _standard(clips: Table) -> NDArray[np.str_]:
+    """Return the fold of each clip; with several corpora, each keeps its own."""
+    corpora = clips["corpus"].tolist()
+    several = len(set(corpora)) > 1
+    folds = []
+    for corpus, speaker in zip(corpora, clips["speaker"].tolist(), strict=True):
+        own = speaker.removeprefix(f"{corpus}:")
+        try:
+            fold = STANDARD_FOLDS[corpus](own)
+        except (KeyError, ValueError):
+            raise UserError(
+                f"--split standard: no fold for speaker {own} of {corpus}; expected a speaker of "
+                f"{', '.join(STANDARD_FOLDS)}; take --split loso or kfold:N"
+            ) from None
+        folds.append(f"{corpus}:{fold}" if several else fold)
+    return np.array(folds)
 
 
 def _from_file(path: Path, clips: Table) -> NDArray[np.str_]:

@@ -1,16 +1,17 @@
 """What is asked of a run, applied to a cache: which clips, labels, folds and layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..corpora.emotions import shared_word
 from ..errors import UserError
 from ..features.cache import Cache
 from .fit import Problem
-from .folds import INNER_FOLDS, Split, make_split
+from .folds import INNER_FOLDS, Split, cross_corpus_split, make_split
 from .heads import Grid, paths
 from .layers import Candidate, choose_layers
 from .normalise import NORMALISATIONS, by_speaker
@@ -41,6 +42,9 @@ class Protocol:
         Which of the cached poolings to use, joined by commas; all by default.
     seed : int
         Of folds, heads and shuffles.
+    train_on, test_on : sequence of str
+        Corpora to train on and to test on, of those of the cache; all, by ``split``, if empty. The
+        same for both: those alone, by ``split``. Others: ``split`` is not used.
     """
 
     split: str = "loso"
@@ -52,6 +56,8 @@ class Protocol:
     permute_labels: bool = False
     pooling: str | None = None
     seed: int = 0
+    train_on: Sequence[str] = ()
+    test_on: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,16 @@ class Plan:
     problem: Problem
     warnings: tuple[str, ...]
 
+    @property
+    def tested_clips(self) -> dict[str, NDArray[Any]]:
+        """The clip table of the clips that are tested, shape (n_tested,) each."""
+        return {name: column[self.problem.tested] for name, column in self.clips.items()}
+
+    @property
+    def tested_labels(self) -> NDArray[np.str_]:
+        """Their labels, shape (n_tested,)."""
+        return self.problem.labels[self.problem.tested]
+
 
 def make_plan(cache: Cache, protocol: Protocol) -> Plan:
     """Apply a protocol to a cache.
@@ -117,10 +133,16 @@ def make_plan(cache: Cache, protocol: Protocol) -> Plan:
     if protocol.normalise not in NORMALISATIONS:
         raise UserError(f"--normalise {protocol.normalise}: expected {' or '.join(NORMALISATIONS)}")
     candidates = choose_layers(protocol.layers, cache.layers)
-    target = choose_target(cache.clips, protocol.target, protocol.merge, protocol.keep)
+    train_on, test_on = _corpora(cache, protocol)
+    target = _target(cache, protocol, train_on, test_on)
     clips = {name: column[target.rows] for name, column in cache.clips.items()}
-    split = make_split(protocol.split, clips, target.labels, protocol.seed)
+    if len(set(cache.clips["corpus"].tolist())) > 1:  # 01 of one corpus is not 01 of another
+        clips["speaker"] = np.char.add(np.char.add(clips["corpus"], ":"), clips["speaker"])
     labels = target.labels
+    if train_on == test_on:
+        split = make_split(protocol.split, clips, labels, protocol.seed)
+    else:
+        split = cross_corpus_split(clips, labels, train_on, test_on)
     warnings = []
     if split.shares_speakers:
         warnings.append(
@@ -145,6 +167,105 @@ def make_plan(cache: Cache, protocol: Protocol) -> Plan:
         )
     problem = Problem(labels, clips["speaker"], split.folds, protocol.seed)
     return Plan(protocol, pooling, clips, target, split, candidates, problem, tuple(warnings))
+
+
+def cross_corpus_protocols(cache: Cache, protocol: Protocol) -> tuple[Protocol, ...]:
+    """Return a protocol for every pair of corpora: each trains for each, itself by the split.
+
+    Parameters
+    ----------
+    cache : Cache
+        The clip table, of several corpora.
+    protocol : Protocol
+        What they have in common. Without ``keep``, all predict the labels that every corpus has, so
+        that their scores compare.
+
+    Returns
+    -------
+    tuple of Protocol
+
+    Raises
+    ------
+    UserError
+        If there is one corpus, or the corpora have fewer than two labels in common.
+    """
+    corpora = sorted(set(cache.clips["corpus"].tolist()))
+    if len(corpora) < 2 or protocol.train_on or protocol.test_on:
+        raise UserError(
+            f"--cross-corpus: {cache.path} holds {', '.join(corpora)}; expected several corpora, "
+            "and neither --train-on nor --test-on; extract with --data DIR --data DIR2"
+        )
+    column = _column(cache, protocol.target, corpora)
+    labels = cache.clips.get(column, np.array([""] * len(cache)))
+    merge = {shared_word(old): shared_word(new) for old, new in protocol.merge.items()}
+    of_each = [
+        {merge.get(label, label) for label in labels[cache.clips["corpus"] == corpus].tolist()}
+        for corpus in corpora
+    ]
+    common = sorted(set.intersection(*of_each) - {""})
+    keep = tuple(map(shared_word, protocol.keep)) or tuple(common)
+    if len(common) < 2 or not set(keep) <= set(common):
+        raise UserError(
+            f"--cross-corpus: {', '.join(corpora)} have {', '.join(common) or 'nothing'} in "
+            "common; expected two labels or more, and --keep among them; extract other corpora"
+        )
+    return tuple(
+        replace(protocol, target=column, merge=merge, keep=keep, train_on=(a,), test_on=(b,))
+        for a in corpora
+        for b in corpora
+    )
+
+
+def _column(cache: Cache, target: str, corpora: Sequence[str]) -> str:
+    """Return the column that is predicted: corpora have but the shared words in common."""
+    shared = "shared_emotion"
+    return shared if target == "emotion" and len(corpora) > 1 and shared in cache.clips else target
+
+
+def _corpora(cache: Cache, protocol: Protocol) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the corpora to train on and to test on."""
+    there = tuple(sorted(set(cache.clips["corpus"].tolist())))
+    train_on = tuple(protocol.train_on) or tuple(protocol.test_on) or there
+    test_on = tuple(protocol.test_on) or train_on
+    for option, corpora in (("--train-on", train_on), ("--test-on", test_on)):
+        for corpus in corpora:
+            if corpus not in there:
+                raise UserError(
+                    f"{option} {corpus}: no such corpus in {cache.path}; expected one of "
+                    f"{', '.join(there)}; extract it with --data DIR --data DIR2"
+                )
+    both = sorted(set(train_on) & set(test_on))
+    if both and set(train_on) != set(test_on):
+        raise UserError(
+            f"--train-on {','.join(train_on)} --test-on {','.join(test_on)}: {both[0]} is in both; "
+            "expected the same corpora, tested by --split, or none in both"
+        )
+    return (train_on, train_on) if both else (train_on, test_on)
+
+
+def _target(
+    cache: Cache, protocol: Protocol, train_on: Sequence[str], test_on: Sequence[str]
+) -> Target:
+    corpora = tuple(dict.fromkeys([*train_on, *test_on]))
+    column = _column(cache, protocol.target, corpora)
+    used = np.isin(cache.clips["corpus"], corpora)
+    merge, keep = protocol.merge, tuple(protocol.keep)
+    if column != protocol.target:  # people say angry as well as anger
+        merge = {shared_word(old): shared_word(new) for old, new in merge.items()}
+        keep = tuple(map(shared_word, keep))
+    target = choose_target(cache.clips, column, merge, keep, used)
+    if set(train_on) == set(test_on):
+        return target
+    where = cache.clips["corpus"][target.rows]
+    sides = [set(target.labels[np.isin(where, side)].tolist()) for side in (train_on, test_on)]
+    common = sorted(sides[0] & sides[1])
+    alone = sorted(sides[0] ^ sides[1])
+    if keep and alone:
+        raise UserError(
+            f"--keep {','.join(keep)}: {alone[0]} is not in both {', '.join(train_on)} and "
+            f"{', '.join(test_on)}; expected labels that both have: {', '.join(common) or 'none'}"
+        )
+    return choose_target(cache.clips, column, merge, common, used) if alone else target
 
 
 def anything_to_choose(plan: Plan, grids: Sequence[Grid]) -> bool:

@@ -40,6 +40,7 @@ def choose_target(
     column: str = "emotion",
     merge: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
+    used: NDArray[np.bool_] | None = None,
 ) -> Target:
     """Choose labels: first merge, then drop what is not kept.
 
@@ -53,6 +54,8 @@ def choose_target(
         Label to the label that takes its place.
     keep : sequence of str
         Labels to keep, after merging; all by default.
+    used : ndarray of bool, shape (n_clips,), optional
+        The clips to choose from; all by default.
 
     Returns
     -------
@@ -63,8 +66,10 @@ def choose_target(
     UserError
         If there is no such column or label, or fewer than two labels are left.
     """
+    if used is None:
+        used = np.ones(len(clips["corpus"]), dtype=bool)
     columns = [name for name in clips if name not in _NOT_TARGETS and clips[name].dtype.kind == "U"]
-    possible = [name for name in columns if len(set(clips[name].tolist()) - {""}) > 1]
+    possible = [name for name in columns if len(set(clips[name][used].tolist()) - {""}) > 1]
     if column not in possible:
         found = "has fewer than two values" if column in columns else "is no categorical column"
         raise UserError(
@@ -73,15 +78,15 @@ def choose_target(
     labels = clips[column].astype(object)
     changes = []
     for old, new in (merge or {}).items():
-        _check_label(f"--map {old}={new}", old, clips[column])
+        _check_label(f"--map {old}={new}", old, clips[column][used])
         labels[clips[column] == old] = new
         changes.append(f"{old} counted as {new}")
-    used = labels != ""
+    used = used & (labels != "")
     if keep:
         for label in keep:
             _check_label(f"--keep {','.join(keep)}", label, labels[used])
         dropped = sorted(set(labels[used]) - set(keep))
-        used &= np.isin(labels.astype(str), list(keep))
+        used = used & np.isin(labels.astype(str), list(keep))
         changes += [f"{label} dropped" for label in dropped]
     left = np.unique(labels[used].astype(str))
     if len(left) < 2:

@@ -1,11 +1,15 @@
 """Audio is read exactly, whatever its rate, channels and format; what is no audio is refused."""
 
+import io
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from serpipe.errors import BadClipError
+import soxr
+from serpipe.errors import BadClipError, UserError
 from serpipe.features import audio
 from serpipe.features.audio import check_length, read_waveform
 from serpipe.features.trim import trim
@@ -167,3 +171,303 @@ def test_trimming_takes_the_windows_that_librosa_takes(decibels: float) -> None:
     assert len(expected) < 14000
     np.testing.assert_array_equal(trim(waveform, decibels), expected)
     np.testing.assert_array_equal(trim(waveform[:100] * 0, decibels), waveform[:100] * 0)
+
+
+# --- other formats, by libsndfile and by PyAV ---
+
+
+def a_clip(sample: Path, rate: int = 16000) -> np.ndarray:
+    """Two seconds of a real clip, loud ones, at a rate."""
+    clip = next((sample / "Actor_01").glob("03-01-05-*.flac"))
+    waveform, _ = read_waveform(clip, 16000)
+    return np.asarray(soxr.resample(waveform[16000:48000], 16000, rate, quality="VHQ"))
+
+
+def contain(samples: np.ndarray, rate: int, container: str, codec: str, **options: str) -> bytes:
+    """Encode by PyAV; ``samples`` has shape (n,) or (channels, n)."""
+    import av
+
+    samples = np.ascontiguousarray(np.atleast_2d(samples), dtype=np.float32)
+    layout = {1: "mono", 2: "stereo"}[len(samples)]
+    content = io.BytesIO()
+    with av.open(content, "w", format=container, options=options) as file:
+        stream: Any = file.add_stream(codec, rate=rate, layout=layout)
+        frame = av.AudioFrame.from_ndarray(samples, "fltp", layout)
+        frame.sample_rate, frame.pts = rate, 0
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return content.getvalue()
+
+
+def film(samples: np.ndarray | None, container: str) -> bytes:
+    """A film of 50 small pictures, with sound if samples at 48 kHz are given."""
+    import av
+
+    content = io.BytesIO()
+    webm = container == "webm"
+    with av.open(content, "w", format=container) as file:
+        pictures = file.add_stream("libvpx" if webm else "mpeg4", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 32, 32, "yuv420p"
+        sound: Any = None
+        if samples is not None:
+            sound = file.add_stream("libopus" if webm else "aac", rate=48000, layout="mono")
+        for n in range(50):
+            picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 5 * n, np.uint8), "rgb24")
+            file.mux(pictures.encode(picture))
+        file.mux(pictures.encode(None))
+        if sound is not None and samples is not None:
+            frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), "fltp", "mono")
+            frame.sample_rate, frame.pts = 48000, 0
+            file.mux(sound.encode(frame))
+            file.mux(sound.encode(None))
+    return content.getvalue()
+
+
+def by_libsndfile(samples: np.ndarray, rate: int, container: str, subtype: str) -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, samples, rate, format=container, subtype=subtype)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("container", "coding", "least"),
+    [
+        ("WAV", "PCM_U8", 0.98),
+        ("WAV", "PCM_16", 0.9999),
+        ("WAV", "PCM_24", 0.9999),
+        ("WAV", "PCM_32", 0.9999),
+        ("WAV", "FLOAT", 0.9999),
+        ("WAV", "DOUBLE", 0.9999),
+        ("WAVEX", "PCM_24", 0.9999),
+        ("FLAC", "PCM_16", 0.9999),
+        ("AIFF", "PCM_16", 0.9999),
+        ("OGG", "VORBIS", 0.98),
+        ("OGG", "OPUS", 0.98),
+        ("MP3", "MPEG_LAYER_III", 0.98),
+        ("ipod", "aac", 0.98),
+        ("mov", "pcm_s16le", 0.9999),
+        ("mov", "pcm_u8", 0.98),
+        ("mp4", "alac", 0.9999),
+        ("mp4", "libopus", 0.98),
+        ("webm", "libopus", 0.98),
+        ("matroska", "aac", 0.98),
+        ("matroska", "pcm_f32le", 0.9999),
+        ("film mp4", "aac", 0.98),
+        ("film webm", "opus", 0.98),
+    ],
+)
+def test_a_real_clip_sounds_the_same_in_every_format(
+    tmp_path: Path, sample: Path, container: str, coding: str, least: float
+) -> None:
+    clip = a_clip(sample, 48000)
+    if container.startswith("film"):
+        content = film(clip, container.split()[1])
+    elif container.isupper():
+        content = by_libsndfile(clip, 48000, container, coding)
+    else:
+        content = contain(clip, 48000, container, coding)
+    (tmp_path / "clip.wav").write_bytes(content)  # the suffix says nothing
+    waveform, facts = read_waveform(tmp_path / "clip.wav", 16000)
+    expected = a_clip(sample)
+    assert (facts.sampling_rate, facts.channels) == (48000, 1)
+    padding = 1024 * 16000 // 48000 + 1  # of AAC, at the end
+    assert len(expected) <= len(waveform) <= len(expected) + padding
+    # As it stands, with no shift: the encoder's delay is cut.
+    assert np.corrcoef(waveform[: len(expected)], expected)[0, 1] > least
+    # As loud, and about zero.
+    assert np.sum(waveform**2) == pytest.approx(np.sum(expected**2), rel=0.05)
+
+
+def test_aiff_under_a_wav_name_and_96_khz_are_read(shared: Path) -> None:
+    tess = shared / "data" / "originals" / "tess"
+    for name, magic, rate in (
+        ("YAF_germ_angry.wav", b"FORM", 24414),
+        ("YAF_neat_fear.wav", b"FORM", 24414),
+        ("OAF_food_fear.wav", b"RIFF", 96000),
+    ):
+        assert (tess / name).read_bytes()[:4] == magic
+        waveform, facts = read_waveform(tess / name, None)
+        assert (facts.sampling_rate, len(waveform)) == (rate, facts.frames)
+        assert 1 < facts.seconds < 4
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 24414, 44100, 48000, 96000, 192000])
+def test_a_sine_of_any_rate_becomes_the_sine_at_16_khz(tmp_path: Path, rate: int) -> None:
+    def sine(at: int) -> np.ndarray:
+        return 0.5 * np.sin(2 * np.pi * 1234.5 * np.arange(at) / at)
+
+    soundfile.write(tmp_path / "x.wav", sine(rate), rate, subtype="FLOAT")
+    waveform, _ = read_waveform(tmp_path / "x.wav", 16000)
+    assert len(waveform) == 16000
+    assert np.abs(waveform - sine(16000))[1000:-1000].max() < 1e-5  # 100 dB below full scale
+
+
+@pytest.mark.parametrize("container", ["WAV", "mp4", "mov"])  # mov: channels in turns
+def test_channels_are_chosen_as_asked(tmp_path: Path, sample: Path, container: str) -> None:
+    left = a_clip(sample)
+    both = np.stack([left, -0.5 * left[::-1]])
+    path = tmp_path / "x"
+    if container == "WAV":
+        path.write_bytes(by_libsndfile(both.T, 16000, "WAV", "FLOAT"))
+    else:
+        codec = "alac" if container == "mp4" else "pcm_s16le"
+        path.write_bytes(contain(both, 16000, container, codec))
+    for channels, expected in (("mean", both.mean(axis=0)), ("left", left), ("right", both[1])):
+        waveform, facts = read_waveform(path, 16000, channels)
+        assert facts.channels == 2
+        np.testing.assert_allclose(waveform, expected, atol=2 / 2**15)
+    with pytest.raises(UserError, match="channels 'middle'"):
+        read_waveform(path, 16000, "middle")
+    mono = write_wav(tmp_path / "mono.wav", left)
+    only = [read_waveform(mono, 16000, channels)[0] for channels in audio.CHANNEL_POLICIES]
+    assert all(np.array_equal(one, only[0]) for one in only)
+
+
+def test_without_a_rate_a_file_keeps_its_own(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", TONE, 24414, subtype="DOUBLE")
+    waveform, facts = read_waveform(tmp_path / "x.wav", None)
+    assert facts.sampling_rate == 24414
+    np.testing.assert_array_equal(waveform, TONE.astype(np.float32))
+
+
+def told(content: bytes, path: Path) -> str:
+    """What is said of a bad clip, which must be one line."""
+    path.write_bytes(content)
+    with pytest.raises(BadClipError) as caught:
+        read_waveform(path, 16000)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "; expected " in message
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "options"),
+    [
+        ("mp4", "aac", {}),
+        ("mp4", "aac", {"moov_size": "20000"}),
+        ("mp4", "aac", {"movflags": "frag_keyframe+empty_moov"}),
+        ("webm", "libopus", {}),
+        ("OGG", "VORBIS", {}),
+        ("OGG", "OPUS", {}),
+        ("MP3", "MPEG_LAYER_III", {}),
+    ],
+)
+def test_a_compressed_file_that_was_cut_is_refused_in_one_line(
+    tmp_path: Path, sample: Path, container: str, codec: str, options: dict[str, str]
+) -> None:
+    if container.isupper():
+        whole = by_libsndfile(a_clip(sample, 48000), 48000, container, codec)
+    else:
+        whole = contain(a_clip(sample, 48000), 48000, container, codec, **options)
+    for part in (0.02, 0.3, 0.6, 0.9, 0.99):
+        words = told(whole[: int(part * len(whole))], tmp_path / "x.m4a")
+        assert words.startswith(("breaks off", "cannot be decoded", "holds no samples"))
+
+
+def test_sound_that_goes_on_to_the_end_of_a_file_may_not_end_inside_a_packet(
+    tmp_path: Path, sample: Path
+) -> None:
+    whole = contain(a_clip(sample, 48000), 48000, "mp4", "libopus", moov_size="20000")
+    at = whole.index(b"mdat")
+    assert whole.index(b"moov") < at
+    open_end = whole[: at - 4] + bytes(4) + whole[at:]  # no size
+    (tmp_path / "x.mp4").write_bytes(open_end)
+    assert read_waveform(tmp_path / "x.mp4", 16000)[1].seconds == pytest.approx(2, abs=0.02)
+    assert told(open_end[:-2000], tmp_path / "x.mp4").startswith("breaks off")
+
+
+def test_damaged_containers_end_in_sound_or_in_one_line(tmp_path: Path, sample: Path) -> None:
+    draw = np.random.default_rng(0)
+    refused = 0
+    for whole in (
+        contain(a_clip(sample), 16000, "mp4", "aac"),
+        contain(a_clip(sample, 48000), 48000, "webm", "libopus"),
+    ):
+        for n in range(60):
+            content = np.frombuffer(whole, np.uint8).copy()
+            # Half of them in the headers, which stand at the two ends.
+            reach = 600 if n % 2 else len(content) // 2
+            places = draw.integers(8, reach, 8) * draw.choice([-1, 1], 8)
+            content[places] = draw.integers(0, 256, 8)
+            (tmp_path / "x.mp4").write_bytes(content.tobytes())
+            try:
+                waveform, _ = read_waveform(tmp_path / "x.mp4", 16000)
+                assert np.isfinite(waveform).all()
+            except BadClipError as error:
+                assert "\n" not in str(error)
+                refused += 1
+    assert 20 < refused < 120
+
+
+def lying(whole: bytes, milliseconds: float) -> bytes:
+    """A Matroska file whose header tells of another duration."""
+    at = whole.index(bytes.fromhex("448988")) + 3
+    return whole[:at] + np.array(milliseconds, ">f8").tobytes() + whole[at + 8 :]
+
+
+def test_what_headers_say_of_durations_is_not_believed(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = contain(a_clip(sample, 48000), 48000, "matroska", "libopus")
+    (tmp_path / "x.mka").write_bytes(lying(whole, 1e9))
+    assert read_waveform(tmp_path / "x.mka", 16000)[1].seconds == 2
+    monkeypatch.setattr(audio, "MAX_SECONDS", 1.0)
+    assert told(lying(whole, 10), tmp_path / "x.mka").startswith("lasts more than 1 s")
+
+
+def test_decoding_stops_at_the_first_sample_beyond_a_limit(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = a_clip(sample, 48000)
+    whole = bytearray(contain(clip, 48000, "mp4", "aac", moov_size="20000"))
+    whole[-3000:] = np.random.default_rng(0).bytes(3000)  # decoding would fail here
+    path = tmp_path / "x"
+    assert told(bytes(whole), path).startswith("cannot be decoded")
+    with monkeypatch.context() as change:
+        change.setattr(audio, "MAX_DECODED_BYTES", 4 * 48000)
+        assert told(bytes(whole), path).startswith("decodes to ")
+    with monkeypatch.context() as change:
+        change.setattr(audio, "MAX_SECONDS", 1.0)
+        assert told(bytes(whole), path).startswith("lasts more than 1 s")
+    with monkeypatch.context() as change:
+        change.setattr(audio, "RATES", (1000, 44100))
+        assert told(bytes(whole), path).startswith("claims a sampling rate of 48000 Hz")
+
+
+def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
+    for container in ("mp4", "webm"):
+        assert told(film(None, container), tmp_path / "x").startswith("has no audio track")
+
+
+def test_only_decoders_of_common_sound_are_run(tmp_path: Path, sample: Path) -> None:
+    content = contain(a_clip(sample, 48000), 48000, "matroska", "wavpack")
+    assert told(content, tmp_path / "x.mka").startswith("cannot be decoded (its audio is of")
+
+
+def test_a_file_cannot_make_another_be_opened(tmp_path: Path) -> None:
+    secret = write_wav(tmp_path / "secret.wav", TONE)
+    for text in (
+        f"#EXTM3U\n#EXTINF:1,\n{secret}\n",
+        f"ffconcat version 1.0\nfile {secret}\n",
+        f"\0\0\0\10ftyp#EXTM3U\n{secret}\n",
+    ):
+        words = told(text.encode(), tmp_path / "x.mp4")
+        assert words.startswith(("cannot be decoded", "breaks off"))
+
+
+def test_without_pyav_it_is_told_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = contain(TONE, 16000, "mp4", "aac")
+    monkeypatch.setitem(sys.modules, "av", None)  # as if it were not there
+    assert "pip install 'serpipe[formats]'" in told(content, tmp_path / "x.m4a")
+    assert len(read_waveform(write_wav(tmp_path / "x.wav", TONE), 16000)[0]) == 16000
+
+
+def test_nothing_is_printed_about_bad_containers(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told(contain(TONE, 16000, "mp4", "aac")[:2000], tmp_path / "x.m4a")
+    assert capfd.readouterr() == ("", "")

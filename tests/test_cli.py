@@ -232,7 +232,9 @@ def test_a_bad_clip_is_one_line_and_exit_code_2(
 def test_many_bad_clips_are_ten_lines_and_a_count(serpipe: Command, tmp_path: Path) -> None:
     for number in range(25):
         write_wav(tmp_path / "data" / f"clip {number}.wav", [0.1] * 400)  # type: ignore[arg-type]
-    stopped = serpipe("extract", "--data", tmp_path / "data")
+    unknown = serpipe("extract", "--data", tmp_path / "data")
+    one_clear_line(unknown.err, "25 audio file(s)", "a TESS name such as", "--manifest")
+    stopped = serpipe("extract", "--data", f"ravdess={tmp_path / 'data'}")
     assert stopped.code == 2
     assert stopped.err.count("outside the scheme") == 10
     assert "... and 15 more" in stopped.err
@@ -249,7 +251,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
     extract = ("extract", "--data", few_clips, "--encoder")
     mistakes: list[tuple[tuple[object, ...], list[object]]] = [
         (("extract", "--data", tmp_path / "nowhere"), ["nowhere", "--data sample"]),
-        (("extract", "--data", tmp_path / "empty"), ["empty: no clips (.wav/.flac)"]),
+        (("extract", "--data", tmp_path / "empty"), ["empty: no audio files (.flac/.mp3/.wav)"]),
         ((*extract, tmp_path / "empty"), ["no config.json"]),
         ((*extract, other, "--out", extracted), [extracted, "encoder is", "--overwrite"]),
         ((*extract, small_encoder, "--pool", "max"), ["--pool max", "mean,std"]),

@@ -1,13 +1,21 @@
-"""RAVDESS is read from its names, whole, and nothing else is taken for it."""
+"""Every corpus is read from its names, whole, and nothing else is taken for it."""
 
+import math
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 import pytest
-from serpipe.corpora import CORPORA, find_data, missing, scan
+from serpipe.corpora import CORPORA, cremad, emodb, missing, savee, scan, shemo, tess
 from serpipe.corpora.corpus import NameOutsideSchemeError
+from serpipe.corpora.data import find_data, find_source, join
+from serpipe.corpora.emotions import SHARED_EMOTIONS
+from serpipe.corpora.iemocap import IEMOCAP
+from serpipe.corpora.manifest import read_manifest
 from serpipe.corpora.ravdess import RAVDESS, read_name
+from serpipe.corpora.standard_folds import STANDARD_FOLDS
 from serpipe.errors import UserError
 
 
@@ -26,6 +34,7 @@ def test_a_name_tells_all_seven_parts() -> None:
         "intensity": "strong",
         "statement": "Kids are talking by the door",
         "repetition": "2",
+        "vocal_channel": "speech",
     }
     told = read_name(PurePosixPath("03-01-01-01-02-01-23.FLAC"))
     assert isinstance(told, dict)
@@ -62,7 +71,7 @@ def test_song_and_video_are_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_the_sample_has_one_clip_per_actor_and_emotion() -> None:
-    data = find_data("sample")
+    data = find_source("sample")
     found = scan(data.folder, data.corpus)
     assert not found.bad
     pairs = Counter((clip.speaker, clip.emotion) for clip in found.clips)
@@ -126,7 +135,11 @@ def test_every_corpus_says_what_it_is() -> None:
         assert name == corpus.name
         assert corpus.licence
         assert corpus.citation
-        assert corpus.homepage.startswith("https://")
+        assert corpus.homepage.startswith("http")
+        assert corpus.access
+        assert corpus.language in ("en", "de", "fa")
+        assert set(corpus.expected) <= set(corpus.shared)
+        assert set(corpus.shared.values()) <= {"", *SHARED_EMOTIONS}
 
 
 def test_a_path_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
@@ -136,3 +149,257 @@ def test_a_path_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     assert not found.clips
     assert "not UTF-8" in str(found.bad[0])
     str(found.bad[0]).encode()
+
+
+def ravdess_names() -> Iterator[str]:
+    for channel, emotions in (("01", range(1, 9)), ("02", range(1, 7))):
+        for actor, emotion, intensity, statement, repetition in product(
+            range(1, 25), emotions, (1, 2), (1, 2), (1, 2)
+        ):
+            if (emotion, intensity) != (1, 2) and (channel, actor) != ("02", 18):
+                yield (
+                    f"Actor_{actor:02d}/03-{channel}-{emotion:02d}-{intensity:02d}-{statement:02d}-"
+                    f"{repetition:02d}-{actor:02d}.wav"
+                )
+
+
+def cremad_names() -> Iterator[str]:
+    """All that could be, less as many as are lacking: which, its list of clips does not tell."""
+    for actor, sentence in product(cremad.ACTORS, cremad.SENTENCES):
+        for emotion in cremad.EMOTIONS:
+            levels = ("LO", "MD", "HI") if sentence == "IEO" and emotion != "NEU" else ("XX",)
+            for level in levels:
+                name = f"AudioWAV/{actor}_{sentence}_{emotion}_{level}.wav"
+                yield name.replace("1040_ITH_SAD_XX", "1040_ITH_SAD_X")
+
+
+def tess_names() -> Iterator[str]:
+    words = ["back", "bite", *(f"w{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(198))]
+    for speaker, word, emotion in product(("OAF", "YAF"), words, tess.EMOTIONS):
+        folder = "Pleasant_surprise" if (speaker, emotion) == ("OAF", "ps") else emotion
+        name = f"{speaker}_{folder}/{speaker}_{word}_{emotion}.wav"
+        yield name.replace("OAF_bite_neutral.wav", "OA_bite_neutral.wav")
+
+
+def savee_names() -> Iterator[str]:
+    for speaker, code in product(savee.SPEAKERS, savee.EMOTIONS):
+        for number in range(1, 31 if code == "n" else 16):
+            yield f"AudioData/{speaker}/{code}{number:02d}.wav"
+
+
+def shemo_names() -> Iterator[str]:
+    """As many of each emotion as there are, dealt to the 87 speakers in turn."""
+    speakers = [f"F{n:02d}" for n in range(1, 32)] + [f"M{n:02d}" for n in range(1, 57)]
+    letters = {word: letter for letter, word in shemo.EMOTIONS.items()}
+    for emotion, number in shemo.SHEMO.expected.items():
+        for n in range(number):
+            speaker = speakers[n % len(speakers)]
+            folder = "female" if speaker.startswith("F") else "male"
+            yield f"{folder}/{speaker}{letters[emotion]}{n // len(speakers) + 1:02d}.wav"
+
+
+def emodb_names() -> Iterator[str]:
+    """As many of each emotion as there are, of all that the scheme can name."""
+    letters = {word: letter for letter, word in emodb.EMOTIONS.items()}
+    for emotion, number in emodb.EMODB.expected.items():
+        could = product(emodb.SENTENCES, "ab", emodb.SEX)
+        for sentence, version, speaker in list(could)[:number]:
+            yield f"wav/{speaker}{sentence}{letters[emotion]}{version}.wav"
+
+
+@pytest.mark.parametrize(
+    ("corpus", "names", "clips"),
+    [
+        ("ravdess", ravdess_names, 1440),
+        ("ravdess-song", ravdess_names, 1012),
+        ("ravdess-all", ravdess_names, 2452),
+        ("cremad", cremad_names, 91 * (5 * 14 + 12)),
+        ("tess", tess_names, 2800),
+        ("savee", savee_names, 480),
+        ("shemo", shemo_names, 3000),
+        ("emodb", emodb_names, 535),
+    ],
+)
+def test_the_whole_of_each_release_is_read(
+    tmp_path: Path, corpus: str, names: Callable[[], Iterator[str]], clips: int
+) -> None:
+    for name in names():
+        touch(tmp_path / name)
+    found = scan(tmp_path, CORPORA[corpus])
+    assert not found.bad
+    assert len(found.clips) == clips
+    assert len({clip.speaker for clip in found.clips}) == CORPORA[corpus].speakers
+    counts = Counter(clip.emotion for clip in found.clips)
+    if corpus == "cremad":  # the release lacks 20 of what could be
+        assert set(counts) == set(CORPORA[corpus].expected)
+        assert sum(CORPORA[corpus].expected.values()) == 7442 == clips - 20
+    else:
+        assert counts == CORPORA[corpus].expected
+    assert all(clip.shared_emotion in SHARED_EMOTIONS for clip in found.clips)
+    assert {clip.sex for clip in found.clips} <= {"female", "male"}
+    if not CORPORA[corpus].corpus:
+        assert find_source(str(tmp_path)).corpus is CORPORA[corpus]
+    folds = {clip.speaker: STANDARD_FOLDS[clip.corpus](clip.speaker) for clip in found.clips}
+    expected = {"ravdess": 6, "cremad": 5, "tess": 2, "savee": 4, "shemo": 5, "emodb": 10}
+    assert len(set(folds.values())) == expected[found.clips[0].corpus]
+    if corpus in ("cremad", "shemo"):
+        women = {clip.speaker for clip in found.clips if clip.sex == "female"}
+        each = Counter(folds[speaker] for speaker in women).values()
+        assert max(each) - min(each) <= 1
+
+
+def test_the_talker_of_iemocap_is_not_the_one_with_the_markers(tmp_path: Path) -> None:
+    session = tmp_path / "IEMOCAP_full_release" / "Session2"
+    names = ("Ses02F_impro07_M028", "Ses02F_impro07_F000", "Ses02M_script01_1b_F003")
+    for name in names:
+        touch(session / "sentences" / "wav" / name.rpartition("_")[0] / f"{name}.wav")
+    touch(session / "dialog" / "wav" / "Ses02F_impro07.wav")
+    touch(session / "dialog" / "wav" / "Ses02M_script01_1b.wav")
+    for dialogue in ("Ses02F_impro07", "Ses02M_script01_1b"):
+        of = [name for name in names if name.startswith(dialogue)]
+        (session / "dialog" / "EmoEvaluation").mkdir(exist_ok=True)
+        (session / "dialog" / "transcriptions").mkdir(exist_ok=True)
+        lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]
+        for name in of:
+            lines += [f"[6.2901 - 8.2357]\t{name}\texc\t[4.0000, 3.5000, 2.3333]",
+                      "C-E2:\tHappiness;\t()", "A-E3:\tval 3; act 2; dom  2;\t()", ""]  # fmt: skip
+        path = session / "dialog" / "EmoEvaluation" / f"{dialogue}.txt"
+        path.write_text("\n".join(lines))
+        path = session / "dialog" / "transcriptions" / f"{dialogue}.txt"
+        path.write_text("".join(f"{name} [006.2901-008.2357]: Well, hello.\n" for name in of))
+    nested = session / "dialog" / "EmoEvaluation" / "Categorical"
+    nested.mkdir()
+    (nested / "Ses02F_impro07_e2_cat.txt").write_text(f"{names[0]} :Anger; ()\n")
+    source = find_source(str(tmp_path))
+    found = scan(source.folder, source.corpus)
+    assert not found.bad
+    assert found.left_out == {"whole dialogue": 2}
+    clips = {clip.name: clip for clip in found.clips}
+    assert [clips[name].speaker for name in names] == ["02M", "02F", "02F"]
+    assert {clip.emotion for clip in found.clips} == {"excited"}
+    assert {clip.shared_emotion for clip in found.clips} == {"excitement"}
+    one = clips["Ses02M_script01_1b_F003"]
+    assert (one.sex, one.statement) == ("female", "Well, hello.")
+    assert one.more == {"session": "02", "style": "scripted", "valence": 4.0, "activation": 3.5,
+                        "dominance": 2.3333}  # fmt: skip
+    assert STANDARD_FOLDS["iemocap"]("02M") == STANDARD_FOLDS["iemocap"]("02F") == "2"
+    touch(session / "sentences" / "wav" / "x" / "Ses02F_impro07_F001.wav")
+    assert "has no label" in str(scan(tmp_path, IEMOCAP).bad[0])
+    path.unlink()
+    (session / "dialog" / "EmoEvaluation" / "Ses02F_impro07.txt").unlink()
+    for file in (session / "dialog" / "EmoEvaluation").glob("*.txt"):
+        file.unlink()
+    with pytest.raises(UserError, match="EmoEvaluation"):
+        scan(tmp_path, IEMOCAP)
+
+
+def test_real_clips_of_four_corpora_are_told_apart(shared: Path) -> None:
+    originals = shared / "data" / "originals"
+    sources, scans = find_data([str(originals / name) for name in ("tess", "emodb", "cremad")])
+    assert [source.name for source in sources] == ["tess", "emodb", "cremad"]
+    assert [len(found.clips) for found in scans] == [8, 11, 10]
+    assert not any(found.bad for found in scans)
+    both = join(sources, scans)
+    assert both.name == "tess+emodb+cremad"
+    assert {clip.speaker for clip in both.clips if clip.corpus == "tess"} == {"OAF", "YAF"}
+    with pytest.raises(UserError, match="expected each clip once"):
+        join((*sources, sources[0]), (*scans, scans[0]))
+
+
+def test_speech_and_song_of_an_actor_are_of_one_speaker(tmp_path: Path) -> None:
+    touch(tmp_path / "speech" / "Actor_01" / "03-01-05-01-01-01-01.wav")
+    touch(tmp_path / "song" / "Actor_01" / "03-02-05-01-01-01-01.wav")
+    sources, scans = find_data([str(tmp_path / "speech"), str(tmp_path / "song")])
+    clips = join(sources, scans).clips
+    assert [source.name for source in sources] == ["ravdess", "ravdess-song"]
+    assert {(clip.corpus, clip.speaker) for clip in clips} == {("ravdess", "01")}
+    assert [clip.more["vocal_channel"] for clip in clips] == ["speech", "song"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name"),
+    [("cremad", "1000_DFA_ANG_XX"), ("cremad", "1001_DFA_ANG_X"), ("cremad", "1001_DFA_ANG"),
+     ("emodb", "04a01Fa"), ("emodb", "03a03Fa"), ("emodb", "03a01Xa"), ("tess", "OA_back_neutral"),
+     ("tess", "OAF_back_joy"), ("savee", "DC/x01"), ("savee", "XX/a01"), ("savee", "DC/a16"),
+     ("savee", "DC/JE_a01"), ("shemo", "F01X01"), ("shemo", "X01A01"),
+     ("iemocap", "Ses06F_impro01")],
+)  # fmt: skip
+def test_a_name_outside_the_scheme_of_its_corpus_is_refused(corpus: str, name: str) -> None:
+    with pytest.raises(NameOutsideSchemeError):
+        CORPORA[corpus].read_name(PurePosixPath(f"{name}.wav"))
+
+
+MANIFEST = """path,speaker,emotion,fatigue,room
+a/1.wav,anna,Angry,3.5,kitchen
+a/2.wav,bert,fear,,hall
+"""
+
+
+def manifest(tmp_path: Path, text: str) -> Path:
+    for name in ("a/1.wav", "a/2.wav"):
+        touch(tmp_path / name)
+    path = tmp_path / "clips.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_manifest_lists_any_clips(tmp_path: Path) -> None:
+    first, second = read_manifest(manifest(tmp_path, MANIFEST))
+    assert (first.path, first.name, first.speaker, first.corpus) == (
+        "a/1.wav",
+        "1",
+        "anna",
+        "clips",
+    )
+    assert (first.emotion, first.shared_emotion, second.shared_emotion) == (
+        "Angry",
+        "anger",
+        "fear",
+    )
+    assert first.more == {"fatigue": 3.5, "room": "kitchen"}
+    assert second.more["room"] == "hall"
+    assert math.isnan(second.more["fatigue"])  # type: ignore[arg-type]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = elsewhere / "clips.csv"
+    moved.write_text(MANIFEST)
+    assert read_manifest(moved, tmp_path)[0].file == first.file
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,emotion\na/1.wav,x\n", "add speaker"),
+        ("path,speaker\na/1.wav,x\n", "something to predict"),
+        ("path,speaker,x\n", "at least one row"),
+        ("path,speaker,seconds\na/1.wav,b,1\n", "column 'seconds' cannot be used"),
+        ("path,speaker,a b\na/1.wav,b,1\n", "column 'a b' cannot be used"),
+        ("path,speaker,x,x\na/1.wav,b,1,1\n", "stands twice"),
+        ("path;speaker;x\na/1.wav;b;1\n", "semicolons"),
+        ("path,speaker,x\n\na/1.wav,b\n", "line 3: 2 cells; expected 3"),
+        ("path,speaker,x\na/1.wav,,1\n", "line 2: path or speaker is empty"),
+        ("path,speaker,x\na/3.wav,b,1\n", "line 2: .*no such file"),
+        ("path,speaker,x\n../a.wav,b,1\n", "line 2: ../a.wav leads out of"),
+        ("path,speaker,x\n/etc/passwd,b,1\n", "line 2: /etc/passwd leads out of"),
+        ("path,speaker,x\na/1.wav,b,1\na/1.wav,b,1\n", "line 3: clip 1 stands in line 2"),
+        ("path,speaker,x\na/1.wav,b,1\na/2.wav,b,high\n", None),
+        ("path,speaker,x,y\na/1.wav,b,1,1\na/2.wav,b,2,x\na/2.wav,b,3,4\n", "line 3: y is 'x'"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_told_by_its_lines(
+    tmp_path: Path, text: str, words: str | None
+) -> None:
+    path = manifest(tmp_path, text)
+    if words is None:  # as many words as numbers: labels
+        assert [clip.more["x"] for clip in read_manifest(path)] == ["1", "high"]
+        return
+    with pytest.raises(UserError, match=words):
+        read_manifest(path)
+
+
+def test_ten_wrong_lines_are_told_at_once(tmp_path: Path) -> None:
+    rows = "".join(f"b/{n}.wav,x,1\n" for n in range(15))
+    with pytest.raises(UserError) as raised:
+        read_manifest(manifest(tmp_path, f"path,speaker,x\n{rows}"))
+    lines = str(raised.value).splitlines()
+    assert (len(lines), lines[-1]) == (11, "... and 5 more lines")

@@ -1,0 +1,212 @@
+"""From what ``--data`` says to the clips of one or more corpora."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ..errors import BadClipError, UserError
+from . import CORPORA
+from .clip import Clip
+from .corpus import Corpus, NameOutsideSchemeError
+from .manifest import read_manifest
+from .scan import Scan, audio_files, scan
+
+#: What ``--data`` says for the sample that ships with the package.
+SAMPLE = "sample"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder and the corpus that it is read as.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the clips are.
+    corpus : Corpus
+        How they are named.
+    name, title : str
+        For files, and for tables.
+    """
+
+    folder: Path
+    corpus: Corpus
+    name: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """The clips of all sources.
+
+    Attributes
+    ----------
+    name, title : str
+        For files, and for tables.
+    clips : tuple of Clip
+        Those that can be used.
+    bad : tuple of BadClipError
+        Those that cannot.
+    licence, citation : str
+        For provenance and model cards.
+    """
+
+    name: str
+    title: str
+    clips: tuple[Clip, ...]
+    bad: tuple[BadClipError, ...]
+    licence: str
+    citation: str
+
+
+def find_source(data: str) -> Source:
+    """Turn one value of ``--data`` into a folder and a corpus.
+
+    Parameters
+    ----------
+    data : str
+        ``"sample"`` for the built-in sample; a folder, whose corpus is told by the names of its
+        clips; or ``"CORPUS=DIR"``.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    UserError
+        If there is no such folder, or its names are those of no corpus.
+    """
+    if data == SAMPLE:
+        corpus = CORPORA["ravdess"]
+        folder = Path(__file__).parent / SAMPLE
+        return Source(folder, corpus, SAMPLE, f"{corpus.title} (built-in sample)")
+    name, equals, rest = data.partition("=")
+    if equals and name in CORPORA:
+        corpus, folder = CORPORA[name], Path(rest)
+    else:
+        folder = Path(data)
+        corpus = _told_by_names(folder)
+    return Source(folder, corpus, corpus.name, corpus.title)
+
+
+def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
+    """Put the clips of several sources together.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Where from.
+    scans : sequence of Scan
+        What was found in each.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    UserError
+        If two sources hold a clip of the same corpus and name, or at the same path.
+    """
+    first: dict[tuple[str, str], Clip] = {}
+    for found in scans:
+        for clip in found.clips:
+            for what, value in (("name", f"{clip.corpus} {clip.name}"), ("path", clip.path)):
+                if (what, value) in first:
+                    raise UserError(
+                        f"{clip.file}: has the {what} of {first[what, value].file}; expected each "
+                        "clip once; give each folder once, or the folder above both"
+                    )
+                first[what, value] = clip
+
+    def each(field: str) -> str:
+        values = dict.fromkeys(getattr(source.corpus, field) for source in sources)
+        return "; ".join(values)
+
+    return Data(
+        name="+".join(dict.fromkeys(source.name for source in sources)),
+        title=", ".join(dict.fromkeys(source.title for source in sources)),
+        clips=tuple(clip for found in scans for clip in found.clips),
+        bad=tuple(error for found in scans for error in found.bad),
+        licence=each("licence"),
+        citation=each("citation"),
+    )
+
+
+def listed(manifest: Path, root: Path | None = None) -> Data:
+    """Return the clips that a manifest lists.
+
+    Parameters
+    ----------
+    manifest : Path
+        As :func:`~serpipe.corpora.manifest.read_manifest` reads it.
+    root : Path, optional
+        The folder that its paths are relative to.
+
+    Returns
+    -------
+    Data
+    """
+    clips = read_manifest(manifest, root)
+    unknown = f"as the clips of {manifest.name}"
+    return Data(manifest.stem, manifest.stem, clips, (), unknown, unknown)
+
+
+def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]]:
+    """Find and scan the folders that ``--data`` names.
+
+    Parameters
+    ----------
+    data : sequence of str
+        As :func:`find_source` reads each.
+
+    Returns
+    -------
+    sources : tuple of Source
+    scans : tuple of Scan
+        One for each source.
+    """
+    sources = tuple(find_source(each) for each in data)
+    return sources, tuple(scan(source.folder, source.corpus) for source in sources)
+
+
+def _told_by_names(folder: Path) -> Corpus:
+    """Return the corpus whose scheme most names below a folder follow."""
+    if not folder.is_dir():
+        what = "a file" if folder.exists() else "nothing"
+        raise UserError(
+            f"{folder}: {what} there; expected the folder of a corpus; "
+            "give it with --data DIR, or take the built-in sample: --data sample"
+        )
+    suffixes = tuple({suffix for corpus in CORPORA.values() for suffix in corpus.suffixes})
+    files = list(audio_files(folder, suffixes))
+    if not files:
+        raise UserError(
+            f"{folder}: no audio files ({'/'.join(sorted(suffixes))}) at any depth; expected the "
+            "clips of a corpus; check --data"
+        )
+    # A part of a corpus, such as its songs, is taken for the folder only where nothing else is.
+    whole = [corpus for corpus in CORPORA.values() if not corpus.corpus]
+    parts = [corpus for corpus in CORPORA.values() if corpus.corpus]
+    for candidates in (whole, parts):
+        counts = {corpus.name: _count(corpus, files) for corpus in candidates}
+        most = max(counts.values())
+        if most:
+            return CORPORA[next(name for name, n in counts.items() if n == most)]
+    schemes = "; ".join(corpus.scheme for corpus in whole)
+    raise UserError(
+        f"{folder}: {len(files)} audio file(s), the first {files[0]}, none named as in a corpus "
+        f"that serpipe reads; expected {schemes}; name the corpus with --data CORPUS=DIR to see "
+        "what is wrong with each name, or describe the clips in a table: --manifest clips.csv"
+    )
+
+
+def _count(corpus: Corpus, files: Sequence[PurePosixPath]) -> int:
+    n = 0
+    for path in files:
+        try:
+            n += not isinstance(corpus.read_name(path), str)
+        except NameOutsideSchemeError:
+            continue
+    return n

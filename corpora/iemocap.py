@@ -1,0 +1,181 @@
+"""IEMOCAP: 10 actors in 5 sessions of two, 10 039 utterances, emotions and ratings.
+
+Busso et al. (2008), Language Resources and Evaluation 42: 335-359. The clips are
+``SessionN/sentences/wav/DIALOGUE/UTTERANCE.wav``. What was said of them stands in
+``SessionN/dialog/EmoEvaluation/DIALOGUE.txt``, and what was said in them in
+``SessionN/dialog/transcriptions/DIALOGUE.txt``.
+
+In a name such as ``Ses02F_impro07_M028`` the talker is the man of session 2 (``02M``): the letter
+after the session is that of the actor whose motion was captured.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from ..errors import UserError
+from .corpus import Corpus, NameOutsideSchemeError, Told
+
+#: The words of the release for its codes. ``xxx``: the raters did not agree.
+EMOTIONS = {
+    "ang": "anger",
+    "dis": "disgust",
+    "exc": "excited",
+    "fea": "fear",
+    "fru": "frustration",
+    "hap": "happiness",
+    "neu": "neutral",
+    "oth": "other",
+    "sad": "sadness",
+    "sur": "surprise",
+    "xxx": "xxx",
+}
+_NAME = re.compile(r"Ses(0[1-5])[FM]_(impro|script)\d\d\w*_([FM])\w*\d")
+_DIALOGUE = re.compile(r"Ses0[1-5][FM]_(?:impro|script)\d\d\w*")
+_EVALUATION = re.compile(
+    r"\[\d+(?:\.\d+)? - \d+(?:\.\d+)?\]\s+(\S+)\s+(\w+)\s+"
+    r"\[(\d+(?:\.\d+)?), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\]\s*"
+)
+_SAID = re.compile(r"(Ses\S+) \[[\d. -]+\]:\s*(.*)")
+
+
+def read_name(path: PurePosixPath) -> Told | str:
+    """Read what an IEMOCAP file name tells.
+
+    Parameters
+    ----------
+    path : PurePosixPath
+        The file, relative to the corpus' folder.
+
+    Returns
+    -------
+    dict of str to str, or str
+        The fields of a clip; or, for the recording of a whole dialogue, that it is one.
+
+    Raises
+    ------
+    NameOutsideSchemeError
+        If the stem is neither an utterance nor a dialogue.
+    """
+    found = _NAME.fullmatch(path.stem)
+    if not found:
+        if _DIALOGUE.fullmatch(path.stem):
+            return "whole dialogue"
+        raise NameOutsideSchemeError("not session, dialogue, talker and number")
+    session, kind, talker = found.groups()
+    return {
+        "name": path.stem,
+        "speaker": f"{session}{talker}",
+        "sex": "female" if talker == "F" else "male",
+        "session": session,
+        "style": "improvised" if kind == "impro" else "scripted",
+    }
+
+
+def read_labels(folder: Path) -> Mapping[str, Mapping[str, str | float]]:
+    """Read the evaluation and transcription files below a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the release, or of some of its sessions.
+
+    Returns
+    -------
+    mapping of str to mapping
+        By utterance: ``emotion``, ``statement``, and the mean ratings ``valence``, ``activation``
+        and ``dominance``, each from 1 to 5.
+
+    Raises
+    ------
+    UserError
+        If there are no evaluation files, or one of them names an unknown emotion.
+    """
+    said = {
+        found[1]: found[2].strip()
+        for _, line in _lines(folder, "transcriptions")
+        if (found := _SAID.fullmatch(line))
+    }
+    labels: dict[str, Mapping[str, str | float]] = {}
+    for where, line in _lines(folder, "EmoEvaluation"):
+        found = _EVALUATION.fullmatch(line)
+        if not found:
+            continue  # of the single raters, whose mean is in the line that was matched
+        name, code, *ratings = found.groups()
+        if code not in EMOTIONS:
+            raise UserError(
+                f"{where}: emotion {code!r}; expected one of {', '.join(EMOTIONS)}; get the file "
+                "again"
+            )
+        valence, activation, dominance = map(float, ratings)
+        labels[name] = {
+            "emotion": EMOTIONS[code],
+            "statement": said.get(name, ""),
+            "valence": valence,
+            "activation": activation,
+            "dominance": dominance,
+        }
+    if not labels:
+        raise UserError(
+            f"{folder}: no evaluations; expected SessionN/dialog/EmoEvaluation/*.txt below it; "
+            "name the folder of the release, such as IEMOCAP_full_release"
+        )
+    return labels
+
+
+def _lines(folder: Path, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the label files of a kind, each with where it stands."""
+    for file in sorted(folder.rglob(f"{kind}/Ses*.txt")):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
+            yield f"{file}, line {number}", line
+
+
+IEMOCAP = Corpus(
+    name="iemocap",
+    title="IEMOCAP",
+    suffixes=(".wav", ".flac"),
+    scheme="an IEMOCAP name such as Ses01F_impro01_F000.wav",
+    read_name=read_name,
+    read_labels=read_labels,
+    expected={
+        "anger": 1103,
+        "disgust": 2,
+        "excited": 1041,
+        "fear": 40,
+        "frustration": 1849,
+        "happiness": 595,
+        "neutral": 1708,
+        "other": 3,
+        "sadness": 1084,
+        "surprise": 107,
+        "xxx": 2507,
+    },
+    shared={
+        "anger": "anger",
+        "disgust": "disgust",
+        "excited": "excitement",
+        "fear": "fear",
+        "frustration": "frustration",
+        "happiness": "happiness",
+        "neutral": "neutral",
+        "other": "",
+        "sadness": "sadness",
+        "surprise": "surprise",
+        "xxx": "",
+    },
+    language="en",
+    speakers=10,
+    licence="for research only, by registration",
+    citation="Busso et al. (2008), IEMOCAP: interactive emotional dyadic motion capture database, "
+    "Language Resources and Evaluation 42: 335-359, doi:10.1007/s10579-008-9076-6",
+    homepage="https://sail.usc.edu/iemocap/",
+    faults=(
+        "the letter after the session is that of the motion-captured actor, not of the talker",
+        "of 2507 utterances the raters did not agree (xxx)",
+        "the four classes of the literature (5531 clips) count excited as happiness: "
+        "--map excited=happiness --keep anger,happiness,neutral,sadness",
+        "clips last up to 34 s: Whisper takes up to 30 s",
+    ),
+    access="by registration at https://sail.usc.edu/iemocap/iemocap_release.htm",
+)

@@ -1,0 +1,85 @@
+"""ShEMO: 87 Persian speakers of radio plays, 6 emotions, 3000 clips.
+
+Mohamad Nezami et al. (2019), Language Resources and Evaluation 53: 1-16. A name such as
+``F01A01.wav`` gives sex, speaker (numbered apart for women and men), emotion and number.
+"""
+
+import re
+from pathlib import PurePosixPath
+
+from .corpus import Corpus, NameOutsideSchemeError, Told
+
+EMOTIONS = {
+    "A": "anger",
+    "F": "fear",
+    "H": "happiness",
+    "N": "neutral",
+    "S": "sadness",
+    "W": "surprise",
+}
+_SEX = {"F": "female", "M": "male"}
+
+
+def read_name(path: PurePosixPath) -> Told | str:
+    """Read what a ShEMO file name tells.
+
+    Parameters
+    ----------
+    path : PurePosixPath
+        The file, relative to the corpus' folder. The folders are free.
+
+    Returns
+    -------
+    dict of str to str
+        The fields of a clip.
+
+    Raises
+    ------
+    NameOutsideSchemeError
+        If the stem is not sex, speaker, a known emotion and a number.
+    """
+    found = re.fullmatch(r"([FM])(\d\d)([A-Z])(\d{2,3})", path.stem)
+    if not found:
+        raise NameOutsideSchemeError("not sex, speaker, emotion and number")
+    sex, speaker, emotion, number = found.groups()
+    if emotion not in EMOTIONS:
+        raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
+    return {
+        "name": path.stem,
+        "speaker": f"{sex}{speaker}",
+        "sex": _SEX[sex],
+        "emotion": EMOTIONS[emotion],
+        "repetition": number,
+    }
+
+
+SHEMO = Corpus(
+    name="shemo",
+    title="ShEMO",
+    suffixes=(".wav", ".flac"),
+    scheme="a ShEMO name such as F01A01.wav",
+    read_name=read_name,
+    expected={
+        "anger": 1059,
+        "fear": 38,
+        "happiness": 201,
+        "neutral": 1028,
+        "sadness": 449,
+        "surprise": 225,
+    },
+    shared={emotion: emotion for emotion in EMOTIONS.values()},
+    language="fa",
+    speakers=87,
+    licence="free for research, on request",
+    citation="Mohamad Nezami, Jamshid Lou & Karami (2019), ShEMO: a large-scale validated database "
+    "for Persian speech emotion detection, Language Resources and Evaluation 53: 1-16, "
+    "doi:10.1007/s10579-018-9427-x",
+    homepage="https://github.com/mansourehk/ShEMO",
+    faults=(
+        "121 clips have a rate of 22.05 kHz, the rest 44.1 kHz",
+        "clips last from 0.4 to 33 s: Whisper takes up to 30 s",
+        "a corrected set of labels (shemo.json, 2838 clips) is in use besides the one in the names",
+        "fear has 38 clips: its recall is hardly known",
+    ),
+    access="see https://github.com/mansourehk/ShEMO for how to ask for it",
+)

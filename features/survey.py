@@ -1,0 +1,60 @@
+"""Open every clip of a corpus, to know what there is before anything is computed."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..corpora import Clip
+from ..errors import BadClipError
+from ..progress import Track, no_track
+from .audio import AudioFacts, read_waveform
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """A clip and what is in its file.
+
+    Attributes
+    ----------
+    clip : Clip
+        What its name tells.
+    facts : AudioFacts or None
+        What its audio tells; ``None`` if it cannot be used.
+    error : BadClipError or None
+        Why not.
+    """
+
+    clip: Clip
+    facts: AudioFacts | None
+    error: BadClipError | None
+
+
+def survey(
+    clips: Sequence[Clip], *, workers: int = 1, track: Track[Any] = no_track
+) -> tuple[Surveyed, ...]:
+    """Decode every clip, and keep the facts.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+        What to open.
+    workers : int
+        Threads.
+    track : callable
+        Shows progress.
+
+    Returns
+    -------
+    tuple of Surveyed
+        One for each clip, in their order.
+    """
+
+    def look(clip: Clip) -> Surveyed:
+        try:
+            return Surveyed(clip, read_waveform(clip.file, None)[1], None)
+        except BadClipError as error:
+            return Surveyed(clip, None, error)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return tuple(track(pool.map(look, clips), "opening clips", len(clips)))

@@ -1,0 +1,210 @@
+"""Several corpora in one cache: speakers are kept apart, labels shared, each trains for each."""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serpipe.artifacts.results import read_results
+from serpipe.errors import UserError
+from serpipe.features.cache import open_cache
+from serpipe.pipeline.protocol import Protocol, make_plan
+
+from .conftest import Command
+
+#: The emotion codes of RAVDESS in the words of EMO-DB.
+GERMAN = {"01": "N", "03": "F", "04": "T", "05": "W", "06": "A", "07": "E"}
+
+
+@pytest.fixture
+def two_corpora(tmp_path: Path, sample: Path) -> tuple[Path, Path]:
+    """Return RAVDESS of six actors, and six others of its actors under the names of EMO-DB."""
+    ravdess, emodb = tmp_path / "ravdess", tmp_path / "emodb"
+    for number, speaker in zip(range(1, 7), ("03", "08", "09", "10", "11", "12"), strict=True):
+        shutil.copytree(sample / f"Actor_{number:02d}", ravdess / f"Actor_{number:02d}")
+        emodb.mkdir(exist_ok=True)
+        for clip in sorted((sample / f"Actor_{number + 6:02d}").iterdir()):
+            emotion = clip.stem.split("-")[2]
+            if emotion in GERMAN:
+                shutil.copy(clip, emodb / f"{speaker}a01{GERMAN[emotion]}a.flac")
+    return ravdess, emodb
+
+
+@pytest.fixture
+def cache(serpipe: Command, two_corpora: tuple[Path, Path], small_encoder: Path) -> Path:
+    ravdess, emodb = two_corpora
+    done = serpipe("extract", "--data", ravdess, "--data", emodb, "--encoder", small_encoder)
+    assert done.code == 0, done.err
+    return Path(done.out.strip())
+
+
+def test_corpora_share_a_cache_and_no_speaker(serpipe: Command, cache: Path) -> None:
+    opened = open_cache(cache)
+    assert len(opened) == 6 * 8 + 6 * 6
+    table = opened.clips
+    assert {"Freude", "happy"} <= set(table["emotion"])
+    assert Counter(table["shared_emotion"])["happiness"] == 12
+    assert set(table["language"]) == {"en", "de"}
+    assert set(table["vocal_channel"]) == {"speech", ""}
+    plan = make_plan(opened, Protocol())
+    assert plan.target.column == "shared_emotion"
+    assert len(plan.split.folds) == 12  # 03 of one corpus is not 03 of the other
+    standard = make_plan(opened, Protocol(split="standard", train_on=["emodb"]))
+    assert sorted(fold.name for fold in standard.split.folds) == [
+        "03",
+        "08",
+        "09",
+        "10",
+        "11",
+        "12",
+    ]
+    told = make_plan(opened, Protocol(keep=["angry", "sadness"], merge={"calm": "sad"}))
+    assert set(told.problem.labels) == {"anger", "sadness"}
+
+
+def test_a_corpus_is_tested_by_what_another_taught(serpipe: Command, cache: Path) -> None:
+    plan = make_plan(open_cache(cache), Protocol(train_on=["emodb"], test_on=["ravdess"]))
+    (fold,) = plan.split.folds
+    assert set(plan.clips["corpus"][fold.train]) == {"emodb"}
+    assert set(plan.clips["corpus"][fold.test]) == {"ravdess"}
+    assert set(plan.problem.labels) == {
+        "anger",
+        "disgust",
+        "fear",
+        "happiness",
+        "neutral",
+        "sadness",
+    }
+    assert "calm dropped" in plan.target.changes
+    assert set(plan.problem.everybody().train.tolist()) == set(fold.train.tolist())
+    arguments = (
+        "--train-on",
+        "emodb",
+        "--test-on",
+        "ravdess",
+        "--layers",
+        "1-2",
+        "--grid",
+        "C=0.1",
+    )
+    run = Path(serpipe("fit", *arguments).out.strip())
+    results = read_results(run)
+    assert results.summary.clips == 36
+    assert set(results.clips["corpus"]) == {"ravdess"}
+    assert all(speaker.startswith("ravdess:") for speaker in results.summary.speakers)
+    assert "trained on emodb (36 clips of 6 speakers)" in serpipe("report", run).out
+    with (run / "clips.csv").open() as file:
+        assert {row["fold"] for row in csv.DictReader(file)} == {"emodb>ravdess"}
+
+
+def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache: Path) -> None:
+    done = serpipe("fit", "--cross-corpus", "--layers", "2", "--grid", "C=0.1", "--format", "json")
+    runs = [each["run"] for each in json.loads(done.out)["runs"]]
+    assert len(runs) == 4
+    told = serpipe("report", *runs, "--format", "json", "--out", "matrix")
+    tables = json.loads(told.out)["tables"]
+    cells = {(row["trained_on"], row["tested_on"]): row for row in tables["matrix-lr"]}
+    assert set(cells) == {(a, b) for a in ("emodb", "ravdess") for b in ("emodb", "ravdess")}
+    assert {row["chance"] for row in cells.values()} == {1 / 6}  # the labels that both have
+    for run in runs:
+        results = read_results(Path(run))
+        train, test = cells_of(results.summary.split, set(results.clips["corpus"].tolist()))
+        right = results.clips["label"] == results.predicted["lr"]["nested"]
+        assert cells[train, test]["accuracy"] == pytest.approx(right.mean())
+    # On the same clips: within EMO-DB against RAVDESS to EMO-DB, and the other way round.
+    assert len(tables["comparisons"]) == 2
+    assert (Path("matrix") / "matrix-lr.png").is_file()
+    assert serpipe("fit", "--cross-corpus", "--out", "one").code == 2
+
+
+def cells_of(split: str, corpora: set[str]) -> tuple[str, str]:
+    if split == "loso":
+        (corpus,) = corpora
+        return corpus, corpus
+    train, test = split.removeprefix("cross:").split(">")
+    return train, test
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"train_on": ["savee"]}, "no such corpus"),
+        ({"train_on": ["emodb"], "test_on": ["emodb", "ravdess"]}, "emodb is in both"),
+        ({"train_on": ["emodb"], "test_on": ["ravdess"], "keep": ["calm", "anger"]}, "calm is not"),
+    ],
+)
+def test_what_cannot_be_crossed_is_said(
+    cache: Path, fields: dict[str, list[str]], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        make_plan(open_cache(cache), Protocol(**fields))  # type: ignore[arg-type]
+
+
+def test_a_recording_of_both_corpora_is_refused(
+    serpipe: Command, two_corpora: tuple[Path, Path], small_encoder: Path
+) -> None:
+    ravdess, emodb = two_corpora
+    clip = next((ravdess / "Actor_01").glob("03-01-05-*.flac"))
+    shutil.copy(clip, emodb / "13a01Wa.flac")
+    done = serpipe("extract", "--data", ravdess, "--data", emodb, "--encoder", small_encoder)
+    assert done.code == 2
+    assert "byte for byte" in done.err
+
+
+def test_corpora_are_listed_described_and_tabled(
+    serpipe: Command, two_corpora: tuple[Path, Path], shared: Path
+) -> None:
+    told = json.loads(serpipe("corpora", "list", "--format", "json").out)["tables"]["corpora"]
+    assert {row["name"]: row["clips"] for row in told} == {
+        "ravdess": 1440, "ravdess-song": 1012, "ravdess-all": 2452, "cremad": 7442, "emodb": 535,
+        "savee": 480, "shemo": 3000, "tess": 2800, "iemocap": 10039,
+    }  # fmt: skip
+    assert "registration" in serpipe("corpora", "download", "savee", "--to", "x").err
+    silent = two_corpora[0] / "Actor_01" / "03-01-01-01-02-02-01.wav"
+    import soundfile
+
+    soundfile.write(silent, np.zeros(16000), 16000)
+    info = json.loads(serpipe("corpora", "info", *two_corpora[:1], "--format", "json").out)
+    assert info["facts"]["clips"] == "49 of 1440 of the release"
+    assert info["facts"]["unusable"] == "1"
+    assert any("is silent" in note for note in info["notes"])
+    assert any("186 of 192 happy" in note for note in info["notes"])
+    happy = next(row for row in info["tables"]["emotions"] if row["emotion"] == "happy")
+    assert (happy["female"], happy["male"], happy["all"], happy["release"]) == (3, 3, 6, 192)
+    originals = shared / "data" / "originals"
+    names = ("ravdess", "tess", "emodb", "cremad")
+    done = serpipe("corpora", "table", *(originals / name for name in names), "--out", "t.csv")
+    assert done.code == 0
+    with Path("t.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert Counter(row["corpus"] for row in rows) == {
+        "ravdess": 9, "tess": 8, "emodb": 11, "cremad": 10
+    }  # fmt: skip
+    rates = {row["name"]: row["sampling_rate"] for row in rows}
+    assert rates["OAF_food_fear"] == "96000"
+    assert rates["YAF_germ_angry"] == "24414"
+    assert all(len(row["sha256"]) == 64 for row in rows)
+
+
+def test_a_manifest_is_extracted_and_fitted(
+    serpipe: Command, sample: Path, small_encoder: Path
+) -> None:
+    lines = ["path,speaker,mood,room"]
+    for actor in range(1, 7):
+        for clip in sorted((sample / f"Actor_{actor:02d}").iterdir()):
+            mood = "loud" if clip.stem.split("-")[2] in ("05", "06", "08") else "quiet"
+            lines.append(f"{clip.relative_to(sample)},a{actor},{mood},{actor % 2}")
+    Path("clips.csv").write_text("\n".join(lines))
+    done = serpipe(
+        "extract", "--manifest", "clips.csv", "--data", sample, "--encoder", small_encoder
+    )
+    assert done.code == 0, done.err
+    run = serpipe("fit", "--target", "mood", "--layers", "2", "--grid", "C=0.1")
+    assert run.code == 0, run.err
+    results = read_results(Path(run.out.strip()))
+    assert (results.summary.target, list(results.summary.labels)) == ("mood", ["loud", "quiet"])
+    assert len(results.summary.speakers) == 6
+    assert serpipe("report").code == 0

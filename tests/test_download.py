@@ -1,0 +1,577 @@
+"""Archives are fetched whole or not at all, whatever a server does, and unpacked safely."""
+
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import ssl
+import stat
+import subprocess
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from serpipe.corpora import download as module
+from serpipe.corpora.corpus import Archive
+from serpipe.corpora.download import ATTEMPTS, MAX_REDIRECTS, Downloaded, download, track_bytes
+from serpipe.errors import MachineError, UserError
+
+from .conftest import run_python
+
+BODY = os.urandom(300_000)
+OTHER = os.urandom(300_000)
+
+
+@dataclass
+class Served:
+    """How the server serves a path, and what it was asked and has sent of it."""
+
+    body: bytes = BODY
+    etag: str = '"one"'
+    modified: str = ""
+    ranges: bool = True
+    if_range: bool = True
+    drops: list[int] = field(default_factory=list)  # bytes after which an answer breaks off
+    announced: int | None = None
+    chunked: bool = False
+    endless: bool = False
+    status: int = 200
+    location: str = ""
+    asked: list[str | None] = field(default_factory=list)
+    sent: int = 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        served: Served = self.server.paths[self.path]  # type: ignore[attr-defined]
+        asked = self.headers.get("Range")
+        served.asked.append(asked)
+        if served.status != 200:
+            self.send_response(served.status)
+            if served.location:
+                self.send_header("Location", served.location)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(asked[len("bytes=") : -1]) if asked and served.ranges else 0
+        condition = self.headers.get("If-Range")
+        if served.if_range and condition and condition not in (served.etag, served.modified):
+            start = 0
+        if start and start >= len(served.body):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(served.body)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start else 200)
+        size = len(served.body)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        if served.etag:
+            self.send_header("ETag", served.etag)
+        if served.modified:
+            self.send_header("Last-Modified", served.modified)
+        if served.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif not served.endless:
+            self.send_header("Content-Length", str(served.announced or size - start))
+        self.end_headers()
+        self.close_connection = True
+        body = served.body[start:]
+        if served.drops:
+            body = body[: served.drops.pop(0)]
+        try:
+            while True:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(body), body) if served.chunked else body)
+                served.sent += len(body)
+                if not served.endless:
+                    break
+            if served.chunked and len(body) == size - start:
+                self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            pass  # the other side has had enough
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.paths: dict[str, Served] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A real web server on this machine."""
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def md5(content: bytes) -> str:
+    return "md5:" + hashlib.md5(content).hexdigest()
+
+
+def fetch(
+    server: Server, served: Served, folder: Path, *, name: str = "a.bin", **of_archive: object
+) -> Downloaded:
+    """Have an archive served in some way and download it."""
+    server.paths[f"/{name}"] = served
+    archive = Archive(f"{server.url}/{name}", name, **of_archive)  # type: ignore[arg-type]
+    return download([archive], folder, pause=0)[0]
+
+
+def refused(call: Callable[[], object], *words: str, error: type[Exception] = MachineError) -> str:
+    """The one line of an error, which has these words."""
+    with pytest.raises(error) as caught:
+        call()
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "expected" in told
+    for word in words:
+        assert word in told
+    return told
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    """What is in a folder, besides the lock."""
+    found = {path for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in found
+        if path.name != ".download.lock"
+    }
+
+
+# --- Receiving
+
+
+@pytest.mark.parametrize("checksum", [md5(BODY), "sha256:" + hashlib.sha256(BODY).hexdigest(), ""])
+@pytest.mark.parametrize("size", [0, len(BODY)])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_archive_arrives_whole_and_is_not_fetched_again(
+    server: Server, tmp_path: Path, checksum: str, size: int, chunked: bool
+) -> None:
+    served = Served(chunked=chunked)
+    for fetched in (True, False):
+        got = fetch(server, served, tmp_path, checksum=checksum, size=size)
+        assert got.sha256 == hashlib.sha256(BODY).hexdigest()
+        assert (got.size, got.fetched, got.verified) == (len(BODY), fetched, bool(checksum))
+        assert left(tmp_path) == {"a.bin": BODY}
+    assert served.sent == len(BODY)
+
+
+def test_the_bytes_shown_are_the_bytes_received(server: Server, tmp_path: Path) -> None:
+    server.paths["/a"] = Served(drops=[100_000])
+    shown: list[int] = []
+
+    def track(chunks: Iterable[bytes], what: str, total: int) -> Iterator[bytes]:
+        assert (what, total) == ("a.bin", len(BODY))
+        for chunk in chunks:
+            shown.append(len(chunk))
+            yield chunk
+
+    archive = Archive(f"{server.url}/a", "a.bin", len(BODY), md5(BODY))
+    download([archive], tmp_path, track=track, pause=0)
+    assert sum(shown) == len(BODY)
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for total in (0, 3):
+        assert list(track_bytes([b"ab", b"c"], "a.bin", total)) == [b"ab", b"c"]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_dropped_connection_is_taken_up_where_it_broke(
+    server: Server, tmp_path: Path, chunked: bool
+) -> None:
+    served = Served(drops=[100_000, 50_000], chunked=chunked)
+    fetch(server, served, tmp_path, size=len(BODY), checksum=md5(BODY))
+    assert left(tmp_path) == {"a.bin": BODY}
+    assert served.asked == [None, "bytes=100000-", "bytes=150000-"]
+    assert served.sent == len(BODY)  # not one byte twice
+
+
+def test_a_later_run_takes_up_what_an_earlier_one_left(server: Server, tmp_path: Path) -> None:
+    served = Served(drops=[20_000] * ATTEMPTS)
+    told = refused(lambda: fetch(server, served, tmp_path), str(len(BODY)), "kept")
+    assert f"have {20_000 * ATTEMPTS}" in told
+    assert left(tmp_path)["a.bin.part"] == BODY[: 20_000 * ATTEMPTS]
+    assert "a.bin" not in left(tmp_path)
+    fetch(server, served, tmp_path)
+    assert left(tmp_path) == {"a.bin": BODY}
+    assert served.sent == len(BODY)
+
+
+def test_what_came_whole_before_the_program_was_stopped_is_not_asked_for(
+    server: Server, tmp_path: Path
+) -> None:
+    served = Served(drops=[20_000] * ATTEMPTS)
+    refused(lambda: fetch(server, served, tmp_path))
+    (tmp_path / "a.bin.part").write_bytes(BODY)
+    assert fetch(server, served, tmp_path).size == len(BODY)
+    assert len(served.asked) == ATTEMPTS
+
+
+def test_a_server_that_knows_no_ranges_sends_all_anew(server: Server, tmp_path: Path) -> None:
+    served = Served(ranges=False, drops=[100_000])
+    fetch(server, served, tmp_path, size=len(BODY), checksum=md5(BODY))
+    assert left(tmp_path) == {"a.bin": BODY}
+    assert served.sent == 100_000 + len(BODY)
+
+
+@pytest.mark.parametrize(
+    "before, after, if_range",
+    [
+        ({"etag": '"one"'}, {"etag": '"two"'}, True),
+        ({"etag": '"one"'}, {"etag": '"two"'}, False),
+        ({"etag": 'W/"one"'}, {"etag": 'W/"two"'}, True),
+        (
+            {"etag": "", "modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+            {"etag": "", "modified": "Tue, 02 Jan 2024 00:00:00 GMT"},
+            True,
+        ),
+        ({"etag": ""}, {"etag": ""}, True),  # nothing tells them apart
+    ],
+)
+def test_a_file_that_changed_is_started_anew(
+    server: Server,
+    tmp_path: Path,
+    before: dict[str, str],
+    after: dict[str, str],
+    if_range: bool,
+) -> None:
+    refused(lambda: fetch(server, Served(**before, drops=[9_000] * ATTEMPTS), tmp_path))  # type: ignore[arg-type]
+    assert left(tmp_path)["a.bin.part"]
+    served = Served(OTHER, **after, if_range=if_range)  # type: ignore[arg-type]
+    fetch(server, served, tmp_path)
+    assert left(tmp_path) == {"a.bin": OTHER}
+    # Asked for by If-Range, or not at all for a part, one answer is enough.
+    assert len(served.asked) == (1 if if_range and "W/" not in before["etag"] else 2)
+
+
+def test_a_part_of_another_address_is_not_gone_on_with(server: Server, tmp_path: Path) -> None:
+    refused(lambda: fetch(server, Served(drops=[9_000] * ATTEMPTS), tmp_path))
+    server.paths["/b"] = served = Served(OTHER)
+    download([Archive(f"{server.url}/b", "a.bin")], tmp_path)
+    assert served.asked == [None]
+    assert left(tmp_path) == {"a.bin": OTHER}
+
+
+@pytest.mark.parametrize(
+    "served, size, words",
+    [
+        (Served(announced=5), len(BODY), "announces 5 bytes"),
+        (Served(announced=10**12), 0, "announces 1000000000000 bytes"),
+        (Served(), len(BODY) - 1, f"announces {len(BODY)} bytes"),
+        (Served(endless=True), len(BODY), "more than"),
+        (Served(chunked=True), len(BODY) - 1, "more than"),
+    ],
+)
+def test_a_server_that_sends_another_length_is_refused(
+    server: Server, tmp_path: Path, served: Served, size: int, words: str
+) -> None:
+    refused(lambda: fetch(server, served, tmp_path, size=size), words)
+    assert left(tmp_path) == {}
+    assert len(served.asked) == 1
+
+
+def test_an_endless_body_of_no_known_size_ends(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 1_000_000)
+    refused(lambda: fetch(server, Served(endless=True), tmp_path), "more than 1000000 bytes")
+    assert left(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        Served(announced=len(BODY) + 1, ranges=False),
+        Served(chunked=True, drops=[9_000] * ATTEMPTS, ranges=False),
+        Served(b""),
+    ],
+)
+def test_less_than_was_announced_is_never_the_archive(
+    server: Server, tmp_path: Path, served: Served
+) -> None:
+    refused(lambda: fetch(server, served, tmp_path))
+    assert "a.bin" not in left(tmp_path)
+
+
+def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    should = md5(OTHER)
+    told = refused(lambda: fetch(server, Served(), tmp_path, checksum=should), "run the same")
+    assert md5(BODY)[4:] in told
+    assert should[4:] in told
+    assert left(tmp_path) == {}
+
+
+def test_an_archive_of_the_users_that_is_another_is_refused_and_stays(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "a.bin").write_bytes(OTHER)
+    served = Served()
+    refused(lambda: fetch(server, served, tmp_path, checksum=md5(BODY)), "remove it")
+    refused(lambda: fetch(server, served, tmp_path, size=5), "expected 5 bytes")
+    assert left(tmp_path) == {"a.bin": OTHER}
+    assert not served.asked
+
+
+@pytest.mark.parametrize(
+    "status, asked", [(204, 1), (404, 1), (403, 1), (304, 1), (500, ATTEMPTS), (503, ATTEMPTS)]
+)
+def test_what_a_server_answers_instead_is_told(
+    server: Server, tmp_path: Path, status: int, asked: int
+) -> None:
+    served = Served(status=status)
+    refused(lambda: fetch(server, served, tmp_path), f"answers {status}")
+    assert len(served.asked) == asked
+
+
+def test_a_part_longer_than_the_file_is_started_anew(server: Server, tmp_path: Path) -> None:
+    served = Served(drops=[20_000] * ATTEMPTS)
+    refused(lambda: fetch(server, served, tmp_path))
+    (tmp_path / "a.bin.part").write_bytes(BODY + b"more")  # the server answers 416
+    fetch(server, served, tmp_path)
+    assert left(tmp_path) == {"a.bin": BODY}
+
+
+def test_no_server_is_told(tmp_path: Path) -> None:
+    with Server() as server:
+        url = server.url
+    refused(lambda: download([Archive(url, "a.bin")], tmp_path, pause=0), url, "no answer")
+
+
+def test_redirects_are_followed_but_not_for_ever(server: Server, tmp_path: Path) -> None:
+    for number in range(1, MAX_REDIRECTS + 2):
+        server.paths[f"/{number}"] = Served(status=302, location=f"/{number - 1}")
+    server.paths["/0"] = Served()
+    server.paths["/loop"] = Served(status=301, location=f"{server.url}/loop")
+    many, loop = f"{server.url}/{MAX_REDIRECTS + 1}", f"{server.url}/loop"
+    download([Archive(f"{server.url}/{MAX_REDIRECTS}", "a.bin")], tmp_path)
+    assert left(tmp_path) == {"a.bin": BODY}
+    refused(lambda: download([Archive(many, "b.bin")], tmp_path), "redirects more than")
+    refused(lambda: download([Archive(loop, "b.bin")], tmp_path), "redirects more than")
+    assert len(server.paths["/loop"].asked) == MAX_REDIRECTS + 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/a",
+        "http://me:word@127.0.0.1/a",
+        "http://[",
+        "data:,x",
+    ],
+)
+def test_only_the_open_web_is_read(server: Server, tmp_path: Path, address: str) -> None:
+    refused(lambda: download([Archive(address, "a.bin")], tmp_path), "leads to")
+    moved = Served(status=302, location=address)
+    refused(lambda: fetch(server, moved, tmp_path, name="b.bin"), "leads to")
+    assert left(tmp_path) == {}
+
+
+def test_no_redirect_leads_from_https_to_http(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not here to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    rest = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    rest += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *rest], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server.paths["/a"] = Served()
+    with Server() as secure:
+        secure.socket = context.wrap_socket(secure.socket, server_side=True)
+        threading.Thread(target=secure.serve_forever, args=(0.01,), daemon=True).start()
+        url = secure.url.replace("http:", "https:")
+        secure.paths["/a"] = Served()
+        secure.paths["/down"] = Served(status=302, location=f"{server.url}/a")
+        server.paths["/up"] = Served(status=302, location=f"{url}/a")
+        out = tmp_path / "out"
+        refused(lambda: download([Archive(f"{url}/down", "a.bin")], out), "from https")
+        download([Archive(f"{server.url}/up", "a.bin")], out)
+        secure.shutdown()
+    assert left(out) == {"a.bin": BODY}
+    assert not server.paths["/a"].asked
+
+
+def test_what_fits_on_the_disk_is_kept_and_gone_on_with(server: Server, tmp_path: Path) -> None:
+    served = server.paths["/a"] = Served()
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from serpipe.corpora.corpus import Archive\n"
+        "from serpipe.corpora.download import download\n"
+        "from serpipe.errors import MachineError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: download([Archive(sys.argv[1], 'a.bin')], Path(sys.argv[2]))\n"
+        "except MachineError as error: print(error)\n"
+    )
+    ran = run_python("-c", script, f"{server.url}/a", tmp_path)
+    assert ran.stderr == ""
+    assert "a.bin.part: cannot be written (File too large)" in ran.stdout
+    assert len(ran.stdout.splitlines()) == 1
+    assert left(tmp_path)["a.bin.part"] == BODY[:100_000]
+    download([Archive(f"{server.url}/a", "a.bin")], tmp_path)
+    assert served.asked == [None, "bytes=100000-"]
+    assert left(tmp_path) == {"a.bin": BODY}
+
+
+def test_two_downloads_do_not_write_the_same_folder(server: Server, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".download.lock"):
+        refused(lambda: fetch(server, Served(), tmp_path), "another download", error=UserError)
+
+
+# --- Unpacking
+
+
+def zipped(files: dict[str, bytes], **attributes: int) -> bytes:
+    """A zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = attributes.get("mode", stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, content)
+    return buffer.getvalue()
+
+
+def tarred(files: dict[str, bytes], kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A gzipped tar archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "" if kind == tarfile.REGTYPE else "/etc/passwd"
+            info.size = len(content) if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def unpacked(server: Server, body: bytes, folder: Path, name: str = "a.zip") -> Downloaded:
+    return fetch(server, Served(body), folder, name=name)
+
+
+@pytest.mark.parametrize("name, pack", [("a.zip", zipped), ("a.tar.gz", tarred), ("a.TGZ", tarred)])
+def test_real_clips_are_unpacked_as_they_were(
+    server: Server,
+    tmp_path: Path,
+    sample: Path,
+    name: str,
+    pack: Callable[[dict[str, bytes]], bytes],
+) -> None:
+    clips = {f"Actor_01/{path.name}": path.read_bytes() for path in (sample / "Actor_01").iterdir()}
+    junk = {"__MACOSX/Actor_01/._x.wav": b"?", "Actor_01/._y.wav": b"?", ".DS_Store": b"?"}
+    body = pack(clips | junk)
+    assert unpacked(server, body, tmp_path, name).unpacked == len(clips)
+    assert left(tmp_path) == clips | {name: body}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.flac")}
+    assert unpacked(server, body, tmp_path, name).unpacked == len(clips)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.flac")}
+
+
+def test_a_file_that_differs_is_not_replaced(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"mine!")
+    body = zipped({"a.wav": b"a", "x.wav": b"other"})
+    told = refused(lambda: unpacked(server, body, tmp_path), "differs", error=UserError)
+    assert told.startswith(str(tmp_path / "x.wav"))
+    assert left(tmp_path) == {"a.zip": body, "a.wav": b"a", "x.wav": b"mine!"}
+
+
+@pytest.mark.parametrize(
+    "name, body, words",
+    [
+        ("a.zip", zipped({"ok.wav": b"1", "../evil": b"1"}), "leads out"),
+        ("a.zip", zipped({"ok.wav": b"1", "a/../../evil": b"1"}), "leads out"),
+        ("a.zip", zipped({"ok.wav": b"1", "..\\evil": b"1"}), "leads out"),
+        ("a.zip", zipped({"ok.wav": b"1", "/tmp/evil": b"1"}), "leads out"),
+        ("a.zip", zipped({"ok.wav": b"1", "C:\\evil": b"1"}), "leads out"),
+        ("a.zip", zipped({"evil": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777), "a link"),
+        ("a.zip", zipped({"evil": b""}, mode=stat.S_IFIFO | 0o777), "a device"),
+        ("a.zip", zipped({"ok.wav": b"1", "bomb": bytes(10**7)}), "holds more than"),
+        ("a.tgz", tarred({"ok.wav": b"1", "../evil": b"1"}), "leads out"),
+        ("a.tgz", tarred({"ok.wav": b"1", "/tmp/evil": b"1"}), "leads out"),
+        ("a.tgz", tarred({"evil": b""}, tarfile.SYMTYPE), "a link"),
+        ("a.tgz", tarred({"evil": b""}, tarfile.LNKTYPE), "a link"),
+        ("a.tgz", tarred({"evil": b""}, tarfile.CHRTYPE), "a device"),
+        ("a.tgz", tarred({"ok.wav": b"1", "bomb": bytes(10**7)}), "holds more than"),
+    ],
+)
+def test_an_archive_that_would_do_harm_writes_nothing(
+    server: Server, tmp_path: Path, name: str, body: bytes, words: str
+) -> None:
+    folder = tmp_path / "deep" / "down"
+    refused(lambda: unpacked(server, body, folder, name), words, "nothing is unpacked")
+    assert left(tmp_path) == {f"deep/down/{name}": body}
+
+
+def test_too_many_files_are_refused(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FILES", 3)
+    unpacked(server, zipped({f"{number}.wav": b"" for number in range(3)}), tmp_path / "three")
+    four = zipped({f"{number}.wav": b"" for number in range(4)})
+    refused(lambda: unpacked(server, four, tmp_path / "four"), "3 files")
+    assert left(tmp_path / "four") == {"a.zip": four}
+
+
+GOOD_ZIP = zipped({"a.wav": b"first", "b.wav": BODY})
+GOOD_TAR = tarred({"a.wav": b"first", "b.wav": BODY})
+BLOT = len(GOOD_ZIP) // 2
+
+
+@pytest.mark.parametrize(
+    "name, body",
+    [
+        ("a.zip", b"<html>Sign in</html>"),
+        ("a.zip", GOOD_ZIP[:-100]),
+        ("a.zip", GOOD_ZIP[:BLOT] + b"blot" + GOOD_ZIP[BLOT + 4 :]),
+        (
+            "a.zip",
+            GOOD_ZIP.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"),
+        ),
+        ("a.tgz", b"<html>Sign in</html>"),
+        ("a.tgz", GOOD_TAR[:BLOT]),
+        ("a.tgz", GOOD_TAR[:BLOT] + b"blot" + GOOD_TAR[BLOT + 4 :]),
+        ("a.tgz", gzip.compress(gzip.decompress(GOOD_TAR).replace(b"b.wav", b"c.wav"))),
+    ],
+)
+def test_a_damaged_archive_is_told_and_leaves_no_half_files(
+    server: Server, tmp_path: Path, name: str, body: bytes
+) -> None:
+    assert body not in (GOOD_ZIP, GOOD_TAR)
+    refused(lambda: unpacked(server, body, tmp_path, name), "is damaged", "remove it")
+    found = left(tmp_path)
+    assert found.pop(name) == body
+    assert found in ({}, {"a.wav": b"first"})
+
+
+def test_what_is_not_to_be_unpacked_is_not(server: Server, tmp_path: Path) -> None:
+    server.paths["/a"] = Served(GOOD_ZIP)
+    download([Archive(f"{server.url}/a", "a.zip")], tmp_path, unpack=False)
+    assert left(tmp_path) == {"a.zip": GOOD_ZIP}
