@@ -482,13 +482,15 @@ def convert(
 @app.command()
 def fit(
     head: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME,...",
-            help="lr (logistic regression), svm (RBF kernel), svm-linear, lgbm (LightGBM), several "
-            "joined by commas, or all.",
+            help="For labels lr (logistic regression), svm (RBF kernel), svm-linear, lgbm "
+            "(LightGBM); for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by "
+            "commas, or all.",
+            show_default="lr; for ratings ridge",
         ),
-    ] = "lr",
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -552,9 +554,20 @@ def fit(
     target: Annotated[
         str,
         typer.Option(
-            metavar="COLUMN", help="What to predict: emotion, sex, intensity, statement, ..."
+            metavar="COLUMN",
+            help="What to predict: emotion, sex, intensity, ..., or a column of numbers, such as "
+            "valence: these are ratings, and regressed.",
         ),
     ] = "emotion",
+    ratings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RATINGS.csv",
+            help="Ratings of the target from a file of their own: name (of the clip), the column "
+            "that --target names, and rater if there are several.",
+            show_default=False,
+        ),
+    ] = None,
     merge: Annotated[
         list[str] | None,
         typer.Option(
@@ -632,11 +645,10 @@ def fit(
     from .features.cache import open_cache
     from .pipeline.heads import find_heads, read_grids
     from .pipeline.protocol import Protocol, cross_corpus_protocols
+    from .pipeline.ratings import read_ratings
     from .progress import track
     from .provenance import cores, provenance
 
-    heads = find_heads(head)
-    grids = read_grids(heads, grid or [])
     protocol = Protocol(
         split=split,
         layers=layers,
@@ -652,6 +664,10 @@ def fit(
     )
     opened = open_cache(cache or latest_cache())
     _say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
+    rated = read_ratings(ratings, target) if ratings else None
+    number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
+    heads = find_heads(head, "regression" if number else "classification")
+    grids = read_grids(heads, grid or [])
     protocols = cross_corpus_protocols(opened, protocol) if cross_corpus else (protocol,)
     if len(protocols) > 1 and out:
         raise UserError(f"--out {out}: {len(protocols)} runs; expected one; leave it away")
@@ -662,6 +678,7 @@ def fit(
             heads,
             grids,
             each,
+            ratings=rated,
             provenance=provenance(),
             out=out,
             jobs=jobs or cores(),

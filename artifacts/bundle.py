@@ -118,7 +118,7 @@ class Bundle:
 
     def predict(
         self, embeddings: Mapping[str, NDArray[np.float32]]
-    ) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Predict clips from their embeddings.
 
         Parameters
@@ -128,8 +128,8 @@ class Bundle:
 
         Returns
         -------
-        predicted : ndarray of str, shape (n_clips,)
-            Labels.
+        predicted : ndarray of str or float64, shape (n_clips,)
+            Labels or ratings.
         probabilities : ndarray of float64, shape (n_clips, n_labels)
             In the order of ``summary.labels``.
         """

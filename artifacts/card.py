@@ -7,8 +7,8 @@ from .bundle import BundleSummary
 from .checks import run_checks
 from .report import markdown_table, score_note
 from .results import RunResults, chosen
-from .table import percent_interval
-from .tables import METRICS, classes_table, groups_table
+from .table import interval_text
+from .tables import classes_table, groups_table
 
 
 def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
@@ -30,15 +30,14 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    from ..pipeline.statistics import intervals
-
     alone = {head: results.summary.heads[head]}
     summary = replace(results.summary, heads=alone, planned=[head])
     results = replace(results, summary=summary, predicted={head: results.predicted[head]})
-    tables = [classes_table(results)]
+    tables = [classes_table(results)] if summary.labels else []
     if results.group_columns:
         tables.append(groups_table(results))
-    scores = intervals(results.by_speaker(head))
+    measure, scores = results.measure, results.scores(head)
+    what = ", ".join(summary.labels) or f"{summary.target}, a number"
     encoder = summary.encoder["encoder"]
     licence = re.sub(r"[^a-z0-9.]+", "-", str(bundle.licence).lower()).strip("-") or "other"
     name = f"{encoder} + {head}"
@@ -57,16 +56,18 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
                 dataset_config=summary.split_title,
                 metric_type=key,
                 metric_name=f"{title}, {results.kind}",
-                metric_value=round(100 * scores[key].value, 1),
+                metric_value=round(
+                    measure.scale * scores[key].value, 1 if measure.in_percent else 3
+                ),
             )
-            for title, key in METRICS.items()
+            for title, key in measure.scores.items()
         ],
     )
     in_folds = "; ".join(
         f"{name} " + ", ".join(f"{value} in {n}" for value, n in counted.most_common())
         for name, counted in chosen(summary.heads[head]).items()
     )
-    weights = str(summary.encoder["weights_sha256"])[:12]
+    weights = str(summary.encoder.get("weights_sha256", ""))[:12]
     parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
     lines = [
         "---", data.to_yaml(), "---", "",
@@ -74,7 +75,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         *(f"> **{warning}.**\n" for warning in summary.warnings),
         f"Hears a frozen `{encoder}` (weights {weights}), layer "
         f"{bundle.layer['name']}, {summary.pooling} pooling over time; "
-        f"{summary.heads[head].title} ({parameters}) tells {', '.join(summary.labels)}.", "",
+        f"{summary.heads[head].title} ({parameters}) tells {what}.", "",
         "## Data", "",
         f"{summary.corpus}: {summary.clips} clips of {len(summary.speakers)} speakers."
         + (f" Labels: {', '.join(summary.changes)}." if summary.changes else ""),
@@ -83,7 +84,10 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         f"{summary.split_title}; {summary.inner}. These are scores of heads fitted in the same way "
         "without the test speakers; the saved head has heard all of them, and its layer and "
         f"hyper-parameters were chosen by all of them (in the folds: {in_folds}).", "",
-        *(f"- {title}: {percent_interval(scores[key])} %" for title, key in METRICS.items()), "",
+        *(
+            f"- {title}: {interval_text(scores[key], measure)}{measure.unit}"
+            for title, key in measure.scores.items()
+        ), "",
         score_note(summary), "",
         *(f"{table.title}\n\n{markdown_table(table)}" for table in tables),
         "## Limits", "",

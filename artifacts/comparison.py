@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..pipeline.statistics import Comparison, Interval, compare, intervals
+from ..pipeline.measures import Measure
+from ..pipeline.statistics import Comparison, Interval, compare
 from .checks import run_checks
 from .report import TEST_NOTE, Report, facts, score_note
 from .results import RunResults
 from .run import NESTED, RunSummary
-from .table import Table, percent_interval
-from .tables import METRICS, comparison_table, flat, identity
+from .table import Table, interval_text, score_text
+from .tables import comparison_table, flat, identity
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,14 @@ class Scored:
     scores: dict[str, Interval]
 
     @property
-    def counts(self) -> NDArray[np.int64]:
-        """Counts of each speaker, shape (n_speakers, n_labels, n_labels)."""
+    def counts(self) -> NDArray[Any]:
+        """Sums of each speaker, shape (n_speakers, ...)."""
         return self.results.by_speaker(self.head)
 
     @property
     def chance(self) -> float:
-        """The UAR that chance gives."""
-        return 1 / len(self.results.summary.labels)
+        """The first score that chance gives."""
+        return self.results.measure.chance(len(self.results.summary.labels))
 
     @property
     def corpora(self) -> tuple[str, str]:
@@ -91,6 +93,11 @@ class RunsCompared:
     pairs: tuple[Comparison, ...]
     apart: tuple[str, ...]
 
+    @property
+    def measure(self) -> Measure:
+        """How all of them are scored."""
+        return self.scored[0].results.measure
+
 
 def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     """Score runs, and test those against each other that predict the same clips.
@@ -107,19 +114,24 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     Raises
     ------
     UserError
-        If a run is named twice.
+        If a run is named twice, or some are of labels and some of ratings.
     """
     first: dict[object, int] = {}
     for number, results in enumerate(runs, 1):
         if first.setdefault(results.run.resolve(), number) != number:
             raise UserError(f"{results.run}: named twice; expected each run once; name another")
+        if results.summary.task != runs[0].summary.task:
+            raise UserError(
+                f"{results.run}: {results.summary.task}, where {runs[0].run} is "
+                f"{runs[0].summary.task}; expected the same scores; compare them apart"
+            )
     scored = [
         Scored(
             f"{number} {head}" + (f" ({marks})" if (marks := _marks(results.summary)) else ""),
             number,
             head,
             results,
-            intervals(results.by_speaker(head)),
+            results.scores(head),
         )
         for number, results in enumerate(runs, 1)
         for head in results.heads
@@ -131,8 +143,9 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     fair = [(a, b) for a, b in alike if _marks(a.results.summary) == _marks(b.results.summary)]
     unfair = [pair for pair in alike if pair not in fair]
     counts = {each.name: each.counts for each in scored}
-    tested = _compare(counts, fair)
-    shown = [replace(each, p=np.nan, p_holm=np.nan) for each in _compare(counts, unfair)]
+    measure = runs[0].measure
+    tested = _compare(counts, fair, measure)
+    shown = [replace(each, p=np.nan, p_holm=np.nan) for each in _compare(counts, unfair, measure)]
     others = [str(number) for number in range(2, len(runs) + 1) if clips[number - 1] != clips[0]]
     apart = []
     if others:
@@ -142,8 +155,17 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
         )
     if shown:
         apart.append("Without p: not tested, as one of the two is marked and the other is not.")
-    if len({a.results.summary.split for pair in tested for a in scored if a.name in (
-            pair.first, pair.second)}) > 1:  # fmt: skip
+    if (
+        len(
+            {
+                a.results.summary.split
+                for pair in tested
+                for a in scored
+                if a.name in (pair.first, pair.second)
+            }
+        )
+        > 1
+    ):
         apart.append("Runs of different splits differ in their training clips, too.")
     shared, titles = _titles([results.summary for results in runs])
     return RunsCompared(shared, titles, tuple(scored), (*tested, *shown), tuple(apart))
@@ -161,28 +183,32 @@ def report_runs(compared: RunsCompared) -> Report:
     -------
     Report
     """
-    scored = compared.scored
+    scored, measure = compared.scored, compared.measure
     runs = {each.run: each.results for each in scored}
     legend = tuple((f"run {n}", title) for n, title in enumerate(compared.titles, 1))
     table = Table(
         "runs",
         "Results",
-        ("run and head", *(f"{name} [95 %]" for name in METRICS), "chance", "clips"),
+        ("run and head", *(f"{name} [95 %]" for name in measure.scores), "chance", "clips"),
         tuple(
-            (each.name, *(percent_interval(each.scores[key]) for key in METRICS.values()),
-             f"{100 * each.chance:.1f}", str(each.results.summary.clips))
+            (
+                each.name,
+                *(interval_text(each.scores[key], measure) for key in measure.scores.values()),
+                score_text(each.chance, measure),
+                str(each.results.summary.clips),
+            )
             for each in scored
         ),
         note="; ".join(f"{name}: {title}" for name, title in legend) + ".",
         records=tuple(
             {**each.identity, **flat(each.scores), "chance": each.chance} for each in scored
         ),
-    )  # fmt: skip
+    )
     tables = [table, *matrices(scored)]
     if compared.pairs:
         members = {each.name: each.identity for each in scored}
         fewest = min(len(results.summary.speakers) for results in runs.values())
-        tables.append(comparison_table(compared.pairs, "Compared", members, fewest))
+        tables.append(comparison_table(compared.pairs, "Compared", members, fewest, measure))
     fewest_run = min(runs.values(), key=lambda results: len(results.summary.speakers))
     return Report(
         ((("all runs", compared.shared),) if compared.shared else ()) + legend,
@@ -213,19 +239,29 @@ def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
     tables = []
     for head in dict.fromkeys(each.head for each in scored):
         cells = {each.corpora: each for each in scored if each.head == head}
+        measure = scored[0].results.measure
         trained, tested = (sorted({pair[side] for pair in cells}) for side in (0, 1))
         tables.append(
             Table(
                 f"matrix-{head}",
-                f"{head}: UAR by the corpus trained on (rows) and tested on (columns)",
+                f"{head}: {measure.title} by the corpus trained on (rows) and tested on (columns)",
                 ("trained on", *tested),
                 tuple(
-                    (a, *(percent_interval(cells[a, b].scores["uar"]) if (a, b) in cells else ""
-                          for b in tested))
+                    (
+                        a,
+                        *(
+                            interval_text(cells[a, b].scores[measure.key], measure)
+                            if (a, b) in cells
+                            else ""
+                            for b in tested
+                        ),
+                    )
                     for a in trained
                 ),
                 note="Bold: within a corpus, on speakers left out. Chance: "
-                + ", ".join(dict.fromkeys(f"{100 * each.chance:.1f}" for each in cells.values()))
+                + ", ".join(
+                    dict.fromkeys(score_text(each.chance, measure) for each in cells.values())
+                )
                 + ".",
                 marked=frozenset(
                     (row, column)
@@ -234,13 +270,19 @@ def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
                     if a == b
                 ),
                 records=tuple(
-                    {"head": head, "trained_on": a, "tested_on": b, **flat(each.scores),
-                     "chance": each.chance, "clips": each.results.summary.clips,
-                     "warning": "; ".join(each.results.summary.warnings)}
+                    {
+                        "head": head,
+                        "trained_on": a,
+                        "tested_on": b,
+                        **flat(each.scores),
+                        "chance": each.chance,
+                        "clips": each.results.summary.clips,
+                        "warning": "; ".join(each.results.summary.warnings),
+                    }
                     for (a, b), each in cells.items()
                 ),
             )
-        )  # fmt: skip
+        )
     return tuple(tables)
 
 
@@ -270,24 +312,30 @@ def report_layers(results: RunResults, head: str) -> Report:
             "one was chosen; fit with --layers all"
         )
     layers = {layer: results.by_speaker(head, layer) for layer in results.predicted[head]}
-    found = compare(layers, pairs=[(NESTED, layer) for layer in layers if layer != NESTED])
+    found = compare(
+        layers, results.measure, pairs=[(NESTED, layer) for layer in layers if layer != NESTED]
+    )
     members = {layer: {**identity(summary), "head": head, "layer": layer} for layer in layers}
     table = comparison_table(
         found,
         f"{head}: nested choice against each layer held fixed",
         members,
         len(summary.speakers),
+        results.measure,
     )
     return Report(
-        facts(summary), tuple(summary.warnings), (table,), (score_note(summary), TEST_NOTE),
+        facts(summary),
+        tuple(summary.warnings),
+        (table,),
+        (score_note(summary), TEST_NOTE),
         provenance=(summary.provenance,),
-    )  # fmt: skip
+    )
 
 
 def _compare(
-    counts: dict[str, NDArray[np.int64]], pairs: Sequence[tuple[Scored, Scored]]
+    counts: dict[str, NDArray[Any]], pairs: Sequence[tuple[Scored, Scored]], measure: Measure
 ) -> tuple[Comparison, ...]:
-    return compare(counts, pairs=[(a.name, b.name) for a, b in pairs]) if pairs else ()
+    return compare(counts, measure, pairs=[(a.name, b.name) for a, b in pairs]) if pairs else ()
 
 
 def _marks(summary: RunSummary) -> str:

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import write_bytes
-from ..pipeline.metrics import recalls, scores_of
+from ..pipeline.measures import Measure
+from ..pipeline.metrics import recalls
 from ..pipeline.statistics import Interval, intervals
 from .comparison import RunsCompared, matrices
 from .results import RunResults
-from .table import Table
-from .tables import RESOLVED
+from .run import NESTED
+from .table import Table, score_text
+from .tables import RESOLVED, n_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +67,7 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
     -------
     dict of str to Figure
         By name: ``layers`` where there are several, ``speakers``, ``groups`` where the corpus tells
-        any, and ``confusion-HEAD``.
+        any, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
     """
     from matplotlib import rc_context
 
@@ -77,7 +79,10 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
         if results.group_columns:
             figures["groups"] = draw_groups(results)
         for head in results.heads:
-            figures[f"confusion-{head}"] = draw_confusion(results, head)
+            if results.summary.labels:
+                figures[f"confusion-{head}"] = draw_confusion(results, head)
+            else:
+                figures[f"ratings-{head}"] = draw_ratings(results, head)
     return figures
 
 
@@ -103,56 +108,73 @@ def as_bytes(figure: "Figure", suffix: str) -> bytes:
 
 
 def draw_layers(results: RunResults) -> "Figure":
-    """Draw the UAR of each layer with its interval, and the nested result of each head."""
-    figure, axes = _new(results, "UAR of each layer held fixed (descriptive)", 8.5, 4.4)
+    """Draw the first score of each layer with its interval, and the nested one of each head."""
+    measure = results.measure
+    title = f"{measure.title} of each layer held fixed (descriptive)"
+    figure, axes = _new(results, title, 8.5, 4.4)
     layers = list(results.summary.layers)
-    uar = {
-        head: [intervals(results.by_speaker(head, layer))["uar"] for layer in layers]
+    first = {
+        head: [results.scores(head, layer)[measure.key] for layer in layers]
         for head in results.heads
     }
     for number, head in enumerate(results.heads):
-        found = uar[head]
-        nested = intervals(results.by_speaker(head))["uar"]
+        found = first[head]
+        nested = score_text(results.scores(head)[measure.key].value, measure)
         place = np.arange(len(layers)) + 0.08 * (number - (len(results.heads) - 1) / 2)
-        values = 100 * np.array([each.value for each in found])
-        ends = 100 * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+        values = measure.scale * np.array([each.value for each in found])
+        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
         axes.errorbar(
-            place, values, yerr=None if np.isnan(ends).any() else ends, capsize=2, linewidth=1.4,
-            markersize=5, linestyle=LINES[number],
-            label=f"{head} ({results.kind} {100 * nested.value:.1f})", **style,
-        )  # fmt: skip
-    chance = 100 / len(results.summary.labels)
+            place,
+            values,
+            yerr=None if np.isnan(ends).any() else ends,
+            capsize=2,
+            linewidth=1.4,
+            markersize=5,
+            linestyle=LINES[number],
+            label=f"{head} ({results.kind} {nested})",
+            **style,
+        )
+    chance = measure.scale * measure.chance(len(results.summary.labels))
     axes.axhline(chance, color="0.5", linewidth=1, linestyle=":")
-    axes.annotate(f"chance {chance:.1f}", (0, chance), xytext=(0, 3), color="0.35", fontsize=8,
-                  textcoords="offset points")  # fmt: skip
+    axes.annotate(
+        f"chance {chance:.{1 if chance else 0}f}",
+        (0, chance),
+        xytext=(0, 3),
+        color="0.35",
+        fontsize=8,
+        textcoords="offset points",
+    )
     axes.set_xticks(np.arange(len(layers)), layers, rotation=45 if len(layers) > 14 else 0)
     axes.set_xlabel("layer")
-    axes.set_ylabel("UAR in %" + _interval_label(chain(*uar.values())))
-    axes.set_ylim(0, 100)
+    axes.set_ylabel(measure.title + measure.unit + _interval_label(chain(*first.values())))
+    if measure.in_percent:
+        axes.set_ylim(0, 100)
     axes.legend(**_BESIDE)
     return figure
 
 
 def draw_speakers(results: RunResults) -> "Figure":
-    """Draw the UAR of each speaker: bars side by side, or below each other where they are many."""
-    heads = results.heads
+    """Draw each speaker's first score: bars side by side, or below each other if they are many."""
+    heads, measure = results.heads, results.measure
     counts = {head: results.counts(head) for head in heads}
     speakers = list(counts[heads[0]])
-    uar = {
-        head: [Interval(float(scores_of(c).uar), np.nan, np.nan) for c in counts[head].values()]
+    first = {
+        head: [Interval(float(measure.first(c)), np.nan, np.nan) for c in counts[head].values()]
         for head in heads
     }
-    title, chance = f"UAR of each speaker, {results.kind}", 100 / len(results.summary.labels)
+    title = f"{measure.title} of each speaker, {results.kind}"
+    chance = measure.scale * measure.chance(len(results.summary.labels))
     crowded = len(heads) * len(speakers) > MOST_BARS
     rows = [[head] for head in heads] if crowded else [list(heads)]
     width = _bars_width(rows[0], speakers)
-    figure, _ = _new(results, title, width, 4.2 if len(rows) == 1 else 2.0 * len(rows) + 1.2,
-                         rows=len(rows))  # fmt: skip
+    figure, _ = _new(
+        results, title, width, 4.2 if len(rows) == 1 else 2.0 * len(rows) + 1.2, rows=len(rows)
+    )
     for axes, shown in zip(figure.axes, rows, strict=True):
-        _bars(axes, speakers, {head: uar[head] for head in shown}, list(heads))
+        _bars(axes, speakers, {head: first[head] for head in shown}, measure, list(heads))
         axes.axhline(chance, color="black", linewidth=1.2, linestyle=":", label="chance")
-        axes.set_ylabel("UAR in %")
+        axes.set_ylabel(measure.title + measure.unit)
         axes.legend(**_BESIDE)
     for axes in figure.axes[:-1]:
         axes.tick_params(labelbottom=False)
@@ -163,22 +185,49 @@ def draw_speakers(results: RunResults) -> "Figure":
 
 
 def draw_groups(results: RunResults) -> "Figure":
-    """Draw the UAR of each group of clips as bars, with its interval."""
-    heads = results.heads
+    """Draw the first score of each group of clips as bars, with its interval."""
+    heads, measure = results.heads, results.measure
     groups = {head: results.groups(head) for head in heads}
     keys = list(groups[heads[0]])
-    uar = {head: [intervals(groups[head][key])["uar"] for key in keys] for head in heads}
+    first = {
+        head: [intervals(groups[head][key], measure)[measure.key] for key in keys] for head in heads
+    }
     figure, axes = _new(
-        results, f"UAR by group of clips, {results.kind}", _bars_width(heads, keys), 4.2
+        results,
+        f"{measure.title} by group of clips, {results.kind}",
+        _bars_width(heads, keys),
+        4.2,
     )
-    _bars(axes, [f"{column}\n{group or '(none)'}" for column, group in keys], uar)
+    _bars(axes, [f"{column}\n{group or '(none)'}" for column, group in keys], first, measure)
     for place, key in enumerate(keys):  # of a group that lacks a label, chance is higher
-        chance = 100 / (groups[heads[0]][key].sum(axis=(0, 2)) > 0).sum()
-        axes.hlines(chance, place - 0.45, place + 0.45, color="black", linewidth=1.2, linestyle=":",
-                    label="" if place else "chance")  # fmt: skip
+        column, group = key
+        there = n_labels(results, results.clips[column] == group)
+        chance = measure.scale * measure.chance(there)
+        axes.hlines(
+            chance,
+            place - 0.45,
+            place + 0.45,
+            color="black",
+            linewidth=1.2,
+            linestyle=":",
+            label="" if place else "chance",
+        )
     axes.set_xlabel("group")
-    axes.set_ylabel("UAR in %" + _interval_label(chain(*uar.values())))
+    axes.set_ylabel(measure.title + measure.unit + _interval_label(chain(*first.values())))
     axes.legend(**_BESIDE)
+    return figure
+
+
+def draw_ratings(results: RunResults, head: str) -> "Figure":
+    """Draw predicted ratings over true ones, a dot for each clip."""
+    figure, axes = _new(results, f"{head}: ratings predicted, {results.kind}", 5.4, 5.0)
+    truth, said = results.truth, results.predicted[head][NESTED]
+    ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+    axes.plot(ends, ends, color="0.5", linewidth=1, linestyle=":", label="as rated")
+    axes.scatter(truth, said, s=9, color=COLOURS[0], alpha=0.5, linewidths=0)
+    axes.set_xlabel(f"{results.summary.target}, as rated")
+    axes.set_ylabel(f"{results.summary.target}, predicted")
+    axes.legend(frameon=False)
     return figure
 
 
@@ -195,8 +244,15 @@ def draw_confusion(results: RunResults, head: str) -> "Figure":
     axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(share.shape):
         dark = share[row, column] > 55
-        axes.text(column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=8,
-                  color="white" if dark else "black")  # fmt: skip
+        axes.text(
+            column,
+            row,
+            f"{share[row, column]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+        )
     places = np.arange(len(labels))
     axes.set_xticks(places, labels, rotation=45, ha="right")
     found = recalls(counts)
@@ -226,46 +282,73 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
             [compared.shared, *(f"{n}: {title}" for n, title in enumerate(compared.titles, 1))]
         ).removeprefix("; ")
         scored = compared.scored
-        uar = [each.scores["uar"] for each in scored]
+        measure = compared.measure
+        first = [each.scores[measure.key] for each in scored]
         figure, axes = _forest(
-            "UAR of each run and head", about, [each.name for each in scored], uar
+            f"{measure.title} of each run and head",
+            about,
+            [each.name for each in scored],
+            first,
+            measure,
         )
         for place, each in enumerate(scored):
-            axes.vlines(100 * each.chance, place - 0.4, place + 0.4, color="black",
-                        linewidth=1.2, linestyle=":", label="" if place else "chance")  # fmt: skip
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("UAR in %" + _interval_label(uar))
+            axes.vlines(
+                measure.scale * each.chance,
+                place - 0.4,
+                place + 0.4,
+                color="black",
+                linewidth=1.2,
+                linestyle=":",
+                label="" if place else "chance",
+            )
+        if measure.in_percent:
+            axes.set_xlim(0, 100)
+        axes.set_xlabel(measure.title + measure.unit + _interval_label(first))
         axes.legend(**_BESIDE)
         figures = {"runs": figure}
         for table in matrices(scored):
-            figures[table.name] = draw_matrix(table, about)
+            figures[table.name] = draw_matrix(table, about, measure)
         if compared.pairs:
             pairs = [f"{pair.first} - {pair.second}" for pair in compared.pairs]
             figure, axes = _forest(
-                f"Differences in UAR; filled: resolved, p (Holm) below {RESOLVED}", about, pairs,
+                f"Differences in {measure.title}; filled: resolved, p (Holm) below {RESOLVED}",
+                about,
+                pairs,
                 [pair.difference for pair in compared.pairs],
+                measure,
                 [pair.p_holm < RESOLVED for pair in compared.pairs],
-            )  # fmt: skip
+            )
             axes.axvline(0, color="black", linewidth=1)
-            axes.set_xlabel("difference in points of UAR, 95 % interval over speakers")
+            axes.set_xlabel(
+                f"difference in {measure.title}{measure.unit}, 95 % interval over speakers"
+            )
             figures["comparisons"] = figure
         return figures
 
 
-def draw_matrix(table: Table, about: str) -> "Figure":
-    """Draw a cross-corpus matrix: UAR in percent, the corpus trained on down the side."""
+def draw_matrix(table: Table, about: str, measure: Measure) -> "Figure":
+    """Draw a cross-corpus matrix: the first score, the corpus trained on down the side."""
     trained, tested = [row[0] for row in table.rows], table.header[1:]
-    uar = {(each["trained_on"], each["tested_on"]): 100 * each["uar"] for each in table.records}
-    values = np.array([[uar.get((a, b), np.nan) for b in tested] for a in trained])
+    found = {
+        (each["trained_on"], each["tested_on"]): measure.scale * each[measure.key]
+        for each in table.records
+    }
+    values = np.array([[found.get((a, b), np.nan) for b in tested] for a in trained])
     figure, (axes,) = _axes(table.title, about, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained))
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=measure.scale, aspect="auto")
     for row, column in np.ndindex(values.shape):
         if not np.isnan(values[row, column]):
-            axes.text(column, row, f"{values[row, column]:.1f}", ha="center", va="center",
-                      color="white" if values[row, column] > 55 else "black")  # fmt: skip
+            axes.text(
+                column,
+                row,
+                score_text(float(values[row, column]) / measure.scale, measure),
+                ha="center",
+                va="center",
+                color="white" if values[row, column] > 0.55 * measure.scale else "black",
+            )
     axes.set_xticks(np.arange(len(tested)), tested)
     axes.set_yticks(np.arange(len(trained)), trained)
-    axes.set_xlabel("tested on (UAR in %)")
+    axes.set_xlabel(f"tested on ({measure.title}{measure.unit})")
     axes.set_ylabel("trained on")
     return figure
 
@@ -275,17 +358,23 @@ def _forest(
     about: str,
     names: list[str],
     found: list[Interval],
+    measure: Measure,
     filled: list[bool] | None = None,
 ) -> tuple["Figure", "Axes"]:
     """Return a figure of one value and its interval per line, the first on top."""
     figure, (axes,) = _axes(title, about, 9.0, 1.6 + 0.3 * len(names))
     for place, each in enumerate(found):
         known = filled is None or filled[place]
-        ends = 100 * np.array([[each.value - each.low], [each.high - each.value]])
+        ends = measure.scale * np.array([[each.value - each.low], [each.high - each.value]])
         axes.errorbar(
-            100 * each.value, place, xerr=None if np.isnan(ends).any() else ends, capsize=3,
-            color=COLOURS[0], marker="o", markerfacecolor=COLOURS[0] if known else "white",
-        )  # fmt: skip
+            measure.scale * each.value,
+            place,
+            xerr=None if np.isnan(ends).any() else ends,
+            capsize=3,
+            color=COLOURS[0],
+            marker="o",
+            markerfacecolor=COLOURS[0] if known else "white",
+        )
     axes.set_yticks(np.arange(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", color="0.9")
@@ -301,6 +390,7 @@ def _bars(
     axes: "Axes",
     names: list[str],
     bars: Mapping[str, Sequence[Interval]],
+    measure: Measure,
     heads: Sequence[str] | None = None,
 ) -> None:
     """Draw bars in groups; a head keeps its colour whichever others are drawn with it."""
@@ -309,14 +399,24 @@ def _bars(
     for number, (head, found) in enumerate(bars.items()):
         style = heads.index(head) % len(COLOURS)
         place = np.arange(len(names)) + width * (number - (len(bars) - 1) / 2)
-        values = 100 * np.array([each.value for each in found])
-        ends = 100 * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
-        axes.bar(place, values, width, label=head, color=COLOURS[style], edgecolor="black",
-                 linewidth=0.4, hatch=HATCHES[style], yerr=None if np.isnan(ends).all() else ends,
-                 error_kw={"linewidth": 1, "capsize": 2})  # fmt: skip
+        values = measure.scale * np.array([each.value for each in found])
+        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+        axes.bar(
+            place,
+            values,
+            width,
+            label=head,
+            color=COLOURS[style],
+            edgecolor="black",
+            linewidth=0.4,
+            hatch=HATCHES[style],
+            yerr=None if np.isnan(ends).all() else ends,
+            error_kw={"linewidth": 1, "capsize": 2},
+        )
     axes.set_xticks(np.arange(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylim(0, 100)
+    if measure.in_percent:
+        axes.set_ylim(0, 100)
 
 
 def _interval_label(found: Iterable[Interval]) -> str:

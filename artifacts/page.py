@@ -19,14 +19,15 @@ PIXELS_PER_INCH = 84
 
 @dataclass(frozen=True)
 class HardClip:
-    """A clip whose true label scored far below another.
+    """A clip whose true label scored far below another, or whose rating was far off.
 
     Attributes
     ----------
     path, speaker, truth, predicted : str
         Which, and what was said of it.
     margin : float
-        By how much the best other label scored higher than the truth.
+        By how much the best other label scored higher than the truth, or by how much the rating
+        was off.
     address : str
         Of its audio on this machine; empty if it is not there.
     """
@@ -58,14 +59,18 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
     """
     found = []
     path = results.run / "predictions" / f"{head}.csv"
+    labels = results.summary.labels
     for row in read_table(path):
         if row["layer"] != NESTED or row["truth"] == row["predicted"]:
             continue
-        scores = {
-            label: _number(row.get(f"score {label}"), path) for label in results.summary.labels
-        }
-        true = scores.pop(row["truth"])
-        margin = max(scores.values()) - true
+        if results.summary.labels:
+            scores = {label: _number(row.get(f"score {label}"), path) for label in labels}
+            true = scores.pop(row["truth"])
+            margin = max(scores.values()) - true
+        else:
+            truth, said = (_number(row[column], path) for column in ("truth", "predicted"))
+            margin = abs(truth - said)
+            row |= {"truth": f"{truth:.2f}", "predicted": f"{said:.2f}"}
         found.append((-margin, row["path"], row))
     hardest = []
     for below, name, row in sorted(found, key=lambda each: each[:2])[:HARDEST]:

@@ -45,7 +45,9 @@ def part_writer(
             "inner": [json_value(value) for value in result.inner],
             "chosen": result.chosen,
             "inner_not_converged": result.inner_not_converged,
-            "predicted": np.searchsorted(labels, result.predicted).tolist(),
+            "predicted": (
+                np.searchsorted(labels, result.predicted) if labels else result.predicted
+            ).tolist(),
             "scores": [[json_value(value) for value in row] for row in result.scores.tolist()],
             "converged": result.converged,
             "weights": list(result.weights),
@@ -79,7 +81,7 @@ def read_parts(
     folds : sequence of Fold
         The folds.
     labels : ndarray of str, shape (n_labels,)
-        All labels, sorted.
+        All labels, sorted; none of ratings.
     n_points : int
         Points of the grid.
 
@@ -98,10 +100,12 @@ def read_parts(
                     inner=tuple(_number(value) for value in content["inner"]),
                     chosen=int(content["chosen"]),
                     inner_not_converged=int(content["inner_not_converged"]),
-                    predicted=labels[np.array(content["predicted"], dtype=int)],
+                    predicted=labels[np.array(content["predicted"], dtype=int)]
+                    if len(labels)
+                    else np.array(content["predicted"], dtype=np.float64),
                     scores=np.array(
                         [[_number(value) for value in row] for row in content["scores"]]
-                    ).reshape(-1, len(labels)),
+                    ).reshape(len(content["predicted"]), len(labels)),
                     converged=bool(content["converged"]),
                     weights=tuple(map(float, content["weights"])),
                 )

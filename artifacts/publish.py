@@ -108,6 +108,6 @@ def _remove_earlier(folder: Path, names: Collection[str]) -> None:
         return
     for path in folder.iterdir():
         stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
-        ours = stem in REPORTED or stem.startswith(("confusion-", "matrix-"))
+        ours = stem in REPORTED or stem.startswith(("confusion-", "matrix-", "ratings-"))
         if ours and stem not in names:
             path.unlink()

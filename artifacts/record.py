@@ -16,6 +16,7 @@ from ..pipeline.fit import Choice, HeadFit, fit_final, fit_head
 from ..pipeline.folds import check_inner_folds
 from ..pipeline.heads import Grid, Head, paths
 from ..pipeline.layers import Candidate
+from ..pipeline.measures import MEASURES
 from ..pipeline.protocol import (
     Plan,
     Protocol,
@@ -24,6 +25,7 @@ from ..pipeline.protocol import (
     make_plan,
     read_layer,
 )
+from ..pipeline.ratings import Ratings
 from ..pipeline.statistics import count_by_group, intervals
 from ..progress import Track, no_track
 from .bundle import save_bundle
@@ -48,6 +50,7 @@ def record_run(
     grids: Mapping[str, Grid],
     protocol: Protocol | None = None,
     *,
+    ratings: Ratings | None = None,
     provenance: Mapping[str, Any],
     out: Path | None = None,
     jobs: int = 1,
@@ -68,6 +71,8 @@ def record_run(
         The values to try, by name of the head.
     protocol : Protocol, optional
         How; nested leave-one-speaker-out over all layers by default.
+    ratings : Ratings, optional
+        Of the target, from a file of their own.
     provenance : mapping
         JSON values to store beside the results.
     out : Path, optional
@@ -87,11 +92,18 @@ def record_run(
     UserError
         If the cache does not hold what the protocol needs, or ``out`` holds something else.
     """
-    plan = make_plan(cache, protocol or Protocol())
+    plan = make_plan(cache, protocol or Protocol(), ratings)
+    wrong = [head.name for head in heads if head.task != plan.task]
+    if wrong:
+        what = "labels" if plan.task == "classification" else "numbers"
+        raise UserError(
+            f"--head {wrong[0]}: {plan.target.column} is made of {what}; expected a head for "
+            "these; name one that `serpipe fit --help` lists for them"
+        )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     if anything_to_choose(plan, [grids[head.name] for head in heads]):
         folds = (*plan.split.folds, plan.problem.everybody())
-        check_inner_folds(folds, plan.problem.labels, plan.problem.speakers)
+        check_inner_folds(folds, plan.problem.strata, plan.problem.speakers)
     settings = {
         "format": FORMAT_VERSION,
         "content": content,
@@ -131,6 +143,8 @@ def record_run(
                 clips=len(plan.tested_labels),
                 content=content,
                 planned=[head.name for head in heads],
+                task=plan.task,
+                agreement=_agreement(ratings),
                 heads=done,
                 provenance={**provenance, "cache": cache.provenance},
             ),
@@ -151,6 +165,12 @@ def record_run(
             summarise()
             remove_parts(run, head.name)
     return run
+
+
+def _agreement(ratings: Ratings | None) -> dict[str, Any] | None:
+    if not ratings or not ratings.agreement:
+        return None
+    return {name: json_value(value) for name, value in asdict(ratings.agreement).items()}
 
 
 def _corpus_title(cache: Cache, plan: Plan) -> str:
@@ -215,10 +235,15 @@ def _record_bundle(
     problem, final = plan.problem, fit.final
     (candidate,) = (each for each in plan.candidates if each.name == final.layer)
     classifier, weights = fit_final(head, final.point, embeddings(candidate), problem)
+    measure = MEASURES[head.task]
     by_speaker = count_by_group(
-        plan.tested_labels, fit.nested.predicted, plan.tested_clips["speaker"], problem.names
+        plan.tested_labels,
+        fit.nested.predicted,
+        plan.tested_clips["speaker"],
+        problem.names,
+        measure,
     )
-    scores = intervals(np.stack(list(by_speaker.values())))
+    scores = intervals(np.stack(list(by_speaker.values())), measure)
     save_bundle(
         folder,
         classifier,
@@ -278,7 +303,7 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
         "fold": choice.fold,
         "layer": choice.layer,
         "parameters": choice.point,
-        "inner_uar": json_value(choice.inner_uar),
+        "inner_score": json_value(choice.inner_score),
     }
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from ..pipeline.statistics import DRAWS, FEWEST_SPEAKERS, compare, intervals
+from ..pipeline.measures import MEASURES
+from ..pipeline.statistics import DRAWS, FEWEST_SPEAKERS, compare
 from .baselines import baseline_table
 from .checks import Check, run_checks
 from .results import RunResults
 from .run import RunSummary
-from .table import Table, as_csv, as_latex, as_markdown, percent_interval
+from .table import Table, as_csv, as_latex, as_markdown, interval_text
 from .tables import (
     classes_table,
     comparison_table,
@@ -25,8 +26,8 @@ from .tables import (
 )
 
 TEST_NOTE = (
-    "p: two-sided Wilcoxon signed-rank test over the speakers' UAR, and corrected by Holm for all "
-    "pairs."
+    "p: two-sided Wilcoxon signed-rank test over the speakers' scores, and corrected by Holm for "
+    "all pairs."
 )
 _NO_BASELINE = (
     "No published result that we know agrees in corpus, split, labels and number of clips."
@@ -93,15 +94,29 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         heads = {head: results.by_speaker(head) for head in results.heads}
         members = {head: {**identity(summary), "head": head} for head in heads}
         title = f"Heads compared, {results.kind}"
-        tables.append(comparison_table(compare(heads), title, members, len(summary.speakers)))
+        tables.append(
+            comparison_table(
+                compare(heads, results.measure),
+                title,
+                members,
+                len(summary.speakers),
+                results.measure,
+            )
+        )
         notes.append(TEST_NOTE)
-    tables += [layers_table(results), classes_table(results)]
+    tables.append(layers_table(results))
+    if summary.labels:
+        tables.append(classes_table(results))
     if results.group_columns:
         tables.append(groups_table(results))
     return Report(
         facts(summary),
         tuple(summary.warnings),
-        (*tables, speakers_table(results), confusion_table(results)),
+        (
+            *tables,
+            speakers_table(results),
+            *((confusion_table(results),) if summary.labels else ()),
+        ),
         tuple(notes),
         run_checks(results),
         (summary.provenance,),
@@ -109,11 +124,14 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
 
 
 def headline(results: RunResults) -> tuple[str, ...]:
-    """Return the nested UAR of each head, and all warnings, a line each."""
+    """Return the nested first score of each head, and all warnings, a line each."""
     lines = []
     for head in results.heads:
-        uar = percent_interval(intervals(results.by_speaker(head))["uar"])
-        lines.append(f"{head:<10} UAR {uar}, {results.kind}, {results.summary.split_title}")
+        measure = results.measure
+        first = interval_text(results.scores(head)[measure.key], measure)
+        lines.append(
+            f"{head:<10} {measure.title} {first}, {results.kind}, {results.summary.split_title}"
+        )
     return (*lines, *(f"WARNING: {warning}" for warning in results.summary.warnings))
 
 
@@ -183,12 +201,14 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     """Return what stands above the tables of a run."""
     encoder = summary.encoder
     changes = f" ({', '.join(summary.changes)})" if summary.changes else ""
+    what = f"{len(summary.labels)} labels" if summary.labels else "ratings"
     facts = [
         (
             "corpus",
             f"{summary.corpus}: {summary.clips} clips, {len(summary.speakers)} speakers",
         ),
-        ("target", f"{summary.target}, {len(summary.labels)} labels{changes}"),
+        ("target", f"{summary.target}, {what}{changes}"),
+        *_agreement(summary),
         (
             "encoder",
             f"{encoder['encoder']} ({str(encoder['revision'])[:12]}), {summary.pooling} pooling, "
@@ -198,6 +218,20 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         ("chosen", summary.inner),
     ]
     return tuple(facts)
+
+
+def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Say how far the raters agreed: no head can be expected to agree with them more."""
+    told = summary.agreement
+    if not told or told["icc_1"] is None:
+        return ()
+    return (
+        (
+            "raters",
+            f"{told['raters']:g}, agreement {told['kind']}: {told['icc_1']:.2f} for one, "
+            f"{told['icc_k']:.2f} for their mean, over {told['clips']} clips",
+        ),
+    )
 
 
 def made_by(report: Report) -> tuple[str, ...]:
@@ -215,12 +249,14 @@ def score_note(summary: RunSummary, *, chance: bool = True) -> str:
     intervals_are = (
         "" if few else f"; intervals by resampling speakers ({DRAWS:,} draws)".replace(",", " ")
     )
-    uar = "UAR: unweighted average recall" + (
-        f", chance {100 / len(summary.labels):.1f}." if chance else "."
+    measure = MEASURES[summary.task]
+    first = measure.definition + (
+        f", chance {100 / len(summary.labels):.1f}." if chance and summary.labels else "."
     )
     alone = (
         f" {len(summary.speakers)} speakers are too few for an interval: see each of them."
         if few
         else ""
     )
-    return f"Scores in %, over all out-of-fold predictions{intervals_are}. {uar}{alone}"
+    unit = "Scores in %" if measure.in_percent else "Scores"
+    return f"{unit}, over all out-of-fold predictions{intervals_are}. {first}{alone}"

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..pipeline.statistics import count_by_group
+from ..pipeline.measures import MEASURES, Measure
+from ..pipeline.statistics import Interval, count_by_group, intervals
 from .run import NESTED, HeadSummary, RunSummary, read_predictions, read_summary, read_table
 
 #: Columns of the clip table by which scores are told apart, where a corpus has them.
@@ -28,22 +30,37 @@ class RunResults:
         What was asked for and chosen.
     clips : mapping of str to ndarray of str, shape (n_clips,)
         ``clips.csv`` by column.
-    predicted : mapping of str to mapping of str to ndarray of str, shape (n_clips,)
+    predicted : mapping of str to mapping of str to ndarray of str or float64, shape (n_clips,)
         By head and layer, ``"nested"`` first.
     """
 
     run: Path
     summary: RunSummary
     clips: Mapping[str, NDArray[np.str_]]
-    predicted: Mapping[str, Mapping[str, NDArray[np.str_]]]
+    predicted: Mapping[str, Mapping[str, NDArray[Any]]]
 
     @property
     def heads(self) -> tuple[str, ...]:
         """The heads that are done."""
         return tuple(self.predicted)
 
-    def counts(self, head: str, layer: str = NESTED) -> dict[str, NDArray[np.int64]]:
-        """Count who was taken for whom by each speaker.
+    @property
+    def measure(self) -> Measure:
+        """How its predictions are scored."""
+        return MEASURES[self.summary.task]
+
+    @property
+    def truth(self) -> NDArray[Any]:
+        """What was to be predicted: labels, or ratings as float64, shape (n_clips,)."""
+        labels = self.clips["label"]
+        return labels if self.summary.task == "classification" else labels.astype(np.float64)
+
+    def scores(self, head: str, layer: str = NESTED) -> dict[str, Interval]:
+        """Return the scores of a head, by key, with their intervals over speakers."""
+        return intervals(self.by_speaker(head, layer), self.measure)
+
+    def counts(self, head: str, layer: str = NESTED) -> dict[str, NDArray[Any]]:
+        """Sum up the predictions of each speaker's clips.
 
         Parameters
         ----------
@@ -52,18 +69,19 @@ class RunResults:
 
         Returns
         -------
-        dict of str to ndarray of int64, shape (n_labels, n_labels)
-            Row: the truth; column: what was predicted.
+        dict of str to ndarray
+            What ``measure.count`` returns; of labels, who was taken for whom.
         """
         return count_by_group(
-            self.clips["label"],
+            self.truth,
             self.predicted[head][layer],
             self.clips["speaker"],
             self.summary.labels,
+            self.measure,
         )
 
-    def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[np.int64]:
-        """Return the counts of each speaker, shape (n_speakers, n_labels, n_labels)."""
+    def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[Any]:
+        """Return the sums of each speaker, shape (n_speakers, ...)."""
         return np.stack(list(self.counts(head, layer).values()))
 
     @property
@@ -87,8 +105,8 @@ class RunResults:
             if column != self.summary.target and len(set(self.clips.get(column, ()))) > 1
         )
 
-    def groups(self, head: str) -> dict[tuple[str, str], NDArray[np.int64]]:
-        """Count who was taken for whom, nested, by group of clips and speaker.
+    def groups(self, head: str) -> dict[tuple[str, str], NDArray[Any]]:
+        """Sum up the nested predictions by group of clips and speaker.
 
         Parameters
         ----------
@@ -97,8 +115,8 @@ class RunResults:
 
         Returns
         -------
-        dict of (str, str) to ndarray of int64, shape (n_speakers, n_labels, n_labels)
-            From column and value, such as ``("sex", "female")``, to the counts of each speaker who
+        dict of (str, str) to ndarray, shape (n_speakers, ...)
+            From column and value, such as ``("sex", "female")``, to the sums of each speaker who
             has such clips.
         """
         found = {}
@@ -106,10 +124,11 @@ class RunResults:
             for group in np.unique(self.clips[column]).tolist():
                 rows = self.clips[column] == group
                 counts = count_by_group(
-                    self.clips["label"][rows],
+                    self.truth[rows],
                     self.predicted[head][NESTED][rows],
                     self.clips["speaker"][rows],
                     self.summary.labels,
+                    self.measure,
                 )
                 found[column, group] = np.stack(list(counts.values()))
         return found
@@ -145,6 +164,10 @@ def read_results(run: Path) -> RunResults:
             "speaker and path; fit again"
         )
     clips = {column: np.array([row[column] or "" for row in rows]) for column in rows[0]}
+    if summary.task not in MEASURES:
+        raise UserError(
+            f"{run}: task {summary.task!r}; expected {' or '.join(MEASURES)}; fit again"
+        )
     return RunResults(
         run,
         summary,

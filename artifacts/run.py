@@ -31,6 +31,7 @@ from ..files import write_text
 from ..pipeline.fit import HeadFit, Predictions
 from ..pipeline.folds import Fold
 from ..pipeline.heads import Grid, paths
+from ..pipeline.search import label_names
 
 FORMAT_VERSION = 2
 #: What the nested predictions are called where layers are named.
@@ -50,7 +51,7 @@ class HeadSummary:
     grid : mapping of str to list of float
         The values that were tried.
     choices : list of mapping
-        ``fold``, ``layer``, ``parameters`` and ``inner_uar``: chosen by the training speakers of
+        ``fold``, ``layer``, ``parameters`` and ``inner_score``: chosen by the training speakers of
         each fold.
     final : mapping
         The same, chosen by all speakers, for the bundle.
@@ -110,6 +111,10 @@ class RunSummary:
         The heads that are done.
     provenance : mapping
         Command, versions, machine; and those of the cache.
+    task : str
+        ``"classification"`` or ``"regression"``.
+    agreement : mapping, optional
+        Of several raters, as :class:`~serpipe.pipeline.ratings.Agreement` tells it.
     """
 
     name: str
@@ -132,6 +137,8 @@ class RunSummary:
     planned: Sequence[str]
     heads: Mapping[str, HeadSummary]
     provenance: Mapping[str, Any]
+    task: str = "classification"
+    agreement: Mapping[str, Any] | None = None
 
 
 def content_hash(
@@ -227,11 +234,11 @@ def _check_summary(summary: RunSummary) -> None:
     for lines in (summary.warnings, summary.changes, summary.layers, summary.labels):
         if not all(isinstance(line, str) for line in lines):
             raise TypeError("a name or warning is no text")
-    summary.encoder["encoder"], summary.encoder["revision"], summary.encoder["weights_sha256"]
-    for told in summary.heads.values():
-        sum(told.fits[name] for name in ("points", "pruned", "inner_not_converged"))
-        for choice in told.choices:
-            for name, values in told.grid.items():
+    summary.encoder["encoder"], summary.encoder["revision"]
+    for head in summary.heads.values():
+        sum(head.fits[name] for name in ("points", "pruned", "inner_not_converged"))
+        for choice in head.choices:
+            for name, values in head.grid.items():
                 float(choice["parameters"][name]), sum(values)
             str(choice["layer"])
 
@@ -239,7 +246,7 @@ def _check_summary(summary: RunSummary) -> None:
 def save_clips(
     run: Path,
     clips: Mapping[str, NDArray[Any]],
-    labels: NDArray[np.str_],
+    labels: NDArray[Any],
     folds: Sequence[Fold],
 ) -> None:
     """Write ``clips.csv``: of each clip that is tested the label, the fold and its columns."""
@@ -254,7 +261,7 @@ def save_fit(
     grid: Grid,
     fit: HeadFit,
     clips: Mapping[str, NDArray[Any]],
-    labels: NDArray[np.str_],
+    labels: NDArray[Any],
     folds: Sequence[Fold],
 ) -> None:
     """Write the out-of-fold predictions of a head, and the search that led to them.
@@ -271,7 +278,7 @@ def save_fit(
         What it gave.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table.
-    labels : ndarray of str, shape (n_clips,)
+    labels : ndarray of str or float64, shape (n_clips,)
         What was to be predicted.
     folds : sequence of Fold
         Which clips were tested in which fold.
@@ -286,7 +293,7 @@ def save_fit(
             for *first, scores in values:
                 yield [layer, *first, *scores]
 
-    scored = [f"score {label}" for label in np.unique(labels).tolist()]
+    scored = [f"score {label}" for label in label_names(labels)]
     _write_csv(_predictions_path(run, head), [*columns, *scored], rows())
 
     points = [point for path in paths(grid) for point in path]
@@ -295,14 +302,14 @@ def save_fit(
             layer,
             fold or "all speakers",
             *point.values(),
-            "" if math.isnan(uar) else uar,
-            "chosen" if number == result.chosen else "not fitted" if math.isnan(uar) else "",
+            "" if math.isnan(score) else score,
+            "chosen" if number == result.chosen else "not fitted" if math.isnan(score) else "",
             " ".join(map(str, result.weights)) if number == result.chosen else "",
         ]
         for (layer, fold), result in sorted(fit.results.items())
-        for number, (point, uar) in enumerate(zip(points, result.inner, strict=True))
+        for number, (point, score) in enumerate(zip(points, result.inner, strict=True))
     )
-    columns = ["layer", "fold", *grid, "inner_uar", "note", "layer_weights"]
+    columns = ["layer", "fold", *grid, "inner_score", "note", "layer_weights"]
     _write_csv(run / "search" / f"{head}.csv", columns, searched)
 
 
@@ -329,7 +336,7 @@ def read_predictions(
     layers: Sequence[str],
     labels: Sequence[str],
     clips: Mapping[str, NDArray[np.str_]],
-) -> dict[str, NDArray[np.str_]]:
+) -> dict[str, NDArray[Any]]:
     """Read the out-of-fold predictions of a head.
 
     Parameters
@@ -341,13 +348,13 @@ def read_predictions(
     layers : sequence of str
         The layers that must be there.
     labels : sequence of str
-        What may be predicted.
+        What may be predicted; nothing for ratings, which are numbers.
     clips : mapping of str to ndarray of str, shape (n_clips,)
         ``clips.csv`` by column: each layer must have its clips, in its order.
 
     Returns
     -------
-    dict of str to ndarray of str, shape (n_clips,)
+    dict of str to ndarray of str or float64, shape (n_clips,)
         By layer, ``"nested"`` first; in the order of ``clips.csv``.
 
     Raises
@@ -369,13 +376,22 @@ def read_predictions(
             f"{path}: holds {found} predictions; expected {len(expected)}, nested and for each of "
             f"{len(layers)} layers; fit again"
         )
+    numbers = not labels and all(_is_number(each) for rows in said.values() for each in rows)
     for layer, rows in told.items():
-        if rows != expected or not set(said[layer]) <= set(labels):
+        if rows != expected or not ((labels and set(said[layer]) <= set(labels)) or numbers):
             raise UserError(
                 f"{path}, layer {layer}: not the clips and labels of clips.csv in its order; "
                 "expected the file as `serpipe fit` wrote it; fit again"
             )
-    return {layer: np.array(rows) for layer, rows in said.items()}
+    kind = np.str_ if labels else np.float64
+    return {layer: np.array(rows).astype(kind) for layer, rows in said.items()}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _predictions_path(run: Path, head: str) -> Path:

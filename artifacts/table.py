@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 from ..files import json_value
+from ..pipeline.measures import Measure
 from ..pipeline.statistics import Interval
 
 
@@ -154,8 +155,24 @@ def percent(value: float) -> str:
     return "" if math.isnan(value) else f"{100 * value:.1f}"
 
 
+def score_text(value: float, measure: Measure) -> str:
+    """Return a score: in percent with one decimal, or as it is with three."""
+    if measure.in_percent:
+        return percent(value)
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def interval_text(found: Interval, measure: Measure) -> str:
+    """Return a score and, where there is one, its interval."""
+    if measure.in_percent:
+        return percent_interval(found)
+    if math.isnan(found.low):
+        return score_text(found.value, measure)
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
 def percent_interval(found: Interval) -> str:
-    """Return a score and, where there is one, its interval, in percent."""
+    """Return a share and, where there is one, its interval, in percent."""
     if math.isnan(found.low):
         return percent(found.value)
     # No space in the brackets: where a line is too long, it breaks before them.

@@ -4,7 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..pipeline.metrics import scores_of
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.measures import Measure
 from ..pipeline.statistics import (
     FEWEST_SPEAKERS,
     Comparison,
@@ -15,11 +18,10 @@ from ..pipeline.statistics import (
 )
 from .results import RunResults, chosen
 from .run import RunSummary
-from .table import Table, percent, percent_interval
+from .table import Table, interval_text, percent_interval, score_text
 
 #: A difference whose corrected p is below is called one.
 RESOLVED = 0.05
-METRICS = {"UAR": "uar", "accuracy": "accuracy", "macro-F1": "macro_f1"}
 
 
 def identity(summary: RunSummary) -> dict[str, Any]:
@@ -55,11 +57,12 @@ def has_intervals(results: RunResults) -> bool:
 def nested_table(results: RunResults) -> Table:
     """Return the headline: the scores of each head, and what was chosen."""
     heads = results.heads
-    scores = {head: intervals(results.by_speaker(head)) for head in heads}
+    measure = results.measure
+    scores = {head: results.scores(head) for head in heads}
     counted = {head: chosen(results.summary.heads[head]) for head in heads}
     rows = [
-        (title, *(percent_interval(scores[head][key]) for head in heads))
-        for title, key in METRICS.items()
+        (title, *(interval_text(scores[head][key], measure) for head in heads))
+        for title, key in measure.scores.items()
     ]
     for name in dict.fromkeys(name for head in heads for name in counted[head]):
         told = (
@@ -85,19 +88,23 @@ def nested_table(results: RunResults) -> Table:
 
 def layers_table(results: RunResults) -> Table:
     """Return the score of each layer held fixed; no layer is called better than it was shown."""
-    heads, layers = results.heads, results.summary.layers
+    heads, layers, measure = results.heads, results.summary.layers, results.measure
     counts = {(layer, head): results.by_speaker(head, layer) for layer in layers for head in heads}
-    scores = {key: intervals(found) for key, found in counts.items()}
-    best = {head: max(layers, key=lambda layer: scores[layer, head]["uar"].value) for head in heads}
+    scores = {key: intervals(found, measure) for key, found in counts.items()}
+    best = {
+        head: max(layers, key=lambda layer: _or_least(scores[layer, head][measure.key].value))
+        for head in heads
+    }
     level = set()
     for head in heads:
         others = [(best[head], layer) for layer in layers if layer != best[head]]
-        for each in compare({layer: counts[layer, head] for layer in layers}, pairs=others):
+        of_head = {layer: counts[layer, head] for layer in layers}
+        for each in compare(of_head, measure, pairs=others):
             if not each.p_holm < RESOLVED:  # of NaN, with few speakers, nothing is resolved
                 level.add((each.second, head))
 
     def cell(key: tuple[str, str]) -> str:
-        text = percent_interval(scores[key]["uar"])
+        text = interval_text(scores[key][measure.key], measure)
         return f"≈ {text}" if key in level else text
 
     note = (
@@ -111,7 +118,7 @@ def layers_table(results: RunResults) -> Table:
         )
     return Table(
         "layers",
-        "UAR of each layer held fixed: descriptive",
+        f"{measure.title} of each layer held fixed: descriptive",
         ("layer", *heads),
         tuple((layer, *(cell((layer, head)) for head in heads)) for layer in layers),
         note=note,
@@ -122,11 +129,17 @@ def layers_table(results: RunResults) -> Table:
             if layer == best[head]
         ),
         records=tuple(
-            {**identity(results.summary), "result": "descriptive", "head": head, "layer": layer,
-             **flat(found), "below_best": layer != best[head] and (layer, head) not in level}
+            {
+                **identity(results.summary),
+                "result": "descriptive",
+                "head": head,
+                "layer": layer,
+                **flat(found),
+                "below_best": layer != best[head] and (layer, head) not in level,
+            }
             for (layer, head), found in scores.items()
         ),
-    )  # fmt: skip
+    )
 
 
 def classes_table(results: RunResults) -> Table:
@@ -143,61 +156,93 @@ def classes_table(results: RunResults) -> Table:
             for n, label in enumerate(summary.labels)
         ),
         records=tuple(
-            {**identity(summary), "head": head, "label": label, **flat({"recall": found[head][n]}),
-             "n": clips[n]}
+            {
+                **identity(summary),
+                "head": head,
+                "label": label,
+                **flat({"recall": found[head][n]}),
+                "n": clips[n],
+            }
             for head in heads
             for n, label in enumerate(summary.labels)
         ),
-    )  # fmt: skip
+    )
 
 
 def groups_table(results: RunResults) -> Table:
-    """Return the UAR of each group of clips, such as a sex or an intensity."""
-    heads = results.heads
+    """Return the first score of each group of clips, such as a sex or an intensity."""
+    heads, measure = results.heads, results.measure
     groups = {head: results.groups(head) for head in heads}
     rows, records = [], []
     for column, group in groups[heads[0]]:
         counts = {head: groups[head][column, group] for head in heads}
-        uar = {head: intervals(counts[head])["uar"] for head in heads}
-        clips = int(counts[heads[0]].sum())
-        labels = int((counts[heads[0]].sum(axis=(0, 2)) > 0).sum())
-        rows.append((f"{column} {group or '(none)'}", str(clips), f"{100 / labels:.1f}",
-                     *(percent_interval(uar[head]) for head in heads)))  # fmt: skip
+        first = {head: intervals(counts[head], measure)[measure.key] for head in heads}
+        rows_of = results.clips[column] == group
+        clips, labels = int(rows_of.sum()), n_labels(results, rows_of)
+        chance = measure.chance(labels)
+        rows.append(
+            (
+                f"{column} {group or '(none)'}",
+                str(clips),
+                score_text(chance, measure),
+                *(interval_text(first[head], measure) for head in heads),
+            )
+        )
         records += [
-            {**identity(results.summary), "head": head, "column": column, "group": group,
-             "n": clips, "labels": labels, "chance": 1 / labels, **flat({"uar": uar[head]})}
+            {
+                **identity(results.summary),
+                "head": head,
+                "column": column,
+                "group": group,
+                "n": clips,
+                "labels": labels,
+                "chance": chance,
+                **flat({measure.key: first[head]}),
+            }
             for head in heads
-        ]  # fmt: skip
+        ]
     return Table(
         "groups",
-        f"UAR by group of clips, {results.kind}",
+        f"{measure.title} by group of clips, {results.kind}",
         ("group", "clips", "chance", *heads),
         tuple(rows),
         note="Over the labels that occur in the group: compare two groups only where chance is the "
-        "same.",
+        "same."
+        if results.summary.labels
+        else "",
         records=tuple(records),
     )
 
 
 def speakers_table(results: RunResults) -> Table:
-    """Return the UAR of each speaker."""
-    heads = results.heads
+    """Return the first score of each speaker."""
+    heads, measure = results.heads, results.measure
     counts = {head: results.counts(head) for head in heads}
     return Table(
         "speakers" if has_intervals(results) else "few-speakers",
-        f"UAR of each speaker, {results.kind}",
+        f"{measure.title} of each speaker, {results.kind}",
         ("speaker", *heads),
         tuple(
-            (speaker, *(percent(float(scores_of(counts[head][speaker]).uar)) for head in heads))
+            (
+                speaker,
+                *(
+                    score_text(float(measure.first(counts[head][speaker])), measure)
+                    for head in heads
+                ),
+            )
             for speaker in counts[heads[0]]
         ),
         records=tuple(
-            {**identity(results.summary), "head": head, "speaker": speaker,
-             "uar": float(scores_of(count).uar)}
+            {
+                **identity(results.summary),
+                "head": head,
+                "speaker": speaker,
+                measure.key: float(measure.first(count)),
+            }
             for head in heads
             for speaker, count in counts[head].items()
         ),
-    )  # fmt: skip
+    )
 
 
 def confusion_table(results: RunResults) -> Table:
@@ -214,13 +259,18 @@ def confusion_table(results: RunResults) -> Table:
             for label, row in zip(labels, count, strict=True)
         ),
         records=tuple(
-            {**identity(results.summary), "head": head, "truth": truth, "predicted": predicted,
-             "n": int(count[i, j])}
+            {
+                **identity(results.summary),
+                "head": head,
+                "truth": truth,
+                "predicted": predicted,
+                "n": int(count[i, j]),
+            }
             for head, count in counts.items()
             for i, truth in enumerate(labels)
             for j, predicted in enumerate(labels)
         ),
-    )  # fmt: skip
+    )
 
 
 def comparison_table(
@@ -228,6 +278,7 @@ def comparison_table(
     title: str,
     members: Mapping[str, Mapping[str, Any]],
     n_speakers: int,
+    measure: Measure,
 ) -> Table:
     """Return paired comparisons as a table; those that are resolved are marked.
 
@@ -241,6 +292,8 @@ def comparison_table(
         By the names that are compared: what identifies each in a CSV file, ``warning`` among it.
     n_speakers : int
         Over how many speakers was tested.
+    measure : Measure
+        Whose first score is compared.
 
     Returns
     -------
@@ -254,9 +307,14 @@ def comparison_table(
     return Table(
         "comparisons",
         title,
-        ("pair", "UAR difference [95 %]", "p", "p (Holm)"),
+        ("pair", f"{measure.title} difference [95 %]", "p", "p (Holm)"),
         tuple(
-            (f"{each.first} - {each.second}", _signed(each.difference), _p(each.p), _p(each.p_holm))
+            (
+                f"{each.first} - {each.second}",
+                _signed(each.difference, measure),
+                _p(each.p),
+                _p(each.p_holm),
+            )
             for each in found
         ),
         note=note,
@@ -270,8 +328,11 @@ def comparison_table(
             {
                 **{f"first_{name}": value for name, value in members[each.first].items()},
                 **{f"second_{name}": value for name, value in members[each.second].items()},
-                "difference": each.difference.value, "low": each.difference.low,
-                "high": each.difference.high, "p": each.p, "p_holm": each.p_holm,
+                "difference": each.difference.value,
+                "low": each.difference.low,
+                "high": each.difference.high,
+                "p": each.p,
+                "p_holm": each.p_holm,
                 "warning": "; ".join(
                     dict.fromkeys(
                         str(members[name]["warning"])
@@ -282,13 +343,25 @@ def comparison_table(
             }
             for each in found
         ),
-    )  # fmt: skip
+    )
 
 
-def _signed(found: Interval) -> str:
-    if math.isnan(found.low):
-        return f"{100 * found.value:+.1f}"
-    return f"{100 * found.value:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+def _signed(found: Interval, measure: Measure) -> str:
+    digits = 1 if measure.in_percent else 3
+    value, low, high = (measure.scale * x for x in (found.value, found.low, found.high))
+    if math.isnan(low):
+        return f"{value:+.{digits}f}"
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def n_labels(results: RunResults, rows: NDArray[np.bool_]) -> int:
+    """Return how many labels some clips have; none, if they have ratings."""
+    return len(np.unique(results.clips["label"][rows])) if results.summary.labels else 0
+
+
+def _or_least(score: float) -> float:
+    """Return a score that can be compared: one that is not defined is the least."""
+    return -math.inf if math.isnan(score) else score
 
 
 def _p(value: float) -> str:

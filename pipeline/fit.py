@@ -13,7 +13,8 @@ from ..progress import Track, no_track
 from .folds import Fold
 from .heads import Classifier, Grid, Head, Point, paths
 from .layers import Candidate, learn_weights, weigh
-from .search import FoldResult, search_fold
+from .search import FoldResult, label_names, search_fold
+from .target import stratify
 
 #: The fold that trains on everybody and tests nobody: where the final head is chosen. No other fold
 #: can have this name.
@@ -28,7 +29,9 @@ class Problem:
 
     Attributes
     ----------
-    labels, speakers : ndarray of str, shape (n_clips,)
+    labels : ndarray of str or float64, shape (n_clips,)
+        What is predicted of all clips: labels or ratings.
+    speakers : ndarray of str, shape (n_clips,)
         Of all clips.
     folds : tuple of Fold
         Each clip is tested in exactly one, or only trained on.
@@ -36,15 +39,20 @@ class Problem:
         For heads that draw random numbers.
     """
 
-    labels: NDArray[np.str_]
+    labels: NDArray[Any]
     speakers: NDArray[np.str_]
     folds: tuple[Fold, ...]
     seed: int = 0
 
     @property
+    def strata(self) -> NDArray[np.str_]:
+        """By what folds are balanced: the labels, or fifths of the ratings, shape (n_clips,)."""
+        return stratify(self.labels)
+
+    @property
     def names(self) -> list[str]:
-        """The labels that there are, sorted."""
-        return np.unique(self.labels).tolist()  # type: ignore[no-any-return]
+        """The labels that there are, sorted; none of ratings."""
+        return label_names(self.labels)
 
     @property
     def tested(self) -> NDArray[np.intp]:
@@ -62,13 +70,13 @@ class Predictions:
 
     Attributes
     ----------
-    predicted : ndarray of str, shape (n_tested,)
+    predicted : ndarray of str or float64, shape (n_tested,)
         The predictions, in the order of the clips.
     scores : ndarray of float64, shape (n_tested, n_labels)
         A score per label; NaN for one that was not among the training clips.
     """
 
-    predicted: NDArray[np.str_]
+    predicted: NDArray[Any]
     scores: NDArray[np.float64]
 
 
@@ -84,14 +92,14 @@ class Choice:
         Name of the candidate.
     point : mapping of str to float
         The hyper-parameters.
-    inner_uar : float
-        UAR over the inner folds, from 0 to 1; NaN where there was nothing to choose.
+    inner_score : float
+        First score (UAR, CCC) over the inner folds; NaN where there was nothing to choose.
     """
 
     fold: str
     layer: str
     point: Point
-    inner_uar: float
+    inner_score: float
 
 
 @dataclass(frozen=True)
@@ -244,7 +252,7 @@ def _search(
     head_name: str,
     grid: Grid,
     X: NDArray[np.float32],
-    labels: NDArray[np.str_],
+    labels: NDArray[Any],
     speakers: NDArray[np.str_],
     fold: Fold,
     choose: bool,
@@ -252,11 +260,12 @@ def _search(
 ) -> FoldResult:
     from .heads import HEADS  # by name: what travels to a worker process must be picklable
 
-    return search_fold(HEADS[head_name], grid, X, labels, speakers, fold, choose=choose, seed=seed)
+    head = HEADS[head_name]
+    return search_fold(head, grid, X, labels, speakers, fold, choose=choose, seed=seed)
 
 
 def _choose(layers: Sequence[str], points: Sequence[Point], results: Results, fold: str) -> Choice:
-    """Take the layer and point with the highest inner UAR; the first of several."""
+    """Take the layer and point with the highest inner score; the first of several."""
     best = [results[layer, fold].inner[results[layer, fold].chosen] for layer in layers]
     place = 0 if np.isnan(best).all() else int(np.nanargmax(best))
     chosen = results[layers[place], fold].chosen

@@ -330,7 +330,8 @@ def _emobox(clips: Table) -> NDArray[np.str_]:
     fold_of = {
         speaker: fold for fold, those in EMOBOX_FOLDS[corpora[0]].items() for speaker in those
     }
-    speakers = set(clips["speaker"].tolist())
+    own = [speaker.removeprefix(f"{corpora[0]}:") for speaker in clips["speaker"].tolist()]
+    speakers = set(own)
     different = sorted(speakers ^ set(fold_of))
     if different:
         where = "not in the folds" if different[0] in speakers else "not among the clips"
@@ -338,7 +339,7 @@ def _emobox(clips: Table) -> NDArray[np.str_]:
             f"--split emobox: speaker {different[0]} is {where}; expected "
             f"all {len(fold_of)} of {corpora[0]} and no others; {fix}"
         )
-    return np.array([fold_of[speaker] for speaker in clips["speaker"].tolist()])
+    return np.array([fold_of[speaker] for speaker in own])
 
 
 def _standard(clips: Table) -> NDArray[np.str_]:

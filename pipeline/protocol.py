@@ -14,8 +14,10 @@ from .fit import Problem
 from .folds import INNER_FOLDS, Split, cross_corpus_split, make_split
 from .heads import Grid, paths
 from .layers import Candidate, choose_layers
+from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
-from .target import Target, choose_target, permute_within_speakers
+from .ratings import Ratings, join_ratings
+from .target import Target, choose_target, permute_within_speakers, stratify
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,22 @@ class Plan:
     warnings: tuple[str, ...]
 
     @property
+    def task(self) -> str:
+        """``"classification"`` of labels, or ``"regression"`` of ratings."""
+        return "classification" if self.target.labels.dtype.kind == "U" else "regression"
+
+    @property
     def tested_clips(self) -> dict[str, NDArray[Any]]:
         """The clip table of the clips that are tested, shape (n_tested,) each."""
         return {name: column[self.problem.tested] for name, column in self.clips.items()}
 
     @property
-    def tested_labels(self) -> NDArray[np.str_]:
-        """Their labels, shape (n_tested,)."""
+    def tested_labels(self) -> NDArray[Any]:
+        """Their labels or ratings, shape (n_tested,)."""
         return self.problem.labels[self.problem.tested]
 
 
-def make_plan(cache: Cache, protocol: Protocol) -> Plan:
+def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) -> Plan:
     """Apply a protocol to a cache.
 
     Parameters
@@ -113,6 +120,8 @@ def make_plan(cache: Cache, protocol: Protocol) -> Plan:
         The embeddings and the clip table.
     protocol : Protocol
         What is asked for.
+    ratings : Ratings, optional
+        Of the target, from a file of their own, to be joined to the clips.
 
     Returns
     -------
@@ -133,16 +142,24 @@ def make_plan(cache: Cache, protocol: Protocol) -> Plan:
     if protocol.normalise not in NORMALISATIONS:
         raise UserError(f"--normalise {protocol.normalise}: expected {' or '.join(NORMALISATIONS)}")
     candidates = choose_layers(protocol.layers, cache.layers)
+    table = dict(cache.clips)
+    if ratings:
+        table[protocol.target] = join_ratings(ratings, table)
     train_on, test_on = _corpora(cache, protocol)
-    target = _target(cache, protocol, train_on, test_on)
-    clips = {name: column[target.rows] for name, column in cache.clips.items()}
+    target = _target(table, protocol, train_on, test_on)
+    if target.labels.dtype.kind == "f" and any(each.how == "weighted" for each in candidates):
+        raise UserError(
+            f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
+            "a number; expected single layers, mean or concat; choose another --layers"
+        )
+    clips = {name: column[target.rows] for name, column in table.items()}
     if len(set(cache.clips["corpus"].tolist())) > 1:  # 01 of one corpus is not 01 of another
         clips["speaker"] = np.char.add(np.char.add(clips["corpus"], ":"), clips["speaker"])
     labels = target.labels
     if train_on == test_on:
-        split = make_split(protocol.split, clips, labels, protocol.seed)
+        split = make_split(protocol.split, clips, stratify(labels), protocol.seed)
     else:
-        split = cross_corpus_split(clips, labels, train_on, test_on)
+        split = cross_corpus_split(clips, stratify(labels), train_on, test_on)
     warnings = []
     if split.shares_speakers:
         warnings.append(
@@ -195,7 +212,7 @@ def cross_corpus_protocols(cache: Cache, protocol: Protocol) -> tuple[Protocol, 
             f"--cross-corpus: {cache.path} holds {', '.join(corpora)}; expected several corpora, "
             "and neither --train-on nor --test-on; extract with --data DIR --data DIR2"
         )
-    column = _column(cache, protocol.target, corpora)
+    column = _column(cache.clips, protocol.target, corpora)
     labels = cache.clips.get(column, np.array([""] * len(cache)))
     merge = {shared_word(old): shared_word(new) for old, new in protocol.merge.items()}
     of_each = [
@@ -216,10 +233,10 @@ def cross_corpus_protocols(cache: Cache, protocol: Protocol) -> tuple[Protocol, 
     )
 
 
-def _column(cache: Cache, target: str, corpora: Sequence[str]) -> str:
+def _column(table: Mapping[str, NDArray[Any]], target: str, corpora: Sequence[str]) -> str:
     """Return the column that is predicted: corpora have but the shared words in common."""
     shared = "shared_emotion"
-    return shared if target == "emotion" and len(corpora) > 1 and shared in cache.clips else target
+    return shared if target == "emotion" and len(corpora) > 1 and shared in table else target
 
 
 def _corpora(cache: Cache, protocol: Protocol) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -244,19 +261,22 @@ def _corpora(cache: Cache, protocol: Protocol) -> tuple[tuple[str, ...], tuple[s
 
 
 def _target(
-    cache: Cache, protocol: Protocol, train_on: Sequence[str], test_on: Sequence[str]
+    table: Mapping[str, NDArray[Any]],
+    protocol: Protocol,
+    train_on: Sequence[str],
+    test_on: Sequence[str],
 ) -> Target:
     corpora = tuple(dict.fromkeys([*train_on, *test_on]))
-    column = _column(cache, protocol.target, corpora)
-    used = np.isin(cache.clips["corpus"], corpora)
+    column = _column(table, protocol.target, corpora)
+    used = np.isin(table["corpus"], corpora)
     merge, keep = protocol.merge, tuple(protocol.keep)
     if column != protocol.target:  # people say angry as well as anger
         merge = {shared_word(old): shared_word(new) for old, new in merge.items()}
         keep = tuple(map(shared_word, keep))
-    target = choose_target(cache.clips, column, merge, keep, used)
-    if set(train_on) == set(test_on):
+    target = choose_target(table, column, merge, keep, used)
+    if set(train_on) == set(test_on) or target.labels.dtype.kind == "f":
         return target
-    where = cache.clips["corpus"][target.rows]
+    where = table["corpus"][target.rows]
     sides = [set(target.labels[np.isin(where, side)].tolist()) for side in (train_on, test_on)]
     common = sorted(sides[0] & sides[1])
     alone = sorted(sides[0] ^ sides[1])
@@ -265,7 +285,7 @@ def _target(
             f"--keep {','.join(keep)}: {alone[0]} is not in both {', '.join(train_on)} and "
             f"{', '.join(test_on)}; expected labels that both have: {', '.join(common) or 'none'}"
         )
-    return choose_target(cache.clips, column, merge, common, used) if alone else target
+    return choose_target(table, column, merge, common, used) if alone else target
 
 
 def anything_to_choose(plan: Plan, grids: Sequence[Grid]) -> bool:
@@ -284,7 +304,8 @@ def inner_title(plan: Plan, grids: Sequence[Grid]) -> str:
     if not chosen:
         return "layer and hyper-parameters fixed beforehand"
     return (
-        f"{' and '.join(chosen)} chosen inside the training speakers of each fold, by the UAR over "
+        f"{' and '.join(chosen)} chosen inside the training speakers of each fold, by the "
+        f"{MEASURES[plan.task].title} over "
         f"up to {INNER_FOLDS} folds of them"
     )
 

@@ -6,6 +6,7 @@ run need not do again.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from .folds import Fold, inner_folds
 from .heads import Grid, Head, Tested, Tester, paths
 from .layers import learn_weights, weigh
-from .metrics import confusion, scores_of
+from .measures import MEASURES
+from .target import stratify
 
 #: A path is left when so many points in a row score below its best, by more than the margin: a
 #: score can fall and rise again.
@@ -28,16 +30,16 @@ class FoldResult:
     Attributes
     ----------
     inner : tuple of float
-        UAR over the inner folds of each point of the grid; NaN where the search had stopped before
-        it, or where there was nothing to choose.
+        First score (UAR, CCC) over the inner folds of each point of the grid; NaN where the search
+        had stopped before it, or where there was nothing to choose.
     chosen : int
         The point with the highest of them; the first if several have it.
     inner_not_converged : int
         How many inner fits did not reach their optimum.
-    predicted : ndarray of str, shape (n_test,)
+    predicted : ndarray of str or float64, shape (n_test,)
         Predictions of the test clips by a classifier fitted on all training clips.
     scores : ndarray of float64, shape (n_test, n_labels)
-        Its scores; NaN for a label that was not among the training clips.
+        Its scores; NaN for a label that was not among the training clips. Of ratings, none.
     converged : bool
         Whether it reached its optimum.
     weights : tuple of float
@@ -47,7 +49,7 @@ class FoldResult:
     inner: tuple[float, ...]
     chosen: int
     inner_not_converged: int
-    predicted: NDArray[np.str_]
+    predicted: NDArray[Any]
     scores: NDArray[np.float64]
     converged: bool
     weights: tuple[float, ...] = ()
@@ -57,7 +59,7 @@ def search_fold(
     head: Head,
     grid: Grid,
     X: NDArray[np.float32],
-    labels: NDArray[np.str_],
+    labels: NDArray[Any],
     speakers: NDArray[np.str_],
     fold: Fold,
     *,
@@ -74,8 +76,10 @@ def search_fold(
         The values to try.
     X : ndarray of float32, shape (n_clips, n_features) or (n_layers, n_clips, n_features)
         Embeddings of all clips; of several layers if their weights are to be learnt.
-    labels, speakers : ndarray of str, shape (n_clips,)
-        Of all clips.
+    labels : ndarray of str or float64, shape (n_clips,)
+        What is predicted of all clips.
+    speakers : ndarray of str, shape (n_clips,)
+        Who talks.
     fold : Fold
         Which clips to train and to test on.
     choose : bool
@@ -87,7 +91,7 @@ def search_fold(
     -------
     FoldResult
     """
-    names = np.unique(labels).tolist()
+    names = label_names(labels)
     points = [point for path in paths(grid) for point in path]
     flat, weights = _flatten(X, labels, fold.train)
     tester = head.open(flat[fold.train], labels[fold.train], seed)
@@ -104,7 +108,8 @@ def search_fold(
     everyone = np.arange(len(fold.train))
     tested = next(tester(everyone, flat[fold.test], [points[chosen]]))
     scores = np.full((len(fold.test), len(names)), np.nan)
-    scores[:, np.searchsorted(names, np.unique(labels[fold.train]))] = tested.scores
+    if names:
+        scores[:, np.searchsorted(names, np.unique(labels[fold.train]))] = tested.scores
     return FoldResult(
         tuple(inner), chosen, failed, tested.predicted, scores, tested.converged, weights
     )
@@ -114,20 +119,20 @@ def _score_grid(
     head: Head,
     grid: Grid,
     X: NDArray[np.float32],
-    labels: NDArray[np.str_],
+    labels: NDArray[Any],
     speakers: NDArray[np.str_],
     fold: Fold,
     seed: int,
     shared: Tester | None,
 ) -> tuple[list[float], int]:
-    """Return the inner UAR of each point, NaN where a path was left, and how many fits failed.
+    """Return the inner score of each point, NaN where a path was left, and how many fits failed.
 
     The inner folds go along a path side by side, so that it can be left when their common score
     has fallen.
     """
-    X, labels, speakers = X[..., fold.train, :], labels[fold.train], speakers[fold.train]
-    names = np.unique(labels).tolist()
-    inner = inner_folds(labels, speakers)
+    X, labels = X[..., fold.train, :], labels[fold.train]
+    names, measure = label_names(labels), MEASURES[head.task]
+    inner = inner_folds(stratify(labels), speakers[fold.train])
     truth = np.concatenate([labels[part.test] for part in inner])
     clips = [_flatten(X, labels, part.train)[0] for part in inner]
     testers = [shared or head.open(flat, labels, seed) for flat in clips]
@@ -142,11 +147,16 @@ def _score_grid(
         for tested in _side_by_side(streams):
             said = np.concatenate([each.predicted for each in tested])
             failed += sum(not each.converged for each in tested)
-            measured.append(float(scores_of(confusion(truth, said, names)).uar))
+            measured.append(float(measure.first(measure.count(truth, said, names))))
             if len(measured) > PATIENCE and max(measured[-PATIENCE:]) < max(measured) - MARGIN:
                 break
         scores += measured + [np.nan] * (len(path) - len(measured))
     return scores, failed
+
+
+def label_names(labels: NDArray[Any]) -> list[str]:
+    """Return the labels that there are, sorted; none of ratings."""
+    return np.unique(labels).tolist() if labels.dtype.kind == "U" else []
 
 
 def _side_by_side(streams: Sequence[Iterator[Tested]]) -> Iterator[tuple[Tested, ...]]:
@@ -154,7 +164,7 @@ def _side_by_side(streams: Sequence[Iterator[Tested]]) -> Iterator[tuple[Tested,
 
 
 def _flatten(
-    X: NDArray[np.float32], labels: NDArray[np.str_], train: NDArray[np.intp]
+    X: NDArray[np.float32], labels: NDArray[Any], train: NDArray[np.intp]
 ) -> tuple[NDArray[np.float32], tuple[float, ...]]:
     """Sum several layers by weights learnt on the training clips; leave one layer as it is."""
     if X.ndim == 2:

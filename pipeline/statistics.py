@@ -1,7 +1,7 @@
 """What can be said of scores: intervals, tests and groups, all by speaker.
 
 The clips of a speaker are alike: to resample clips would make every interval too narrow. All that
-is needed are the counts of who was taken for whom, a matrix for each speaker.
+is needed are sums over each speaker's clips, such as the counts of who was taken for whom.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from .metrics import confusion, recalls, scores_of
+from .measures import LABELS, Measure
+from .metrics import recalls
 
 DRAWS = 10_000
 #: With fewer speakers an interval over speakers means nothing: their own values are told instead.
@@ -23,7 +24,7 @@ FEWEST_SPEAKERS = 5
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and its 95 % interval, each from 0 to 1.
+    """A score and its 95 % interval, in its own unit.
 
     Attributes
     ----------
@@ -47,9 +48,10 @@ class Comparison:
     first, second : str
         Their names.
     difference : Interval
-        UAR of the first less that of the second; its interval by resampling speakers.
+        First score (UAR, CCC) of the first less that of the second; its interval by resampling
+        speakers.
     p : float
-        Of the two-sided Wilcoxon signed-rank test over the speakers' UAR.
+        Of the two-sided Wilcoxon signed-rank test over the speakers' scores.
     p_holm : float
         The same, corrected for all comparisons made together.
     """
@@ -62,57 +64,63 @@ class Comparison:
 
 
 def count_by_group(
-    truth: NDArray[np.str_],
-    predicted: NDArray[np.str_],
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
     groups: NDArray[np.str_],
     labels: Sequence[str],
-) -> dict[str, NDArray[np.int64]]:
-    """Count who was taken for whom, for each group of clips.
+    measure: Measure = LABELS,
+) -> dict[str, NDArray[Any]]:
+    """Sum up the predictions of each group of clips.
 
     Parameters
     ----------
-    truth, predicted, groups : ndarray of str, shape (n_clips,)
-        Labels, and the speaker, sex or any other group of each clip.
+    truth, predicted : ndarray of str or float64, shape (n_clips,)
+        Labels or ratings.
+    groups : ndarray of str, shape (n_clips,)
+        The speaker, sex or any other group of each clip.
     labels : sequence of str
-        All labels, sorted.
+        All labels, sorted; none for ratings.
+    measure : Measure
+        How predictions are counted: for labels, who was taken for whom.
 
     Returns
     -------
-    dict of str to ndarray of int64, shape (n_labels, n_labels)
-        By group, sorted.
+    dict of str to ndarray
+        By group, sorted: what ``measure.count`` returns.
     """
     return {
-        str(group): confusion(truth[groups == group], predicted[groups == group], labels)
+        str(group): measure.count(truth[groups == group], predicted[groups == group], labels)
         for group in np.unique(groups)
     }
 
 
-def intervals(by_speaker: NDArray[np.int64], seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    by_speaker: NDArray[Any], measure: Measure = LABELS, seed: int = 0
+) -> dict[str, Interval]:
     """Score predictions, with 95 % intervals by resampling speakers.
 
     Parameters
     ----------
-    by_speaker : ndarray of int64, shape (n_speakers, n_labels, n_labels)
-        Counts of each speaker.
+    by_speaker : ndarray, shape (n_speakers, ...)
+        Sums of each speaker, from :func:`count_by_group`.
+    measure : Measure
+        How they are scored.
     seed : int
         Of the 10 000 draws of as many speakers, with replacement.
 
     Returns
     -------
     dict of str to Interval
-        ``"uar"``, ``"accuracy"`` and ``"macro_f1"``; percentiles 2.5 and 97.5 of the draws.
+        By key of the score; percentiles 2.5 and 97.5 of the draws.
 
     References
     ----------
     Efron & Tibshirani (1993), *An Introduction to the Bootstrap*, chapter 13 (percentile
     intervals), with the speaker as the unit that is drawn.
     """
-    value = scores_of(by_speaker.sum(axis=0))
-    drawn = scores_of(_draw(by_speaker, seed)) if _enough(by_speaker) else None
-    return {
-        name: _interval(getattr(value, name), getattr(drawn, name, None))
-        for name in ("uar", "accuracy", "macro_f1")
-    }
+    value = measure.score(by_speaker.sum(axis=0))
+    drawn = measure.score(_draw(by_speaker, seed)) if _enough(by_speaker) else {}
+    return {key: _interval(value[key], drawn.get(key)) for key in measure.scores.values()}
 
 
 def recall_intervals(by_speaker: NDArray[np.int64], seed: int = 0) -> list[Interval]:
@@ -141,7 +149,8 @@ def recall_intervals(by_speaker: NDArray[np.int64], seed: int = 0) -> list[Inter
 
 
 def compare(
-    by_speaker: Mapping[str, NDArray[np.int64]],
+    by_speaker: Mapping[str, NDArray[Any]],
+    measure: Measure = LABELS,
     seed: int = 0,
     pairs: Sequence[tuple[str, str]] | None = None,
 ) -> tuple[Comparison, ...]:
@@ -149,8 +158,10 @@ def compare(
 
     Parameters
     ----------
-    by_speaker : mapping of str to ndarray of int64, shape (n_speakers, n_labels, n_labels)
-        Counts of each speaker, in the same order of speakers.
+    by_speaker : mapping of str to ndarray, shape (n_speakers, ...)
+        Sums of each speaker, in the same order of speakers.
+    measure : Measure
+        How they are scored.
     seed : int
         Of the draws.
     pairs : sequence of (str, str), optional
@@ -170,13 +181,13 @@ def compare(
     drawn: dict[str, Any] = {}
     for name in {name for pair in pairs for name in pair}:
         if _enough(by_speaker[name]):
-            drawn[name] = scores_of(_draw(by_speaker[name], seed)).uar
+            drawn[name] = measure.first(_draw(by_speaker[name], seed))
     found = []
     for first, second in pairs:
         a, b = by_speaker[first], by_speaker[second]
-        value = float(scores_of(a.sum(axis=0)).uar - scores_of(b.sum(axis=0)).uar)
+        value = float(measure.first(a.sum(axis=0)) - measure.first(b.sum(axis=0)))
         draws = drawn[first] - drawn[second] if first in drawn else None
-        p = _wilcoxon(scores_of(a).uar - scores_of(b).uar) if _enough(a) else np.nan
+        p = _wilcoxon(measure.first(a) - measure.first(b)) if _enough(a) else np.nan
         found.append((first, second, _interval(value, draws), p))
     corrected = holm(np.array([p for *_, p in found]))
     return tuple(Comparison(*each, q) for each, q in zip(found, corrected.tolist(), strict=True))
@@ -203,7 +214,7 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
-def _enough(by_speaker: NDArray[np.int64]) -> bool:
+def _enough(by_speaker: NDArray[Any]) -> bool:
     return len(by_speaker) >= FEWEST_SPEAKERS
 
 
@@ -214,11 +225,12 @@ def _times_drawn(n: int, seed: int) -> NDArray[np.float64]:
     return times.astype(np.float64)
 
 
-def _draw(by_speaker: NDArray[np.int64], seed: int) -> NDArray[Any]:
+def _draw(by_speaker: NDArray[Any], seed: int) -> NDArray[Any]:
     """Return summed counts of each draw of speakers: the same draws for the same seed."""
     n = len(by_speaker)
     flat = _times_drawn(n, seed) @ by_speaker.reshape(n, -1)
-    return flat.reshape(DRAWS, *by_speaker.shape[1:])
+    drawn: NDArray[Any] = flat.reshape(DRAWS, *by_speaker.shape[1:])
+    return drawn
 
 
 def _interval(value: float, drawn: NDArray[np.float64] | None) -> Interval:

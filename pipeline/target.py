@@ -23,15 +23,15 @@ class Target:
         The column of the clip table.
     rows : ndarray of int, shape (n_used,)
         Positions of the clips that are used.
-    labels : ndarray of str, shape (n_used,)
-        Their labels, merged as asked.
+    labels : ndarray of str or float64, shape (n_used,)
+        Their labels, merged as asked, or their ratings.
     changes : tuple of str
         What was merged or dropped, in words.
     """
 
     column: str
     rows: NDArray[np.intp]
-    labels: NDArray[np.str_]
+    labels: NDArray[Any]
     changes: tuple[str, ...]
 
 
@@ -49,7 +49,7 @@ def choose_target(
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table.
     column : str
-        A categorical column; clips where it is empty are not used.
+        A column of labels, or one of ratings (numbers); clips where it is empty are not used.
     merge : mapping of str to str, optional
         Label to the label that takes its place.
     keep : sequence of str
@@ -68,12 +68,15 @@ def choose_target(
     """
     if used is None:
         used = np.ones(len(clips["corpus"]), dtype=bool)
+    if clips.get(column, np.empty(0)).dtype.kind == "f" and column not in _NOT_TARGETS:
+        return _ratings(clips[column], column, used, bool(merge or keep))
     columns = [name for name in clips if name not in _NOT_TARGETS and clips[name].dtype.kind == "U"]
     possible = [name for name in columns if len(set(clips[name][used].tolist()) - {""}) > 1]
     if column not in possible:
         found = "has fewer than two values" if column in columns else "is no categorical column"
         raise UserError(
-            f"--target {column}: {found} of the cache; expected one of {', '.join(possible)}"
+            f"--target {column}: {found} of the cache; expected one of {', '.join(possible)}, or a "
+            "column of ratings (see --ratings)"
         )
     labels = clips[column].astype(object)
     changes = []
@@ -98,23 +101,63 @@ def choose_target(
     return Target(column, rows, labels[used].astype(str), tuple(changes))
 
 
+def _ratings(
+    values: NDArray[np.float64], column: str, used: NDArray[np.bool_], changed: bool
+) -> Target:
+    if changed:
+        raise UserError(
+            f"--target {column}: is a number; expected no --map or --keep, which are for labels; "
+            "leave them away"
+        )
+    rows = np.flatnonzero(used & np.isfinite(values))
+    if len(np.unique(values[rows])) < 2:
+        raise UserError(
+            f"--target {column}: {len(rows)} clips have one, and all the same; expected ratings "
+            "that differ; rate more clips"
+        )
+    left = int(used.sum()) - len(rows)
+    changes = (f"{left} clips without {column} left out",) if left else ()
+    return Target(column, rows, values[rows].astype(np.float64), changes)
+
+
+def stratify(labels: NDArray[Any]) -> NDArray[np.str_]:
+    """Return what folds are balanced by.
+
+    Parameters
+    ----------
+    labels : ndarray of str or float64, shape (n_clips,)
+        Labels or ratings.
+
+    Returns
+    -------
+    ndarray of str, shape (n_clips,)
+        The labels; of ratings the fifth in which each lies.
+    """
+    if labels.dtype.kind == "U":
+        return labels
+    edges = np.unique(np.quantile(labels, [0.2, 0.4, 0.6, 0.8]))
+    return np.searchsorted(edges, labels, side="right").astype(str)
+
+
 def permute_within_speakers(
-    labels: NDArray[np.str_], speakers: NDArray[np.str_], seed: int
-) -> NDArray[np.str_]:
+    labels: NDArray[Any], speakers: NDArray[np.str_], seed: int
+) -> NDArray[Any]:
     """Shuffle the labels of each speaker's clips among themselves.
 
     What a head scores on these is what the protocol gives for nothing: chance, if it is honest.
 
     Parameters
     ----------
-    labels, speakers : ndarray of str, shape (n_clips,)
-        Of each clip.
+    labels : ndarray of str or float64, shape (n_clips,)
+        Labels or ratings of each clip.
+    speakers : ndarray of str, shape (n_clips,)
+        Who talks.
     seed : int
         Of the shuffle.
 
     Returns
     -------
-    ndarray of str, shape (n_clips,)
+    ndarray, shape (n_clips,)
     """
     draw = np.random.default_rng(seed)
     permuted = labels.copy()

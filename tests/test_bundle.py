@@ -17,7 +17,7 @@ from serpipe.pipeline.layers import weigh
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from .test_fit import EMOTIONS, GRIDS, clips, loso
+from .test_fit import CLASSIFIERS, EMOTIONS, GRIDS, clips, loso
 
 
 def told(head: str, **changes: Any) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def told(head: str, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_loaded_bundle_predicts_what_was_fitted_and_is_the_same_bytes(
     name: str, tmp_path: Path
 ) -> None:
@@ -141,7 +141,7 @@ class EvilState:
         Path(state["trace"]).touch()
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_malicious_bundle_runs_no_code(name: str, tmp_path: Path) -> None:
     trace, folder = tmp_path / "was-run", tmp_path / "bundle"
     pickle.loads(pickle.dumps(Evil(trace))).close()

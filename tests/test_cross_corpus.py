@@ -61,6 +61,8 @@ def test_corpora_share_a_cache_and_no_speaker(serpipe: Command, cache: Path) -> 
         "11",
         "12",
     ]
+    with pytest.raises(UserError, match="speaker 07 is not among"):  # it was asked for all of them
+        make_plan(opened, Protocol(split="emobox", train_on=["ravdess"]))
     told = make_plan(opened, Protocol(keep=["angry", "sadness"], merge={"calm": "sad"}))
     assert set(told.problem.labels) == {"anger", "sadness"}
 

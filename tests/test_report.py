@@ -30,6 +30,7 @@ from serpipe.artifacts.tables import (
     groups_table,
     layers_table,
 )
+from serpipe.pipeline.measures import LABELS
 from serpipe.pipeline.metrics import confusion, recalls, scores_of
 from serpipe.pipeline.statistics import compare, intervals
 
@@ -253,7 +254,7 @@ def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunRes
     assert not any(record["below_best"] for record in layers_table(few).records)
     found = compare({"a": few.by_speaker("lr", "0"), "b": few.by_speaker("lr", "1")})
     members = {name: {"warning": ""} for name in "ab"}
-    assert "With 5 speakers and 1 tests" in comparison_table(found, "", members, 5).note
+    assert "With 5 speakers and 1 tests" in comparison_table(found, "", members, 5, LABELS).note
 
 
 def test_groups_and_recalls_have_the_intervals_of_their_speakers(results: RunResults) -> None:

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from ...errors import UserError
 from .head import Classifier, Grid, Head, Point, Tested, Tester, paths
 from .lgbm import LGBM
+from .lgbm_regressor import LGBM_REGRESSOR
 from .lr import LR
+from .ridge import RIDGE
 from .svm import SVM, SVM_LINEAR
+from .svr import SVR
 
 __all__ = [
     "HEADS",
@@ -21,16 +24,18 @@ __all__ = [
     "read_grids",
 ]
 
-HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM)}
+HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM, RIDGE, SVR, LGBM_REGRESSOR)}
 
 
-def find_heads(names: str) -> tuple[Head, ...]:
+def find_heads(names: str | None, task: str = "classification") -> tuple[Head, ...]:
     """Turn the value of ``--head`` into heads.
 
     Parameters
     ----------
-    names : str
-        One name, several joined by commas, or ``"all"``.
+    names : str or None
+        One name, several joined by commas, or ``"all"``; ``None`` for the first of the task.
+    task : str
+        ``"classification"`` or ``"regression"``.
 
     Returns
     -------
@@ -40,13 +45,18 @@ def find_heads(names: str) -> tuple[Head, ...]:
     Raises
     ------
     UserError
-        If a name is not known.
+        If a name is not known, or is that of a head for another task.
     """
-    asked = set(HEADS) if names == "all" else {name.strip() for name in names.split(",")}
-    unknown = sorted(asked - set(HEADS))
+    of_task = [name for name, head in HEADS.items() if head.task == task]
+    if names is None:
+        return (HEADS[of_task[0]],)
+    asked = set(of_task) if names == "all" else {name.strip() for name in names.split(",")}
+    unknown = sorted(asked - set(of_task))
     if unknown:
+        what = "labels" if task == "classification" else "ratings"
+        found = f"is no head for {what}" if unknown[0] in HEADS else "is no head"
         raise UserError(
-            f"--head {names}: {unknown[0]!r} is no head; expected {', '.join(HEADS)} or all"
+            f"--head {names}: {unknown[0]!r} {found}; expected {', '.join(of_task)} or all"
         )
     return tuple(head for name, head in HEADS.items() if name in asked)
 

@@ -47,19 +47,20 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Tested:
-    """What a fitted classifier says of clips that it was not fitted on.
+    """What a fitted classifier or regressor says of clips that it was not fitted on.
 
     Attributes
     ----------
-    predicted : ndarray of str, shape (n_clips,)
+    predicted : ndarray of str or float64, shape (n_clips,)
         Its predictions.
     scores : ndarray of float64, shape (n_clips, n_classes)
-        A score per class, columns in the order of the sorted training labels.
+        A score per class, columns in the order of the sorted training labels; of a regressor none,
+        shape (n_clips, 0).
     converged : bool
         Whether it reached its optimum.
     """
 
-    predicted: NDArray[np.str_]
+    predicted: NDArray[Any]
     scores: NDArray[np.float64]
     converged: bool
 
@@ -104,24 +105,26 @@ class Head:
         File suffix of a saved classifier.
     save, load : callable
         To and from a file. ``load`` runs no code that the file brings along.
+    task : str
+        ``"classification"``, or ``"regression"`` for ratings: then labels are float64, and there
+        are neither classes nor scores.
     """
 
     name: str
     title: str
     parameters: Mapping[str, Parameter]
     build: Callable[[Point, int], Classifier]
-    open: Callable[[NDArray[np.float32], NDArray[np.str_], int], Tester]
+    open: Callable[[NDArray[np.float32], NDArray[Any], int], Tester]
     scores_are: str
     fit_final: Callable[
-        [NDArray[np.float32], NDArray[np.str_], NDArray[np.str_], Point, int], Classifier
+        [NDArray[np.float32], NDArray[Any], NDArray[np.str_], Point, int], Classifier
     ]
     converged: Callable[[Classifier], bool]
-    predict: Callable[
-        [Classifier, NDArray[np.float32]], tuple[NDArray[np.str_], NDArray[np.float64]]
-    ]
+    predict: Callable[[Classifier, NDArray[np.float32]], tuple[NDArray[Any], NDArray[np.float64]]]
     suffix: str
     save: Callable[[Classifier, Path], None]
     load: Callable[[Path], Classifier]
+    task: str = "classification"
 
     @property
     def grid(self) -> dict[str, tuple[float, ...]]:
@@ -153,7 +156,7 @@ def one_by_one(
     build: Callable[[Point, int], Classifier],
     scores: Callable[[Classifier, NDArray[np.float32]], NDArray[np.float64]],
     converged: Callable[[Classifier], bool],
-) -> Callable[[NDArray[np.float32], NDArray[np.str_], int], Tester]:
+) -> Callable[[NDArray[np.float32], NDArray[Any], int], Tester]:
     """Make an ``open`` that fits the classifier of each point by itself.
 
     Parameters
@@ -171,7 +174,7 @@ def one_by_one(
         An ``open`` for :class:`Head`.
     """
 
-    def open_clips(X: NDArray[np.float32], labels: NDArray[np.str_], seed: int) -> Tester:
+    def open_clips(X: NDArray[np.float32], labels: NDArray[Any], seed: int) -> Tester:
         def test(
             train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
         ) -> Iterator[Tested]:
@@ -193,12 +196,12 @@ def one_by_one(
 
 def fit_all(
     build: Callable[[Point, int], Classifier],
-) -> Callable[[NDArray[np.float32], NDArray[np.str_], NDArray[np.str_], Point, int], Classifier]:
+) -> Callable[[NDArray[np.float32], NDArray[Any], NDArray[np.str_], Point, int], Classifier]:
     """Make a ``fit_final`` that fits what ``build`` builds on all clips, whoever talks."""
 
     def fit(
         X: NDArray[np.float32],
-        labels: NDArray[np.str_],
+        labels: NDArray[Any],
         speakers: NDArray[np.str_],
         point: Point,
         seed: int,
@@ -208,6 +211,18 @@ def fit_all(
             return build(point, seed).fit(X, labels)
 
     return fit
+
+
+def no_scores(regressor: Classifier, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return what a regressor has of scores: nothing, shape (n_clips, 0)."""
+    return np.empty((len(X), 0))
+
+
+def predict_ratings(
+    regressor: Classifier, X: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Take predictions from a regressor, which has no probabilities."""
+    return np.asarray(regressor.predict(X), dtype=np.float64), no_scores(regressor, X)
 
 
 def predict_own(

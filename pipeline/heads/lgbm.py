@@ -22,11 +22,12 @@ def build(point: Point, seed: int) -> lightgbm.LGBMClassifier:
     One thread, column-wise histograms and a fixed seed: the result does not depend on the machine.
     """
     return lightgbm.LGBMClassifier(
-        n_estimators=int(point["n_estimators"]), class_weight="balanced", **_settings(point, seed)
+        n_estimators=int(point["n_estimators"]), class_weight="balanced", **settings_of(point, seed)
     )
 
 
-def _settings(point: Point, seed: int) -> dict[str, Any]:
+def settings_of(point: Point, seed: int) -> dict[str, Any]:
+    """Return what trees for labels and for ratings have in common."""
     return {
         "learning_rate": point["learning_rate"],
         "num_leaves": int(point["num_leaves"]),
@@ -48,29 +49,39 @@ def open_clips(X: NDArray[np.float32], labels: NDArray[np.str_], seed: int) -> T
     def test(
         train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
     ) -> Iterator[Tested]:
-        settings = _settings(points[0], seed)
+        settings = settings_of(points[0], seed)
         bins = settings["max_bin"]
         if bins not in binned:
-            binned[bins] = lightgbm.Dataset(
-                X,
-                params={"max_bin": bins, "feature_pre_filter": False, "n_jobs": 1, "verbose": -1},
-            ).construct()
+            binned[bins] = bin_values(X, bins)
         classes, codes = np.unique(labels[train], return_inverse=True)
         clips = binned[bins].subset(train.tolist()).construct()
         clips.set_label(codes)
         clips.set_weight(compute_sample_weight("balanced", codes))
         booster = lightgbm.Booster({**settings, **_objective(len(classes))}, clips)
-        rounds = 0
-        for point in points:
-            # Counted here: a round in which nothing can be parted adds no tree.
-            for _ in range(rounds, int(point["n_estimators"])):
-                booster.update()
-            rounds = int(point["n_estimators"])
+        for _ in grow(booster, points):
             trees = SavedTrees(booster, classes)
             probability = trees.predict_proba(X_test)
             yield Tested(classes[probability.argmax(axis=1)], probability, converged=True)
 
     return test
+
+
+def bin_values(X: NDArray[np.float32], bins: int) -> lightgbm.Dataset:
+    """Sort the values of each feature into bins, for any part of the clips."""
+    return lightgbm.Dataset(
+        X, params={"max_bin": bins, "feature_pre_filter": False, "n_jobs": 1, "verbose": -1}
+    ).construct()
+
+
+def grow(booster: lightgbm.Booster, points: Sequence[Point]) -> Iterator[Point]:
+    """Boost from one number of trees to the next, and yield at each."""
+    rounds = 0
+    for point in points:
+        # Counted here: a round in which nothing can be parted adds no tree.
+        for _ in range(rounds, int(point["n_estimators"])):
+            booster.update()
+        rounds = int(point["n_estimators"])
+        yield point
 
 
 def _objective(n_classes: int) -> dict[str, Any]:
@@ -125,17 +136,19 @@ def load(path: Path) -> SavedTrees:
         ) from error
 
 
+PARAMETERS = {
+    "learning_rate": Parameter((0.1,), 1e-6, 1e3),
+    "num_leaves": Parameter((7,), 2, 131072, whole=True),
+    "min_child_samples": Parameter((5,), 0, 1e9, whole=True),
+    "colsample_bytree": Parameter((0.05,), 1e-6, 1.0),
+    "max_bin": Parameter((15,), 2, 65535, whole=True),
+    "n_estimators": Parameter((50, 100, 150, 200), 1, 1e5, whole=True),
+}
+
 LGBM = Head(
     name="lgbm",
     title="LightGBM",
-    parameters={
-        "learning_rate": Parameter((0.1,), 1e-6, 1e3),
-        "num_leaves": Parameter((7,), 2, 131072, whole=True),
-        "min_child_samples": Parameter((5,), 0, 1e9, whole=True),
-        "colsample_bytree": Parameter((0.05,), 1e-6, 1.0),
-        "max_bin": Parameter((15,), 2, 65535, whole=True),
-        "n_estimators": Parameter((50, 100, 150, 200), 1, 1e5, whole=True),
-    },
+    parameters=PARAMETERS,
     build=build,
     open=open_clips,
     scores_are="probability",

@@ -1,0 +1,184 @@
+"""A data set for PyTorch gives every clip that has a target, whole, with its label and speaker."""
+
+import doctest
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from serpipe.corpora.clip import Clip
+from serpipe.corpora.manifest import read_manifest
+from serpipe.errors import BadClipsError, UserError
+from serpipe.features import dataset as module
+from serpipe.features.audio import read_waveform
+from serpipe.features.dataset import ClipDataset, collate, corpus_dataset
+from torch.utils.data import DataLoader
+
+from .conftest import run_python, write_wav
+
+TONE = 0.1 * np.sin(np.arange(16000) / 10)
+
+
+def five_clips(folder: Path, text: str = "") -> tuple[Clip, ...]:
+    """Stereo clips of 1000, 2000, ... samples, of which some lack an emotion or a rating."""
+    for n in range(1, 6):
+        samples = np.stack([TONE, -0.5 * TONE], axis=1)[: 1000 * n]
+        write_wav(folder / f"{n}.wav", samples)
+    table = text or (
+        "path,speaker,emotion,fatigue,room\n"
+        "1.wav,anna,sad,3.5,hall\n2.wav,anna,,1,hall\n3.wav,bert,angry,,\n"
+        "4.wav,bert,sad,0,hall\n5.wav,cleo,happy,7,kitchen\n"
+    )
+    (folder / "clips.csv").write_text(table)
+    return read_manifest(folder / "clips.csv")
+
+
+def stems(clips: Sequence[Clip]) -> list[str]:
+    return [clip.name for clip in clips]
+
+
+def test_every_clip_of_the_sample_comes_with_its_label_at_the_rate_asked_for() -> None:
+    dataset = corpus_dataset("sample", 8000)
+    assert len(dataset) == len(dataset.clips) == len(dataset.speakers) == 192
+    assert dataset.labels == tuple(sorted({clip.emotion for clip in dataset.clips}))
+    assert len(dataset.labels) == 8
+    for index in (0, 100, 191):
+        waveform, label = dataset[index]
+        expected, facts = read_waveform(dataset.clips[index].file, 8000)
+        np.testing.assert_array_equal(waveform.numpy(), expected)
+        assert waveform.dtype == torch.float32
+        assert len(waveform) == pytest.approx(8000 * facts.seconds, abs=1)
+        assert dataset.labels[label] == dataset.clips[index].emotion  # type: ignore[index]
+        assert dataset.speakers[index] == dataset.clips[index].speaker
+    with pytest.raises(IndexError):  # what ends a loop over it
+        dataset[192]
+
+
+def test_clips_without_a_target_are_left_out(tmp_path: Path) -> None:
+    clips = five_clips(tmp_path)
+    words = ClipDataset(clips, 16000)
+    assert stems(words.clips) == ["1", "3", "4", "5"]
+    assert words.labels == ("angry", "happy", "sad")
+    assert [words[i][1] for i in range(4)] == [2, 0, 2, 1]
+    assert words.speakers == ("anna", "bert", "bert", "cleo")
+    assert [len(words[i][0]) for i in range(4)] == [1000, 3000, 4000, 5000]
+    numbers = ClipDataset(clips, 16000, target="fatigue")  # one of them 0, which is not empty
+    assert stems(numbers.clips) == ["1", "2", "4", "5"]
+    assert numbers.labels == ()
+    assert [numbers[i][1] for i in range(4)] == [3.5, 1.0, 0.0, 7.0]
+    assert stems(ClipDataset(clips, 16000, target="room").clips) == ["1", "2", "4", "5"]
+    other = replace(clips[0], more={"fatigue": math.nan}), replace(clips[1], more={}), clips[4]
+    assert stems(ClipDataset(other, 16000, target="fatigue").clips) == ["5"]
+
+
+def test_labels_are_counted_in_the_order_given(tmp_path: Path) -> None:
+    labels = ["sad", "fearful", "happy", "angry"]
+    dataset = ClipDataset(five_clips(tmp_path), 16000, labels=labels)
+    assert dataset.labels == tuple(labels)
+    assert dataset.targets == (0, 3, 0, 2)
+
+
+def test_channels_are_chosen_as_asked(tmp_path: Path) -> None:
+    clips = five_clips(tmp_path)
+    for channels, factor in (("mean", 0.25), ("left", 1.0), ("right", -0.5)):
+        waveform, _ = ClipDataset(clips, 16000, channels=channels)[0]
+        np.testing.assert_allclose(waveform, factor * TONE[:1000], atol=2 / 2**15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target": "mood"}, "target 'mood': there is no such column; .*emotion.*fatigue, room"),
+        ({"target": "speaker"}, "target 'speaker': there is no such column"),
+        ({"target": "intensity"}, "target intensity: empty for all 5 clip"),
+        ({"labels": ["sad", "angry"]}, "5.wav: its emotion is 'happy'; expected one of sad, angry"),
+        ({"labels": ["sad", "angry", "sad", "happy"]}, "one stands twice"),
+        ({"labels": ["sad"], "target": "fatigue"}, "leave labels out"),
+        ({"channels": "middle"}, "channels 'middle'"),
+        ({"sampling_rate": 16}, "sampling rate 16: "),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_before_any_audio_is_read(
+    tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    clips = five_clips(tmp_path)
+    for clip in clips:
+        clip.file.unlink()
+    assert len(ClipDataset(clips, 16000)) == 4
+    with pytest.raises(UserError, match=words) as caught:
+        ClipDataset(clips, **({"sampling_rate": 16000} | settings))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_and_words_are_not_mixed(tmp_path: Path) -> None:
+    clips = five_clips(tmp_path)
+    other = replace(clips[1], more={"fatigue": "high"})
+    with pytest.raises(UserError, match=r"3.5 for one clip and 'high' for another"):
+        ClipDataset((clips[0], other), 16000, target="fatigue")
+
+
+def test_a_batch_holds_each_clip_whole_and_zeros_after_it(tmp_path: Path) -> None:
+    clips = five_clips(tmp_path)
+    for target, kind in (("emotion", torch.int64), ("fatigue", torch.float32)):
+        dataset = ClipDataset(clips, 16000, target=target)
+        items = [dataset[i] for i in (2, 0, 3)]
+        waveforms, lengths, targets = collate(items)
+        assert (waveforms.dtype, lengths.dtype, targets.dtype) == (torch.float32, torch.int64, kind)
+        assert waveforms.shape == (3, 5000)
+        assert lengths.tolist() == [4000, 1000, 5000]
+        assert targets.tolist() == [dataset.targets[i] for i in (2, 0, 3)]
+        for row, length, (waveform, _) in zip(waveforms, lengths, items, strict=True):
+            assert torch.equal(row[:length], waveform)
+            assert not row[length:].any()
+
+
+def test_worker_processes_that_share_nothing_give_the_same_batches(tmp_path: Path) -> None:
+    dataset = ClipDataset(five_clips(tmp_path), 8000)
+    here = list(DataLoader(dataset, 2, collate_fn=collate))
+    there = list(
+        DataLoader(dataset, 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
+    )
+    assert len(here) == len(there) == 2
+    for ours, theirs in zip(here, there, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_worker_says_which_clip_is_bad(tmp_path: Path) -> None:
+    clips = five_clips(tmp_path)
+    clips[2].file.write_bytes(b"")
+    dataset = ClipDataset(clips, 8000)
+    loader = DataLoader(
+        dataset, 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn"
+    )
+    with pytest.raises(RuntimeError, match=r"3\.wav: is an empty file"):
+        list(loader)
+
+
+def test_badly_named_files_are_refused_or_left_out(few_clips: Path) -> None:
+    assert len(corpus_dataset(str(few_clips), 16000)) == 40
+    write_wav(few_clips / "happy.wav", TONE)
+    with pytest.raises(BadClipsError, match=r"happy\.wav: named outside the scheme"):
+        corpus_dataset(f"ravdess={few_clips}", 16000)
+    assert len(corpus_dataset(f"ravdess={few_clips}", 16000, skip_bad=True)) == 40
+
+
+def test_the_example_in_the_documentation_runs() -> None:
+    (example,) = [
+        found for found in doctest.DocTestFinder().find(module.ClipDataset) if found.examples
+    ]
+    assert "GroupKFold" in (example.docstring or "")
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_torch_is_imported_with_this_module_only() -> None:
+    code = (
+        "import sys, serpipe, serpipe.cli, serpipe.corpora.data\n"
+        "assert 'torch' not in sys.modules\n"
+        "import serpipe.features.dataset\n"
+        "assert 'torch' in sys.modules\n"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr

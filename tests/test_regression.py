@@ -1,0 +1,274 @@
+"""Ratings are regressed as labels are told: by speakers left out, chosen inside, scored by CCC."""
+
+import csv
+import json
+import pickle
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from scipy.stats import pearsonr
+from serpipe.artifacts.bundle import load_bundle, save_bundle
+from serpipe.artifacts.parts import part_writer, read_parts
+from serpipe.artifacts.results import read_results
+from serpipe.errors import UserError
+from serpipe.pipeline.fit import Problem, fit_final, fit_head
+from serpipe.pipeline.folds import Fold, inner_folds
+from serpipe.pipeline.heads import HEADS, Grid, find_heads, paths
+from serpipe.pipeline.layers import Candidate
+from serpipe.pipeline.measures import RATINGS, score_ratings, sum_ratings
+from serpipe.pipeline.search import search_fold
+from serpipe.pipeline.statistics import compare, intervals
+from serpipe.pipeline.target import stratify
+
+from .conftest import Command
+from .test_bundle import Evil, told
+from .test_fit import loso
+
+REGRESSORS = [name for name, head in HEADS.items() if head.task == "regression"]
+GRIDS: dict[str, Grid] = {
+    "ridge": {"alpha": (1.0, 100.0)},
+    "svr": HEADS["svr"].grid | {"C": (0.1, 10.0)},
+    "lgbm-regressor": HEADS["lgbm"].grid
+    | {"colsample_bytree": (0.5,), "n_estimators": (20.0, 60.0)},
+}
+
+
+def ccc(truth: np.ndarray, said: np.ndarray) -> float:
+    """By the definition of Lin (1989)."""
+    covariance = np.mean((truth - truth.mean()) * (said - said.mean()))
+    return float(2 * covariance / (truth.var() + said.var() + (truth.mean() - said.mean()) ** 2))
+
+
+def clips(
+    n_speakers: int = 6, each: int = 16, signal: float = 2.0, width: int = 12
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings in which a rating and the speaker are heard; ratings from 1 to 7; speakers."""
+    draw = np.random.default_rng(0)
+    ratings = draw.uniform(1, 7, n_speakers * each)
+    speakers = np.repeat([f"{n:02d}" for n in range(n_speakers)], each)
+    X = draw.standard_normal((len(ratings), width))
+    X += signal * draw.standard_normal(width) * (ratings[:, None] - 4) / 2
+    X += draw.standard_normal((n_speakers, width))[speakers.astype(int)]
+    return X.astype(np.float32), ratings, speakers
+
+
+def fit(name: str, X: np.ndarray, problem: Problem, **more: Any) -> Any:
+    layer = Candidate("3", ("3",), "single")
+    return fit_head(HEADS[name], GRIDS[name], [layer], lambda _: X, problem, **more)
+
+
+def test_the_scores_are_those_of_their_definitions() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.uniform(1, 5, 200)
+    said = 0.5 * truth + 3 + draw.normal(size=200)
+    parts = [slice(0, 50), slice(50, 90), slice(90, 200)]
+    sums = np.stack([sum_ratings(truth[part], said[part]) for part in parts])
+    found = score_ratings(sums.sum(axis=0))
+    assert found["ccc"] == pytest.approx(ccc(truth, said))
+    assert found["pearson"] == pytest.approx(pearsonr(truth, said).statistic)
+    assert found["mae"] == pytest.approx(np.abs(truth - said).mean())
+    assert score_ratings(sum_ratings(truth, truth))["ccc"] == pytest.approx(1)
+    assert score_ratings(sum_ratings(truth, truth + 1))["ccc"] < 1 - 1e-3  # unlike Pearson's
+    assert score_ratings(sum_ratings(truth, np.full(200, 3.3)))["ccc"] == pytest.approx(0, abs=1e-9)
+    same = score_ratings(sum_ratings(np.full(9, 0.1), np.full(9, 0.1)))
+    assert np.isnan(same["ccc"])
+    assert same["mae"] == pytest.approx(0)
+    assert np.isnan(score_ratings(np.zeros(7))["mae"])
+
+
+def test_intervals_are_over_speakers_and_comparisons_paired() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.uniform(1, 5, (12, 30))
+    good = truth + draw.normal(size=truth.shape)
+    bad = truth + 2 * draw.normal(size=truth.shape)
+    sums = {
+        name: np.stack([sum_ratings(t, s) for t, s in zip(truth, said, strict=True)])
+        for name, said in (("good", good), ("bad", bad))
+    }
+    found = intervals(sums["good"], RATINGS)
+    drawn = [
+        ccc(truth[those].ravel(), good[those].ravel()) for those in draw.integers(0, 12, (2000, 12))
+    ]
+    assert found["ccc"].value == pytest.approx(ccc(truth.ravel(), good.ravel()))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert (found["ccc"].low, found["ccc"].high) == pytest.approx((low, high), abs=0.01)
+    (pair,) = compare(sums, RATINGS)
+    assert pair.difference.low > 0
+    assert pair.p < 0.01
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_a_head_hears_ratings_of_unheard_speakers(name: str) -> None:
+    X, ratings, speakers = clips(n_speakers=8, each=24)
+    fitted = fit(name, X, loso(ratings, speakers))
+    assert ccc(ratings, fitted.nested.predicted) > 0.6
+    assert fitted.nested.scores.shape == (len(X), 0)
+    # In other units the ratings are as well told.
+    scaled = fit(name, X, loso(1000 * ratings + 5, speakers))
+    np.testing.assert_allclose(
+        (scaled.nested.predicted - 5) / 1000, fitted.nested.predicted, atol=0.2
+    )
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_ratings_that_only_the_speaker_tells_are_not_learnt(name: str) -> None:
+    X, _, speakers = clips(n_speakers=30, signal=0, width=40)
+    ratings = np.random.default_rng(3).uniform(1, 7, 30)[speakers.astype(int)]
+    honest = fit(name, X, loso(ratings, speakers))
+    assert ccc(ratings, honest.nested.predicted) < 0.2
+    part = np.random.default_rng(0).permutation(len(ratings)) % 4
+    shared = tuple(
+        Fold(str(n), np.flatnonzero(part != n), np.flatnonzero(part == n)) for n in range(4)
+    )
+    inflated = fit(name, X, Problem(ratings, speakers, shared))
+    assert ccc(ratings, inflated.nested.predicted) > 0.4
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_nothing_is_learnt_or_chosen_from_the_test_clips(name: str) -> None:
+    X, ratings, speakers = clips()
+    fold = loso(ratings, speakers).folds[2]
+    run = partial(search_fold, HEADS[name], GRIDS[name], choose=True, seed=0, fold=fold)
+    before = run(X, labels=ratings, speakers=speakers)
+    X, changed = X.copy(), ratings.copy()
+    X[fold.test[0]] = 1e6
+    changed[fold.test] = 1e6
+    after = run(X, labels=changed, speakers=speakers)
+    assert after.inner == before.inner
+    np.testing.assert_array_equal(before.predicted[1:], after.predicted[1:])
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_the_search_agrees_with_the_plain_loop(name: str) -> None:
+    X, ratings, speakers = clips(n_speakers=7)
+    if name == "lgbm-regressor":  # four values each: bins made from more clips are the same bins
+        X = (X[:, :, None] > np.quantile(X, [0.25, 0.5, 0.75], axis=0).T).sum(axis=2)
+        X = X.astype(np.float32)
+    head, problem = HEADS[name], loso(ratings, speakers)
+    fitted = fit(name, X, problem)
+    points = [point for path in paths(GRIDS[name]) for point in path]
+    for fold in problem.folds[:3]:
+        result = fitted.results["3", fold.name]
+        part, said = fold.train, ratings[fold.train]
+        for number, point in enumerate(points):
+            predicted = np.empty_like(said)
+            for inner in inner_folds(stratify(said), speakers[part]):
+                regressor = head.build(point, 0).fit(X[part][inner.train], said[inner.train])
+                predicted[inner.test] = regressor.predict(X[part][inner.test])
+            assert result.inner[number] == pytest.approx(ccc(said, predicted), abs=2e-3)
+        regressor = head.build(points[result.chosen], 0).fit(X[part], said)
+        np.testing.assert_allclose(result.predicted, regressor.predict(X[fold.test]), atol=2e-2)
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) -> None:
+    X, ratings, speakers = clips()
+    problem = loso(ratings, speakers)
+    folds = [*problem.folds, problem.everybody()]
+    keep = part_writer(tmp_path, name, ["3"], [fold.name for fold in folds], [])
+    first = fit(name, X, problem, keep=keep, jobs=2)
+    n_points = len([point for path in paths(GRIDS[name]) for point in path])
+    there = read_parts(tmp_path, name, ["3"], folds, np.array([], dtype=str), n_points)
+    assert len(there) == len(folds)
+    again = fit(name, X, problem, there=there)
+    np.testing.assert_array_equal(first.nested.predicted, again.nested.predicted)
+    assert first.choices == again.choices
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+def test_a_bundle_of_ratings_predicts_and_runs_no_code(name: str, tmp_path: Path) -> None:
+    X, ratings, speakers = clips(width=20)
+    point = paths(GRIDS[name])[0][0]
+    about = told("lr") | {"head": name, "parameters": point, "labels": [], "target": "fatigue"}
+    for number in range(2):
+        regressor, _ = fit_final(HEADS[name], point, X, loso(ratings, speakers))
+        save_bundle(tmp_path / str(number), regressor, **about)
+    predicted, probabilities = load_bundle(tmp_path / "0").predict({"3": X})
+    assert predicted.dtype == np.float64
+    np.testing.assert_allclose(
+        predicted.astype(np.float64), HEADS[name].build(point, 0).fit(X, ratings).predict(X)
+    )
+    assert probabilities.shape == (len(X), 0)
+    files = [sorted((tmp_path / str(number)).iterdir()) for number in range(2)]
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    trace = tmp_path / "trace"
+    path = tmp_path / "0" / f"head{HEADS[name].suffix}"
+    path.write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(UserError, match="cannot be read"):
+        HEADS[name].load(path)
+    assert not trace.exists()
+
+
+@pytest.fixture
+def rated(serpipe: Command, few_clips: Path, small_encoder: Path) -> Path:
+    """Return ratings by three raters of forty clips, all but the last two."""
+    assert serpipe("extract", "--data", few_clips, "--encoder", small_encoder).code == 0
+    draw = np.random.default_rng(0)
+    names = sorted(path.stem for path in few_clips.rglob("*.flac"))
+    rows = [
+        [name, rater, round(float(name[7] == "1") * 3 + draw.uniform(1, 3), 2)]
+        for name in names[:-2]
+        for rater in "ABC"
+    ]
+    path = Path("fatigue.csv").resolve()
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["name", "rater", "fatigue"], *rows])
+    return path
+
+
+def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path) -> None:
+    arguments = ("--ratings", rated, "--target", "fatigue", "--layers", "1-2")
+    done = serpipe("fit", *arguments, "--head", "ridge,svr", "--format", "json")
+    assert done.code == 0, done.err
+    content = json.loads(done.out)
+    run = Path(content["run"])
+    results = read_results(run)
+    assert results.summary.clips == 38
+    assert "2 clips without fatigue left out" in results.summary.changes
+    assert results.summary.agreement
+    assert 0 < results.summary.agreement["icc_1"] < results.summary.agreement["icc_k"] < 1
+    with (run / "predictions" / "ridge.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["layer"] == "nested"]
+    truth = np.array([float(row["truth"]) for row in rows])
+    said = np.array([float(row["predicted"]) for row in rows])
+    nested = content["nested"][0]
+    assert nested["ccc"] == pytest.approx(ccc(truth, said))
+    assert nested["mae"] == pytest.approx(np.abs(truth - said).mean())
+    assert nested["ccc_low"] < nested["ccc"] < nested["ccc_high"]
+    told_words = serpipe("report").out
+    for words in ("raters", "agreement ICC", "CCC", "Pearson", "MAE", "38 clips"):
+        assert words in told_words
+    assert "UAR" not in told_words
+    assert {path.stem for path in (run / "report").glob("*.png")} >= {
+        "layers", "speakers", "ratings-ridge", "ratings-svr"
+    }  # fmt: skip
+    page = (run / "report" / "index.html").read_text()
+    assert "UAR" not in page
+    card = ModelCard.load(run / "bundles" / "ridge" / "README.md")
+    (first, *_) = card.data.eval_results
+    assert (first.metric_type, first.metric_value) == ("ccc", round(nested["ccc"], 3))
+    other = serpipe("fit", *arguments, "--head", "lgbm-regressor", "--grid", "n_estimators=20")
+    both = serpipe("report", run, other.out.strip(), "--format", "json")
+    assert len(json.loads(both.out)["tables"]["comparisons"]) == 3
+    emotions = serpipe("fit", "--layers", "1", "--grid", "C=0.1").out.strip()
+    assert "expected the same scores" in serpipe("report", run, emotions).err
+
+
+def test_what_cannot_be_done_with_ratings_is_said(serpipe: Command, rated: Path) -> None:
+    arguments = ("fit", "--ratings", rated, "--target", "fatigue")
+    for more, words in (
+        (("--head", "lr"), "'lr' is no head for ratings; expected ridge, svr, lgbm-regressor"),
+        (("--keep", "1,2"), "expected no --map or --keep"),
+        (("--layers", "weighted"), "weights are learnt from labels"),
+        (("--target", "mood"), "mood"),
+    ):
+        done = serpipe(*arguments, *more)
+        assert (done.code, done.out) == (2, ""), done.err
+        assert words in done.err
+    assert "no head for labels" in serpipe("fit", "--head", "ridge").err
+    assert [head.name for head in find_heads("all", "regression")] == REGRESSORS
