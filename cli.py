@@ -166,6 +166,9 @@ def extract(
             show_default="none",
         ),
     ] = None,
+    channels: Annotated[
+        str, typer.Option(metavar="mean|left|right", help="How several channels become one.")
+    ] = "mean",
     max_seconds: Annotated[
         float | None,
         typer.Option(
@@ -262,6 +265,7 @@ def extract(
         overwrite=overwrite,
         drop_removed=drop_removed,
         trim_decibels=trim,
+        channels=channels,
         dtype=dtype,
         batch_seconds=batch_seconds,
         workers=jobs or cores(),

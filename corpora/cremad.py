@@ -87,7 +87,7 @@ def read_name(path: PurePosixPath) -> Told | str:
 CREMAD = Corpus(
     name="cremad",
     title="CREMA-D",
-    suffixes=(".wav", ".flac", ".mp3"),
+    suffixes=(".wav", ".flac"),
     scheme="a CREMA-D name such as 1001_DFA_ANG_XX.wav",
     read_name=read_name,
     expected={emotion: 1087 if emotion == "neutral" else 1271 for emotion in EMOTIONS.values()},

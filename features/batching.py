@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import AudioFacts, Waveform, read_waveform
+from .audio import CHANNEL_POLICY, AudioFacts, Waveform, read_waveform
 from .encoder import Encoder
 from .trim import trim
 
@@ -83,6 +83,7 @@ def embed_batches(
     batches: Sequence[Batch],
     workers: int,
     trim_decibels: float | None = None,
+    channels: str = CHANNEL_POLICY,
 ) -> Iterator[tuple[Batch, Embeddings]]:
     """Embed all batches.
 
@@ -96,6 +97,8 @@ def embed_batches(
         Threads that decode (for GPUs), or decode and compute (on a CPU).
     trim_decibels : float, optional
         Trim silence at the ends of each clip, see :func:`.trim.trim`.
+    channels : {"mean", "left", "right"}
+        How several channels become one.
 
     Yields
     ------
@@ -112,7 +115,7 @@ def embed_batches(
     rate = encoders[0].identity.sampling_rate
 
     def load(batch: Batch) -> list[Waveform]:
-        return [load_clip(heard, rate, trim_decibels) for heard in batch]
+        return [load_clip(heard, rate, trim_decibels, channels) for heard in batch]
 
     if encoders[0].device.type == "cpu":
 
@@ -226,9 +229,14 @@ def in_order(
                 future.cancel()
 
 
-def load_clip(heard: HeardClip, sampling_rate: int, trim_decibels: float | None) -> Waveform:
+def load_clip(
+    heard: HeardClip,
+    sampling_rate: int,
+    trim_decibels: float | None,
+    channels: str = CHANNEL_POLICY,
+) -> Waveform:
     """Read a clip again, and make sure that it is the one that was checked."""
-    waveform, facts = read_waveform(heard.clip.file, sampling_rate)
+    waveform, facts = read_waveform(heard.clip.file, sampling_rate, channels)
     if facts != heard.facts:
         raise BadClipError(
             str(heard.clip.file),

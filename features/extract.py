@@ -63,6 +63,7 @@ def extract(
     overwrite: bool = False,
     drop_removed: bool = False,
     trim_decibels: float | None = None,
+    channels: str = CHANNEL_POLICY,
     dtype: str = "float32",
     batch_seconds: float = GPU_BATCH_SECONDS,
     workers: int = 1,
@@ -90,6 +91,8 @@ def extract(
         Drop clips that ``out`` holds and that are no longer among ``clips``, instead of refusing.
     trim_decibels : float, optional
         Trim silence at the ends of each clip, see :func:`serpipe.features.trim.trim`.
+    channels : {"mean", "left", "right"}
+        How several channels become one, see :func:`serpipe.features.audio.read_waveform`.
     dtype : {"float32", "float16"}
         Of the stored numbers.
     batch_seconds : float
@@ -114,10 +117,10 @@ def extract(
     """
     with _alone(out):
         first = encoders[0]
-        key = cache_key(first, trim_decibels, dtype)
+        key = cache_key(first, trim_decibels, dtype, channels)
         shards = Shards(out)
         existing = _existing(out, shards, key, overwrite)
-        heard, bad = _listen(clips, first, trim_decibels, workers, track)
+        heard, bad = _listen(clips, first, trim_decibels, channels, workers, track)
         if bad and (not skip_bad or not heard):
             raise BadClipsError(bad, f"{len(heard)} can")
         removed = _removed(existing, heard)
@@ -136,7 +139,7 @@ def extract(
         cpu = first.device.type == "cpu"
         batches = plan(missing.values(), 0.0 if cpu else batch_seconds, first.window_seconds)
         try:
-            work = embed_batches(encoders, batches, workers, trim_decibels)
+            work = embed_batches(encoders, batches, workers, trim_decibels, channels)
             for batch, embeddings in track(work, "embedding clips", len(batches)):
                 shards.add([h.facts.sha256 for h in batch], embeddings)
         finally:
@@ -190,7 +193,10 @@ def _removed(existing: Cache | None, heard: Sequence[HeardClip]) -> list[str]:
 
 
 def cache_key(
-    encoder: Encoder, trim_decibels: float | None = None, dtype: str = "float32"
+    encoder: Encoder,
+    trim_decibels: float | None = None,
+    dtype: str = "float32",
+    channels: str = CHANNEL_POLICY,
 ) -> dict[str, Any]:
     """Return all that the numbers of a cache depend on, besides the clips' content.
 
@@ -202,6 +208,8 @@ def cache_key(
         Threshold of silence.
     dtype : {"float32", "float16"}
         Of the stored numbers.
+    channels : {"mean", "left", "right"}
+        How several channels become one.
 
     Returns
     -------
@@ -213,7 +221,7 @@ def cache_key(
     return {
         **identity_fields(encoder.identity),
         "poolings": list(encoder.poolings),
-        "channels": CHANNEL_POLICY,
+        "channels": channels,
         "resampler": RESAMPLER,
         "trim_decibels": trim_decibels,
         "max_seconds": encoder.max_seconds,
@@ -253,6 +261,7 @@ def _listen(
     clips: Sequence[Clip],
     encoder: Encoder,
     trim_decibels: float | None,
+    channels: str,
     workers: int,
     track: Track[Any],
 ) -> tuple[list[HeardClip], list[BadClipError]]:
@@ -261,7 +270,7 @@ def _listen(
 
     def hear(clip: Clip) -> HeardClip | BadClipError:
         try:
-            waveform, facts = read_waveform(clip.file, front_end.sampling_rate)
+            waveform, facts = read_waveform(clip.file, front_end.sampling_rate, channels)
             if trim_decibels is not None:
                 waveform = trim(waveform, trim_decibels)
             check_length(

@@ -1,14 +1,21 @@
 """Several corpora in one cache: speakers are kept apart, labels shared, each trains for each."""
 
 import csv
+import hashlib
 import json
 import shutil
+import threading
 from collections import Counter
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from serpipe.artifacts.results import read_results
+from serpipe.corpora import CORPORA
+from serpipe.corpora.corpus import Archive
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.protocol import Protocol, make_plan
@@ -189,6 +196,67 @@ def test_corpora_are_listed_described_and_tabled(
     assert rates["OAF_food_fear"] == "96000"
     assert rates["YAF_germ_angry"] == "24414"
     assert all(len(row["sha256"]) == 64 for row in rows)
+
+
+def test_a_corpus_is_downloaded_unpacked_and_read(
+    serpipe: Command,
+    two_corpora: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """From a server of our own: that the real ones answer cannot be tested here."""
+    site = tmp_path / "site"
+    site.mkdir()
+    archive = shutil.make_archive(str(site / "ravdess"), "zip", two_corpora[0])
+    size, digest = Path(archive).stat().st_size, hashlib.md5(Path(archive).read_bytes()).hexdigest()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/ravdess.zip"
+        for checksum, code in ((f"md5:{'0' * 32}", 1), (f"md5:{digest}", 0)):
+            corpus = replace(
+                CORPORA["ravdess"], archives=(Archive(address, "ravdess.zip", size, checksum),)
+            )
+            monkeypatch.setitem(CORPORA, "ravdess", corpus)
+            done = serpipe("corpora", "download", "ravdess", "--to", "there")
+            assert done.code == code, done.err
+            assert "CC BY-NC-SA 4.0" in done.err
+        server.shutdown()
+    info = json.loads(serpipe("corpora", "info", "there", "--format", "json").out)
+    assert info["facts"]["clips"] == "48 of 1440 of the release"
+
+
+def test_iemocap_is_read_split_by_session_and_its_ratings_regressed(
+    serpipe: Command, sample: Path, small_encoder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "IEMOCAP_full_release"
+    clips = iter(sorted(sample.rglob("*.flac")))
+    for session in range(1, 6):
+        wav = root / f"Session{session}" / "sentences" / "wav"
+        evaluations = root / f"Session{session}" / "dialog" / "EmoEvaluation"
+        evaluations.mkdir(parents=True)
+        dialogue = f"Ses{session:02d}F_impro01"
+        (wav / dialogue).mkdir(parents=True)
+        lines = []
+        for number in range(16):
+            name = f"{dialogue}_{'FM'[number % 2]}{number:03d}"
+            shutil.copy(next(clips), wav / dialogue / f"{name}.flac")
+            rated = f"[{1 + number % 5}.0000, 2.5000, {1 + number % 3}.5000]"
+            lines.append(
+                f"[1.0 - 2.0]\t{name}\t{('ang', 'exc', 'hap', 'neu')[number % 4]}\t{rated}"
+            )
+        (evaluations / f"{dialogue}.txt").write_text("\n".join(lines))
+    assert serpipe("extract", "--data", root, "--encoder", small_encoder).code == 0
+    few = ("--layers", "2", "--split", "standard")
+    run = serpipe("fit", "--map", "excited=happiness", "--grid", "C=0.1", *few)
+    results = read_results(Path(run.out.strip()))
+    assert list(results.summary.labels) == ["anger", "happiness", "neutral"]
+    assert len(results.summary.speakers) == 10
+    assert Counter(results.clips["fold"]) == dict.fromkeys("12345", 16)
+    rated_run = serpipe("fit", "--target", "valence", "--grid", "alpha=100", *few)
+    assert "CCC" in rated_run.err
+    assert read_results(Path(rated_run.out.strip())).summary.clips == 80
+    assert "all the same" in serpipe("fit", "--target", "activation", *few).err
 
 
 def test_a_manifest_is_extracted_and_fitted(

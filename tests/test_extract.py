@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import soundfile
 import torch
 from filelock import FileLock
 from serpipe.corpora import scan
@@ -559,3 +560,28 @@ def test_threads_keep_order_raise_and_never_run_far_ahead() -> None:
     assert list(results) == [2 * number for number in range(1, 100)]
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda number: 1 // number, [1, 0], workers=2, ahead=1))
+
+
+def test_the_channel_is_chosen_and_part_of_the_key(
+    few_clips: Path, small_encoder: Path, tmp_path: Path
+) -> None:
+    clip = next(iter(sorted(few_clips.rglob("*.flac"))))
+    sound, rate = soundfile.read(clip, dtype="float32")
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, len(sound)).astype(np.float32)
+    soundfile.write(clip, np.stack([sound, noise], axis=1), rate)
+    (one,) = [each for each in scan(few_clips, RAVDESS).clips if each.file == clip]
+    encoder = load_encoder(str(small_encoder))
+    found = {
+        channels: extract(
+            [one], [encoder], tmp_path / f"{channels}.h5", provenance={}, channels=channels
+        ).cache
+        for channels in ("mean", "left", "right")
+    }
+    states = {channels: cache.embeddings("2") for channels, cache in found.items()}
+    soundfile.write(clip, sound, rate)
+    alone = extract([one], [encoder], tmp_path / "mono.h5", provenance={}).cache.embeddings("2")
+    np.testing.assert_array_equal(states["left"], alone)
+    assert not np.allclose(states["mean"], states["left"])
+    assert not np.allclose(states["right"], states["left"])
+    with pytest.raises(UserError, match="channels is .mean. there and .left. here"):
+        extract([one], [encoder], tmp_path / "mean.h5", provenance={}, channels="left")
