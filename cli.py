@@ -331,10 +331,9 @@ def corpora_list(
     format: Annotated[TableFormat, typer.Option(help="How to print.")] = TableFormat.TABLE,
 ) -> None:
     """Print the corpora that are read, and how to get each."""
-    from .artifacts.corpus_info import corpora_table
-    from .artifacts.report import Report
+    from .artifacts.corpus_info import list_corpora
 
-    _print_as(format, Report((), (), (corpora_table(),), ()))
+    _print_as(format, list_corpora())
 
 
 @corpora_app.command("info")

@@ -16,8 +16,13 @@ from .report import Report
 from .table import Table, as_csv
 
 
-def corpora_table() -> Table:
-    """Return the corpora that are read, and how to get each."""
+def list_corpora() -> Report:
+    """Report the corpora that are read, and how to get each."""
+    notes = tuple(f"{each.title}: {each.access}" for each in CORPORA.values() if not each.archives)
+    return Report((), (), (_corpora_table(),), notes)
+
+
+def _corpora_table() -> Table:
     return Table(
         "corpora",
         "Corpora",
@@ -165,7 +170,7 @@ def _by_speaker(clips: Sequence[Clip]) -> Table:
     emotions = Counter((clip.speaker, clip.emotion) for clip in clips)
     names = sorted({clip.emotion for clip in clips})
     return Table(
-        "speakers",
+        "by_speaker",
         "Clips by speaker",
         ("speaker", "sex", "clips", *names),
         tuple(

@@ -583,5 +583,5 @@ def test_the_channel_is_chosen_and_part_of_the_key(
     np.testing.assert_array_equal(states["left"], alone)
     assert not np.allclose(states["mean"], states["left"])
     assert not np.allclose(states["right"], states["left"])
-    with pytest.raises(UserError, match="channels is .mean. there and .left. here"):
+    with pytest.raises(UserError, match=r"channels is .mean. there and .left. here"):
         extract([one], [encoder], tmp_path / "mean.h5", provenance={}, channels="left")
