@@ -641,7 +641,7 @@ def fit(
     where it stopped.
     """
     from .artifacts.latest import latest_cache
-    from .artifacts.record import record_run
+    from .artifacts.record import plan_run, record_run
     from .artifacts.report import headline
     from .artifacts.results import read_results
     from .artifacts.tables import nested_table
@@ -671,9 +671,17 @@ def fit(
     number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
     heads = find_heads(head, "regression" if number else "classification")
     grids = read_grids(heads, grid or [])
-    protocols = cross_corpus_protocols(opened, protocol) if cross_corpus else (protocol,)
+    protocols = cross_corpus_protocols(opened, protocol, rated) if cross_corpus else (protocol,)
     if len(protocols) > 1 and out:
         raise UserError(f"--out {out}: {len(protocols)} runs; expected one; leave it away")
+    for each in protocols if cross_corpus else ():  # before the work: all of them, or none
+        try:
+            plan_run(opened, heads, grids, each, rated)
+        except UserError as error:
+            if each.train_on != each.test_on:
+                raise
+            _say(f"note     {each.train_on[0]} is not tested by itself: {error}")
+            protocols = tuple(other for other in protocols if other != each)
     found = []
     for each in protocols:
         run = record_run(
@@ -690,6 +698,8 @@ def fit(
         results = read_results(run)
         for line in headline(results):
             _say(line)
+        if len(protocols) > 1:
+            _say(f"         {run}")
         found.append((run, results))
     if out or len(found) > 1:  # where `serpipe report` does not look by itself
         _say(f"next     serpipe report {' '.join(str(run) for run, _ in found)}")
@@ -916,7 +926,10 @@ def _print_json(result: dict[str, Any]) -> None:
 
 
 def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(text.split(",")) if text else ()
+    names = tuple(name.strip() for name in text.split(",")) if text else ()
+    if not all(names):
+        raise UserError(f"{text}: an empty name; expected names joined by commas; mend it")
+    return names
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

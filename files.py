@@ -75,5 +75,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_value(value: Any) -> Any:
-    """Return what JSON can say: it has no NaN."""
-    return None if isinstance(value, float) and math.isnan(value) else value
+    """Return what JSON can say: it has neither NaN nor infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

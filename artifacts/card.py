@@ -67,6 +67,21 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         f"{name} " + ", ".join(f"{value} in {n}" for value, n in counted.most_common())
         for name, counted in chosen(summary.heads[head]).items()
     )
+    if summary.split.startswith("cross:"):
+        fitted_on = (
+            f"Fitted on {bundle.corpus}, {summary.split_title}: {summary.clips} clips of "
+            f"{len(summary.speakers)} speakers."
+        )
+        whose = f"This very head was tested: it never heard them ({in_folds})."
+        limit = f"- It was fitted on the speakers of {bundle.corpus} alone. "
+    else:
+        fitted_on = f"{summary.corpus}: {summary.clips} clips of {len(summary.speakers)} speakers."
+        whose = (
+            "These are scores of heads fitted in the same way without the test speakers; the saved "
+            "head has heard all of them, and its layer and hyper-parameters were chosen by all of "
+            f"them (in the folds: {in_folds})."
+        )
+        limit = f"- It was fitted on {len(summary.speakers)} speakers of one recording set-up. "
     weights = str(summary.encoder.get("weights_sha256", ""))[:12]
     parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
     lines = [
@@ -77,13 +92,10 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         f"{bundle.layer['name']}, {summary.pooling} pooling over time; "
         f"{summary.heads[head].title} ({parameters}) tells {what}.", "",
         "## Data", "",
-        f"{summary.corpus}: {summary.clips} clips of {len(summary.speakers)} speakers."
-        + (f" Labels: {', '.join(summary.changes)}." if summary.changes else ""),
+        fitted_on + (f" Labels: {', '.join(summary.changes)}." if summary.changes else ""),
         f"{bundle.citation}. Licence of the clips: {bundle.licence}.", "",
         "## How it scores", "",
-        f"{summary.split_title}; {summary.inner}. These are scores of heads fitted in the same way "
-        "without the test speakers; the saved head has heard all of them, and its layer and "
-        f"hyper-parameters were chosen by all of them (in the folds: {in_folds}).", "",
+        f"{summary.split_title}; {summary.inner}. {whose}", "",
         *(
             f"- {title}: {interval_text(scores[key], measure)}{measure.unit}"
             for title, key in measure.scores.items()
@@ -91,7 +103,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         score_note(summary), "",
         *(f"{table.title}\n\n{markdown_table(table)}" for table in tables),
         "## Limits", "",
-        f"- It was fitted on {len(summary.speakers)} speakers of one recording set-up. Other "
+        f"{limit}Other "
         "languages, microphones, rooms and emotions that are felt, not acted, were not tested.",
         "- It tells how speech sounds, not what a person feels; do not judge people by it.",
         *(f"- {check.found}: {check.advice} ({check.code})." for check in run_checks(results)), "",

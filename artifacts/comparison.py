@@ -233,12 +233,18 @@ def report_runs(compared: RunsCompared) -> Report:
 
 
 def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
-    """Return a cross-corpus matrix for each head, if any run was tested on another corpus."""
-    if all(train == test for train, test in (each.corpora for each in scored)):
+    """Return a cross-corpus matrix for each head, if any run was tested on another corpus.
+
+    Marked runs are left out, and so is a head of which two runs are of the same pair of corpora.
+    """
+    honest = [each for each in scored if not _marks(each.results.summary)]
+    if all(train == test for train, test in (each.corpora for each in honest)):
         return ()
     tables = []
-    for head in dict.fromkeys(each.head for each in scored):
-        cells = {each.corpora: each for each in scored if each.head == head}
+    for head in dict.fromkeys(each.head for each in honest):
+        cells = {each.corpora: each for each in honest if each.head == head}
+        if len(cells) < sum(each.head == head for each in honest):
+            continue  # a pair stands twice, by two protocols: a cell cannot hold both
         measure = scored[0].results.measure
         trained, tested = (sorted({pair[side] for pair in cells}) for side in (0, 1))
         tables.append(

@@ -92,18 +92,8 @@ def record_run(
     UserError
         If the cache does not hold what the protocol needs, or ``out`` holds something else.
     """
-    plan = make_plan(cache, protocol or Protocol(), ratings)
-    wrong = [head.name for head in heads if head.task != plan.task]
-    if wrong:
-        what = "labels" if plan.task == "classification" else "numbers"
-        raise UserError(
-            f"--head {wrong[0]}: {plan.target.column} is made of {what}; expected a head for "
-            "these; name one that `serpipe fit --help` lists for them"
-        )
+    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings)
     content = content_hash(cache.key, cache.checksums(), plan.clips)
-    if anything_to_choose(plan, [grids[head.name] for head in heads]):
-        folds = (*plan.split.folds, plan.problem.everybody())
-        check_inner_folds(folds, plan.problem.strata, plan.problem.speakers)
     settings = {
         "format": FORMAT_VERSION,
         "content": content,
@@ -167,10 +157,63 @@ def record_run(
     return run
 
 
+def plan_run(
+    cache: Cache,
+    heads: Sequence[Head],
+    grids: Mapping[str, Grid],
+    protocol: Protocol,
+    ratings: Ratings | None = None,
+) -> Plan:
+    """Apply a protocol to a cache, and refuse what could only fail later.
+
+    Parameters
+    ----------
+    cache, heads, grids, protocol, ratings
+        As :func:`record_run` takes them.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    UserError
+        If the cache does not hold what the protocol needs, a head is for another kind of target, or
+        there is nobody to choose by.
+    """
+    plan = make_plan(cache, protocol, ratings)
+    wrong = [head.name for head in heads if head.task != plan.task]
+    if wrong:
+        what = "labels" if plan.task == "classification" else "numbers"
+        raise UserError(
+            f"--head {wrong[0]}: {plan.target.column} is made of {what}; expected a head for "
+            "these; name one that `serpipe fit --help` lists for them"
+        )
+    if anything_to_choose(plan, [grids[head.name] for head in heads]):
+        folds = (*plan.split.folds, plan.problem.everybody())
+        check_inner_folds(folds, plan.problem.strata, plan.problem.speakers)
+    return plan
+
+
 def _agreement(ratings: Ratings | None) -> dict[str, Any] | None:
     if not ratings or not ratings.agreement:
         return None
     return {name: json_value(value) for name, value in asdict(ratings.agreement).items()}
+
+
+def _learnt_from(cache: Cache, plan: Plan) -> dict[str, str]:
+    """Return title, licence and citation of the corpora that the saved head was fitted on."""
+    rows = plan.problem.everybody().train
+    learnt = sorted(set(plan.clips["corpus"][rows].tolist()))
+    if set(learnt) < set(cache.clips["corpus"].tolist()) and set(learnt) <= set(CORPORA):
+        each = [CORPORA[name] for name in learnt]
+        return {
+            "corpus": ", ".join(corpus.title for corpus in each),
+            "licence": "; ".join(dict.fromkeys(corpus.licence for corpus in each)),
+            "citation": "; ".join(corpus.citation for corpus in each),
+        }
+    told = ("corpus", "licence", "citation")
+    return {name: str(cache.provenance.get(name, "")) for name in told}
 
 
 def _corpus_title(cache: Cache, plan: Plan) -> str:
@@ -268,9 +311,7 @@ def _record_bundle(
             },
         },
         warnings=plan.warnings,
-        corpus=str(cache.provenance.get("corpus", "")),
-        licence=str(cache.provenance.get("licence", "")),
-        citation=str(cache.provenance.get("citation", "")),
+        **_learnt_from(cache, plan),
         content=content,
         provenance=provenance,
     )

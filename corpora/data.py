@@ -86,6 +86,11 @@ def find_source(data: str) -> Source:
         corpus, folder = CORPORA[name], Path(rest)
     else:
         folder = Path(data)
+        if equals and not folder.exists():
+            raise UserError(
+                f"--data {data}: no corpus {name!r} and no such folder; expected DIR or CORPUS=DIR "
+                f"with one of {', '.join(CORPORA)}; check its name"
+            )
         corpus = _told_by_names(folder)
     return Source(folder, corpus, corpus.name, corpus.title)
 
@@ -186,11 +191,12 @@ def _told_by_names(folder: Path) -> Corpus:
             f"{folder}: no audio files ({'/'.join(sorted(suffixes))}) at any depth; expected the "
             "clips of a corpus; check --data"
         )
+    named = [PurePosixPath(folder.resolve().name) / path for path in files]
     # A part of a corpus, such as its songs, is taken for the folder only where nothing else is.
     whole = [corpus for corpus in CORPORA.values() if not corpus.corpus]
     parts = [corpus for corpus in CORPORA.values() if corpus.corpus]
     for candidates in (whole, parts):
-        counts = {corpus.name: _count(corpus, files) for corpus in candidates}
+        counts = {corpus.name: _count(corpus, named) for corpus in candidates}
         most = max(counts.values())
         if most:
             return CORPORA[next(name for name, n in counts.items() if n == most)]

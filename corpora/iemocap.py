@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import UserError
 from .corpus import Corpus, NameOutsideSchemeError, Told
+from .scan import audio_files
 
 #: The words of the release for its codes. ``xxx``: the raters did not agree.
 EMOTIONS = {
@@ -30,8 +31,9 @@ EMOTIONS = {
     "sur": "surprise",
     "xxx": "xxx",
 }
-_NAME = re.compile(r"Ses(0[1-5])[FM]_(impro|script)\d\d\w*_([FM])\w*\d")
-_DIALOGUE = re.compile(r"Ses0[1-5][FM]_(?:impro|script)\d\d\w*")
+_SCENE = r"\d\d[a-z]?(?:_\d[a-z]?)?"
+_NAME = re.compile(rf"Ses(0[1-5])[FM]_(impro|script){_SCENE}_([FM])(?:\d{{3}}|XX\d)[a-z]?")
+_DIALOGUE = re.compile(rf"Ses0[1-5][FM]_(?:impro|script){_SCENE}")
 _EVALUATION = re.compile(
     r"\[\d+(?:\.\d+)? - \d+(?:\.\d+)?\]\s+(\S+)\s+(\w+)\s+"
     r"\[(\d+(?:\.\d+)?), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\]\s*"
@@ -125,7 +127,10 @@ def read_labels(folder: Path) -> Mapping[str, Mapping[str, str | float]]:
 
 def _lines(folder: Path, kind: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of the label files of a kind, each with where it stands."""
-    for file in sorted(folder.rglob(f"{kind}/Ses*.txt")):
+    for path in sorted(audio_files(folder, (".txt",))):
+        if path.parent.name != kind or not path.name.startswith("Ses"):
+            continue
+        file = folder / path
         text = file.read_text(encoding="utf-8", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
             yield f"{file}, line {number}", line

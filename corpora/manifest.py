@@ -80,7 +80,7 @@ def read_manifest(path: Path, root: Path | None = None) -> tuple[Clip, ...]:
         where = f"{path}, line {row.line}"
         # Not resolved: links that the owner of the folder made may lead anywhere.
         file = Path(os.path.normpath(inside / cells["path"]))
-        name = cells.get("name") or file.with_suffix("").name
+        name = cells.get("name") or file.stem
         corpus = cells.get("corpus") or path.stem
         if not cells["path"] or not cells["speaker"]:
             wrong.append(f"{where}: path or speaker is empty; expected both")
@@ -89,7 +89,7 @@ def read_manifest(path: Path, root: Path | None = None) -> tuple[Clip, ...]:
                 f"{where}: {cells['path']} leads out of {inside}; expected a path inside it; give "
                 "the folder above all clips with --data DIR"
             )
-        elif not file.is_file():
+        elif not _is_file(file):
             wrong.append(f"{where}: {file}: no such file; expected a clip")
         elif (earlier := first.setdefault((corpus, name), row.line)) != row.line:
             wrong.append(
@@ -110,9 +110,7 @@ def read_manifest(path: Path, root: Path | None = None) -> tuple[Clip, ...]:
                     **known,
                 )
             )
-    if wrong:
-        rest = [f"... and {len(wrong) - SHOWN} more lines"] if len(wrong) > SHOWN else []
-        raise UserError("\n".join([*wrong[:SHOWN], *rest]))
+    refuse_lines(wrong)
     return tuple(clips)
 
 
@@ -121,6 +119,13 @@ _FIELDS = tuple(
     for field in fields(Clip)
     if field.name not in ("file", "path", "name", "corpus", "shared_emotion", "more")
 )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one that no file can have
+        return False
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -191,7 +196,7 @@ def read_column(
         NaN for an empty cell among numbers.
     """
     cells = [row.cells[column] for row in rows]
-    numbers = [_number(cell) for cell in cells]
+    numbers = [read_number(cell) for cell in cells]
     filled = sum(cell != "" for cell in cells)
     read = sum(number is not None for number, cell in zip(numbers, cells, strict=True) if cell)
     if 2 * read <= filled:
@@ -205,7 +210,8 @@ def read_column(
     return [math.nan if number is None else number for number in numbers]
 
 
-def _number(cell: str) -> float | None:
+def read_number(cell: str) -> float | None:
+    """Return the finite number that a cell holds, NaN if it is empty, ``None`` if it is none."""
     if not cell:
         return math.nan
     try:
@@ -213,3 +219,10 @@ def _number(cell: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def refuse_lines(wrong: Sequence[str]) -> None:
+    """Raise what is wrong with the lines of a table, if anything is; at most ten at once."""
+    if wrong:
+        rest = [f"... and {len(wrong) - SHOWN} more lines"] if len(wrong) > SHOWN else []
+        raise UserError("\n".join([*wrong[:SHOWN], *rest]))

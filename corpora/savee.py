@@ -43,7 +43,7 @@ def read_name(path: PurePosixPath) -> Told | str:
     if not found:
         raise NameOutsideSchemeError("not an emotion and two digits")
     speaker, emotion, number = found.groups()
-    folder = path.parent.name
+    folder = path.parent.name.upper()
     if speaker and folder in SPEAKERS and folder != speaker:
         raise NameOutsideSchemeError(f"speaker {speaker} in the folder {folder}")
     speaker = speaker or folder

@@ -57,6 +57,7 @@ def scan(folder: Path, corpus: Corpus) -> Scan:
             "give it with --data DIR, or take the built-in sample: --data sample"
         )
     labels = corpus.read_labels(folder)
+    own = PurePosixPath(folder.resolve().name)
     clips: dict[str, Clip] = {}
     bad: list[BadClipError] = []
     left_out: Counter[str] = Counter()
@@ -72,7 +73,8 @@ def scan(folder: Path, corpus: Corpus) -> Scan:
             )
             continue
         try:
-            told = corpus.read_name(path)
+            # With the name of the folder itself: it may be that of a speaker.
+            told = corpus.read_name(own / path)
         except NameOutsideSchemeError as error:
             bad.append(
                 BadClipError(

@@ -2,8 +2,7 @@
 
 import hashlib
 import io
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ..corpora.scan import audio_files
 from ..errors import BadClipError, UserError
 from ..files import make_folder, write_bytes
 from ..progress import Track, no_track
@@ -177,7 +177,7 @@ def _pairs(inputs: Sequence[Path], out: Path, suffix: str) -> list[tuple[Path, P
     pairs = []
     for given in inputs:
         if given.is_dir():
-            names = sorted(_recordings(given))
+            names = sorted(Path(name) for name in audio_files(given, SUFFIXES))
             _check_apart(given, names, out)
             if not names:
                 raise UserError(
@@ -220,29 +220,6 @@ def _check_apart(folder: Path, names: Sequence[Path], out: Path) -> None:
             f"{out}: is not apart from the input {within}; expected a folder outside of it and not "
             "above it, so that no output is taken for an input; choose another --out"
         )
-
-
-def _recordings(folder: Path) -> Iterator[Path]:
-    """Yield the recordings below a folder, relative to it."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{error.filename}: cannot be listed ({error.strerror}); expected a readable folder; "
-            "check its permissions and the disk"
-        )
-
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(root)
-        if real in seen:  # a link back to a folder above would be walked without end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        folders.sort()
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield (Path(root) / name).relative_to(folder)
 
 
 def _check_ours(targets: Sequence[Path]) -> None:

@@ -124,9 +124,10 @@ def score_ratings(sums: NDArray[Any]) -> dict[str, Any]:
         # A variance of rounding errors is none.
         var_t = _none_if_tiny(tt / n - mean_t**2, tt / n)
         var_p = _none_if_tiny(pp / n - mean_p**2, pp / n)
-        covariance = tp / n - mean_t * mean_p
+        covariance = np.where((var_t > 0) & (var_p > 0), tp / n - mean_t * mean_p, 0.0)
+        apart = _none_if_tiny((mean_t - mean_p) ** 2, (tt + pp) / n)
         return {
-            "ccc": 2 * covariance / (var_t + var_p + (mean_t - mean_p) ** 2),
+            "ccc": 2 * covariance / (var_t + var_p + apart),
             "pearson": covariance / np.sqrt(var_t * var_p),
             "mae": absolute / n,
         }

@@ -144,6 +144,11 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     candidates = choose_layers(protocol.layers, cache.layers)
     table = dict(cache.clips)
     if ratings:
+        if protocol.target in table:
+            raise UserError(
+                f"--target {protocol.target}: is a column of {cache.path} already; expected a name "
+                "of its own for ratings; rename the column in the file of ratings"
+            )
         table[protocol.target] = join_ratings(ratings, table)
     train_on, test_on = _corpora(cache, protocol)
     target = _target(table, protocol, train_on, test_on)
@@ -159,7 +164,17 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     if train_on == test_on:
         split = make_split(protocol.split, clips, stratify(labels), protocol.seed)
     else:
+        if protocol.split != Protocol.split:
+            raise UserError(
+                f"--split {protocol.split}: {', '.join(train_on)} train and {', '.join(test_on)} "
+                "are tested; expected no --split with that; leave it away"
+            )
         split = cross_corpus_split(clips, stratify(labels), train_on, test_on)
+        if labels.dtype.kind == "f" and len(np.unique(labels[split.folds[0].test])) < 2:
+            raise UserError(
+                f"--test-on {','.join(test_on)}: every {target.column} is the same; expected "
+                "ratings that differ; rate more clips"
+            )
     warnings = []
     if split.shares_speakers:
         warnings.append(
@@ -186,7 +201,9 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     return Plan(protocol, pooling, clips, target, split, candidates, problem, tuple(warnings))
 
 
-def cross_corpus_protocols(cache: Cache, protocol: Protocol) -> tuple[Protocol, ...]:
+def cross_corpus_protocols(
+    cache: Cache, protocol: Protocol, ratings: Ratings | None = None
+) -> tuple[Protocol, ...]:
     """Return a protocol for every pair of corpora: each trains for each, itself by the split.
 
     Parameters
@@ -196,6 +213,8 @@ def cross_corpus_protocols(cache: Cache, protocol: Protocol) -> tuple[Protocol, 
     protocol : Protocol
         What they have in common. Without ``keep``, all predict the labels that every corpus has, so
         that their scores compare.
+    ratings : Ratings, optional
+        Of the target, from a file of their own.
 
     Returns
     -------
@@ -213,24 +232,39 @@ def cross_corpus_protocols(cache: Cache, protocol: Protocol) -> tuple[Protocol, 
             "and neither --train-on nor --test-on; extract with --data DIR --data DIR2"
         )
     column = _column(cache.clips, protocol.target, corpora)
-    labels = cache.clips.get(column, np.array([""] * len(cache)))
-    merge = {shared_word(old): shared_word(new) for old, new in protocol.merge.items()}
-    of_each = [
-        {merge.get(label, label) for label in labels[cache.clips["corpus"] == corpus].tolist()}
-        for corpus in corpora
-    ]
-    common = sorted(set.intersection(*of_each) - {""})
-    keep = tuple(map(shared_word, protocol.keep)) or tuple(common)
-    if len(common) < 2 or not set(keep) <= set(common):
-        raise UserError(
-            f"--cross-corpus: {', '.join(corpora)} have {', '.join(common) or 'nothing'} in "
-            "common; expected two labels or more, and --keep among them; extract other corpora"
-        )
+    keep = tuple(protocol.keep)
+    if not ratings and cache.clips.get(column, cache.clips["path"]).dtype.kind == "U":
+        merge, keep = _words(column, protocol)
+        found = choose_target(cache.clips, column, merge)
+        where = cache.clips["corpus"][found.rows]
+        of_each = [set(found.labels[where == corpus].tolist()) for corpus in corpora]
+        common = sorted(set.intersection(*of_each))
+        if len(common) < 2 or not set(keep) <= set(common):
+            raise UserError(
+                f"--cross-corpus: {', '.join(corpora)} have {', '.join(common) or 'nothing'} in "
+                "common; expected two labels or more, and --keep among them; extract other corpora"
+            )
+        keep = keep or tuple(common)
     return tuple(
-        replace(protocol, target=column, merge=merge, keep=keep, train_on=(a,), test_on=(b,))
+        replace(
+            protocol,
+            target=column,
+            keep=keep,
+            train_on=(a,),
+            test_on=(b,),
+            split=protocol.split if a == b else Protocol.split,
+        )
         for a in corpora
         for b in corpora
     )
+
+
+def _words(column: str, protocol: Protocol) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return ``merge`` and ``keep`` in the words of a column: people say angry as well as anger."""
+    if column != "shared_emotion":
+        return dict(protocol.merge), tuple(protocol.keep)
+    merge = {shared_word(old): shared_word(new) for old, new in protocol.merge.items()}
+    return merge, tuple(map(shared_word, protocol.keep))
 
 
 def _column(table: Mapping[str, NDArray[Any]], target: str, corpora: Sequence[str]) -> str:
@@ -242,8 +276,8 @@ def _column(table: Mapping[str, NDArray[Any]], target: str, corpora: Sequence[st
 def _corpora(cache: Cache, protocol: Protocol) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the corpora to train on and to test on."""
     there = tuple(sorted(set(cache.clips["corpus"].tolist())))
-    train_on = tuple(protocol.train_on) or tuple(protocol.test_on) or there
-    test_on = tuple(protocol.test_on) or train_on
+    train_on = tuple(sorted(set(protocol.train_on or protocol.test_on or there)))
+    test_on = tuple(sorted(set(protocol.test_on))) or train_on
     for option, corpora in (("--train-on", train_on), ("--test-on", test_on)):
         for corpus in corpora:
             if corpus not in there:
@@ -269,21 +303,32 @@ def _target(
     corpora = tuple(dict.fromkeys([*train_on, *test_on]))
     column = _column(table, protocol.target, corpora)
     used = np.isin(table["corpus"], corpora)
-    merge, keep = protocol.merge, tuple(protocol.keep)
-    if column != protocol.target:  # people say angry as well as anger
-        merge = {shared_word(old): shared_word(new) for old, new in merge.items()}
-        keep = tuple(map(shared_word, keep))
+    merge, keep = _words(column, protocol)
     target = choose_target(table, column, merge, keep, used)
-    if set(train_on) == set(test_on) or target.labels.dtype.kind == "f":
+    if set(train_on) == set(test_on):
         return target
     where = table["corpus"][target.rows]
-    sides = [set(target.labels[np.isin(where, side)].tolist()) for side in (train_on, test_on)]
-    common = sorted(sides[0] & sides[1])
-    alone = sorted(sides[0] ^ sides[1])
+    rated = [target.labels[np.isin(where, side)] for side in (train_on, test_on)]
+    for side, labels in zip((train_on, test_on), rated, strict=True):
+        if not len(labels):
+            raise UserError(
+                f"--target {protocol.target}: no clip of {', '.join(side)} has one; expected some "
+                "to train on and some to test; choose another target or corpus"
+            )
+    if target.labels.dtype.kind == "f":
+        return target
+    common = sorted(set(rated[0]) & set(rated[1]))
+    alone = sorted(set(rated[0]) ^ set(rated[1]))
+    both = f"both {', '.join(train_on)} and {', '.join(test_on)}"
     if keep and alone:
         raise UserError(
-            f"--keep {','.join(keep)}: {alone[0]} is not in both {', '.join(train_on)} and "
-            f"{', '.join(test_on)}; expected labels that both have: {', '.join(common) or 'none'}"
+            f"--keep {','.join(keep)}: {alone[0]} is not in {both}; expected labels that both "
+            f"have: {', '.join(common) or 'none'}"
+        )
+    if len(common) < 2:
+        raise UserError(
+            f"--target {protocol.target}: {', '.join(common) or 'no label'} is in {both}; expected "
+            "two labels or more; choose another target or corpus"
         )
     return choose_target(table, column, merge, common, used) if alone else target
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corpora.manifest import SHOWN, read_rows
+from ..corpora.manifest import read_number, read_rows, refuse_lines
 from ..errors import UserError
 
 #: Columns of the table that are none of ratings. The first that is there tells the clip.
@@ -129,7 +129,7 @@ def read_ratings(path: Path, column: str) -> Ratings:
         where = f"{path}, line {row.line}"
         if not cell:
             continue
-        number = _number(cell)
+        number = read_number(cell)
         if number is None:
             wrong.append(f"{where}: {column} is {cell!r}; expected a number or nothing")
         elif not clip or (_RATER in columns and not rater):
@@ -142,9 +142,7 @@ def read_ratings(path: Path, column: str) -> Ratings:
             clip_place = place_of_clip.setdefault(clip, len(place_of_clip))
             rater_place = place_of_rater.setdefault(rater, len(place_of_rater))
             places.append((clip_place, rater_place))
-    if wrong:
-        rest = [f"... and {len(wrong) - SHOWN} more lines"] if len(wrong) > SHOWN else []
-        raise UserError("\n".join([*wrong[:SHOWN], *rest]))
+    refuse_lines(wrong)
     if not values:
         raise UserError(f"{path}: {column} is empty in every row; expected ratings; fill it")
     shape = (len(place_of_clip), len(place_of_rater))
@@ -280,11 +278,3 @@ def _one_way(table: NDArray[np.float64]) -> tuple[float, float, float]:
 def _ratio(over: float, under: float) -> float:
     """Divide, or return NaN where the denominator is negative, or nothing but rounding."""
     return float(over / under) if under > 1e-9 * abs(over) else math.nan
-
-
-def _number(cell: str) -> float | None:
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

@@ -68,7 +68,7 @@ def choose_target(
     """
     if used is None:
         used = np.ones(len(clips["corpus"]), dtype=bool)
-    if clips.get(column, np.empty(0)).dtype.kind == "f" and column not in _NOT_TARGETS:
+    if column in clips and clips[column].dtype.kind == "f" and column not in _NOT_TARGETS:
         return _ratings(clips[column], column, used, bool(merge or keep))
     columns = [name for name in clips if name not in _NOT_TARGETS and clips[name].dtype.kind == "U"]
     possible = [name for name in columns if len(set(clips[name][used].tolist()) - {""}) > 1]
@@ -81,9 +81,10 @@ def choose_target(
     labels = clips[column].astype(object)
     changes = []
     for old, new in (merge or {}).items():
-        _check_label(f"--map {old}={new}", old, clips[column][used])
+        _check_label(f"--map {old}={new}", old, clips[column])
         labels[clips[column] == old] = new
-        changes.append(f"{old} counted as {new}")
+        if old in clips[column][used]:
+            changes.append(f"{old} counted as {new}")
     used = used & (labels != "")
     if keep:
         for label in keep:
@@ -136,6 +137,9 @@ def stratify(labels: NDArray[Any]) -> NDArray[np.str_]:
     if labels.dtype.kind == "U":
         return labels
     edges = np.unique(np.quantile(labels, [0.2, 0.4, 0.6, 0.8]))
+    edges = edges[edges > labels.min()]
+    if not len(edges):  # most have the lowest rating: those, and all others
+        edges = np.unique(labels)[1:2]
     return np.searchsorted(edges, labels, side="right").astype(str)
 
 

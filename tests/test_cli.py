@@ -299,12 +299,12 @@ def test_fit_and_report_without_anything_before_say_what_to_run(serpipe: Command
 def test_a_stop_by_the_user_is_said_and_keeps_what_is_there(
     serpipe: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serpipe import corpora
+    from serpipe.corpora import data
 
     def stop(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(corpora, "scan", stop)
+    monkeypatch.setattr(data, "scan", stop)
     stopped = serpipe("extract")
     assert stopped.code == 130
     one_clear_line(stopped.err, "run the same command again")
@@ -453,7 +453,7 @@ def test_only_bad_clips_are_listed_even_if_they_may_be_skipped(
     serpipe: Command, tmp_path: Path
 ) -> None:
     write_wav(tmp_path / "data" / "x.wav", [0.1] * 400)  # type: ignore[arg-type]
-    stopped = serpipe("extract", "--data", tmp_path / "data", "--skip-bad")
+    stopped = serpipe("extract", "--data", f"ravdess={tmp_path / 'data'}", "--skip-bad")
     assert stopped.code == 2
     one_clear_line(stopped.err, "x.wav", "outside the scheme")
 

@@ -322,6 +322,7 @@ def test_speech_and_song_of_an_actor_are_of_one_speaker(tmp_path: Path) -> None:
      ("emodb", "04a01Fa"), ("emodb", "03a03Fa"), ("emodb", "03a01Xa"), ("tess", "OA_back_neutral"),
      ("tess", "OAF_back_joy"), ("savee", "DC/x01"), ("savee", "XX/a01"), ("savee", "DC/a16"),
      ("savee", "DC/JE_a01"), ("shemo", "F01X01"), ("shemo", "X01A01"),
+     ("iemocap", "Ses01F_impro01_MXX0bb"), ("iemocap", "Ses01M_script03_2_FXXX"),
      ("iemocap", "Ses06F_impro01")],
 )  # fmt: skip
 def test_a_name_outside_the_scheme_of_its_corpus_is_refused(corpus: str, name: str) -> None:
@@ -381,6 +382,10 @@ def test_a_manifest_lists_any_clips(tmp_path: Path) -> None:
         ("path,speaker,x\na/3.wav,b,1\n", "line 2: .*no such file"),
         ("path,speaker,x\n../a.wav,b,1\n", "line 2: ../a.wav leads out of"),
         ("path,speaker,x\n/etc/passwd,b,1\n", "line 2: /etc/passwd leads out of"),
+        ("path,speaker,x\n/,b,1\n", "line 2: / leads out of"),
+        ("path,speaker,x\n../../../../../../../..,b,1\n", "line 2: .* leads out of"),
+        (f"path,speaker,x\n{'a' * 5000},b,1\n", "line 2: .*no such file"),
+        ("path,speaker,x\n.,b,1\n", "line 2: .*no such file"),
         ("path,speaker,x\na/1.wav,b,1\na/1.wav,b,1\n", "line 3: clip 1 stands in line 2"),
         ("path,speaker,x\na/1.wav,b,1\na/2.wav,b,high\n", None),
         ("path,speaker,x,y\na/1.wav,b,1,1\na/2.wav,b,2,x\na/2.wav,b,3,4\n", "line 3: y is 'x'"),
@@ -403,3 +408,26 @@ def test_ten_wrong_lines_are_told_at_once(tmp_path: Path) -> None:
         read_manifest(manifest(tmp_path, f"path,speaker,x\n{rows}"))
     lines = str(raised.value).splitlines()
     assert (len(lines), lines[-1]) == (11, "... and 5 more lines")
+
+
+def test_the_layouts_that_people_have_are_read(tmp_path: Path) -> None:
+    touch(tmp_path / "crema" / "AudioWAV" / "1001_DFA_ANG_XX.wav")
+    touch(tmp_path / "crema" / "AudioMP3" / "1001_DFA_ANG_XX.mp3")  # the same clip, less well
+    found = scan(tmp_path / "crema", CORPORA["cremad"])
+    assert ([clip.file.suffix for clip in found.clips], found.bad) == ([".wav"], ())
+    for folder in ("AudioData/DC", "AudioData/dc", "DC"):
+        touch(tmp_path / "savee" / folder / "sa01.wav")
+        source = find_source(str(tmp_path / "savee" / folder))  # a speaker's own folder
+        (clip,) = scan(source.folder, source.corpus).clips
+        assert (source.name, clip.speaker, clip.name) == ("savee", "DC", "DC_sa01")
+    for session in (1, 2):
+        real = tmp_path / "elsewhere" / f"Session{session}"
+        dialogue = f"Ses0{session}F_impro05a"
+        touch(real / "sentences" / "wav" / dialogue / f"{dialogue}_M000.wav")
+        labels = touch(real / "dialog" / "EmoEvaluation" / f"{dialogue}.txt")
+        labels.write_text(f"[1.0 - 2.0]\t{dialogue}_M000\tneu\t[2.5000, 2.5000, 2.5000]\n")
+        (tmp_path / "iemocap").mkdir(exist_ok=True)
+        (tmp_path / "iemocap" / f"Session{session}").symlink_to(real)
+    assert [clip.speaker for clip in scan(tmp_path / "iemocap", IEMOCAP).clips] == ["01M", "02M"]
+    with pytest.raises(UserError, match="no corpus 'crema'"):
+        find_source(f"crema={tmp_path / 'crema'}")

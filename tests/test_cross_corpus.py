@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,10 +124,63 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
         train, test = cells_of(results.summary.split, set(results.clips["corpus"].tolist()))
         right = results.clips["label"] == results.predicted["lr"]["nested"]
         assert cells[train, test]["accuracy"] == pytest.approx(right.mean())
+    # A marked run is in no cell, and of two runs of one pair none is.
+    shuffled = ("--train-on", "emodb", "--test-on", "ravdess", "--layers", "2", "--permute-labels")
+    marked = serpipe("fit", *shuffled, "--grid", "C=0.1").out.strip()
+    again = json.loads(serpipe("report", *runs, marked, "--format", "json").out)["tables"]
+    assert again["matrix-lr"] == tables["matrix-lr"]
+    other = serpipe("fit", *shuffled[:-1], "--grid", "C=1").out.strip()
+    twice = json.loads(serpipe("report", *runs, other, "--format", "json").out)["tables"]
+    assert "matrix-lr" not in twice
+    # What the card says of a head that never heard those it was tested on.
+    crossed = next(Path(run) for run in runs if "cross-emodb-ravdess" in run)
+    assert serpipe("report", crossed).code == 0
+    card = (crossed / "bundles" / "lr" / "README.md").read_text()
+    assert "it never heard them" in card
+    assert "has heard all of them" not in card
+    bundle = json.loads((crossed / "bundles" / "lr" / "bundle.json").read_text())
+    assert (bundle["corpus"], bundle["licence"]) == ("EMO-DB", "CC BY 4.0")
     # On the same clips: within EMO-DB against RAVDESS to EMO-DB, and the other way round.
     assert len(tables["comparisons"]) == 2
     assert (Path("matrix") / "matrix-lr.png").is_file()
     assert serpipe("fit", "--cross-corpus", "--out", "one").code == 2
+
+
+def test_words_are_merged_in_every_corpus_that_has_them(serpipe: Command, cache: Path) -> None:
+    few = ("--layers", "2", "--grid", "C=0.1", "--format", "json")
+    done = serpipe("fit", "--cross-corpus", "--map", "calm=neutral", "--map", "fearful=sad", *few)
+    assert done.code == 0, done.err
+    runs = [Path(each["run"]) for each in json.loads(done.out)["runs"]]
+    for run in runs:
+        results = read_results(run)
+        summary = results.summary
+        assert list(summary.labels) == ["anger", "disgust", "happiness", "neutral", "sadness"]
+        corpora = cells_of(summary.split, set(results.clips["corpus"].tolist()))
+        assert ("calm counted as neutral" in summary.changes) is ("ravdess" in corpora)
+
+
+def test_ratings_cross_corpora_too(serpipe: Command, cache: Path) -> None:
+    table = open_cache(cache).clips
+    draw = np.random.default_rng(0).uniform(1, 5, len(table["name"]))
+    lines = [f"{path},{value:.2f}" for path, value in zip(table["path"], draw, strict=True)]
+    Path("r.csv").write_text("\n".join(["path,arousal", *lines]))
+    few = ("--layers", "2", "--grid", "alpha=100", "--format", "json")
+    done = serpipe("fit", "--cross-corpus", "--ratings", "r.csv", "--target", "arousal", *few)
+    assert done.code == 0, done.err
+    runs = [each["run"] for each in json.loads(done.out)["runs"]]
+    tables = json.loads(serpipe("report", *runs, "--format", "json").out)["tables"]
+    assert len(tables["matrix-ridge"]) == 4
+    one = [line for line in lines if not line.startswith("Actor")]
+    Path("r.csv").write_text("\n".join(["path,arousal", *one]))
+    cross = ("--train-on", "emodb", "--test-on", "ravdess", "--ratings", "r.csv")
+    assert "no clip of ravdess has one" in serpipe("fit", *cross, "--target", "arousal").err
+    Path("r.csv").write_text("\n".join(["path,emotion", *lines]))
+    taken = serpipe("fit", "--ratings", "r.csv", "--target", "emotion")
+    assert (taken.code, "is a column of" in taken.err) == (2, True)
+    same = [f"{path},{3 if path.startswith('Actor') else n % 5}" for n, path in
+            enumerate(table["path"])]  # fmt: skip
+    Path("r.csv").write_text("\n".join(["path,arousal", *same]))
+    assert "every arousal is the same" in serpipe("fit", *cross, "--target", "arousal").err
 
 
 def cells_of(split: str, corpora: set[str]) -> tuple[str, str]:
@@ -143,13 +197,24 @@ def cells_of(split: str, corpora: set[str]) -> tuple[str, str]:
         ({"train_on": ["savee"]}, "no such corpus"),
         ({"train_on": ["emodb"], "test_on": ["emodb", "ravdess"]}, "emodb is in both"),
         ({"train_on": ["emodb"], "test_on": ["ravdess"], "keep": ["calm", "anger"]}, "calm is not"),
+        (
+            {"train_on": ["emodb"], "test_on": ["ravdess"], "target": "statement"},
+            "no label is in both",
+        ),
+        (
+            {"train_on": ["emodb"], "test_on": ["ravdess"], "target": "intensity"},
+            "no clip of emodb",
+        ),
+        (
+            {"train_on": ["emodb"], "test_on": ["ravdess"], "split": "kfold:2"},
+            "expected no --split",
+        ),
+        ({"target": "nonsense"}, "is no categorical column"),
     ],
 )
-def test_what_cannot_be_crossed_is_said(
-    cache: Path, fields: dict[str, list[str]], words: str
-) -> None:
+def test_what_cannot_be_crossed_is_said(cache: Path, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        make_plan(open_cache(cache), Protocol(**fields))  # type: ignore[arg-type]
+        make_plan(open_cache(cache), Protocol(**fields))
 
 
 def test_a_recording_of_both_corpora_is_refused(

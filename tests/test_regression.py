@@ -78,6 +78,18 @@ def test_the_scores_are_those_of_their_definitions() -> None:
     assert np.isnan(same["ccc"])
     assert same["mae"] == pytest.approx(0)
     assert np.isnan(score_ratings(np.zeros(7))["mae"])
+    flat = score_ratings(sum_ratings(np.full(200, 3.3), said))
+    assert np.isnan(flat["pearson"])
+    assert flat["ccc"] == 0
+    almost = said[:6].copy() * 0 + 3.3
+    almost[0] += 1e-9
+    assert abs(np.nan_to_num(score_ratings(sum_ratings(np.full(6, 3.3), almost))["ccc"])) <= 1
+
+
+def test_ratings_that_are_mostly_the_lowest_are_balanced_too() -> None:
+    assert stratify(np.array([0.0] * 9 + [1.0, 5.0])).tolist() == ["0"] * 9 + ["1", "1"]
+    assert len(set(stratify(np.arange(50.0)))) == 5
+    assert set(stratify(np.full(4, 2.0))) == {"0"}
 
 
 def test_intervals_are_over_speakers_and_comparisons_paired() -> None:
