@@ -1,6 +1,7 @@
 """What several test files need: real clips, small random encoders, the command line."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,13 +124,42 @@ def shared() -> Path:
 @pytest.fixture
 def few_clips(tmp_path: Path, sample: Path) -> Path:
     """Forty real clips: five actors, all eight emotions."""
-    folder = tmp_path / "ravdess"
+    return copy_clips(sample, tmp_path / "ravdess")
+
+
+def copy_clips(sample: Path, folder: Path) -> Path:
     for actor in range(1, 6):
-        for clip in (sample / f"Actor_{actor:02d}").iterdir():
-            target = folder / f"Actor_{actor:02d}" / clip.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(clip.read_bytes())
+        shutil.copytree(sample / f"Actor_{actor:02d}", folder / f"Actor_{actor:02d}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def extracted_once(
+    tmp_path_factory: pytest.TempPathFactory, sample: Path, small_encoder: Path
+) -> Path:
+    """A working directory in which the forty clips are extracted: made once, to be copied."""
+    folder = tmp_path_factory.mktemp("extracted")
+    clips = copy_clips(sample, folder / "ravdess")
+    work = folder / "work"
+    work.mkdir()
+    call_in(work, "extract", "--data", clips, "--encoder", small_encoder)
+    return work
+
+
+@pytest.fixture(scope="session")
+def fitted_once(tmp_path_factory: pytest.TempPathFactory, extracted_once: Path) -> Path:
+    """The same with a run of two heads."""
+    work = tmp_path_factory.mktemp("fitted") / "work"
+    shutil.copytree(extracted_once, work)
+    call_in(work, "fit", "--head", "lr,svm", "--grid", "svm.C=1,10")
+    return work
+
+
+def call_in(work: Path, *arguments: object) -> None:
+    """Run the command line in a folder, in a process of its own."""
+    code = "from serpipe.cli import main; main()"
+    done = run_python("-c", code, *arguments, cwd=work)
+    assert done.returncode == 0, done.stderr
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:

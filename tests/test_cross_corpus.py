@@ -21,7 +21,7 @@ from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.protocol import Protocol, make_plan
 
-from .conftest import Command
+from .conftest import Command, call_in
 
 #: The emotion codes of RAVDESS in the words of EMO-DB.
 GERMAN = {"01": "N", "03": "F", "04": "T", "05": "W", "06": "A", "07": "E"}
@@ -29,8 +29,12 @@ GERMAN = {"01": "N", "03": "F", "04": "T", "05": "W", "06": "A", "07": "E"}
 
 @pytest.fixture
 def two_corpora(tmp_path: Path, sample: Path) -> tuple[Path, Path]:
+    return copy_corpora(sample, tmp_path)
+
+
+def copy_corpora(sample: Path, folder: Path) -> tuple[Path, Path]:
     """Return RAVDESS of six actors, and six others of its actors under the names of EMO-DB."""
-    ravdess, emodb = tmp_path / "ravdess", tmp_path / "emodb"
+    ravdess, emodb = folder / "ravdess", folder / "emodb"
     for number, speaker in zip(range(1, 7), ("03", "08", "09", "10", "11", "12"), strict=True):
         shutil.copytree(sample / f"Actor_{number:02d}", ravdess / f"Actor_{number:02d}")
         emodb.mkdir(exist_ok=True)
@@ -41,12 +45,24 @@ def two_corpora(tmp_path: Path, sample: Path) -> tuple[Path, Path]:
     return ravdess, emodb
 
 
+@pytest.fixture(scope="session")
+def cached_once(
+    tmp_path_factory: pytest.TempPathFactory, sample: Path, small_encoder: Path
+) -> Path:
+    """A working directory with both corpora in one cache: made once, to be copied."""
+    folder = tmp_path_factory.mktemp("crossed")
+    ravdess, emodb = copy_corpora(sample, folder)
+    work = folder / "work"
+    work.mkdir()
+    call_in(work, "extract", "--data", ravdess, "--data", emodb, "--encoder", small_encoder)
+    return work
+
+
 @pytest.fixture
-def cache(serpipe: Command, two_corpora: tuple[Path, Path], small_encoder: Path) -> Path:
-    ravdess, emodb = two_corpora
-    done = serpipe("extract", "--data", ravdess, "--data", emodb, "--encoder", small_encoder)
-    assert done.code == 0, done.err
-    return Path(done.out.strip())
+def cache(serpipe: Command, cached_once: Path) -> Path:
+    shutil.copytree(cached_once, ".", dirs_exist_ok=True)
+    (cache,) = Path("features/cache").glob("*.h5")
+    return cache
 
 
 def test_corpora_share_a_cache_and_no_speaker(serpipe: Command, cache: Path) -> None:

@@ -38,11 +38,10 @@ from .conftest import ROOT, Command
 
 
 @pytest.fixture
-def results(serpipe: Command, few_clips: Path, small_encoder: Path) -> RunResults:
-    serpipe("extract", "--data", few_clips, "--encoder", small_encoder)
-    run = serpipe("fit", "--head", "lr,svm", "--grid", "svm.C=1,10")
-    assert run.code == 0, run.err
-    return read_results(Path(run.out.strip()))
+def results(serpipe: Command, fitted_once: Path) -> RunResults:
+    shutil.copytree(fitted_once, ".", dirs_exist_ok=True)
+    (run,) = Path("artifacts/runs").iterdir()
+    return read_results(run)
 
 
 def changed(results: RunResults, **fields: object) -> RunResults:
