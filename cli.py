@@ -716,6 +716,226 @@ def fit(
 
 
 @app.command()
+def finetune(
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="As for extract: a folder, CORPUS=DIR or 'sample'. Can be given several times.",
+            show_default="sample",
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLIPS.csv", help="A table of any labelled clips.", show_default=False
+        ),
+    ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option(metavar="ID_OR_DIR", help="Hub id or local folder of a speech encoder."),
+    ] = "facebook/wav2vec2-base",
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMIT",
+            help="Commit, tag or branch of a hub id.",
+            show_default="pinned for the default encoder, else main",
+        ),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="As for fit; every fold is a training.")
+    ] = "kfold:5",
+    target: Annotated[
+        str, typer.Option(metavar="COLUMN", help="What to predict: a column of labels.")
+    ] = "emotion",
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="LABEL=LABEL",
+            help="Count a label as another, such as calm=neutral. Can be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Most passes over the clips.")] = 20,
+    patience: Annotated[
+        int,
+        typer.Option(metavar="N", help="Epochs without a better UAR of validation speakers."),
+    ] = 5,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Clips computed at once.")] = 8,
+    accumulate: Annotated[
+        int, typer.Option(metavar="N", help="Batches to a step of the optimiser.")
+    ] = 1,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="R", help="Highest, of the encoder.")
+    ] = 3e-5,
+    head_learning_rate: Annotated[
+        float, typer.Option(metavar="R", help="Highest, of all that is new.")
+    ] = 1e-3,
+    warmup: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of the steps, over which the rates rise.")
+    ] = 0.1,
+    precision: Annotated[
+        str, typer.Option(metavar="float32|bf16|fp16", help="Of products; weights are float32.")
+    ] = "float32",
+    train_front_end: Annotated[
+        bool, typer.Option("--train-front-end", help="Train the convolutions, too.")
+    ] = False,
+    specaugment: Annotated[
+        bool, typer.Option("--specaugment", help="Mask stretches of time in training.")
+    ] = False,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Compute states twice, to save memory."),
+    ] = False,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where to train: auto is a GPU, if any.")
+    ] = "auto",
+    max_folds: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Train the first folds only, for a trial.", show_default="all"
+        ),
+    ] = None,
+    export_final: Annotated[
+        bool,
+        typer.Option(
+            "--export-final/--no-export",
+            help="Train on all speakers in the end, and save the model for transformers.",
+        ),
+    ] = True,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Run of a frozen probe on the same clips, to test against.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where to write the run.", show_default="artifacts/runs/NAME"
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without clips that cannot be used; list them.")
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of folds, new weights and order."),
+    ] = 0,
+    format: ResultFormatOption = ResultFormat.TABLE,
+) -> None:
+    """Train an encoder end to end, and test it on speakers whom it never heard.
+
+    The folds are those of fit. In each, a fifth of the training speakers tells the best epoch. A
+    stopped run goes on after the last epoch that was done. Needs `pip install 'serpipe[finetune]'`.
+    """
+    from importlib.util import find_spec
+
+    from .artifacts.latest import RUNS
+
+    if find_spec("accelerate") is None:
+        raise UserError(
+            "finetune: accelerate is not installed; expected it beside transformers; "
+            "pip install 'serpipe[finetune]'"
+        )
+    from .artifacts.comparison import compare_runs, report_runs
+    from .artifacts.record_finetune import probe_advice, record_finetuning
+    from .artifacts.report import headline
+    from .artifacts.results import read_results
+    from .artifacts.tables import nested_table
+    from .features.checkpoint import load_checkpoint
+    from .features.devices import choose_devices
+    from .pipeline.finetune.options import TrainingOptions
+    from .pipeline.protocol import Protocol
+    from .progress import track
+    from .provenance import cores, provenance
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: expected auto, cpu or cuda")
+    place = choose_devices(device)[0]
+    options = TrainingOptions(
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        warmup=warmup,
+        precision=precision,
+        train_front_end=train_front_end,
+        specaugment=specaugment,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
+    options.check(place)
+    frozen = read_results(probe) if probe else None
+    found = _find_clips(data or [], manifest)
+    if found.bad and (not skip_bad or not found.clips):
+        from .errors import BadClipsError
+
+        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+    _say(f"encoder  {encoder}: loading")
+    checkpoint = load_checkpoint(encoder, revision)
+    _say(
+        f"         {checkpoint.model_type}, revision {checkpoint.revision}, {precision} on {place}"
+    )
+    run = record_finetuning(
+        found,
+        checkpoint,
+        options,
+        Protocol(
+            split=split,
+            target=target,
+            merge=_pairs("--map", merge or []),
+            keep=_names(keep),
+            seed=seed,
+        ),
+        device=place,
+        max_folds=max_folds,
+        export=export_final,
+        probe=frozen,
+        provenance=provenance(),
+        out=out,
+        skip_bad=skip_bad,
+        workers=cores(),
+        track=track,
+        say=_say,
+    )
+    results = read_results(run)
+    for warning in results.summary.warnings:
+        _say(f"warning  {warning}")
+    for line in headline(results):
+        _say(line)
+    if frozen:
+        compared = report_runs(compare_runs([results, frozen]))
+        if format is ResultFormat.TABLE:
+            print_report(compared)
+    else:
+        _say(probe_advice(run))
+    if (run / "model").is_dir():
+        _say(f"model    for transformers, trained on all speakers: {run / 'model'}")
+    if run.parent != RUNS:  # where `serpipe report` does not look by itself
+        _say(f"next     serpipe report {run}")
+    _say("run      predictions in:")
+    if format is ResultFormat.JSON:
+        told = {"run": str(run), "nested": list(nested_table(results).json_records)}
+        if frozen:
+            tables = {table.name: table.json_records for table in compared.tables}
+            told["compared"] = list(tables.get("comparisons", ()))
+        _print_json(told)
+    else:
+        typer.echo(run)
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[Path] | None,

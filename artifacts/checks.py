@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..corpora import CORPORA, Corpus
 from ..pipeline.statistics import FEWEST_SPEAKERS
 from .results import RunResults, at_edge, chosen
+from .run import RunSummary
 
 #: Checkpoints that were trained on emotions of these corpora, by a part of their name. Sources:
 #: their model cards; for emotion2vec+, which lists EmoBox, its README and issues 46 and 77.
@@ -95,13 +96,18 @@ def _protocol(results: RunResults) -> Iterator[Check]:
     if left:
         yield Check(
             "SER005", "warning", f"NOT WHOLE: {', '.join(left)} not fitted yet",
-            "run the same `serpipe fit` again",
+            "run the same command again",
         )  # fmt: skip
-    if len(summary.layers) == 1:
+    if len(summary.layers) == 1 and not _trained_end_to_end(summary):
         yield Check(
             "SER006", "note", f"layer {summary.layers[0]} was named, not chosen inside",
             "name it before seeing the curve, or use --layers all",
         )  # fmt: skip
+
+
+def _trained_end_to_end(summary: RunSummary) -> bool:
+    """Say whether epochs were chosen instead of layers and hyper-parameters of heads."""
+    return all(set(told.grid) == {"epoch"} for told in summary.heads.values())
 
 
 def _data(results: RunResults) -> Iterator[Check]:
@@ -162,7 +168,9 @@ def _search(results: RunResults) -> Iterator[Check]:
             yield Check(
                 "SER010", "note",
                 f"{head}: chosen at the edge of its grid, {times} of {folds} folds",
-                f"widen it with --grid {head}.{name}=...",
+                "train for other numbers of epochs, with --epochs and --patience"
+                if _trained_end_to_end(results.summary)
+                else f"widen it with --grid {head}.{name}=...",
             )  # fmt: skip
         ends = {layer: chosen(told)["layer"][layer] for layer in (layers[0], layers[-1])}
         last = {layer: n for layer, n in ends.items() if 2 * n > folds}

@@ -108,7 +108,7 @@ def record_run(
     }
     name = run_name(cache.path, plan.split.name, [head.name for head in heads], settings)
     run = out or RUNS / name
-    done = _heads_there(run, name, provenance)
+    done = heads_there(run, name, provenance)
     make_folder(run)
 
     def summarise() -> None:
@@ -348,7 +348,7 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _heads_there(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:
+def heads_there(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:
     """Return the heads that this very run has already; refuse a folder that holds anything else."""
     left_by_a_kill = {"run.json.unfinished"}
     if not run.is_dir() or {path.name for path in run.iterdir()} <= left_by_a_kill:

@@ -290,11 +290,14 @@ def _listen(
             bad.append(result)
         else:
             heard.append(result)
-    return _one_speaker_each(heard, bad), bad
+    return one_speaker_each(heard, bad), bad
 
 
-def _one_speaker_each(heard: list[HeardClip], bad: list[BadClipError]) -> list[HeardClip]:
-    """Find recordings that stand under two speakers or two emotions: at most one can be right."""
+def one_speaker_each(heard: list[HeardClip], bad: list[BadClipError]) -> list[HeardClip]:
+    """Leave out recordings that stand under two speakers or emotions: at most one is right.
+
+    They are added to ``bad``.
+    """
     firsts: dict[str, HeardClip] = {}
     kept = []
     for h in heard:
@@ -323,7 +326,7 @@ def _consolidate(
 ) -> Cache:
     """Write the final file, unless the one that is there says the same."""
     ordered = sorted(heard, key=lambda h: (h.clip.corpus, h.clip.name))
-    table = _table(ordered)
+    table = clip_columns(ordered)
     if existing and _same_table(existing.clips, table):
         os.utime(out)  # the newest is what the last command said
         return open_cache(out)
@@ -367,7 +370,8 @@ def _part_rows(
     return read_layer(part, pooling, layers.index(layer))[rows]
 
 
-def _table(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
+def clip_columns(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
+    """Return the clip table of opened clips by column, shape (n_clips,) each, in their order."""
     columns: dict[str, NDArray[Any]] = {
         name: np.array([getattr(h.clip, name) for h in heard], dtype=str) for name in CLIP_COLUMNS
     }

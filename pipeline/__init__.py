@@ -1,1 +1,4 @@
-"""The stages on top of cached embeddings: folds, heads, scores. No audio and no torch here."""
+"""The stages on top of cached embeddings: folds, heads, scores.
+
+No audio and no torch here, but for the packages ``finetune`` and ``networks``.
+"""

@@ -1,0 +1,1 @@
+"""Training an encoder and a head end to end. Alone in ``pipeline`` it knows audio and torch."""

@@ -1,0 +1,151 @@
+"""The standard classifier of transformers around a checked encoder; saved so that all can load it.
+
+Scores of a clip do not depend on what shares its batch: the masks and the group norm of
+:mod:`serpipe.features.padding` hold in training, too.
+"""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...errors import UserError
+from ...features.checkpoint import Checkpoint
+from ...features.front_end import FrontEnd, LogMelFrontEnd
+from ...features.padding import MaskedGroupNorm, Valid, make_padding_exact
+
+#: Masking in training, as transformers does by default: a share of all frames begins a stretch of
+#: this length that is replaced by one learnt vector.
+MASK_SHARE = 0.05
+MASK_FRAMES = 10
+
+
+def build_model(
+    checkpoint: Checkpoint,
+    labels: Sequence[str],
+    *,
+    train_front_end: bool = False,
+    specaugment: bool = False,
+    seed: int = 0,
+) -> Any:
+    """Put a new head on an encoder.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Loaded and checked by :func:`serpipe.features.checkpoint.load_checkpoint`; not changed.
+    labels : sequence of str
+        What is to be told apart, in the order of the scores.
+    train_front_end : bool
+        Whether the convolutions are trained.
+    specaugment : bool
+        Whether stretches of time are masked in training.
+    seed : int
+        Of the head's weights.
+
+    Returns
+    -------
+    PreTrainedModel
+        Of the class that ``AutoModelForAudioClassification`` gives: a learnt weighted sum of all
+        layers, a projection, the mean over the frames of the clip, a linear classifier. Whisper,
+        which knows no mask, takes the mean over its whole window. On the CPU, in float32.
+
+    Raises
+    ------
+    UserError
+        If the weights do not fit the standard class.
+    """
+    import transformers
+
+    config: Any = copy.deepcopy(checkpoint.model.config)
+    config.use_weighted_layer_sum = True
+    config.add_adapter = False
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: place for place, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    config._name_or_path = checkpoint.name
+    for name in ("auto_map", "task_specific_params"):  # code and tasks of the checkpoint's own
+        if hasattr(config, name):
+            delattr(config, name)
+    for name in ("layerdrop", "encoder_layerdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    if specaugment:
+        config.apply_spec_augment = True
+        config.mask_time_prob, config.mask_time_length = MASK_SHARE, MASK_FRAMES
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: Any = transformers.AutoModelForAudioClassification.from_config(config)
+    encoder: Any = model.encoder if checkpoint.is_whisper else model.base_model
+    told = encoder.load_state_dict(checkpoint.model.state_dict(), strict=False)
+    missing = sorted(set(told.missing_keys) - {"masked_spec_embed"})
+    unexpected = [key for key in told.unexpected_keys if not key.startswith("adapter.")]
+    if missing or unexpected:
+        raise UserError(
+            f"{checkpoint.name}: {(missing + unexpected)[0]} does not fit the classifier of "
+            f"transformers for {checkpoint.model_type}; expected the same weights; choose another "
+            "--encoder"
+        )
+    if not train_front_end:
+        if checkpoint.is_whisper:
+            for convolution in (encoder.conv1, encoder.conv2):
+                convolution.requires_grad_(False)
+        else:
+            model.freeze_feature_encoder()
+    if not checkpoint.is_whisper:
+        _keep_padding_out(model, encoder, checkpoint.front_end)
+    return model
+
+
+def head_parameters(model: Any) -> set[str]:
+    """Return the names of the parameters that are new: those that are not the encoder's."""
+    prefix = "encoder." if not hasattr(model, model.base_model_prefix) else ""
+    prefix = prefix or f"{model.base_model_prefix}."
+    return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
+
+
+def save_model(model: Any, front_end: FrontEnd, folder: Path) -> None:
+    """Save a model and its feature extractor as transformers does.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        From :func:`build_model`. It is not fit for padded batches afterwards.
+    front_end : FrontEnd
+        The encoder's.
+    folder : Path
+        Where to; nothing in it needs serpipe to be loaded.
+    """
+    import transformers
+
+    for module in model.modules():  # under the names that the standard class has
+        for name, child in module.named_children():
+            if isinstance(child, MaskedGroupNorm):
+                setattr(module, name, child.norm)
+    model.eval().float().cpu().save_pretrained(folder)
+    if isinstance(front_end, LogMelFrontEnd):
+        extractor = front_end.extractor
+    else:
+        extractor = transformers.Wav2Vec2FeatureExtractor(
+            feature_size=1,
+            sampling_rate=front_end.sampling_rate,
+            padding_value=0.0,
+            do_normalize=front_end.normalise,
+            return_attention_mask=True,
+        )
+    extractor.save_pretrained(folder)
+
+
+def _keep_padding_out(model: nn.Module, encoder: nn.Module, front_end: FrontEnd) -> None:
+    valid = Valid()
+    make_padding_exact(encoder, valid)
+
+    def tell(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+        mask = inputs.get("attention_mask")
+        valid.samples = None if mask is None else mask.sum(dim=1).tolist()
+        valid.frames = valid.samples and [front_end.frames(n) for n in valid.samples]
+
+    model.register_forward_pre_hook(tell, with_kwargs=True)

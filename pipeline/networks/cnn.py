@@ -1,0 +1,209 @@
+"""A one-dimensional convolutional network with an LSTM and attention, after Alsabhan (2023).
+
+W. Alsabhan, "Human-Computer Interaction with a Real-Time Speech Emotion Recognition with
+Ensembling Techniques 1D Convolution Neural Network and Attention", Sensors 23(3), 1386, 2023,
+https://doi.org/10.3390/s23031386.
+
+Only the abstract was at hand when this was written, not the body with its tables and figures. What
+the abstract says, and what is done here: the features are the rate of zero crossings, the root
+mean square energy and mel-frequency cepstral coefficients; one of its two models is a
+one-dimensional CNN combined with an LSTM and attention (the other, a two-dimensional CNN, is not
+here).
+
+What the abstract does not say was chosen here, and may differ from the paper: 20 coefficients, over
+windows of 25 ms every 10 ms (:mod:`.log_mel`); 3 convolutions of 64 channels over 5 frames, each
+with batch normalisation, ReLU, a maximum over 2 frames and dropout; an LSTM that runs forward only,
+64 wide; additive attention over its outputs, after Bahdanau et al. (2015); the order convolutions,
+LSTM, attention; features scaled by running means and deviations of the training clips. Neither is
+the paper's augmentation or training schedule here, if it has any. So this is a network of that
+kind, and its scores say nothing about the paper's.
+"""
+
+import torch
+from torch import nn
+
+from ...errors import UserError
+from .log_mel import Cepstrum, FrameNorm, batch_features
+
+
+class Block(nn.Module):
+    """Convolution, batch normalisation, ReLU, the maximum of every two frames, dropout.
+
+    Parameters
+    ----------
+    n_inputs, n_channels : int
+        Features of a frame, before and after.
+    kernel : int
+        Frames that the convolution spans; odd.
+    dropout : float
+        The part of the values that is dropped in training.
+    """
+
+    def __init__(self, n_inputs: int, n_channels: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        # Without a bias: the normalisation would take it away again.
+        self.convolution = nn.Conv1d(n_inputs, n_channels, kernel, padding="same", bias=False)
+        self.norm = FrameNorm(n_channels)
+        self.pool = nn.MaxPool1d(2, ceil_mode=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, frames: torch.Tensor, valid: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Halve the number of frames.
+
+        Parameters
+        ----------
+        frames : Tensor of float32, shape (n_clips, n_frames, n_inputs)
+            Zero where not valid, as is what the convolution sees beyond the end of the batch.
+        valid : Tensor of bool, shape (n_clips, n_frames)
+            Which frames are a clip's own.
+
+        Returns
+        -------
+        frames : Tensor of float32, shape (n_clips, ceil(n_frames / 2), n_channels)
+            Zero where not valid.
+        valid : Tensor of bool, shape (n_clips, ceil(n_frames / 2))
+        """
+        convolved = self.convolution(frames.transpose(1, 2)).transpose(1, 2)
+        # No value is below zero then, and the zeros of padding never are a maximum of their own.
+        rectified = self.norm(convolved, valid).relu()
+        pooled = self.pool(rectified.transpose(1, 2)).transpose(1, 2)
+        return self.dropout(pooled), valid[:, ::2]
+
+
+class Attention(nn.Module):
+    """A weighted mean over a clip's frames; the weights are learnt from the frames.
+
+    Parameters
+    ----------
+    width : int
+        Features of a frame.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1, bias=False)
+
+    def forward(self, frames: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Pool frames.
+
+        Parameters
+        ----------
+        frames : Tensor of float32, shape (n_clips, n_frames, width)
+            Of a padded batch.
+        valid : Tensor of bool, shape (n_clips, n_frames)
+            Which frames are a clip's own; one in every clip at least.
+
+        Returns
+        -------
+        Tensor of float32, shape (n_clips, width)
+        """
+        scores: torch.Tensor = self.score(self.hidden(frames).tanh())
+        weights = scores.masked_fill(~valid[..., None], -torch.inf).softmax(dim=1)
+        return (weights * frames).sum(dim=1)
+
+
+class Cnn(nn.Module):
+    """The whole network; see :func:`build` for the arguments."""
+
+    def __init__(
+        self,
+        n_outputs: int,
+        channels: int,
+        blocks: int,
+        kernel: int,
+        n_coefficients: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        n_features = 2 + n_coefficients
+        self.front_end = Cepstrum(n_coefficients)
+        self.scale = FrameNorm(n_features, affine=False)
+        self.blocks = nn.ModuleList(
+            Block(channels if place else n_features, channels, kernel, dropout)
+            for place in range(blocks)
+        )
+        self.lstm = nn.LSTM(channels, channels, batch_first=True)
+        self.attention = Attention(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(channels, n_outputs)
+
+    def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Compute logits.
+
+        Parameters
+        ----------
+        waveforms : Tensor of float32, shape (n_clips, n_samples)
+            At 16 kHz, padded at their ends with anything.
+        lengths : Tensor of int64, shape (n_clips,)
+            Samples of each clip; 400 at least.
+
+        Returns
+        -------
+        Tensor of float32, shape (n_clips, n_outputs)
+
+        Raises
+        ------
+        UserError
+            If the shapes do not agree, or a clip is too short.
+        """
+        features, valid = batch_features(self.front_end, waveforms, lengths)
+        frames = self.scale(features, valid)
+        for block in self.blocks:
+            frames, valid = block(frames, valid)
+        # It runs forward and padding comes last: a clip's own frames never see it.
+        frames, _ = self.lstm(frames)
+        logits: torch.Tensor = self.head(self.dropout(self.attention(frames, valid)))
+        return logits
+
+
+def build(
+    n_outputs: int,
+    seed: int,
+    *,
+    channels: int = 64,
+    blocks: int = 3,
+    kernel: int = 5,
+    n_coefficients: int = 20,
+    dropout: float = 0.2,
+) -> nn.Module:
+    """Make the network: 86,408 parameters for 8 outputs, 85,953 for one.
+
+    Parameters
+    ----------
+    n_outputs : int
+        The number of labels, or 1 for a rating.
+    seed : int
+        Of the first weights.
+    channels : int
+        Width of the convolutions, the LSTM and the attention.
+    blocks : int
+        Number of convolutions; each halves the number of frames.
+    kernel : int
+        Frames that a convolution spans; odd.
+    n_coefficients : int
+        Cepstral coefficients, 1 to 64.
+    dropout : float
+        From 0 to below 1; after each convolution and before the last layer.
+
+    Returns
+    -------
+    Module
+        As :class:`~serpipe.pipeline.networks.Build` says.
+
+    Raises
+    ------
+    UserError
+        If a size cannot be had.
+    """
+    if min(n_outputs, channels, blocks, kernel) < 1 or kernel % 2 == 0 or not 0 <= dropout < 1:
+        raise UserError(
+            f"a CNN with n_outputs={n_outputs}, channels={channels}, blocks={blocks}, "
+            f"kernel={kernel}, dropout={dropout}: cannot be built; expected numbers above 0, an "
+            "odd kernel and a dropout from 0 to below 1; change what does not fit"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return Cnn(n_outputs, channels, blocks, kernel, n_coefficients, dropout)

@@ -1,0 +1,269 @@
+"""Log-mel features and MFCC in plain torch, and what networks need to keep padding out.
+
+Windows, hops and filters are those in wide use for speech at 16 kHz:
+
+- A window of 400 samples (25 ms) every 160 samples (10 ms), whole windows only: frame ``t`` is of
+  samples ``160 t`` to ``160 t + 399``, and nothing is padded at either end.
+- A periodic Hann window; the squared magnitude of a Fourier transform of 512 points, the last 112
+  of them zeros.
+- 64 triangular filters from 0 to 8000 Hz, evenly spaced on the mel scale of Slaney's Auditory
+  Toolbox (Interval Research technical report 1998-010), linear below 1 kHz and logarithmic
+  above; each has unit area over the frequencies in Hz. They are those of ``librosa.filters.mel``
+  and of ``transformers.audio_utils.mel_filter_bank`` with ``mel_scale`` and ``norm`` "slaney".
+- The natural logarithm, of 1e-10 where the power is less.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ...errors import UserError
+
+SAMPLING_RATE = 16000
+WINDOW = 400
+HOP = 160
+FFT = 512
+FLOOR = 1e-10
+
+
+class FrontEnd(Protocol):
+    """What makes frames of one waveform."""
+
+    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return features, shape (n_frames, n_features), of a waveform, shape (n_samples,)."""
+
+
+def frame_count(n_samples: int) -> int:
+    """Return the number of whole windows in a clip.
+
+    Parameters
+    ----------
+    n_samples : int
+        At 16 kHz.
+
+    Returns
+    -------
+    int
+        Zero for a clip shorter than one window.
+    """
+    return max(0, (n_samples - WINDOW) // HOP + 1)
+
+
+def mel_filters(n_filters: int) -> torch.Tensor:
+    """Make triangular filters of unit area, evenly spaced on Slaney's mel scale.
+
+    Parameters
+    ----------
+    n_filters : int
+        At most 192: more would leave some filters between two points of the Fourier transform.
+
+    Returns
+    -------
+    Tensor of float64, shape (257, n_filters)
+        In 1 / Hz: what the power at each point of the Fourier transform is multiplied by.
+
+    Raises
+    ------
+    UserError
+        If a filter would be empty.
+    """
+    linear = 200 / 3  # Hz to a mel, below 1 kHz
+    log_step = math.log(6.4) / 27  # of the logarithm to a mel, above
+    top = 15 + math.log(SAMPLING_RATE / 2 / 1000) / log_step
+    mels = torch.linspace(0, top, n_filters + 2, dtype=torch.float64)
+    corners = torch.where(mels < 15, linear * mels, 1000 * torch.exp(log_step * (mels - 15)))
+    low, middle, high = corners[:-2], corners[1:-1], corners[2:]
+    points = torch.linspace(0, SAMPLING_RATE / 2, FFT // 2 + 1, dtype=torch.float64)[:, None]
+    rising = (points - low) / (middle - low)
+    falling = (high - points) / (high - middle)
+    filters = torch.minimum(rising, falling).clamp(min=0) * 2 / (high - low)
+    if n_filters < 1 or not (filters > 0).any(dim=0).all():
+        raise UserError(
+            f"{n_filters} mel filters: some would be empty; expected 1 to 192; choose fewer"
+        )
+    return filters
+
+
+def _frames(waveform: torch.Tensor) -> torch.Tensor:
+    """Return the whole windows of a waveform, shape (n_frames, 400), in memory of their own."""
+    # Sums over a view may be done in another order, depending on where it lies in a batch.
+    return waveform.unfold(0, WINDOW, HOP).contiguous()
+
+
+class LogMel(nn.Module):
+    """The logarithm of the power that passes each mel filter.
+
+    Parameters
+    ----------
+    n_filters : int
+        At most 192.
+    """
+
+    window: torch.Tensor
+    filters: torch.Tensor
+
+    def __init__(self, n_filters: int = 64) -> None:
+        super().__init__()
+        window = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
+        self.register_buffer("window", window.float(), persistent=False)
+        self.register_buffer("filters", mel_filters(n_filters).float(), persistent=False)
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Compute the features of one clip.
+
+        Parameters
+        ----------
+        waveform : Tensor of float32, shape (n_samples,)
+            At 16 kHz, 400 samples at least.
+
+        Returns
+        -------
+        Tensor of float32, shape (n_frames, n_filters)
+        """
+        spectrum = torch.fft.rfft(_frames(waveform) * self.window, n=FFT)
+        power = spectrum.real.square() + spectrum.imag.square()
+        features: torch.Tensor = (power @ self.filters).clamp(min=FLOOR).log()
+        return features
+
+
+class Cepstrum(nn.Module):
+    """Rate of zero crossings, root mean square, and mel-frequency cepstral coefficients.
+
+    Parameters
+    ----------
+    n_coefficients : int
+        The first ones, from the zeroth on, of the orthonormal discrete cosine transform (type II)
+        of 64 log-mel features.
+    """
+
+    basis: torch.Tensor
+
+    def __init__(self, n_coefficients: int = 20) -> None:
+        super().__init__()
+        self.log_mel = LogMel()
+        n_filters = self.log_mel.filters.shape[1]
+        if not 1 <= n_coefficients <= n_filters:
+            raise UserError(
+                f"{n_coefficients} cepstral coefficients: cannot be had; expected 1 to "
+                f"{n_filters}; choose as many"
+            )
+        place = torch.arange(n_filters, dtype=torch.float64)[:, None] + 0.5
+        order = torch.arange(n_coefficients, dtype=torch.float64)
+        basis = torch.cos(math.pi / n_filters * place * order) * math.sqrt(2 / n_filters)
+        basis[:, 0] /= math.sqrt(2)
+        self.register_buffer("basis", basis.float(), persistent=False)
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Compute the features of one clip.
+
+        Parameters
+        ----------
+        waveform : Tensor of float32, shape (n_samples,)
+            At 16 kHz, 400 samples at least.
+
+        Returns
+        -------
+        Tensor of float32, shape (n_frames, 2 + n_coefficients)
+            First the part of the neighbouring samples in the window between which the sign
+            changes (zero counts as positive), then the root mean square of the window.
+        """
+        frames = _frames(waveform)
+        negative = frames < 0
+        crossings = (negative[:, 1:] != negative[:, :-1]).to(frames.dtype).mean(dim=1)
+        loudness = frames.square().mean(dim=1).sqrt()
+        coefficients = self.log_mel(waveform) @ self.basis
+        return torch.cat([crossings[:, None], loudness[:, None], coefficients], dim=1)
+
+
+def batch_features(
+    front_end: FrontEnd, waveforms: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the features of each clip of a padded batch by itself.
+
+    One clip at a time, as the sums of a product of matrices depend on their size: so a clip's
+    features are the same to the last bit, whatever batch it is in.
+
+    Parameters
+    ----------
+    front_end : FrontEnd
+        Such as :class:`LogMel`.
+    waveforms : Tensor of float32, shape (n_clips, n_samples)
+        At 16 kHz. What lies beyond a clip's length is never read.
+    lengths : Tensor of int64, shape (n_clips,)
+        Samples of each clip.
+
+    Returns
+    -------
+    features : Tensor of float32, shape (n_clips, n_frames, n_features)
+        Zero beyond a clip's frames.
+    valid : Tensor of bool, shape (n_clips, n_frames)
+        Which frames are a clip's own.
+
+    Raises
+    ------
+    UserError
+        If the shapes do not agree, or a clip is shorter than one window or longer than its row.
+    """
+    if waveforms.ndim != 2 or lengths.shape != waveforms.shape[:1] or not len(waveforms):
+        raise UserError(
+            f"a batch of waveforms of shape {tuple(waveforms.shape)} and lengths of shape "
+            f"{tuple(lengths.shape)}; expected (n_clips, n_samples) and (n_clips,); "
+            "pad the clips to one length"
+        )
+    samples: list[int] = lengths.tolist()
+    for place, n_samples in enumerate(samples):
+        if not WINDOW <= n_samples <= waveforms.shape[1]:
+            raise UserError(
+                f"clip {place} of a batch: has a length of {n_samples} samples; expected {WINDOW} "
+                f"(25 ms) to {waveforms.shape[1]} (the width of the batch); leave it out"
+            )
+    features = [
+        front_end(waveform[:n_samples])
+        for waveform, n_samples in zip(waveforms, samples, strict=True)
+    ]
+    counts = torch.tensor([len(one) for one in features], device=waveforms.device)
+    return nn.utils.rnn.pad_sequence(features, batch_first=True), frame_mask(counts)
+
+
+def frame_mask(counts: torch.Tensor) -> torch.Tensor:
+    """Tell the frames of clips from those of padding.
+
+    Parameters
+    ----------
+    counts : Tensor of int64, shape (n_clips,)
+        Frames of each clip.
+
+    Returns
+    -------
+    Tensor of bool, shape (n_clips, largest count)
+        True for a clip's own frames.
+    """
+    return torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+
+
+class FrameNorm(nn.BatchNorm1d):
+    """Batch normalisation over the clips' own frames; those of padding count for nothing."""
+
+    # Another signature than the parent's on purpose: without a mask it would be wrong.
+    def forward(  # type: ignore[override]
+        self, frames: torch.Tensor, valid: torch.Tensor
+    ) -> torch.Tensor:
+        """Normalise each feature.
+
+        Parameters
+        ----------
+        frames : Tensor of float32, shape (n_clips, n_frames, n_features)
+            Of a padded batch.
+        valid : Tensor of bool, shape (n_clips, n_frames)
+            Which frames are a clip's own.
+
+        Returns
+        -------
+        Tensor of float32, shape (n_clips, n_frames, n_features)
+            Zero where not valid.
+        """
+        scaled = torch.zeros_like(frames)
+        scaled[valid] = super().forward(frames[valid])
+        return scaled

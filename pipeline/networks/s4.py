@@ -1,0 +1,278 @@
+"""A sequence classifier of diagonal state space layers, S4D, on log-mel features.
+
+A. Gu, K. Goel, A. Gupta and C. Ré, "On the Parameterization and Initialization of Diagonal State
+Space Models", NeurIPS 2022, https://arxiv.org/abs/2206.11893. Every feature ``u`` of a layer goes
+through a linear system of its own,
+
+    x'(t) = A x(t) + B u(t),    y(t) = C x(t) + D u(t),
+
+with a diagonal complex A. States come in conjugate pairs, of which one is stored: the real output
+is twice the real part. A zero-order hold with step dt makes of it, with z = exp(dt A),
+
+    x[l] = z x[l - 1] + (z - 1) / A · B u[l],    y[l] = 2 Re(C x[l]) + D u[l],
+
+which is also the causal convolution of u with K[l] = 2 Re(sum over n of C B (z - 1) / A · z^l), a
+product with a Vandermonde matrix, plus D u[l].
+
+As in the authors' minimal version (``models/s4/s4d.py`` of github.com/state-spaces/s4), B is 1 and
+is not trained, as only its product with C counts; C and D are drawn from normal distributions of
+variance 1; the real part of A is kept negative by training its logarithm. Their code trains dt and
+A without weight decay and at a rate of 0.001 at most; that is for the caller to do.
+
+The layers around it (how many, how wide, layer norm before each, mean over frames) and the
+log-mel features, scaled by running means and deviations of the training clips, were chosen here.
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from ...errors import UserError
+from .log_mel import FrameNorm, LogMel, batch_features
+
+Start = Literal["lin", "inv"]
+
+
+def start_of_a(start: Start, state: int) -> torch.Tensor:
+    """Return the published first values of A, without their conjugates.
+
+    Parameters
+    ----------
+    start : {"lin", "inv"}
+        S4D-Lin, ``-1/2 + i π n``, or S4D-Inv, ``-1/2 + i N/π (N / (2 n + 1) - 1)``.
+    state : int
+        N, the number of states with their conjugates; even.
+
+    Returns
+    -------
+    Tensor of complex128, shape (state / 2,)
+        For n from 0 to N / 2 - 1.
+    """
+    n = torch.arange(state // 2, dtype=torch.float64)
+    imaginary = math.pi * n if start == "lin" else state / math.pi * (state / (2 * n + 1) - 1)
+    return torch.complex(torch.full_like(n, -0.5), imaginary)
+
+
+class S4D(nn.Module):
+    """Diagonal state space systems, one to a feature, then GELU, dropout and a gated mix of all.
+
+    Parameters
+    ----------
+    width : int
+        Features of a frame.
+    state : int
+        States of each system, with their conjugates; even.
+    start : {"lin", "inv"}
+        First values of A.
+    dropout : float
+        The part of the values that is dropped in training.
+    dt_min, dt_max : float
+        Steps are drawn between them, evenly on a logarithmic scale.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        state: int = 64,
+        start: Start = "lin",
+        dropout: float = 0.0,
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+    ) -> None:
+        super().__init__()
+        a = start_of_a(start, state).to(torch.complex64).expand(width, -1)
+        span = math.log(dt_max) - math.log(dt_min)
+        self.log_dt = nn.Parameter(math.log(dt_min) + span * torch.rand(width))
+        self.log_minus_a_real = nn.Parameter(torch.log(-a.real))
+        self.a_imaginary = nn.Parameter(a.imag.clone())
+        # Real pairs, so that `.double()` and optimisers treat them as they do all others.
+        c = torch.randn(width, state // 2, dtype=torch.complex64)
+        self.c = nn.Parameter(torch.view_as_real(c).clone())
+        self.d = nn.Parameter(torch.randn(width))
+        self.dropout = nn.Dropout(dropout)
+        self.mix = nn.Linear(width, 2 * width)
+
+    def discrete(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hold the input over each step.
+
+        Returns
+        -------
+        dt_a : Tensor of complex64, shape (width, state / 2)
+            The logarithm of what a state is multiplied by from frame to frame.
+        gain : Tensor of complex64, shape (width, state / 2)
+            What a frame adds to a state.
+        """
+        a = torch.complex(-self.log_minus_a_real.exp(), self.a_imaginary)
+        dt_a = self.log_dt.exp()[:, None] * a
+        return dt_a, (dt_a.exp() - 1) / a
+
+    def kernel(self, n_frames: int) -> torch.Tensor:
+        """Compute what the systems answer to a single one.
+
+        Parameters
+        ----------
+        n_frames : int
+            How far.
+
+        Returns
+        -------
+        Tensor of float32, shape (width, n_frames)
+            Without D.
+        """
+        dt_a, gain = self.discrete()
+        steps = torch.arange(n_frames, device=dt_a.device)
+        vandermonde = (dt_a[..., None] * steps).exp()
+        weights = torch.view_as_complex(self.c) * gain
+        return 2 * torch.einsum("hn,hnl->hl", weights, vandermonde).real
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """Go through all frames at once, by a convolution.
+
+        Parameters
+        ----------
+        frames : Tensor of float32, shape (n_clips, n_frames, width)
+            Padding comes last: no frame depends on a later one.
+
+        Returns
+        -------
+        Tensor of float32, shape (n_clips, n_frames, width)
+        """
+        n_frames = frames.shape[1]
+        size = 2 * n_frames  # so that the end does not come round to the start
+        kernel = torch.fft.rfft(self.kernel(n_frames), n=size).T
+        spectrum = torch.fft.rfft(frames, n=size, dim=1)
+        answer = torch.fft.irfft(spectrum * kernel, n=size, dim=1)[:, :n_frames]
+        return self._gate(answer + self.d * frames)
+
+    def recurrent(self, frames: torch.Tensor) -> torch.Tensor:
+        """Go through the frames one after the other; equal to ``forward`` but for rounding.
+
+        Parameters
+        ----------
+        frames : Tensor of float32, shape (n_clips, n_frames, width)
+
+        Returns
+        -------
+        Tensor of float32, shape (n_clips, n_frames, width)
+        """
+        dt_a, gain = self.discrete()
+        keep, c = dt_a.exp(), torch.view_as_complex(self.c)
+        states = keep.new_zeros(len(frames), *keep.shape)
+        answers = []
+        for frame in frames.unbind(dim=1):
+            states = keep * states + gain * frame[..., None]
+            answers.append(2 * (c * states).sum(dim=-1).real + self.d * frame)
+        return self._gate(torch.stack(answers, dim=1))
+
+    def _gate(self, answer: torch.Tensor) -> torch.Tensor:
+        mixed = self.mix(self.dropout(nn.functional.gelu(answer)))
+        return nn.functional.glu(mixed, dim=-1)
+
+
+class S4Network(nn.Module):
+    """The whole network; see :func:`build` for the arguments."""
+
+    def __init__(
+        self,
+        n_outputs: int,
+        width: int,
+        layers: int,
+        state: int,
+        start: Start,
+        n_filters: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.front_end = LogMel(n_filters)
+        self.scale = FrameNorm(n_filters, affine=False)
+        self.inlet = nn.Linear(n_filters, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.layers = nn.ModuleList(S4D(width, state, start, dropout) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
+        self.last_norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, n_outputs)
+
+    def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Compute logits.
+
+        Parameters
+        ----------
+        waveforms : Tensor of float32, shape (n_clips, n_samples)
+            At 16 kHz, padded at their ends with anything.
+        lengths : Tensor of int64, shape (n_clips,)
+            Samples of each clip; 400 at least.
+
+        Returns
+        -------
+        Tensor of float32, shape (n_clips, n_outputs)
+
+        Raises
+        ------
+        UserError
+            If the shapes do not agree, or a clip is too short.
+        """
+        features, valid = batch_features(self.front_end, waveforms, lengths)
+        frames = self.inlet(self.scale(features, valid))
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            frames = frames + self.dropout(layer(norm(frames)))
+        own = self.last_norm(frames) * valid[..., None]
+        mean = own.sum(dim=1) / valid.sum(dim=1, keepdim=True)
+        logits: torch.Tensor = self.head(mean)
+        return logits
+
+
+def build(
+    n_outputs: int,
+    seed: int,
+    *,
+    width: int = 64,
+    layers: int = 4,
+    state: int = 64,
+    start: Start = "lin",
+    n_filters: int = 64,
+    dropout: float = 0.1,
+) -> nn.Module:
+    """Make the network: 71,880 parameters for 8 outputs, 71,425 for one.
+
+    Parameters
+    ----------
+    n_outputs : int
+        The number of labels, or 1 for a rating.
+    seed : int
+        Of the first weights.
+    width : int
+        Features of a frame in the layers.
+    layers : int
+        Number of S4D layers.
+    state : int
+        States of each system, with their conjugates; even.
+    start : {"lin", "inv"}
+        First values of A: S4D-Lin or S4D-Inv.
+    n_filters : int
+        Log-mel features of a frame, 1 to 192.
+    dropout : float
+        From 0 to below 1; in each layer and after it.
+
+    Returns
+    -------
+    Module
+        As :class:`~serpipe.pipeline.networks.Build` says.
+
+    Raises
+    ------
+    UserError
+        If a size cannot be had.
+    """
+    if min(n_outputs, width, layers, state) < 1 or state % 2 or not 0 <= dropout < 1:
+        raise UserError(
+            f"an S4 network with n_outputs={n_outputs}, width={width}, layers={layers}, "
+            f"state={state}, dropout={dropout}: cannot be built; expected numbers above 0, an "
+            "even state and a dropout from 0 to below 1; change what does not fit"
+        )
+    if start not in get_args(Start):
+        raise UserError(f'start {start!r}: is not known; expected "lin" or "inv"; choose one')
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return S4Network(n_outputs, width, layers, state, start, n_filters, dropout)

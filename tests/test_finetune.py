@@ -1,0 +1,320 @@
+"""Fine-tuning keeps speakers apart, goes on where it was stopped, and leaves a standard model."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from serpipe.corpora import scan
+from serpipe.corpora.ravdess import RAVDESS
+from serpipe.features.checkpoint import load_checkpoint
+from serpipe.pipeline.finetune.data import ByLength, Examples, open_clips
+from serpipe.pipeline.finetune.model import build_model, head_parameters, save_model
+from serpipe.pipeline.finetune.options import TrainingOptions
+from serpipe.pipeline.finetune.train import class_weights, predict
+
+from .conftest import Command, write_wav
+
+SPEAKERS = tuple("abcdef")
+LABELS = {"low": 200.0, "high": 1600.0}
+FAST = ("--epochs", 4, "--batch-size", 4, "--learning-rate", 1e-3, "--head-learning-rate", 3e-2,
+        "--train-front-end")  # fmt: skip
+# The last digits depend on the number of threads; and clips so short gain nothing by a second one.
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 48 short tones of six speakers: the pitch is the label."""
+    folder = tmp_path_factory.mktemp("tones")
+    draw = np.random.default_rng(0)
+    rows = []
+    for speaker in SPEAKERS:
+        for label, hertz in LABELS.items():
+            for take in range(4):
+                seconds = draw.uniform(0.3, 0.5)
+                time_ = np.arange(int(16000 * seconds)) / 16000
+                tone = np.sin(2 * np.pi * hertz * draw.uniform(0.9, 1.1) * time_)
+                path = f"{speaker}-{label}-{take}.wav"
+                write_wav(folder / path, 0.3 * tone + 0.01 * draw.standard_normal(len(tone)))
+                rows.append(f"{path},{speaker},{label}")
+    manifest = folder / "tones.csv"
+    manifest.write_text("\n".join(["path,speaker,pitch", *rows]) + "\n")
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def trained(tones: Path, small_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of a fine-tuning that nothing disturbed, with its exported model."""
+    work = tmp_path_factory.mktemp("trained")
+    done = subprocess.run(
+        command(tones, small_encoder), capture_output=True, text=True, cwd=work, env=ONE_THREAD
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
+    return work / done.stdout.strip()
+
+
+def options(tones: Path, encoder: Path) -> list[object]:
+    return ["finetune", "--manifest", tones, "--target", "pitch", "--encoder", encoder,
+            "--split", "kfold:3", "--device", "cpu", *FAST]  # fmt: skip
+
+
+def command(tones: Path, encoder: Path) -> list[str]:
+    code = "from serpipe.cli import main; main()"
+    return [sys.executable, "-c", code, *map(str, options(tones, encoder))]
+
+
+def rows(run: Path, name: str) -> list[dict[str, str]]:
+    with (run / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_pitch_is_learnt_and_told_of_unheard_speakers(trained: Path) -> None:
+    told = rows(trained, "predictions/finetuned.csv")
+    assert len(told) == 2 * 48
+    for layer in ("nested", "end to end"):
+        of_layer = [row for row in told if row["layer"] == layer]
+        assert np.mean([row["truth"] == row["predicted"] for row in of_layer]) > 0.95
+    for row in told:
+        assert math.isclose(float(row["score high"]) + float(row["score low"]), 1, abs_tol=1e-6)
+    assert not (trained / "parts").exists()
+
+
+def test_the_epoch_is_chosen_by_speakers_who_are_neither_trained_on_nor_tested(
+    trained: Path,
+) -> None:
+    summary = json.loads((trained / "run.json").read_text())
+    tested: dict[str, set[str]] = {}
+    for row in rows(trained, "clips.csv"):
+        tested.setdefault(row["fold"], set()).add(row["speaker"])
+    searched: dict[str, list[float]] = {}
+    for row in rows(trained, "search/finetuned.csv"):
+        if row["inner_score"]:
+            searched.setdefault(row["fold"], []).append(float(row["inner_score"]))
+    assert len(tested) == 3
+    for choice in summary["heads"]["finetuned"]["choices"]:
+        validation = set(choice["validation"])
+        assert validation and not validation & tested[choice["fold"]]
+        assert validation | tested[choice["fold"]] < set(SPEAKERS)
+        scores = searched[choice["fold"]]
+        assert choice["parameters"]["epoch"] == 1 + int(np.argmax(scores))
+        assert choice["inner_score"] == max(scores)
+
+
+def test_a_killed_run_ends_in_the_same_predictions(
+    trained: Path, tones: Path, small_encoder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "artifacts" / "runs" / trained.name
+    for pattern in ("fold-0001/checkpoint-*/trainer_state.json",
+                    "fold-0002/checkpoint-*/trainer_state.json"):  # fmt: skip
+        process = subprocess.Popen(
+            command(tones, small_encoder), cwd=tmp_path, env=ONE_THREAD,
+            stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        end = time.monotonic() + 100
+        while not list((run / "parts" / "training").glob(pattern)):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (run / "predictions").exists()
+    assert len(list((run / "parts" / "finetuned").glob("*.json"))) == 1
+    broken = run / "parts" / "training" / "fold-0002" / "checkpoint-999"
+    broken.mkdir()  # as a kill in the middle of writing leaves it
+    (broken / "trainer_state.json").write_text('{"global_step": 9')
+    watched = subprocess.run(
+        command(tones, small_encoder), cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True
+    )
+    assert watched.returncode == 0, watched.stderr
+    assert "1 of 3: epoch" not in watched.stderr  # the finished fold is not trained again
+    assert "2 of 3: epoch 1 " not in watched.stderr  # nor the epoch that was done
+    assert "2 of 3: epoch" in watched.stderr
+    for name in ("predictions/finetuned.csv", "search/finetuned.csv", "clips.csv"):
+        assert (run / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+PLAIN = """
+import json, sys
+import soundfile, soxr, transformers
+models, clips = map(json.loads, sys.argv[1:])
+told = []
+for model in models:
+    pipe = transformers.pipeline("audio-classification", model)
+    of_model = []
+    for clip in clips:
+        samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
+        samples = soxr.resample(samples.mean(axis=1), rate, 16000, quality="VHQ")
+        of_model.append({each["label"]: each["score"] for each in pipe(samples, top_k=None)})
+    told.append(of_model)
+assert not any(name.split(".")[0] == "serpipe" for name in sys.modules)
+print(json.dumps(told))
+"""
+
+
+def score_plainly(models: list[Path], clips: list[Path]) -> list[list[dict[str, float]]]:
+    """What transformers alone says of clips, one at a time, by model."""
+    lists = [json.dumps(list(map(str, paths))) for paths in (models, clips)]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, *lists], capture_output=True, text=True, cwd=models[0]
+    )
+    assert done.returncode == 0, done.stderr
+    told: list[list[dict[str, float]]] = json.loads(done.stdout)
+    return told
+
+
+def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
+    family_encoder: Callable[[str], Path], sample: Path, tmp_path: Path
+) -> None:
+    clips = list(scan(sample, RAVDESS).clips)[:4]
+    labels = ["angry", "calm", "happy"]
+    ours = {}
+    for family in ("wav2vec2-group", "hubert-layer-stable", "wavlm-group", "data2vec-audio",
+                   "unispeech-group", "unispeech-sat-layer-stable", "whisper"):  # fmt: skip
+        checkpoint = load_checkpoint(str(family_encoder(family)), None)
+        model = build_model(checkpoint, labels)
+        with torch.no_grad():  # as after a training: layers weigh differently, scores differ
+            model.layer_weights.copy_(torch.tensor([0.5, 2.0, -1.0, 1.0]))
+            model.classifier.weight.mul_(20)
+        sounds, bad = open_clips(clips, checkpoint.front_end)
+        assert not bad and len(set(sounds.seconds)) == 4  # padded
+        logits = predict(model, Examples(sounds, range(4), [0] * 4), TrainingOptions(), "cpu")
+        ours[family] = torch.softmax(torch.tensor(logits), dim=1).numpy()
+        assert np.ptp(ours[family], axis=0).max() > 1e-4, family  # more than is allowed below
+        save_model(model, checkpoint.front_end, tmp_path / family)
+    files = [heard.clip.file for heard in sounds.heard]
+    plain = score_plainly([tmp_path / family for family in ours], files)
+    for (family, mine), theirs in zip(ours.items(), plain, strict=True):
+        found = [[told[label] for label in labels] for told in theirs]
+        np.testing.assert_allclose(mine, found, atol=1e-5, rtol=0, err_msg=family)
+
+
+def test_the_exported_model_of_a_run_tells_high_from_low(trained: Path, tones: Path) -> None:
+    clips = [tones.parent / f"a-{label}-0.wav" for label in LABELS]
+    for label, told in zip(LABELS, score_plainly([trained / "model"], clips)[0], strict=True):
+        assert max(told, key=lambda name: told[name]) == label
+    config = (trained / "model" / "config.json").read_text()
+    assert str(Path.home()) not in config and str(tones.parent.parent) not in config
+
+
+def test_folds_are_those_of_fit_and_reports_compare_with_its_probe(
+    trained: Path, tones: Path, small_encoder: Path, serpipe: Command
+) -> None:
+    assert serpipe("extract", "--manifest", tones, "--encoder", small_encoder).code == 0
+    fitted = serpipe("fit", "--target", "pitch", "--split", "kfold:3")
+    assert fitted.code == 0, fitted.err
+    probe = Path(fitted.out.strip())
+    assert (probe / "clips.csv").read_bytes() == (trained / "clips.csv").read_bytes()
+    alone = serpipe("report", trained)
+    assert alone.code == 0, alone.err
+    for word in ("end to end", "48 clips", "fifth of the training speakers"):
+        assert word in alone.out
+    both = serpipe("report", trained, probe)
+    assert both.code == 0, both.err
+    assert "1 finetuned - 2 lr" in both.out
+    out = Path("again")
+    shutil.copytree(trained, out)  # finished: nothing is trained, the comparison is printed
+    compared = serpipe(*options(tones, small_encoder), "--out", out, "--probe", probe)
+    assert compared.code == 0, compared.err
+    assert "epoch 1" not in compared.err
+    assert "1 finetuned - 2 lr" in compared.out
+    other = serpipe("fit", "--target", "pitch", "--split", "kfold:3", "--map", "low=deep")
+    refused = serpipe(*options(tones, small_encoder), "--probe", other.out.strip())
+    assert refused.code == 2
+    assert "other clips or labels" in refused.err
+
+
+def test_a_trial_is_marked_everywhere_and_holds_only_what_it_tested(
+    tones: Path, small_encoder: Path, serpipe: Command
+) -> None:
+    done = serpipe(*options(tones, small_encoder), "--max-folds", 1, "--epochs", 1)
+    assert done.code == 0, done.err
+    run = Path(done.out.strip())
+    assert "TRIAL" in done.err
+    told = serpipe("report", run)
+    assert told.code == 0, told.err
+    assert "TRIAL" in told.out
+    clips = rows(run, "clips.csv")
+    assert {row["fold"] for row in clips} == {"1"} and 0 < len(clips) < 48
+    assert len({row["speaker"] for row in clips}) == 2
+    assert not (run / "model").exists()
+
+
+def test_a_checkpoint_that_lacks_weights_of_the_encoder_is_refused(
+    tones: Path, small_encoder: Path, tmp_path: Path, serpipe: Command
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(small_encoder, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights.pop("encoder.layers.1.attention.k_proj.weight")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    done = serpipe(*options(tones, broken))
+    assert done.code == 2
+    assert "1 weight(s) missing" in done.err and "k_proj" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--precision", "fp16"), "expected a GPU"),
+        (("--batch-size", 0), "expected at least 1"),
+        (("--warmup", 1.5), "share"),
+        (("--learning-rate", -1), "--learning-rate -1"),
+        (("--max-folds", 0), "expected at least 1"),
+        (("--target", "loudness"), "no such column"),
+        (("--device", "tpu"), "expected auto, cpu or cuda"),
+    ],
+)
+def test_mistakes_are_one_line(
+    wrong: tuple[object, object], told: str, tones: Path, small_encoder: Path, serpipe: Command
+) -> None:
+    done = serpipe(*options(tones, small_encoder), *wrong)
+    assert done.code == 2
+    assert told in done.err.splitlines()[-1]
+    assert done.err.splitlines()[-1].startswith("serpipe: ")
+
+
+def test_front_end_and_encoder_move_only_when_they_are_to(small_encoder: Path) -> None:
+    checkpoint = load_checkpoint(str(small_encoder), None)
+    for train_front_end in (False, True):
+        model = build_model(checkpoint, ["a", "b"], train_front_end=train_front_end)
+        convolutions = model.wav2vec2.feature_extractor.parameters()
+        assert {each.requires_grad for each in convolutions} == {train_front_end}
+        assert all(each.requires_grad for each in model.wav2vec2.encoder.parameters())
+        new = {name.split(".")[0] for name in head_parameters(model)}
+        assert new == {"layer_weights", "projector", "classifier"}
+        assert model.config.layerdrop == model.config.mask_time_prob == 0
+
+
+def test_batches_are_of_like_length_and_the_same_in_the_same_epoch() -> None:
+    lengths = np.random.default_rng(0).uniform(1, 10, 103).tolist()
+
+    def order(epoch: int) -> list[int]:
+        sampler = ByLength(lengths, 8, seed=1)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert sorted(order(0)) == list(range(103))
+    assert order(3) == order(3) != order(4)
+    spans = [np.ptp([lengths[i] for i in order(0)[start : start + 8]]) for start in range(0, 96, 8)]
+    assert np.mean(spans) < 3  # drawn at random, eight of these span seven on average
+
+
+def test_each_label_weighs_the_same_in_the_loss() -> None:
+    targets = [0] * 6 + [1] * 2 + [3] * 4
+    weights = class_weights(targets, 4).numpy()
+    shares = weights * np.bincount(targets, minlength=4)
+    np.testing.assert_allclose(shares, [4, 4, 0, 4])
