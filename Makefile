@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 	cd $(DEMO) && ../$(BIN)/serpipe report
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # make lint: check style, formatting and types.
 lint: $(INSTALLED)
