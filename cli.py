@@ -55,6 +55,14 @@ class ResultFormat(StrEnum):
 ResultFormatOption = Annotated[
     ResultFormat, typer.Option("--format", help="How to print the result: json is for scripts.")
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
+]
+CorpusFolders = Annotated[
+    list[str],
+    typer.Argument(metavar="DIR...", help="Folders of corpora, each a DIR or CORPUS=DIR."),
+]
 CacheFile = Annotated[
     Path | None,
     typer.Argument(
@@ -190,10 +198,7 @@ def extract(
             "each clip is computed alone, one per core.",
         ),
     ] = 600.0,
-    jobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
-    ] = None,
+    jobs: Threads = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Go on without clips that cannot be used; list them.")
     ] = False,
@@ -338,15 +343,9 @@ def corpora_list(
 
 @corpora_app.command("info")
 def corpora_info(
-    folders: Annotated[
-        list[str],
-        typer.Argument(metavar="DIR...", help="Folders of corpora, each a DIR or CORPUS=DIR."),
-    ],
+    folders: CorpusFolders,
     format: Annotated[TableFormat, typer.Option(help="How to print.")] = TableFormat.TABLE,
-    jobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
-    ] = None,
+    jobs: Threads = None,
 ) -> None:
     """Open every clip and tell what is there, what is missing and what is wrong."""
     from .artifacts.corpus_info import describe_source
@@ -362,15 +361,9 @@ def corpora_info(
 
 @corpora_app.command("table")
 def corpora_table_command(
-    folders: Annotated[
-        list[str],
-        typer.Argument(metavar="DIR...", help="Folders of corpora, each a DIR or CORPUS=DIR."),
-    ],
+    folders: CorpusFolders,
     out: Annotated[Path, typer.Option(metavar="CLIPS.csv", help="Where to write the table.")],
-    jobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
-    ] = None,
+    jobs: Threads = None,
 ) -> None:
     """Write a row for each clip: speaker, emotion, text, duration, rate, hash."""
     from .artifacts.corpus_info import write_clip_table
@@ -444,10 +437,7 @@ def convert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write every file anew, whatever is there.")
     ] = False,
-    jobs: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads.", show_default="the cores there are"),
-    ] = None,
+    jobs: Threads = None,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Convert recordings of any format, rate and channels to mono 16-bit files of one rate."""

@@ -1,10 +1,10 @@
 """LightGBM: gradient-boosted trees. No scaler: trees only ask which of two values is larger."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightgbm
 import numpy as np
@@ -14,6 +14,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from ...errors import UserError, first_line
 from ...files import write_text
 from .head import Head, Parameter, Point, Tested, Tester, fit_all, predict_own
+
+T = TypeVar("T")
 
 
 def build(point: Point, seed: int) -> lightgbm.LGBMClassifier:
@@ -125,10 +127,30 @@ def load(path: Path) -> SavedTrees:
     UserError
         If the file is damaged.
     """
+    return read_trees(
+        path,
+        lambda booster, told: SavedTrees(booster, np.array(told["classes"], dtype=str)),
+    )
+
+
+def read_trees(path: Path, make: Callable[[lightgbm.Booster, Any], T]) -> T:
+    """Read trees in LightGBM's text format, and what stands beside them, from a JSON file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    make : callable
+        From the trees and the content of the file to what is returned.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged.
+    """
     try:
         content = json.loads(path.read_text())
-        booster = lightgbm.Booster(model_str=content["trees"])
-        return SavedTrees(booster, np.array(content["classes"], dtype=str))
+        return make(lightgbm.Booster(model_str=content["trees"]), content)
     except (OSError, KeyError, TypeError, ValueError, lightgbm.basic.LightGBMError) as error:
         raise UserError(
             f"{path}: cannot be read ({first_line(error)}); expected a head saved by "

@@ -9,10 +9,9 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UserError, first_line
 from ...files import write_text
 from .head import Head, Point, Tested, Tester, fit_all, predict_ratings
-from .lgbm import PARAMETERS, bin_values, grow, settings_of
+from .lgbm import PARAMETERS, bin_values, grow, read_trees, settings_of
 
 
 def build(point: Point, seed: int) -> lightgbm.LGBMRegressor:
@@ -67,13 +66,7 @@ def load(path: Path) -> SavedTrees:
     UserError
         If the file is damaged.
     """
-    try:
-        return SavedTrees(lightgbm.Booster(model_str=json.loads(path.read_text())["trees"]))
-    except (OSError, KeyError, TypeError, ValueError, lightgbm.basic.LightGBMError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({first_line(error)}); expected a head saved by "
-            "serpipe; run `serpipe fit` again"
-        ) from error
+    return read_trees(path, lambda booster, told: SavedTrees(booster))
 
 
 LGBM_REGRESSOR = Head(
