@@ -499,7 +499,9 @@ def fit(
             help="loso: leave one speaker out; kfold:N: N folds grouped by speaker; standard: the "
             "same folds for everybody, for each corpus; emobox: those that EmoBox published; "
             "file:FOLDS.csv: a table with the columns fold and speaker, or fold and path; "
-            "random:N: shares speakers on purpose, to show by how much that inflates scores.",
+            "holdout:70/10/20: speakers drawn once to train on, choose by and test, in per cent; "
+            "random:N, random:70/10/20: share speakers on purpose, to show by how much that "
+            "inflates scores.",
         ),
     ] = "loso",
     train_on: Annotated[
@@ -725,6 +727,14 @@ def finetune(
         str,
         typer.Option(metavar="ID_OR_DIR", help="Hub id or local folder of a speech encoder."),
     ] = "facebook/wav2vec2-base",
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="cnn|s4",
+            help="Train this small network from scratch instead of an encoder.",
+            show_default="none",
+        ),
+    ] = None,
     revision: Annotated[
         str | None,
         typer.Option(
@@ -737,8 +747,17 @@ def finetune(
         str, typer.Option(metavar="NAME", help="As for fit; every fold is a training.")
     ] = "kfold:5",
     target: Annotated[
-        str, typer.Option(metavar="COLUMN", help="What to predict: a column of labels.")
+        str,
+        typer.Option(
+            metavar="COLUMN", help="What to predict: a column of labels, or of numbers (ratings)."
+        ),
     ] = "emotion",
+    ratings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RATINGS.csv", help="As for fit: ratings to be joined.", show_default=False
+        ),
+    ] = None,
     merge: Annotated[
         list[str] | None,
         typer.Option(
@@ -752,12 +771,26 @@ def finetune(
         str | None,
         typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
     ] = None,
-    epochs: Annotated[int, typer.Option(metavar="N", help="Most passes over the clips.")] = 20,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Most passes over the clips.", show_default="20; of a network 60"
+        ),
+    ] = None,
     patience: Annotated[
-        int,
-        typer.Option(metavar="N", help="Epochs without a better UAR of validation speakers."),
-    ] = 5,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Clips computed at once.")] = 8,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Epochs without a better UAR (CCC) of validation speakers.",
+            show_default="5; of a network 15",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Clips computed at once.", show_default="8; of a network 16"
+        ),
+    ] = None,
     accumulate: Annotated[
         int, typer.Option(metavar="N", help="Batches to a step of the optimiser.")
     ] = 1,
@@ -767,6 +800,12 @@ def finetune(
     head_learning_rate: Annotated[
         float, typer.Option(metavar="R", help="Highest, of all that is new.")
     ] = 1e-3,
+    layer_decay: Annotated[
+        float,
+        typer.Option(
+            metavar="D", help="By what the encoder's rate falls from each block to the one below."
+        ),
+    ] = 1.0,
     warmup: Annotated[
         float, typer.Option(metavar="SHARE", help="Of the steps, over which the rates rise.")
     ] = 0.1,
@@ -779,12 +818,39 @@ def finetune(
     specaugment: Annotated[
         bool, typer.Option("--specaugment", help="Mask stretches of time in training.")
     ] = False,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="speed,pitch,noise",
+            help="Change half of the training clips at random, otherwise in each epoch.",
+            show_default="none",
+        ),
+    ] = None,
+    mixup: Annotated[
+        float,
+        typer.Option(metavar="A", help="Mix training clips in pairs, by beta(A, A); 0 does not."),
+    ] = 0.0,
+    label_smoothing: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of each label, given to all labels alike.")
+    ] = 0.0,
+    lora: Annotated[
+        int,
+        typer.Option(
+            metavar="RANK",
+            help="Train matrices of this rank beside the encoder's weights, not these (peft).",
+            show_default="none",
+        ),
+    ] = 0,
     gradient_checkpointing: Annotated[
         bool,
         typer.Option("--gradient-checkpointing", help="Compute states twice, to save memory."),
     ] = False,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where to train: auto is a GPU, if any.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:0,cuda:1",
+            help="Where to train: auto and cuda take all GPUs, a fold on each.",
+        ),
     ] = "auto",
     max_folds: Annotated[
         int | None,
@@ -796,17 +862,25 @@ def finetune(
         bool,
         typer.Option(
             "--export-final/--no-export",
-            help="Train on all speakers in the end, and save the model for transformers.",
+            help="Train on all speakers (but those of a held-out test) in the end, and save the "
+            "model, for transformers.",
         ),
     ] = True,
     probe: Annotated[
-        Path | None,
+        str,
         typer.Option(
-            metavar="RUN",
-            help="Run of a frozen probe on the same clips, to test against.",
-            show_default=False,
+            metavar="make|none|RUN",
+            help="The frozen probe that the head begins as and the result is tested against: make "
+            "extracts and fits it first, as extract and fit do.",
+            show_default="make; of a network none",
         ),
-    ] = None,
+    ] = "",
+    random_head: Annotated[
+        bool, typer.Option("--random-head", help="Begin with a random head all the same.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write logs to RUN/tensorboard.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -827,72 +901,121 @@ def finetune(
     The folds are those of fit. In each, a fifth of the training speakers tells the best epoch. A
     stopped run goes on after the last epoch that was done. Needs `pip install 'serpipe[finetune]'`.
     """
+    from dataclasses import replace
     from importlib.util import find_spec
 
     from .artifacts.latest import RUNS
 
-    if find_spec("accelerate") is None:
-        raise UserError(
-            "finetune: accelerate is not installed; expected it beside transformers; "
-            "pip install 'serpipe[finetune]'"
-        )
+    for package, extra in (("accelerate", "finetune"), ("tensorboard", "tensorboard")):
+        if find_spec(package) is None and (package == "accelerate" or tensorboard):
+            raise UserError(
+                f"finetune: {package} is not installed; expected it; pip install 'serpipe[{extra}]'"
+            )
     from .artifacts.comparison import compare_runs, report_runs
     from .artifacts.record_finetune import probe_advice, record_finetuning
+    from .artifacts.record_probe import make_probe
     from .artifacts.report import headline
     from .artifacts.results import read_results
     from .artifacts.tables import nested_table
     from .features.checkpoint import load_checkpoint
     from .features.devices import choose_devices
-    from .pipeline.finetune.options import TrainingOptions
+    from .pipeline.finetune.kinds import EncoderWithHead, Network
+    from .pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS
+    from .pipeline.networks import NETWORKS
     from .pipeline.protocol import Protocol
+    from .pipeline.ratings import read_ratings
     from .progress import track
     from .provenance import cores, provenance
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
-    place = choose_devices(device)[0]
-    options = TrainingOptions(
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
+    if network and network not in NETWORKS:
+        raise UserError(f"--network {network}: expected {' or '.join(NETWORKS)}")
+    places = choose_devices(device, "--device")
+    given = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
+    options = replace(
+        OF_NETWORKS if network else OF_ENCODERS,
+        **{name: value for name, value in given.items() if value is not None},
         accumulate=accumulate,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
+        layer_decay=layer_decay,
         warmup=warmup,
         precision=precision,
         train_front_end=train_front_end,
         specaugment=specaugment,
+        augment=_names(augment),
+        mixup=mixup,
+        label_smoothing=label_smoothing,
+        lora=lora,
         gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
-    options.check(place)
-    frozen = read_results(probe) if probe else None
+    options.check(places[0])
+    if network:
+        options.check_network()
+    if max_folds is not None and probe == "make":
+        raise UserError(
+            f"--probe make with --max-folds {max_folds}: a probe tests all folds; expected one of "
+            "the two; leave one away"
+        )
+    probe = probe or ("none" if network or max_folds is not None else "make")
+    if network and probe == "make":
+        raise UserError(
+            f"--probe make with --network {network}: a network has no frozen probe of its own; "
+            "expected none or a RUN to compare with"
+        )
+    frozen = read_results(Path(probe)) if probe not in ("make", "none") else None
     found = _find_clips(data or [], manifest)
     if found.bad and (not skip_bad or not found.clips):
         from .errors import BadClipsError
 
         raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
-    _say(f"encoder  {encoder}: loading")
-    checkpoint = load_checkpoint(encoder, revision)
-    _say(
-        f"         {checkpoint.model_type}, revision {checkpoint.revision}, {precision} on {place}"
+    rated = read_ratings(ratings, target) if ratings else None
+    protocol = Protocol(
+        split=split,
+        target=target,
+        merge=_pairs("--map", merge or []),
+        keep=_names(keep),
+        seed=seed,
     )
+    kind: EncoderWithHead | Network
+    if network:
+        kind = Network(network, options)
+        _say(f"network  {network}, from scratch, {precision} on {', '.join(places)}")
+    else:
+        _say(f"encoder  {encoder}: loading")
+        kind = EncoderWithHead(load_checkpoint(encoder, revision), options, encoder)
+        _say(
+            f"         {kind.checkpoint.model_type}, revision {kind.checkpoint.revision}, "
+            f"{precision} on {', '.join(places)}"
+        )
+    if probe == "make":
+        made = make_probe(
+            found,
+            encoder,
+            revision,
+            protocol,
+            ratings=rated,
+            devices=places,
+            provenance=provenance(),
+            skip_bad=skip_bad,
+            jobs=cores(),
+            track=track,
+        )
+        frozen = read_results(made)
+        _say(f"probe    frozen, the same folds: {made}")
     run = record_finetuning(
         found,
-        checkpoint,
+        kind,
         options,
-        Protocol(
-            split=split,
-            target=target,
-            merge=_pairs("--map", merge or []),
-            keep=_names(keep),
-            seed=seed,
-        ),
-        device=place,
+        protocol,
+        devices=places,
         max_folds=max_folds,
         export=export_final,
+        ratings=rated,
         probe=frozen,
-        provenance=provenance(),
+        start=not random_head,
+        logs=tensorboard,
+        provenance=provenance(("accelerate", *(("peft",) if lora else ()))),
         out=out,
         skip_bad=skip_bad,
         workers=cores(),
@@ -908,10 +1031,11 @@ def finetune(
         compared = report_runs(compare_runs([results, frozen]))
         if format is ResultFormat.TABLE:
             print_report(compared)
-    else:
+    elif not network:
         _say(probe_advice(run))
     if (run / "model").is_dir():
-        _say(f"model    for transformers, trained on all speakers: {run / 'model'}")
+        whose = "" if network else ", for transformers"
+        _say(f"model    saved{whose}: {run / 'model'}")
     if run.parent != RUNS:  # where `serpipe report` does not look by itself
         _say(f"next     serpipe report {run}")
     _say("run      predictions in:")
@@ -921,6 +1045,143 @@ def finetune(
             tables = {table.name: table.json_records for table in compared.tables}
             told["compared"] = list(tables.get("comparisons", ()))
         _print_json(told)
+    else:
+        typer.echo(run)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="ID_OR_DIR",
+            help="Hub id or local folder of a trained audio classifier, as transformers saves it.",
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="As for extract: a folder, CORPUS=DIR or 'sample'. Can be given several times.",
+            show_default="sample",
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CLIPS.csv", help="A table of any labelled clips.", show_default=False
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(metavar="COLUMN", help="What is to be told: a column of labels or ratings."),
+    ] = "emotion",
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="LABEL=LABEL",
+            help="Count a label of the clips as another, such as calm=neutral. Can be given "
+            "several times.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
+    ] = None,
+    model_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-map",
+            metavar="LABEL=LABEL",
+            help="Rename a label of the model, such as hap=happy; several may become one. Can be "
+            "given several times.",
+            show_default="by name, or as the same emotion",
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMIT", help="Commit, tag or branch of a hub id.", show_default="main"
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Clips computed at once.")] = 8,
+    precision: Annotated[
+        str, typer.Option(metavar="float32|bf16|fp16", help="Of products; weights are float32.")
+    ] = "float32",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
+    ] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where to write the run.", show_default="artifacts/runs/NAME"
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without clips that cannot be used; list them.")
+    ] = False,
+    format: ResultFormatOption = ResultFormat.TABLE,
+) -> None:
+    """Score a trained classifier, of yours or of others, on any corpus; nothing is trained.
+
+    Every weight must be there. A model that was trained on the corpus is marked as CONTAMINATED
+    wherever a number of it appears.
+    """
+    from .artifacts.latest import RUNS
+    from .artifacts.record_evaluation import record_evaluation
+    from .artifacts.report import headline
+    from .artifacts.results import read_results
+    from .artifacts.tables import nested_table
+    from .features.devices import choose_devices
+    from .pipeline.finetune.classifier import load_classifier
+    from .pipeline.protocol import Protocol
+    from .progress import track
+    from .provenance import cores, provenance
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: expected auto, cpu or cuda")
+    place = choose_devices(device)[0]
+    protocol = Protocol(target=target, merge=_pairs("--map", merge or []), keep=_names(keep))
+    renamed = _pairs("--model-map", model_map or [])
+    found = _find_clips(data or [], manifest)
+    if found.bad and (not skip_bad or not found.clips):
+        from .errors import BadClipsError
+
+        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+    for error in found.bad:
+        _say(f"skipped  {error}")
+    _say(f"model    {model}: loading")
+    classifier = load_classifier(model, revision)
+    checkpoint = classifier.checkpoint
+    _say(
+        f"         {checkpoint.model_type}, revision {checkpoint.revision}, tells "
+        f"{', '.join(classifier.outputs)}; {precision} on {place}"
+    )
+    run = record_evaluation(
+        found,
+        classifier,
+        protocol,
+        model_map=renamed,
+        batch_size=batch_size,
+        precision=precision,
+        device=place,
+        provenance=provenance(),
+        out=out,
+        skip_bad=skip_bad,
+        workers=cores(),
+        track=track,
+        say=_say,
+    )
+    results = read_results(run)
+    for line in headline(results):
+        _say(line)
+    if run.parent != RUNS:  # where `serpipe report` does not look by itself
+        _say(f"next     serpipe report {run}")
+    _say("run      predictions in:")
+    if format is ResultFormat.JSON:
+        _print_json({"run": str(run), "nested": list(nested_table(results).json_records)})
     else:
         typer.echo(run)
 

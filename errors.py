@@ -37,7 +37,12 @@ class BadClipError(UserError):
     """
 
     def __init__(self, path: str, found: str, expected: str, fix: str) -> None:
+        self.parts = path, found, expected, fix
         super().__init__(f"{path}: {found}; expected {expected}; {fix}")
+
+    def __reduce__(self) -> tuple[type["BadClipError"], tuple[str, str, str, str]]:
+        """Travel between processes."""
+        return type(self), self.parts
 
 
 class BadClipsError(UserError):

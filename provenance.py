@@ -3,6 +3,7 @@
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,12 @@ _PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of serpipe, of Python and of what the numbers come from."""
     return {
         "serpipe": __version__,
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in _PACKAGES},
+        **{name: metadata.version(name) for name in (*_PACKAGES, *more)},
     }
 
 
@@ -44,9 +45,20 @@ def command() -> str:
     return shlex.join(["serpipe", *sys.argv[1:]])
 
 
-def provenance() -> dict[str, Any]:
-    """Return all three. There is no date in it: the same command gives the same bytes."""
-    return {"command": command(), "versions": versions(), "machine": machine()}
+def provenance(more: Sequence[str] = ()) -> dict[str, Any]:
+    """Return all three. There is no date in it: the same command gives the same bytes.
+
+    Parameters
+    ----------
+    more : sequence of str
+        Packages that the numbers come from besides the usual ones.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    return {"command": command(), "versions": versions(more), "machine": machine()}
 
 
 def cores() -> int:

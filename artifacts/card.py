@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+from ..pipeline.holdout import holds_out
 from .bundle import BundleSummary
 from .checks import run_checks
 from .report import markdown_table, score_note
@@ -67,15 +68,17 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         f"{name} " + ", ".join(f"{value} in {n}" for value, n in counted.most_common())
         for name, counted in chosen(summary.heads[head]).items()
     )
-    if summary.split.startswith("cross:"):
-        fitted_on = (
-            f"Fitted on {bundle.corpus}, {summary.split_title}: {summary.clips} clips of "
-            f"{len(summary.speakers)} speakers."
-        )
+    tested = f"{summary.clips} clips of {len(summary.speakers)} speakers"
+    if holds_out(summary.split):
+        fitted_on = f"{summary.corpus}, {summary.split_title}; tested: {tested}."
+        whose = f"This very head was tested: it never heard the tested clips ({in_folds})."
+        limit = "- It was fitted on some speakers of one recording set-up, and tested on few. "
+    elif summary.split.startswith("cross:"):
+        fitted_on = f"Fitted on {bundle.corpus}, {summary.split_title}: {tested}."
         whose = f"This very head was tested: it never heard them ({in_folds})."
         limit = f"- It was fitted on the speakers of {bundle.corpus} alone. "
     else:
-        fitted_on = f"{summary.corpus}: {summary.clips} clips of {len(summary.speakers)} speakers."
+        fitted_on = f"{summary.corpus}: {tested}."
         whose = (
             "These are scores of heads fitted in the same way without the test speakers; the saved "
             "head has heard all of them, and its layer and hyper-parameters were chosen by all of "

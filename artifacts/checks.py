@@ -1,7 +1,7 @@
 """What is wrong or to be known about a run, each with a code that docs/checks.md explains."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CORPORA, Corpus
+from ..pipeline.folds import NOTHING_TRAINED
+from ..pipeline.holdout import holds_out
 from ..pipeline.statistics import FEWEST_SPEAKERS
+from .probe import against_probe, from_scratch, read_probe
 from .results import RunResults, at_edge, chosen
-from .run import RunSummary
+from .table import score_text
+from .tables import RESOLVED
 
 #: Checkpoints that were trained on emotions of these corpora, by a part of their name. Sources:
 #: their model cards; for emotion2vec+, which lists EmoBox, its README and issues 46 and 77.
@@ -50,13 +54,33 @@ class Check:
     advice: str
 
 
-def run_checks(results: RunResults) -> tuple[Check, ...]:
+def trained_on(names: Iterable[str]) -> frozenset[str] | None:
+    """Say on which corpora a checkpoint was trained.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Its names: the hub id, or that of the checkpoint that it was made from.
+
+    Returns
+    -------
+    frozenset of str, or None
+        Names of corpora; ``None`` if nothing is known.
+    """
+    known = [TRAINED_ON[part] for name in names for part in TRAINED_ON if part in name]
+    return frozenset[str]().union(*known) if known else None
+
+
+def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Check, ...]:
     """Check a run.
 
     Parameters
     ----------
     results : RunResults
         From :func:`~serpipe.artifacts.results.read_results`.
+    probe : RunResults, optional
+        Of a fine-tuned run: the frozen probe that stands beside it, where it is not the one that
+        the run names.
 
     Returns
     -------
@@ -64,7 +88,7 @@ def run_checks(results: RunResults) -> tuple[Check, ...]:
         What was found, the gravest first.
     """
     order = {"invalid": 0, "warning": 1, "note": 2}
-    found = [*_protocol(results), *_data(results), *_search(results)]
+    found = [*_protocol(results), *_data(results), *_search(results), *_probe(results, probe)]
     return tuple(sorted(found, key=lambda check: (order[check.severity], check.code)))
 
 
@@ -87,6 +111,11 @@ def _protocol(results: RunResults) -> Iterator[Check]:
             yield Check(
                 "SER003", "invalid", "labels were shuffled", "expect chance, and nothing else"
             )
+        elif kind == "CONTAMINATED":
+            yield Check(
+                "SER007", "invalid", "the model was trained on a corpus that is tested",
+                "take a corpus that it has not heard, or only the speakers that were held out",
+            )  # fmt: skip
     if len(summary.speakers) < FEWEST_SPEAKERS:
         yield Check(
             "SER004", "warning", f"{len(summary.speakers)} speakers: too few for an interval",
@@ -98,28 +127,24 @@ def _protocol(results: RunResults) -> Iterator[Check]:
             "SER005", "warning", f"NOT WHOLE: {', '.join(left)} not fitted yet",
             "run the same command again",
         )  # fmt: skip
-    if len(summary.layers) == 1 and not _trained_end_to_end(summary):
+    named = summary.split != NOTHING_TRAINED and not summary.trained
+    if len(summary.layers) == 1 and named:
         yield Check(
             "SER006", "note", f"layer {summary.layers[0]} was named, not chosen inside",
             "name it before seeing the curve, or use --layers all",
         )  # fmt: skip
 
 
-def _trained_end_to_end(summary: RunSummary) -> bool:
-    """Say whether epochs were chosen instead of layers and hyper-parameters of heads."""
-    return all(set(told.grid) == {"epoch"} for told in summary.heads.values())
-
-
 def _data(results: RunResults) -> Iterator[Check]:
     summary = results.summary
     corpora = set(results.clips.get("corpus", ()))
-    for part, trained_on in TRAINED_ON.items():
-        if part in str(summary.encoder["encoder"]) and corpora & trained_on:
-            yield Check(
-                "SER007", "invalid",
-                f"{summary.encoder['encoder']} was trained on {', '.join(corpora & trained_on)}",
-                "use an encoder that has not heard these labels",
-            )  # fmt: skip
+    heard = corpora & (trained_on([str(summary.encoder["encoder"])]) or set())
+    if heard and summary.split != NOTHING_TRAINED:  # which is marked as CONTAMINATED instead
+        yield Check(
+            "SER007", "invalid",
+            f"{summary.encoder['encoder']} was trained on {', '.join(sorted(heard))}",
+            "use an encoder that has not heard these labels",
+        )  # fmt: skip
     times = Counter(results.clips.get("sha256", ()))
     same = sum(n for n in times.values() if n > 1)
     if same:
@@ -127,7 +152,7 @@ def _data(results: RunResults) -> Iterator[Check]:
             "SER008", "note", f"{same} clips are copies of one another",
             "none is on two sides of a fold; `serpipe extract` names them",
         )  # fmt: skip
-    if not summary.changes:
+    if not summary.changes and not holds_out(summary.split):  # what was trained on is not told
         for name in sorted(corpora & set(CORPORA)):
             rows = results.clips["corpus"] == name
             expected = sum(_part(name, results.clips, rows).expected.values())
@@ -169,7 +194,7 @@ def _search(results: RunResults) -> Iterator[Check]:
                 "SER010", "note",
                 f"{head}: chosen at the edge of its grid, {times} of {folds} folds",
                 "train for other numbers of epochs, with --epochs and --patience"
-                if _trained_end_to_end(results.summary)
+                if results.summary.trained
                 else f"widen it with --grid {head}.{name}=...",
             )  # fmt: skip
         ends = {layer: chosen(told)["layer"][layer] for layer in (layers[0], layers[-1])}
@@ -193,3 +218,37 @@ def _search(results: RunResults) -> Iterator[Check]:
                 "SER013", "note", f"{head}: the search left out {pruned} of {points} grid points",
                 f"see search/{head}.csv",
             )  # fmt: skip
+
+
+def _probe(results: RunResults, probe: RunResults | None) -> Iterator[Check]:
+    summary, measure = results.summary, results.measure
+    if not summary.trained:
+        return
+    probe = probe or read_probe(results)
+    if probe:
+        lost = [
+            f"{score_text(-each.difference.value, measure)} to {each.second}"
+            for each in against_probe(results, probe)
+            if each.p_holm < RESOLVED and each.difference.value < 0
+        ]
+        if lost:
+            how = "training from scratch" if from_scratch(summary) else "fine-tuning"
+            points = "points of " if measure.in_percent else ""
+            yield Check(
+                "SER016", "warning",
+                f"{how} lost to the frozen probe, in {points}{measure.title}: {', '.join(lost)}",
+                "use the probe, or another recipe",
+            )  # fmt: skip
+    elif not from_scratch(summary):
+        named = (
+            f": {summary.probe} is not there, or of other clips, folds or weights"
+            if summary.probe
+            else ""
+        )
+        trial = any(warning.startswith("TRIAL") for warning in summary.warnings)
+        yield Check(
+            "SER015", "warning", f"no frozen probe beside it{named}",
+            ("train all folds, then " if trial else "")
+            + f"make one: serpipe extract --encoder {summary.encoder['encoder']}, serpipe fit "
+            f"--split {summary.split} with the same clips and labels, serpipe report RUN PROBE_RUN",
+        )  # fmt: skip

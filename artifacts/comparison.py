@@ -1,6 +1,6 @@
 """Reports that compare: several runs, or the layers of one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.measures import Measure
 from ..pipeline.statistics import Comparison, Interval, compare
 from .checks import run_checks
+from .probe import is_probe
 from .report import TEST_NOTE, Report, facts, score_note
 from .results import RunResults
 from .run import NESTED, RunSummary
 from .table import Table, interval_text, score_text
-from .tables import comparison_table, flat, identity
+from .tables import NOT_TESTED, comparison_table, flat, identity, marks
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
             )
     scored = [
         Scored(
-            f"{number} {head}" + (f" ({marks})" if (marks := _marks(results.summary)) else ""),
+            f"{number} {head}" + (f" ({told})" if (told := marks(results.summary)) else ""),
             number,
             head,
             results,
@@ -140,7 +142,7 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     alike = [(a, b) for a, b in combinations(scored, 2) if clips[a.run - 1] == clips[b.run - 1]]
     # Under one protocol or two honest ones: to test an inflated score against an honest one would
     # show nothing but the inflation, and weaken the tests of the others.
-    fair = [(a, b) for a, b in alike if _marks(a.results.summary) == _marks(b.results.summary)]
+    fair = [(a, b) for a, b in alike if _unfair(a.results.summary) == _unfair(b.results.summary)]
     unfair = [pair for pair in alike if pair not in fair]
     counts = {each.name: each.counts for each in scored}
     measure = runs[0].measure
@@ -154,7 +156,7 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
             "any two runs are tested that predict the same."
         )
     if shown:
-        apart.append("Without p: not tested, as one of the two is marked and the other is not.")
+        apart.append(NOT_TESTED)
     if (
         len(
             {
@@ -226,7 +228,7 @@ def report_runs(compared: RunsCompared) -> Report:
         tuple(
             replace(check, found=f"run {number}: {check.found}")
             for number, results in runs.items()
-            for check in run_checks(results)
+            for check in run_checks(results, _probe_among(runs.values(), results))
         ),
         tuple(results.summary.provenance for results in runs.values()),
     )
@@ -235,9 +237,14 @@ def report_runs(compared: RunsCompared) -> Report:
 def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
     """Return a cross-corpus matrix for each head, if any run was tested on another corpus.
 
-    Marked runs are left out, and so is a head of which two runs are of the same pair of corpora.
+    Left out are marked runs, those that trained nothing, and a head of which two runs are of the
+    same pair of corpora.
     """
-    honest = [each for each in scored if not _marks(each.results.summary)]
+    honest = [
+        each
+        for each in scored
+        if not marks(each.results.summary) and each.results.summary.split != NOTHING_TRAINED
+    ]
     if all(train == test for train, test in (each.corpora for each in honest)):
         return ()
     tables = []
@@ -338,14 +345,22 @@ def report_layers(results: RunResults, head: str) -> Report:
     )
 
 
+def _probe_among(runs: Iterable[RunResults], results: RunResults) -> RunResults | None:
+    """Return the first of some runs that is the frozen probe of one."""
+    return next((other for other in runs if is_probe(other, results)), None)
+
+
 def _compare(
     counts: dict[str, NDArray[Any]], pairs: Sequence[tuple[Scored, Scored]], measure: Measure
 ) -> tuple[Comparison, ...]:
     return compare(counts, measure, pairs=[(a.name, b.name) for a, b in pairs]) if pairs else ()
 
 
-def _marks(summary: RunSummary) -> str:
-    return ", ".join(warning.partition(":")[0] for warning in summary.warnings)
+def _unfair(summary: RunSummary) -> list[str]:
+    """Return the marks by which a score is another than that of an honest run on these clips."""
+    told = [warning.partition(":")[0] for warning in summary.warnings]
+    # A choice among the labels that the clips have is what every run that was trained here has.
+    return [mark for mark in told if mark != "RESTRICTED"]
 
 
 def _titles(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: What tables and figures of a report can be called, besides the confusion matrices of heads.
 REPORTED = frozenset(
-    {"nested", "baselines", "comparisons", "layers", "classes", "groups", "speakers",
+    {"nested", "probe", "baselines", "comparisons", "layers", "classes", "groups", "speakers",
      "few-speakers", "confusion", "runs"}
 )  # fmt: skip
 

@@ -104,7 +104,11 @@ def record_run(
             for name, value in (asdict(plan.protocol) | {"pooling": plan.pooling}).items()
             if name not in ("train_on", "test_on") or value
         },
-        "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
+        "folds": [
+            [fold.name, fold.test.tolist()]
+            + ([] if fold.validation is None else [fold.validation.tolist()])
+            for fold in plan.split.folds
+        ],
     }
     name = run_name(cache.path, plan.split.name, [head.name for head in heads], settings)
     run = out or RUNS / name

@@ -1,10 +1,12 @@
-"""Fine-tune an encoder fold by fold, and record it as a run that reports read like any other."""
+"""Train end to end fold by fold, and record it as a run that reports read like any other."""
 
+import contextlib
+import gc
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora.data import Data
-from ..errors import BadClipsError, UserError
-from ..features.audio import CHANNEL_POLICY, RESAMPLER
+from ..errors import UserError
 from ..features.cache import Cache
-from ..features.checkpoint import Checkpoint
-from ..features.extract import clip_columns, one_speaker_each
+from ..features.extract import clip_columns
 from ..files import json_value, make_folder
-from ..pipeline.finetune.data import Examples, Sounds, open_clips
-from ..pipeline.finetune.model import MASK_FRAMES, build_model, save_model
+from ..pipeline.finetune.augment import SPEED
+from ..pipeline.finetune.data import Examples, Sounds, Targets, open_all
+from ..pipeline.finetune.kinds import EncoderWithHead, Kind, rescale_outputs
 from ..pipeline.finetune.options import TrainingOptions, say_nothing
+from ..pipeline.finetune.probe import LINEAR, ProbeChoice, pooled_states, start_from_probe
+from ..pipeline.finetune.processes import on_devices
 from ..pipeline.finetune.train import best_epoch, predict, quiet, train
 from ..pipeline.fit import ALL, Choice, HeadFit, Predictions
 from ..pipeline.folds import Fold, inner_folds
+from ..pipeline.holdout import holds_out
+from ..pipeline.measures import MEASURES
 from ..pipeline.protocol import Plan, Protocol, make_plan
+from ..pipeline.ratings import Ratings
 from ..pipeline.search import FoldResult
 from ..progress import Track, no_track
 from .latest import RUNS
@@ -36,28 +42,31 @@ from .run import (
     HeadSummary,
     RunSummary,
     content_hash,
+    read_summary,
     run_name,
     save_clips,
     save_fit,
     write_summary,
 )
 
-HEAD = "finetuned"
 LAYER = "end to end"
-#: Below the run's folder: checkpoints of what is being trained; the model for others.
-TRAINING, MODEL = f"{FOLDER}/training", "model"
+#: Below the run's folder: checkpoints of what is being trained; the model for others; logs.
+TRAINING, MODEL, LOGS = f"{FOLDER}/training", "model", "tensorboard"
 
 
 def record_finetuning(
     found: Data,
-    checkpoint: Checkpoint,
+    kind: Kind,
     options: TrainingOptions,
     protocol: Protocol | None = None,
     *,
-    device: str = "cpu",
+    devices: Sequence[str] = ("cpu",),
     max_folds: int | None = None,
     export: bool = True,
+    ratings: Ratings | None = None,
     probe: RunResults | None = None,
+    start: bool = True,
+    logs: bool = False,
     provenance: Mapping[str, Any],
     out: Path | None = None,
     skip_bad: bool = False,
@@ -65,7 +74,7 @@ def record_finetuning(
     track: Track[Any] = no_track,
     say: Callable[[str], None] = say_nothing,
 ) -> Path:
-    """Train an encoder and a head on the training speakers of each fold; test it; save all of it.
+    """Train a model on the training speakers of each fold; test it; save all of it.
 
     A finished fold is kept; the one that was being trained goes on from its last epoch.
 
@@ -73,22 +82,28 @@ def record_finetuning(
     ----------
     found : Data
         The clips.
-    checkpoint : Checkpoint
-        The encoder to begin with.
+    kind : Kind
+        What is trained: an encoder with a head, or a network.
     options : TrainingOptions
         How it is trained.
     protocol : Protocol, optional
         Target, labels, split and seed of the folds; what it says of layers and embeddings is not
         used.
-    device : str
-        In torch's words.
+    devices : sequence of str
+        In torch's words. On several, as many folds are trained at once; the numbers are the same.
     max_folds : int, optional
         Train the first folds only: a trial, marked as such.
     export : bool
         Whether to train a model on all speakers in the end, for as many epochs as the median of
         the folds took.
+    ratings : Ratings, optional
+        Of the target, from a file of their own.
     probe : RunResults, optional
-        A run that must be of the same clips and labels.
+        The run of the frozen probe: of the same clips, labels and folds.
+    start : bool
+        Whether an encoder's head begins as the probe's solution, if there is a probe.
+    logs : bool
+        Whether to write logs for TensorBoard.
     provenance : mapping
         JSON values to store beside the results.
     out : Path, optional
@@ -100,7 +115,7 @@ def record_finetuning(
     track : callable
         Shows progress.
     say : callable
-        Told what happens.
+        Told what happens. With several devices it must be picklable.
 
     Returns
     -------
@@ -116,28 +131,47 @@ def record_finetuning(
     MachineError
         If memory does not hold a batch.
     """
-    options.check(device)
-    sounds = _open(found, checkpoint, options, skip_bad, workers, track, say)
+    options.check(devices[0])
+    shortest = kind.minimum_samples
+    if "speed" in options.augment:  # played faster, it must still be long enough
+        shortest = math.ceil(shortest * (1 + SPEED)) + 1
+    sounds = open_all(
+        found.clips,
+        kind.front_end,
+        minimum_samples=shortest,
+        skip_bad=skip_bad,
+        workers=workers,
+        track=track,
+        say=say,
+    )
     table = dict(sorted(clip_columns(sounds.heard).items()))  # in the order of a cache
     asked = protocol or Protocol()
-    if asked.target not in table:
+    if asked.target not in table and not ratings:
         raise UserError(
             f"--target {asked.target}: no such column of the clips; expected one of "
-            f"{', '.join(table)}; name one of labels"
+            f"{', '.join(table)}; name one of labels or numbers"
         )
-    key = _key(checkpoint, options, device)
-    where = Path(f"{found.name}-{checkpoint.name.replace('/', '--')}")
+    key = _key(kind, options, devices[0])
+    where = Path(f"{found.name}-{kind.name.replace('/', '--')}")
     # A cache without embeddings: what is planned is what `serpipe fit` would plan.
-    plan = make_plan(Cache(where, key, {"corpus": found.title}, table, ()), asked)
-    if plan.task != "classification":
+    plan = make_plan(Cache(where, key, {"corpus": found.title}, table, ()), asked, ratings)
+    if plan.task == "regression" and options.label_smoothing:
         raise UserError(
-            f"--target {plan.target.column}: is a number; expected labels; ratings are regressed "
-            "by `serpipe fit` alone"
+            f"--label-smoothing: {plan.target.column} is a number; expected labels; leave it away"
         )
     validation = {fold.name: _validation(plan, fold) for fold in plan.split.folds}
+    choices: dict[str, ProbeChoice] = {}
+    everybody, plan = plan, _trial(plan, max_folds)
+    trial = plan is not everybody
     if probe:
-        _check_probe(probe, plan, max_folds)
-    plan = _trial(plan, max_folds)
+        if trial:
+            raise UserError(
+                f"--probe {probe.run}: with --max-folds {max_folds} other clips are tested; "
+                "expected one of the two; leave one away"
+            )
+        _check_probe(probe, plan)
+        if start and isinstance(kind, EncoderWithHead):
+            choices = _probe_choices(probe, kind)
     content = content_hash(key, {}, plan.clips)
     settings = {
         "format": FORMAT_VERSION,
@@ -145,173 +179,260 @@ def record_finetuning(
         "options": asdict(options),
         "protocol": asdict(plan.protocol),
         "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
+        "start": {fold: asdict(choice) for fold, choice in choices.items()},
     }
-    name = run_name(where.with_name(where.name + ".h5"), plan.split.name, [HEAD], settings)
+    name = run_name(where.with_name(where.name + ".h5"), plan.split.name, [kind.head], settings)
     run = out or RUNS / name
     done = heads_there(run, name, provenance)
-    if HEAD not in done:  # a model stands for the folds: it is trained after them
+    if kind.head not in done:  # a model stands for the folds: it is trained after them
         shutil.rmtree(run / MODEL, ignore_errors=True)
     make_folder(run)
-    training = _Training(plan, sounds, checkpoint, options, run / TRAINING, device, say)
+    training = FoldTraining(
+        plan=plan,
+        sounds=sounds,
+        kind=kind,
+        options=options,
+        validation=validation,
+        folder=run / TRAINING,
+        logs=run / LOGS if logs else None,
+        say=say,
+        choices=choices,
+    )
+
+    beside = probe.run.resolve().name if probe else None
 
     def summarise() -> None:
-        write_summary(run, _summary(name, content, found, plan, options, key, provenance, done))
+        summary = _summary(name, content, found, training, key, provenance, done)
+        write_summary(run, replace(summary, probe=beside))
 
-    if HEAD in done:
-        remove_parts(run, HEAD)
-        (run / "run.json").touch()  # the newest run is the one that was asked for last
+    if kind.head in done:
+        remove_parts(run, kind.head)
+        # The newest run is the one that was asked for last; the probe beside it may be another.
+        told = read_summary(run)
+        write_summary(run, replace(told, probe=beside or told.probe))
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
-        fit = _train_folds(training, run, validation, track)
+        training = _with_states(training, devices[0])
+        fit = _train_folds(training, run, devices, track)
         save_fit(
-            run, HEAD, _grid(options), fit, plan.tested_clips, plan.tested_labels, plan.split.folds
+            run,
+            kind.head,
+            training.grid,
+            fit,
+            plan.tested_clips,
+            plan.tested_labels,
+            plan.split.folds,
         )
-        done[HEAD] = _summarise(plan, options, fit, validation)
+        done[kind.head] = _summarise(training, fit)
         summarise()
-        remove_parts(run, HEAD)
-    if export and max_folds is None and not (run / MODEL).is_dir():
-        epochs = int(done[HEAD].final["parameters"]["epoch"])
-        say(f"final    all speakers, {epochs} epochs: the median of the folds")
-        training.export(epochs, run / MODEL)
+        remove_parts(run, kind.head)
+    if export and not trial and not (run / MODEL).is_dir():
+        epochs = int(done[kind.head].final["parameters"]["epoch"])
+        whom = "all but the test speakers" if holds_out(plan.split.name) else "all speakers"
+        say(f"final    {whom}, {epochs} epochs: the median of the folds")
+        _with_states(training, devices[0]).export(epochs, run / MODEL, name, devices[0])
     remove_parts(run, "training")
     return run
 
 
-class _Training:
-    """What the trainings of all folds have in common."""
+@dataclass(frozen=True)
+class FoldTraining:
+    """What the trainings of all folds have in common; called with a fold, it trains it.
 
-    def __init__(
-        self,
-        plan: Plan,
-        sounds: Sounds,
-        checkpoint: Checkpoint,
-        options: TrainingOptions,
-        folder: Path,
-        device: str,
-        say: Callable[[str], None],
-    ) -> None:
-        self.plan, self.sounds, self.checkpoint = plan, sounds, checkpoint
-        self.options, self.folder, self.device, self.say = options, folder, device, say
-        self.names = plan.problem.names
-        self.targets = np.searchsorted(self.names, plan.problem.labels)
+    Attributes
+    ----------
+    plan : Plan
+        Folds and labels.
+    sounds : Sounds
+        The audio.
+    kind : Kind
+        What is trained.
+    options : TrainingOptions
+        How.
+    validation : mapping of str to ndarray of int
+        By fold, the clips that its epoch is chosen by.
+    folder : Path
+        For checkpoints.
+    logs : Path or None
+        For TensorBoard.
+    say : callable
+        Told what happens.
+    choices : mapping of str to ProbeChoice
+        By fold, what the frozen probe chose; empty for a random head.
+    states : ndarray of float32, shape (n_layers, n_clips, width), optional
+        Means of the frozen encoder's layers, of all clips of the plan, where there are choices.
+    """
 
-    def examples(self, rows: NDArray[np.intp]) -> Examples:
+    plan: Plan
+    sounds: Sounds
+    kind: Kind
+    options: TrainingOptions
+    validation: Mapping[str, NDArray[np.intp]]
+    folder: Path
+    logs: Path | None
+    say: Callable[[str], None]
+    choices: Mapping[str, ProbeChoice]
+    states: NDArray[np.float32] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What the model's outputs are called: the labels, or the rating."""
+        return self.plan.problem.names or [self.plan.target.column]
+
+    @property
+    def grid(self) -> dict[str, tuple[float, ...]]:
+        """The epochs that can be chosen; 0 is the probe before any training."""
+        return {"epoch": tuple(range(0 if self.choices else 1, self.options.epochs + 1))}
+
+    def scale(self, train: NDArray[np.intp]) -> tuple[float, float]:
+        """Return mean and deviation of the ratings of some clips; 0 and 1 for labels."""
+        if self.plan.problem.names:
+            return 0.0, 1.0
+        ratings = self.plan.problem.labels[train]
+        return float(ratings.mean()), float(ratings.std()) or 1.0
+
+    def examples(self, rows: NDArray[np.intp], scale: tuple[float, float]) -> Examples:
         """Return clips of the plan, by their positions in it."""
-        return Examples(
-            self.sounds, self.plan.target.rows[rows].tolist(), self.targets[rows].tolist()
-        )
+        labels = self.plan.problem.labels[rows]
+        targets: Targets
+        if self.plan.problem.names:
+            targets = (labels[:, None] == np.array(self.names)).astype(np.float32)
+        else:
+            targets = ((labels[:, None] - scale[0]) / scale[1]).astype(np.float32)
+        return Examples(self.sounds, self.plan.target.rows[rows].tolist(), targets)
 
-    def model(self) -> Any:
-        """Return the encoder as it was, with a new head: the same for each fold."""
-        return build_model(
-            self.checkpoint,
-            self.names,
-            train_front_end=self.options.train_front_end,
-            specaugment=self.options.specaugment,
-            seed=self.options.seed,
-        )
+    def model(self, fold: str, rows: NDArray[np.intp]) -> Any:
+        """Return the model to begin with: the same for each fold, or with the fold's own probe."""
+        model = self.kind.build(self.names, self.plan.task)
+        if self.states is not None:
+            start_from_probe(
+                model,
+                self.choices[fold],
+                self.states[:, rows],
+                self.plan.problem.labels[rows],
+                self.scale(rows),
+                self.plan.protocol.seed,
+            )
+        return model
 
-    def fold(self, fold: Fold, validation: NDArray[np.intp], number: int) -> FoldResult:
-        """Train on a fold's speakers but those of validation, and test."""
+    def __call__(self, number: int, device: str) -> FoldResult:
+        """Train on a fold's speakers but those of validation, and test; folds count from 0."""
+        folds = self.plan.split.folds
+        fold = folds[number]
+        validation = self.validation[fold.name]
         rows = np.setdiff1d(fold.train, validation)
-        folder = self.folder / f"fold-{number:04d}"
-        total = len(self.plan.split.folds)
-        model = self.model()
+        scale = self.scale(rows)
+        model = self.model(fold.name, rows)
+        told = f"{fold.name}, {number + 1} of {len(folds)}"
         scores = train(
             model,
-            self.examples(rows),
-            self.examples(validation),
+            self.kind,
+            self.examples(rows, scale),
+            self.examples(validation, scale),
             self.options,
-            folder,
-            self.device,
-            say=lambda text: self.say(f"fold     {fold.name}, {number} of {total}: {text}"),
+            self.folder_of(number),
+            device,
+            started=bool(self.choices),
+            logs=self.logs and self.logs / f"fold-{number + 1:04d}",
+            say=lambda text: self.say(f"fold     {told}: {text}"),
         )
-        logits = predict(model, self.examples(fold.test), self.options, self.device)
-        # A label that no training clip has is not predicted: nothing is known of it.
-        unknown = np.setdiff1d(np.arange(len(self.names)), self.targets[rows])
-        logits[:, unknown] = -np.inf
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        predicted = np.array(self.names)[np.argmax(logits, axis=1)]
-        shares[:, unknown] = np.nan
-        inner = (*scores, *[math.nan] * (self.options.epochs - len(scores)))
+        outputs = predict(model, self.examples(fold.test, scale), self.options, device)
+        outputs = outputs * scale[1] + scale[0]  # not in the model: its 16 bits would round them
+        predicted, shares = self.tell(outputs, self.plan.problem.labels[rows])
+        missing = len(self.grid["epoch"]) - len(scores)
+        inner = (*scores, *[math.nan] * missing)
         return FoldResult(inner, best_epoch(scores), 0, predicted, shares, converged=True)
 
-    def export(self, epochs: int, to: Path) -> None:
+    def tell(
+        self, outputs: NDArray[np.float64], trained: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return predictions and probabilities; of ratings these alone."""
+        if not self.plan.problem.names:
+            return outputs[:, 0], np.empty((len(outputs), 0))
+        # A label that no training clip has is not predicted: nothing is known of it.
+        unknown = ~np.isin(self.names, trained)
+        outputs[:, unknown] = -np.inf
+        shares = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        shares[:, unknown] = np.nan
+        return np.array(self.names)[np.argmax(outputs, axis=1)], shares
+
+    def folder_of(self, number: int) -> Path:
+        """Return where the checkpoints of a fold are."""
+        return self.folder / f"fold-{number + 1:04d}"
+
+    def export(self, epochs: int, to: Path, name: str, device: str) -> None:
         """Train on all clips, and save the model, whole or not at all."""
-        model = self.model()
+        rows = self.plan.problem.everybody().train
+        scale = self.scale(rows)
+        model = self.model(ALL, rows)
         train(
             model,
-            self.examples(self.plan.problem.everybody().train),
+            self.kind,
+            self.examples(rows, scale),
             None,
             self.options,
             self.folder / "final",
-            self.device,
+            device,
             epochs=epochs,
+            logs=self.logs and self.logs / "final",
         )
+        rescale_outputs(self.kind.last(model), *scale)
+        about = {
+            "run": name,
+            "corpora": np.unique(self.plan.clips["corpus"][rows]).tolist(),
+            "speakers": len(np.unique(self.plan.problem.speakers[rows])),
+            "clips": len(rows),
+            "target": self.plan.target.column,
+            "warnings": list(self.plan.warnings),
+        }
         unfinished = to.with_name(f"{to.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         with quiet():
-            save_model(model, self.checkpoint.front_end, unfinished)
+            self.kind.save(model, unfinished, about)
         unfinished.rename(to)
 
 
-def _open(
-    found: Data,
-    checkpoint: Checkpoint,
-    options: TrainingOptions,
-    skip_bad: bool,
-    workers: int,
-    track: Track[Any],
-    say: Callable[[str], None],
-) -> Sounds:
-    front_end = checkpoint.front_end
-    shortest = 0
-    if options.specaugment and not checkpoint.is_whisper:  # no stretch is longer than its clip
-        while front_end.frames(max(shortest, front_end.minimum_samples)) <= MASK_FRAMES:
-            shortest += front_end.sampling_rate // 100
-    sounds, bad = open_clips(
-        found.clips, front_end, minimum_samples=shortest, workers=workers, track=track
-    )
-    if len(one_speaker_each(list(sounds.heard), bad)) < len(sounds.heard) or bad:
-        good = one_speaker_each(list(sounds.heard), [])
-        if not skip_bad or not good:
-            raise BadClipsError(bad, f"{len(good)} can")
-        for error in bad:
-            say(f"skipped  {error}")
-        places = [place for place, heard in enumerate(sounds.heard) if heard in good]
-        held = {n: sounds.held[place] for n, place in enumerate(places) if place in sounds.held}
-        sounds = Sounds(tuple(sounds.heard[place] for place in places), front_end, held)
-    return sounds
+def _with_states(training: FoldTraining, device: str) -> FoldTraining:
+    """Run the frozen encoder over all clips once, if heads begin as the probe's solution."""
+    if not training.choices or training.states is not None:
+        return training
+    plan, options = training.plan, training.options
+    everyone = np.arange(len(plan.problem.labels))
+    model = training.kind.build(training.names, plan.task)
+    examples = training.examples(everyone, (0.0, 1.0))
+    training = replace(training, states=pooled_states(model, examples, options, device))
+    del model
+    _empty(device)  # other processes want the memory
+    return training
 
 
-def _key(checkpoint: Checkpoint, options: TrainingOptions, device: str) -> dict[str, Any]:
+def _empty(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda"):
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _key(kind: Kind, options: TrainingOptions, device: str) -> dict[str, Any]:
     """Return what the numbers depend on besides clips and options, as a cache tells it."""
     import torch
 
-    config: Any = checkpoint.model.config
     is_cuda = device.startswith("cuda")
     return {
-        "encoder": checkpoint.name,
-        "revision": checkpoint.revision,
-        "weights_sha256": checkpoint.weights_sha256,
-        "config_sha256": checkpoint.config_sha256,
-        "model_type": checkpoint.model_type,
+        **kind.identity,
         "layers": [LAYER],
-        "width": int(config.hidden_size),
-        "sampling_rate": checkpoint.front_end.sampling_rate,
-        "normalise": checkpoint.front_end.normalise,
-        "poolings": ["mean"],
-        "channels": CHANNEL_POLICY,
-        "resampler": RESAMPLER,
         "precision": options.precision,
         "device": torch.cuda.get_device_name(device) if is_cuda else device,
     }
 
 
 def _validation(plan: Plan, fold: Fold) -> NDArray[np.intp]:
-    """Return the clips of a fifth of the training speakers, by which the epoch is chosen."""
+    """Return the clips by which the epoch is chosen: the split's, or a fifth of the speakers'."""
+    if fold.validation is not None:
+        return fold.validation
     speakers = plan.problem.speakers[fold.train]
     if len(np.unique(speakers)) < 2:
         raise UserError(
@@ -319,7 +440,7 @@ def _validation(plan: Plan, fold: Fold) -> NDArray[np.intp]:
             "choose the epoch by; take clips of more speakers, or another --split"
         )
     try:
-        first = inner_folds(plan.problem.labels[fold.train], speakers)[0]
+        first = inner_folds(plan.problem.strata[fold.train], speakers)[0]
     except UserError:
         raise UserError(
             f"fold {fold.name}: its training speakers cannot be divided so that two labels are "
@@ -328,31 +449,63 @@ def _validation(plan: Plan, fold: Fold) -> NDArray[np.intp]:
     return fold.train[first.test]
 
 
-def _check_probe(probe: RunResults, plan: Plan, max_folds: int | None) -> None:
-    if max_folds is not None:
-        raise UserError(
-            f"--probe {probe.run}: with --max-folds other clips are tested; expected one of the "
-            "two; leave one away"
-        )
-    columns = (probe.clips[name].tolist() for name in ("path", "speaker", "label"))
-    theirs = set(zip(*columns, strict=True))
+def _check_probe(probe: RunResults, plan: Plan) -> None:
+    fold_of = {int(place): fold.name for fold in plan.split.folds for place in fold.test}
     table = plan.tested_clips
     ours = set(
         zip(
             table["path"].tolist(),
             table["speaker"].tolist(),
-            plan.tested_labels.tolist(),
+            map(str, plan.tested_labels.tolist()),
+            [fold_of[place] for place in sorted(fold_of)],
             strict=True,
         )
     )
+    columns = (probe.clips[name].tolist() for name in ("path", "speaker", "label", "fold"))
+    theirs = set(zip(*columns, strict=True))
     if theirs != ours:
         first = sorted(theirs ^ ours)[0]
         only = f"{probe.run}" if first in theirs else "this one"
         raise UserError(
-            f"--probe {probe.run}: other clips or labels, such as {' '.join(first)} of {only} "
-            "alone; expected a run of the same clips, speakers and labels; name another, or choose "
-            "--data, --target, --map and --keep as it did"
+            f"--probe {probe.run}: other clips, labels or folds, such as {' '.join(first)} of "
+            f"{only} alone; expected a run of the same clips, speakers, labels and folds; name "
+            "another, or choose --data, --split, --target, --map and --keep as it did"
         )
+
+
+def _probe_choices(probe: RunResults, kind: EncoderWithHead) -> dict[str, ProbeChoice]:
+    """Return what the probe chose for each fold and for all speakers, if a head can begin so."""
+    summary = probe.summary
+    fix = "name another, or begin with --random-head"
+    if summary.encoder.get("weights_sha256") != kind.checkpoint.weights_sha256:
+        raise UserError(
+            f"--probe {probe.run}: of {summary.encoder['encoder']}, with other weights; expected "
+            f"{kind.name}, to begin with its solution; {fix}"
+        )
+    linear = [head for head in LINEAR if head in summary.heads]
+    if not linear or summary.normalise != "none" or summary.pooling != "mean":
+        raise UserError(
+            f"--probe {probe.run}: holds {', '.join(summary.heads)} on {summary.pooling} pooling, "
+            f"normalised by {summary.normalise}; expected {' or '.join(LINEAR)} on the mean, not "
+            f"normalised, to begin with its solution; {fix}"
+        )
+    told = summary.heads[linear[0]]
+    wrong = [
+        str(choice["layer"])
+        for choice in (*told.choices, told.final)
+        if choice["layer"] not in kind.layers
+    ]
+    if wrong:
+        raise UserError(
+            f"--probe {probe.run}: chose {wrong[0]}; expected one of the layers "
+            f"{', '.join(kind.layers)}, to begin with its solution; {fix}"
+        )
+    return {
+        str(choice["fold"]): ProbeChoice(
+            linear[0], str(choice["layer"]), dict(choice["parameters"])
+        )
+        for choice in (*told.choices, told.final)
+    }
 
 
 def _trial(plan: Plan, max_folds: int | None) -> Plan:
@@ -376,50 +529,41 @@ def _trial(plan: Plan, max_folds: int | None) -> Plan:
     )
 
 
-def _grid(options: TrainingOptions) -> dict[str, tuple[float, ...]]:
-    return {"epoch": tuple(range(1, options.epochs + 1))}
-
-
 def _train_folds(
-    training: _Training,
-    run: Path,
-    validation: Mapping[str, NDArray[np.intp]],
-    track: Track[Any],
+    training: FoldTraining, run: Path, devices: Sequence[str], track: Track[Any]
 ) -> HeadFit:
-    problem, epochs = training.plan.problem, training.options.epochs
+    head, problem = training.kind.head, training.plan.problem
     folds, names = problem.folds, problem.names
-    there = read_parts(run, HEAD, [LAYER], folds, np.array(names), epochs)
-    keep = part_writer(run, HEAD, [LAYER], [fold.name for fold in folds], names)
+    n_points = len(training.grid["epoch"])
+    there = read_parts(run, head, [LAYER], folds, np.array(names), n_points)
+    keep = part_writer(run, head, [LAYER], [fold.name for fold in folds], names)
     results = dict(there)
-    numbered = list(enumerate(folds, 1))
-    for number, fold in track(numbered, "fine-tuning folds", len(folds)):
-        if (LAYER, fold.name) not in results:
-            result = training.fold(fold, validation[fold.name], number)
-            keep(LAYER, fold.name, result)
-            results[LAYER, fold.name] = result
-        shutil.rmtree(training.folder / f"fold-{number:04d}", ignore_errors=True)
+    left = [n for n, fold in enumerate(folds) if (LAYER, fold.name) not in results]
+    _empty(devices[0])
+    with contextlib.closing(on_devices(training, left, devices)) as done:
+        for number, result in track(done, "training folds", len(left)):
+            keep(LAYER, folds[number].name, result)
+            results[LAYER, folds[number].name] = result
+            shutil.rmtree(training.folder_of(number), ignore_errors=True)
     predicted = np.empty_like(problem.labels)
     scores = np.full((len(problem.labels), len(names)), np.nan)
     for fold in folds:
         predicted[fold.test] = results[LAYER, fold.name].predicted
         scores[fold.test] = results[LAYER, fold.name].scores
     tested = Predictions(predicted[problem.tested], scores[problem.tested])
-    choices = tuple(_choice(fold.name, results[LAYER, fold.name]) for fold in folds)
+    first = int(training.grid["epoch"][0])
+    choices = tuple(_choice(fold.name, results[LAYER, fold.name], first) for fold in folds)
     median = statistics.median_low(int(choice.point["epoch"]) for choice in choices)
     final = Choice(ALL, LAYER, {"epoch": median}, math.nan)
     return HeadFit(tested, {LAYER: tested}, choices, final, results)
 
 
-def _choice(fold: str, result: FoldResult) -> Choice:
-    return Choice(fold, LAYER, {"epoch": result.chosen + 1}, result.inner[result.chosen])
+def _choice(fold: str, result: FoldResult, first_epoch: int) -> Choice:
+    epoch = result.chosen + first_epoch
+    return Choice(fold, LAYER, {"epoch": epoch}, result.inner[result.chosen])
 
 
-def _summarise(
-    plan: Plan,
-    options: TrainingOptions,
-    fit: HeadFit,
-    validation: Mapping[str, NDArray[np.intp]],
-) -> HeadSummary:
+def _summarise(training: FoldTraining, fit: HeadFit) -> HeadSummary:
     def describe(choice: Choice) -> dict[str, Any]:
         return {
             "fold": choice.fold,
@@ -428,13 +572,15 @@ def _summarise(
             "inner_score": json_value(choice.inner_score),
         }
 
+    speakers = training.plan.problem.speakers
+    labels = bool(training.plan.problem.names)
     return HeadSummary(
-        title="fine-tuned",
-        scores_are="probabilities (softmax), not calibrated",
-        grid=_grid(options),
+        title="fine-tuned" if isinstance(training.kind, EncoderWithHead) else training.kind.name,
+        scores_are="probabilities (softmax), not calibrated" if labels else "none",
+        grid=training.grid,
         choices=[
             describe(choice)
-            | {"validation": np.unique(plan.problem.speakers[validation[choice.fold]]).tolist()}
+            | {"validation": np.unique(speakers[training.validation[choice.fold]]).tolist()}
             for choice in fit.choices
         ],
         final=describe(fit.final),
@@ -451,12 +597,14 @@ def _summary(
     name: str,
     content: str,
     found: Data,
-    plan: Plan,
-    options: TrainingOptions,
+    training: FoldTraining,
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
     done: Mapping[str, HeadSummary],
 ) -> RunSummary:
+    plan, options = training.plan, training.options
+    title = MEASURES[plan.task].title
+    begin = "; begun with the frozen probe's head" if training.choices else ""
     return RunSummary(
         name=name,
         corpus=found.title,
@@ -467,8 +615,9 @@ def _summary(
         normalise="none",
         split=plan.split.name,
         split_title=plan.split.title,
-        inner="epoch chosen by the UAR of a fifth of the training speakers of each fold, on which "
-        f"it was not trained, with early stopping after {options.patience} epochs without a better",
+        inner=f"epoch chosen by the {title} of speakers held out of the training speakers of each "
+        f"fold, with early stopping after {options.patience} epochs without a "
+        f"better{begin}",
         warnings=plan.warnings,
         seed=plan.protocol.seed,
         layers=[LAYER],
@@ -476,7 +625,7 @@ def _summary(
         speakers=np.unique(plan.tested_clips["speaker"]).tolist(),
         clips=len(plan.tested_labels),
         content=content,
-        planned=[HEAD],
+        planned=[training.kind.head],
         heads=dict(done),
         provenance={
             **provenance,
@@ -484,6 +633,7 @@ def _summary(
                 "corpus": found.title, "licence": found.licence, "citation": found.citation,
             },
         },
+        task=plan.task,
     )  # fmt: skip
 
 

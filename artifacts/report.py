@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from ..pipeline.folds import NOTHING_TRAINED
+from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
 from ..pipeline.statistics import DRAWS, FEWEST_SPEAKERS, compare
 from .baselines import baseline_table
 from .checks import Check, run_checks
+from .probe import against_probe, probe_table, read_probe
 from .results import RunResults
 from .run import RunSummary
 from .table import Table, as_csv, as_latex, as_markdown, interval_text
@@ -86,6 +89,14 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     summary = results.summary
     tables = [nested_table(results)]
     notes = [score_note(summary)]
+    warnings = list(summary.warnings)
+    probe = read_probe(results)
+    if probe:
+        found = against_probe(results, probe)
+        tables.append(probe_table(results, probe, found))
+        notes.append(TEST_NOTE)
+        of_probe = [each for each in probe.summary.warnings if each not in warnings]
+        warnings += [f"frozen probe: {warning}" for warning in of_probe]
     if baseline:
         published = baseline_table(results)
         tables += [published] if published.rows else []
@@ -104,22 +115,23 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
         )
         notes.append(TEST_NOTE)
-    tables.append(layers_table(results))
+    if summary.split != NOTHING_TRAINED:  # there is no layer to look at
+        tables.append(layers_table(results))
     if summary.labels:
         tables.append(classes_table(results))
     if results.group_columns:
         tables.append(groups_table(results))
     return Report(
         facts(summary),
-        tuple(summary.warnings),
+        tuple(warnings),
         (
             *tables,
             speakers_table(results),
             *((confusion_table(results),) if summary.labels else ()),
         ),
         tuple(notes),
-        run_checks(results),
-        (summary.provenance,),
+        run_checks(results, probe),
+        (summary.provenance, *((probe.summary.provenance,) if probe else ())),
     )
 
 
@@ -205,7 +217,8 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     facts = [
         (
             "corpus",
-            f"{summary.corpus}: {summary.clips} clips, {len(summary.speakers)} speakers",
+            f"{summary.corpus}: {summary.clips} clips, {len(summary.speakers)} speakers"
+            + (" (those that were tested)" if holds_out(summary.split) else ""),
         ),
         ("target", f"{summary.target}, {what}{changes}"),
         *_agreement(summary),
@@ -259,4 +272,5 @@ def score_note(summary: RunSummary, *, chance: bool = True) -> str:
         else ""
     )
     unit = "Scores in %" if measure.in_percent else "Scores"
-    return f"{unit}, over all out-of-fold predictions{intervals_are}. {first}{alone}"
+    which = "" if summary.split == NOTHING_TRAINED else "out-of-fold "
+    return f"{unit}, over all {which}predictions{intervals_are}. {first}{alone}"

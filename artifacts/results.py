@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
 from ..pipeline.statistics import Interval, count_by_group, intervals
 from .run import NESTED, HeadSummary, RunSummary, read_predictions, read_summary, read_table
@@ -94,7 +95,9 @@ class RunResults:
     @property
     def kind(self) -> str:
         """What the headline predictions are, in a word or two."""
-        return "nested" if self.chosen_inside else "nothing chosen"
+        if not self.chosen_inside:
+            return "nothing chosen"
+        return "chosen by validation" if holds_out(self.summary.split) else "nested"
 
     @property
     def group_columns(self) -> tuple[str, ...]:
@@ -218,6 +221,8 @@ def at_edge(told: HeadSummary) -> dict[str, Counter[str]]:
     for name, counted in chosen(told).items():
         values: Sequence[float] = told.grid.get(name, ())
         ends = {f"{v:g}" for v in (values[0], values[-1])} if len(values) > 1 else set()
+        if name == "epoch" and values and values[0] == 0:
+            ends.discard("0")  # before any training: no grid goes lower
         found = Counter({value: n for value, n in counted.items() if value in ends})
         if found:
             edges[name] = found

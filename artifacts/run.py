@@ -2,7 +2,7 @@
 
 =================================== ============================================================
 ``run.json``                        what was asked for, what was chosen, command and versions
-``clips.csv``                       the clips that were used, their labels and folds
+``clips.csv``                       the clips that were tested, their labels and folds
 ``predictions/HEAD.csv``            out-of-fold predictions and scores: the nested ones, then a
                                     row per layer and clip
 ``search/HEAD.csv``                 inner UAR of every layer, fold and point of the grid
@@ -20,7 +20,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from ..files import write_text
 from ..pipeline.fit import HeadFit, Predictions
 from ..pipeline.folds import Fold
 from ..pipeline.heads import Grid, paths
+from ..pipeline.holdout import holds_out
 from ..pipeline.search import label_names
 
 FORMAT_VERSION = 2
@@ -54,7 +55,7 @@ class HeadSummary:
         ``fold``, ``layer``, ``parameters`` and ``inner_score``: chosen by the training speakers of
         each fold.
     final : mapping
-        The same, chosen by all speakers, for the bundle.
+        The same for the bundle: chosen by all clips that any fold trains on.
     fits : mapping of str to int
         ``points``: of the grid, over all layers and folds; ``pruned``: of these, points that the
         search left out; ``inner_not_converged``: inner fits that did not reach their optimum.
@@ -115,6 +116,8 @@ class RunSummary:
         ``"classification"`` or ``"regression"``.
     agreement : mapping, optional
         Of several raters, as :class:`~serpipe.pipeline.ratings.Agreement` tells it.
+    probe : str, optional
+        Of a fine-tuned run: the folder beside its own that holds the run of its frozen probe.
     """
 
     name: str
@@ -139,6 +142,13 @@ class RunSummary:
     provenance: Mapping[str, Any]
     task: str = "classification"
     agreement: Mapping[str, Any] | None = None
+    probe: str | None = None
+
+    @property
+    def trained(self) -> str | None:
+        """The head that was trained end to end: epochs were chosen, not layers; None if none."""
+        of = [name for name, head in self.heads.items() if set(head.grid) == {"epoch"}]
+        return of[0] if of else None
 
 
 def content_hash(
@@ -188,6 +198,8 @@ def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[st
     kind, _, argument = split.partition(":")
     if kind == "cross":  # names of corpora, which a manifest may give: no part of a path
         argument = "-" + re.sub(r"[^A-Za-z0-9]+", "-", argument)[:60]
+    elif holds_out(split):
+        argument = argument.replace("/", "-")  # whole numbers, or there would be no such split
     elif not argument.isdecimal():
         argument = ""
     short = kind + argument
@@ -235,12 +247,25 @@ def _check_summary(summary: RunSummary) -> None:
         if not all(isinstance(line, str) for line in lines):
             raise TypeError("a name or warning is no text")
     summary.encoder["encoder"], summary.encoder["revision"]
+    if summary.probe is not None and not _is_plain_name(summary.probe):
+        raise ValueError(f"probe {summary.probe!r} is no plain name of a folder beside it")
     for head in summary.heads.values():
         sum(head.fits[name] for name in ("points", "pruned", "inner_not_converged"))
         for choice in head.choices:
             for name, values in head.grid.items():
                 float(choice["parameters"][name]), sum(values)
             str(choice["layer"])
+
+
+def _is_plain_name(name: object) -> bool:
+    """Say whether a name leads to a folder beside, and nowhere else, on any system."""
+    # Windows knows all separators, and drives besides.
+    return (
+        isinstance(name, str)
+        and name.isprintable()
+        and name != ".."
+        and PureWindowsPath(name).name == name != ""
+    )
 
 
 def save_clips(
@@ -300,7 +325,7 @@ def save_fit(
     searched = (
         [
             layer,
-            fold or "all speakers",
+            fold or "final head",
             *point.values(),
             "" if math.isnan(score) else score,
             "chosen" if number == result.chosen else "not fitted" if math.isnan(score) else "",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.measures import Measure
 from ..pipeline.statistics import (
     FEWEST_SPEAKERS,
@@ -22,6 +23,12 @@ from .table import Table, interval_text, percent_interval, score_text
 
 #: A difference whose corrected p is below is called one.
 RESOLVED = 0.05
+NOT_TESTED = "Without p: not tested, as one of the two is marked and the other is not."
+
+
+def marks(summary: RunSummary) -> str:
+    """Return how a run is marked, such as ``"INFLATED"``; runs marked alike can be tested."""
+    return ", ".join(warning.partition(":")[0] for warning in summary.warnings)
 
 
 def identity(summary: RunSummary) -> dict[str, Any]:
@@ -59,7 +66,8 @@ def nested_table(results: RunResults) -> Table:
     heads = results.heads
     measure = results.measure
     scores = {head: results.scores(head) for head in heads}
-    counted = {head: chosen(results.summary.heads[head]) for head in heads}
+    trained = results.summary.split != NOTHING_TRAINED
+    counted = {head: chosen(results.summary.heads[head]) if trained else {} for head in heads}
     rows = [
         (title, *(interval_text(scores[head][key], measure) for head in heads))
         for title, key in measure.scores.items()
@@ -74,7 +82,7 @@ def nested_table(results: RunResults) -> Table:
         rows.append((f"{name} (folds)", *told))
     return Table(
         "nested",
-        ("Nested result" if results.chosen_inside else "Result, nothing chosen")
+        ("Nested result" if results.kind == "nested" else f"Result, {results.kind}")
         + (" [95 % interval]" if has_intervals(results) else ""),
         ("", *heads),
         tuple(rows),

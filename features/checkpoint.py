@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech",
 LOG_MEL_MODELS = ("whisper",)
 SUPPORTED = WAVEFORM_MODELS + LOG_MEL_MODELS
 
+#: Loads weights, checked: takes the name for messages, where from, the revision, the configuration.
+Loader = Callable[[str, str, str | None, Any], nn.Module]
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -40,9 +44,11 @@ class Checkpoint:
     model_type : str
         The architecture, as its ``config.json`` names it.
     model : PreTrainedModel
-        The encoder.
+        The encoder, or what another loader made.
     front_end : FrontEnd
         From waveforms to its inputs.
+    origin : str
+        The checkpoint that it was made from or first saved as, if its ``config.json`` tells.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Checkpoint:
     model_type: str
     model: nn.Module
     front_end: FrontEnd
+    origin: str = ""
 
     @property
     def is_whisper(self) -> bool:
@@ -59,7 +66,9 @@ class Checkpoint:
         return self.model_type in LOG_MEL_MODELS
 
 
-def load_checkpoint(name: str, revision: str | None) -> Checkpoint:
+def load_checkpoint(
+    name: str, revision: str | None, *, load: Loader | None = None, option: str = "--encoder"
+) -> Checkpoint:
     """Load a checkpoint.
 
     Parameters
@@ -69,6 +78,10 @@ def load_checkpoint(name: str, revision: str | None) -> Checkpoint:
         a hub id.
     revision : str or None
         Branch, tag or commit of a hub id. Ids in ``PINNED_REVISIONS`` have one.
+    load : callable, optional
+        Loads and checks the weights: those of an encoder alone by default.
+    option : str
+        What named the checkpoint, for messages.
 
     Returns
     -------
@@ -84,7 +97,7 @@ def load_checkpoint(name: str, revision: str | None) -> Checkpoint:
     import transformers
     from huggingface_hub import logging as hub_logging
 
-    source, revision = _locate(name, revision)
+    source, revision = _locate(name, revision, option)
     folder = Path(source) if revision in ("local", "built-in") else None
     hub_revision = None if folder else revision
     if folder:
@@ -98,19 +111,20 @@ def load_checkpoint(name: str, revision: str | None) -> Checkpoint:
         # Explicitly no code from the checkpoint: by default transformers would ask on the terminal.
         here = {"revision": hub_revision, "trust_remote_code": False}
         config = transformers.AutoConfig.from_pretrained(source, **here)
+        told, _ = transformers.PretrainedConfig.get_config_dict(source, revision=hub_revision)
         if config.model_type not in SUPPORTED:
             raise UserError(
                 f"{name}: model type {config.model_type!r}; expected a speech encoder of type "
-                f"{', '.join(SUPPORTED)}; choose another --encoder"
+                f"{', '.join(SUPPORTED)}; choose another {option}"
             )
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
         config_sha256 = _hash_configs(config, extractor)
-        model = _load_model(name, source, hub_revision, config)
+        model = (load or _load_model)(name, source, hub_revision, config)
         front_end = _front_end(config, extractor)
     except UserError:
         raise
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
-        raise _explain(name, folder, error) from error
+        raise _explain(name, folder, error, option) from error
     finally:
         quiet.set_verbosity(verbosity)
         hub_logging.set_verbosity(hub_verbosity)
@@ -124,10 +138,11 @@ def load_checkpoint(name: str, revision: str | None) -> Checkpoint:
         model_type=config.model_type,
         model=model,
         front_end=front_end,
+        origin=str(told.get("_name_or_path") or ""),
     )
 
 
-def _locate(name: str, revision: str | None) -> tuple[str, str]:
+def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:
     """Return where to load from, and the revision to ask for or record."""
     if name in BUILT_IN:
         return str(BUILT_IN[name]), "built-in"
@@ -136,7 +151,7 @@ def _locate(name: str, revision: str | None) -> tuple[str, str]:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
             f"{name}: no such folder; expected a local folder, a hub id such as {DEFAULT_ENCODER}, "
-            f"or the built-in {', '.join(BUILT_IN)}; check --encoder"
+            f"or the built-in {', '.join(BUILT_IN)}; check {option}"
         )
     return name, revision or PINNED_REVISIONS.get(name, "main")
 
@@ -219,7 +234,9 @@ def _hash_configs(config: Any, extractor: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _explain(name: str, folder: Path | None, error: Exception) -> UserError | MachineError:
+def _explain(
+    name: str, folder: Path | None, error: Exception, option: str
+) -> UserError | MachineError:
     """Turn what transformers or the hub raised into one line."""
     from huggingface_hub.errors import (
         HFValidationError,
@@ -240,9 +257,10 @@ def _explain(name: str, folder: Path | None, error: Exception) -> UserError | Ma
     if any(isinstance(link, theirs) for link in chain):
         return UserError(
             f"{name}: not on the hub, or not open to you ({reason}); expected a public speech "
-            "encoder; check --encoder and --revision, or `hf auth login`"
+            f"encoder; check {option} and --revision, or `hf auth login`"
         )
+    built_in = f"the built-in encoder: --encoder {next(iter(BUILT_IN))}"
     return MachineError(
         f"{name}: is not in the local hub cache and cannot be fetched ({reason}); connect to the "
-        f"network, or take the built-in encoder: --encoder {next(iter(BUILT_IN))}"
+        f"network, or take {built_in if option == '--encoder' else 'a local folder'}"
     )

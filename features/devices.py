@@ -6,7 +6,7 @@ from ..errors import UserError
 from .encoder import PRECISIONS
 
 
-def choose_devices(devices: str) -> list[str]:
+def choose_devices(devices: str, option: str = "--devices") -> list[str]:
     """Turn the value of ``--devices`` into devices that are there.
 
     Parameters
@@ -14,6 +14,8 @@ def choose_devices(devices: str) -> list[str]:
     devices : str
         ``"auto"`` (all GPUs, else the CPU), ``"cuda"`` (all GPUs), ``"mps"``, ``"cpu"``, or GPUs
         by number, joined by commas.
+    option : str
+        What it is called on the command line.
 
     Returns
     -------
@@ -35,7 +37,7 @@ def choose_devices(devices: str) -> list[str]:
     there = [*gpus, *mps, "cpu"]
     if any(device not in there for device in asked) or (len(asked) > 1 and "cpu" in asked):
         raise UserError(
-            f"--devices {devices}: not on this machine; expected auto, {' or '.join(there)}"
+            f"{option} {devices}: not on this machine; expected auto, {' or '.join(there)}"
         )
     return list(dict.fromkeys(asked))
 

@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 
-class Valid(threading.local):
-    """How much of each clip in the running batch is real. Each thread has its own.
+class ValidForAll:
+    """How much of each clip in the running batch is real, for all threads.
+
+    For training: on a GPU, states that are computed again on the way back are so by another thread.
 
     Attributes
     ----------
@@ -32,6 +34,19 @@ class Valid(threading.local):
     frames: Sequence[int] | None = None
 
 
+class Valid(threading.local):
+    """The same, for each thread by itself.
+
+    Attributes
+    ----------
+    samples, frames : sequence of int, or None
+        As in :class:`ValidForAll`.
+    """
+
+    samples: Sequence[int] | None = None
+    frames: Sequence[int] | None = None
+
+
 class MaskedGroupNorm(nn.Module):
     """A group norm, one channel per group, over the valid part of each clip.
 
@@ -39,13 +54,15 @@ class MaskedGroupNorm(nn.Module):
     ----------
     norm : GroupNorm
         The layer it stands for; its weights are used.
-    valid : Valid
+    valid : Valid or ValidForAll
         Says what is valid, in samples.
     kernel, stride : int
         Of the convolution before it, from samples to its steps.
     """
 
-    def __init__(self, norm: nn.GroupNorm, valid: Valid, kernel: int, stride: int) -> None:
+    def __init__(
+        self, norm: nn.GroupNorm, valid: Valid | ValidForAll, kernel: int, stride: int
+    ) -> None:
         super().__init__()
         if norm.num_groups != norm.num_channels:
             raise ValueError("expected one channel per group")
@@ -68,14 +85,14 @@ class MaskedGroupNorm(nn.Module):
         return affine.to(states.dtype)
 
 
-def make_padding_exact(model: Any, valid: Valid) -> None:
+def make_padding_exact(model: Any, valid: Valid | ValidForAll) -> None:
     """Replace or hook what would let padding change the numbers of a clip.
 
     Parameters
     ----------
     model : PreTrainedModel
         An encoder that takes waveforms.
-    valid : Valid
+    valid : Valid or ValidForAll
         Set before each batch.
     """
     config = model.config

@@ -56,12 +56,18 @@ class Problem:
 
     @property
     def tested(self) -> NDArray[np.intp]:
-        """Positions of the clips that are tested: all, but where corpora are kept for training."""
+        """Positions of the clips that are tested: all, but where some are only trained on."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
     def everybody(self) -> Fold:
-        """Return the fold that trains on all clips that any fold trains on, and tests none."""
-        return Fold(ALL, np.unique(np.concatenate([f.train for f in self.folds])), np.arange(0))
+        """Return the fold that trains on all clips that any fold trains on, and tests none.
+
+        Of one fold that names validation clips it is the same but for the test: what is chosen for
+        the head that is kept is then what was tested.
+        """
+        train = np.unique(np.concatenate([fold.train for fold in self.folds]))
+        validation = self.folds[0].validation if len(self.folds) == 1 else None
+        return Fold(ALL, train, np.arange(0), validation)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import csv
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 from ..corpora.emobox import EMOBOX_FOLDS
 from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError
+from .holdout import Indices, divide, holds_out, read_shares
 
-Indices = NDArray[np.intp]
 Table = Mapping[str, NDArray[Any]]
 
 #: Folds among the training speakers, in which layer and hyper-parameters are chosen.
 INNER_FOLDS = 5
-SPLITS = "loso|kfold:N|standard|emobox|file:FOLDS.csv|random:N"
+#: Name of the split of a run in which nothing is trained: one fold, all of it tested.
+NOTHING_TRAINED = "none"
+SPLITS = "loso|kfold:N|standard|emobox|file:FOLDS.csv|holdout:70/10/20|random:N|random:70/10/20"
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,15 @@ class Fold:
         For leave-one-speaker-out, the speaker left out.
     train, test : ndarray of int
         Positions in the clip table.
+    validation : ndarray of int, optional
+        Those of ``train`` by which layer and hyper-parameters are chosen, where the split names
+        them; they are fitted on in the end. None: by inner folds of all training clips.
     """
 
     name: str
     train: Indices
     test: Indices
+    validation: Indices | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Split:
     title : str
         In words.
     folds : tuple of Fold
-        Each clip is tested in exactly one.
+        Each clip is tested in exactly one, or only trained on.
     shares_speakers : bool
         Whether speakers stand on both sides, so that scores are inflated.
     """
@@ -72,13 +79,15 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
         stratified by label as far as the speakers allow; ``"standard"`` takes the folds of
         :mod:`serpipe.corpora.standard_folds`; ``"emobox"`` those published by EmoBox;
         ``"file:FOLDS.csv"`` those of a table with the columns ``fold`` and ``speaker`` or ``path``;
-        ``"random:N"`` divides clips, not speakers, to show by how much that inflates.
+        ``"holdout:70/10/20"`` draws speakers once, to train on, to choose by and to test, in per
+        cent; ``"random:N"`` and ``"random:70/10/20"`` divide clips, not speakers, to show by how
+        much that inflates.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table: ``speaker``, ``sha256``, ``path`` and ``corpus``.
     labels : ndarray of str, shape (n_clips,)
         What will be predicted.
     seed : int
-        For ``kfold`` and ``random``.
+        For ``kfold``, ``holdout`` and ``random``.
 
     Returns
     -------
@@ -98,6 +107,7 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
             "extract clips of more speakers"
         )
     _check_recordings(clips)
+    tested = None
     if name == "loso":
         folds = tuple(
             Fold(str(speakers[test[0]]), train, test)
@@ -117,6 +127,9 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
     elif kind == "file" and argument:
         folds = _by_fold(_from_file(Path(argument), clips))
         split = Split(name, f"{len(folds)} folds of {Path(argument).name}", folds)
+    elif holds_out(name):
+        split = _once(name, clips, labels, seed)
+        tested = split.folds[0].test
     elif kind == "random":
         number = _number(name, argument, len(np.unique(clips["sha256"])), "clips")
         folds = _grouped(labels, clips["sha256"], number, seed)
@@ -124,7 +137,7 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
         split = Split(name, title, folds, shares_speakers=True)
     else:
         raise UserError(f"--split {name}: expected {SPLITS}")
-    check_folds(split, clips, labels)
+    check_folds(split, clips, labels, tested)
     return split
 
 
@@ -181,13 +194,48 @@ def check_inner_folds(
     Raises
     ------
     UserError
-        As :func:`inner_folds`, with the name of the fold.
+        As :func:`choosing_folds`, with the name of the fold.
     """
     for fold in folds:
         try:
-            inner_folds(labels[fold.train], speakers[fold.train])
+            choosing_folds(fold, labels[fold.train], speakers[fold.train])
         except UserError as error:
             raise UserError(f"fold {fold.name or 'of all speakers'}: {error}") from None
+
+
+def choosing_folds(
+    fold: Fold, labels: NDArray[np.str_], speakers: NDArray[np.str_]
+) -> tuple[Fold, ...]:
+    """Return the divisions of a fold's training clips by which is chosen.
+
+    Parameters
+    ----------
+    fold : Fold
+        The fold.
+    labels, speakers : ndarray of str, shape (n_train,)
+        Of its training clips.
+
+    Returns
+    -------
+    tuple of Fold
+        The one that the split names, or else :func:`inner_folds`. Positions are among the training
+        clips.
+
+    Raises
+    ------
+    UserError
+        If there would be one label to train on, or only one speaker to make inner folds of.
+    """
+    if fold.validation is None:
+        return inner_folds(labels, speakers)
+    chosen_by = np.isin(fold.train, fold.validation)
+    inner = Fold("validation", np.flatnonzero(~chosen_by), np.flatnonzero(chosen_by))
+    if len(np.unique(labels[inner.train])) < 2:
+        raise UserError(
+            "without its validation clips there is one label to train on; expected at least 2; "
+            "draw others with --seed"
+        )
+    return (inner,)
 
 
 def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[Fold, ...]:
@@ -247,26 +295,35 @@ def check_folds(
     Raises
     ------
     UserError
-        Names the fold and what the two sides share. Also if a fold has one label to train on, or
-        a clip is not tested exactly once.
+        Names the fold and what two of its parts share. Also if a fold has one label to train on,
+        to choose by where the split names clips for that, or to test then, or if a clip is not
+        tested exactly once.
     """
     apart = {"recording": clips["sha256"]}
     if not split.shares_speakers:
         apart = {"speaker": clips["speaker"], **apart}
     for fold in split.folds:
-        for what, values in apart.items():
-            shared = np.intersect1d(values[fold.train], values[fold.test])
+        parts, fix = {"training": fold.train}, "extract clips of more speakers"
+        sides = [(fold.train, fold.test)]
+        if fold.validation is not None:
+            rest = np.setdiff1d(fold.train, fold.validation)
+            parts = {"training": rest, "validation": fold.validation, "test": fold.test}
+            sides += [(rest, fold.validation), (fold.validation, fold.test)]
+            fix += ", or draw others with --seed"
+        for (one, other), (what, values) in product(sides, apart.items()):
+            shared = np.intersect1d(values[one], values[other])
             if len(shared):
                 found = clips["path"][values == shared[0]]
                 raise UserError(
                     f"fold {fold.name}: the same {what} is on both sides ({found[0]} and "
                     f"{found[-1]}); expected each {what} on one; remove or relabel its clips"
                 )
-        if len(np.unique(labels[fold.train])) < 2:
-            raise UserError(
-                f"fold {fold.name}: its training clips have one label, {labels[fold.train][0]}; "
-                "expected at least 2; extract clips of more speakers"
-            )
+        for part, rows in parts.items():
+            if len(np.unique(labels[rows])) < 2:
+                raise UserError(
+                    f"fold {fold.name}: its {part} clips have one label, {labels[rows][0]}; "
+                    f"expected at least 2; {fix}"
+                )
     found = np.sort(np.concatenate([fold.test for fold in split.folds]))
     if not np.array_equal(found, np.arange(len(labels)) if tested is None else tested):
         raise UserError("folds do not test every clip exactly once; expected them to; mend them")
@@ -307,6 +364,27 @@ def _grouped(
     return tuple(
         Fold(str(place), train, test) for place, (train, test) in enumerate(divided, 1) if len(test)
     )
+
+
+def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int) -> Split:
+    """Divide once by shares: speakers, or, for ``random``, recordings."""
+    shares = read_shares(name)
+    by_speaker = name.startswith("holdout")
+    groups = clips["speaker"] if by_speaker else clips["sha256"]
+    strata = np.zeros(len(groups)) if by_speaker else labels
+    number = len(np.unique(groups))
+    if number < 3:
+        raise UserError(
+            f"--split {name}: {number} {'speakers' if by_speaker else 'recordings'}; expected at "
+            "least 3, one for each part; extract clips of more speakers"
+        )
+    train, validation, test = divide(groups, strata, shares, seed)
+    counted = clips["speaker" if by_speaker else "path"]
+    told = [len(np.unique(counted[part])) for part in (train, validation, test)]
+    what = "one split by speaker" if by_speaker else "one random split that SHARES SPEAKERS, clips"
+    title = f"{what}: {told[0]} to train, {told[1]} to choose, {told[2]} to test, seed {seed}"
+    fold = Fold("test", np.union1d(train, validation), test, validation)
+    return Split(name, title, (fold,), shares_speakers=not by_speaker)
 
 
 def _by_fold(fold_of_clip: NDArray[np.str_]) -> tuple[Fold, ...]:

@@ -11,8 +11,16 @@ from ..corpora.emotions import shared_word
 from ..errors import UserError
 from ..features.cache import Cache
 from .fit import Problem
-from .folds import INNER_FOLDS, Split, cross_corpus_split, make_split
+from .folds import (
+    INNER_FOLDS,
+    NOTHING_TRAINED,
+    Fold,
+    Split,
+    cross_corpus_split,
+    make_split,
+)
 from .heads import Grid, paths
+from .holdout import holds_out
 from .layers import Candidate, choose_layers
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
@@ -157,12 +165,12 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
             "a number; expected single layers, mean or concat; choose another --layers"
         )
-    clips = {name: column[target.rows] for name, column in table.items()}
-    if len(set(cache.clips["corpus"].tolist())) > 1:  # 01 of one corpus is not 01 of another
-        clips["speaker"] = np.char.add(np.char.add(clips["corpus"], ":"), clips["speaker"])
+    clips = _used_clips(table, target)
     labels = target.labels
     if train_on == test_on:
         split = make_split(protocol.split, clips, stratify(labels), protocol.seed)
+        if holds_out(split.name):
+            _check_tested(split, target)
     else:
         if protocol.split != Protocol.split:
             raise UserError(
@@ -199,6 +207,41 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         )
     problem = Problem(labels, clips["speaker"], split.folds, protocol.seed)
     return Plan(protocol, pooling, clips, target, split, candidates, problem, tuple(warnings))
+
+
+def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Plan:
+    """Plan a run in which nothing is trained: every clip is tested, in one fold.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+    protocol : Protocol
+        Target and labels; what it says of splits, layers and embeddings is not used.
+
+    Returns
+    -------
+    Plan
+        Without candidates.
+
+    Raises
+    ------
+    UserError
+        If the table does not hold what the protocol needs.
+    """
+    if protocol.target not in table:
+        raise UserError(
+            f"--target {protocol.target}: no such column of the clips; expected one of "
+            f"{', '.join(table)}; name one of labels or ratings"
+        )
+    corpora = sorted(set(table["corpus"].tolist()))
+    target = _target(table, protocol, corpora, corpora)
+    clips = _used_clips(table, target)
+    fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
+    split = Split(NOTHING_TRAINED, "nothing trained, every clip tested", (fold,))
+    problem = Problem(target.labels, clips["speaker"], split.folds, protocol.seed)
+    asked = replace(protocol, split=NOTHING_TRAINED)
+    return Plan(asked, "mean", clips, target, split, (), problem, ())
 
 
 def cross_corpus_protocols(
@@ -257,6 +300,33 @@ def cross_corpus_protocols(
         for a in corpora
         for b in corpora
     )
+
+
+def _used_clips(table: Mapping[str, NDArray[Any]], target: Target) -> dict[str, NDArray[Any]]:
+    """Return the clip table of the clips that are used, each speaker under a name of its own."""
+    clips = {name: column[target.rows] for name, column in table.items()}
+    if len(set(table["corpus"].tolist())) > 1:  # 01 of one corpus is not 01 of another
+        clips["speaker"] = np.char.add(np.char.add(clips["corpus"], ":"), clips["speaker"])
+    return clips
+
+
+def _check_tested(split: Split, target: Target) -> None:
+    """Refuse test clips that lack a label: their score would be of fewer than it says."""
+    tested = np.unique(target.labels[split.folds[0].test])
+    draw = "draw others with --seed, give the test a larger share"
+    if target.labels.dtype.kind == "f":
+        if len(tested) < 2:
+            raise UserError(
+                f"--split {split.name}: every {target.column} that is tested is the same; expected "
+                f"ratings that differ; {draw}, or rate more clips"
+            )
+        return
+    missing = np.setdiff1d(target.labels, tested)
+    if len(missing):
+        raise UserError(
+            f"--split {split.name}: no clip that is tested is {str(missing[0])!r}; expected each "
+            f"label among them; {draw}, or leave the label out with --keep"
+        )
 
 
 def _words(column: str, protocol: Protocol) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -348,6 +418,13 @@ def inner_title(plan: Plan, grids: Sequence[Grid]) -> str:
         chosen.append("hyper-parameters")
     if not chosen:
         return "layer and hyper-parameters fixed beforehand"
+    if (validation := plan.split.folds[0].validation) is not None:
+        speakers = len(np.unique(plan.problem.speakers[validation]))
+        return (
+            f"{' and '.join(chosen)} chosen by the {MEASURES[plan.task].title} of a validation "
+            f"part, {len(validation)} clips of {speakers} speaker{'s' if speakers > 1 else ''}; "
+            "fitted again on that part, too"
+        )
     return (
         f"{' and '.join(chosen)} chosen inside the training speakers of each fold, by the "
         f"{MEASURES[plan.task].title} over "

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .folds import Fold, inner_folds
+from .folds import Fold, choosing_folds
 from .heads import Grid, Head, Tested, Tester, paths
 from .layers import learn_weights, weigh
 from .measures import MEASURES
@@ -67,6 +67,8 @@ def search_fold(
     seed: int,
 ) -> FoldResult:
     """Choose hyper-parameters by inner folds over the training speakers, refit, and test.
+
+    Where the fold names validation clips, these take the place of the inner folds.
 
     Parameters
     ----------
@@ -132,7 +134,7 @@ def _score_grid(
     """
     X, labels = X[..., fold.train, :], labels[fold.train]
     names, measure = label_names(labels), MEASURES[head.task]
-    inner = inner_folds(stratify(labels), speakers[fold.train])
+    inner = choosing_folds(fold, stratify(labels), speakers[fold.train])
     truth = np.concatenate([labels[part.test] for part in inner])
     clips = [_flatten(X, labels, part.train)[0] for part in inner]
     testers = [shared or head.open(flat, labels, seed) for flat in clips]

@@ -22,6 +22,7 @@ from serpipe.pipeline.finetune.data import ByLength, Examples, open_clips
 from serpipe.pipeline.finetune.model import build_model, head_parameters, save_model
 from serpipe.pipeline.finetune.options import TrainingOptions
 from serpipe.pipeline.finetune.train import class_weights, predict
+from serpipe.pipeline.folds import make_split
 
 from .conftest import Command, write_wav
 
@@ -67,7 +68,7 @@ def trained(tones: Path, small_encoder: Path, tmp_path_factory: pytest.TempPathF
 
 def options(tones: Path, encoder: Path) -> list[object]:
     return ["finetune", "--manifest", tones, "--target", "pitch", "--encoder", encoder,
-            "--split", "kfold:3", "--device", "cpu", *FAST]  # fmt: skip
+            "--split", "kfold:3", "--device", "cpu", "--probe", "none", *FAST]  # fmt: skip
 
 
 def command(tones: Path, encoder: Path) -> list[str]:
@@ -188,7 +189,12 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
             model.classifier.weight.mul_(20)
         sounds, bad = open_clips(clips, checkpoint.front_end)
         assert not bad and len(set(sounds.seconds)) == 4  # padded
-        logits = predict(model, Examples(sounds, range(4), [0] * 4), TrainingOptions(), "cpu")
+        logits = predict(
+            model,
+            Examples(sounds, range(4), np.zeros((4, 3), np.float32)),
+            TrainingOptions(),
+            "cpu",
+        )
         ours[family] = torch.softmax(torch.tensor(logits), dim=1).numpy()
         assert np.ptp(ours[family], axis=0).max() > 1e-4, family  # more than is allowed below
         save_model(model, checkpoint.front_end, tmp_path / family)
@@ -217,21 +223,22 @@ def test_folds_are_those_of_fit_and_reports_compare_with_its_probe(
     assert (probe / "clips.csv").read_bytes() == (trained / "clips.csv").read_bytes()
     alone = serpipe("report", trained)
     assert alone.code == 0, alone.err
-    for word in ("end to end", "48 clips", "fifth of the training speakers"):
+    for word in ("end to end", "48 clips", "held out of the training speakers"):
         assert word in alone.out
     both = serpipe("report", trained, probe)
     assert both.code == 0, both.err
     assert "1 finetuned - 2 lr" in both.out
     out = Path("again")
     shutil.copytree(trained, out)  # finished: nothing is trained, the comparison is printed
-    compared = serpipe(*options(tones, small_encoder), "--out", out, "--probe", probe)
+    again = (*options(tones, small_encoder), "--random-head")
+    compared = serpipe(*again, "--out", out, "--probe", probe)
     assert compared.code == 0, compared.err
     assert "epoch 1" not in compared.err
     assert "1 finetuned - 2 lr" in compared.out
     other = serpipe("fit", "--target", "pitch", "--split", "kfold:3", "--map", "low=deep")
     refused = serpipe(*options(tones, small_encoder), "--probe", other.out.strip())
     assert refused.code == 2
-    assert "other clips or labels" in refused.err
+    assert "other clips, labels or folds" in refused.err
 
 
 def test_a_trial_is_marked_everywhere_and_holds_only_what_it_tested(
@@ -266,6 +273,23 @@ def test_a_checkpoint_that_lacks_weights_of_the_encoder_is_refused(
     assert "Traceback" not in done.err
 
 
+def test_the_validation_speakers_of_a_single_split_choose_the_epoch(
+    tones: Path, small_encoder: Path, serpipe: Command
+) -> None:
+    quick = ("--split", "holdout:50/25/25", "--epochs", 1, "--no-export")
+    done = serpipe(*options(tones, small_encoder), *quick)
+    assert done.code == 0, done.err
+    run = Path(done.out.strip())
+    (choice,) = json.loads((run / "run.json").read_text())["heads"]["finetuned"]["choices"]
+    table = {"speaker": np.repeat(SPEAKERS, 2), "sha256": np.arange(12).astype(str),
+             "path": np.arange(12).astype(str)}  # fmt: skip
+    (fold,) = make_split("holdout:50/25/25", table, np.tile(list(LABELS), 6)).folds
+    assert choice["validation"] == sorted(set(table["speaker"][fold.validation]))
+    tested = {row["speaker"] for row in rows(run, "clips.csv")}
+    assert tested == set(table["speaker"][fold.test])
+    assert len(tested | set(choice["validation"])) == 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -275,7 +299,7 @@ def test_a_checkpoint_that_lacks_weights_of_the_encoder_is_refused(
         (("--learning-rate", -1), "--learning-rate -1"),
         (("--max-folds", 0), "expected at least 1"),
         (("--target", "loudness"), "no such column"),
-        (("--device", "tpu"), "expected auto, cpu or cuda"),
+        (("--device", "tpu"), "--device tpu: not on this machine"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -314,7 +338,7 @@ def test_batches_are_of_like_length_and_the_same_in_the_same_epoch() -> None:
 
 
 def test_each_label_weighs_the_same_in_the_loss() -> None:
-    targets = [0] * 6 + [1] * 2 + [3] * 4
-    weights = class_weights(targets, 4).numpy()
-    shares = weights * np.bincount(targets, minlength=4)
+    targets = np.eye(4, dtype=np.float32)[[0] * 6 + [1] * 2 + [3] * 4]
+    weights = class_weights(targets).numpy()
+    shares = weights * targets.sum(axis=0)
     np.testing.assert_allclose(shares, [4, 4, 0, 4])

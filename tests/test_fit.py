@@ -144,10 +144,10 @@ def test_no_inner_score_comes_from_a_head_that_heard_the_speaker(
     arguments = (HEADS[name], GRIDS[name], X, labels, speakers, fold)
     assert max(search_fold(*arguments, choose=True, seed=0).inner) < 0.5
 
-    def share(labels: np.ndarray, speakers: np.ndarray) -> tuple[Fold, ...]:
+    def share(fold: Fold, labels: np.ndarray, speakers: np.ndarray) -> tuple[Fold, ...]:
         return inner_folds(labels, np.arange(len(labels)).astype(str))  # so it would be seen
 
-    monkeypatch.setattr(search, "inner_folds", share)
+    monkeypatch.setattr(search, "choosing_folds", share)
     assert max(search_fold(*arguments, choose=True, seed=0).inner) > 0.8
 
 

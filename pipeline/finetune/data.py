@@ -6,14 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from ...corpora import Clip
-from ...errors import BadClipError
+from ...errors import BadClipError, BadClipsError
 from ...features.audio import CHANNEL_POLICY, Waveform, check_length, read_waveform
 from ...features.batching import HeardClip, in_order, load_clip
+from ...features.extract import one_speaker_each
 from ...features.front_end import FrontEnd, prepare
 from ...progress import Track, no_track
+from .augment import augment, mix
+from .options import TrainingOptions, say_nothing
+
+Targets = NDArray[np.float32]
 
 #: Decoded audio is kept in memory up to here; what is beyond is decoded in every epoch.
 HELD_BYTES = 2 << 30
@@ -107,8 +113,54 @@ def open_clips(
     return Sounds(tuple(heard), front_end, held), bad
 
 
-class Examples(Dataset[tuple[Waveform, int]]):
-    """Some of the clips, with the places of their labels.
+def open_all(
+    clips: Sequence[Clip],
+    front_end: FrontEnd,
+    *,
+    minimum_samples: int = 0,
+    skip_bad: bool = False,
+    workers: int = 1,
+    track: Track[Any] = no_track,
+    say: Callable[[str], None] = say_nothing,
+) -> Sounds:
+    """Open clips as :func:`open_clips` does, and refuse all if some cannot be used.
+
+    Parameters
+    ----------
+    clips, front_end, minimum_samples, workers, track
+        As :func:`open_clips` takes them.
+    skip_bad : bool
+        Leave bad clips out instead, and say which.
+    say : callable
+        Told of each.
+
+    Returns
+    -------
+    Sounds
+        No recording in it is of two speakers.
+
+    Raises
+    ------
+    BadClipsError
+        If clips cannot be used, unless ``skip_bad``; if none can.
+    """
+    sounds, bad = open_clips(
+        clips, front_end, minimum_samples=minimum_samples, workers=workers, track=track
+    )
+    good = one_speaker_each(list(sounds.heard), bad)
+    if not bad:
+        return sounds
+    if not skip_bad or not good:
+        raise BadClipsError(bad, f"{len(good)} can")
+    for error in bad:
+        say(f"skipped  {error}")
+    places = [place for place, heard in enumerate(sounds.heard) if heard in good]
+    held = {n: sounds.held[place] for n, place in enumerate(places) if place in sounds.held}
+    return Sounds(tuple(sounds.heard[place] for place in places), front_end, held)
+
+
+class Examples(Dataset[tuple[Waveform, Targets]]):
+    """Some of the clips, with what is to be said of them.
 
     Parameters
     ----------
@@ -116,19 +168,19 @@ class Examples(Dataset[tuple[Waveform, int]]):
         The audio of all clips.
     rows : sequence of int
         Positions in it.
-    targets : sequence of int
-        Of each of these, the place of its label.
+    targets : ndarray of float32, shape (n_clips, n_outputs)
+        Of each of these, the share of each label, or the rating.
     """
 
-    def __init__(self, sounds: Sounds, rows: Sequence[int], targets: Sequence[int]) -> None:
-        self.sounds, self.rows, self.targets = sounds, list(rows), list(targets)
+    def __init__(self, sounds: Sounds, rows: Sequence[int], targets: Targets) -> None:
+        self.sounds, self.rows, self.targets = sounds, list(rows), targets
 
     def __len__(self) -> int:
         """Return the number of clips."""
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[Waveform, int]:
-        """Return a prepared waveform and the place of its label."""
+    def __getitem__(self, place: int) -> tuple[Waveform, Targets]:
+        """Return a prepared waveform and its targets, shape (n_outputs,)."""
         return self.sounds.waveform(self.rows[place]), self.targets[place]
 
     @property
@@ -142,16 +194,56 @@ class Examples(Dataset[tuple[Waveform, int]]):
         return all(row in self.sounds.held for row in self.rows)
 
 
-def collator(
-    front_end: FrontEnd,
-) -> Callable[[Sequence[tuple[Waveform, int]]], dict[str, torch.Tensor]]:
-    """Return what makes a batch of examples: padded with zeros at the end, with a mask."""
+class VariedExamples(Examples):
+    """Clips that are changed at random, otherwise in every epoch.
 
-    def collate(examples: Sequence[tuple[Waveform, int]]) -> dict[str, torch.Tensor]:
-        inputs = front_end.inputs([waveform for waveform, _ in examples])
-        return {**inputs, "labels": torch.tensor([target for _, target in examples])}
+    Parameters
+    ----------
+    examples : Examples
+        The clips as they are.
+    options : TrainingOptions
+        What is done to them: ``augment``, ``mixup``; ``seed``.
+    """
 
-    return collate
+    def __init__(self, examples: Examples, options: TrainingOptions) -> None:
+        super().__init__(examples.sounds, examples.rows, examples.targets)
+        self.options, self.epoch = options, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next."""
+        self.epoch = epoch
+
+    def __getitem__(self, place: int) -> tuple[Waveform, Targets]:
+        """Return a prepared waveform and its targets; the same for the same epoch."""
+        options, front_end = self.options, self.sounds.front_end
+        draw = np.random.default_rng((options.seed, self.epoch, self.rows[place]))
+        waveform, targets = super().__getitem__(place)
+        waveform = augment(waveform, front_end.sampling_rate, options.augment, draw)
+        if options.mixup:
+            share = float(draw.beta(options.mixup, options.mixup))
+            share = max(share, 1 - share)  # the first is heard to its end, so it counts more
+            other, others = super().__getitem__(int(draw.integers(len(self))))
+            waveform = mix(waveform, other, share)
+            targets = np.float32(share) * targets + np.float32(1 - share) * others
+        return prepare(front_end, waveform), targets
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes a batch of examples: padded with zeros at the end, with a mask.
+
+    Attributes
+    ----------
+    front_end : FrontEnd
+        Of the model.
+    """
+
+    front_end: FrontEnd
+
+    def __call__(self, examples: Sequence[tuple[Waveform, Targets]]) -> dict[str, torch.Tensor]:
+        """Return the model's inputs and ``labels``, float32, shape (n_clips, n_outputs)."""
+        inputs = self.front_end.inputs([waveform for waveform, _ in examples])
+        return {**inputs, "labels": torch.from_numpy(np.stack([each for _, each in examples]))}
 
 
 class ByLength(Sampler[int]):
@@ -167,18 +259,28 @@ class ByLength(Sampler[int]):
         Clips of a batch.
     seed : int
         Of the shuffles.
+    on_epoch : callable, optional
+        Told, too, which epoch comes next.
     """
 
     #: So many batches are drawn at random, then sorted among themselves.
     POOL = 8
 
-    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[float],
+        batch_size: int,
+        seed: int,
+        on_epoch: Callable[[int], None] | None = None,
+    ) -> None:
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
-        self.epoch = 0
+        self.epoch, self.on_epoch = 0, on_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next."""
         self.epoch = epoch
+        if self.on_epoch:
+            self.on_epoch(epoch)
 
     def __len__(self) -> int:
         """Return the number of clips."""

@@ -15,7 +15,8 @@ from torch import nn
 from ...errors import UserError
 from ...features.checkpoint import Checkpoint
 from ...features.front_end import FrontEnd, LogMelFrontEnd
-from ...features.padding import MaskedGroupNorm, Valid, make_padding_exact
+from ...features.padding import MaskedGroupNorm, ValidForAll, make_padding_exact
+from .lora import add_lora
 
 #: Masking in training, as transformers does by default: a share of all frames begins a stretch of
 #: this length that is replaced by one learnt vector.
@@ -27,8 +28,10 @@ def build_model(
     checkpoint: Checkpoint,
     labels: Sequence[str],
     *,
+    task: str = "classification",
     train_front_end: bool = False,
     specaugment: bool = False,
+    lora: int = 0,
     seed: int = 0,
 ) -> Any:
     """Put a new head on an encoder.
@@ -38,11 +41,15 @@ def build_model(
     checkpoint : Checkpoint
         Loaded and checked by :func:`serpipe.features.checkpoint.load_checkpoint`; not changed.
     labels : sequence of str
-        What is to be told apart, in the order of the scores.
+        What is to be told apart, in the order of the scores; or the one rating.
+    task : {"classification", "regression"}
+        Which of the two.
     train_front_end : bool
         Whether the convolutions are trained.
     specaugment : bool
         Whether stretches of time are masked in training.
+    lora : int
+        Rank of matrices that are trained in place of the encoder's own; 0 trains these.
     seed : int
         Of the head's weights.
 
@@ -65,7 +72,9 @@ def build_model(
     config.add_adapter = False
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: place for place, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = (
+        "single_label_classification" if task == "classification" else "regression"
+    )
     config._name_or_path = checkpoint.name
     for name in ("auto_map", "task_specific_params"):  # code and tasks of the checkpoint's own
         if hasattr(config, name):
@@ -95,8 +104,10 @@ def build_model(
                 convolution.requires_grad_(False)
         else:
             model.freeze_feature_encoder()
+    if lora:
+        add_lora(model, encoder, lora, seed)
     if not checkpoint.is_whisper:
-        _keep_padding_out(model, encoder, checkpoint.front_end)
+        keep_padding_out(model, encoder, checkpoint.front_end)
     return model
 
 
@@ -139,8 +150,19 @@ def save_model(model: Any, front_end: FrontEnd, folder: Path) -> None:
     extractor.save_pretrained(folder)
 
 
-def _keep_padding_out(model: nn.Module, encoder: nn.Module, front_end: FrontEnd) -> None:
-    valid = Valid()
+def keep_padding_out(model: nn.Module, encoder: nn.Module, front_end: FrontEnd) -> None:
+    """Make the scores of a clip those that it has alone, whatever pads its batch.
+
+    Parameters
+    ----------
+    model : Module
+        Called with what ``front_end.inputs`` gives.
+    encoder : Module
+        The part of it that takes waveforms; changed in place.
+    front_end : FrontEnd
+        The encoder's.
+    """
+    valid = ValidForAll()
     make_padding_exact(encoder, valid)
 
     def tell(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:

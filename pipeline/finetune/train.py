@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import MachineError, UserError
-from ..metrics import scores_of
-from .data import ByLength, Examples, collator
-from .model import head_parameters
+from ..measures import LABELS, RATINGS
+from .data import ByLength, Collator, Examples, Targets, VariedExamples
+from .kinds import Kind, optimizer
 from .options import TrainingOptions, say_nothing
 
-#: Of weights that are matrices; biases and norms are left alone.
-WEIGHT_DECAY = 0.01
 #: What a model returns besides scores, and need not be gathered.
 _NOT_SCORES = ["hidden_states", "attentions"]
 
 
 def train(
     model: Any,
+    kind: Kind,
     training: Examples,
     validation: Examples | None,
     options: TrainingOptions,
@@ -35,15 +34,19 @@ def train(
     device: str,
     *,
     epochs: int | None = None,
+    started: bool = False,
+    logs: Path | None = None,
     say: Callable[[str], None] = say_nothing,
 ) -> list[float]:
     """Train a model; go on from the last checkpoint in the folder, if there is one.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        From :func:`~serpipe.pipeline.finetune.model.build_model`. It is left with the weights of
-        the best epoch, the first of several; without validation with those of the last.
+    model : Module
+        From :meth:`Kind.build`. It is left with the weights of the best epoch, the first of
+        several; without validation with those of the last.
+    kind : Kind
+        What built it.
     training : Examples
         What it learns.
     validation : Examples or None
@@ -56,13 +59,18 @@ def train(
         ``"cpu"``, or where the Trainer finds its GPU.
     epochs : int, optional
         Stop after so many, on the way to ``options.epochs``.
+    started : bool
+        Whether the model as it is can be the best: it has been given a head that knows something.
+    logs : Path, optional
+        Where TensorBoard's logs are written.
     say : callable
         Told the score of each epoch.
 
     Returns
     -------
     list of float
-        UAR on the validation clips after each epoch, from 0 to 1; empty without validation.
+        UAR (0 to 1) or CCC on the validation clips, before training if ``started``, and after each
+        epoch; empty without validation.
 
     Raises
     ------
@@ -72,18 +80,22 @@ def train(
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
 
-    last = epochs or options.epochs
-    weights = class_weights(training.targets, model.config.num_labels)
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        each = nn.functional.cross_entropy(
-            outputs["logits"].float(), labels, weight=weights.to(labels.device), reduction="sum"
-        )
-        return each / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+    last = options.epochs if epochs is None else epochs
+    if not last:
+        return []
+    title = "CCC" if training.targets.shape[1] == 1 else "UAR"
+    before: list[float] = []
+    if started and validation is not None:
+        outputs = predict(model, validation, options, device)
+        before = [score_of(validation.targets, outputs)]
+        say(f"before training: {title} of validation speakers {_shown(before[0], title)}")
+    first_weights = {
+        name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items() if before
+    }
+    loss = make_loss(training.targets, options.label_smoothing)
 
     def measure(predictions: Any) -> dict[str, float]:
-        predicted = np.argmax(predictions.predictions, axis=1)
-        return {"uar": recall_of(predictions.label_ids, predicted, len(weights))}
+        return {"score": score_of(predictions.label_ids, predictions.predictions)}
 
     class Stop(TrainerCallback):  # type: ignore[misc]
         """Stop when there is nothing more to gain; all it knows is in the checkpoints."""
@@ -94,41 +106,108 @@ def train(
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **others: Any) -> None:
             scores = _scores(state.log_history)
-            say(f"epoch {len(scores)} of {last}: UAR of validation speakers {100 * scores[-1]:.1f}")
-            if _over(scores, options.patience):
+            shown = _shown(scores[-1], title)
+            say(f"epoch {len(scores)} of {last}: {title} of validation speakers {shown}")
+            if _over(before + scores, options.patience):
                 control.should_training_stop = True
+
+    varied = VariedExamples(training, options) if options.augment or options.mixup else None
 
     class ByLengthTrainer(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
-            return ByLength(training.seconds, options.batch_size, options.seed)
+            on_epoch = varied.set_epoch if varied else None
+            return ByLength(training.seconds, options.batch_size, options.seed, on_epoch)
 
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    with quiet(), _deterministic():
+    # Beside a GPU clips are read and changed by others; a CPU has no time to spare for them.
+    helped = device.startswith("cuda") and (varied is not None or not training.all_held)
+    workers = min(4, os.cpu_count() or 1) if helped else 0
+    with quiet(), deterministic():
         trainer = ByLengthTrainer(
             model=model,
-            args=_arguments(options, folder, device, validation is not None, training.all_held),
-            data_collator=collator(training.sounds.front_end),
-            train_dataset=training,
+            args=_arguments(options, folder, device, validation is not None, workers, logs),
+            data_collator=Collator(training.sounds.front_end),
+            train_dataset=varied or training,
             eval_dataset=validation,
             compute_loss_func=loss,
             compute_metrics=measure,
-            optimizers=(_optimizer(model, options), None),
-            callbacks=[Stop()],
+            optimizers=(optimizer(kind, model), None),
+            callbacks=[Stop(), *_logging(logs)],
         )
         trainer.remove_callback(PrinterCallback)
         state = _last_state(folder)
-        done = _scores(state["log_history"]) if state else []
+        done = before + _scores(state["log_history"]) if state else []
         if not state or not (round(state["epoch"]) >= last or _over(done, options.patience)):
             checkpoint = str(_checkpoint(folder, state)) if state else None
-            with _memory(options):
+            with enough_memory(options):
                 trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=_NOT_SCORES)
             state = _last_state(folder)
     if state is None:
         raise MachineError(f"{folder}: no checkpoint was written; check the disk and try again")
-    scores = _scores(state["log_history"])
-    _load_weights(model, _checkpoint(folder, state, _best_step(state) if scores else None))
+    scores = before + _scores(state["log_history"])
+    if before and best_epoch(scores) == 0:
+        model.load_state_dict(first_weights)
+    else:
+        step = _best_step(state) if scores else None
+        _load_weights(model, _checkpoint(folder, state, step))
     return scores
+
+
+def make_loss(targets: Targets, label_smoothing: float) -> Callable[..., torch.Tensor]:
+    """Return the loss of a training, as the Trainer calls it.
+
+    Parameters
+    ----------
+    targets : ndarray of float32, shape (n_clips, n_outputs)
+        Of the training clips.
+    label_smoothing : float
+        Share of each label that is given to all alike.
+
+    Returns
+    -------
+    callable
+        Of labels the cross-entropy, each weighted by :func:`class_weights`; of ratings 1 - CCC
+        over the batch, with variances over n.
+
+    References
+    ----------
+    Weninger et al. (2016), *Discriminatively trained recurrent neural networks for continuous
+    dimensional emotion recognition from audio*, IJCAI: the CCC as what is trained.
+    """
+    n_outputs = targets.shape[1]
+    weights = class_weights(targets) if n_outputs > 1 else None
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        found = outputs["logits"].float()
+        if weights is None:
+            value = 1 - concordance(found[:, 0], labels[:, 0])
+        else:
+            value = nn.functional.cross_entropy(
+                found, labels, weight=weights.to(labels.device), label_smoothing=label_smoothing
+            )
+        # The Trainer counts the numbers in the labels of all batches of a step.
+        return value if num_items_in_batch is None else value * labels.numel() / num_items_in_batch
+
+    return loss
+
+
+def concordance(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the concordance correlation coefficient of a batch; 0 where nothing varies.
+
+    Parameters
+    ----------
+    predicted, truth : Tensor of float32, shape (n_clips,)
+        Ratings.
+
+    Returns
+    -------
+    Tensor of float32, shape ()
+    """
+    mean_p, mean_t = predicted.mean(), truth.mean()
+    covariance = ((predicted - mean_p) * (truth - mean_t)).mean()
+    spread = (predicted - mean_p).square().mean() + (truth - mean_t).square().mean()
+    return 2 * covariance / (spread + (mean_p - mean_t).square() + 1e-8)
 
 
 def predict(
@@ -138,7 +217,7 @@ def predict(
 
     Parameters
     ----------
-    model : PreTrainedModel
+    model : Module
         From :func:`train`.
     examples : Examples
         The clips.
@@ -149,29 +228,29 @@ def predict(
 
     Returns
     -------
-    ndarray of float64, shape (n_clips, n_labels)
-        Logits, in the order of the examples.
+    ndarray of float64, shape (n_clips, n_outputs)
+        Logits or ratings, in the order of the examples.
 
     Raises
     ------
     UserError
         If some are not finite numbers.
     """
-    collate = collator(examples.sounds.front_end)
+    collate = Collator(examples.sounds.front_end)
     order = np.argsort(-np.asarray(examples.seconds), kind="stable")
-    logits = np.empty((len(examples), model.config.num_labels))
+    logits = np.empty((len(examples), examples.targets.shape[1]))
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
     kind = torch.device(device).type
     model.to(device).eval()
-    with _deterministic(), _memory(options), torch.inference_mode():
+    with deterministic(), enough_memory(options), torch.inference_mode():
         for start in range(0, len(order), options.batch_size):
             places = order[start : start + options.batch_size].tolist()
             batch = collate([examples[place] for place in places])
             del batch["labels"]
             inputs = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.autocast(kind, dtype) if dtype else contextlib.nullcontext():
-                found = model(**inputs).logits
-            logits[places] = found.float().cpu().numpy()
+                found = model(**inputs)
+                logits[places] = found["logits"].float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise UserError(
             "training ended in scores that are not finite numbers; expected numbers; lower "
@@ -180,35 +259,57 @@ def predict(
     return logits
 
 
-def class_weights(targets: Sequence[int], n_labels: int) -> torch.Tensor:
+def class_weights(targets: Targets) -> torch.Tensor:
     """Return the weight of each label in the loss: the rarer, the more; their mean over clips is 1.
 
     Parameters
     ----------
-    targets : sequence of int
-        Of the training clips.
-    n_labels : int
-        How many labels there are; those without training clips have weight 0.
+    targets : ndarray of float32, shape (n_clips, n_labels)
+        Of the training clips: 1 for the label of each.
 
     Returns
     -------
     Tensor of float32, shape (n_labels,)
+        Labels without training clips have weight 0.
     """
-    counts = np.bincount(targets, minlength=n_labels)
+    counts = targets.sum(axis=0)
     there = counts > 0
-    weights = np.zeros(n_labels)
+    weights = np.zeros(len(counts))
     weights[there] = len(targets) / (there.sum() * counts[there])
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def recall_of(truth: NDArray[Any], predicted: NDArray[Any], n_labels: int) -> float:
-    """Return the UAR over the labels that occur, from places of labels, shape (n_clips,) each."""
+def score_of(targets: NDArray[Any], outputs: NDArray[Any]) -> float:
+    """Score clips as reports do.
+
+    Parameters
+    ----------
+    targets : ndarray of float32, shape (n_clips, n_outputs)
+        1 for the label of each clip; or its rating.
+    outputs : ndarray of float, shape (n_clips, n_outputs)
+        Logits; or ratings.
+
+    Returns
+    -------
+    float
+        The UAR over the labels that occur, from 0 to 1; or the CCC.
+    """
+    n_labels = targets.shape[1]
+    if n_labels == 1:
+        sums = RATINGS.count(targets[:, 0], outputs[:, 0], ())
+        return float(np.nan_to_num(RATINGS.first(sums), nan=-1.0))
+    truth, predicted = targets.argmax(axis=1), outputs.argmax(axis=1)
     counts = np.bincount(truth * n_labels + predicted, minlength=n_labels * n_labels)
-    return float(scores_of(counts.reshape(n_labels, n_labels)).uar)
+    return float(LABELS.first(counts.reshape(n_labels, n_labels)))
 
 
 def _arguments(
-    options: TrainingOptions, folder: Path, device: str, validated: bool, held: bool
+    options: TrainingOptions,
+    folder: Path,
+    device: str,
+    validated: bool,
+    workers: int,
+    logs: Path | None,
 ) -> Any:
     from transformers import TrainingArguments
 
@@ -228,38 +329,36 @@ def _arguments(
         save_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=validated,
-        metric_for_best_model="uar" if validated else None,
+        metric_for_best_model="score" if validated else None,
         greater_is_better=True if validated else None,
-        logging_strategy="no",
+        logging_strategy="epoch" if logs else "no",
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
-        dataloader_num_workers=0 if held else min(4, os.cpu_count() or 1),
+        dataloader_num_workers=workers,
         dataloader_pin_memory=device != "cpu",
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # more would make the batches larger, unasked
     return arguments
 
 
-def _optimizer(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
-    new = head_parameters(model)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            rate = options.head_learning_rate if name in new else options.learning_rate
-            decay = WEIGHT_DECAY if parameter.ndim > 1 else 0.0
-            groups.setdefault((rate, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ]
-    )
+def _logging(logs: Path | None) -> list[Any]:
+    """Return what writes logs for TensorBoard."""
+    if logs is None:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return [TensorBoardCallback(SummaryWriter(str(logs)))]
+
+
+def _shown(score: float, title: str) -> str:
+    return f"{100 * score:.1f}" if title == "UAR" else f"{score:.3f}"
 
 
 def _scores(history: Sequence[dict[str, Any]]) -> list[float]:
-    return [float(entry["eval_uar"]) for entry in history if "eval_uar" in entry]
+    return [float(entry["eval_score"]) for entry in history if "eval_score" in entry]
 
 
 def best_epoch(scores: Sequence[float]) -> int:
@@ -272,7 +371,7 @@ def _over(scores: Sequence[float], patience: int) -> bool:
 
 
 def _best_step(state: dict[str, Any]) -> int:
-    steps = [int(entry["step"]) for entry in state["log_history"] if "eval_uar" in entry]
+    steps = [int(entry["step"]) for entry in state["log_history"] if "eval_score" in entry]
     return steps[best_epoch(_scores(state["log_history"]))]
 
 
@@ -318,7 +417,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Have torch take algorithms that give the same bits twice, and full float32 on GPUs."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
@@ -337,7 +436,8 @@ def _deterministic() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _memory(options: TrainingOptions) -> Iterator[None]:
+def enough_memory(options: TrainingOptions) -> Iterator[None]:
+    """Say what to do where memory does not hold a batch."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

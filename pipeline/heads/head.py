@@ -145,6 +145,8 @@ def paths(grid: Grid) -> tuple[tuple[Point, ...], ...]:
     tuple of tuple of mapping
         A path for each combination of the other hyper-parameters.
     """
+    if not grid:
+        return (({},),)
     *others, last = grid
     return tuple(
         tuple(dict(zip(grid, (*fixed, value), strict=True)) for value in sorted(grid[last]))

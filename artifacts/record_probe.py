@@ -1,0 +1,111 @@
+"""The frozen probe that a training is compared with: extract, then fit the linear head."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..corpora.data import Data
+from ..errors import BadClipsError, UserError
+from ..features.cache import open_cache
+from ..features.encoder import load_encoder
+from ..features.extract import extract
+from ..pipeline.heads import find_heads, read_grids
+from ..pipeline.protocol import Protocol
+from ..pipeline.ratings import Ratings
+from ..progress import Track, no_track
+from .latest import CACHES
+from .record import record_run
+
+
+def make_probe(
+    found: Data,
+    encoder: str,
+    revision: str | None,
+    protocol: Protocol,
+    *,
+    ratings: Ratings | None = None,
+    devices: Sequence[str] = ("cpu",),
+    provenance: Mapping[str, Any],
+    skip_bad: bool = False,
+    jobs: int = 1,
+    track: Track[Any] = no_track,
+) -> Path:
+    """Do what ``serpipe extract`` and ``serpipe fit`` do; what is there is not done again.
+
+    The head is logistic regression, or ridge regression of ratings. Where the cache of this name
+    was made otherwise, another is made in a folder beside.
+
+    Parameters
+    ----------
+    found : Data
+        The clips.
+    encoder, revision : str
+        As :func:`~serpipe.features.encoder.load_encoder` takes them.
+    protocol : Protocol
+        Target, labels, split and seed.
+    ratings : Ratings, optional
+        Of the target, from a file of their own.
+    devices : sequence of str
+        Where the encoder runs.
+    provenance : mapping
+        JSON values to store beside the results.
+    skip_bad : bool
+        Leave bad clips out.
+    jobs : int
+        Threads and processes.
+    track : callable
+        Shows progress.
+
+    Returns
+    -------
+    Path
+        The run's folder.
+
+    Raises
+    ------
+    BadClipsError
+        If clips cannot be used, unless ``skip_bad``.
+    UserError
+        If the clips do not fit the protocol.
+    """
+    loaded = [load_encoder(encoder, revision=revision, device=device) for device in devices]
+    name = f"{found.name}-{loaded[0].identity.encoder.replace('/', '--')}.h5"
+    about = {"corpus": found.title, "licence": found.licence, "citation": found.citation}
+
+    def fill(cache: Path, overwrite: bool) -> Path:
+        extract(
+            found.clips,
+            loaded,
+            cache,
+            provenance={**about, **provenance},
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+            workers=jobs,
+            track=track,
+        )
+        return cache
+
+    there = CACHES / name
+    try:
+        cache = fill(there, overwrite=False)
+    except BadClipsError:
+        raise
+    except UserError:
+        if not there.exists():
+            raise
+        # It was made otherwise, with other poolings or on another machine: it is left alone.
+        cache = fill(CACHES / "probes" / name, overwrite=True)
+    opened = open_cache(cache)
+    columns = opened.clips
+    number = ratings or columns.get(protocol.target, columns["path"]).dtype.kind == "f"
+    heads = find_heads(None, "regression" if number else "classification")
+    return record_run(
+        opened,
+        heads,
+        read_grids(heads, []),
+        protocol,
+        ratings=ratings,
+        provenance=provenance,
+        jobs=jobs,
+        track=track,
+    )

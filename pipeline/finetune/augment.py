@@ -1,0 +1,177 @@
+"""Training clips changed at random: speed, pitch, noise; and two of them mixed.
+
+What is drawn is a function of seed, epoch and clip alone, so that it depends neither on the batch
+nor on how many processes read clips, and a resumed training draws the same.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import soxr
+
+from ...features.audio import Waveform
+
+#: Of the clips of an epoch, the share that each change is done to.
+SHARE = 0.5
+#: Highest change of the speed, up or down, as Ko et al. (2015) do it for speech recognition.
+SPEED = 0.1
+#: Highest shift of the pitch, in semitones, up or down.
+SEMITONES = 2.0
+#: Lowest and highest ratio of speech to noise, in decibels.
+NOISE = (10.0, 30.0)
+
+
+def augment(
+    waveform: Waveform, rate: int, names: Sequence[str], draw: np.random.Generator
+) -> Waveform:
+    """Change a clip at random.
+
+    Parameters
+    ----------
+    waveform : ndarray of float32, shape (n_samples,)
+        The clip.
+    rate : int
+        Its sampling rate in Hz.
+    names : sequence of str
+        Some of ``AUGMENTATIONS``: ``"speed"`` plays it faster or slower by up to a tenth, pitch and
+        all; ``"pitch"`` shifts it by up to two semitones and keeps its length; ``"noise"`` adds
+        white noise, 10 to 30 dB below the clip. Each is done to half of the clips.
+    draw : Generator
+        Where the random numbers come from: as many, whatever is done.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples_after,)
+        Never shorter than 90 % of the clip.
+
+    References
+    ----------
+    Ko et al. (2015), *Audio augmentation for speech recognition*, Interspeech: changing the speed.
+    """
+    for name in names:
+        done, amount = draw.random(), draw.random()
+        if done >= SHARE:
+            continue
+        if name == "speed":
+            waveform = change_speed(waveform, 1 + SPEED * (2 * amount - 1))
+        elif name == "pitch":
+            waveform = shift_pitch(waveform, rate, SEMITONES * (2 * amount - 1))
+        else:
+            decibels = NOISE[0] + (NOISE[1] - NOISE[0]) * amount
+            waveform = add_noise(waveform, decibels, draw)
+    return waveform
+
+
+def change_speed(waveform: Waveform, factor: float) -> Waveform:
+    """Play a clip faster, which raises its pitch as well.
+
+    Parameters
+    ----------
+    waveform : ndarray of float32, shape (n_samples,)
+        The clip.
+    factor : float
+        Above 1 is faster and shorter.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples / factor,)
+    """
+    changed: Waveform = soxr.resample(waveform, factor, 1.0, quality="HQ")
+    return changed
+
+
+def shift_pitch(waveform: Waveform, rate: int, semitones: float) -> Waveform:
+    """Shift the pitch and keep the length: play it faster, then stretch it again.
+
+    Parameters
+    ----------
+    waveform : ndarray of float32, shape (n_samples,)
+        The clip.
+    rate : int
+        Its sampling rate in Hz.
+    semitones : float
+        Above 0 is higher.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples,)
+        Stretched by the filter ``atempo`` of FFmpeg (overlapping windows, WSOLA), padded with zeros
+        or cut at the end by the few milliseconds that it is out.
+    """
+    import av
+
+    factor = 2 ** (semitones / 12)
+    faster = change_speed(waveform, factor)
+    graph = av.filter.Graph()
+    source = graph.add_abuffer(sample_rate=rate, format="flt", layout="mono", time_base=None)
+    tempo = graph.add("atempo", f"{1 / factor:.6f}")
+    sink = graph.add("abuffersink")
+    source.link_to(tempo)
+    tempo.link_to(sink)
+    graph.configure()
+    frame = av.AudioFrame.from_ndarray(faster[None, :].astype(np.float32), "flt", "mono")
+    frame.sample_rate = rate
+    graph.push(frame)
+    graph.push(None)
+    parts = []
+    while True:
+        try:
+            pulled = graph.pull()
+        except (av.error.EOFError, av.error.BlockingIOError):
+            break
+        parts.append(pulled.to_ndarray().ravel())
+    stretched = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    if 2 * len(stretched) < len(waveform):
+        return waveform  # shorter than the filter's windows
+    shifted = np.zeros_like(waveform)
+    shifted[: len(stretched)] = stretched[: len(waveform)]
+    return shifted
+
+
+def add_noise(waveform: Waveform, decibels: float, draw: np.random.Generator) -> Waveform:
+    """Add white Gaussian noise.
+
+    Parameters
+    ----------
+    waveform : ndarray of float32, shape (n_samples,)
+        The clip.
+    decibels : float
+        How far the noise's power is below the clip's.
+    draw : Generator
+        Where it comes from.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples,)
+    """
+    power = float(np.mean(np.square(waveform, dtype=np.float64))) / 10 ** (decibels / 10)
+    noise = draw.standard_normal(len(waveform), dtype=np.float32)
+    noisy: Waveform = waveform + np.float32(np.sqrt(power)) * noise
+    return noisy
+
+
+def mix(waveform: Waveform, other: Waveform, share: float) -> Waveform:
+    """Mix two clips, beginning together; what the other has beyond the first is cut off.
+
+    Parameters
+    ----------
+    waveform, other : ndarray of float32, shape (n_samples,) each
+        The clips. The other is scaled to the root mean square of the first, so that loudness,
+        which may tell of the label, does not change the shares.
+    share : float
+        Of the first, from 0 to 1.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples,) of the first
+
+    References
+    ----------
+    Zhang et al. (2018), *mixup: Beyond Empirical Risk Minimization*, ICLR, equation 2.
+    """
+    mixed: Waveform = np.float32(share) * waveform
+    length = min(len(waveform), len(other))
+    size, other_size = (float(np.sqrt(np.mean(np.square(w)))) for w in (waveform, other))
+    scale = size / other_size if other_size > 0 else 0.0
+    mixed[:length] += np.float32((1 - share) * scale) * other[:length]
+    return mixed
