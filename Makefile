@@ -1,4 +1,4 @@
-# make demo: set all up, then extract, fit and report on the built-in sample, offline.
+# make demo: set all up, then extract, fit, report and predict on the built-in sample, offline.
 # make test: set all up, then run the tests.
 PYTHON ?= python3.11
 VENV := .venv
@@ -25,6 +25,7 @@ demo: $(INSTALLED)
 	cd $(DEMO) && HF_HUB_OFFLINE=1 ../$(BIN)/serpipe extract --data sample --encoder whisper-tiny.en
 	cd $(DEMO) && ../$(BIN)/serpipe fit --head lr,svm
 	cd $(DEMO) && ../$(BIN)/serpipe report
+	cd $(DEMO) && ../$(BIN)/serpipe predict ../corpora/sample/Actor_01/03-01-05-01-01-02-01.flac
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

@@ -4,4 +4,20 @@ Data flows one way: ``corpora`` (what clips there are) -> ``features`` (audio to
 embeddings) -> ``pipeline`` (heads, trained and scored on top) -> ``artifacts`` (what a run leaves).
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .artifacts.model import load_model as load
+
 __version__ = "0.1.0"
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for, and only then: ``import serpipe`` must not wait for torch."""
+    if name == "load":
+        from .artifacts.model import load_model
+
+        return load_model
+    raise AttributeError(f"module 'serpipe' has no attribute {name!r}")

@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +52,15 @@ class ResultFormat(StrEnum):
 
     TABLE = "table"
     JSON = "json"
+
+
+class PredictionFormat(StrEnum):
+    """How ``predict`` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
 
 
 ResultFormatOption = Annotated[
@@ -1187,6 +1198,131 @@ def evaluate(
 
 
 @app.command()
+def predict(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE_OR_DIR...", help="Recordings, or folders of them.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="RUN/bundles/HEAD; a RUN; hub id or folder of a trained audio classifier, as "
+            "transformers saves it; or a network that finetune saved.",
+            show_default="the newest bundle in artifacts/runs, else the one that ships",
+        ),
+    ] = None,
+    window: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Cut recordings into windows of so many seconds: a timeline, of which the whole "
+            "is the mean.",
+            show_default="none; Whisper hears at most 30 s at once",
+        ),
+    ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            help="Seconds from the beginning of a window to that of the next.",
+            show_default="--window",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_DIR",
+            help="Where the encoder of the bundle is, if that was a local folder.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMIT",
+            help="Commit, tag or branch of a hub id: of --encoder, or of --model.",
+            show_default="as recorded; else main",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
+    ] = "auto",
+    mic: Annotated[
+        float | None,
+        typer.Option(
+            metavar="S",
+            min=0.1,
+            max=600.0,
+            help="Record so many seconds from the microphone instead (serpipe[mic]).",
+            show_default=False,
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Exit with 0 even if some recordings cannot be used."),
+    ] = False,
+    format: Annotated[
+        PredictionFormat,
+        typer.Option(help="How to print: jsonl is a line of JSON for each recording."),
+    ] = PredictionFormat.TABLE,
+) -> None:
+    """Tell the emotion of recordings by a head or model that was trained before.
+
+    A label is what the model finds likeliest of those that it knows, not what a person feels. How
+    it scored, and by which protocol, is said on standard error.
+    """
+    from .artifacts.model import load_model, predict_files, text
+    from .artifacts.prediction_text import describe
+    from .errors import BadClipError
+    from .features.devices import choose_devices
+    from .provenance import cores
+
+    if bool(inputs) == (mic is not None):
+        raise UserError("predict: expected recordings or --mic; name files or folders")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: expected auto, cpu or cuda")
+    files = _recordings(inputs or [])
+    place = choose_devices(device, "--device")[0]
+    loaded = load_model(model, device=place, encoder=encoder, revision=revision)
+    for line in describe(loaded):
+        _say(line)
+    loaded.check_windows(window, hop)
+    if window is not None and loaded.card["normalises"]:
+        _say("note     each window is brought to zero mean and unit variance by itself")
+    if mic is not None:
+        from .features.microphone import record
+
+        _say(f"mic      recording {mic:g} s ...")
+        sound, rate = record(mic, loaded.sampling_rate), loaded.sampling_rate
+        said: Any = iter([loaded.predict(sound, rate, window=window, hop=hop)])
+    else:
+        said = predict_files(loaded, files, window=window, hop=hop, workers=cores())
+    sources = [text(file) for file in files] or ["array"]
+    bad = []
+    with _prediction_printer(format, loaded, sources, timeline=window is not None) as show:
+        for each in said:
+            if isinstance(each, BadClipError):
+                bad.append(each)
+                continue
+            if window is None and each.timeline:
+                _say(
+                    f"note     {each.source}: longer than the model hears at once: the mean of "
+                    f"{len(each.timeline)} equal windows"
+                )
+            show(each)
+    for error in bad:
+        _say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
+    if bad and not skip_bad:
+        raise UserError(
+            f"{len(bad)} of {len(sources)} recording(s) cannot be used, see above; mend or remove "
+            "them, or go on without them: --skip-bad"
+        )
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[Path] | None,
@@ -1374,6 +1510,58 @@ def _find_clips(data: list[str], manifest: Path | None) -> Any:
             told = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
             _say(f"         not the whole release: {told}")
     return join(sources, scans)
+
+
+def _recordings(inputs: list[Path]) -> list[Path]:
+    """Return files as they are named, and the recordings of folders by name."""
+    from .corpora.scan import audio_files
+    from .features.convert import SUFFIXES
+
+    files: list[Path] = []
+    for given in inputs:
+        if not given.is_dir():
+            files.append(given)
+            continue
+        found = sorted(given / path for path in audio_files(given, SUFFIXES))
+        if not found:
+            raise UserError(
+                f"{given}: no recordings ({'/'.join(SUFFIXES)}) at any depth; expected some; name "
+                "the folder that they are in"
+            )
+        files += found
+    return files
+
+
+@contextmanager
+def _prediction_printer(
+    format: PredictionFormat, model: Any, sources: list[str], timeline: bool
+) -> Iterator[Callable[[Any], None]]:
+    """Print predictions as they come; JSON, which is one text, at the end, whatever ends it."""
+    from dataclasses import asdict
+
+    from .artifacts import prediction_text as texts
+
+    shown: list[dict[str, Any]] = []
+
+    def show(prediction: Any) -> None:
+        if format is PredictionFormat.JSON:
+            shown.append(asdict(prediction))
+        elif format is PredictionFormat.JSONL:
+            typer.echo(texts.as_json_line(prediction))
+        elif format is PredictionFormat.CSV:
+            typer.echo("\n".join(texts.csv_rows(prediction, model)))
+        else:
+            typer.echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
+
+    if format is PredictionFormat.CSV:
+        typer.echo(texts.csv_header(model))
+    elif format is PredictionFormat.TABLE:
+        typer.echo(texts.table_header(model, sources))
+    try:
+        yield show
+    finally:
+        if format is PredictionFormat.JSON:
+            _print_json({"model": dict(model.card), "predictions": shown})
 
 
 def _print_as(format: TableFormat, report: Any) -> None:

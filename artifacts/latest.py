@@ -39,6 +39,20 @@ def latest_run() -> Path:
     return _latest(RUNS, "*/run.json", "run", "run `serpipe fit`, or name one").parent
 
 
+def latest_bundle() -> Path | None:
+    """Return the first bundle of the newest run that has any; None if there is none."""
+    for path in reversed(_by_age(RUNS, "*/run.json")):
+        bundles = bundles_of(path.parent)
+        if bundles:
+            return bundles[0]
+    return None
+
+
+def bundles_of(run: Path) -> list[Path]:
+    """Return the bundles of a run, by name."""
+    return sorted(path.parent for path in run.glob("bundles/*/bundle.json"))
+
+
 def _latest(folder: Path, pattern: str, what: str, fix: str) -> Path:
     found = _by_age(folder, pattern)
     if not found:

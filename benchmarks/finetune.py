@@ -126,7 +126,11 @@ def measure(arguments: Any) -> dict[str, float]:
             train(model, kind, examples, None, options, Path(folder), arguments.device)
         else:
             model = AutoModelForAudioClassification.from_pretrained(
-                arguments.encoder, num_labels=len(LABELS), use_weighted_layer_sum=True
+                arguments.encoder,
+                num_labels=len(LABELS),
+                use_weighted_layer_sum=True,
+                layerdrop=0.0,  # with its default the weighted sum raises an error
+                apply_spec_augment=False,
             )
             model.freeze_feature_encoder()
             Trainer(

@@ -120,18 +120,52 @@ def read_waveform(
     """
     check_channels(channels)
     samples, facts = _decode(file, _read_bytes(file))
+    return as_clip(str(file), samples, facts.sampling_rate, sampling_rate, channels), facts
+
+
+def as_clip(
+    name: str,
+    samples: NDArray[np.float32],
+    rate: int,
+    wanted: int | None,
+    channels: str = CHANNEL_POLICY,
+) -> Waveform:
+    """Bring decoded samples to one channel and to the given rate, or leave them at their own.
+
+    Parameters
+    ----------
+    name : str
+        What they are called in messages.
+    samples : ndarray of float32, shape (n_samples, n_channels)
+        Full scale is 1.
+    rate : int
+        Their rate, in Hz.
+    wanted : int or None
+        The rate wanted, in Hz.
+    channels : {"mean", "left", "right"}
+        How several channels become one.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples_at_that_rate,)
+
+    Raises
+    ------
+    BadClipError
+        If they are silent, not finite, or too few to be resampled.
+    """
     waveform = _one_channel(samples, channels)
-    _check_sound(file, waveform)
-    if sampling_rate is not None and facts.sampling_rate != sampling_rate:
-        waveform = soxr.resample(waveform, facts.sampling_rate, sampling_rate, quality="VHQ")
+    check_sound(name, waveform)
+    if wanted is not None and rate != wanted:
+        waveform = soxr.resample(waveform, rate, wanted, quality="VHQ")
         if not len(waveform):
             raise BadClipError(
-                str(file),
-                f"holds {facts.frames} samples at {facts.sampling_rate} Hz",
-                f"enough for one at {sampling_rate} Hz",
+                name,
+                f"holds {len(samples)} samples at {rate} Hz",
+                f"enough for one at {wanted} Hz",
                 "remove it",
             )
-    return np.ascontiguousarray(waveform, dtype=np.float32), facts
+    return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
 def check_channels(channels: str) -> None:
@@ -434,16 +468,30 @@ def _broken_off(file: Path, where: str) -> BadClipError:
     )
 
 
-def _check_sound(file: Path, waveform: Waveform) -> None:
+def check_sound(name: str, waveform: Waveform) -> None:
+    """Refuse what holds no sound.
+
+    Parameters
+    ----------
+    name : str
+        What it is called in the message.
+    waveform : ndarray of float32, shape (n_samples,)
+        Full scale is 1.
+
+    Raises
+    ------
+    BadClipError
+        If samples are not finite, or none is louder than -80 dB.
+    """
     if not np.isfinite(waveform).all():
         raise BadClipError(
-            str(file), "holds samples that are not numbers", "finite samples", "remove it"
+            name, "holds samples that are not numbers", "finite samples", "remove it"
         )
     peak = float(np.abs(waveform).max())
     if peak < SILENCE_PEAK:
         level = "all zeros" if peak == 0 else f"peak {20 * np.log10(peak):.0f} dB"
         raise BadClipError(
-            str(file),
+            name,
             f"is silent ({level})",
             f"a peak above {20 * np.log10(SILENCE_PEAK):.0f} dB",
             "remove it",

@@ -31,6 +31,9 @@ def test_the_wheel_holds_code_data_and_licences_and_nothing_else(wheel: Path) ->
     for needed in (
         "serpipe/cli.py",
         "serpipe/pipeline/heads/lr.py",
+        "serpipe/artifacts/default_bundle/bundle.json",
+        "serpipe/artifacts/default_bundle/head.skops",
+        "serpipe/artifacts/default_bundle/README.md",
         "serpipe/py.typed",
         "serpipe/corpora/sample/LICENSE",
         "serpipe/features/builtin/whisper-tiny.en/LICENSE",

@@ -1,0 +1,479 @@
+"""Any saved model, ready to predict: a bundle, a model of transformers, or a small network."""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..errors import BadClipError, MachineError, UserError
+from ..features.audio import (
+    MAX_SECONDS,
+    RATES,
+    SILENCE_PEAK,
+    Waveform,
+    as_clip,
+    check_length,
+    check_sound,
+    read_waveform,
+)
+from ..features.batching import in_order
+from ..features.trim import trim
+from ..pipeline.predict import Prediction, Segment, equal_windows, windows
+from .latest import bundles_of, latest_bundle
+from .listeners import Listener, Scored, open_bundle, open_classifier, open_network
+
+#: The bundle that ships with the package.
+DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+#: Files that are predicted together: so many, or so much of them.
+_GROUP_FILES, _GROUP_SECONDS = 32, 600.0
+
+_Window = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A saved model. Made by :func:`load_model`.
+
+    It may be called from several threads, and computes for one at a time.
+
+    Attributes
+    ----------
+    name : str
+        What was loaded.
+    labels : tuple of str
+        What it tells apart; empty for ratings.
+    target : str
+        What it tells, such as emotion; empty where that is not known.
+    sampling_rate : int
+        The rate of what it hears, in Hz.
+    card : mapping
+        ``name``, ``kind``, ``what``, ``corpus``, ``score`` (how it scored, by which protocol),
+        ``warnings``, ``licence``, ``citation`` and ``normalises`` (whether each clip is brought to
+        zero mean and unit variance first): JSON values.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    target: str
+    sampling_rate: int
+    card: Mapping[str, Any]
+    listener: Listener = field(repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def predict(
+        self,
+        audio: Path | str | NDArray[Any],
+        rate: int | None = None,
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+    ) -> Prediction:
+        """Predict one recording.
+
+        Parameters
+        ----------
+        audio : Path, str or ndarray of float, shape (n_samples,) or (n_samples, n_channels)
+            A file; or samples, of which full scale is 1.
+        rate : int, optional
+            Of samples, in Hz.
+        window, hop : float, optional
+            As :meth:`predict_batch` takes them.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        BadClipError
+            If the recording cannot be used.
+        UserError
+            If the arguments do not fit.
+        MachineError
+            If memory does not hold it.
+        """
+        if isinstance(audio, (str, Path)):
+            if rate is not None:
+                raise UserError(f"{audio}: a file knows its rate; expected no other; leave it away")
+            source, waveform = text(audio), self.read(Path(audio))
+        else:
+            source, waveform = "array", self._from_samples(audio, rate)
+        (found,) = self.predict_batch([waveform], [source], window=window, hop=hop)
+        if isinstance(found, BadClipError):
+            raise found
+        return found
+
+    def predict_batch(
+        self,
+        waveforms: Sequence[Waveform],
+        sources: Sequence[str],
+        *,
+        window: float | None = None,
+        hop: float | None = None,
+    ) -> list[Prediction | BadClipError]:
+        """Predict several recordings; what is said of one does not depend on the others.
+
+        Parameters
+        ----------
+        waveforms : sequence of ndarray of float32, shape (n_samples,)
+            Mono, at ``sampling_rate``.
+        sources : sequence of str
+            What each is called.
+        window, hop : float, optional
+            Cut recordings into windows of so many seconds, so many seconds apart (by default side
+            by side), and hear each as if it were a clip of its own: scores of the whole are the
+            mean of those of its windows. Without them a recording is heard at once, unless it is
+            longer than the model takes: then it is cut into equal windows, as few as can be.
+            Windows with nothing to hear have no label and count for nothing.
+
+        Returns
+        -------
+        list of Prediction or BadClipError
+            In the order given. One that cannot be used has its error in its place.
+
+        Raises
+        ------
+        UserError
+            If windows are longer or shorter than the model takes, or leave gaps.
+        MachineError
+            If memory does not hold a recording.
+        """
+        self.check_windows(window, hop)
+        cuts: list[list[_Window] | BadClipError] = []
+        pieces: list[list[Waveform | None]] = []
+        for waveform, source in zip(waveforms, sources, strict=True):
+            try:
+                cut = self._cut(waveform, source, window, hop)
+                heard = [self._hear(waveform[start:end]) for start, end in cut]
+                if all(piece is None for piece in heard):
+                    raise _nothing_heard(source)
+                cuts.append(cut)
+            except BadClipError as error:
+                cuts.append(error)
+                heard = []
+            pieces.append(heard)
+        scored = iter(self._score([p for heard in pieces for p in heard if p is not None]))
+        found: list[Prediction | BadClipError] = []
+        for waveform, source, made, heard in zip(waveforms, sources, cuts, pieces, strict=True):
+            if isinstance(made, BadClipError):
+                found.append(made)
+                continue
+            said = [None if piece is None else next(scored) for piece in heard]
+            if any(each is not None and not np.isfinite(each[1]).all() for each in said):
+                found.append(_no_numbers(source))
+                continue
+            is_cut = window is not None or len(made) > 1
+            found.append(self._put_together(len(waveform), source, made, said, is_cut))
+        return found
+
+    def read(self, file: Path) -> Waveform:
+        """Read a file as :meth:`predict_batch` takes it.
+
+        Parameters
+        ----------
+        file : Path
+            Of any format that corpora may have.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_samples,)
+
+        Raises
+        ------
+        BadClipError
+            If it cannot be used.
+        """
+        return read_waveform(file, self.sampling_rate, self.listener.channels)[0]
+
+    def check_windows(self, window: float | None, hop: float | None) -> None:
+        """Refuse windows that cannot be cut or heard, before any work.
+
+        Parameters
+        ----------
+        window, hop : float or None
+            As :meth:`predict_batch` takes them.
+
+        Raises
+        ------
+        UserError
+            If they are longer or shorter than the model takes, leave gaps, or are too many.
+        """
+        if window is None:
+            if hop is not None:
+                raise UserError(f"--hop {hop:g}: expected --window with it; give both or none")
+            return
+        windows(1, self.sampling_rate, window, window if hop is None else hop)
+        longest = self.listener.maximum_samples
+        shortest = self.listener.front_end.minimum_samples
+        size = round(window * self.sampling_rate)
+        if size < shortest or (longest is not None and size > longest):
+            most = f" to {longest / self.sampling_rate:g}" if longest else ""
+            raise UserError(
+                f"--window {window:g}: {self.name} hears clips of at least "
+                f"{shortest / self.sampling_rate:g}{most} s; choose within that"
+            )
+
+    def _from_samples(self, samples: NDArray[Any], rate: int | None) -> Waveform:
+        given = np.asarray(samples)
+        if rate is None or not RATES[0] <= rate <= RATES[1]:
+            raise UserError(f"rate {rate}: expected that of the samples, {RATES[0]} to {RATES[1]}")
+        if given.dtype.kind != "f" or given.ndim not in (1, 2) or not given.size:
+            raise UserError(
+                f"array of {given.dtype}, shape {given.shape}; expected floats of full scale 1, "
+                "shape (n_samples,) or (n_samples, n_channels)"
+            )
+        if len(given) > MAX_SECONDS * rate:
+            raise BadClipError(
+                "array",
+                f"lasts {len(given) / rate:.0f} s",
+                f"at most {MAX_SECONDS:.0f} s",
+                "split it into utterances",
+            )
+        columns = given.astype(np.float32).reshape(len(given), -1)
+        return as_clip("array", columns, rate, self.sampling_rate, self.listener.channels)
+
+    def _cut(
+        self, waveform: Waveform, source: str, window: float | None, hop: float | None
+    ) -> list[_Window]:
+        """Check a recording and cut it, if it must be."""
+        if waveform.ndim != 1 or waveform.dtype != np.float32 or not len(waveform):
+            raise BadClipError(
+                source,
+                f"is of {waveform.dtype} in shape {waveform.shape}",
+                "float32 samples of one channel",
+                "convert it",
+            )
+        check_sound(source, waveform)
+        n, rate = len(waveform), self.sampling_rate
+        decibels, longest = self.listener.trim_decibels, self.listener.maximum_samples
+        left = n if decibels is None else len(trim(waveform, decibels))
+        check_length(Path(source), left, rate, self.listener.front_end.minimum_samples, None)
+        if window is not None:
+            return windows(n, rate, window, window if hop is None else hop)
+        return [(0, n)] if longest is None or left <= longest else equal_windows(n, longest)
+
+    def _hear(self, piece: Waveform) -> Waveform | None:
+        """Return what is heard of a window: None if there is nothing."""
+        if np.abs(piece).max() < SILENCE_PEAK:
+            return None
+        decibels = self.listener.trim_decibels
+        heard = piece if decibels is None else trim(piece, decibels)
+        return heard if len(heard) >= self.listener.front_end.minimum_samples else None
+
+    def _score(self, pieces: Sequence[Waveform]) -> list[Scored]:
+        try:
+            with self._lock:
+                return self.listener.score(pieces)
+        except (MemoryError, RuntimeError) as error:
+            told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not told and "allocate memory" not in str(error):  # torch's words on a CPU
+                raise
+            raise MachineError(
+                "memory does not hold a recording at once; expected it to; cut it: --window 10"
+            ) from None
+
+    def _put_together(
+        self,
+        n_samples: int,
+        source: str,
+        made: Sequence[_Window],
+        said: Sequence[Scored | None],
+        is_cut: bool,
+    ) -> Prediction:
+        rate, heard = self.sampling_rate, [each for each in said if each is not None]
+        label, scores = heard[0]
+        if len(heard) > 1:
+            scores = np.mean([each for _, each in heard], axis=0)
+            label = self.labels[int(np.argmax(scores))] if self.labels else ""
+        timeline = tuple(
+            Segment(
+                start / rate, end / rate, *((each[0], self._named(each[1])) if each else ("", {}))
+            )
+            for (start, end), each in zip(made, said, strict=True)
+        )
+        named = self._named(scores)
+        return Prediction(source, n_samples / rate, label, named, timeline if is_cut else ())
+
+    def _named(self, scores: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(self.listener.outputs, map(float, scores), strict=True))
+
+
+def load_model(
+    name: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    encoder: str | Path | None = None,
+    revision: str | None = None,
+) -> Model:
+    """Load a saved model; no code that it brings along is run.
+
+    Parameters
+    ----------
+    name : str or Path, optional
+        A bundle (``RUN/bundles/HEAD``), a run (its first bundle by name, or its ``model``), a
+        folder or hub id of an audio classifier of transformers, or a folder of a network. By
+        default the first bundle of the newest run in ``artifacts/runs`` that has any, else the
+        one that ships with serpipe.
+    device : str
+        Where it runs, in torch's words.
+    encoder : str or Path, optional
+        For a bundle: where its encoder is. One that is built in or on the hub is found by its name;
+        of one from a local folder, this must be told.
+    revision : str, optional
+        Branch, tag or commit of a hub id: of ``encoder``, or of ``name``.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    UserError
+        If there is no such model, it is not whole, or its encoder is another than it was fitted on.
+    MachineError
+        If the hub cannot be reached.
+    """
+    found = _find(latest_bundle() or DEFAULT_BUNDLE if name is None else Path(name))
+    if encoder is not None and not (found / "bundle.json").is_file():
+        raise UserError(
+            f"--encoder {encoder}: {found} is no bundle; expected one, which needs an encoder; "
+            "leave it away"
+        )
+    if (found / "bundle.json").is_file():
+        listener = open_bundle(found, device, encoder, revision)
+    elif (found / "network.json").is_file():
+        listener = open_network(found, device)
+    elif found.is_dir() and not (found / "config.json").is_file():
+        raise UserError(
+            f"{found}: holds no model; expected RUN/bundles/HEAD, RUN, or a model that was saved; "
+            "name one with --model"
+        )
+    else:
+        listener = open_classifier(
+            str(name) if not found.exists() else str(found), device, revision
+        )
+    _check_names(found, listener)
+    title = "serpipe's own" if found == DEFAULT_BUNDLE else text(found)
+    return Model(
+        name=title,
+        labels=() if listener.is_rating else listener.outputs,
+        target=listener.target,
+        sampling_rate=listener.front_end.sampling_rate,
+        card={"name": title, **listener.card, "normalises": listener.front_end.normalise},
+        listener=listener,
+    )
+
+
+def predict_files(
+    model: Model,
+    files: Iterable[Path],
+    *,
+    window: float | None = None,
+    hop: float | None = None,
+    workers: int = 1,
+) -> Iterator[Prediction | BadClipError]:
+    """Predict files, a group at a time.
+
+    Parameters
+    ----------
+    model : Model
+        From :func:`load_model`.
+    files : iterable of Path
+        What to predict.
+    window, hop : float, optional
+        As :meth:`Model.predict_batch` takes them.
+    workers : int
+        Threads that decode.
+
+    Yields
+    ------
+    Prediction or BadClipError
+        One for each file, in their order.
+
+    Raises
+    ------
+    UserError, MachineError
+        As :meth:`Model.predict_batch` raises them.
+    """
+
+    def read(file: Path) -> tuple[str, Waveform | BadClipError]:
+        try:
+            return text(file), model.read(file)
+        except BadClipError as error:
+            return text(file), error
+
+    group: list[tuple[str, Waveform | BadClipError]] = []
+    seconds = 0.0
+    for source, opened in in_order(read, files, workers, ahead=workers):
+        group.append((source, opened))
+        if not isinstance(opened, BadClipError):
+            seconds += len(opened) / model.sampling_rate
+        if len(group) >= _GROUP_FILES or seconds >= _GROUP_SECONDS:
+            yield from _predict_group(model, group, window, hop)
+            group, seconds = [], 0.0
+    yield from _predict_group(model, group, window, hop)
+
+
+def _predict_group(
+    model: Model,
+    group: Sequence[tuple[str, Waveform | BadClipError]],
+    window: float | None,
+    hop: float | None,
+) -> Iterator[Prediction | BadClipError]:
+    good = [(source, each) for source, each in group if not isinstance(each, BadClipError)]
+    sources, waveforms = [source for source, _ in good], [waveform for _, waveform in good]
+
+    def one_by_one() -> Iterator[Prediction | BadClipError]:
+        for source, waveform in good:
+            yield from model.predict_batch([waveform], [source], window=window, hop=hop)
+
+    try:
+        said = iter(model.predict_batch(waveforms, sources, window=window, hop=hop))
+    except MachineError:  # those before the one that is too long are not lost
+        said = one_by_one()
+    for _, each in group:
+        yield each if isinstance(each, BadClipError) else next(said)
+
+
+def text(path: Path | str) -> str:
+    """Return a path as text that can be written: on POSIX systems it may be any bytes."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
+def _find(given: Path) -> Path:
+    """Return the model of a run, or what was given."""
+    if (given / "bundle.json").is_file() or not (given / "run.json").is_file():
+        return given
+    bundles = bundles_of(given)
+    if not bundles and not (given / "model").is_dir():
+        raise UserError(
+            f"{given}: a run without a saved head or model; expected one of `serpipe fit` or "
+            "`serpipe finetune` that ended; name another with --model"
+        )
+    return bundles[0] if bundles else given / "model"
+
+
+def _check_names(found: Path, listener: Listener) -> None:
+    """Refuse names that would do something to a terminal."""
+    if not all(name.isprintable() for name in (*listener.outputs, listener.target)):
+        raise UserError(f"{found}: its labels hold signs that cannot be printed; mend them")
+
+
+def _nothing_heard(source: str) -> BadClipError:
+    return BadClipError(
+        source, "has no window with anything to hear", "speech", "take a longer --window"
+    )
+
+
+def _no_numbers(source: str) -> BadClipError:
+    return BadClipError(
+        source,
+        "gets scores that are not finite numbers",
+        "numbers",
+        "remove it, or choose another --model",
+    )

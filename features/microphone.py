@@ -1,0 +1,51 @@
+"""Record from the microphone, if there is what it takes."""
+
+import numpy as np
+
+from ..errors import MachineError, UserError, first_line
+from .audio import Waveform
+
+
+def record(seconds: float, sampling_rate: int) -> Waveform:
+    """Record one channel.
+
+    Parameters
+    ----------
+    seconds : float
+        How long.
+    sampling_rate : int
+        In Hz.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples,)
+        Full scale is 1.
+
+    Raises
+    ------
+    UserError
+        If sounddevice, which is optional, is not installed.
+    MachineError
+        If no microphone records.
+    """
+    try:
+        import sounddevice
+    except (ImportError, OSError):  # OSError where it finds no PortAudio
+        raise UserError(
+            "--mic: sounddevice or its PortAudio is not installed; expected both; install them: "
+            "pip install 'serpipe[mic]', and on Linux the package libportaudio2"
+        ) from None
+    try:
+        samples = sounddevice.rec(
+            round(seconds * sampling_rate),
+            sampling_rate,
+            channels=1,
+            dtype="float32",
+            blocking=True,
+        )
+    except sounddevice.PortAudioError as error:
+        raise MachineError(
+            f"--mic: cannot be recorded from ({first_line(error)}); expected a microphone; plug it "
+            "in, or allow its use"
+        ) from None
+    return np.ascontiguousarray(samples[:, 0])
