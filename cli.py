@@ -1323,6 +1323,108 @@ def predict(
 
 
 @app.command()
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="As for predict: RUN/bundles/HEAD, a RUN, a trained classifier, a network.",
+            show_default="the newest bundle in artifacts/runs, else the one that ships",
+        ),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_DIR",
+            help="Where the encoder of the bundle is, if that was a local folder.",
+            show_default=False,
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 is any that is free.")
+    ] = 8010,
+    device: Annotated[
+        str,
+        typer.Option(metavar="auto|cpu|cuda", help="Where the model runs: auto is a GPU, if any."),
+    ] = "auto",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A file with the token that callers must know (Authorization: Bearer TOKEN).",
+            show_default="SERPIPE_TOKEN of the environment, or none",
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Append answers there, without audio and names.",
+            show_default="nothing is kept",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Clips that the model hears at once.")
+    ] = 8,
+    queue: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Requests in work at once; more are told to wait."),
+    ] = 64,
+    max_megabytes: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1024, help="Of the audio of a request, in MiB.")
+    ] = 25,
+    max_seconds: Annotated[
+        float, typer.Option(metavar="N", min=0.1, max=600, help="Of the audio of a request.")
+    ] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="N", min=0.1, help="Seconds that an answer may take.")
+    ] = 60.0,
+) -> None:
+    """Answer over HTTP: an upload page, POST /recognize, and SageMaker's contract.
+
+    Needs serpipe[serve]. SIGTERM or Ctrl-C ends it when all that has begun is answered.
+    """
+    from .serving.options import LOOPBACK, Options, read_token
+
+    try:
+        from .serving.server import listen
+        from .serving.server import serve as run_server
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fastapi", "starlette", "uvicorn"):
+            raise
+        raise UserError(
+            f"serve: {error.name} is not installed; expected the extra; "
+            "install it: pip install 'serpipe[serve]'"
+        ) from None
+    from .artifacts.model import load_model
+    from .features.devices import choose_devices
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: expected auto, cpu or cuda")
+    options = Options(
+        max_bytes=max_megabytes << 20,
+        max_seconds=max_seconds,
+        queue=queue,
+        batch=batch_size,
+        timeout=timeout,
+        token=read_token(token_file),
+        log=log,
+        # Behind another address it is called by names that only its operator knows.
+        hosts=LOOPBACK if host in LOOPBACK else None,
+    )
+    place = choose_devices(device, "--device")[0]
+    with listen(host, port) as listener:
+        loaded = load_model(model, device=place, encoder=encoder)
+        _say(
+            f"model    {loaded.name}, tells {', '.join(loaded.labels) or loaded.target}; on {place}"
+        )
+        run_server(loaded, options, listener, _say)
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[Path] | None,

@@ -355,6 +355,7 @@ def _bundle_card(told: BundleSummary, warnings: Sequence[str]) -> dict[str, Any]
         "what": f"{told.head} on layer {layer} of {told.encoder.get('encoder')}",
         "corpus": told.corpus,
         "score": _bundle_score(told),
+        "result": dict(told.result),
         "warnings": [*map(str, told.warnings), *warnings],
         "licence": told.licence,
         "citation": told.citation,

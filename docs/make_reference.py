@@ -15,7 +15,7 @@ os.environ["TERMINAL_WIDTH"] = "96"
 import serpipe
 from typer.testing import CliRunner
 
-PARTS = ("corpora", "features", "pipeline", "artifacts")
+PARTS = ("corpora", "features", "pipeline", "artifacts", "serving")
 
 
 def commands() -> Iterator[str]:

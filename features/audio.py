@@ -119,7 +119,48 @@ def read_waveform(
         If ``channels`` is none of the three.
     """
     check_channels(channels)
-    samples, facts = _decode(file, _read_bytes(file))
+    return decode_waveform(
+        _read_bytes(file), sampling_rate, channels, file=file, max_seconds=MAX_SECONDS
+    )
+
+
+def decode_waveform(
+    content: bytes,
+    sampling_rate: int | None,
+    channels: str = CHANNEL_POLICY,
+    *,
+    file: Path = Path("audio"),
+    max_seconds: float = MAX_SECONDS,
+) -> tuple[Waveform, AudioFacts]:
+    """Decode one clip that is in memory, as :func:`read_waveform` does one in a file.
+
+    Parameters
+    ----------
+    content : bytes
+        What the file holds.
+    sampling_rate : int or None
+        The rate wanted, in Hz; ``None`` keeps the clip's own.
+    channels : {"mean", "left", "right"}
+        How several channels become one.
+    file : Path
+        What messages call it; nothing is opened there.
+    max_seconds : float
+        A longer clip is refused: by its header, or else while it is decoded.
+
+    Returns
+    -------
+    waveform : ndarray of float32, shape (n_samples,)
+        Full scale is 1; decoding and resampling may go beyond it.
+    facts : AudioFacts
+        What was found.
+
+    Raises
+    ------
+    BadClipError
+        If it cannot be decoded, is empty, silent, not finite or too long.
+    """
+    _check_content(file, content)
+    samples, facts = _decode(file, content, max_seconds)
     return as_clip(str(file), samples, facts.sampling_rate, sampling_rate, channels), facts
 
 
@@ -238,6 +279,10 @@ def _read_bytes(file: Path) -> bytes:
             f"at most {MAX_BYTES / 2**20:.0f} MiB",
             "split it into utterances",
         )
+    return content
+
+
+def _check_content(file: Path, content: bytes) -> None:
     if not content:
         raise BadClipError(
             str(file), "is an empty file", "an audio file", "fetch it again or remove it"
@@ -249,10 +294,11 @@ def _read_bytes(file: Path) -> bytes:
             "the audio it stands for",
             "run `git lfs pull` in its repository",
         )
-    return content
 
 
-def _decode(file: Path, content: bytes) -> tuple[NDArray[np.float32], AudioFacts]:
+def _decode(
+    file: Path, content: bytes, max_seconds: float
+) -> tuple[NDArray[np.float32], AudioFacts]:
     """Return the samples, shape (frames, channels), and what is known of them."""
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as audio:
@@ -262,14 +308,14 @@ def _decode(file: Path, content: bytes) -> tuple[NDArray[np.float32], AudioFacts
                 channels=audio.channels,
                 frames=audio.frames,
             )
-            _check_size(file, facts)
+            _check_size(file, facts, max_seconds)
             _check_whole(file, audio.extra_info)
             _check_whole_ogg(file, content)
             samples = audio.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         container = _container(content)
         if container:
-            return _decode_container(file, content, container)
+            return _decode_container(file, content, container, max_seconds)
         raise _not_decoded(file, str(error.error_string)) from None
     if len(samples) != facts.frames:
         raise _broken_off(file, f"{len(samples)} of {facts.frames} samples")
@@ -284,7 +330,7 @@ def _container(content: bytes) -> str | None:
 
 
 def _decode_container(
-    file: Path, content: bytes, container: str
+    file: Path, content: bytes, container: str, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
     """Decode the first audio track by PyAV.
 
@@ -322,7 +368,7 @@ def _decode_container(
             if codec not in _DECODERS:
                 raise _not_decoded(file, f"its audio is of the codec {codec}")
             for n, packet in enumerate(opened.demux(stream)):
-                if n > MAX_SECONDS * _MAX_PACKETS_PER_SECOND:
+                if n > max_seconds * _MAX_PACKETS_PER_SECOND:
                     raise _not_decoded(file, f"more than {n - 1} packets")
                 if packet.is_corrupt:
                     raise _broken_off(file, f"{facts.frames} samples")
@@ -331,12 +377,12 @@ def _decode_container(
                     if parts and found != (facts.sampling_rate, facts.channels):
                         raise _not_decoded(file, "its rate or its channels change on the way")
                     facts = AudioFacts(sha256, *found, frames=facts.frames + frame.samples)
-                    _check_size(file, facts, so_far=True)
+                    _check_size(file, facts, max_seconds, so_far=True)
                     parts.append(_as_float(frame))
     except (av.FFmpegError, OSError, KeyError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise _not_decoded(file, reason) from None
-    _check_size(file, facts)
+    _check_size(file, facts, max_seconds)
     return np.concatenate(parts), facts
 
 
@@ -362,9 +408,9 @@ def _one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
     return samples[:, 0] if channels == "left" else samples[:, :2][:, -1]
 
 
-def _check_size(file: Path, facts: AudioFacts, so_far: bool = False) -> None:
+def _check_size(file: Path, facts: AudioFacts, max_seconds: float, so_far: bool = False) -> None:
     """Refuse before decoding what would decode to too much: a small file can hold hours."""
-    seconds = f"more than {MAX_SECONDS:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
+    seconds = f"more than {max_seconds:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
     if facts.frames == 0:
         raise BadClipError(
             str(file), "holds no samples", "an utterance", "fetch it again or remove it"
@@ -376,11 +422,11 @@ def _check_size(file: Path, facts: AudioFacts, so_far: bool = False) -> None:
             f"{RATES[0]} to {RATES[1]} Hz",
             "fetch it again or remove it",
         )
-    if facts.seconds > MAX_SECONDS:
+    if facts.seconds > max_seconds:
         raise BadClipError(
             str(file),
             f"lasts {seconds} s",
-            f"at most {MAX_SECONDS:.0f} s",
+            f"at most {max_seconds:.0f} s",
             "split it into utterances",
         )
     decoded = 4 * facts.frames * facts.channels

@@ -26,7 +26,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_the_modules_named_in_the_architecture_exist() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    for path in re.findall(r"`((?:corpora|features|pipeline|artifacts)/[\w/]*(?:\.py)?)`", text):
+    for path in re.findall(
+        r"`((?:corpora|features|pipeline|artifacts|serving)/[\w/]*(?:\.py)?)`", text
+    ):
         assert (ROOT / path).exists(), path
 
 

@@ -36,6 +36,8 @@ def test_the_wheel_holds_code_data_and_licences_and_nothing_else(wheel: Path) ->
         "serpipe/artifacts/default_bundle/README.md",
         "serpipe/py.typed",
         "serpipe/corpora/sample/LICENSE",
+        "serpipe/serving/page/index.html",
+        "serpipe/serving/page/app.js",
         "serpipe/features/builtin/whisper-tiny.en/LICENSE",
         "serpipe/features/builtin/whisper-tiny.en/model.safetensors",
     ):
@@ -43,7 +45,7 @@ def test_the_wheel_holds_code_data_and_licences_and_nothing_else(wheel: Path) ->
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"serpipe"}
     code = {str(path.relative_to(ROOT)) for path in ROOT.glob("*.py")} | {
         str(path.relative_to(ROOT))
-        for part in ("corpora", "features", "pipeline", "artifacts")
+        for part in ("corpora", "features", "pipeline", "artifacts", "serving")
         for path in (ROOT / part).rglob("*.py")
         if "runs" not in path.parts
     }

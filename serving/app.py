@@ -1,0 +1,355 @@
+"""The paths of the server and what each does."""
+
+import asyncio
+import hashlib
+import math
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from .. import __version__
+from ..artifacts.model import Model
+from ..errors import UserError
+from ..features.audio import Waveform
+from ..pipeline.predict import Prediction
+from .answers import NOTE, AnswerLog, answer, as_csv, as_json, clean_name, model_facts
+from .body import content_type, read_bytes, read_form
+from .decode import Decoders
+from .guard import Guard, refusal
+from .metrics import Metrics
+from .options import Options
+from .queue import Job, ModelQueue
+from .refused import Refused, unusable
+
+_PAGE = Path(__file__).parent / "page"
+#: All files of the page, by path: what a client asks for never becomes a path.
+_FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/page/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/page/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+#: A model that has been at one batch for so many time limits is taken to hang.
+_HANGS = 3
+_PLAIN_BYTES = ("", "application/octet-stream", "application/x-audio", "application/ogg")
+
+Window = Annotated[
+    float | None,
+    Query(gt=0, allow_inf_nan=False, description="Length of the timeline's segments, in seconds."),
+]
+Hop = Annotated[
+    float | None,
+    Query(gt=0, allow_inf_nan=False, description="From one segment to the next, in seconds."),
+]
+
+
+class Service:
+    """A model with all that stands between it and requests.
+
+    Parameters
+    ----------
+    model : Model
+        What hears.
+    options : Options
+        The limits.
+    log : AnswerLog, optional
+        Where answers are kept.
+    """
+
+    def __init__(self, model: Model, options: Options, log: AnswerLog | None = None) -> None:
+        self.model, self.options, self.log = model, options, log
+        self.metrics = Metrics()
+        self.queue = ModelQueue(model, options.batch, options.max_seconds, self.metrics.heard)
+        self.decoders = Decoders(model.sampling_rate, options)
+        self.threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="serpipe-decode")
+        self.in_work = 0
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the model can be expected to answer."""
+        hangs = self.queue.busy_seconds > _HANGS * self.options.timeout
+        return self.queue.is_alive and not hangs
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take one of the places of those in work, from before the first byte is read.
+
+        Raises
+        ------
+        Refused
+            429 if none is left.
+        """
+        if self.in_work >= self.options.queue:
+            raise Refused(
+                429,
+                f"The server has {self.in_work} requests in work, which is its limit; "
+                "come back in a moment.",
+                self.come_back(),
+            )
+        self.in_work += 1
+        try:
+            yield
+        finally:
+            self.in_work -= 1
+
+    def come_back(self) -> dict[str, str]:
+        """Return the header that says when: about when half of what is in work is done."""
+        seconds = math.ceil(self.in_work * self.metrics.seconds_per_clip / 2)
+        return {"Retry-After": str(min(max(seconds, 1), 60))}
+
+    async def recognize(
+        self, content: bytes, name: str | None, window: float | None, hop: float | None
+    ) -> dict[str, Any]:
+        """Return what the model tells of some bytes, as JSON values.
+
+        Raises
+        ------
+        Refused
+            422 if they cannot be used; 503 if their turn does not come in time, 504 if the model
+            is not done in time.
+        """
+        if hop is not None and window is None:
+            raise Refused(422, "The query has a hop without a window; expected both, or none.")
+        job: Job | None = None
+        try:
+            async with asyncio.timeout(self.options.timeout):
+                loop = asyncio.get_running_loop()
+                sha256, waveform = await loop.run_in_executor(self.threads, self._open, content)
+                self._check_timeline(waveform, window, hop)
+                job = Job(waveform, clean_name(name), window, hop)
+                self.queue.put(job)
+                prediction: Prediction = await asyncio.wrap_future(job.answer)
+        except TimeoutError:
+            limit = f"{self.options.timeout:g} s"
+            if job and not job.answer.cancelled():
+                raise Refused(504, f"The model takes more than {limit} for the audio.") from None
+            raise Refused(
+                503, f"The audio's turn does not come within {limit}; come back later.",
+                self.come_back(),
+            ) from None  # fmt: skip
+        except UserError as error:
+            raise unusable(error) from None
+        self.metrics.add("audio_seconds", prediction.seconds)
+        told = answer(prediction, self.model, sha256)
+        if self.log:
+            try:
+                self.log.append(told)
+            except OSError:  # whoever asked gets the answer; the operator sees the count
+                self.metrics.add("log_failures")
+        return told
+
+    def _open(self, content: bytes) -> tuple[str, Waveform]:
+        return hashlib.sha256(content).hexdigest(), self.decoders.decode(content)
+
+    def _check_timeline(self, waveform: Waveform, window: float | None, hop: float | None) -> None:
+        step, most = hop or window, self.options.max_segments
+        seconds = len(waveform) / self.model.sampling_rate
+        if step is not None and seconds / step > most:
+            raise Refused(
+                422,
+                f"The timeline would have more than {most} segments; expected a window and a hop "
+                "that give fewer.",
+            )
+
+    def close(self) -> None:
+        """Answer what is waiting, then end processes and threads."""
+        self.queue.close(self.options.timeout)
+        self.threads.shutdown(wait=True)
+        self.decoders.close()
+        if self.log:
+            self.log.close()
+
+
+async def recognize(
+    request: Request,
+    window: Window = None,
+    hop: Hop = None,
+    format: Annotated[Literal["json", "csv"], Query(description="Of the answer.")] = "json",
+) -> Response:
+    """Recognize the emotion in the file of a form."""
+    service = _service(request)
+    with service.place():
+        content, name = await read_form(request, service.options)
+        told = await service.recognize(content, name, window, hop)
+    return _answer(told, format == "csv")
+
+
+async def invocations(request: Request, window: Window = None, hop: Hop = None) -> Response:
+    """Recognize the emotion in the body itself, as SageMaker asks for it."""
+    service = _service(request)
+    kind = content_type(request)
+    if not kind.startswith(("audio/", "video/")) and kind not in _PLAIN_BYTES:
+        raise Refused(415, "The body is not said to be audio; expected a content-type of audio/*.")
+    with service.place():
+        content = await read_bytes(request, service.options)
+        told = await service.recognize(content, None, window, hop)
+    return _answer(told, request.headers.get("accept", "").startswith("text/csv"))
+
+
+async def ping(request: Request) -> Response:
+    """Say by the status alone whether the model can answer, as SageMaker asks for it."""
+    return Response(status_code=200 if _service(request).is_well else 503)
+
+
+async def healthz(request: Request) -> Response:
+    """Say whether the model can answer, and how much is waiting."""
+    service = _service(request)
+    told = {
+        "status": "ok" if service.is_well else "the model does not answer",
+        "in_work": service.in_work,
+        "waiting": len(service.queue),
+        "version": __version__,
+    }
+    return _json(told, 200 if service.is_well else 503)
+
+
+async def metrics(request: Request) -> Response:
+    """Count, in Prometheus' text format."""
+    service = _service(request)
+    gauges = {"in_work": service.in_work, "waiting": len(service.queue), "up": service.is_well}
+    text = service.metrics.text({name: float(value) for name, value in gauges.items()})
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def model(request: Request) -> Response:
+    """Describe the model: what it tells, how it scored, what it is not; and the limits."""
+    service = _service(request)
+    options = service.options
+    limits = {
+        "bytes": options.max_bytes,
+        "seconds": options.max_seconds,
+        "segments": options.max_segments,
+    }
+    return _json(model_facts(service.model) | {"limits": limits, "logged": bool(service.log)})
+
+
+async def docs(request: Request) -> Response:
+    """List the paths, on a page that fetches nothing from elsewhere."""
+    from jinja2 import Environment
+
+    text = (_PAGE / "docs.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True).from_string(text)
+    page = template.render(api=request.app.openapi(), note=NOTE)
+    return Response(page, media_type="text/html")
+
+
+async def page(request: Request) -> Response:
+    """Give a file of the page."""
+    name, kind = _FILES[request.scope["route"].path]
+    content = (_PAGE / name).read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(content, headers=headers, media_type=kind)
+
+
+def make_app(service: Service) -> FastAPI:
+    """Return the application; it closes the service when it ends.
+
+    Parameters
+    ----------
+    service : Service
+        What answers.
+
+    Returns
+    -------
+    FastAPI
+        To be run by any ASGI server, in one process.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="serpipe",
+        version=__version__,
+        description=f"Emotion in speech, as {service.model.name} hears it. {NOTE}",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    for path, function, method, more in (
+        ("/recognize", recognize, "POST", _RECOGNIZE),
+        ("/invocations", invocations, "POST", _INVOCATIONS),
+        ("/ping", ping, "GET", {}),
+        ("/healthz", healthz, "GET", {}),
+        ("/metrics", metrics, "GET", {}),
+        ("/model", model, "GET", {}),
+    ):
+        app.add_api_route(
+            path, function, methods=[method], response_class=Response, openapi_extra=more
+        )
+    for path in _FILES:
+        app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
+    app.add_exception_handler(HTTPException, _say_no_such_path)
+    app.add_exception_handler(RequestValidationError, _say_what_is_invalid)
+    paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
+    app.add_middleware(Guard, options=service.options, metrics=service.metrics, paths=paths)
+    return app
+
+
+_ERRORS: dict[str, Any] = {
+    status: {"description": told, "content": {"application/json": {"schema": {
+        "type": "object", "properties": {"detail": {"type": "string"}}}}}}
+    for status, told in {
+        "401": "The token is missing or wrong.",
+        "413": "The audio has too many bytes.",
+        "415": "The content-type is not the expected one.",
+        "422": "The audio cannot be used, or is too long.",
+        "429": "Too many requests are in work; Retry-After says when to come back.",
+        "503": "The turn did not come in time.",
+        "504": "The model was not done in time.",
+    }.items()
+}  # fmt: skip
+_AUDIO = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"audio": _AUDIO}, "required": ["audio"]}
+_RECOGNIZE: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}},
+    "responses": _ERRORS,
+}
+_INVOCATIONS: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"audio/*": {"schema": _AUDIO}}},
+    "responses": _ERRORS,
+}
+
+
+async def _say_no_such_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = {
+        404: "There is nothing at this path; /docs lists those that there are.",
+        405: "This path does not take that method; /docs says which it takes.",
+    }
+    detail = told.get(error.status_code, str(error.detail))
+    return refusal(Refused(error.status_code, detail, error.headers))
+
+
+async def _say_what_is_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return refusal(Refused(422, f"The query's {first['loc'][-1]} is invalid: {first['msg']}."))
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(as_json(value), status_code=status, media_type="application/json")
+
+
+def _answer(told: dict[str, Any], is_csv: bool) -> Response:
+    if is_csv:
+        return Response(as_csv(told), media_type="text/csv; charset=utf-8")
+    return _json(told)

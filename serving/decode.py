@@ -1,0 +1,227 @@
+"""Decode what strangers send: in processes of their own, with limits of memory and of time.
+
+A decoder is C code that reads hostile bytes. Here it may crash, hang or ask for all memory, and
+only the request that brought the bytes is refused: its process is ended and another one started.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ..errors import BadClipError, UserError
+from ..features.audio import Waveform, decode_waveform
+from .options import Options
+from .refused import Refused, unusable
+
+_LENGTH = struct.Struct("<Q")
+#: Of the environment nothing else reaches a decoder: no token, no credentials.
+_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+
+
+@dataclass(frozen=True)
+class _Decoder:
+    process: subprocess.Popen[bytes]
+    to: IO[bytes]
+    back: IO[bytes]
+
+    def close(self) -> None:
+        self.process.kill()
+        for pipe in (self.to, self.back):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        self.process.wait()
+
+
+class Decoders:
+    """Processes that decode, each one clip at a time.
+
+    Parameters
+    ----------
+    sampling_rate : int
+        The rate wanted, in Hz.
+    options : Options
+        The limits.
+    """
+
+    def __init__(self, sampling_rate: int, options: Options) -> None:
+        self._sampling_rate, self._options = sampling_rate, options
+        self._idle: queue.LifoQueue[_Decoder | None] = queue.LifoQueue()
+        for _ in range(options.decoders):
+            self._idle.put(None)  # started when it is first needed
+
+    def decode(self, content: bytes) -> Waveform:
+        """Decode one clip; can be called by several threads.
+
+        Parameters
+        ----------
+        content : bytes
+            What was sent.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_samples,)
+            Mono, at the rate wanted.
+
+        Raises
+        ------
+        Refused
+            If it is no audio that can be used, or decoding takes too much time or memory.
+        """
+        decoder = self._idle.get()
+        try:
+            # One that died meanwhile, whatever ended it, is no fault of this clip.
+            if decoder is None or decoder.process.poll() is not None:
+                decoder = self._start()
+            with self._time_limit(decoder) as is_late:
+                try:
+                    _send(decoder.to, content)
+                    told, samples = _receive(decoder.back), _receive(decoder.back)
+                except (EOFError, OSError):
+                    decoder.close()
+                    decoder = None
+                    if is_late.is_set():
+                        limit = self._options.decode_timeout
+                        raise Refused(
+                            422, f"The audio takes more than {limit:g} s to decode."
+                        ) from None
+                    raise Refused(422, "The audio makes its decoder fail; send another form of it, "
+                                  "such as WAV.") from None  # fmt: skip
+            if is_late.is_set():  # in the moment in which it answered
+                decoder.close()
+                decoder = None
+        finally:
+            self._idle.put(decoder)
+        if told:
+            raise unusable(BadClipError(*json.loads(told)))
+        return np.frombuffer(samples, dtype=np.float32)
+
+    def close(self) -> None:
+        """End all processes; call it when none is at work."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                decoder = self._idle.get_nowait()
+                if decoder:
+                    decoder.close()
+
+    def _start(self) -> _Decoder:
+        limits = (self._sampling_rate, self._options.max_seconds, self._options.decode_bytes)
+        paths = os.pathsep.join(path for path in sys.path if path)
+        kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, *map(str, limits)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=kept | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is for the server, which first ends what it began
+        )
+        assert process.stdin and process.stdout
+        decoder = _Decoder(process, process.stdin, process.stdout)
+        try:
+            _receive(decoder.back)  # it says that it is ready
+        except (EOFError, OSError):
+            decoder.close()
+            raise Refused(503, "The server cannot start a decoder; try again later.") from None
+        return decoder
+
+    @contextlib.contextmanager
+    def _time_limit(self, decoder: _Decoder) -> Iterator[threading.Event]:
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            decoder.process.kill()
+
+        timer = threading.Timer(self._options.decode_timeout, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield is_late
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+def _send(pipe: IO[bytes], content: bytes | memoryview) -> None:
+    pipe.write(_LENGTH.pack(len(content)))
+    pipe.write(content)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> bytes:
+    (length,) = _LENGTH.unpack(_exactly(pipe, _LENGTH.size))
+    return _exactly(pipe, length)
+
+
+def _exactly(pipe: IO[bytes], length: int) -> bytes:
+    content = pipe.read(length)
+    if len(content) < length:
+        raise EOFError
+    return content
+
+
+def _decode_for_ever(sampling_rate: int, max_seconds: float, spare_bytes: int) -> None:
+    """Be a decoder: read clips, write samples, until there are no more."""
+    source = sys.stdin.buffer
+    # What a library prints must not come between the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with contextlib.suppress(ImportError):
+        import av  # noqa: F401  # before the limits, which leave no room for it
+    _limit(spare_bytes)
+    _send(answers, b"ready")
+    while True:
+        try:
+            content = _receive(source)
+        except EOFError:
+            return
+        told, samples = b"", memoryview(b"")
+        try:
+            waveform, _ = decode_waveform(content, sampling_rate, max_seconds=max_seconds)
+            samples = memoryview(waveform.tobytes())
+        except BadClipError as error:
+            told = json.dumps(error.parts).encode()
+        except MemoryError:
+            told = _unlike(f"needs more than {spare_bytes >> 20} MiB to decode", "less", "")
+        except UserError as error:
+            told = _unlike(f"cannot be used ({error})", "audio such as WAV or FLAC", "")
+        except Exception as error:  # whatever the libraries raise on bytes like these
+            told = _unlike(
+                f"cannot be decoded ({type(error).__name__})", "audio such as WAV or FLAC", ""
+            )
+        _send(answers, told)
+        _send(answers, samples)
+
+
+def _unlike(found: str, expected: str, fix: str) -> bytes:
+    return json.dumps(["audio", found, expected, fix]).encode()
+
+
+def _limit(spare_bytes: int) -> None:
+    """Allow so much more memory, no files written, no cores dumped; where the system can."""
+    try:
+        import resource
+    except ImportError:  # not there on Windows
+        return
+    limits = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
+    with contextlib.suppress(OSError):  # of Linux alone
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + spare_bytes
+    for what, limit in limits.items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(what, (limit, limit))
+
+
+if __name__ == "__main__":
+    _decode_for_ever(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

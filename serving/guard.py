@@ -1,0 +1,121 @@
+"""What stands before every request: who may call, and what no answer may lack."""
+
+import hmac
+import logging
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .metrics import Metrics
+from .options import Options
+from .refused import Refused
+
+_LOG = logging.getLogger("serpipe.serving")
+
+#: Nothing is fetched from elsewhere, no script but the page's own runs, nobody frames it.
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; media-src blob:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+#: What hears, or tells how much was heard, is for those who know the token.
+_SECRET = ("/recognize", "/invocations", "/metrics", "/model")
+
+
+class Guard:
+    """Check host and token; count; turn what was raised into one sentence.
+
+    Parameters
+    ----------
+    app : ASGI application
+        What answers.
+    options : Options
+        Token and hosts.
+    metrics : Metrics
+        Where answers are counted.
+    paths : frozenset of str
+        Those that there are; others are counted as one.
+    """
+
+    def __init__(
+        self, app: ASGIApp, options: Options, metrics: Metrics, paths: frozenset[str]
+    ) -> None:
+        self._app, self._options, self._metrics, self._paths = app, options, metrics, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        status = 0
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            try:
+                self._check(scope)
+                await self._app(scope, receive, send_guarded)
+            except Refused as refused:
+                await refusal(refused)(scope, receive, send_guarded)
+            except ClientDisconnect:
+                status = 499  # as nginx counts those who did not wait
+            except Exception:
+                _LOG.exception("a request failed")
+                if status:  # too late for another answer: break off
+                    raise
+                failed = Refused(500, "The server failed; its log says why.")
+                await refusal(failed)(scope, receive, send_guarded)
+        finally:
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.answered(path, status, time.monotonic() - began)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        hosts, token = self._options.hosts, self._options.token
+        if hosts is not None and _host(headers.get("host", "")) not in hosts:
+            # A foreign page whose name leads here could otherwise read what is answered.
+            raise Refused(
+                403, f"The server is not called that; expected one of {', '.join(hosts)}."
+            )
+        if token is None or scope["path"] not in _SECRET:
+            return
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(), token.encode())
+        if kind.lower() != "bearer" or not is_right:
+            raise Refused(
+                401,
+                "The token is missing or wrong; expected 'Authorization: Bearer TOKEN'.",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+
+def refusal(refused: Refused) -> JSONResponse:
+    """Return the response that says it."""
+    return JSONResponse(
+        {"detail": refused.detail}, status_code=refused.status, headers=refused.headers
+    )
+
+
+def _host(header: str) -> str:
+    """Return the name in a Host header, without the port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].lower()

@@ -1,0 +1,641 @@
+"""The server answers what the model says, refuses all else in a sentence, and loses nothing."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("fastapi", reason="needs serpipe[serve]")
+uvicorn = pytest.importorskip("uvicorn", reason="needs serpipe[serve]")
+pytest.importorskip("python_multipart", reason="needs serpipe[serve]")
+httpx = pytest.importorskip("httpx", reason="needs httpx, the client of these tests")
+
+# ruff: noqa: E402  # what is imported from here on needs the extra
+from serpipe.artifacts.bundle import load_bundle
+from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model
+from serpipe.errors import UserError
+from serpipe.features.audio import Waveform, read_waveform
+from serpipe.features.encoder import load_encoder
+from serpipe.pipeline.predict import Prediction, Segment
+from serpipe.serving.answers import AnswerLog, clean_name
+from serpipe.serving.app import Service, make_app
+from serpipe.serving.decode import Decoders
+from serpipe.serving.options import Options, read_token
+from serpipe.serving.refused import Refused
+
+from .chromium import Chromium
+from .conftest import Command
+
+TOKEN = "a-token-of-these-tests-alone"
+RATE = 16000
+
+
+class SmallModel:
+    """A fitted bundle on its small random encoder, as `artifacts.model.Model` would hold them."""
+
+    sampling_rate = RATE
+    target = "emotion"
+
+    def __init__(self, bundle: Path, encoder: Path) -> None:
+        self.bundle, self.encoder = load_bundle(bundle), load_encoder(str(encoder))
+        self.name, self.labels = "small", tuple(self.bundle.summary.labels)
+        self.card: Mapping[str, Any] = {
+            "result": self.bundle.summary.result, "licence": self.bundle.summary.licence,
+            "corpus": self.bundle.summary.corpus, "warnings": [],
+        }  # fmt: skip
+        self.batches: list[int] = []
+        #: Closed, the model waits: a batch that takes long, without sleeping.
+        self.may_run = threading.Event()
+        self.may_run.set()
+
+    def predict_batch(
+        self, waveforms: Sequence[Waveform], sources: Sequence[str], *,
+        window: float | None = None, hop: float | None = None,
+    ) -> list[Prediction]:  # fmt: skip
+        assert self.may_run.wait(60)
+        self.batches.append(len(waveforms))
+        if any(len(waveform) < 400 for waveform in waveforms):
+            raise UserError("too short for the encoder")
+        told = []
+        for source, waveform in zip(sources, waveforms, strict=True):
+            seconds = len(waveform) / RATE
+            label, scores = self._hear(waveform)
+            starts = np.arange(0, max(seconds - (window or 0), 0) + 1e-9, hop or window or seconds)
+            timeline = tuple(
+                Segment(float(s), float(s + window),
+                        *self._hear(waveform[int(s * RATE) : int((s + window) * RATE)]))
+                for s in starts
+            ) if window else ()  # fmt: skip
+            told.append(Prediction(source, seconds, label, scores, timeline))
+        return told
+
+    def _hear(self, waveform: Waveform) -> tuple[str, dict[str, float]]:
+        pooled = self.encoder.embed([waveform])[self.bundle.summary.pooling]
+        layers = dict(zip(self.encoder.identity.layers, pooled, strict=True))
+        labels, scores = self.bundle.predict(layers)
+        return str(labels[0]), dict(zip(self.labels, map(float, scores[0]), strict=True))
+
+
+@pytest.fixture(scope="module")
+def bundle(fitted_once: Path) -> Path:
+    return next(fitted_once.glob("artifacts/runs/*/bundles/lr"))
+
+
+@pytest.fixture
+def model(bundle: Path, small_encoder: Path) -> SmallModel:
+    return SmallModel(bundle, small_encoder)
+
+
+@pytest.fixture(scope="module")
+def clips(sample: Path) -> list[Path]:
+    return sorted((sample / "Actor_07").glob("*.flac"))
+
+
+@contextmanager
+def running(model: Any, log: AnswerLog | None = None, **changes: Any) -> Iterator[Any]:
+    """A real uvicorn on loopback, in a thread; a client of it."""
+    options = Options(**{"decoders": 2, "timeout": 60.0, **changes})
+    service = Service(model, options, log)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    config = uvicorn.Config(make_app(service), log_config=None, access_log=False, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=address, timeout=90, trust_env=False) as client:
+            client.service = service
+            yield client
+    finally:
+        model.may_run.set()
+        server.should_exit = True
+        thread.join(90)
+        assert not thread.is_alive()
+
+
+def recognize(client: Any, content: bytes, name: str = "clip.flac", **more: Any) -> Any:
+    return client.post("/recognize", files={"audio": (name, content)}, **more)
+
+
+def check_refusal(answer: Any, *statuses: int) -> str:
+    """A refusal is one of some statuses with one sentence; return that."""
+    assert answer.status_code in statuses, (answer.status_code, answer.text)
+    told = answer.json()
+    assert list(told) == ["detail"]
+    sentence: str = told["detail"]
+    assert sentence[0].isupper() and sentence.endswith("."), sentence
+    assert "\n" not in sentence and "Traceback" not in sentence and len(sentence) < 400
+    return sentence
+
+
+def wav(
+    samples: np.ndarray, rate: int = RATE, format: str = "WAV", subtype: str | None = None
+) -> bytes:
+    file = io.BytesIO()
+    channels = samples.shape[1] if samples.ndim > 1 else 1
+    with soundfile.SoundFile(file, "w", rate, channels, subtype, format=format) as audio:
+        for start in range(0, len(samples), 1 << 16):  # libsndfile crashes on long Vorbis at once
+            audio.write(samples[start : start + (1 << 16)])
+    return file.getvalue()
+
+
+def noise(seconds: float) -> np.ndarray:
+    return 0.1 * np.random.default_rng(0).standard_normal(int(RATE * seconds))
+
+
+def test_answers_are_what_the_model_says(model: SmallModel, clips: list[Path]) -> None:
+    waveforms = [read_waveform(clip, RATE)[0] for clip in clips]
+    told = model.predict_batch(waveforms, [clip.name for clip in clips], window=1.0, hop=0.5)
+    with running(model) as client:
+        for clip, prediction in zip(clips, told, strict=True):
+            asked = {"window": 1.0, "hop": 0.5}
+            answer = recognize(client, clip.read_bytes(), clip.name, params=asked).json()
+            assert answer["label"] == prediction.label
+            assert answer["scores"] == pytest.approx(dict(prediction.scores), rel=1e-6)
+            assert answer["source"] == clip.name
+            assert answer["duration"] == pytest.approx(prediction.seconds, abs=1e-4)
+            labels = [each["label"] for each in answer["timeline"]]
+            assert labels == [each.label for each in prediction.timeline] and len(labels) > 3
+            assert answer["model"]["name"] == "small" and "uar" in answer["model"]["result"]
+            assert "no judgement about a person" in answer["note"]
+            rows = list(csv.DictReader(io.StringIO(recognize(
+                client, clip.read_bytes(), params=asked | {"format": "csv"}).text)))  # fmt: skip
+            assert [row["label"] for row in rows] == [prediction.label, *labels]
+            assert float(rows[0][prediction.label]) == answer["scores"][prediction.label]
+
+
+def test_sagemaker_asks_with_the_bytes_alone(model: SmallModel, clips: list[Path]) -> None:
+    with running(model) as client:
+        content = clips[0].read_bytes()
+        form = recognize(client, content).json()
+        for kind in ("audio/flac", "application/octet-stream", "Audio/X-Whatever; a=b"):
+            answer = client.post("/invocations", content=content, headers={"content-type": kind})
+            assert answer.json()["label"] == form["label"]
+        table = client.post("/invocations", content=content, headers={"accept": "text/csv"})
+        assert table.text.startswith("part,start,end,label,")
+        told = client.post("/invocations", json={"instances": []})
+        check_refusal(told, 415)
+        assert client.get("/ping").status_code == 200
+        assert client.get("/healthz").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"RIFF", "decoded"),
+        (os.urandom(5000), "decoded"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
+        (wav(noise(1))[:9000], "breaks off"),
+        (wav(np.zeros(RATE)), "silent"),
+        (wav(np.zeros(0)), "no samples"),
+        (wav(np.full(RATE, np.nan), subtype="FLOAT"), "not numbers"),
+        (wav(noise(0.001)), "short"),
+        (wav(noise(31)), "at most 30 s"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "decoded"),
+    ],
+    ids=["empty", "head", "noise", "pointer", "cut", "silence", "none", "nan", "tick", "long",
+         "svg"],
+)  # fmt: skip
+def test_what_is_no_usable_audio_is_refused_in_a_sentence(
+    content: bytes, says: str, limited: Any
+) -> None:
+    for answer in (recognize(limited, content), limited.post("/invocations", content=content)):
+        sentence = check_refusal(answer, 422)
+        assert says in sentence and "/" not in sentence
+
+
+@pytest.fixture(scope="module")
+def limited(bundle: Path, small_encoder: Path) -> Iterator[Any]:
+    """A server with small limits."""
+    with running(SmallModel(bundle, small_encoder), max_seconds=30.0, max_bytes=2 << 20) as client:
+        yield client
+
+
+def test_a_small_file_that_would_be_hours_is_refused_without_its_memory(limited: Any) -> None:
+    hours = np.zeros(RATE * 3600, dtype=np.int16)
+    flac = wav(hours, format="FLAC")
+    assert len(flac) < 1 << 20
+    # The same with a header that does not tell how long it is: 36 bits of the first block.
+    unknown = bytearray(flac)
+    unknown[21] &= 0xF0
+    unknown[22:26] = bytes(4)
+    # And one that tells of a second.
+    short = bytearray(unknown)
+    short[22:26] = struct.pack(">I", RATE)
+    ogg = wav(hours[: RATE * 1200] + 1, format="OGG")
+    for content in (flac, bytes(unknown), bytes(short), ogg):
+        check_refusal(recognize(limited, content), 422)
+    decoders = [each for each in limited.service.decoders._idle.queue if each]
+    assert decoders
+    for decoder in decoders:  # the most that it ever had: an hour would be 230 MB
+        status = Path(f"/proc/{decoder.process.pid}/status").read_text()
+        assert int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) < 180 << 10
+
+
+def test_broken_and_changed_files_never_fail_the_server(limited: Any, clips: list[Path]) -> None:
+    draw = random.Random(0)
+    clip = clips[0].read_bytes()
+    sound = noise(1)
+    originals = [clip, *(wav(sound, format=kind) for kind in ("WAV", "FLAC", "OGG", "MP3", "AIFF"))]
+    contents = []
+    for original in originals:
+        contents += [original[: draw.randrange(len(original))] for _ in range(4)]
+        for _ in range(8):
+            changed = bytearray(original)
+            for _ in range(draw.choice((1, 10, 100))):
+                changed[draw.randrange(min(len(changed), draw.choice((64, 10**9))))] = (
+                    draw.randrange(256)
+                )
+            contents.append(bytes(changed))
+    contents += [draw.randbytes(draw.randrange(1, 4000)) for _ in range(10)]
+    contents += [magic + draw.randbytes(500) for magic in (
+        b"fLaC", b"OggS", b"ID3\x04", b"RIFF\xff\xff\xff\xffWAVE", b"\x1aE\xdf\xa3",
+        b"\0\0\0\x18ftypM4A ", b"#EXTM3U\nfile:///etc/passwd\n")]  # fmt: skip
+    refused = 0
+    for content in contents:
+        answer = recognize(limited, content)
+        if answer.status_code != 200:  # some changes leave audio
+            check_refusal(answer, 422)
+            refused += 1
+    assert refused > len(contents) / 3
+    assert recognize(limited, clip).status_code == 200
+
+
+def test_requests_that_are_no_upload_are_refused_in_a_sentence(limited: Any) -> None:
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    post = limited.post
+    assert "form" in check_refusal(post("/recognize", content=b"abc"), 415)
+    assert "form" in check_refusal(post("/recognize", json={"audio": "x"}), 415)
+    no_boundary = {"content-type": "multipart/form-data"}
+    check_refusal(post("/recognize", content=b"abc", headers=no_boundary), 400)
+    nameless = b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--"
+    for body in (b"", b"junk", b"--x\r\n", nameless, b"--x\r\n" + b"A" * 200_000):
+        check_refusal(post("/recognize", content=body, headers=form), 400, 413, 422)
+    assert "'audio'" in check_refusal(post("/recognize", files={"sound": b"x"}), 422)
+    missing = {"audio": (None, b"not a file")}
+    assert "'audio'" in check_refusal(post("/recognize", files=missing), 422)
+    two = [("audio", b"a"), ("audio", b"b")]
+    check_refusal(post("/recognize", files=two), 400)
+    sound = wav(noise(3))
+    for query in ("window=x", "window=0", "window=-1", "window=nan", "window=inf", "hop=1",
+                  "window=1&hop=0.001", "window=1e-300", "format=xml"):  # fmt: skip
+        check_refusal(recognize(limited, sound, params=query), 422)
+    check_refusal(limited.get("/recognize"), 405)
+    check_refusal(limited.get("/page/../app.py"), 404)
+    check_refusal(limited.get("/page/%2e%2e/app.py"), 404)
+    check_refusal(limited.get("/ping", headers={"host": "evil.example"}), 403)
+
+
+def test_too_many_bytes_are_refused_before_they_are_read(limited: Any) -> None:
+    large = bytes(3 << 20)
+    assert "2 MiB" in check_refusal(recognize(limited, large), 413)
+    check_refusal(limited.post("/invocations", content=large), 413)
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(48):  # chunked: no length is told beforehand
+            yield bytes(1 << 16)
+
+    check_refusal(limited.post("/invocations", content=endless()), 413)
+    # A length alone, and no body at all: an answer means that nobody waited for it.
+    with socket.create_connection((limited.base_url.host, limited.base_url.port), 20) as raw:
+        raw.sendall(b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999"
+                    b"\r\n\r\n")  # fmt: skip
+        assert raw.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_an_upload_that_stalls_is_given_up(model: SmallModel) -> None:
+    with (
+        running(model, upload_timeout=0.3) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port), 20) as raw,
+    ):
+        raw.sendall(
+            b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nab"
+        )
+        assert raw.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_only_those_with_the_token_are_heard(model: SmallModel, clips: list[Path]) -> None:
+    content = clips[0].read_bytes()
+    with running(model, token=TOKEN) as client:
+        for header in (None, "", TOKEN, "Bearer", "Bearer wrong", "Basic " + TOKEN, "Bearer é"):
+            headers = {} if header is None else {"authorization": header.encode()}
+            answer = recognize(client, content, headers=headers)
+            check_refusal(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for path in ("/metrics", "/model"):
+            check_refusal(client.get(path), 401)
+        check_refusal(client.post("/invocations", content=content), 401)
+        for path in ("/", "/page/app.js", "/ping", "/healthz"):  # these tell nothing
+            assert client.get(path).status_code == 200
+        assert not model.batches
+        right = {"authorization": f"Bearer {TOKEN}"}
+        assert recognize(client, content, headers=right).status_code == 200
+
+
+def test_the_token_is_read_from_where_it_is_and_must_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SERPIPE_TOKEN", raising=False)
+    assert read_token(None) is None
+    monkeypatch.setenv("SERPIPE_TOKEN", TOKEN)
+    assert read_token(None) == TOKEN
+    file = tmp_path / "token"
+    for content in ("", "short", "with spaces between its words", "é" * 20):
+        file.write_text(content)
+        with pytest.raises(UserError, match="expected at least 16"):
+            read_token(file)
+    file.write_text("x" * 32 + "\n")
+    assert read_token(file) == "x" * 32
+    with pytest.raises(UserError, match="cannot be read"):
+        read_token(tmp_path / "absent")
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_full_queue_says_when_to_come_back_and_loses_nobody(
+    model: SmallModel, clips: list[Path]
+) -> None:
+    content = clips[0].read_bytes()
+    with running(model, queue=3) as client, ThreadPoolExecutor(3) as threads:
+        model.may_run.clear()
+        waiting = [threads.submit(recognize, client, content) for _ in range(3)]
+        wait_until(lambda: client.service.in_work == 3)
+        answer = recognize(client, content)
+        check_refusal(answer, 429)
+        assert 1 <= int(answer.headers["retry-after"]) <= 60
+        assert client.get("/ping").status_code == 200  # busy is not ill
+        model.may_run.set()
+        assert [each.result().status_code for each in waiting] == [200] * 3
+        assert recognize(client, content).status_code == 200
+
+
+def test_who_waits_too_long_is_told_so_and_not_heard(model: SmallModel, clips: list[Path]) -> None:
+    content = clips[0].read_bytes()
+    with running(model, timeout=2.0, batch=1) as client, ThreadPoolExecutor(1) as threads:
+        recognize(client, content)  # decoders have started
+        model.batches.clear()
+        model.may_run.clear()
+        first = threads.submit(recognize, client, content)
+        wait_until(lambda: client.service.queue.busy_seconds > 0)
+        turn_never_came = recognize(client, content)
+        check_refusal(turn_never_came, 503)
+        assert "retry-after" in turn_never_came.headers
+        check_refusal(first.result(), 504)
+        wait_until(lambda: client.service.queue.busy_seconds > 6)
+        assert client.get("/ping").status_code == 503  # three limits long: it hangs
+        model.may_run.set()
+        wait_until(lambda: client.service.queue.busy_seconds == 0)
+        assert client.get("/ping").status_code == 200
+        assert recognize(client, content).status_code == 200
+        assert model.batches == [1, 1]  # that which nobody waited for was not heard
+
+
+def test_many_at_once_each_get_their_own_answer(model: SmallModel, clips: list[Path]) -> None:
+    sounds = [wav(read_waveform(clip, RATE)[0][8000 : 16000 + 800 * i])
+              for i, clip in enumerate(clips)]  # fmt: skip
+    with running(model, queue=200) as client:
+        alone = [recognize(client, sound).json() for sound in sounds]
+        model.batches.clear()
+
+        async def ask_all() -> list[Any]:
+            limits = httpx.Limits(max_connections=None)
+            async with httpx.AsyncClient(base_url=client.base_url, timeout=120, limits=limits,
+                                         trust_env=False) as many:  # fmt: skip
+                return await asyncio.gather(*(
+                    many.post("/recognize", files={"audio": (f"{n}.wav", sounds[n % 8])})
+                    for n in range(100)))  # fmt: skip
+
+        answers = asyncio.run(ask_all())
+        assert [answer.status_code for answer in answers] == [200] * 100
+        for n, answer in enumerate(answers):
+            assert answer.json() | {"source": ""} == alone[n % 8] | {"source": ""}
+            assert answer.json()["source"] == f"{n}.wav"
+        assert sum(model.batches) == 100 and 1 < max(model.batches) <= 8
+        counted = client.get("/metrics").text
+        assert 'serpipe_requests_total{path="/recognize",status="200"} 108\n' in counted
+        assert "serpipe_clips_total 108" in counted and "serpipe_waiting 0" in counted
+        assert len({len(line.split(" ")) for line in counted.splitlines() if line[0] != "#"}) == 1
+
+
+def test_one_bad_clip_does_not_spoil_the_batch(model: SmallModel, clips: list[Path]) -> None:
+    with running(model) as client, ThreadPoolExecutor(4) as threads:
+        model.may_run.clear()
+        first = threads.submit(recognize, client, clips[0].read_bytes())
+        wait_until(lambda: client.service.queue.busy_seconds > 0)
+        contents = [wav(noise(1)), wav(noise(0.02)), wav(noise(1.5))]
+        asked = [first, *(threads.submit(recognize, client, content) for content in contents)]
+        wait_until(lambda: len(client.service.queue) == 3)  # the next batch
+        model.may_run.set()
+        answers = [each.result() for each in asked]
+        assert [answer.status_code for answer in answers] == [200, 200, 422, 200]
+        assert "too short" in check_refusal(answers[2], 422)
+
+
+def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Path]) -> None:
+    content = clips[0].read_bytes()
+    decoders = Decoders(RATE, Options(decoders=1))
+    waveform = decoders.decode(content)
+    np.testing.assert_array_equal(waveform, read_waveform(clips[0], RATE)[0])
+    decoder = decoders._idle.queue[0]
+    assert decoder is not None
+    decoder.process.kill()  # as the kernel does when memory is short
+    decoder.process.wait()
+    np.testing.assert_array_equal(decoders.decode(content), waveform)
+    decoder = decoders._idle.queue[0]
+    assert decoder is not None
+    limits = Path(f"/proc/{decoder.process.pid}/limits").read_text()
+    assert re.search(r"Max file size +0 +0", limits)
+    assert re.search(r"Max address space +\d+ +\d+", limits)
+    environment = Path(f"/proc/{decoder.process.pid}/environ").read_bytes()
+    assert b"SERPIPE_TOKEN" not in environment and b"HOME=" not in environment
+    decoders.close()
+    slow = Decoders(RATE, Options(decoders=1, decode_timeout=1.0))
+    slow.decode(content)
+    decoder = slow._idle.queue[0]
+    assert decoder is not None
+    os.kill(decoder.process.pid, signal.SIGSTOP)
+    with pytest.raises(Refused, match="more than 1 s to decode"):
+        slow.decode(content)
+    np.testing.assert_array_equal(slow.decode(content), waveform)
+    slow.close()
+    small = Decoders(RATE, Options(decoders=1, decode_bytes=30 << 20, max_seconds=600))
+    wide = wav(np.tile(noise(100)[:, None], (1, 8)).astype(np.float32), format="FLAC")
+    with pytest.raises(Refused, match=r"needs more than 30 MiB|makes its decoder fail"):
+        small.decode(wide)
+    np.testing.assert_array_equal(small.decode(content), waveform)
+    small.close()
+
+
+def test_the_log_holds_answers_and_neither_audio_nor_names(
+    model: SmallModel, clips: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    names = ["Jane Doe.flac", "../../etc/passwd", "a\nb", "C:\\secret\\x.wav", "<script>"]
+    with running(model, log=AnswerLog(file)) as client:
+        answers = [recognize(client, clips[0].read_bytes(), name).json() for name in names]
+        recognize(client, b"no audio")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["label"] for line in lines] == [answer["label"] for answer in answers]
+    assert set(lines[0]) == {"time", "sha256", "duration", "label", "scores", "timeline", "model"}
+    assert not re.search("Jane|passwd|secret|script", file.read_text())
+    assert file.stat().st_mode & 0o077 == 0
+    told = [answer["source"] for answer in answers]
+    assert told[:2] == ["Jane Doe.flac", "passwd"] and told[3] == "x.wav"
+    assert all(re.fullmatch(r"[\w .()-]+", name) for name in told)
+    with pytest.raises(UserError, match="--log"):
+        AnswerLog(tmp_path / "absent" / "x.jsonl")
+
+
+@pytest.mark.parametrize("name", [None, "", "..", "/", "a" * 500, "\0\x1b[31m", "‮gpj.exe"])
+def test_a_name_of_a_client_is_never_a_path(name: str | None) -> None:
+    cleaned = clean_name(name)
+    assert re.fullmatch(r"[\w .()-]{1,100}", cleaned) and cleaned.strip(".") == cleaned
+
+
+def test_the_page_and_the_docs_fetch_nothing_from_elsewhere(limited: Any) -> None:
+    for path in ("/", "/docs", "/page/app.js", "/page/style.css"):
+        answer = limited.get(path)
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert not re.search(r"https?://(?!127\.0\.0\.1|www\.w3\.org)", answer.text)
+        assert not re.search(r"<script>|<style|\son\w+=|\sstyle=", answer.text)
+    again = limited.get("/", headers={"if-none-match": limited.get("/").headers["etag"]})
+    assert again.status_code == 304
+    listed = limited.get("/openapi.json").json()["paths"]
+    for path in ("/recognize", "/invocations", "/ping", "/healthz", "/metrics", "/model"):
+        assert path in listed and path in limited.get("/docs").text
+
+
+def test_the_page_in_a_real_browser(
+    model: SmallModel, sample: Path, clips: list[Path], tmp_path: Path
+) -> None:
+    named = Path(shutil.copy(clips[0], tmp_path / "<b>x.flac"))
+    with running(model) as client:
+        label = recognize(client, clips[0].read_bytes(), params="window=2&hop=1").json()["label"]
+        browser = Chromium(tmp_path / "profile")
+        try:
+            browser.shape(390, dark=True)
+            browser.open(str(client.base_url))
+            browser.wait_for("document.querySelector('#card').children.length > 3")
+            assert "speakers" in browser.value("document.querySelector('#scored').textContent")
+            # From the keyboard: the first stop is the choice of a file.
+            browser.press("Tab")
+            assert browser.value("document.activeElement.id") == "choose"
+            browser.choose_file("#file", named)
+            browser.wait_for("!document.querySelector('#result').hidden")
+            assert browser.value("document.querySelector('#label').textContent") == label
+            rows = "document.querySelectorAll('#scores li').length"
+            assert browser.value(rows) == len(model.labels)
+            # The waveform is drawn; the page is no wider than the phone.
+            drawn = (
+                "(c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(Boolean))"
+                "(document.querySelector('#wave'))"
+            )
+            assert browser.value(drawn)
+            assert browser.value("document.documentElement.scrollWidth") <= 390
+            # A segment plays on Enter.
+            browser.value("document.querySelector('#timeline button').focus()")
+            browser.press("Enter")
+            browser.wait_for("document.querySelector('#audio').currentTime > 0.2")
+            assert browser.value("document.querySelector('#play').textContent") == "Pause"
+            # What is refused is said.
+            bad = tmp_path / "bad.wav"
+            bad.write_bytes(b"no audio")
+            browser.choose_file("#file", bad)
+            browser.wait_for("!document.querySelector('#problem').hidden")
+            assert "decoded" in browser.value("document.querySelector('#problem').textContent")
+            # The 422 itself is what Chromium logs; the rest must be silent.
+            assert all("422" in line for line in browser.console), browser.console
+            browser.console.clear()
+            # A recording from the microphone, which here is Chromium's own beep.
+            browser.value("document.querySelector('#record').click()")
+            browser.wait_for("document.querySelector('#record').textContent === 'Stop'")
+            browser.wait_for("/[2-9] s/.test(document.querySelector('#status').textContent)")
+            browser.value("document.querySelector('#record').click()")
+            browser.wait_for("!document.querySelector('#result').hidden")
+            assert browser.value("state.told.source") == "recording.wav"
+            assert browser.value("state.told.duration") > 1
+            assert browser.console == []
+            own = (str(client.base_url), f"blob:{client.base_url}")
+            assert all(url.startswith(own) for url in browser.requested), browser.requested
+        finally:
+            browser.close()
+
+
+def test_sigterm_finishes_what_has_begun(tmp_path: Path, clips: list[Path]) -> None:
+    """The command itself, with the bundle and the encoder that ship with serpipe."""
+    code = "from serpipe.cli import main; main()"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+
+    def command(*arguments: object) -> list[str]:
+        return [sys.executable, "-c", code, *map(str, arguments)]
+
+    there = sorted(path for path in tmp_path.rglob("*"))
+    server = subprocess.Popen(command("serve", "--port", 0, "--device", "cpu"),
+                              cwd=tmp_path, env=environment, stderr=subprocess.PIPE,
+                              text=True)  # fmt: skip
+    try:
+        assert server.stderr
+        lines = []
+        for line in server.stderr:
+            lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        else:
+            pytest.fail("".join(lines))
+        with httpx.Client(base_url=found[0], timeout=90, trust_env=False) as client:
+            assert client.get("/ping").status_code == 200
+            with ThreadPoolExecutor(8) as threads:
+                asked = [threads.submit(recognize, client, clip.read_bytes()) for clip in clips]
+                wait_until(lambda: "serpipe_in_work 8" in client.get("/metrics").text)
+                server.send_signal(signal.SIGTERM)
+                answers = [each.result() for each in asked]
+        assert [answer.status_code for answer in answers] == [200] * 8
+        model = load_model(DEFAULT_BUNDLE)
+        told = [model.predict(clip).label for clip in clips]
+        assert [answer.json()["label"] for answer in answers] == told
+        rest = server.stderr.read()
+        assert server.wait(60) == 0
+        assert "all that had begun is answered" in rest and "Traceback" not in rest
+        assert sorted(path for path in tmp_path.rglob("*")) == there  # nothing was written
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_mistakes_on_the_command_line_are_told_in_a_line(serpipe: Command, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = serpipe("serve", "--port", port)
+        assert done.code == 2 and f"--port {port}" in done.err and "Traceback" not in done.err
+    done = serpipe("serve", "--port", 0, "--model", tmp_path / "absent")
+    assert done.code == 2 and "absent" in done.err
+    done = serpipe("serve", "--token-file", tmp_path / "absent")
+    assert done.code == 2 and "--token-file" in done.err
