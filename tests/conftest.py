@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -138,21 +139,39 @@ def extracted_once(
     tmp_path_factory: pytest.TempPathFactory, sample: Path, small_encoder: Path
 ) -> Path:
     """A working directory in which the forty clips are extracted: made once, to be copied."""
-    folder = tmp_path_factory.mktemp("extracted")
-    clips = copy_clips(sample, folder / "ravdess")
-    work = folder / "work"
-    work.mkdir()
-    call_in(work, "extract", "--data", clips, "--encoder", small_encoder)
-    return work
+
+    def make(folder: Path) -> None:
+        clips = copy_clips(sample, folder / "ravdess")
+        (folder / "work").mkdir()
+        call_in(folder / "work", "extract", "--data", clips, "--encoder", small_encoder)
+
+    return made_once(tmp_path_factory, "extracted", make) / "work"
 
 
 @pytest.fixture(scope="session")
 def fitted_once(tmp_path_factory: pytest.TempPathFactory, extracted_once: Path) -> Path:
     """The same with a run of two heads."""
-    work = tmp_path_factory.mktemp("fitted") / "work"
-    shutil.copytree(extracted_once, work)
-    call_in(work, "fit", "--head", "lr,svm", "--grid", "svm.C=1,10")
-    return work
+
+    def make(folder: Path) -> None:
+        shutil.copytree(extracted_once, folder / "work")
+        call_in(folder / "work", "fit", "--head", "lr,svm", "--grid", "svm.C=1,10")
+
+    return made_once(tmp_path_factory, "fitted", make) / "work"
+
+
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """A folder that the first process of the session fills, and all others use."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (folder / "made").touch()
+    return folder
 
 
 def call_in(work: Path, *arguments: object) -> None:

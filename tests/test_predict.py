@@ -119,10 +119,11 @@ def test_ratings_are_predicted_without_a_label(
 
 
 def test_every_format_says_the_same(serpipe: Command, clips: list[Path], built_in: Model) -> None:
-    expected = [built_in.predict(clip, window=1.5, hop=1) for clip in clips]
+    clips = clips[:2]
+    expected = [built_in.predict(clip, window=2, hop=1.5) for clip in clips]
     out = {}
     for form in ("table", "json", "jsonl", "csv"):
-        done = serpipe("predict", *clips, "--window", 1.5, "--hop", 1, "--format", form,
+        done = serpipe("predict", *clips, "--window", 2, "--hop", 1.5, "--format", form,
                        "--device", "cpu")  # fmt: skip
         assert done.code == 0, done.err
         assert "NOT FOR USE ON PEOPLE" in done.err and "UAR 64.1" in done.err

@@ -419,7 +419,7 @@ def test_ratings_are_learnt_and_the_exported_model_says_them_in_their_units(
 ) -> None:
     run = run_in(
         tmp_path, "--manifest", pitches, "--target", "khz", "--encoder", small_encoder,
-        "--split", "kfold:3", "--device", "cpu", "--probe", "none", "--epochs", 15,
+        "--split", "kfold:2", "--device", "cpu", "--probe", "none", "--epochs", 15,
         "--batch-size", 8, "--learning-rate", 2e-3, "--head-learning-rate", 1e-2,
         "--train-front-end",
     )  # fmt: skip
@@ -434,26 +434,26 @@ def test_ratings_are_learnt_and_the_exported_model_says_them_in_their_units(
     assert np.abs(plain - np.array([khz[clip.name] for clip in clips])).mean() < 0.25
 
 
-@pytest.mark.parametrize("network", ["cnn", "s4"])
-def test_networks_learn_are_tested_on_the_folds_of_fit_and_are_saved(
-    network: str, pitches: Path, small_encoder: Path, serpipe: Command
+@pytest.mark.parametrize(("network", "epochs"), [("cnn", 30), ("s4", 2)])
+def test_networks_are_tested_on_the_folds_of_fit_and_saved(
+    network: str, epochs: int, pitches: Path, small_encoder: Path, serpipe: Command
 ) -> None:
-    done = serpipe("finetune", "--network", network, "--manifest", pitches, "--target", "pitch",
-                   "--split", "kfold:3", "--device", "cpu", "--epochs", 30,
-                   "--batch-size", 8, "--head-learning-rate", 5e-3)  # fmt: skip
+    options = ("finetune", "--network", network, "--manifest", pitches, "--target", "pitch",
+               "--split", "kfold:3", "--device", "cpu", "--epochs", epochs,
+               "--batch-size", 8, "--head-learning-rate", 5e-3)  # fmt: skip
+    done = serpipe(*options)
     assert done.code == 0, done.err
     run = Path(done.out.strip())
     told = [row for row in rows(run, f"predictions/{network}.csv") if row["layer"] == "nested"]
-    assert np.mean([row["truth"] == row["predicted"] for row in told]) > 0.9
+    learnt = epochs > 20  # that S4 learns, too, is told by tests/test_networks.py
+    assert not learnt or np.mean([row["truth"] == row["predicted"] for row in told]) > 0.9
     assert serpipe("extract", "--manifest", pitches, "--encoder", small_encoder).code == 0
     probe = serpipe("fit", "--target", "pitch", "--split", "kfold:3").out.strip()
     assert (Path(probe) / "clips.csv").read_bytes() == (run / "clips.csv").read_bytes()
     report = serpipe("report", run, probe)
     assert report.code == 0, report.err
     assert f"1 {network} - 2 lr" in report.out
-    beside = serpipe("finetune", "--network", network, "--manifest", pitches, "--target", "pitch",
-                     "--split", "kfold:3", "--device", "cpu", "--epochs", 30, "--batch-size", 8,
-                     "--head-learning-rate", 5e-3, "--probe", probe)  # fmt: skip
+    beside = serpipe(*options, "--probe", probe)
     assert beside.code == 0, beside.err
     assert Path(beside.out.splitlines()[-1]) == run and "epoch 1 " not in beside.err
     assert "Beside a frozen probe" in serpipe("report", run).out
@@ -465,7 +465,7 @@ def test_networks_learn_are_tested_on_the_folds_of_fit_and_are_saved(
         said.append(model.outputs[int(model(wave[None])["logits"].argmax())])
     with pitches.open() as file:
         truth = [row["pitch"] for row in sorted(csv.DictReader(file), key=lambda r: r["path"])]
-    assert np.mean([a == b for a, b in zip(said, truth, strict=True)]) > 0.9
+    assert not learnt or np.mean([a == b for a, b in zip(said, truth, strict=True)]) > 0.9
     (run / "model" / "model.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="cannot be loaded"):
         load_network(run / "model")
@@ -482,7 +482,7 @@ from serpipe.pipeline.finetune.options import TrainingOptions, say_nothing
 from serpipe.pipeline.protocol import Protocol
 if __name__ == "__main__":
     manifest, encoder = sys.argv[1:3]
-    options = TrainingOptions(epochs=2, augment=("noise",))
+    options = TrainingOptions(epochs=1, augment=("noise",))
     for number, devices in enumerate((("cpu",), ("cpu", "cpu"))):
         kind = EncoderWithHead(load_checkpoint(encoder, None), options, encoder)
         run = record_finetuning(
