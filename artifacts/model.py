@@ -358,7 +358,7 @@ def load_model(
             str(name) if not found.exists() else str(found), device, revision
         )
     _check_names(found, listener)
-    title = "serpipe's own" if found == DEFAULT_BUNDLE else text(found)
+    title = "the built-in head" if found == DEFAULT_BUNDLE else text(found)
     return Model(
         name=title,
         labels=() if listener.is_rating else listener.outputs,
