@@ -82,6 +82,57 @@ CacheFile = Annotated[
         show_default="the newest in features/cache",
     ),
 ]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMIT",
+        help="Commit, tag or branch of a hub id.",
+        show_default="pinned for the default encoder, else main",
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on without clips that cannot be used; list them.")
+]
+MergedLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="LABEL=LABEL",
+        help="Count a label as another, such as calm=neutral. Can be given several times.",
+        show_default=False,
+    ),
+]
+MoreData = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR",
+        help="As for extract: a folder, CORPUS=DIR or 'sample'. Can be given several times.",
+        show_default="sample",
+    ),
+]
+Manifest = Annotated[
+    Path | None,
+    typer.Option(metavar="CLIPS.csv", help="A table of any labelled clips.", show_default=False),
+]
+KeptLabels = Annotated[
+    str | None,
+    typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
+]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where to write the run.", show_default="artifacts/runs/NAME"),
+]
+OneDevice = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
+]
+BundleEncoder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID_OR_DIR",
+        help="Where the encoder of the bundle is, if that was a local folder.",
+        show_default=False,
+    ),
+]
 
 
 def _print_version(asked: bool) -> None:
@@ -149,14 +200,7 @@ def extract(
     pool: Annotated[
         str, typer.Option(metavar="mean|std|mean,std", help="What to keep of each layer over time.")
     ] = "mean",
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMIT",
-            help="Commit, tag or branch of a hub id.",
-            show_default="pinned for the default encoder, else main",
-        ),
-    ] = None,
+    revision: Revision = None,
     devices: Annotated[
         str,
         typer.Option(
@@ -210,9 +254,7 @@ def extract(
         ),
     ] = 600.0,
     jobs: Threads = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without clips that cannot be used; list them.")
-    ] = False,
+    skip_bad: SkipBad = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew where --out was made otherwise.")
     ] = False,
@@ -574,15 +616,7 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    merge: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="LABEL=LABEL",
-            help="Count a label as another, such as calm=neutral. Can be given several times.",
-            show_default=False,
-        ),
-    ] = None,
+    merge: MergedLabels = None,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -720,20 +754,8 @@ def fit(
 
 @app.command()
 def finetune(
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR",
-            help="As for extract: a folder, CORPUS=DIR or 'sample'. Can be given several times.",
-            show_default="sample",
-        ),
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CLIPS.csv", help="A table of any labelled clips.", show_default=False
-        ),
-    ] = None,
+    data: MoreData = None,
+    manifest: Manifest = None,
     encoder: Annotated[
         str,
         typer.Option(metavar="ID_OR_DIR", help="Hub id or local folder of a speech encoder."),
@@ -746,14 +768,7 @@ def finetune(
             show_default="none",
         ),
     ] = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMIT",
-            help="Commit, tag or branch of a hub id.",
-            show_default="pinned for the default encoder, else main",
-        ),
-    ] = None,
+    revision: Revision = None,
     split: Annotated[
         str, typer.Option(metavar="NAME", help="As for fit; every fold is a training.")
     ] = "kfold:5",
@@ -769,19 +784,8 @@ def finetune(
             metavar="RATINGS.csv", help="As for fit: ratings to be joined.", show_default=False
         ),
     ] = None,
-    merge: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="LABEL=LABEL",
-            help="Count a label as another, such as calm=neutral. Can be given several times.",
-            show_default=False,
-        ),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
-    ] = None,
+    merge: MergedLabels = None,
+    keep: KeptLabels = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -892,15 +896,8 @@ def finetune(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write logs to RUN/tensorboard.")
     ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Where to write the run.", show_default="artifacts/runs/NAME"
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without clips that cannot be used; list them.")
-    ] = False,
+    out: RunFolder = None,
+    skip_bad: SkipBad = False,
     seed: Annotated[
         int,
         typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of folds, new weights and order."),
@@ -1069,20 +1066,8 @@ def evaluate(
             help="Hub id or local folder of a trained audio classifier, as transformers saves it.",
         ),
     ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="DIR",
-            help="As for extract: a folder, CORPUS=DIR or 'sample'. Can be given several times.",
-            show_default="sample",
-        ),
-    ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CLIPS.csv", help="A table of any labelled clips.", show_default=False
-        ),
-    ] = None,
+    data: MoreData = None,
+    manifest: Manifest = None,
     target: Annotated[
         str,
         typer.Option(metavar="COLUMN", help="What is to be told: a column of labels or ratings."),
@@ -1097,10 +1082,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
-    ] = None,
+    keep: KeptLabels = None,
     model_map: Annotated[
         list[str] | None,
         typer.Option(
@@ -1121,18 +1103,9 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(metavar="float32|bf16|fp16", help="Of products; weights are float32.")
     ] = "float32",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
-    ] = "auto",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Where to write the run.", show_default="artifacts/runs/NAME"
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without clips that cannot be used; list them.")
-    ] = False,
+    device: OneDevice = "auto",
+    out: RunFolder = None,
+    skip_bad: SkipBad = False,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Score a trained classifier, of yours or of others, on any corpus; nothing is trained.
@@ -1231,14 +1204,7 @@ def predict(
             show_default="--window",
         ),
     ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID_OR_DIR",
-            help="Where the encoder of the bundle is, if that was a local folder.",
-            show_default=False,
-        ),
-    ] = None,
+    encoder: BundleEncoder = None,
     revision: Annotated[
         str | None,
         typer.Option(
@@ -1247,9 +1213,7 @@ def predict(
             show_default="as recorded; else main",
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
-    ] = "auto",
+    device: OneDevice = "auto",
     mic: Annotated[
         float | None,
         typer.Option(
@@ -1332,14 +1296,7 @@ def serve(
             show_default="the newest bundle in artifacts/runs, else the one that ships",
         ),
     ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID_OR_DIR",
-            help="Where the encoder of the bundle is, if that was a local folder.",
-            show_default=False,
-        ),
-    ] = None,
+    encoder: BundleEncoder = None,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 is everywhere.")
     ] = "127.0.0.1",

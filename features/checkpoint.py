@@ -175,8 +175,50 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
     is_whisper = config.model_type in LOG_MEL_MODELS
     # This class holds the Whisper encoder without its decoder.
     loader = transformers.WhisperForAudioClassification if is_whisper else transformers.AutoModel
+    model, told = load_as(loader, name, source, revision, config)
+    unused = ("projector.", "classifier.") if is_whisper else ("adapter.",)
+    missing = sorted(key for key in told["missing_keys"] if not key.startswith(unused))
+    wrong = sorted(str(key) for key in told["mismatched_keys"])
+    if missing or wrong:
+        first = (missing + wrong)[0]
+        raise UserError(
+            f"{name}: {len(missing)} weight(s) missing and {len(wrong)} of a wrong shape, first "
+            f"{first}; expected all weights of the encoder; fetch the checkpoint again"
+        )
+    encoder: nn.Module = model.encoder if is_whisper else model
+    return encoder
+
+
+def load_as(
+    kind: Any, name: str, source: str, revision: str | None, config: Any
+) -> tuple[Any, dict[str, Any]]:
+    """Load weights as a class of transformers, in float32, and run no code of the checkpoint.
+
+    Parameters
+    ----------
+    kind : type
+        The class.
+    name, source : str
+        What the user calls the checkpoint, and where it is.
+    revision : str or None
+        Of a hub id.
+    config : PretrainedConfig
+        Its configuration.
+
+    Returns
+    -------
+    model : PreTrainedModel
+        Weights that the checkpoint lacks are random.
+    told : dict
+        ``missing_keys``, ``mismatched_keys`` and ``unexpected_keys``.
+
+    Raises
+    ------
+    UserError
+        If the weights do not fit the configuration.
+    """
     try:
-        model, told = loader.from_pretrained(
+        model, told = kind.from_pretrained(
             source,
             revision=revision,
             config=config,
@@ -189,17 +231,7 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
             f"{name}: weights do not fit its config.json ({first_line(error)}); "
             "expected one checkpoint as it was saved; fetch it again"
         ) from error
-    unused = ("projector.", "classifier.") if is_whisper else ("adapter.",)
-    missing = sorted(key for key in told["missing_keys"] if not key.startswith(unused))
-    wrong = sorted(str(key) for key in told["mismatched_keys"])
-    if missing or wrong:
-        first = (missing + wrong)[0]
-        raise UserError(
-            f"{name}: {len(missing)} weight(s) missing and {len(wrong)} of a wrong shape, first "
-            f"{first}; expected all weights of the encoder; fetch the checkpoint again"
-        )
-    encoder: nn.Module = model.encoder if is_whisper else model
-    return encoder
+    return model, told
 
 
 def _front_end(config: Any, extractor: Any) -> FrontEnd:

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...errors import MachineError, UserError, first_line
-from ...features.checkpoint import LOG_MEL_MODELS, Checkpoint, load_checkpoint
+from ...errors import MachineError, UserError
+from ...features.checkpoint import LOG_MEL_MODELS, Checkpoint, load_as, load_checkpoint
 from .data import Examples, Sounds
 from .model import keep_padding_out
 from .options import PRECISIONS, TrainingOptions
@@ -215,20 +215,7 @@ def _load_as(
     kind: Any, name: str, source: str, revision: str | None, config: Any
 ) -> tuple[nn.Module, list[str], list[str]]:
     """Load as a class; return the model, and names of weights that are missing or too many."""
-    try:
-        model, told = kind.from_pretrained(
-            source,
-            revision=revision,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    except RuntimeError as error:
-        raise UserError(
-            f"{name}: weights do not fit its config.json ({first_line(error)}); "
-            "expected one checkpoint as it was saved; fetch it again"
-        ) from error
+    model, told = load_as(kind, name, source, revision, config)
     missing = sorted([*told["missing_keys"], *map(str, told["mismatched_keys"])])
     # The vector that stands for masked frames is used in training alone.
     unused = "masked_spec_embed"
