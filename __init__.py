@@ -7,11 +7,12 @@ embeddings) -> ``pipeline`` (heads, trained and scored on top) -> ``artifacts`` 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .api import extract, fit, report
     from .artifacts.model import load_model as load
 
 __version__ = "0.1.0"
 
-__all__ = ["load"]
+__all__ = ["extract", "fit", "load", "report"]
 
 
 def __getattr__(name: str) -> object:
@@ -20,4 +21,13 @@ def __getattr__(name: str) -> object:
         from .artifacts.model import load_model
 
         return load_model
+    if name in __all__:
+        from . import api
+
+        return getattr(api, name)
     raise AttributeError(f"module 'serpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what can be asked for, too."""
+    return sorted({*globals(), *__all__})

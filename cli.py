@@ -268,68 +268,36 @@ def extract(
 
     A second run computes only what is missing; a stopped run goes on where it stopped.
     """
+    from .api import extract as run
     from .artifacts.latest import CACHES
-    from .features.names import POOLINGS
     from .progress import track
-    from .provenance import cores, provenance
+    from .provenance import provenance
 
-    poolings = tuple(POOLINGS[POOLINGS.index(p)] for p in pool.split(",") if p in POOLINGS)
-    if not poolings or ",".join(poolings) != pool:
-        raise UserError(f"--pool {pool}: expected mean, std or mean,std")
-    found = _find_clips(data or [], manifest)
-    if found.bad and (not skip_bad or not found.clips):
-        from .errors import BadClipsError
-
-        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
-
-    from .features.devices import choose_devices, choose_precision
-    from .features.encoder import load_encoder
-    from .features.extract import extract as run
-
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"--dtype {dtype}: expected float32 or float16")
-    _say(f"encoder  {encoder}: loading")
-    places = choose_devices(devices)
-    loaded = [
-        load_encoder(
-            encoder,
-            revision=revision,
-            poolings=poolings,
-            device=place,
-            precision=choose_precision(precision, place),
-            max_seconds=max_seconds,
-            compile_blocks=compile_blocks,
-        )
-        for place in places
-    ]
-    identity = loaded[0].identity
-    _say(
-        f"         {identity.model_type}, revision {identity.revision}, "
-        f"{len(identity.layers)} layers of width {identity.width}, "
-        f"{loaded[0].precision} on {', '.join(places)}"
-    )
-    target = out or CACHES / f"{found.name}-{identity.encoder.replace('/', '--')}.h5"
     done = run(
-        found.clips,
-        loaded,
-        target,
-        provenance={
-            "corpus": found.title,
-            "licence": found.licence,
-            "citation": found.citation,
-            **provenance(),
-        },
+        data or [],
+        manifest=manifest,
+        encoder=encoder,
+        revision=revision,
+        out=out,
+        pooling=pool,
+        devices=devices,
+        precision=precision,
+        dtype=dtype,
+        trim=trim,
+        channels=channels,
+        max_seconds=max_seconds,
+        compile_blocks=compile_blocks,
+        batch_seconds=batch_seconds,
+        jobs=jobs,
         skip_bad=skip_bad,
         overwrite=overwrite,
         drop_removed=drop_removed,
-        trim_decibels=trim,
-        channels=channels,
-        dtype=dtype,
-        batch_seconds=batch_seconds,
-        workers=jobs or cores(),
+        provenance=provenance(),
         track=track,
+        say=_say,
     )
-    for error in (*found.bad, *done.bad):
+    target = done.cache.path
+    for error in done.bad:
         _say(f"skipped  {error}")
     for group in done.same_bytes:
         _say(f"note     the same bytes under {len(group)} names: {', '.join(group)}")
@@ -342,7 +310,7 @@ def extract(
         _print_json({
             "cache": str(target), "computed": done.computed, "reused": done.reused,
             "removed": list(done.removed), "same_bytes": [list(group) for group in done.same_bytes],
-            "skipped": [str(error) for error in (*found.bad, *done.bad)],
+            "skipped": [str(error) for error in done.bad],
         })  # fmt: skip
     else:
         typer.echo(target)
@@ -677,17 +645,11 @@ def fit(
     predictions, the search, and a bundle: the head fitted on all clips. A stopped run goes on
     where it stopped.
     """
-    from .artifacts.latest import latest_cache
-    from .artifacts.record import plan_run, record_run
-    from .artifacts.report import headline
-    from .artifacts.results import read_results
+    from . import api
     from .artifacts.tables import nested_table
-    from .features.cache import open_cache
-    from .pipeline.heads import find_heads, read_grids
-    from .pipeline.protocol import Protocol, cross_corpus_protocols
-    from .pipeline.ratings import read_ratings
+    from .pipeline.protocol import Protocol
     from .progress import track
-    from .provenance import cores, provenance
+    from .provenance import provenance
 
     protocol = Protocol(
         split=split,
@@ -702,54 +664,30 @@ def fit(
         train_on=_names(train_on),
         test_on=_names(test_on),
     )
-    opened = open_cache(cache or latest_cache())
-    _say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
-    rated = read_ratings(ratings, target) if ratings else None
-    number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
-    heads = find_heads(head, "regression" if number else "classification")
-    grids = read_grids(heads, grid or [])
-    protocols = cross_corpus_protocols(opened, protocol, rated) if cross_corpus else (protocol,)
-    if len(protocols) > 1 and out:
-        raise UserError(f"--out {out}: {len(protocols)} runs; expected one; leave it away")
-    for each in protocols if cross_corpus else ():  # before the work: all of them, or none
-        try:
-            plan_run(opened, heads, grids, each, rated)
-        except UserError as error:
-            if each.train_on != each.test_on:
-                raise
-            _say(f"note     {each.train_on[0]} is not tested by itself: {error}")
-            protocols = tuple(other for other in protocols if other != each)
-    found = []
-    for each in protocols:
-        run = record_run(
-            opened,
-            heads,
-            grids,
-            each,
-            ratings=rated,
-            provenance=provenance(),
-            out=out,
-            jobs=jobs or cores(),
-            track=track,
-        )
-        results = read_results(run)
-        for line in headline(results):
-            _say(line)
-        if len(protocols) > 1:
-            _say(f"         {run}")
-        found.append((run, results))
-    if out or len(found) > 1:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {' '.join(str(run) for run, _ in found)}")
+    found: tuple[Any, ...]
+    asked: dict[str, Any] = {
+        "head": head, "grid": grid or [], "ratings": ratings, "jobs": jobs,
+        "provenance": provenance(), "track": track, "say": _say,
+    }  # fmt: skip
+    if cross_corpus and out:
+        raise UserError(f"--out {out}: --cross-corpus makes several runs; expected one; "
+                        "leave it away")  # fmt: skip
+    if cross_corpus:
+        found = api.fit_cross_corpus(cache, protocol=protocol, **asked)
+    else:
+        found = (api.fit(cache, out=out, **vars(protocol), **asked),)
+    if out or cross_corpus:  # where `serpipe report` does not look by itself
+        _say(f"next     serpipe report {' '.join(str(results.run) for results in found)}")
     _say("run      predictions and bundles in:")
     if format is ResultFormat.JSON:
         told = [
-            {"run": str(run), "nested": list(nested_table(results).json_records)}
-            for run, results in found
+            {"run": str(results.run), "nested": list(nested_table(results).json_records)}
+            for results in found
         ]
-        _print_json(told[0] if len(told) == 1 else {"runs": told})
+        _print_json({"runs": told} if cross_corpus else told[0])
     else:
-        for run, _ in found:
-            typer.echo(run)
+        for results in found:
+            typer.echo(results.run)
 
 
 @app.command()
@@ -925,6 +863,7 @@ def finetune(
     from .artifacts.report import headline
     from .artifacts.results import read_results
     from .artifacts.tables import nested_table
+    from .corpora.data import gather
     from .features.checkpoint import load_checkpoint
     from .features.devices import choose_devices
     from .pipeline.finetune.kinds import EncoderWithHead, Network
@@ -972,11 +911,7 @@ def finetune(
             "expected none or a RUN to compare with"
         )
     frozen = read_results(Path(probe)) if probe not in ("make", "none") else None
-    found = _find_clips(data or [], manifest)
-    if found.bad and (not skip_bad or not found.clips):
-        from .errors import BadClipsError
-
-        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+    found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
     rated = read_ratings(ratings, target) if ratings else None
     protocol = Protocol(
         split=split,
@@ -1118,6 +1053,7 @@ def evaluate(
     from .artifacts.report import headline
     from .artifacts.results import read_results
     from .artifacts.tables import nested_table
+    from .corpora.data import gather
     from .features.devices import choose_devices
     from .pipeline.finetune.classifier import load_classifier
     from .pipeline.protocol import Protocol
@@ -1129,11 +1065,7 @@ def evaluate(
     place = choose_devices(device)[0]
     protocol = Protocol(target=target, merge=_pairs("--map", merge or []), keep=_names(keep))
     renamed = _pairs("--model-map", model_map or [])
-    found = _find_clips(data or [], manifest)
-    if found.bad and (not skip_bad or not found.clips):
-        from .errors import BadClipsError
-
-        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+    found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
     for error in found.bad:
         _say(f"skipped  {error}")
     _say(f"model    {model}: loading")
@@ -1432,52 +1364,23 @@ def report(
 
     Everything is computed from the saved predictions; nothing is fitted again.
     """
-    from .artifacts.comparison import compare_runs, report_layers, report_runs
-    from .artifacts.latest import comparison_folder, latest_run
-    from .artifacts.publish import publish, publish_comparison
-    from .artifacts.report import report_run, write_report
-    from .artifacts.results import read_results
-    from .files import make_folder
+    from .api import report as run
 
-    several = len(runs or []) > 1
-    if several or compare_layers is not None:
-        for option, given in (("--audio", audio), ("--baseline", baseline)):
-            if given:
-                raise UserError(
-                    f"{option}: is for the page of one run; expected one, without --compare-layers"
-                )
-    if several and compare_layers is not None:
-        raise UserError(f"--compare-layers {compare_layers}: expected one run")
-    if audio and not audio.is_dir():
-        raise UserError(f"{audio}: no such folder; expected that of the clips; see --audio")
-    if out:
-        make_folder(out)
-    folders = runs or [latest_run()]
-    for folder in folders:
-        _say(f"run      {folder}" + ("" if runs else ", the newest"))
-    results = [read_results(folder) for folder in folders]
+    made = run(
+        *runs or (),
+        baseline=baseline,
+        compare_layers=compare_layers,
+        audio=audio,
+        out=out,
+        # Printed before it is drawn: what was computed is not lost to a full disk.
+        show=lambda shown: _print_as(format, shown),
+        say=_say,
+    )
+    assert made.folder
     if compare_layers is not None:
-        if compare_layers not in results[0].heads:
-            raise UserError(
-                f"--compare-layers {compare_layers}: expected one of the heads of the run "
-                f"({', '.join(results[0].heads)})"
-            )
-        made = report_layers(results[0], compare_layers)
-        _print_as(format, made)
-        target = out or folders[0] / "report" / f"layers-{compare_layers}"
-        _say(f"tables   {write_report(target, made)[0].parent}")
-        return
-    # Printed before it is drawn: what was computed is not lost to a full disk.
-    if len(results) > 1:
-        compared = compare_runs(results)
-        made = report_runs(compared)
-        _print_as(format, made)
-        page = publish_comparison(out or comparison_folder(folders), compared, made)
+        _say(f"tables   {made.folder}")
     else:
-        made = report_run(results[0], baseline=baseline)
-        _print_as(format, made)
-        page = publish(results[0], made, audio, out)
-    _say(f"page     {page}; beside it the tables and figures as files")
+        _say(f"page     {made.folder / 'index.html'}; beside it the tables and figures as files")
 
 
 def main() -> None:
@@ -1542,33 +1445,6 @@ def print_report(report: Any, console: Any = None) -> None:
         console.print(Text("\nChecks", style="bold"))
     for check in report.checks:
         console.print(Text(check_line(check), style=styles[check.severity]))
-
-
-def _find_clips(data: list[str], manifest: Path | None) -> Any:
-    """Find the clips of ``--data`` and ``--manifest``, and say what was found."""
-    from .corpora import missing
-    from .corpora.data import SAMPLE, find_data, join, listed
-
-    if manifest:
-        if len(data) > 1:
-            raise UserError(
-                f"--data: {len(data)} folders with --manifest; expected one, that its paths are "
-                "relative to; give the folder above all clips"
-            )
-        found = listed(manifest, Path(data[0]) if data else None)
-        _say(f"clips    {len(found.clips)} of {len({c.speaker for c in found.clips})} speakers in "
-             f"{manifest}")  # fmt: skip
-        return found
-    sources, scans = find_data(data or [SAMPLE])
-    for source, scanned in zip(sources, scans, strict=True):
-        _say(f"corpus   {source.title}: {len(scanned.clips)} clips in {source.folder}")
-        for what, count in scanned.left_out.items():
-            _say(f"         {count} x {what} left out: not a clip of {source.title}")
-        short = {} if source.name == SAMPLE else missing(scanned.clips, source.corpus)
-        if short:
-            told = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
-            _say(f"         not the whole release: {told}")
-    return join(sources, scans)
 
 
 def _recordings(inputs: list[Path]) -> list[Path]:

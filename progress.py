@@ -1,4 +1,4 @@
-"""Progress bars: on standard error, and only where that is a terminal."""
+"""What a long work says meanwhile: lines, and progress bars where standard error is a terminal."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -7,11 +7,17 @@ T = TypeVar("T")
 
 #: Wraps an iterable of known length: ``track(items, what, total)``.
 Track = Callable[[Iterable[T], str, int], Iterable[T]]
+#: Takes a line that tells what is done.
+Say = Callable[[str], None]
 
 
 def no_track(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     """Show nothing: the default for callers from Python."""
     return items
+
+
+def say_nothing(text: str) -> None:
+    """Take what would be told: the default for callers from Python."""
 
 
 def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:

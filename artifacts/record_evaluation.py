@@ -4,7 +4,7 @@ Nothing is trained: every clip is tested, in one fold that trains on none.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from ..files import make_folder
 from ..pipeline.finetune.classifier import Classifier, check_options, run_classifier
 from ..pipeline.finetune.data import Sounds, open_all
 from ..pipeline.finetune.kinds import checkpoint_identity
-from ..pipeline.finetune.options import TrainingOptions, say_nothing
+from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.fit import Choice, HeadFit, Predictions
 from ..pipeline.outputs import find_rating, label_shares, match_labels, rename_outputs
 from ..pipeline.protocol import Plan, Protocol, plan_evaluation
-from ..progress import Track, no_track
+from ..progress import Say, Track, no_track, say_nothing
 from .checks import trained_on
 from .latest import RUNS
 from .record import heads_there
@@ -75,7 +75,7 @@ def record_evaluation(
     skip_bad: bool = False,
     workers: int = 1,
     track: Track[Any] = no_track,
-    say: Callable[[str], None] = say_nothing,
+    say: Say = say_nothing,
 ) -> Path:
     """Score a classifier on clips, and save what it said of each.
 
@@ -198,7 +198,7 @@ def _find_meaning(classifier: Classifier, plan: Plan, model_map: Mapping[str, st
     return _Meaning(places, told, tuple(warnings))
 
 
-def _contaminated(classifier: Classifier, plan: Plan, say: Callable[[str], None]) -> list[str]:
+def _contaminated(classifier: Classifier, plan: Plan, say: Say) -> list[str]:
     """Mark a model that was trained on what it is tested on; say so where nothing is known."""
     checkpoint = classifier.checkpoint
     known = [trained_on([checkpoint.name, checkpoint.origin]), classifier.corpora]

@@ -5,7 +5,7 @@ import gc
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..files import json_value, make_folder
 from ..pipeline.finetune.augment import SPEED
 from ..pipeline.finetune.data import Examples, Sounds, Targets, open_all
 from ..pipeline.finetune.kinds import EncoderWithHead, Kind, rescale_outputs
-from ..pipeline.finetune.options import TrainingOptions, say_nothing
+from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.finetune.probe import LINEAR, ProbeChoice, pooled_states, start_from_probe
 from ..pipeline.finetune.processes import on_devices
 from ..pipeline.finetune.train import best_epoch, predict, quiet, train
@@ -32,7 +32,7 @@ from ..pipeline.measures import MEASURES
 from ..pipeline.protocol import Plan, Protocol, make_plan
 from ..pipeline.ratings import Ratings
 from ..pipeline.search import FoldResult
-from ..progress import Track, no_track
+from ..progress import Say, Track, no_track, say_nothing
 from .latest import RUNS
 from .parts import FOLDER, part_writer, read_parts, remove_parts
 from .record import heads_there
@@ -72,7 +72,7 @@ def record_finetuning(
     skip_bad: bool = False,
     workers: int = 1,
     track: Track[Any] = no_track,
-    say: Callable[[str], None] = say_nothing,
+    say: Say = say_nothing,
 ) -> Path:
     """Train a model on the training speakers of each fold; test it; save all of it.
 
@@ -271,7 +271,7 @@ class FoldTraining:
     validation: Mapping[str, NDArray[np.intp]]
     folder: Path
     logs: Path | None
-    say: Callable[[str], None]
+    say: Say
     choices: Mapping[str, ProbeChoice]
     states: NDArray[np.float32] | None = None
 

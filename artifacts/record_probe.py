@@ -70,14 +70,13 @@ def make_probe(
     """
     loaded = [load_encoder(encoder, revision=revision, device=device) for device in devices]
     name = f"{found.name}-{loaded[0].identity.encoder.replace('/', '--')}.h5"
-    about = {"corpus": found.title, "licence": found.licence, "citation": found.citation}
 
     def fill(cache: Path, overwrite: bool) -> Path:
         extract(
             found.clips,
             loaded,
             cache,
-            provenance={**about, **provenance},
+            provenance={**found.provenance, **provenance},
             skip_bad=skip_bad,
             overwrite=overwrite,
             workers=jobs,

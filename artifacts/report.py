@@ -57,6 +57,8 @@ class Report:
         What was found wrong, or is to be known.
     provenance : tuple of mapping
         Command, versions and machine of each run.
+    folder : Path or None
+        Where it was written.
     """
 
     facts: tuple[tuple[str, str], ...]
@@ -65,6 +67,15 @@ class Report:
     notes: tuple[str, ...]
     checks: tuple[Check, ...] = ()
     provenance: tuple[Mapping[str, Any], ...] = ()
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """Return it as Markdown."""
+        return markdown(self)
+
+    def _repr_markdown_(self) -> str:
+        """Show it in a notebook."""
+        return markdown(self)
 
     @property
     def printed(self) -> tuple[Table, ...]:

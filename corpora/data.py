@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import BadClipError, UserError
-from . import CORPORA
+from ..errors import BadClipError, BadClipsError, UserError
+from ..progress import Say, say_nothing
+from . import CORPORA, missing
 from .clip import Clip
 from .corpus import Corpus, NameOutsideSchemeError
 from .manifest import read_manifest
@@ -57,6 +58,11 @@ class Data:
     bad: tuple[BadClipError, ...]
     licence: str
     citation: str
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What is stored beside numbers that come from the clips."""
+        return {"corpus": self.title, "licence": self.licence, "citation": self.citation}
 
 
 def find_source(data: str) -> Source:
@@ -174,6 +180,63 @@ def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]
     """
     sources = tuple(find_source(each) for each in data)
     return sources, tuple(scan(source.folder, source.corpus) for source in sources)
+
+
+def gather(
+    data: Sequence[str],
+    manifest: Path | None = None,
+    *,
+    skip_bad: bool = False,
+    say: Say = say_nothing,
+) -> Data:
+    """Find the clips of ``--data`` and ``--manifest``, and say what was found.
+
+    Parameters
+    ----------
+    data : sequence of str
+        As :func:`find_source` reads each; the built-in sample if empty. With a manifest at most
+        one: the folder that its paths are relative to.
+    manifest : Path, optional
+        A table of clips, as :func:`listed` reads it.
+    skip_bad : bool
+        Leave clips out whose names are wrong.
+    say : callable
+        Takes the lines.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    BadClipsError
+        If names are wrong, unless ``skip_bad``; if all are.
+    UserError
+        If there is no such folder, or its names are those of no corpus.
+    """
+    if manifest:
+        if len(data) > 1:
+            raise UserError(
+                f"--data: {len(data)} folders with --manifest; expected one, that its paths are "
+                "relative to; give the folder above all clips"
+            )
+        found = listed(manifest, Path(data[0]) if data else None)
+        speakers = {clip.speaker for clip in found.clips}
+        say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {manifest}")
+        return found
+    sources, scans = find_data(data or [SAMPLE])
+    for source, scanned in zip(sources, scans, strict=True):
+        say(f"corpus   {source.title}: {len(scanned.clips)} clips in {source.folder}")
+        for what, count in scanned.left_out.items():
+            say(f"         {count} x {what} left out: not a clip of {source.title}")
+        short = {} if source.name == SAMPLE else missing(scanned.clips, source.corpus)
+        if short:
+            told = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
+            say(f"         not the whole release: {told}")
+    found = join(sources, scans)
+    if found.bad and (not skip_bad or not found.clips):
+        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+    return found
 
 
 def _told_by_names(folder: Path) -> Corpus:

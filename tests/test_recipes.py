@@ -478,7 +478,7 @@ from serpipe.artifacts.record_finetune import record_finetuning
 from serpipe.corpora.data import listed
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.pipeline.finetune.kinds import EncoderWithHead
-from serpipe.pipeline.finetune.options import TrainingOptions, say_nothing
+from serpipe.pipeline.finetune.options import TrainingOptions
 from serpipe.pipeline.protocol import Protocol
 if __name__ == "__main__":
     manifest, encoder = sys.argv[1:3]

@@ -15,9 +15,9 @@ from ...features.audio import CHANNEL_POLICY, Waveform, check_length, read_wavef
 from ...features.batching import HeardClip, in_order, load_clip
 from ...features.extract import one_speaker_each
 from ...features.front_end import FrontEnd, prepare
-from ...progress import Track, no_track
+from ...progress import Say, Track, no_track, say_nothing
 from .augment import augment, mix
-from .options import TrainingOptions, say_nothing
+from .options import TrainingOptions
 
 Targets = NDArray[np.float32]
 
@@ -121,7 +121,7 @@ def open_all(
     skip_bad: bool = False,
     workers: int = 1,
     track: Track[Any] = no_track,
-    say: Callable[[str], None] = say_nothing,
+    say: Say = say_nothing,
 ) -> Sounds:
     """Open clips as :func:`open_clips` does, and refuse all if some cannot be used.
 

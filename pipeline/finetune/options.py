@@ -12,10 +12,6 @@ PRECISIONS = ("float32", "bf16", "fp16")
 AUGMENTATIONS = ("speed", "pitch", "noise")
 
 
-def say_nothing(text: str) -> None:
-    """Take what would be told: the default for callers from Python."""
-
-
 @dataclass(frozen=True)
 class TrainingOptions:
     """How an encoder and its head are trained.

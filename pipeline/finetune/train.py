@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import MachineError, UserError
+from ...progress import Say, say_nothing
 from ..measures import LABELS, RATINGS
 from .data import ByLength, Collator, Examples, Targets, VariedExamples
 from .kinds import Kind, optimizer
-from .options import TrainingOptions, say_nothing
+from .options import TrainingOptions
 
 #: What a model returns besides scores, and need not be gathered.
 _NOT_SCORES = ["hidden_states", "attentions"]
@@ -36,7 +37,7 @@ def train(
     epochs: int | None = None,
     started: bool = False,
     logs: Path | None = None,
-    say: Callable[[str], None] = say_nothing,
+    say: Say = say_nothing,
 ) -> list[float]:
     """Train a model; go on from the last checkpoint in the folder, if there is one.
 

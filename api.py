@@ -1,0 +1,507 @@
+"""The stages as functions of Python; the commands call these, and have the same defaults.
+
+Each takes what it needs from where the one before it wrote, below the working directory. Options
+are those of the command of the same name: `serpipe fit --split kfold:5` is
+``serpipe.fit(split="kfold:5")``.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .progress import Say, Track, no_track, say_nothing
+
+if TYPE_CHECKING:
+    from .artifacts.report import Report
+    from .artifacts.results import RunResults
+    from .features.cache import Cache
+    from .features.extract import Extraction
+    from .pipeline.heads import Grid, Head
+    from .pipeline.protocol import Protocol
+    from .pipeline.ratings import Ratings
+
+# What is heavy is imported where it is used: a wrong path is told at once, not after torch.
+
+
+def extract(
+    data: str | Path | Sequence[str | Path] = (),
+    *,
+    manifest: str | Path | None = None,
+    encoder: str | Path = "facebook/wav2vec2-base",
+    revision: str | None = None,
+    out: str | Path | None = None,
+    pooling: str = "mean",
+    devices: str = "auto",
+    precision: str = "float32",
+    dtype: str = "float32",
+    trim: float | None = None,
+    channels: str = "mean",
+    max_seconds: float | None = None,
+    compile_blocks: bool = False,
+    batch_seconds: float = 600.0,
+    jobs: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    drop_removed: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "Extraction":
+    """Run a frozen encoder once over every clip and cache the pooled states of every layer.
+
+    A second run computes only what is missing; a stopped run goes on where it stopped.
+
+    Parameters
+    ----------
+    data : str, Path or sequence of them
+        Folders of corpora, each a folder or ``"CORPUS=DIR"``; the built-in sample by default. With
+        a manifest: the folder that its paths are relative to.
+    manifest : str or Path, optional
+        A table of any labelled clips: path, speaker, and columns to predict.
+    encoder : str or Path
+        Hub id or local folder of a speech encoder, or ``"whisper-tiny.en"``, which is built in.
+    revision : str, optional
+        Commit, tag or branch of a hub id; pinned for the default encoder, else ``main``.
+    out : str or Path, optional
+        The HDF5 file; by default ``features/cache/CORPUS-ENCODER.h5``.
+    pooling : {"mean", "std", "mean,std"}
+        What is kept of each layer over time.
+    devices : str
+        ``"auto"`` takes all GPUs, else the CPU; or ``"cpu"``, ``"cuda"``, ``"cuda:0,cuda:1"``,
+        ``"mps"``.
+    precision : {"float32", "tf32", "bf16", "fp16", "auto"}
+        Of weights and states. Only float32 is exact.
+    dtype : {"float32", "float16"}
+        Of the stored embeddings.
+    trim : float, optional
+        Trim what is quieter, at both ends, than the loudest part by more than so many decibels.
+    channels : {"mean", "left", "right"}
+        How several channels become one.
+    max_seconds : float, optional
+        Cut longer clips into equal chunks, pooled together by their frames.
+    compile_blocks : bool
+        Compile the encoder's blocks with ``torch.compile``.
+    batch_seconds : float
+        Seconds of audio per batch on a GPU. On a CPU each clip is computed alone.
+    jobs : int, optional
+        Threads; the cores there are by default.
+    skip_bad : bool
+        Go on without clips that cannot be used.
+    overwrite : bool
+        Start anew where ``out`` was made otherwise.
+    drop_removed : bool
+        Drop clips of the cache that the corpus has no more.
+    provenance : mapping, optional
+        JSON values to store beside the numbers; by default this call, versions and machine.
+    track : callable
+        Shows progress, such as :func:`serpipe.progress.track`.
+    say : callable
+        Takes lines that tell what is done, such as ``print``.
+
+    Returns
+    -------
+    Extraction
+        With the open ``cache``, whose file is ``cache.path``.
+
+    Raises
+    ------
+    BadClipsError
+        If clips cannot be used, unless ``skip_bad``.
+    UserError
+        If an option is wrong, or ``out`` holds something else.
+    MachineError
+        If memory runs out, the disk is full, or the hub cannot be reached.
+    """
+    about = _about(extract, locals()) if provenance is None else provenance
+    from .artifacts.latest import CACHES
+    from .corpora.data import gather
+    from .features.names import POOLINGS
+    from .provenance import cores
+
+    poolings = tuple(POOLINGS[POOLINGS.index(p)] for p in pooling.split(",") if p in POOLINGS)
+    if not poolings or ",".join(poolings) != pooling:
+        raise UserError(f"--pool {pooling}: expected mean, std or mean,std")
+    if dtype not in ("float32", "float16"):
+        raise UserError(f"--dtype {dtype}: expected float32 or float16")
+    folders = [data] if isinstance(data, str | Path) else data
+    table = None if manifest is None else Path(manifest)
+    found = gather([str(folder) for folder in folders], table, skip_bad=skip_bad, say=say)
+
+    from .features.devices import choose_devices, choose_precision
+    from .features.encoder import load_encoder
+    from .features.extract import extract as run
+
+    say(f"encoder  {encoder}: loading")
+    places = choose_devices(devices)
+    loaded = [
+        load_encoder(
+            str(encoder),
+            revision=revision,
+            poolings=poolings,
+            device=place,
+            precision=choose_precision(precision, place),
+            max_seconds=max_seconds,
+            compile_blocks=compile_blocks,
+        )
+        for place in places
+    ]
+    identity = loaded[0].identity
+    say(
+        f"         {identity.model_type}, revision {identity.revision}, "
+        f"{len(identity.layers)} layers of width {identity.width}, "
+        f"{loaded[0].precision} on {', '.join(places)}"
+    )
+    name = f"{found.name}-{identity.encoder.replace('/', '--')}.h5"
+    done = run(
+        found.clips,
+        loaded,
+        CACHES / name if out is None else Path(out),
+        provenance={**found.provenance, **about},
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        drop_removed=drop_removed,
+        trim_decibels=trim,
+        channels=channels,
+        dtype=dtype,
+        batch_seconds=batch_seconds,
+        workers=jobs or cores(),
+        track=track,
+    )
+    return replace(done, bad=(*found.bad, *done.bad))
+
+
+def fit(
+    cache: "Cache | str | Path | None" = None,
+    *,
+    head: str | None = None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
+    split: str = "loso",
+    layers: str = "all",
+    target: str = "emotion",
+    ratings: str | Path | None = None,
+    merge: Mapping[str, str] | None = None,
+    keep: Sequence[str] = (),
+    normalise: str = "none",
+    permute_labels: bool = False,
+    pooling: str | None = None,
+    train_on: Sequence[str] = (),
+    test_on: Sequence[str] = (),
+    seed: int = 0,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "RunResults":
+    """Train heads and test them on speakers whom they never heard.
+
+    Layer and hyper-parameters are chosen inside the training speakers of each fold (nested
+    cross-validation). A stopped run goes on where it stopped; one that is there is not done again.
+
+    Parameters
+    ----------
+    cache : Cache, str or Path, optional
+        Embeddings that :func:`extract` made; by default the newest in ``features/cache``.
+    head : str, optional
+        Names joined by commas, or ``"all"``. For labels ``lr`` (the default), ``svm``,
+        ``svm-linear``, ``lgbm``; for ratings ``ridge`` (the default), ``svr``, ``lgbm-regressor``.
+    grid : mapping of str to sequence of float, or sequence of str
+        Values to try for a hyper-parameter, such as ``{"lr.C": [0.1, 1]}`` or ``["lr.C=0.1,1"]``.
+    split : str
+        ``"loso"``, ``"kfold:N"``, ``"standard"``, ``"emobox"``, ``"file:FOLDS.csv"``,
+        ``"holdout:70/10/20"``, or, to share speakers on purpose, ``"random:N"``.
+    layers : str
+        The layers to choose from (``"all"``, ``"3"``, ``"6-9"``, ``"3,6"``), or several as one:
+        ``"mean"``, ``"weighted"``, ``"concat:3,6,9"``.
+    target : str
+        The column to predict. One of numbers is of ratings, and regressed.
+    ratings : str or Path, optional
+        A table with ratings of the target.
+    merge : mapping of str to str, optional
+        Labels that are counted as another, such as ``{"calm": "neutral"}``.
+    keep : sequence of str
+        Labels that are kept, after ``merge``; all if empty.
+    normalise : {"none", "speaker"}
+        ``"speaker"`` standardises each speaker's clips by themselves; transductive, and marked so.
+    permute_labels : bool
+        Shuffle labels within speakers: scores must fall to chance.
+    pooling : str, optional
+        Which of the cached poolings to use; all by default.
+    train_on, test_on : sequence of str
+        Corpora of the cache to train on and to test on; all, by ``split``, if empty.
+    seed : int
+        Of folds, heads and shuffles.
+    out : str or Path, optional
+        The run's folder; by default ``artifacts/runs/NAME``.
+    jobs : int, optional
+        Processes; the cores there are by default. The results do not depend on it.
+    provenance, track, say
+        As :func:`extract` takes them.
+
+    Returns
+    -------
+    RunResults
+        Scores with intervals (``.scores(head)``), out-of-fold predictions, and the folder
+        (``.run``) that :func:`report` and :func:`serpipe.load` take.
+
+    Raises
+    ------
+    UserError
+        If an option is wrong or the cache does not hold what it needs.
+    """
+    about = _about(fit, locals()) if provenance is None else provenance
+    from .pipeline.protocol import Protocol
+
+    protocol = Protocol(
+        split=split,
+        layers=layers,
+        target=target,
+        merge=merge or {},
+        keep=tuple(keep),
+        normalise=normalise,
+        permute_labels=permute_labels,
+        pooling=pooling,
+        seed=seed,
+        train_on=tuple(train_on),
+        test_on=tuple(test_on),
+    )
+    opened, rated, heads, grids = _to_fit(cache, target, ratings, head, grid, say)
+    return _record(
+        opened,
+        heads,
+        grids,
+        protocol,
+        rated,
+        about,
+        None if out is None else Path(out),
+        jobs,
+        track,
+        say,
+    )
+
+
+def fit_cross_corpus(
+    cache: "Cache | str | Path | None" = None,
+    *,
+    head: str | None = None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
+    protocol: "Protocol | None" = None,
+    ratings: str | Path | None = None,
+    jobs: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "tuple[RunResults, ...]":
+    """Fit on each corpus of a cache and test on each, over the labels that all have.
+
+    Parameters
+    ----------
+    cache, head, grid, ratings, jobs, provenance, track, say
+        As :func:`fit` takes them.
+    protocol : Protocol, optional
+        What all pairs have in common; its split is that within a corpus.
+
+    Returns
+    -------
+    tuple of RunResults
+        One for each pair. A corpus that the split cannot divide is not tested by itself.
+
+    Raises
+    ------
+    UserError
+        If there is one corpus, or a pair cannot be fitted. Nothing is fitted then.
+    """
+    about = _about(fit_cross_corpus, locals()) if provenance is None else provenance
+    from .artifacts.record import plan_run
+    from .pipeline.protocol import Protocol, cross_corpus_protocols
+
+    asked = protocol or Protocol()
+    opened, rated, heads, grids = _to_fit(cache, asked.target, ratings, head, grid, say)
+    possible = []
+    for each in cross_corpus_protocols(opened, asked, rated):  # before the work: all, or none
+        try:
+            plan_run(opened, heads, grids, each, rated)
+        except UserError as error:
+            if each.train_on != each.test_on:
+                raise
+            say(f"note     {each.train_on[0]} is not tested by itself: {error}")
+        else:
+            possible.append(each)
+    found = []
+    for each in possible:
+        found.append(_record(opened, heads, grids, each, rated, about, None, jobs, track, say))
+        say(f"         {found[-1].run}")
+    return tuple(found)
+
+
+def report(
+    *runs: "RunResults | str | Path",
+    baseline: bool = False,
+    compare_layers: str | None = None,
+    audio: str | Path | None = None,
+    out: str | Path | None = None,
+    show: "Callable[[Report], object] | None" = None,
+    say: Say = say_nothing,
+) -> "Report":
+    """Say what runs found, with intervals and tests; write a page, tables and figures.
+
+    Everything is computed from the saved predictions; nothing is fitted again.
+
+    Parameters
+    ----------
+    *runs : RunResults, str or Path
+        Runs, or their folders; by default the newest in ``artifacts/runs``. Several are compared,
+        clip by clip where they are of the same clips.
+    baseline : bool
+        Set published results beside, where corpus, split, labels and metric agree.
+    compare_layers : str, optional
+        A head: test its nested choice against each of its layers. No page is drawn.
+    audio : str or Path, optional
+        Folder of the clips, to hear the hardest in the page.
+    out : str or Path, optional
+        Where to write; by default ``RUN/report``, of several runs ``artifacts/comparisons/NAME``.
+    show : callable, optional
+        Is given the report before anything is written: a full disk does not lose it.
+    say : callable
+        Takes lines that tell what is done.
+
+    Returns
+    -------
+    Report
+        Printed, it is Markdown; ``tables`` hold the numbers, and ``folder`` is where it was
+        written.
+
+    Raises
+    ------
+    UserError
+        If a run is not there or damaged, or the options do not go together.
+    """
+    from .artifacts.comparison import compare_runs, report_layers, report_runs
+    from .artifacts.latest import comparison_folder, latest_run
+    from .artifacts.publish import publish, publish_comparison
+    from .artifacts.report import report_run, write_report
+    from .artifacts.results import RunResults, read_results
+    from .files import make_folder
+
+    several, clips = len(runs) > 1, None if audio is None else Path(audio)
+    if several or compare_layers is not None:
+        for option, given in (("--audio", audio), ("--baseline", baseline)):
+            if given:
+                raise UserError(
+                    f"{option}: is for the page of one run; expected one, without --compare-layers"
+                )
+    if several and compare_layers is not None:
+        raise UserError(f"--compare-layers {compare_layers}: expected one run")
+    if clips and not clips.is_dir():
+        raise UserError(f"{clips}: no such folder; expected that of the clips; see --audio")
+    target = None if out is None else Path(out)
+    if target:
+        make_folder(target)
+    results = []
+    for run in runs or (latest_run(),):
+        told = run if isinstance(run, RunResults) else read_results(Path(run))
+        say(f"run      {told.run}" + ("" if runs else ", the newest"))
+        results.append(told)
+    folders, first = [each.run for each in results], results[0]
+    show = show or _show_nothing
+    if compare_layers is not None:
+        if compare_layers not in first.heads:
+            raise UserError(
+                f"--compare-layers {compare_layers}: expected one of the heads of the run "
+                f"({', '.join(first.heads)})"
+            )
+        made = report_layers(first, compare_layers)
+        show(made)
+        folder = target or first.run / "report" / f"layers-{compare_layers}"
+        write_report(folder, made)
+    elif several:
+        compared = compare_runs(results)
+        made = report_runs(compared)
+        show(made)
+        folder = target or comparison_folder(folders)
+        publish_comparison(folder, compared, made)
+    else:
+        made = report_run(first, baseline=baseline)
+        show(made)
+        folder = publish(first, made, clips, target).parent
+    return replace(made, folder=folder)
+
+
+def _to_fit(
+    cache: "Cache | str | Path | None",
+    target: str,
+    ratings: str | Path | None,
+    head: str | None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str],
+    say: Say,
+) -> "tuple[Cache, Ratings | None, tuple[Head, ...], Mapping[str, Grid]]":
+    """Open what is fitted to, and find the heads for it."""
+    from .artifacts.latest import latest_cache
+    from .features.cache import Cache, open_cache
+    from .pipeline.heads import find_heads, read_grids
+    from .pipeline.ratings import read_ratings
+
+    opened = cache if isinstance(cache, Cache) else open_cache(Path(cache or latest_cache()))
+    say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
+    rated = read_ratings(Path(ratings), target) if ratings else None
+    number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
+    heads = find_heads(head, "regression" if number else "classification")
+    if isinstance(grid, Mapping):
+        grid = [f"{name}={','.join(map(str, values))}" for name, values in grid.items()]
+    return opened, rated, heads, read_grids(heads, grid)
+
+
+def _record(
+    cache: "Cache",
+    heads: "tuple[Head, ...]",
+    grids: "Mapping[str, Grid]",
+    protocol: "Protocol",
+    ratings: "Ratings | None",
+    provenance: Mapping[str, Any],
+    out: Path | None,
+    jobs: int | None,
+    track: Track[Any],
+    say: Say,
+) -> "RunResults":
+    from .artifacts.record import record_run
+    from .artifacts.report import headline
+    from .artifacts.results import read_results
+    from .provenance import cores
+
+    run = record_run(
+        cache,
+        heads,
+        grids,
+        protocol,
+        ratings=ratings,
+        provenance=provenance,
+        out=out,
+        jobs=jobs or cores(),
+        track=track,
+    )
+    results = read_results(run)
+    for line in headline(results):
+        say(line)
+    return results
+
+
+def _show_nothing(report: "Report") -> None:
+    """Take a report that nobody wants to see before it is written."""
+
+
+def _about(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return provenance whose command is the call itself: what was not left as it is."""
+    from .provenance import provenance
+
+    told = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        value = getattr(given[name], "path", given[name])  # of a cache
+        if name not in ("provenance", "track", "say", "jobs") and value != parameter.default:
+            told.append(
+                f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={value!r}"
+            )
+    call = f"serpipe.{function.__name__}({', '.join(told)})"
+    return {**provenance(), "command": call}
