@@ -7,6 +7,7 @@ are those of the command of the same name: `serpipe fit --split kfold:5` is
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from .progress import Say, Track, no_track, say_nothing
 if TYPE_CHECKING:
     from .artifacts.report import Report
     from .artifacts.results import RunResults
+    from .cluster import Cluster
     from .features.cache import Cache
     from .features.extract import Extraction
     from .pipeline.heads import Grid, Head
@@ -46,6 +48,7 @@ def extract(
     skip_bad: bool = False,
     overwrite: bool = False,
     drop_removed: bool = False,
+    cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -94,6 +97,9 @@ def extract(
         Start anew where ``out`` was made otherwise.
     drop_removed : bool
         Drop clips of the cache that the corpus has no more.
+    cluster : str, optional
+        Workers of Dask that do it instead: ``"local:N"``, ``"tcp://HOST:PORT"`` or a file
+        ``jobqueue.yaml``. The numbers are the same.
     provenance : mapping, optional
         JSON values to store beside the numbers; by default this call, versions and machine.
     track : callable
@@ -130,46 +136,50 @@ def extract(
     table = None if manifest is None else Path(manifest)
     found = gather([str(folder) for folder in folders], table, skip_bad=skip_bad, say=say)
 
-    from .features.devices import choose_devices, choose_precision
-    from .features.encoder import load_encoder
-    from .features.extract import extract as run
+    from .features.engine import Engine, EngineOptions, open_engine
+    from .features.extract import extract_by
 
-    say(f"encoder  {encoder}: loading")
-    places = choose_devices(devices)
-    loaded = [
-        load_encoder(
-            str(encoder),
-            revision=revision,
-            poolings=poolings,
-            device=place,
-            precision=choose_precision(precision, place),
-            max_seconds=max_seconds,
-            compile_blocks=compile_blocks,
-        )
-        for place in places
-    ]
-    identity = loaded[0].identity
-    say(
-        f"         {identity.model_type}, revision {identity.revision}, "
-        f"{len(identity.layers)} layers of width {identity.width}, "
-        f"{loaded[0].precision} on {', '.join(places)}"
-    )
-    name = f"{found.name}-{identity.encoder.replace('/', '--')}.h5"
-    done = run(
-        found.clips,
-        loaded,
-        CACHES / name if out is None else Path(out),
-        provenance={**found.provenance, **about},
-        skip_bad=skip_bad,
-        overwrite=overwrite,
-        drop_removed=drop_removed,
+    options = EngineOptions(
+        encoder=str(encoder),
+        revision=revision,
+        poolings=poolings,
+        devices=devices,
+        precision=precision,
+        max_seconds=max_seconds,
+        compile_blocks=compile_blocks,
         trim_decibels=trim,
         channels=channels,
         dtype=dtype,
         batch_seconds=batch_seconds,
-        workers=jobs or cores(),
-        track=track,
     )
+    with ExitStack() as stack:
+        engine: Engine
+        say(f"encoder  {encoder}: loading")
+        if cluster is None:
+            from .features.devices import choose_devices
+
+            engine = open_engine(options, choose_devices(devices), jobs or cores())
+        else:
+            from .features.cluster_engine import ClusterEngine
+
+            engine = ClusterEngine(stack.enter_context(_connect(cluster, say)), options)
+        key = engine.key
+        say(
+            f"         {key['model_type']}, revision {key['revision']}, "
+            f"{len(key['layers'])} layers of width {key['width']}, "
+            f"{key['precision']} on {key['device']}"
+        )
+        name = f"{found.name}-{key['encoder'].replace('/', '--')}.h5"
+        done = extract_by(
+            engine,
+            found.clips,
+            CACHES / name if out is None else Path(out),
+            provenance={**found.provenance, **about},
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+            drop_removed=drop_removed,
+            track=track,
+        )
     return replace(done, bad=(*found.bad, *done.bad))
 
 
@@ -428,6 +438,19 @@ def report(
         show(made)
         folder = publish(first, made, clips, target).parent
     return replace(made, folder=folder)
+
+
+def _connect(where: str, say: Say) -> "AbstractContextManager[Cluster]":
+    try:
+        from .cluster import connect
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("dask", "distributed"):
+            raise
+        raise UserError(
+            f"--cluster {where}: {error.name} is not installed; expected the extra; install it: "
+            "pip install 'serpipe[cluster]'"
+        ) from None
+    return connect(where, say)
 
 
 def _to_fit(

@@ -125,6 +125,14 @@ RunFolder = Annotated[
 OneDevice = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local:N|tcp://HOST:PORT|jobqueue.yaml",
+        help="Workers of Dask that do the work; the numbers are the same (serpipe[cluster]).",
+        show_default="none",
+    ),
+]
 BundleEncoder = Annotated[
     str | None,
     typer.Option(
@@ -262,6 +270,7 @@ def extract(
         bool,
         typer.Option("--drop-removed", help="Drop clips of the cache that the corpus has no more."),
     ] = False,
+    cluster: ClusterOption = None,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Run a frozen encoder once over every clip and cache the pooled states of every layer.
@@ -292,6 +301,7 @@ def extract(
         skip_bad=skip_bad,
         overwrite=overwrite,
         drop_removed=drop_removed,
+        cluster=cluster,
         provenance=provenance(),
         track=track,
         say=_say,

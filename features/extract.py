@@ -10,21 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from .. import __version__
 from ..corpora import CLIP_COLUMNS, Clip
 from ..errors import BadClipError, BadClipsError, MachineError, UserError
 from ..files import make_folder
 from ..progress import Track, no_track
-from .audio import CHANNEL_POLICY, RESAMPLER, check_length, read_waveform
-from .batching import GPU_BATCH_SECONDS, HeardClip, embed_batches, in_order, plan
+from .audio import CHANNEL_POLICY
+from .batching import GPU_BATCH_SECONDS, HeardClip
 from .cache import BLOCK_ROWS, Cache, RowSource, difference, open_cache, verify_cache, write_cache
-from .encoder import Encoder, identity_fields
+from .encoder import Encoder
+from .engine import Engine, local_engine
 from .shards import Shards, read_layer
-from .trim import trim
 
 
 @dataclass(frozen=True)
@@ -115,12 +113,60 @@ def extract(
     MachineError
         If memory runs out for a single clip, or the disk is full.
     """
+    engine = local_engine(
+        encoders,
+        trim_decibels=trim_decibels,
+        channels=channels,
+        dtype=dtype,
+        batch_seconds=batch_seconds,
+        workers=workers,
+    )
+    return extract_by(
+        engine,
+        clips,
+        out,
+        provenance=provenance,
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        drop_removed=drop_removed,
+        track=track,
+    )
+
+
+def extract_by(
+    engine: Engine,
+    clips: Sequence[Clip],
+    out: Path,
+    *,
+    provenance: Mapping[str, Any],
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    drop_removed: bool = False,
+    track: Track[Any] = no_track,
+) -> Extraction:
+    """Do what :func:`extract` does by an engine, here or elsewhere.
+
+    Parameters
+    ----------
+    engine : Engine
+        What opens and embeds clips.
+    clips, out, provenance, skip_bad, overwrite, drop_removed, track
+        As :func:`extract` takes them.
+
+    Returns
+    -------
+    Extraction
+
+    Raises
+    ------
+    BadClipsError, UserError, MachineError
+        As :func:`extract` raises them.
+    """
     with _alone(out):
-        first = encoders[0]
-        key = cache_key(first, trim_decibels, dtype, channels)
+        key = engine.key
         shards = Shards(out)
         existing = _existing(out, shards, key, overwrite)
-        heard, bad = _listen(clips, first, trim_decibels, channels, workers, track)
+        heard, bad = _listen(clips, engine, track)
         if bad and (not skip_bad or not heard):
             raise BadClipsError(bad, f"{len(heard)} can")
         removed = _removed(existing, heard)
@@ -136,10 +182,9 @@ def extract(
         done = set(existing.clips["sha256"].tolist()) if existing else set()
         done.update(hash_ for _, hashes in shards.hashes() for hash_ in hashes)
         missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
-        cpu = first.device.type == "cpu"
-        batches = plan(missing.values(), 0.0 if cpu else batch_seconds, first.window_seconds)
+        batches = engine.plan(list(missing.values()))
         try:
-            work = embed_batches(encoders, batches, workers, trim_decibels, channels)
+            work = engine.embed(batches)
             for batch, embeddings in track(work, "embedding clips", len(batches)):
                 shards.add([h.facts.sha256 for h in batch], embeddings)
         finally:
@@ -192,49 +237,6 @@ def _removed(existing: Cache | None, heard: Sequence[HeardClip]) -> list[str]:
     return [path for corpus, name, path in named if (corpus, name) not in now]
 
 
-def cache_key(
-    encoder: Encoder,
-    trim_decibels: float | None = None,
-    dtype: str = "float32",
-    channels: str = CHANNEL_POLICY,
-) -> dict[str, Any]:
-    """Return all that the numbers of a cache depend on, besides the clips' content.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        What will compute them.
-    trim_decibels : float, optional
-        Threshold of silence.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
-    channels : {"mean", "left", "right"}
-        How several channels become one.
-
-    Returns
-    -------
-    dict
-        JSON values.
-    """
-    device = encoder.device
-    is_cuda = device.type == "cuda"
-    return {
-        **identity_fields(encoder.identity),
-        "poolings": list(encoder.poolings),
-        "channels": channels,
-        "resampler": RESAMPLER,
-        "trim_decibels": trim_decibels,
-        "max_seconds": encoder.max_seconds,
-        "precision": encoder.precision,
-        "compiled": encoder.compiled,
-        "dtype": dtype,
-        "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "serpipe": __version__,
-    }
-
-
 def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool) -> Cache | None:
     """Return the cache that is there, if it is of use; refuse to touch one that is not."""
     if overwrite:
@@ -258,34 +260,11 @@ def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool
 
 
 def _listen(
-    clips: Sequence[Clip],
-    encoder: Encoder,
-    trim_decibels: float | None,
-    channels: str,
-    workers: int,
-    track: Track[Any],
+    clips: Sequence[Clip], engine: Engine, track: Track[Any]
 ) -> tuple[list[HeardClip], list[BadClipError]]:
     """Open every clip before the long work starts."""
-    front_end = encoder.front_end
-
-    def hear(clip: Clip) -> HeardClip | BadClipError:
-        try:
-            waveform, facts = read_waveform(clip.file, front_end.sampling_rate, channels)
-            if trim_decibels is not None:
-                waveform = trim(waveform, trim_decibels)
-            check_length(
-                clip.file,
-                len(waveform),
-                front_end.sampling_rate,
-                front_end.minimum_samples,
-                encoder.maximum_samples,
-            )
-        except BadClipError as error:
-            return error
-        return HeardClip(clip, facts)
-
     heard, bad = [], []
-    for result in track(in_order(hear, clips, workers, ahead=64), "checking clips", len(clips)):
+    for result in track(engine.hear(clips), "checking clips", len(clips)):
         if isinstance(result, BadClipError):
             bad.append(result)
         else:

@@ -20,6 +20,7 @@ from filelock import FileLock
 from serpipe.corpora import scan
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.errors import BadClipError, BadClipsError, MachineError, UserError
+from serpipe.features import engine as engine_module
 from serpipe.features import extract as extract_module
 from serpipe.features.audio import read_waveform
 from serpipe.features.batching import HeardClip, Lane, embed_batches, in_order, plan
@@ -157,8 +158,8 @@ def test_a_cache_made_otherwise_is_not_reused_and_the_field_is_named(
     out = tmp_path / "c.h5"
     run(few_clips, encoder, out)
     before = out.read_bytes()
-    key = extract_module.cache_key(encoder)
-    monkeypatch.setattr(extract_module, "cache_key", lambda *args: key | {field: "other"})
+    key = engine_module.cache_key(encoder)
+    monkeypatch.setattr(engine_module, "cache_key", lambda *args: key | {field: "other"})
     with pytest.raises(UserError, match=rf"{field} is .* --overwrite"):
         run(few_clips, encoder, out)
     assert out.read_bytes() == before
@@ -259,9 +260,9 @@ def test_a_stopped_overwrite_goes_on(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
-    key = extract_module.cache_key(encoder)
+    key = engine_module.cache_key(encoder)
     with monkeypatch.context() as patch:
-        patch.setattr(extract_module, "cache_key", lambda *args: key | {"torch": "0.1"})
+        patch.setattr(engine_module, "cache_key", lambda *args: key | {"torch": "0.1"})
         run(few_clips, encoder, out)
     embed, calls = Encoder.embed, []
 

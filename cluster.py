@@ -1,0 +1,314 @@
+"""A Dask cluster: find one or start one, see that its workers are like this process, map on it.
+
+The engine is Dask's; what runs on its workers is the code that runs here without one.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, as_completed
+from distributed.client import FutureCancelledError
+
+from .errors import MachineError, SerpipeError, UserError, first_line
+from .progress import Say, say_nothing
+from .provenance import versions
+
+#: How often a task is tried: on others when a worker dies, again when it fails.
+TRIES = 3
+#: Seconds in which a cluster must answer, and in which a scheduler that was lost must come back.
+CONNECT_SECONDS = 30.0
+COME_BACK_SECONDS = 300.0
+#: Schedulers of batch systems, by the name of their class in dask-jobqueue.
+_JOB_SYSTEMS = {
+    "slurm": "SLURMCluster",
+    "pbs": "PBSCluster",
+    "lsf": "LSFCluster",
+    "sge": "SGECluster",
+    "oar": "OARCluster",
+    "htcondor": "HTCondorCluster",
+    "local": "LocalCluster",  # jobs as processes of this machine, to try a file out
+}
+
+
+@dataclass
+class Cluster:
+    """A connection, which is renewed when the scheduler was lost and comes back.
+
+    Attributes
+    ----------
+    client : Client
+        Of Dask.
+    address : str or None
+        Where the scheduler is, if it is not of this process.
+    say : callable
+        Takes lines that tell what happens.
+    """
+
+    client: Client
+    address: str | None
+    say: Say = say_nothing
+
+    @property
+    def threads(self) -> int:
+        """How many tasks can run at once."""
+        return sum(self.client.ncores().values())
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a task that needs a GPU asks for: one, if any worker says that it has some."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return {"GPU": 1} if any("GPU" in worker["resources"] for worker in workers) else {}
+
+    def come_back(self) -> None:
+        """Connect again to a scheduler that was lost, when it is there again with a worker.
+
+        Raises
+        ------
+        MachineError
+            If it does not come back.
+        """
+        self.client.close(timeout=0)
+        if self.address is None:
+            raise MachineError(
+                "--cluster: its scheduler has ended; expected it to stay; what is done is kept: "
+                "run the same command again"
+            )
+        self.say(f"cluster  {self.address}: lost; waiting for it to come back ...")
+        ends = time.monotonic() + COME_BACK_SECONDS
+        while time.monotonic() < ends:
+            try:
+                self.client = Client(self.address, timeout=5, set_as_default=False)
+                self.client.wait_for_workers(1, timeout=max(1.0, ends - time.monotonic()))
+            except (OSError, TimeoutError):
+                continue
+            _check_workers(self.client, self.address)
+            self.say(f"cluster  {self.address}: is back")
+            return
+        raise MachineError(
+            f"--cluster {self.address}: has been away for {COME_BACK_SECONDS:.0f} s; expected it "
+            "to come back; what is done is kept: start it and run the same command again"
+        )
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A task that was given up.
+
+    Attributes
+    ----------
+    error : Exception
+        Of its last try.
+    """
+
+    error: Exception
+
+
+@contextmanager
+def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
+    """Connect to a cluster, or start one for as long as it is needed.
+
+    Parameters
+    ----------
+    where : str
+        ``"local:N"``: N processes of one thread on this machine; ``"tcp://HOST:PORT"`` (or
+        ``tls://``): a scheduler; or a YAML file with ``scheduler`` (slurm, pbs, lsf, ...), ``jobs``
+        and ``options`` for the cluster of that name in dask-jobqueue.
+    say : callable
+        Takes lines that tell what happens.
+
+    Yields
+    ------
+    Cluster
+
+    Raises
+    ------
+    UserError
+        If ``where`` is none of these, or a worker is not like this process.
+    MachineError
+        If the cluster does not answer.
+    """
+    with ExitStack() as stack:
+        # Of a scheduler of our own: one that kills its workers is tried as often as one that fails.
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1}))
+        logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters is told in a line
+        kind, _, rest = where.partition(":")
+        address = None
+        if kind == "local":
+            if not rest.isdecimal() or not int(rest):
+                raise UserError(f"--cluster {where}: expected local:N with N workers, as local:2")
+            cluster: Any = LocalCluster(
+                n_workers=int(rest),
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                memory_limit=0,  # decoding and encoders are bounded by themselves
+            )
+            stack.enter_context(cluster)
+        elif rest.startswith("//"):
+            cluster = address = where
+        elif where.endswith((".yaml", ".yml")):
+            cluster = _job_cluster(Path(where))
+            stack.enter_context(cluster)
+        else:
+            raise UserError(
+                f"--cluster {where}: expected local:N, tcp://HOST:PORT or a file jobqueue.yaml"
+            )
+        try:
+            client = Client(cluster, timeout=CONNECT_SECONDS, set_as_default=False)
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS if address else COME_BACK_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise MachineError(
+                f"--cluster {where}: no worker answers ({first_line(error)}); expected a scheduler "
+                "with workers; start them, or mend the address"
+            ) from None
+        found = Cluster(client, address, say)
+        stack.callback(lambda: found.client.close())
+        _check_workers(client, where)
+        n_workers = len(client.ncores())
+        say(f"cluster  {n_workers} worker(s), {found.threads} thread(s); {client.dashboard_link}")
+        yield found
+
+
+def run_all(
+    cluster: Cluster,
+    function: Callable[..., Any],
+    tasks: Sequence[Any],
+    *arguments: Any,
+    resources: Mapping[str, float] | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Run a function on every task, few more than fit at once, and take results as they come.
+
+    What a dead worker had is done again by another; what fails is tried again; what a lost
+    scheduler had is done again when it is back.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Where.
+    function : callable
+        Called with a task and ``arguments``; a function of a module, so that it can travel.
+    tasks : sequence
+        What it is called with; picklable.
+    *arguments : object
+        The same for all tasks; small, for they go along with each.
+    resources : mapping, optional
+        What a task needs of its worker.
+
+    Yields
+    ------
+    place : int
+        Of the task.
+    result : object
+        What was returned, or :class:`Failed` after :data:`TRIES` tries.
+
+    Raises
+    ------
+    UserError
+        What the function raises of these ends it all: another try would say the same.
+    """
+    left = deque(range(len(tasks)))
+    while left:
+        try:
+            yield from _run(cluster, function, tasks, left, arguments, dict(resources or {}))
+        except (FutureCancelledError, OSError):
+            cluster.come_back()
+
+
+def _run(
+    cluster: Cluster,
+    function: Callable[..., Any],
+    tasks: Sequence[Any],
+    left: deque[int],
+    arguments: Sequence[Any],
+    resources: dict[str, float],
+) -> Iterator[tuple[int, Any]]:
+    """Run the tasks at the places that are left; those that a lost scheduler had are left again."""
+    client = cluster.client
+    running = as_completed(loop=client.loop)
+    places: dict[Any, int] = {}
+    try:
+        ahead = 2 * cluster.threads + 2  # the next are there when one is done, and no more
+        while left or places:
+            while left and len(places) < ahead:
+                place = left.popleft()
+                future = client.submit(
+                    function,
+                    tasks[place],
+                    *arguments,
+                    pure=False,
+                    retries=TRIES - 1,
+                    resources=resources,
+                )
+                places[future] = place
+                running.add(future)
+            future = next(running)
+            if future.status not in ("finished", "error"):
+                raise FutureCancelledError(str(future.key), "its scheduler was lost")
+            error = future.exception()
+            if isinstance(error, UserError):
+                raise error
+            told = Failed(error) if error else future.result()
+            yield places.pop(future), told
+    finally:
+        left.extendleft(sorted(places.values(), reverse=True))
+
+
+def _check_workers(client: Client, where: str) -> None:
+    """Refuse workers whose numbers could differ."""
+    here = versions()
+    found = client.run(versions, on_error="return")
+    for address, there in sorted(found.items()):
+        if isinstance(there, Exception):
+            raise UserError(
+                f"--cluster {where}: worker {address} cannot load serpipe ({first_line(there)}); "
+                f"expected serpipe {here['serpipe']} there, as here; install it in its environment"
+            )
+        for name, version in here.items():
+            if there.get(name) != version:
+                raise UserError(
+                    f"--cluster {where}: worker {address} has {name} {there.get(name)}; expected "
+                    f"{version}, as here: numbers could differ; install the same versions there"
+                )
+
+
+def _job_cluster(path: Path) -> Any:
+    """Start the jobs that a file describes."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({first_line(error)}); expected YAML with scheduler, jobs and "
+            "options; mend it"
+        ) from None
+    form = isinstance(content, dict) and content.keys() <= {"scheduler", "jobs", "options"}
+    system = str(content.get("scheduler")) if form else ""
+    jobs = content.get("jobs", 1) if form else 0
+    options = content.get("options") or {} if form else None
+    if system not in _JOB_SYSTEMS or not isinstance(options, dict) or type(jobs) is not int:
+        raise UserError(
+            f"{path}: expected scheduler ({', '.join(_JOB_SYSTEMS)}), jobs (a number) and options "
+            "(of dask-jobqueue), and nothing else; mend it"
+        )
+    try:
+        import dask_jobqueue.local
+
+        classes = {**vars(dask_jobqueue), "LocalCluster": dask_jobqueue.local.LocalCluster}
+        cluster = classes[_JOB_SYSTEMS[system]](**options)
+        cluster.scale(jobs=jobs)
+    except SerpipeError:
+        raise
+    except Exception as error:  # whatever a batch system says
+        raise UserError(
+            f"{path}: {system} does not take it ({first_line(error)}); expected options of "
+            "dask-jobqueue; mend them"
+        ) from None
+    return cluster

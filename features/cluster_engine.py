@@ -1,0 +1,277 @@
+"""Extraction on the workers of a cluster: each holds a :class:`.engine.LocalEngine` of its own."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from distributed import get_worker
+
+from ..cluster import Cluster, Failed, run_all
+from ..corpora import Clip
+from ..errors import BadClipError, MachineError, UserError, first_line
+from .batching import Batch, Embeddings, HeardClip, plan
+from .cache import difference
+from .devices import choose_devices
+from .engine import EngineOptions, LocalEngine, open_engine
+
+#: Clips that are opened by one task.
+HEARD_AT_ONCE = 64
+#: Most seconds of audio of a task, on a CPU and on a GPU: what a dead worker loses.
+SHARD_SECONDS = {"cpu": 120.0, "gpu": 3600.0}
+#: Seconds between two lines on how fast it goes.
+_TOLD_EVERY = 30.0
+
+Shard = tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
+class _Facts:
+    key: Mapping[str, Any]
+    is_cpu: bool
+    window_seconds: float
+
+
+@dataclass
+class ClusterEngine:
+    """An engine whose work is done by the workers of a cluster.
+
+    Attributes
+    ----------
+    cluster : Cluster
+        Where.
+    options : EngineOptions
+        What each worker makes its engine of.
+    """
+
+    cluster: Cluster
+    options: EngineOptions
+    _facts: _Facts = field(init=False)
+    _resources: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if Path(self.options.encoder).is_dir():  # workers have another working directory
+            folder = str(Path(self.options.encoder).resolve())
+            self.options = replace(self.options, encoder=folder)
+        self._resources = self.cluster.resources
+        ((_, told),) = run_all(self.cluster, _describe, [self.options], resources=self._resources)
+        if isinstance(told, Failed):
+            raise MachineError(
+                f"--cluster: a worker cannot load the encoder ({first_line(told.error)}); expected "
+                "it to; see the worker's own log"
+            )
+        self._facts = told
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """All that the numbers depend on: as a worker tells it, and every other must."""
+        return self._facts.key
+
+    def hear(self, clips: Sequence[Clip]) -> Iterator[HeardClip | BadClipError]:
+        """Open clips on the workers.
+
+        Parameters
+        ----------
+        clips : sequence of Clip
+            Whose files every worker must find under the same absolute path.
+
+        Yields
+        ------
+        HeardClip or BadClipError
+            One for each, in their order.
+
+        Raises
+        ------
+        MachineError
+            If some cannot even be tried.
+        """
+        starts = range(0, len(clips), HEARD_AT_ONCE)
+        groups = [[_absolute(clip) for clip in clips[i : i + HEARD_AT_ONCE]] for i in starts]
+        early: dict[int, list[Any]] = {}
+        next_place = 0
+        for place, told in run_all(
+            self.cluster, _hear, groups, self.options, resources=self._resources
+        ):
+            if isinstance(told, Failed):
+                raise MachineError(
+                    f"{groups[place][0].file}: it, or one of {len(groups[place]) - 1} others, "
+                    f"cannot be opened on a worker ({first_line(told.error)}); expected it to; "
+                    "see the worker's own log"
+                )
+            early[place] = told
+            while next_place in early:
+                start = next_place * HEARD_AT_ONCE
+                for clip, each in zip(clips[start:], early.pop(next_place), strict=False):
+                    yield each if isinstance(each, BadClipError) else HeardClip(clip, each)
+                next_place += 1
+
+    def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
+        """Sort clips into batches, as :meth:`LocalEngine.plan` does."""
+        seconds = 0.0 if self._facts.is_cpu else self.options.batch_seconds
+        return plan(clips, seconds, self._facts.window_seconds)
+
+    def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
+        """Embed batches on the workers, several to a task.
+
+        Parameters
+        ----------
+        batches : sequence of tuple of HeardClip
+            From :meth:`plan`.
+
+        Yields
+        ------
+        batch : tuple of HeardClip
+        embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
+            By pooling. Batches come as they are done.
+
+        Raises
+        ------
+        MachineError
+            In the end, if some were tried and failed too often.
+        """
+        found = shards(batches, SHARD_SECONDS["cpu" if self._facts.is_cpu else "gpu"],
+                       self.cluster.threads)  # fmt: skip
+        tasks = [_absolute_shard(shard) for shard in found]
+        speed = _Speed(self.cluster)
+        lost = []
+        for place, told in run_all(
+            self.cluster, _embed, tasks, self.options, dict(self.key), resources=self._resources
+        ):
+            if isinstance(told, Failed):
+                lost.append((found[place], told.error))
+                continue
+            worker, elapsed, arrays = told
+            speed.add(worker, _seconds(found[place]), elapsed)
+            yield from zip(found[place], arrays, strict=True)
+        if lost:
+            shard, error = lost[0]
+            n_clips = sum(len(batch) for shard, _ in lost for batch in shard)
+            raise MachineError(
+                f"--cluster: {len(lost)} of {len(found)} shards ({n_clips} clips, one of the first "
+                f"{shard[0][0].clip.file}) failed too often ({first_line(error)}); expected each "
+                "to be done; what the others gave is kept: run the same command again, or remove "
+                "what is wrong"
+            )
+
+
+def shards(batches: Sequence[Batch], most_seconds: float, threads: int) -> list[Shard]:
+    """Put batches together into shards of about equal seconds of audio.
+
+    Parameters
+    ----------
+    batches : sequence of tuple of HeardClip
+        In the order of the plan, longest clips first.
+    most_seconds : float
+        Of a shard; one batch may have more.
+    threads : int
+        That share the work: each is given several shards, so that all end at about the same time.
+
+    Returns
+    -------
+    list of tuple of Batch
+        In the order of the batches.
+    """
+    total = sum(_seconds((batch,)) for batch in batches)
+    most = min(most_seconds, max(total / (8 * max(threads, 1)), 1.0))
+    found: list[list[Batch]] = []
+    room = 0.0
+    for batch in batches:
+        seconds = _seconds((batch,))
+        if not found or seconds > room:
+            found.append([])
+            room = most
+        found[-1].append(batch)
+        room -= seconds
+    return [tuple(shard) for shard in found]
+
+
+class _Speed:
+    """How fast each worker is, told now and then."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.began = self.told = time.monotonic()
+        self.work: dict[str, tuple[float, float]] = {}
+
+    def add(self, worker: str, audio: float, elapsed: float) -> None:
+        done, took = self.work.get(worker, (0.0, 0.0))
+        self.work[worker] = (done + audio, took + elapsed)
+        now = time.monotonic()
+        if now - self.told > _TOLD_EVERY:
+            self.told = now
+            total = sum(done for done, _ in self.work.values())
+            rates = {name: done / took for name, (done, took) in self.work.items()}
+            slowest = min(rates, key=rates.__getitem__)
+            self.cluster.say(
+                f"cluster  {total / (now - self.began):.1f} s of audio a second by {len(rates)} "
+                f"worker(s); slowest {slowest}: {rates[slowest]:.1f}"
+            )
+
+
+class _Kept:
+    """The engine that a worker made last."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.options: EngineOptions | None = None
+        self.engine: LocalEngine | None = None
+
+    def of(self, options: EngineOptions, place: int) -> LocalEngine:
+        with self.lock:
+            if self.engine is None or self.options != options:
+                self.engine = None  # the memory of the one before is needed
+                devices = choose_devices(options.devices)
+                # What runs at once on a worker are its tasks: each has one thread.
+                self.engine = open_engine(options, [devices[place % len(devices)]], workers=1)
+                self.options = options
+            return self.engine
+
+
+def _engine(options: EngineOptions) -> LocalEngine:
+    """Return this worker's engine: loaded once, and kept."""
+    worker = get_worker()
+    kept: _Kept = worker.__dict__.setdefault("serpipe_engine", _Kept())
+    # Workers of one machine that were started together are numbered: each takes another GPU.
+    return kept.of(options, worker.name if isinstance(worker.name, int) else 0)
+
+
+def _describe(options: EngineOptions) -> _Facts:
+    engine = _engine(options)
+    encoder = engine.encoders[0]
+    return _Facts(dict(engine.key), encoder.device.type == "cpu", encoder.window_seconds)
+
+
+def _hear(clips: Sequence[Clip], options: EngineOptions) -> list[Any]:
+    heard = _engine(options).hear(clips)
+    return [each if isinstance(each, BadClipError) else each.facts for each in heard]
+
+
+def _embed(
+    shard: Shard, options: EngineOptions, key: Mapping[str, Any]
+) -> tuple[str, float, list[Embeddings]]:
+    engine, worker = _engine(options), str(get_worker().address)
+    differs = difference(engine.key, key)
+    if differs:
+        raise UserError(
+            f"--cluster: worker {worker} would compute otherwise: {differs}; expected workers that "
+            "are alike; leave it away, or name another --devices or --precision"
+        )
+    began = time.perf_counter()
+    arrays = [embeddings for _, embeddings in engine.embed(shard)]
+    return worker, time.perf_counter() - began, arrays
+
+
+def _absolute(clip: Clip) -> Clip:
+    return replace(clip, file=clip.file.resolve())
+
+
+def _absolute_shard(shard: Shard) -> Shard:
+    return tuple(
+        tuple(HeardClip(_absolute(heard.clip), heard.facts) for heard in batch) for batch in shard
+    )
+
+
+def _seconds(shard: Shard) -> float:
+    return sum(heard.facts.seconds for batch in shard for heard in batch)
