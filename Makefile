@@ -30,12 +30,13 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-# make lint: check style, formatting and types.
+# make lint: check style, formatting, types and the Dockerfile.
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	mkdir -p $(VENV)/src && ln -sfn $(CURDIR) $(VENV)/src/serpipe
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p serpipe --exclude '^build/'
+	$(BIN)/hadolint Dockerfile
 
 # make format: put the code in form.
 format: $(INSTALLED)

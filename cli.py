@@ -1228,7 +1228,7 @@ def predict(
         )
 
 
-@app.command()
+@app.command(context_settings={"auto_envvar_prefix": "SERPIPE"})  # --port: SERPIPE_PORT
 def serve(
     model: Annotated[
         str | None,

@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -46,6 +47,14 @@ Window = Annotated[
 Hop = Annotated[
     float | None,
     Query(gt=0, allow_inf_nan=False, description="From one segment to the next, in seconds."),
+]
+#: What SageMaker passes on, of its own CustomAttributes, in place of a query.
+_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+_SECONDS = r"(\d{1,4}(?:\.\d{1,4})?)"
+_TIMELINE = re.compile(rf"window={_SECONDS}(?:, ?hop={_SECONDS})?")
+Attributes = Annotated[
+    str | None,
+    Header(alias=_ATTRIBUTES, description="window=3,hop=1: as in the query, for SageMaker."),
 ]
 
 
@@ -180,9 +189,13 @@ async def recognize(
     return _answer(told, format == "csv")
 
 
-async def invocations(request: Request, window: Window = None, hop: Hop = None) -> Response:
+async def invocations(
+    request: Request, window: Window = None, hop: Hop = None, attributes: Attributes = None
+) -> Response:
     """Recognize the emotion in the body itself, as SageMaker asks for it."""
     service = _service(request)
+    if attributes:
+        window, hop = _timeline_of(attributes)
     kind = content_type(request)
     if not kind.startswith(("audio/", "video/")) and kind not in _PLAIN_BYTES:
         raise Refused(415, "The body is not said to be audio; expected a content-type of audio/*.")
@@ -343,6 +356,18 @@ async def _say_what_is_invalid(request: Request, error: Exception) -> Response:
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+def _timeline_of(attributes: str) -> tuple[float | None, float | None]:
+    """Return window and hop, of the header."""
+    found = _TIMELINE.fullmatch(attributes)
+    window, hop = (float(each) if each else None for each in found.groups()) if found else (0, None)
+    if window == 0 or hop == 0:
+        raise Refused(
+            422, f"The header {_ATTRIBUTES} is not understood; expected 'window=3,hop=1' or "
+            "'window=3', in seconds.",
+        )  # fmt: skip
+    return window, hop
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -195,6 +195,16 @@ def test_sagemaker_asks_with_the_bytes_alone(model: SmallModel, clips: list[Path
         assert table.text.startswith("part,start,end,label,")
         told = client.post("/invocations", json={"instances": []})
         check_refusal(told, 415)
+        # SageMaker passes on no query, but this header.
+        with_query = client.post("/invocations", content=content, params="window=1.5&hop=0.5")
+        for said in ("window=1.5,hop=0.5", "window=1.5, hop=0.5"):
+            asked = {"X-Amzn-SageMaker-Custom-Attributes": said}
+            answer = client.post("/invocations", content=content, headers=asked)
+            assert answer.json() == with_query.json() and len(answer.json()["timeline"]) > 2
+        for said in ("window=0", "window=1,hop=0.0", "hop=1", "window=nan", "trace-1"):
+            asked = {"X-Amzn-SageMaker-Custom-Attributes": said}
+            answer = client.post("/invocations", content=content, headers=asked)
+            assert "window=3,hop=1" in check_refusal(answer, 422)
         assert client.get("/ping").status_code == 200
         assert client.get("/healthz").json()["status"] == "ok"
 
