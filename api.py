@@ -7,7 +7,7 @@ are those of the command of the same name: `serpipe fit --split kfold:5` is
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,17 +152,17 @@ def extract(
         dtype=dtype,
         batch_seconds=batch_seconds,
     )
-    with ExitStack() as stack:
+    say(f"encoder  {encoder}: loading")
+    with workers(cluster, say) as there:
         engine: Engine
-        say(f"encoder  {encoder}: loading")
-        if cluster is None:
+        if there is None:
             from .features.devices import choose_devices
 
             engine = open_engine(options, choose_devices(devices), jobs or cores())
         else:
             from .features.cluster_engine import ClusterEngine
 
-            engine = ClusterEngine(stack.enter_context(_connect(cluster, say)), options)
+            engine = ClusterEngine(there, options)
         key = engine.key
         say(
             f"         {key['model_type']}, revision {key['revision']}, "
@@ -202,6 +202,7 @@ def fit(
     seed: int = 0,
     out: str | Path | None = None,
     jobs: int | None = None,
+    cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -248,7 +249,7 @@ def fit(
         The run's folder; by default ``artifacts/runs/NAME``.
     jobs : int, optional
         Processes; the cores there are by default. The results do not depend on it.
-    provenance, track, say
+    cluster, provenance, track, say
         As :func:`extract` takes them.
 
     Returns
@@ -279,18 +280,11 @@ def fit(
         test_on=tuple(test_on),
     )
     opened, rated, heads, grids = _to_fit(cache, target, ratings, head, grid, say)
-    return _record(
-        opened,
-        heads,
-        grids,
-        protocol,
-        rated,
-        about,
-        None if out is None else Path(out),
-        jobs,
-        track,
-        say,
-    )
+    folder = None if out is None else Path(out)
+    with workers(cluster, say) as there:
+        return _record(
+            opened, heads, grids, protocol, rated, about, folder, jobs, there, track, say
+        )
 
 
 def fit_cross_corpus(
@@ -301,6 +295,7 @@ def fit_cross_corpus(
     protocol: "Protocol | None" = None,
     ratings: str | Path | None = None,
     jobs: int | None = None,
+    cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -309,7 +304,7 @@ def fit_cross_corpus(
 
     Parameters
     ----------
-    cache, head, grid, ratings, jobs, provenance, track, say
+    cache, head, grid, ratings, jobs, cluster, provenance, track, say
         As :func:`fit` takes them.
     protocol : Protocol, optional
         What all pairs have in common; its split is that within a corpus.
@@ -341,9 +336,12 @@ def fit_cross_corpus(
         else:
             possible.append(each)
     found = []
-    for each in possible:
-        found.append(_record(opened, heads, grids, each, rated, about, None, jobs, track, say))
-        say(f"         {found[-1].run}")
+    with workers(cluster, say) as there:
+        for each in possible:
+            found.append(
+                _record(opened, heads, grids, each, rated, about, None, jobs, there, track, say)
+            )
+            say(f"         {found[-1].run}")
     return tuple(found)
 
 
@@ -440,7 +438,27 @@ def report(
     return replace(made, folder=folder)
 
 
-def _connect(where: str, say: Say) -> "AbstractContextManager[Cluster]":
+def workers(where: str | None, say: Say = say_nothing) -> "AbstractContextManager[Cluster | None]":
+    """Connect to a cluster, if one is asked for.
+
+    Parameters
+    ----------
+    where : str, optional
+        As :func:`serpipe.cluster.connect` takes it.
+    say : callable
+        Takes lines that tell what happens.
+
+    Returns
+    -------
+    context manager of Cluster or None
+
+    Raises
+    ------
+    UserError
+        If Dask is not installed.
+    """
+    if where is None:
+        return nullcontext()
     try:
         from .cluster import connect
     except ModuleNotFoundError as error:
@@ -486,6 +504,7 @@ def _record(
     provenance: Mapping[str, Any],
     out: Path | None,
     jobs: int | None,
+    cluster: "Cluster | None",
     track: Track[Any],
     say: Say,
 ) -> "RunResults":
@@ -503,6 +522,7 @@ def _record(
         provenance=provenance,
         out=out,
         jobs=jobs or cores(),
+        cluster=cluster,
         track=track,
     )
     results = read_results(run)

@@ -646,6 +646,7 @@ def fit(
             show_default="the cores there are",
         ),
     ] = None,
+    cluster: ClusterOption = None,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Train heads and test them on speakers whom they never heard.
@@ -676,7 +677,7 @@ def fit(
     )
     found: tuple[Any, ...]
     asked: dict[str, Any] = {
-        "head": head, "grid": grid or [], "ratings": ratings, "jobs": jobs,
+        "head": head, "grid": grid or [], "ratings": ratings, "jobs": jobs, "cluster": cluster,
         "provenance": provenance(), "track": track, "say": _say,
     }  # fmt: skip
     if cross_corpus and out:
@@ -815,6 +816,7 @@ def finetune(
             help="Where to train: auto and cuda take all GPUs, a fold on each.",
         ),
     ] = "auto",
+    cluster: ClusterOption = None,
     max_folds: Annotated[
         int | None,
         typer.Option(
@@ -867,6 +869,7 @@ def finetune(
             raise UserError(
                 f"finetune: {package} is not installed; expected it; pip install 'serpipe[{extra}]'"
             )
+    from .api import workers
     from .artifacts.comparison import compare_runs, report_runs
     from .artifacts.record_finetune import probe_advice, record_finetuning
     from .artifacts.record_probe import make_probe
@@ -956,25 +959,27 @@ def finetune(
         )
         frozen = read_results(made)
         _say(f"probe    frozen, the same folds: {made}")
-    run = record_finetuning(
-        found,
-        kind,
-        options,
-        protocol,
-        devices=places,
-        max_folds=max_folds,
-        export=export_final,
-        ratings=rated,
-        probe=frozen,
-        start=not random_head,
-        logs=tensorboard,
-        provenance=provenance(("accelerate", *(("peft",) if lora else ()))),
-        out=out,
-        skip_bad=skip_bad,
-        workers=cores(),
-        track=track,
-        say=_say,
-    )
+    with workers(cluster, _say) as there:
+        run = record_finetuning(
+            found,
+            kind,
+            options,
+            protocol,
+            devices=places,
+            cluster=there,
+            max_folds=max_folds,
+            export=export_final,
+            ratings=rated,
+            probe=frozen,
+            start=not random_head,
+            logs=tensorboard,
+            provenance=provenance(("accelerate", *(("peft",) if lora else ()))),
+            out=out,
+            skip_bad=skip_bad,
+            workers=cores(),
+            track=track,
+            say=_say,
+        )
     results = read_results(run)
     for warning in results.summary.warnings:
         _say(f"warning  {warning}")

@@ -5,15 +5,15 @@ The engine is Dask's; what runs on its workers is the code that runs here withou
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed
+from distributed import Client, LocalCluster, as_completed, get_worker
 from distributed.client import FutureCancelledError
 
 from .errors import MachineError, SerpipeError, UserError, first_line
@@ -66,6 +66,16 @@ class Cluster:
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return {"GPU": 1} if any("GPU" in worker["resources"] for worker in workers) else {}
 
+    def give(self, data: Any) -> Any:
+        """Send data to every worker, once; what is returned stands for it in tasks."""
+        return self.client.scatter(data, broadcast=True, hash=False)
+
+    def joblib(self) -> Any:
+        """Return a context in which joblib runs what it is given on the workers."""
+        from joblib import parallel_config
+
+        return parallel_config(backend="dask", client=self.client, retries=TRIES - 1)
+
     def come_back(self) -> None:
         """Connect again to a scheduler that was lost, when it is there again with a worker.
 
@@ -74,7 +84,8 @@ class Cluster:
         MachineError
             If it does not come back.
         """
-        self.client.close(timeout=0)
+        with suppress(OSError, TimeoutError):  # nobody is there to say goodbye to
+            self.client.close(timeout=2)
         if self.address is None:
             raise MachineError(
                 "--cluster: its scheduler has ended; expected it to stay; what is done is kept: "
@@ -181,6 +192,7 @@ def run_all(
     function: Callable[..., Any],
     tasks: Sequence[Any],
     *arguments: Any,
+    large: Any = None,
     resources: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Run a function on every task, few more than fit at once, and take results as they come.
@@ -193,11 +205,14 @@ def run_all(
     cluster : Cluster
         Where.
     function : callable
-        Called with a task and ``arguments``; a function of a module, so that it can travel.
+        Called with a task, ``arguments``, and ``large`` if there is some. One of a module, so that it
+        can travel.
     tasks : sequence
         What it is called with; picklable.
     *arguments : object
         The same for all tasks; small, for they go along with each.
+    large : object, optional
+        Sent to each worker once.
     resources : mapping, optional
         What a task needs of its worker.
 
@@ -216,7 +231,9 @@ def run_all(
     left = deque(range(len(tasks)))
     while left:
         try:
-            yield from _run(cluster, function, tasks, left, arguments, dict(resources or {}))
+            held = () if large is None else (cluster.give(large),)
+            given = (*arguments, *held)
+            yield from _run(cluster, function, tasks, left, given, dict(resources or {}))
         except (FutureCancelledError, OSError):
             cluster.come_back()
 
@@ -233,31 +250,60 @@ def _run(
     client = cluster.client
     running = as_completed(loop=client.loop)
     places: dict[Any, int] = {}
+    tries: Counter[int] = Counter()
     try:
         ahead = 2 * cluster.threads + 2  # the next are there when one is done, and no more
         while left or places:
             while left and len(places) < ahead:
                 place = left.popleft()
                 future = client.submit(
-                    function,
-                    tasks[place],
-                    *arguments,
-                    pure=False,
-                    retries=TRIES - 1,
-                    resources=resources,
+                    _attempt, function, tasks[place], arguments, pure=False, resources=resources
                 )
                 places[future] = place
                 running.add(future)
             future = next(running)
             if future.status not in ("finished", "error"):
                 raise FutureCancelledError(str(future.key), "its scheduler was lost")
-            error = future.exception()
-            if isinstance(error, UserError):
-                raise error
-            told = Failed(error) if error else future.result()
-            yield places.pop(future), told
+            place, killed = places.pop(future), future.exception()
+            told = Failed(killed) if killed else future.result()
+            tries[place] += 1
+            if isinstance(told, Failed) and isinstance(told.error, UserError):
+                raise told.error
+            if isinstance(told, Failed) and not killed and tries[place] < TRIES:
+                left.append(place)
+                continue
+            yield place, told
     finally:
         left.extendleft(sorted(places.values(), reverse=True))
+
+
+def _attempt(function: Callable[..., Any], task: Any, arguments: Sequence[Any]) -> Any:
+    """Call a function on a worker; what it raises is returned, for not every error can travel."""
+    try:
+        return function(task, *arguments)
+    except SerpipeError as error:
+        return Failed(error)
+    except Exception as error:
+        return Failed(MachineError(f"{type(error).__name__}: {first_line(error)}"))
+
+
+def device_here(devices: Sequence[str]) -> str:
+    """Choose one of the devices of the worker that calls it.
+
+    Workers of one machine that were started together are numbered, and each takes another; one that
+    was started by hand was given its own.
+
+    Parameters
+    ----------
+    devices : sequence of str
+        In torch's words.
+
+    Returns
+    -------
+    str
+    """
+    name = get_worker().name
+    return devices[name % len(devices) if isinstance(name, int) else 0]
 
 
 def _check_workers(client: Client, where: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ from .run import (
     write_summary,
 )
 
+if TYPE_CHECKING:
+    from ..cluster import Cluster
+
 
 def record_run(
     cache: Cache,
@@ -54,6 +57,7 @@ def record_run(
     provenance: Mapping[str, Any],
     out: Path | None = None,
     jobs: int = 1,
+    cluster: "Cluster | None" = None,
     track: Track[Any] = no_track,
 ) -> Path:
     """Cross-validate heads, choosing layer and hyper-parameters inside, and save all of it.
@@ -79,6 +83,8 @@ def record_run(
         The run's folder; by default one named after the cache, the split and the heads.
     jobs : int
         Processes. The results do not depend on it.
+    cluster : Cluster, optional
+        Whose workers search instead.
     track : callable
         Shows progress.
 
@@ -154,7 +160,7 @@ def record_run(
     for head in heads:
         if head.name not in done:
             done[head.name] = _record_head(
-                cache, plan, run, head, grids[head.name], content, provenance, jobs, track
+                cache, plan, run, head, grids[head.name], content, provenance, jobs, cluster, track
             )
             summarise()
             remove_parts(run, head.name)
@@ -237,6 +243,7 @@ def _record_head(
     content: str,
     provenance: Mapping[str, Any],
     jobs: int,
+    cluster: "Cluster | None",
     track: Track[Any],
 ) -> HeadSummary:
     """Fit one head, going on where a stopped run stopped, and write all but ``run.json``."""
@@ -257,6 +264,7 @@ def _record_head(
         there=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
         keep=part_writer(run, head.name, layers, [fold.name for fold in folds], problem.names),
         jobs=jobs,
+        cluster=cluster,
         track=track,
     )
     save_fit(run, head.name, grid, fit, plan.tested_clips, plan.tested_labels, plan.split.folds)

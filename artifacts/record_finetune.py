@@ -5,16 +5,16 @@ import gc
 import math
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora.data import Data
-from ..errors import UserError
+from ..errors import MachineError, UserError, first_line
 from ..features.cache import Cache
 from ..features.extract import clip_columns
 from ..files import json_value, make_folder
@@ -49,6 +49,9 @@ from .run import (
     write_summary,
 )
 
+if TYPE_CHECKING:
+    from ..cluster import Cluster
+
 LAYER = "end to end"
 #: Below the run's folder: checkpoints of what is being trained; the model for others; logs.
 TRAINING, MODEL, LOGS = f"{FOLDER}/training", "model", "tensorboard"
@@ -61,6 +64,7 @@ def record_finetuning(
     protocol: Protocol | None = None,
     *,
     devices: Sequence[str] = ("cpu",),
+    cluster: "Cluster | None" = None,
     max_folds: int | None = None,
     export: bool = True,
     ratings: Ratings | None = None,
@@ -91,6 +95,9 @@ def record_finetuning(
         used.
     devices : sequence of str
         In torch's words. On several, as many folds are trained at once; the numbers are the same.
+    cluster : Cluster, optional
+        Whose workers train the folds, side by side, each on a device of such a kind; all else is
+        done here.
     max_folds : int, optional
         Train the first folds only: a trial, marked as such.
     export : bool
@@ -214,7 +221,7 @@ def record_finetuning(
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
         training = _with_states(training, devices[0])
-        fit = _train_folds(training, run, devices, track)
+        fit = _train_folds(training, run, devices, cluster, track)
         save_fit(
             run,
             kind.head,
@@ -530,7 +537,11 @@ def _trial(plan: Plan, max_folds: int | None) -> Plan:
 
 
 def _train_folds(
-    training: FoldTraining, run: Path, devices: Sequence[str], track: Track[Any]
+    training: FoldTraining,
+    run: Path,
+    devices: Sequence[str],
+    cluster: "Cluster | None",
+    track: Track[Any],
 ) -> HeadFit:
     head, problem = training.kind.head, training.plan.problem
     folds, names = problem.folds, problem.names
@@ -540,7 +551,12 @@ def _train_folds(
     results = dict(there)
     left = [n for n, fold in enumerate(folds) if (LAYER, fold.name) not in results]
     _empty(devices[0])
-    with contextlib.closing(on_devices(training, left, devices)) as done:
+    trained = (
+        _on_cluster(training, left, cluster, devices[0].partition(":")[0])
+        if cluster
+        else on_devices(training, left, devices)
+    )
+    with contextlib.closing(trained) as done:
         for number, result in track(done, "training folds", len(left)):
             keep(LAYER, folds[number].name, result)
             results[LAYER, folds[number].name] = result
@@ -556,6 +572,42 @@ def _train_folds(
     median = statistics.median_low(int(choice.point["epoch"]) for choice in choices)
     final = Choice(ALL, LAYER, {"epoch": median}, math.nan)
     return HeadFit(tested, {LAYER: tested}, choices, final, results)
+
+
+def _on_cluster(
+    training: FoldTraining, left: Sequence[int], cluster: "Cluster", device: str
+) -> Generator[tuple[int, FoldResult]]:
+    """Train folds on the workers of a cluster, in whatever order."""
+    from ..cluster import Failed, run_all
+
+    heard = tuple(replace(each, clip=each.clip.absolute()) for each in training.sounds.heard)
+    there = replace(
+        training,
+        sounds=replace(training.sounds, heard=heard),
+        folder=training.folder.resolve(),
+        logs=training.logs and training.logs.resolve(),
+    )
+    lost: list[tuple[int, Failed]] = []
+    for place, told in run_all(
+        cluster, _train_there, left, device, large=there, resources=cluster.resources
+    ):
+        if isinstance(told, Failed):
+            lost.append((left[place], told))
+        else:
+            yield left[place], told
+    if lost:
+        raise MachineError(
+            f"--cluster: fold {lost[0][0] + 1} and {len(lost) - 1} others failed too often "
+            f"({first_line(lost[0][1].error)}); expected all to be trained; the others are kept: "
+            "run the same command again"
+        )
+
+
+def _train_there(number: int, kind: str, training: FoldTraining) -> FoldResult:
+    from ..cluster import device_here
+    from ..features.devices import choose_devices
+
+    return training(number, device_here(choose_devices(kind)))
 
 
 def _choice(fold: str, result: FoldResult, first_epoch: int) -> Choice:

@@ -1,7 +1,7 @@
 """One clip of a corpus, as its name tells it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 
@@ -49,6 +49,10 @@ class Clip:
     statement: str = ""
     repetition: str = ""
     more: Mapping[str, str | float] = field(default_factory=dict)
+
+    def absolute(self) -> "Clip":
+        """Return it with a file that is found from any working directory."""
+        return replace(self, file=self.file.resolve())
 
 
 #: The columns of the clip table that a reader fills, in the order in which they are stored.

@@ -9,7 +9,7 @@ from typing import Any
 
 from distributed import get_worker
 
-from ..cluster import Cluster, Failed, run_all
+from ..cluster import Cluster, Failed, device_here, run_all
 from ..corpora import Clip
 from ..errors import BadClipError, MachineError, UserError, first_line
 from .batching import Batch, Embeddings, HeardClip, plan
@@ -88,7 +88,7 @@ class ClusterEngine:
             If some cannot even be tried.
         """
         starts = range(0, len(clips), HEARD_AT_ONCE)
-        groups = [[_absolute(clip) for clip in clips[i : i + HEARD_AT_ONCE]] for i in starts]
+        groups = [[clip.absolute() for clip in clips[i : i + HEARD_AT_ONCE]] for i in starts]
         early: dict[int, list[Any]] = {}
         next_place = 0
         for place, told in run_all(
@@ -218,23 +218,21 @@ class _Kept:
         self.options: EngineOptions | None = None
         self.engine: LocalEngine | None = None
 
-    def of(self, options: EngineOptions, place: int) -> LocalEngine:
+    def of(self, options: EngineOptions) -> LocalEngine:
         with self.lock:
             if self.engine is None or self.options != options:
                 self.engine = None  # the memory of the one before is needed
-                devices = choose_devices(options.devices)
+                device = device_here(choose_devices(options.devices))
                 # What runs at once on a worker are its tasks: each has one thread.
-                self.engine = open_engine(options, [devices[place % len(devices)]], workers=1)
+                self.engine = open_engine(options, [device], workers=1)
                 self.options = options
             return self.engine
 
 
 def _engine(options: EngineOptions) -> LocalEngine:
     """Return this worker's engine: loaded once, and kept."""
-    worker = get_worker()
-    kept: _Kept = worker.__dict__.setdefault("serpipe_engine", _Kept())
-    # Workers of one machine that were started together are numbered: each takes another GPU.
-    return kept.of(options, worker.name if isinstance(worker.name, int) else 0)
+    kept: _Kept = get_worker().__dict__.setdefault("serpipe_engine", _Kept())
+    return kept.of(options)
 
 
 def _describe(options: EngineOptions) -> _Facts:
@@ -263,13 +261,9 @@ def _embed(
     return worker, time.perf_counter() - began, arrays
 
 
-def _absolute(clip: Clip) -> Clip:
-    return replace(clip, file=clip.file.resolve())
-
-
 def _absolute_shard(shard: Shard) -> Shard:
     return tuple(
-        tuple(HeardClip(_absolute(heard.clip), heard.facts) for heard in batch) for batch in shard
+        tuple(HeardClip(heard.clip.absolute(), heard.facts) for heard in batch) for batch in shard
     )
 
 

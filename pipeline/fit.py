@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
@@ -15,6 +15,9 @@ from .heads import Classifier, Grid, Head, Point, paths
 from .layers import Candidate, learn_weights, weigh
 from .search import FoldResult, label_names, search_fold
 from .target import stratify
+
+if TYPE_CHECKING:
+    from ..cluster import Cluster
 
 #: The fold that trains on everybody and tests nobody: where the final head is chosen. No other fold
 #: can have this name.
@@ -143,6 +146,7 @@ def fit_head(
     there: Results | None = None,
     keep: Callable[[str, str, FoldResult], None] | None = None,
     jobs: int = 1,
+    cluster: "Cluster | None" = None,
     track: Track[Any] = no_track,
 ) -> HeadFit:
     """Cross-validate a head, choosing its layer and hyper-parameters inside each fold.
@@ -165,6 +169,8 @@ def fit_head(
         Called with layer, fold and result as soon as each is there.
     jobs : int
         Processes, each with one BLAS thread. The results do not depend on it.
+    cluster : Cluster, optional
+        Whose workers do it instead, by joblib's own backend for Dask.
     track : callable
         Shows progress.
 
@@ -182,29 +188,32 @@ def fit_head(
     ]
     names = [(candidate.name, fold.name) for candidate, left in missing for fold in left]
 
-    def tasks() -> Iterator[Any]:
-        for candidate, left in missing:
+    def tasks(wanted: Sequence[tuple[Candidate, Sequence[Fold]]]) -> Iterator[Any]:
+        for candidate, left in wanted:
             if left:
-                X = embeddings(candidate)
+                X = give(embeddings(candidate))
                 for fold in left:
                     yield delayed(_search)(
-                        head.name,
-                        grid,
-                        X,
-                        problem.labels,
-                        problem.speakers,
-                        fold,
-                        choose,
-                        problem.seed,
+                        head.name, grid, X, labels, speakers, fold, choose, problem.seed
                     )
 
-    with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
-        found = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(tasks())
-        tracked = track(found, f"fitting {head.title}", len(names))
-        for (layer, fold), result in zip(names, tracked, strict=True):
-            results[layer, fold] = result
-            if keep:
-                keep(layer, fold, result)
+    give = cluster.give if cluster else _as_it_is
+    labels, speakers = give(problem.labels), give(problem.speakers)
+    # What a cluster is given it holds: one layer after another, and no more.
+    rounds = [[each] for each in missing] if cluster else [missing]
+
+    def search() -> Iterator[FoldResult]:
+        for wanted in rounds:
+            with _processes(cluster), threadpool_limits(1):
+                yield from Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(
+                    tasks(wanted)
+                )
+
+    tracked = track(search(), f"fitting {head.title}", len(names))
+    for (layer, fold), result in zip(names, tracked, strict=True):
+        results[layer, fold] = result
+        if keep:
+            keep(layer, fold, result)
     layers = [candidate.name for candidate in candidates]
     choices = [_choose(layers, points, results, fold.name) for fold in folds]
     return HeadFit(
@@ -254,6 +263,16 @@ def fit_final(
     return classifier, tuple(map(float, weights))
 
 
+def _processes(cluster: "Cluster | None") -> Any:
+    if cluster:
+        return cluster.joblib()
+    return parallel_config(backend="loky", inner_max_num_threads=1)
+
+
+def _as_it_is(array: NDArray[Any]) -> NDArray[Any]:
+    return array
+
+
 def _search(
     head_name: str,
     grid: Grid,
@@ -267,7 +286,8 @@ def _search(
     from .heads import HEADS  # by name: what travels to a worker process must be picklable
 
     head = HEADS[head_name]
-    return search_fold(head, grid, X, labels, speakers, fold, choose=choose, seed=seed)
+    with threadpool_limits(1):  # a worker of a cluster has as many as it likes
+        return search_fold(head, grid, X, labels, speakers, fold, choose=choose, seed=seed)
 
 
 def _choose(layers: Sequence[str], points: Sequence[Point], results: Results, fold: str) -> Choice:

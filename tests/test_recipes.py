@@ -474,6 +474,7 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
 AT_ONCE = """
 import json, sys
 from pathlib import Path
+from serpipe.api import workers
 from serpipe.artifacts.record_finetune import record_finetuning
 from serpipe.corpora.data import listed
 from serpipe.features.checkpoint import load_checkpoint
@@ -483,13 +484,16 @@ from serpipe.pipeline.protocol import Protocol
 if __name__ == "__main__":
     manifest, encoder = sys.argv[1:3]
     options = TrainingOptions(epochs=1, augment=("noise",))
-    for number, devices in enumerate((("cpu",), ("cpu", "cpu"))):
+    for name, devices, where in (
+        ("run0", ("cpu",), None), ("run1", ("cpu", "cpu"), None), ("run2", ("cpu",), "local:2"),
+    ):
         kind = EncoderWithHead(load_checkpoint(encoder, None), options, encoder)
-        run = record_finetuning(
-            listed(Path(manifest), None), kind, options,
-            Protocol(target="pitch", split="kfold:3"),
-            devices=devices, export=False, provenance={}, out=Path(f"run{number}"),
-        )
+        with workers(where) as cluster:
+            record_finetuning(
+                listed(Path(manifest), None), kind, options,
+                Protocol(target="pitch", split="kfold:3"), devices=devices, cluster=cluster,
+                export=False, provenance={}, out=Path(name),
+            )
 """
 
 
@@ -504,8 +508,8 @@ def test_folds_that_are_trained_at_once_end_in_the_same_bits(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name in ("predictions/finetuned.csv", "search/finetuned.csv", "run.json"):
-        one, several = ((tmp_path / run / name).read_bytes() for run in ("run0", "run1"))
-        assert one == several, name
+        one, *others = ((tmp_path / run / name).read_bytes() for run in ("run0", "run1", "run2"))
+        assert others == [one, one], name
 
 
 def test_a_killed_training_of_changed_clips_ends_in_the_same_bits(

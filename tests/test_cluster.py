@@ -1,0 +1,236 @@
+"""Dask's workers do what this process does, whatever happens to them; real processes throughout."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import serpipe as package
+from serpipe.cluster import connect
+from serpipe.errors import MachineError, UserError
+from serpipe.features.batching import HeardClip
+from serpipe.features.cluster_engine import shards
+
+from .conftest import Command
+
+#: The same provenance for all runs: what is compared is everything else.
+SAME: dict[str, Any] = {"command": "test", "versions": {}, "machine": {}}
+
+
+class Processes:
+    """A scheduler of its own, with workers that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0")
+        self.address = self.told()
+
+    def start(self, *arguments: object) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "distributed.cli.dask_" + str(arguments[0])]
+        if arguments[0] == "scheduler":
+            (self.folder / "scheduler.json").unlink(missing_ok=True)
+            command += ["--scheduler-file", str(self.folder / "scheduler.json"), "--no-show"]
+        with (self.folder / f"{len(self.running)}.log").open("wb") as log:
+            done = subprocess.Popen(
+                [*command, "--no-dashboard", *map(str, arguments[1:])],
+                stdout=log, stderr=log, cwd=self.folder,
+            )  # fmt: skip
+        self.running.append(done)
+        return done
+
+    def told(self) -> str:
+        file, ends = self.folder / "scheduler.json", time.monotonic() + 60
+        while time.monotonic() < ends:
+            if file.is_file() and file.stat().st_size:
+                return str(json.loads(file.read_text())["address"])
+            time.sleep(0.1)
+        raise TimeoutError("the scheduler does not start")
+
+    def end(self) -> None:
+        for each in self.running:
+            each.kill()
+            each.wait()
+
+    def workers(self, number: int, *more: object) -> list["subprocess.Popen[bytes]"]:
+        options = ("--nthreads", 1, "--no-nanny", "--local-directory", self.folder)
+        return [self.start("worker", self.address, *options, *more) for _ in range(number)]
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    folder = tmp_path / "dask"
+    folder.mkdir()
+    with ExitStack() as stack:
+        made = Processes(folder)
+        stack.callback(made.end)
+        yield made
+
+
+@pytest.fixture
+def extract(
+    few_clips: Path, small_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)  # where no worker is: what is sent must not be relative
+
+    def run(out: str, **options: Any) -> Any:
+        data = Path("..") / few_clips.name
+        return package.extract(data, encoder=small_encoder, out=out, provenance=SAME, **options)
+
+    return run
+
+
+def in_the_middle(act: Callable[[], object]) -> Any:
+    """Return what tracks, and acts once when the third batch is embedded."""
+
+    def track(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
+        for number, item in enumerate(items):
+            if what == "embedding clips" and number == 3:
+                act()
+            yield item
+
+    return track
+
+
+def test_the_file_is_that_of_a_local_run_bit_for_bit_though_a_worker_is_killed(
+    processes: Processes, extract: Callable[..., Any]
+) -> None:
+    local = extract("local.h5")
+    first, _ = processes.workers(2)
+    remote = extract("remote.h5", cluster=processes.address, track=in_the_middle(first.kill))
+    assert first.wait() == -9
+    assert remote.computed == local.computed == 40
+    assert Path("remote.h5").read_bytes() == Path("local.h5").read_bytes()
+
+
+def test_a_scheduler_that_is_restarted_in_the_middle_loses_nothing(
+    processes: Processes, extract: Callable[..., Any]
+) -> None:
+    extract("local.h5")
+    processes.workers(1)
+    said: list[str] = []
+
+    def restart() -> None:
+        processes.end()
+        port = processes.address.rpartition(":")[2]
+        processes.start("scheduler", "--host", "127.0.0.1", "--port", port)
+        assert processes.told() == processes.address
+        processes.workers(1)
+
+    extract("remote.h5", cluster=processes.address, track=in_the_middle(restart), say=said.append)
+    assert any("lost; waiting" in line for line in said)
+    assert Path("remote.h5").read_bytes() == Path("local.h5").read_bytes()
+
+
+def test_a_worker_of_another_version_is_refused(
+    processes: Processes, extract: Callable[..., Any]
+) -> None:
+    old = processes.folder / "old.py"
+    old.write_text("import serpipe\nserpipe.__version__ = '0.0.1'\n")
+    processes.workers(1, "--preload", old)
+    with pytest.raises(
+        UserError, match=r"worker tcp://.* has serpipe 0\.0\.1; expected .*, as here"
+    ):
+        extract("remote.h5", cluster=processes.address)
+    assert not Path("remote.h5").exists()
+
+
+def test_a_shard_that_kills_its_workers_is_told_and_does_not_stop_the_rest(
+    few_clips: Path, extract: Callable[..., Any], tmp_path: Path
+) -> None:
+    import dask
+
+    poisoned = sorted(few_clips.rglob("*.flac"))[17]
+    fault = tmp_path / "fault.py"
+    fault.write_text(
+        "import os\nfrom serpipe.features.engine import LocalEngine\n"
+        "embed = vars(LocalEngine).get('whole', LocalEngine.embed)\n"  # it may be loaded twice
+        "def fail(self, batches):\n"
+        "    for batch in batches:\n"
+        f"        if any(h.clip.name == {poisoned.stem!r} for h in batch):\n"
+        f"            open({str(tmp_path / 'tries')!r}, 'a').write('x')\n"
+        "            os._exit(1)\n"
+        "    return embed(self, batches)\n"
+        "LocalEngine.whole, LocalEngine.embed = embed, fail\n"
+    )
+    with (
+        dask.config.set({"distributed.worker.preload": [str(fault)]}),
+        pytest.raises(MachineError, match=r"1 of \d+ shards \(\d clips.*what the others gave is"),
+    ):
+        extract("remote.h5", cluster="local:2")
+    assert (tmp_path / "tries").read_text() == "xxx"
+    again = extract("remote.h5")
+    assert 0 < again.computed <= 5, "only what the poisoned shard held is left to do"
+    extract("local.h5")
+    assert Path("remote.h5").read_bytes() == Path("local.h5").read_bytes()
+
+
+def test_a_fit_on_workers_gives_the_same_bytes(
+    fitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(fitted_once, work)
+    monkeypatch.chdir(work)
+    options: dict[str, Any] = {"head": "lr", "layers": "2-3", "provenance": SAME}
+    package.fit(out="local", **options)
+    package.fit(out="remote", cluster="local:2", **options)
+    files = sorted(path.relative_to("local") for path in Path("local").rglob("*.*"))
+    assert len(files) > 4
+    for file in files:
+        assert (Path("remote") / file).read_bytes() == (Path("local") / file).read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("local:0", "expected local:N with N workers"),
+        ("slurm", "expected local:N, tcp://HOST:PORT or a file jobqueue.yaml"),
+        ("tcp://127.0.0.1:9", "no worker answers"),
+        ("none.yaml", "cannot be read"),
+        ("wrong.yaml", "expected scheduler (slurm, pbs, lsf"),
+    ],
+)
+def test_what_is_no_cluster_is_told_in_a_line(
+    where: str, told: str, serpipe: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serpipe.cluster.CONNECT_SECONDS", 1.0)
+    Path("wrong.yaml").write_text("scheduler: !!python/object/apply:os.system ['touch hacked']\n")
+    if where == "wrong.yaml":
+        Path("wrong.yaml").write_text("scheduler: queue\njobs: 2\n")
+    done = serpipe("extract", "--encoder", "whisper-tiny.en", "--cluster", where)
+    assert done.code in (1, 2)
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_file_for_a_batch_system_starts_its_jobs(tmp_path: Path) -> None:
+    file = tmp_path / "jobqueue.yaml"
+    file.write_text(
+        "scheduler: local\njobs: 1\noptions: {cores: 1, processes: 1, memory: 2GB, interface: lo}\n"
+    )
+    with connect(str(file)) as cluster:
+        assert cluster.threads == 1
+
+
+def test_shards_have_about_equal_seconds_and_keep_the_order() -> None:
+    from serpipe.corpora import Clip
+    from serpipe.features.audio import AudioFacts
+
+    def heard(number: int, seconds: float) -> HeardClip:
+        clip = Clip(Path("x"), "x", f"{number}", "c", "s")
+        return HeardClip(clip, AudioFacts(f"{number}", int(seconds * 16000), 16000, 1))
+
+    lengths = [30.0] * 4 + [3.0] * 400
+    batches = [(heard(number, seconds),) for number, seconds in enumerate(lengths)]
+    made = shards(batches, most_seconds=60.0, threads=2)
+    sums = [sum(h.facts.seconds for batch in shard for h in batch) for shard in made]
+    assert [batch for shard in made for batch in shard] == batches
+    assert all(54.0 <= each <= 60.0 for each in sums[:-1])
