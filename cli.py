@@ -1284,7 +1284,7 @@ def serve(
         float, typer.Option(metavar="N", min=0.1, max=600, help="Of the audio of a request.")
     ] = 120.0,
     timeout: Annotated[
-        float, typer.Option(metavar="N", min=0.1, help="Seconds that an answer may take.")
+        float, typer.Option(metavar="N", min=0.1, max=3600, help="Seconds that an answer may take.")
     ] = 60.0,
 ) -> None:
     """Answer over HTTP: an upload page, POST /recognize, and SageMaker's contract.

@@ -205,8 +205,8 @@ def run_all(
     cluster : Cluster
         Where.
     function : callable
-        Called with a task, ``arguments``, and ``large`` if there is some. One of a module, so that it
-        can travel.
+        Called with a task, ``arguments``, and ``large`` if there is some. One of a module, so that
+        it can travel.
     tasks : sequence
         What it is called with; picklable.
     *arguments : object

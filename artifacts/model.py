@@ -1,7 +1,7 @@
 """Any saved model, ready to predict: a bundle, a model of transformers, or a small network."""
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from .listeners import Listener, Scored, open_bundle, open_classifier, open_netw
 
 #: The bundle that ships with the package.
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+#: Pieces between two questions whether to go on.
+_PIECES = 16
 #: Files that are predicted together: so many, or so much of them.
 _GROUP_FILES, _GROUP_SECONDS = 32, 600.0
 
@@ -115,6 +117,7 @@ class Model:
         *,
         window: float | None = None,
         hop: float | None = None,
+        check: Callable[[], None] | None = None,
     ) -> list[Prediction | BadClipError]:
         """Predict several recordings; what is said of one does not depend on the others.
 
@@ -130,6 +133,8 @@ class Model:
             mean of those of its windows. Without them a recording is heard at once, unless it is
             longer than the model takes: then it is cut into equal windows, as few as can be.
             Windows with nothing to hear have no label and count for nothing.
+        check : callable, optional
+            Called before every few windows; what it raises ends the work.
 
         Returns
         -------
@@ -157,7 +162,7 @@ class Model:
                 cuts.append(error)
                 heard = []
             pieces.append(heard)
-        scored = iter(self._score([p for heard in pieces for p in heard if p is not None]))
+        scored = iter(self._score([p for heard in pieces for p in heard if p is not None], check))
         found: list[Prediction | BadClipError] = []
         for waveform, source, made, heard in zip(waveforms, sources, cuts, pieces, strict=True):
             if isinstance(made, BadClipError):
@@ -265,10 +270,16 @@ class Model:
         heard = piece if decibels is None else trim(piece, decibels)
         return heard if len(heard) >= self.listener.front_end.minimum_samples else None
 
-    def _score(self, pieces: Sequence[Waveform]) -> list[Scored]:
+    def _score(self, pieces: Sequence[Waveform], check: Callable[[], None] | None) -> list[Scored]:
+        size = len(pieces) if check is None else _PIECES
+        scored: list[Scored] = []
         try:
             with self._lock:
-                return self.listener.score(pieces)
+                while len(scored) < len(pieces):
+                    if check:
+                        check()
+                    scored += self.listener.score(pieces[len(scored) : len(scored) + size])
+            return scored
         except (MemoryError, RuntimeError) as error:
             told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
             if not told and "allocate memory" not in str(error):  # torch's words on a CPU

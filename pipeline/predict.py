@@ -79,7 +79,7 @@ def windows(n_samples: int, rate: int, window: float, hop: float) -> list[tuple[
     UserError
         If windows would leave gaps, or be too many.
     """
-    if not (math.isfinite(window) and math.isfinite(hop) and MINIMUM_HOP <= hop <= window):
+    if not (math.isfinite(window * rate) and math.isfinite(hop) and MINIMUM_HOP <= hop <= window):
         raise UserError(
             f"--window {window:g} --hop {hop:g}: expected {MINIMUM_HOP:g} s <= hop <= window, so "
             "that windows leave no gap; mend them"

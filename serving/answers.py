@@ -41,14 +41,20 @@ def clean_name(name: str | None) -> str:
     return kept[:_LONGEST_NAME] or "audio"
 
 
+def model_name(model: Model) -> str:
+    """Return what strangers are told that the model is called: not where it lies here."""
+    parts = [part for part in re.split(r"[/\\]", model.name) if part not in ("", "bundles")]
+    return "/".join(parts[-2:])
+
+
 def model_facts(model: Model) -> dict[str, Any]:
     """Return what is said of the model: its name, what it tells, its card, and what it is not."""
     return {
-        "name": model.name,
+        "name": model_name(model),
         "target": model.target,
         "labels": list(model.labels),
         "sampling_rate": model.sampling_rate,
-        "card": plain(model.card),
+        "card": plain({**model.card, "name": model_name(model)}),
         "note": NOTE,
     }
 
@@ -87,7 +93,7 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
             for segment in prediction.timeline
         ],
         "model": {
-            "name": model.name,
+            "name": model_name(model),
             "target": model.target,
             "score": str(model.card.get("score", "not known")),
             "result": plain(model.card.get("result", {})),
@@ -132,6 +138,8 @@ class AnswerLog:
                 f"--log {path}: cannot be written ({error.strerror}); expected a file in a folder "
                 "that is there; name another"
             ) from None
+        #: Ends a line of which the disk took only a part, so that the next is whole.
+        self._ending = b""
 
     def append(self, told: Mapping[str, Any]) -> None:
         """Append an answer, whole, by one write.
@@ -144,9 +152,11 @@ class AnswerLog:
         kept = ("sha256", "duration", "label", "scores", "timeline")
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         line |= {key: told[key] for key in kept} | {"model": told["model"]["name"]}
-        content = as_json(line) + b"\n"
+        content = self._ending + as_json(line) + b"\n"
         if os.write(self._file, content) < len(content):
+            self._ending = b"\n"
             raise OSError("the disk is full")
+        self._ending = b""
 
     def close(self) -> None:
         """Close the file."""

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from .. import __version__
 from ..artifacts.model import Model
-from ..errors import UserError
-from ..features.audio import Waveform
-from ..pipeline.predict import Prediction
-from .answers import NOTE, AnswerLog, answer, as_csv, as_json, clean_name, model_facts
+from ..errors import MachineError, UserError, first_line
+from ..features.audio import MAX_SECONDS, Waveform
+from ..pipeline.predict import MINIMUM_HOP, Prediction
+from .answers import NOTE, AnswerLog, answer, as_csv, as_json, clean_name, model_facts, model_name
 from .body import content_type, read_bytes, read_form
 from .decode import Decoders
+from .description import describe, security
 from .guard import Guard, refusal
 from .metrics import Metrics
 from .options import Options
@@ -40,13 +42,15 @@ _FILES = {
 _HANGS = 3
 _PLAIN_BYTES = ("", "application/octet-stream", "application/x-audio", "application/ogg")
 
+_QUERY: dict[str, Any] = {"ge": MINIMUM_HOP, "le": MAX_SECONDS, "allow_inf_nan": False}
+
 Window = Annotated[
     float | None,
-    Query(gt=0, allow_inf_nan=False, description="Length of the timeline's segments, in seconds."),
+    Query(**_QUERY, description="Length of the timeline's segments, in seconds."),
 ]
 Hop = Annotated[
     float | None,
-    Query(gt=0, allow_inf_nan=False, description="From one segment to the next, in seconds."),
+    Query(**_QUERY, description="From one segment to the next, in seconds; not above window."),
 ]
 #: What SageMaker passes on, of its own CustomAttributes, in place of a query.
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -75,7 +79,7 @@ class Service:
         self.model, self.options, self.log = model, options, log
         self.metrics = Metrics()
         self.queue = ModelQueue(model, options.batch, options.max_seconds, self.metrics.heard)
-        self.decoders = Decoders(model.sampling_rate, options)
+        self.decoders = Decoders(model.sampling_rate, model.listener.channels, options)
         self.threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="serpipe-decode")
         self.in_work = 0
 
@@ -123,8 +127,6 @@ class Service:
             422 if they cannot be used; 503 if their turn does not come in time, 504 if the model
             is not done in time.
         """
-        if hop is not None and window is None:
-            raise Refused(422, "The query has a hop without a window; expected both, or none.")
         job: Job | None = None
         try:
             async with asyncio.timeout(self.options.timeout):
@@ -144,6 +146,14 @@ class Service:
             ) from None  # fmt: skip
         except UserError as error:
             raise unusable(error) from None
+        except MachineError:
+            raise Refused(
+                503, "The server's memory does not hold the audio; expected a shorter one.",
+                self.come_back(),
+            ) from None  # fmt: skip
+        finally:
+            if job:
+                job.given_up.set()
         self.metrics.add("audio_seconds", prediction.seconds)
         told = answer(prediction, self.model, sha256)
         if self.log:
@@ -155,6 +165,23 @@ class Service:
 
     def _open(self, content: bytes) -> tuple[str, Waveform]:
         return hashlib.sha256(content).hexdigest(), self.decoders.decode(content)
+
+    def check_query(self, window: float | None, hop: float | None) -> None:
+        """Refuse a window and a hop that the model cannot follow, before any byte is read.
+
+        Raises
+        ------
+        Refused
+            With status 422.
+        """
+        if hop is not None and window is None:
+            raise Refused(422, "The query has a hop without a window; expected both, or none.")
+        try:
+            self.model.check_windows(window, hop)
+        except UserError as error:
+            told = first_line(error).replace(self.model.name, "the model")
+            told = told.replace("--", "").rpartition("; ")[0]
+            raise Refused(422, f"The query's {told}.") from None
 
     def _check_timeline(self, waveform: Waveform, window: float | None, hop: float | None) -> None:
         step, most = hop or window, self.options.max_segments
@@ -183,9 +210,11 @@ async def recognize(
 ) -> Response:
     """Recognize the emotion in the file of a form."""
     service = _service(request)
+    service.check_query(window, hop)
     with service.place():
         content, name = await read_form(request, service.options)
-        told = await service.recognize(content, name, window, hop)
+        work = service.recognize(content, name, window, hop)
+        told = await _unless_it_hangs_up(request, work)
     return _answer(told, format == "csv")
 
 
@@ -199,10 +228,33 @@ async def invocations(
     kind = content_type(request)
     if not kind.startswith(("audio/", "video/")) and kind not in _PLAIN_BYTES:
         raise Refused(415, "The body is not said to be audio; expected a content-type of audio/*.")
+    service.check_query(window, hop)
     with service.place():
         content = await read_bytes(request, service.options)
-        told = await service.recognize(content, None, window, hop)
+        work = service.recognize(content, None, window, hop)
+        told = await _unless_it_hangs_up(request, work)
     return _answer(told, request.headers.get("accept", "").startswith("text/csv"))
+
+
+async def _unless_it_hangs_up(
+    request: Request, work: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what the work gives; end it, and free its place, if the client leaves meanwhile."""
+
+    async def hangs_up() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    answer, leaving = asyncio.create_task(work), asyncio.create_task(hangs_up())
+    try:
+        await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        leaving.cancel()
+        await asyncio.gather(answer, leaving, return_exceptions=True)
 
 
 async def ping(request: Request) -> Response:
@@ -285,56 +337,32 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="serpipe",
         version=__version__,
-        description=f"Emotion in speech, as {service.model.name} hears it. {NOTE}",
+        description=f"Emotion in speech, as {model_name(service.model)} hears it. {NOTE}",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     app.state.service = service
-    for path, function, method, more in (
-        ("/recognize", recognize, "POST", _RECOGNIZE),
-        ("/invocations", invocations, "POST", _INVOCATIONS),
-        ("/ping", ping, "GET", {}),
-        ("/healthz", healthz, "GET", {}),
-        ("/metrics", metrics, "GET", {}),
-        ("/model", model, "GET", {}),
+    for path, function, method in (
+        ("/recognize", recognize, "POST"),
+        ("/invocations", invocations, "POST"),
+        ("/ping", ping, "GET"),
+        ("/healthz", healthz, "GET"),
+        ("/metrics", metrics, "GET"),
+        ("/model", model, "GET"),
     ):
-        app.add_api_route(
-            path, function, methods=[method], response_class=Response, openapi_extra=more
-        )
+        told = describe(path, service.options)
+        app.add_api_route(path, function, methods=[method], response_class=Response, **told)
     for path in _FILES:
         app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
     app.add_exception_handler(HTTPException, _say_no_such_path)
     app.add_exception_handler(RequestValidationError, _say_what_is_invalid)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
+    app.openapi().setdefault("components", {}).update(security(service.options))
     app.add_middleware(Guard, options=service.options, metrics=service.metrics, paths=paths)
     return app
-
-
-_ERRORS: dict[str, Any] = {
-    status: {"description": told, "content": {"application/json": {"schema": {
-        "type": "object", "properties": {"detail": {"type": "string"}}}}}}
-    for status, told in {
-        "401": "The token is missing or wrong.",
-        "413": "The audio has too many bytes.",
-        "415": "The content-type is not the expected one.",
-        "422": "The audio cannot be used, or is too long.",
-        "429": "Too many requests are in work; Retry-After says when to come back.",
-        "503": "The turn did not come in time.",
-        "504": "The model was not done in time.",
-    }.items()
-}  # fmt: skip
-_AUDIO = {"type": "string", "format": "binary"}
-_FORM = {"type": "object", "properties": {"audio": _AUDIO}, "required": ["audio"]}
-_RECOGNIZE: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}},
-    "responses": _ERRORS,
-}
-_INVOCATIONS: dict[str, Any] = {
-    "requestBody": {"required": True, "content": {"audio/*": {"schema": _AUDIO}}},
-    "responses": _ERRORS,
-}
 
 
 async def _say_no_such_path(request: Request, error: Exception) -> Response:

@@ -50,12 +50,14 @@ class Decoders:
     ----------
     sampling_rate : int
         The rate wanted, in Hz.
+    channels : {"mean", "left", "right"}
+        How several channels become one.
     options : Options
         The limits.
     """
 
-    def __init__(self, sampling_rate: int, options: Options) -> None:
-        self._sampling_rate, self._options = sampling_rate, options
+    def __init__(self, sampling_rate: int, channels: str, options: Options) -> None:
+        self._sampling_rate, self._channels, self._options = sampling_rate, channels, options
         self._idle: queue.LifoQueue[_Decoder | None] = queue.LifoQueue()
         for _ in range(options.decoders):
             self._idle.put(None)  # started when it is first needed
@@ -115,24 +117,29 @@ class Decoders:
                     decoder.close()
 
     def _start(self) -> _Decoder:
-        limits = (self._sampling_rate, self._options.max_seconds, self._options.decode_bytes)
+        options = self._options
+        told = (self._sampling_rate, self._channels, options.max_seconds, options.decode_bytes)
         paths = os.pathsep.join(path for path in sys.path if path)
         kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, *map(str, limits)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=kept | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for the server, which first ends what it began
-        )
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, *map(str, told)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=kept | {"PYTHONPATH": paths} | one_thread,
+                start_new_session=True,  # Ctrl-C is for the server, which first ends what it began
+            )
+        except OSError:  # no memory, no processes or no files left
+            raise _no_decoder() from None
         assert process.stdin and process.stdout
         decoder = _Decoder(process, process.stdin, process.stdout)
         try:
             _receive(decoder.back)  # it says that it is ready
         except (EOFError, OSError):
             decoder.close()
-            raise Refused(503, "The server cannot start a decoder; try again later.") from None
+            raise _no_decoder() from None
         return decoder
 
     @contextlib.contextmanager
@@ -153,6 +160,10 @@ class Decoders:
             timer.join()
 
 
+def _no_decoder() -> Refused:
+    return Refused(503, "The server cannot start a decoder; try again later.", {"Retry-After": "5"})
+
+
 def _send(pipe: IO[bytes], content: bytes | memoryview) -> None:
     pipe.write(_LENGTH.pack(len(content)))
     pipe.write(content)
@@ -171,7 +182,9 @@ def _exactly(pipe: IO[bytes], length: int) -> bytes:
     return content
 
 
-def _decode_for_ever(sampling_rate: int, max_seconds: float, spare_bytes: int) -> None:
+def _decode_for_ever(
+    sampling_rate: int, channels: str, max_seconds: float, spare_bytes: int
+) -> None:
     """Be a decoder: read clips, write samples, until there are no more."""
     source = sys.stdin.buffer
     # What a library prints must not come between the answers.
@@ -188,7 +201,7 @@ def _decode_for_ever(sampling_rate: int, max_seconds: float, spare_bytes: int) -
             return
         told, samples = b"", memoryview(b"")
         try:
-            waveform, _ = decode_waveform(content, sampling_rate, max_seconds=max_seconds)
+            waveform, _ = decode_waveform(content, sampling_rate, channels, max_seconds=max_seconds)
             samples = memoryview(waveform.tobytes())
         except BadClipError as error:
             told = json.dumps(error.parts).encode()
@@ -224,4 +237,4 @@ def _limit(spare_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    _decode_for_ever(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    _decode_for_ever(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))

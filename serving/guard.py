@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .description import SECRET
 from .metrics import Metrics
 from .options import Options
 from .refused import Refused
@@ -28,8 +29,6 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-#: What hears, or tells how much was heard, is for those who know the token.
-_SECRET = ("/recognize", "/invocations", "/metrics", "/model")
 
 
 class Guard:
@@ -95,7 +94,11 @@ class Guard:
             raise Refused(
                 403, f"The server is not called that; expected one of {', '.join(hosts)}."
             )
-        if token is None or scope["path"] not in _SECRET:
+        is_foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        if is_foreign and scope["method"] not in ("GET", "HEAD"):
+            # Nor may it make a visitor's browser send audio, even if it cannot read the answer.
+            raise Refused(403, "The request comes from a page that is not the server's own.")
+        if token is None or scope["path"] not in SECRET:
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(given.strip().encode(), token.encode())

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ..artifacts.model import Model
-from ..errors import BadClipError, UserError
+from ..errors import BadClipError, SerpipeError
 from ..features.audio import Waveform
 from ..pipeline.predict import Prediction
 
@@ -30,6 +30,8 @@ class Job:
         Of the timeline, in seconds.
     answer : Future of Prediction
         Where the answer will be. One that is cancelled before its turn is not heard.
+    given_up : Event
+        Set when nobody waits for the answer any more: then it need not be heard to its end.
     """
 
     waveform: Waveform
@@ -37,11 +39,16 @@ class Job:
     window: float | None
     hop: float | None
     answer: "Future[Prediction]" = field(default_factory=Future)
+    given_up: threading.Event = field(default_factory=threading.Event)
 
     @property
     def manner(self) -> tuple[float | None, float | None]:
         """Only jobs of the same manner can be heard at once."""
         return self.window, self.hop
+
+
+class _GivenUpError(Exception):
+    """Nobody waits for what the model is at."""
 
 
 class ModelQueue:
@@ -141,6 +148,10 @@ class ModelQueue:
                     return live
 
     def _hear(self, jobs: list[Job]) -> None:
+        def check() -> None:
+            if all(job.given_up.is_set() for job in jobs):
+                raise _GivenUpError
+
         try:
             window, hop = jobs[0].manner
             told = self._model.predict_batch(
@@ -148,6 +159,7 @@ class ModelQueue:
                 [job.source for job in jobs],
                 window=window,
                 hop=hop,
+                check=check,
             )
             for job, prediction in zip(jobs, told, strict=True):
                 if isinstance(prediction, BadClipError):
@@ -156,7 +168,7 @@ class ModelQueue:
                     job.answer.set_result(prediction)
         except Exception as error:  # the thread must live, and every job be answered
             if len(jobs) == 1:
-                if not isinstance(error, UserError):
+                if not isinstance(error, (SerpipeError, _GivenUpError)):
                     _LOG.exception("the model failed")
                 jobs[0].answer.set_exception(error)
                 return

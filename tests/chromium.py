@@ -37,7 +37,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 class Chromium:
     """One tab; what the page logs is kept in ``console``."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, microphone: Path | None = None) -> None:
         if CHROMIUM is None:
             pytest.skip("no Chromium is installed here")
         commands, self._to = os.pipe()
@@ -49,6 +49,7 @@ class Chromium:
                 "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
                 "--disable-background-networking", "--disable-component-update", "--no-first-run",
                 "--autoplay-policy=no-user-gesture-required", f"--user-data-dir={profile}",
+                *([f"--use-file-for-fake-audio-capture={microphone}"] if microphone else []),
                 "about:blank",
             ],
             pass_fds=(commands, answers),
@@ -127,17 +128,34 @@ class Chromium:
         node = self("DOM.querySelector", nodeId=document, selector=selector)["nodeId"]
         self("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
 
+    def drop_file(self, selector: str, file: Path) -> None:
+        """Drag a file from outside over an element, and let it fall."""
+        x, y = self.value(
+            f"(r => [r.x + r.width / 2, r.y + r.height / 2])"
+            f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+        )
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
+    def type(self, text: str) -> None:
+        self("Input.insertText", text=text)
+
     def press(self, key: str) -> None:
-        text = {"text": "\r"} if key == "Enter" else {}
+        text = {"text": "\r"} if key == "Enter" else {"text": " "} if key == " " else {}
+        number = {"Enter": 13, "ArrowRight": 39, "Tab": 9, " ": 32}[key]
         for kind in ("keyDown", "keyUp"):
             self("Input.dispatchKeyEvent", type=kind, key=key, code=key, **text,
-                 windowsVirtualKeyCode={"Enter": 13, "ArrowRight": 39, "Tab": 9}[key])  # fmt: skip
+                 windowsVirtualKeyCode=number)  # fmt: skip
 
     def shape(self, width: int, dark: bool) -> None:
         self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1,
              mobile=width < 500)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
+
+    def keep_downloads(self, folder: Path) -> None:
+        self("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def picture(self, path: Path) -> None:
         import base64

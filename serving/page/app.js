@@ -11,12 +11,14 @@ const FORMS = {
   angry: "anger", bored: "boredom", disgusted: "disgust", fearful: "fear", happy: "happiness",
   joy: "happiness", sad: "sadness", surprised: "surprise",
 };
+const SILENT = "nothing to hear"; // said of a window without a label
 const RATE = 16000; // of recordings that are sent
 const $ = (id) => document.getElementById(id);
 
 const state = { token: "", limits: null, told: null, peaks: null, url: "", recorder: null, run: 0, last: null };
 
 function colour(label) {
+  if (label === SILENT) return "#c9c4b8";
   const word = label.toLowerCase();
   const known = COLOURS[FORMS[word] ?? word];
   if (known) return known;
@@ -25,6 +27,10 @@ function colour(label) {
 }
 
 const percent = (score) => (score === null || score === undefined ? "–" : `${Math.round(100 * score)}\u202f%`);
+// A model of ratings tells no label; its values are of a scale of their own.
+const isRating = () => state.told.label === "";
+const number = (score) => (!isRating() ? percent(score) : score === null || score === undefined ? "–" : score.toFixed(2));
+const values = (scores) => Object.entries(scores).map(([name, score]) => `${name} ${number(score)}`).join(", ");
 const seconds = (value) => `${value.toFixed(1)} s`;
 
 function element(name, text, className) {
@@ -141,7 +147,7 @@ function show(told, blob, samples) {
   $("play").disabled = !samples;
   $("seek").max = told.duration;
   state.peaks = samples;
-  $("label").textContent = told.label;
+  $("label").textContent = told.label || values(told.scores);
   const ranked = Object.entries(told.scores).sort((a, b) => (b[1] ?? -1) - (a[1] ?? -1));
   const second = ranked.find(([label]) => label !== told.label);
   const own = told.scores[told.label];
@@ -152,6 +158,7 @@ function show(told, blob, samples) {
     const row = element("li");
     const track = element("span", undefined, "track");
     const fill = element("div", undefined, "fill");
+    track.classList.toggle("empty", isRating());
     fill.style.width = `${100 * Math.min(1, Math.max(0, score ?? 0))}%`;
     fill.style.background = colour(label);
     track.append(fill);
@@ -159,9 +166,10 @@ function show(told, blob, samples) {
     const swatch = element("i");
     swatch.style.background = colour(label);
     name.append(swatch, label);
-    row.append(name, track, element("span", percent(score), "value"));
+    row.append(name, track, element("span", number(score), "value"));
     return row;
   }));
+  $("compare").hidden = isRating();
   $("result").hidden = false;
   timeline(told);
   seekTo(0);
@@ -173,8 +181,10 @@ function show(told, blob, samples) {
 function spans(told) {
   const parts = told.timeline.length ? told.timeline : [{ start: 0, end: told.duration, label: told.label, scores: told.scores }];
   const middle = (part) => (part.start + part.end) / 2;
+  const name = ({ label, scores }) => label || (Object.keys(scores).length ? number(Object.values(scores)[0]) : SILENT);
   return parts.map((part, i) => ({
     ...part,
+    label: name(part),
     from: i ? (middle(parts[i - 1]) + middle(part)) / 2 : 0,
     to: i + 1 < parts.length ? (middle(part) + middle(parts[i + 1])) / 2 : told.duration,
   }));
@@ -258,7 +268,8 @@ function position() {
   const now = state.runs?.findIndex((run) => at < run.to) ?? -1;
   [...$("timeline").children].forEach((each, i) => each.setAttribute("aria-current", String(i === now)));
   const span = state.spans?.find((each) => at < each.to);
-  const text = span ? `${span.label} ${percent(span.scores[span.label])} around here` : "";
+  const told = span && (isRating() ? values(span.scores) : span.label === SILENT ? "" : `${span.label} ${percent(span.scores[span.label])}`);
+  const text = span ? `${told || SILENT} around here` : "";
   if ($("segment").textContent !== text) $("segment").textContent = text;
   if (!audio.paused) requestAnimationFrame(position);
 }

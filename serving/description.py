@@ -1,0 +1,162 @@
+"""What OpenAPI is told of each path: what it takes, what it answers, and how it refuses."""
+
+from typing import Any
+
+from .options import Options
+
+_SENTENCE = {
+    "type": "object",
+    "properties": {"detail": {"type": "string", "description": "One sentence."}},
+    "required": ["detail"],
+    "additionalProperties": False,
+}
+_REFUSALS = {
+    400: "The form is broken.",
+    401: "The token is missing or wrong.",
+    403: "The server was called by another name, or by a page of another address.",
+    408: "The audio took too long to arrive.",
+    413: "The audio has too many bytes.",
+    415: "The content-type is not the expected one.",
+    422: "The audio cannot be used, or is too long; the query is invalid.",
+    429: "Too many requests are in work; Retry-After says when to come back.",
+    503: "The turn did not come in time; Retry-After says when to come back.",
+    504: "The model was not done in time.",
+}
+_WITH_RETRY_AFTER = (429, 503)
+
+_NUMBER = {"type": ["number", "null"]}
+_NAMES = {"type": "array", "items": {"type": "string"}}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _text(told: str) -> dict[str, Any]:
+    return {"type": "string", "description": told}
+
+
+_SECONDS = {"type": "number", "minimum": 0, "description": "In seconds."}
+_SCORES = {
+    "type": "object",
+    "additionalProperties": _NUMBER,
+    "description": "Of each label, or the value of each rating.",
+}
+_ANSWER = _object(
+    source=_text("What the client calls the audio, cleaned."),
+    sha256={"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Of the bytes."},
+    duration=_SECONDS,
+    label=_text("The likeliest; empty for ratings."),
+    scores=_SCORES,
+    timeline={
+        "type": "array",
+        "items": _object(
+            start=_SECONDS,
+            end=_SECONDS,
+            label=_text("The likeliest; empty for ratings, and where there is nothing to hear."),
+            scores=_SCORES,
+        ),
+        "description": "The windows; empty without a window, unless the audio had to be cut.",
+    },
+    model=_object(
+        name={"type": "string"},
+        target=_text("What it tells, such as emotion."),
+        score=_text("How it scored in its test."),
+        result={"type": "object", "description": "The same as numbers."},
+        warnings=_NAMES,
+    ),
+    note=_text("What the answer is not."),
+)
+_MODEL = _object(
+    name={"type": "string"},
+    target={"type": "string"},
+    labels=_NAMES,
+    sampling_rate={"type": "integer"},
+    card={"type": "object", "description": "Corpus, licence, score, warnings and more."},
+    note={"type": "string"},
+    limits=_object(
+        bytes={"type": "integer"}, seconds={"type": "number"}, segments={"type": "integer"}
+    ),
+    logged={"type": "boolean", "description": "Whether answers are logged, without the audio."},
+)
+_HEALTH = _object(
+    status={"type": "string"},
+    in_work={"type": "integer", "minimum": 0},
+    waiting={"type": "integer", "minimum": 0},
+    version={"type": "string"},
+)
+_CSV = _text("A row for the whole clip (part: whole), then one for each segment.")
+_AUDIO = {"type": "string", "format": "binary"}
+_KINDS = ("audio/*", "video/*", "application/octet-stream", "application/ogg")
+#: Of paths that take audio.
+_HEARING = (400, 408, 413, 415, 422, 429, 503, 504)
+#: What hears, or tells how much was heard, is for those who know the token.
+SECRET = ("/recognize", "/invocations", "/metrics", "/model")
+
+_BODIES = {
+    "/recognize": {"multipart/form-data": _object(audio=_AUDIO)},
+    "/invocations": dict.fromkeys(_KINDS, _AUDIO),
+}
+_ANSWERS: dict[str, dict[str, Any]] = {
+    "/recognize": {"application/json": _ANSWER, "text/csv": _CSV},
+    "/invocations": {"application/json": _ANSWER, "text/csv": _CSV},
+    "/ping": {},
+    "/healthz": {"application/json": _HEALTH},
+    "/metrics": {"text/plain": {"type": "string"}},
+    "/model": {"application/json": _MODEL},
+}
+
+
+def describe(path: str, options: Options) -> dict[str, Any]:
+    """Return what a path's route is to be told.
+
+    Parameters
+    ----------
+    path : str
+        One of the server's own.
+    options : Options
+        Which tell whether there are tokens.
+
+    Returns
+    -------
+    dict
+        ``responses`` and ``openapi_extra``, as FastAPI takes them.
+    """
+    is_secret = options.token is not None and path in SECRET
+    statuses = [*(_HEARING if path in _BODIES else ()), *([401] if is_secret else []), 403]
+    responses: dict[int | str, Any] = {
+        200: {"description": "The answer.", "content": _contents(_ANSWERS[path])}
+    }
+    responses |= {status: _refusal(status) for status in sorted(statuses)}
+    if path in ("/ping", "/healthz"):
+        told = "The model does not answer."
+        responses[503] = {"description": told, "content": _contents(_ANSWERS[path])}
+    extra: dict[str, Any] = {}
+    if path in _BODIES:
+        extra["requestBody"] = {"required": True, "content": _contents(_BODIES[path])}
+    if is_secret:
+        extra["security"] = [{"token": []}]
+    return {"responses": responses, "openapi_extra": extra}
+
+
+def security(options: Options) -> dict[str, Any]:
+    """Return OpenAPI's components: how the token is sent, if there is one."""
+    if options.token is None:
+        return {}
+    return {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+
+
+def _contents(schemas: dict[str, Any]) -> dict[str, Any]:
+    return {kind: {"schema": schema} for kind, schema in schemas.items()}
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "description": _REFUSALS[status],
+        "content": _contents({"application/json": _SENTENCE}),
+    }
+    if status in _WITH_RETRY_AFTER:
+        told["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer"}}}
+    if status == 401:
+        told["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
+    return told

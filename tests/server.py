@@ -1,0 +1,151 @@
+"""A real server in a thread, on a small model; what tests send to it and check."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+import uvicorn
+from serpipe.artifacts.listeners import Scored
+from serpipe.artifacts.model import load_model
+from serpipe.errors import BadClipError
+from serpipe.features.audio import Waveform
+from serpipe.pipeline.predict import Prediction
+from serpipe.serving.answers import AnswerLog
+from serpipe.serving.app import Service, make_app
+from serpipe.serving.options import Options
+from serpipe.serving.server import configure, listen
+
+RATE = 16000
+
+
+class SmallModel:
+    """A real model on a small random encoder, which counts its batches and can be held up."""
+
+    def __init__(self, bundle: Path, encoder: Path) -> None:
+        self.real = load_model(bundle, encoder=encoder)
+        self.batches: list[int] = []
+        #: Closed, the model waits: a batch that takes long, without sleeping.
+        self.may_run = threading.Event()
+        self.may_run.set()
+
+    def change(self, **changes: Any) -> None:
+        """Change what hears."""
+        self.real = replace(self.real, listener=replace(self.real.listener, **changes))
+
+    def count_scored(self) -> list[int]:
+        """Return a list to which the number of pieces is appended whenever some are scored."""
+        scored: list[int] = []
+        score = self.real.listener.score
+
+        def counting(pieces: Sequence[Waveform]) -> list[Scored]:
+            scored.append(len(pieces))
+            return score(pieces)
+
+        self.change(score=counting)
+        return scored
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def predict_batch(
+        self, waveforms: Sequence[Waveform], sources: Sequence[str], **more: Any
+    ) -> list[Prediction | BadClipError]:
+        assert self.may_run.wait(60)
+        self.batches.append(len(waveforms))
+        return self.real.predict_batch(waveforms, sources, **more)
+
+
+@contextmanager
+def running(model: Any, log: AnswerLog | None = None, **changes: Any) -> Iterator[Any]:
+    """A real uvicorn on loopback, in a thread; a client of it."""
+    options = Options(**{"decoders": 2, "timeout": 60.0, **changes})
+    service = Service(model, options, log)
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(configure(make_app(service), options))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=address, timeout=90, trust_env=False) as client:
+            client.service = service  # type: ignore[attr-defined]
+            yield client
+    finally:
+        model.may_run.set()
+        server.should_exit = True
+        thread.join(90)
+        assert not thread.is_alive()
+
+
+def recognize(client: Any, content: bytes, name: str = "clip.flac", **more: Any) -> Any:
+    return client.post("/recognize", files={"audio": (name, content)}, **more)
+
+
+def check_refusal(answer: Any, *statuses: int) -> str:
+    """A refusal is one of some statuses with one sentence; return that."""
+    assert answer.status_code in statuses, (answer.status_code, answer.text)
+    told = answer.json()
+    assert list(told) == ["detail"]
+    sentence: str = told["detail"]
+    assert sentence[0].isupper() and sentence.endswith("."), sentence
+    assert "\n" not in sentence and "Traceback" not in sentence and len(sentence) < 400
+    return sentence
+
+
+def wav(
+    samples: np.ndarray, rate: int = RATE, format: str = "WAV", subtype: str | None = None
+) -> bytes:
+    file = io.BytesIO()
+    channels = samples.shape[1] if samples.ndim > 1 else 1
+    with soundfile.SoundFile(file, "w", rate, channels, subtype, format=format) as audio:
+        for start in range(0, len(samples), 1 << 16):  # libsndfile crashes on long Vorbis at once
+            audio.write(samples[start : start + (1 << 16)])
+    return file.getvalue()
+
+
+def noise(seconds: float) -> np.ndarray:
+    return 0.1 * np.random.default_rng(0).standard_normal(int(RATE * seconds))
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@contextmanager
+def command(cwd: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """`serpipe serve` in a process of its own, and a client of it."""
+    code = "from serpipe.cli import main; main()"
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, "serve", "--port", "0", "--device", "cpu",
+         *map(str, arguments)],
+        cwd=cwd, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert server.stderr
+        lines = []
+        for line in server.stderr:
+            lines.append(line)
+            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                break
+        else:
+            pytest.fail("".join(lines))
+        with httpx.Client(base_url=found[0], timeout=90, trust_env=False) as client:
+            yield server, client
+    finally:
+        server.kill()
+        server.wait()
