@@ -311,7 +311,8 @@ def _decode(
             _check_size(file, facts, max_seconds)
             _check_whole(file, audio.extra_info)
             _check_whole_ogg(file, content)
-            samples = audio.read(dtype="float32", always_2d=True)
+            # By number: some codecs, as GSM 6.10, cannot seek, and do not tell how much is left.
+            samples = audio.read(audio.frames, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         container = _container(content)
         if container:
