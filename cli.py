@@ -1233,6 +1233,73 @@ def predict(
         )
 
 
+@app.command()
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="RUN/bundles/HEAD; a RUN; hub id or folder of a trained audio classifier, as "
+            "transformers saves it.",
+            show_default="the newest bundle in artifacts/runs, else the one that ships",
+        ),
+    ] = None,
+    to: Annotated[str, typer.Option(metavar="onnx", help="What to write.")] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.onnx",
+            help="Where to write it.",
+            show_default="artifacts/onnx/NAME.onnx",
+        ),
+    ] = None,
+    encoder: BundleEncoder = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMIT",
+            help="Commit, tag or branch of a hub id: of --encoder, or of the model.",
+            show_default="as recorded; else main",
+        ),
+    ] = None,
+    opset: Annotated[
+        int, typer.Option(metavar="N", help="Version of ONNX's operators: 18 to 23.")
+    ] = 18,
+    format: ResultFormatOption = ResultFormat.TABLE,
+) -> None:
+    """Write a model as one ONNX file, from samples to scores, for onnxruntime in any language.
+
+    Needs serpipe[onnx]. The file is run on clips of several lengths before it is put in place, and
+    refused if a score differs from that of torch by more than 0.0001.
+    """
+    from .artifacts.onnx_export import export_onnx
+
+    if to != "onnx":
+        raise UserError(f"--to {to}: expected onnx")
+    done = export_onnx(model, out, encoder=encoder, revision=revision, opset=opset, say=_say)
+    told = done.metadata
+    _say(
+        f"input    audio: float32, clips by samples; mono, {told['sampling_rate']} Hz, from "
+        f"{told['minimum_samples']} samples" + (
+            "" if told["maximum_samples"] == "null" else f" to {told['maximum_samples']}"
+        )
+    )  # fmt: skip
+    _say(f"         not in the file: decoding, one channel of several ({told['channels']}), rates")
+    lengths = f"{min(done.seconds):.1f} to {max(done.seconds):.1f} s"
+    _say(
+        f"checked  {len(done.seconds)} clips of {lengths} in onnxruntime: scores differ from "
+        f"torch's by {done.difference:.1e} at most"
+    )
+    _say(f"onnx     {done.n_bytes / 1e6:.1f} MB in:")
+    if format is ResultFormat.JSON:
+        _print_json({
+            "file": str(done.path), "bytes": done.n_bytes, "difference": done.difference,
+            "seconds": list(done.seconds), "metadata": dict(told),
+        })  # fmt: skip
+    else:
+        typer.echo(done.path)
+
+
 @app.command(context_settings={"auto_envvar_prefix": "SERPIPE"})  # --port: SERPIPE_PORT
 def serve(
     model: Annotated[

@@ -213,6 +213,47 @@ def open_network(folder: Path, device: str) -> Listener:
     )
 
 
+def find_encoder(
+    folder: Path, told: BundleSummary, given: str | Path | None, revision: str | None
+) -> tuple[str, str | None]:
+    """Find the encoder of a bundle by name.
+
+    Parameters
+    ----------
+    folder : Path
+        The bundle.
+    told : BundleSummary
+        What it says.
+    given : str, Path or None
+        Where the encoder is, if it is neither built in nor on the hub.
+    revision : str or None
+        Of that encoder.
+
+    Returns
+    -------
+    source : str
+        Built-in name, local folder or hub id.
+    revision : str or None
+        Of a hub id.
+
+    Raises
+    ------
+    UserError
+        If it is of a local folder that is not given.
+    """
+    name, recorded = str(told.encoder.get("encoder")), str(told.encoder.get("revision"))
+    is_hub = recorded not in ("local", "built-in") and _HUB_ID.fullmatch(name)
+    if given is not None:
+        return str(given), revision
+    if (recorded == "built-in" and name in BUILT_IN) or (is_hub and not Path(name).exists()):
+        # What a bundle says is a name, never a path: it may come from anybody.
+        return name, recorded if is_hub else None
+    raise UserError(
+        f"{folder}: was fitted on the encoder {name!r} of a local folder; expected to be told "
+        "where that is; name it with --encoder DIR"
+    )
+
+
 def _load_its_encoder(
     folder: Path,
     told: BundleSummary,
@@ -221,19 +262,8 @@ def _load_its_encoder(
     revision: str | None,
 ) -> tuple[Encoder, list[str]]:
     """Load the encoder of a bundle by name, and refuse another one."""
-    key = told.encoder
-    name, recorded = str(key.get("encoder")), str(key.get("revision"))
-    is_hub = recorded not in ("local", "built-in") and _HUB_ID.fullmatch(name)
-    if given is not None:
-        source = str(given)
-    elif (recorded == "built-in" and name in BUILT_IN) or (is_hub and not Path(name).exists()):
-        # What a bundle says is a name, never a path: it may come from anybody.
-        source, revision = name, recorded if is_hub else None
-    else:
-        raise UserError(
-            f"{folder}: was fitted on the encoder {name!r} of a local folder; expected to be told "
-            "where that is; name it with --encoder DIR"
-        )
+    key, name = told.encoder, str(told.encoder.get("encoder"))
+    source, revision = find_encoder(folder, told, given, revision)
     poolings, precision = told.pooling.split(","), key.get("precision", "float32")
     if not set(poolings) <= set(POOLINGS) or precision not in PRECISIONS:
         raise UserError(

@@ -349,7 +349,7 @@ def load_model(
     MachineError
         If the hub cannot be reached.
     """
-    found = _find(latest_bundle() or DEFAULT_BUNDLE if name is None else Path(name))
+    found = find_model(name)
     if encoder is not None and not (found / "bundle.json").is_file():
         raise UserError(
             f"--encoder {encoder}: {found} is no bundle; expected one, which needs an encoder; "
@@ -456,8 +456,25 @@ def text(path: Path | str) -> str:
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def _find(given: Path) -> Path:
-    """Return the model of a run, or what was given."""
+def find_model(name: str | Path | None) -> Path:
+    """Return where a model is.
+
+    Parameters
+    ----------
+    name : str, Path or None
+        As :func:`load_model` takes it.
+
+    Returns
+    -------
+    Path
+        The model of a run, or what was given: a hub id is no path that exists.
+
+    Raises
+    ------
+    UserError
+        If it is a run without a model.
+    """
+    given = latest_bundle() or DEFAULT_BUNDLE if name is None else Path(name)
     if (given / "bundle.json").is_file() or not (given / "run.json").is_file():
         return given
     bundles = bundles_of(given)

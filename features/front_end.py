@@ -200,4 +200,5 @@ class LogMelFrontEnd:
 
     def frames(self, n_samples: int) -> int:
         """Return the frames that carry the clip; those of the padding after it are not pooled."""
-        return -(-n_samples // self.samples_per_frame)
+        # Of no negative number: division in ONNX, to which this is exported, rounds towards zero.
+        return (n_samples + self.samples_per_frame - 1) // self.samples_per_frame

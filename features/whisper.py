@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .padding import Valid
+from .padding import Valid, ValidForAll
 
 
 class ConvolutionOverPadding(nn.Module):
@@ -71,6 +71,19 @@ def skip_padding(encoder: Any, valid: Valid) -> None:
     """
     encoder.conv1 = ConvolutionOverPadding(encoder.conv1, valid, 2)
     encoder.conv2 = ConvolutionOverPadding(encoder.conv2, valid, 2)
+    ask_for_valid_frames(encoder.layers[-1], valid)
+
+
+def ask_for_valid_frames(last: Any, valid: Valid | ValidForAll) -> None:
+    """Make a block return the frames that carry a clip, and no others.
+
+    Parameters
+    ----------
+    last : WhisperEncoderLayer
+        Changed in place. No block may come after it, as that would attend to all frames.
+    valid : Valid or ValidForAll
+        Set before each batch.
+    """
 
     def forward(block: Any, states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         n_frames = max(valid.frames or [states.shape[1]])
@@ -84,5 +97,4 @@ def skip_padding(encoder: Any, valid: Valid) -> None:
             result = result.clamp(-limit, limit)
         return result
 
-    last = encoder.layers[-1]
     last.forward = MethodType(forward, last)
