@@ -51,7 +51,7 @@ def measure(n_clips: int) -> dict[str, float]:
     import torch
     from serpipe.corpora import scan
     from serpipe.corpora.data import find_source
-    from serpipe.features import batching
+    from serpipe.features import batching, engine
     from serpipe.features import extract as extract_module
     from serpipe.features.audio import read_waveform
     from serpipe.features.encoder import EncoderIdentity
@@ -86,18 +86,18 @@ def measure(n_clips: int) -> dict[str, float]:
     waveform, facts = read_waveform(real[0].file, 16000)
     number = iter(range(10**9))
 
-    def read(file: Path, rate: int) -> Any:
+    def read(file: Path, rate: int, *_: object) -> Any:
         n = next(number)
         loaded = read_waveform(file, rate)[0] if n % 50 == 0 else waveform
         return loaded, replace(facts, sha256=hashlib.sha256(str(n).encode()).hexdigest())
 
-    def load(heard: Any, rate: int, trim: float | None) -> Any:
+    def load(heard: Any, rate: int, *_: object) -> Any:
         return read(heard.clip.file, rate)[0]
 
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()
     with (
-        mock.patch.object(extract_module, "read_waveform", read),
+        mock.patch.object(engine, "read_waveform", read),
         mock.patch.object(batching, "load_clip", load),
         tempfile.TemporaryDirectory() as scratch,
     ):
