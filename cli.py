@@ -122,6 +122,14 @@ RunFolder = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where to write the run.", show_default="artifacts/runs/NAME"),
 ]
+ModelRevision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMIT",
+        help="Commit, tag or branch of a hub id: of --encoder, or of the model.",
+        show_default="as recorded; else main",
+    ),
+]
 OneDevice = Annotated[
     str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
 ]
@@ -1152,14 +1160,7 @@ def predict(
         ),
     ] = None,
     encoder: BundleEncoder = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMIT",
-            help="Commit, tag or branch of a hub id: of --encoder, or of --model.",
-            show_default="as recorded; else main",
-        ),
-    ] = None,
+    revision: ModelRevision = None,
     device: OneDevice = "auto",
     mic: Annotated[
         float | None,
@@ -1254,14 +1255,7 @@ def export(
         ),
     ] = None,
     encoder: BundleEncoder = None,
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COMMIT",
-            help="Commit, tag or branch of a hub id: of --encoder, or of the model.",
-            show_default="as recorded; else main",
-        ),
-    ] = None,
+    revision: ModelRevision = None,
     opset: Annotated[
         int, typer.Option(metavar="N", help="Version of ONNX's operators: 18 to 23.")
     ] = 18,

@@ -126,6 +126,17 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def address_of(server: "subprocess.Popen[str]") -> str:
+    """Wait until a server says where it listens."""
+    assert server.stderr
+    lines = []
+    for line in server.stderr:
+        lines.append(line)
+        if found := re.search(r"http://[\d.]+:(\d+)", line):
+            return f"http://127.0.0.1:{found[1]}"
+    pytest.fail("".join(lines))
+
+
 @contextmanager
 def command(cwd: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], Any]]:
     """`serpipe serve` in a process of its own, and a client of it."""
@@ -136,15 +147,7 @@ def command(cwd: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[st
         cwd=cwd, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        assert server.stderr
-        lines = []
-        for line in server.stderr:
-            lines.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                break
-        else:
-            pytest.fail("".join(lines))
-        with httpx.Client(base_url=found[0], timeout=90, trust_env=False) as client:
+        with httpx.Client(base_url=address_of(server), timeout=90, trust_env=False) as client:
             yield server, client
     finally:
         server.kill()

@@ -28,6 +28,7 @@ from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model
 from serpipe.serving.options import Options
 
 from .conftest import ROOT, Command, run_python
+from .server import address_of
 
 PAGE = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
@@ -104,19 +105,10 @@ def running(command: list[str], environment: Mapping[str, str], work: Path) -> I
     server = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE,
                               text=True)  # fmt: skip
     try:
-        assert server.stderr
-        lines = []
-        for line in server.stderr:
-            lines.append(line)
-            if found := re.search(r"http://[\d.]+:(\d+)", line):
-                break
-        else:
-            pytest.fail("".join(lines))
-        address = f"http://127.0.0.1:{found[1]}"
-        with httpx.Client(base_url=address, timeout=90, trust_env=False) as client:
+        with httpx.Client(base_url=address_of(server), timeout=90, trust_env=False) as client:
             yield client
         server.terminate()
-        assert server.wait(60) == 0, server.stderr.read()
+        assert server.wait(60) == 0, server.stderr and server.stderr.read()
     finally:
         server.kill()
         server.wait()
