@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	cd $(DEMO) && ../$(BIN)/serpipe predict ../corpora/sample/Actor_01/03-01-05-01-01-02-01.flac
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # make lint: check style, formatting, types and the Dockerfile.
 lint: $(INSTALLED)

@@ -125,7 +125,6 @@ def extract(
     from .artifacts.latest import CACHES
     from .corpora.data import gather
     from .features.names import POOLINGS
-    from .provenance import cores
 
     poolings = tuple(POOLINGS[POOLINGS.index(p)] for p in pooling.split(",") if p in POOLINGS)
     if not poolings or ",".join(poolings) != pooling:
@@ -158,7 +157,7 @@ def extract(
         if there is None:
             from .features.devices import choose_devices
 
-            engine = open_engine(options, choose_devices(devices), jobs or cores())
+            engine = open_engine(options, choose_devices(devices), _jobs(jobs))
         else:
             from .features.cluster_engine import ClusterEngine
 
@@ -193,12 +192,12 @@ def fit(
     target: str = "emotion",
     ratings: str | Path | None = None,
     merge: Mapping[str, str] | None = None,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     normalise: str = "none",
     permute_labels: bool = False,
     pooling: str | None = None,
-    train_on: Sequence[str] = (),
-    test_on: Sequence[str] = (),
+    train_on: str | Sequence[str] = (),
+    test_on: str | Sequence[str] = (),
     seed: int = 0,
     out: str | Path | None = None,
     jobs: int | None = None,
@@ -233,7 +232,7 @@ def fit(
         A table with ratings of the target.
     merge : mapping of str to str, optional
         Labels that are counted as another, such as ``{"calm": "neutral"}``.
-    keep : sequence of str
+    keep : str or sequence of str
         Labels that are kept, after ``merge``; all if empty.
     normalise : {"none", "speaker"}
         ``"speaker"`` standardises each speaker's clips by themselves; transductive, and marked so.
@@ -241,7 +240,7 @@ def fit(
         Shuffle labels within speakers: scores must fall to chance.
     pooling : str, optional
         Which of the cached poolings to use; all by default.
-    train_on, test_on : sequence of str
+    train_on, test_on : str or sequence of str
         Corpora of the cache to train on and to test on; all, by ``split``, if empty.
     seed : int
         Of folds, heads and shuffles.
@@ -271,13 +270,13 @@ def fit(
         layers=layers,
         target=target,
         merge=merge or {},
-        keep=tuple(keep),
+        keep=_words(keep),
         normalise=normalise,
         permute_labels=permute_labels,
         pooling=pooling,
         seed=seed,
-        train_on=tuple(train_on),
-        test_on=tuple(test_on),
+        train_on=_words(train_on),
+        test_on=_words(test_on),
     )
     opened, rated, heads, grids = _to_fit(cache, target, ratings, head, grid, say)
     folder = None if out is None else Path(out)
@@ -410,9 +409,11 @@ def report(
         make_folder(target)
     results = []
     for run in runs or (latest_run(),):
-        told = run if isinstance(run, RunResults) else read_results(Path(run))
-        say(f"run      {told.run}" + ("" if runs else ", the newest"))
-        results.append(told)
+        say(
+            f"run      {run.run if isinstance(run, RunResults) else run}"
+            + ("" if runs else ", the newest")
+        )
+        results.append(run if isinstance(run, RunResults) else read_results(Path(run)))
     folders, first = [each.run for each in results], results[0]
     show = show or _show_nothing
     if compare_layers is not None:
@@ -511,7 +512,6 @@ def _record(
     from .artifacts.record import record_run
     from .artifacts.report import headline
     from .artifacts.results import read_results
-    from .provenance import cores
 
     run = record_run(
         cache,
@@ -521,7 +521,7 @@ def _record(
         ratings=ratings,
         provenance=provenance,
         out=out,
-        jobs=jobs or cores(),
+        jobs=_jobs(jobs),
         cluster=cluster,
         track=track,
     )
@@ -529,6 +529,19 @@ def _record(
     for line in headline(results):
         say(line)
     return results
+
+
+def _words(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names that were given one by one, or joined by commas as on the command line."""
+    return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
+
+
+def _jobs(given: int | None) -> int:
+    from .provenance import cores
+
+    if given is not None and given < 1:
+        raise UserError(f"--jobs {given}: expected at least 1; leave it away for all cores")
+    return given or cores()
 
 
 def _show_nothing(report: "Report") -> None:

@@ -8,13 +8,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed, get_worker
-from distributed.client import FutureCancelledError
+from distributed import Client, LocalCluster, get_worker, wait
+from distributed.client import FutureCancelledError, FuturesCancelledError
+from distributed.scheduler import KilledWorker
 
 from .errors import MachineError, SerpipeError, UserError, first_line
 from .progress import Say, say_nothing
@@ -22,9 +23,11 @@ from .provenance import versions
 
 #: How often a task is tried: on others when a worker dies, again when it fails.
 TRIES = 3
-#: Seconds in which a cluster must answer, and in which a scheduler that was lost must come back.
+#: Seconds in which a cluster must answer; in which a lost scheduler, or a worker, must come back.
 CONNECT_SECONDS = 30.0
 COME_BACK_SECONDS = 300.0
+#: Seconds without a result after which it is looked whether anybody is at work.
+_LOOKED_EVERY = 5.0
 #: Schedulers of batch systems, by the name of their class in dask-jobqueue.
 _JOB_SYSTEMS = {
     "slurm": "SLURMCluster",
@@ -66,15 +69,10 @@ class Cluster:
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return {"GPU": 1} if any("GPU" in worker["resources"] for worker in workers) else {}
 
-    def give(self, data: Any) -> Any:
-        """Send data to every worker, once; what is returned stands for it in tasks."""
-        return self.client.scatter(data, broadcast=True, hash=False)
-
-    def joblib(self) -> Any:
-        """Return a context in which joblib runs what it is given on the workers."""
-        from joblib import parallel_config
-
-        return parallel_config(backend="dask", client=self.client, retries=TRIES - 1)
+    def can_run(self, resources: Mapping[str, float]) -> bool:
+        """Whether any worker is there that has what a task needs."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return any(set(resources) <= set(worker["resources"]) for worker in workers)
 
     def come_back(self) -> None:
         """Connect again to a scheduler that was lost, when it is there again with a worker.
@@ -146,21 +144,30 @@ def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
         If the cluster does not answer.
     """
     with ExitStack() as stack:
-        # Of a scheduler of our own: one that kills its workers is tried as often as one that fails.
-        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1}))
-        logging.getLogger("distributed").setLevel(logging.ERROR)  # what matters is told in a line
+        # Of a scheduler of our own: what to do with a task whose worker died is decided below.
+        stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
+        logger = logging.getLogger("distributed")
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)  # what matters is told in a line
         kind, _, rest = where.partition(":")
         address = None
         if kind == "local":
             if not rest.isdecimal() or not int(rest):
                 raise UserError(f"--cluster {where}: expected local:N with N workers, as local:2")
-            cluster: Any = LocalCluster(
-                n_workers=int(rest),
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                memory_limit=0,  # decoding and encoders are bounded by themselves
-            )
+            cluster: Any
+            try:
+                cluster = LocalCluster(
+                    n_workers=int(rest),
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address="127.0.0.1:0",
+                    memory_limit=0,  # decoding and encoders are bounded by themselves
+                )
+            except RuntimeError as error:
+                raise MachineError(
+                    f"--cluster {where}: its workers do not start ({first_line(error)}); expected "
+                    "them to; in a script, call it below: if __name__ == '__main__':"
+                ) from None
             stack.enter_context(cluster)
         elif rest.startswith("//"):
             cluster = address = where
@@ -226,60 +233,153 @@ def run_all(
     Raises
     ------
     UserError
-        What the function raises of these ends it all: another try would say the same.
+        What the function raises of these ends it all: another try would say the same. So does a
+        worker whose versions are not those of this process.
+    MachineError
+        If the scheduler, or all workers, are away for long.
     """
-    left = deque(range(len(tasks)))
-    while left:
+    work = _Work(cluster, function, tasks, arguments, large, dict(resources or {}))
+    work.left.extend(range(len(tasks)))
+    while work.left:
         try:
-            held = () if large is None else (cluster.give(large),)
-            given = (*arguments, *held)
-            yield from _run(cluster, function, tasks, left, given, dict(resources or {}))
+            yield from work.run()
         except (FutureCancelledError, OSError):
-            cluster.come_back()
+            if cluster.client.status != "running":
+                cluster.come_back()
+            elif not cluster.can_run(work.resources):
+                work.wait_for_workers()
 
 
-def _run(
-    cluster: Cluster,
-    function: Callable[..., Any],
-    tasks: Sequence[Any],
-    left: deque[int],
-    arguments: Sequence[Any],
-    resources: dict[str, float],
-) -> Iterator[tuple[int, Any]]:
-    """Run the tasks at the places that are left; those that a lost scheduler had are left again."""
-    client = cluster.client
-    running = as_completed(loop=client.loop)
-    places: dict[Any, int] = {}
-    tries: Counter[int] = Counter()
-    try:
-        ahead = 2 * cluster.threads + 2  # the next are there when one is done, and no more
-        while left or places:
-            while left and len(places) < ahead:
-                place = left.popleft()
-                future = client.submit(
-                    _attempt, function, tasks[place], arguments, pure=False, resources=resources
-                )
-                places[future] = place
-                running.add(future)
-            future = next(running)
-            if future.status not in ("finished", "error"):
-                raise FutureCancelledError(str(future.key), "its scheduler was lost")
-            place, killed = places.pop(future), future.exception()
-            told = Failed(killed) if killed else future.result()
-            tries[place] += 1
-            if isinstance(told, Failed) and isinstance(told.error, UserError):
-                raise told.error
-            if isinstance(told, Failed) and not killed and tries[place] < TRIES:
-                left.append(place)
+@dataclass
+class _Work:
+    """Tasks that are left to do, and how often each was tried."""
+
+    cluster: Cluster
+    function: Callable[..., Any]
+    tasks: Sequence[Any]
+    arguments: tuple[Any, ...]
+    large: Any
+    resources: dict[str, float]
+    left: deque[int] = field(default_factory=deque)
+    tries: Counter[int] = field(default_factory=Counter)
+
+    def run(self) -> Iterator[tuple[int, Any]]:
+        """Run what is left; what a lost scheduler had is left again."""
+        client, cluster = self.cluster.client, self.cluster
+        given, here = self._give(), versions()
+        places: dict[Any, int] = {}
+        alone: deque[int] = deque()  # had a worker when it died: perhaps they killed it
+
+        def submit(place: int) -> None:
+            future = client.submit(
+                _attempt,
+                self.function,
+                self.tasks[place],
+                given,
+                here,
+                pure=False,
+                resources=self.resources,
+            )
+            places[future] = place
+
+        try:
+            while self.left or alone or places:
+                # The next are there when one is done, and no more; workers may join meanwhile.
+                while self.left and len(places) < 2 * cluster.threads + 2:
+                    submit(self.left.popleft())
+                if not places:
+                    submit(alone.popleft())
+                for future in self._done(places):
+                    told = _outcome(client, future)
+                    place = places.pop(future)
+                    self.tries[place] += 1
+                    if not isinstance(told, Failed):
+                        yield place, told
+                    elif isinstance(told.error, UserError):
+                        raise told.error
+                    elif self.tries[place] >= TRIES:
+                        yield place, told
+                    elif isinstance(told.error, KilledWorker):
+                        alone.append(place)
+                    else:
+                        self.left.append(place)
+                    if isinstance(told, Failed) and isinstance(told.error, _LostError):
+                        given = self._give()  # its worker may have been the last that had it
+        finally:
+            self.left.extendleft(sorted((*places.values(), *alone), reverse=True))
+
+    def _give(self) -> tuple[Any, ...]:
+        """Return the arguments; what is large is sent to every worker, and stood for."""
+        if self.large is None:
+            return self.arguments
+        (held,) = self.cluster.client.scatter([self.large], broadcast=True, hash=False)
+        return (*self.arguments, held)
+
+    def _done(self, places: Mapping[Any, int]) -> list[Any]:
+        """Wait for futures; never for ever, if nobody is there to work on them."""
+        while True:
+            try:
+                with self.cluster.client.as_current():
+                    wait(list(places), timeout=_LOOKED_EVERY, return_when="FIRST_COMPLETED")
+            except FuturesCancelledError:
+                pass  # told by each future itself
+            except TimeoutError:
+                if not self.cluster.can_run(self.resources):
+                    self.wait_for_workers()
                 continue
-            yield place, told
-    finally:
-        left.extendleft(sorted(places.values(), reverse=True))
+            done = [future for future in places if future.status != "pending"]
+            if done:
+                return done
+
+    def wait_for_workers(self) -> None:
+        """Wait until some worker can do the work.
+
+        Raises
+        ------
+        MachineError
+            If none comes.
+        """
+        what = "".join(f" with {name}" for name in self.resources)
+        self.cluster.say(f"cluster  no worker{what} is left; waiting for one ...")
+        ends = time.monotonic() + COME_BACK_SECONDS
+        while time.monotonic() < ends and self.cluster.client.status == "running":
+            if self.cluster.can_run(self.resources):
+                return
+            time.sleep(1)
+        if self.cluster.client.status == "running":
+            raise MachineError(
+                f"--cluster: no worker{what} for {COME_BACK_SECONDS:.0f} s; expected some; what is "
+                "done is kept: start workers and run the same command again"
+            )
 
 
-def _attempt(function: Callable[..., Any], task: Any, arguments: Sequence[Any]) -> Any:
-    """Call a function on a worker; what it raises is returned, for not every error can travel."""
+class _LostError(MachineError):
+    """The worker that held a result, or what a task needs, died."""
+
+
+def _outcome(client: Client, future: Any) -> Any:
+    """Return what came of a task; raise what says that the scheduler was lost."""
     try:
+        error = future.exception()
+        return Failed(error) if error else future.result()
+    except (FutureCancelledError, OSError) as lost:
+        time.sleep(0.5)  # until the client has noticed, too
+        if client.status != "running":
+            raise
+        return Failed(_LostError(f"its worker was lost: {first_line(lost)}"))
+
+
+def _attempt(
+    function: Callable[..., Any], task: Any, arguments: Sequence[Any], there: dict[str, str]
+) -> Any:
+    """Call a function on a worker; what it raises is returned, for not every error can travel."""
+    worker = get_worker()
+    try:
+        # Looked up once: workers may join at any time, so that each looks at itself.
+        if "serpipe_versions" not in worker.__dict__:
+            worker.__dict__["serpipe_versions"] = versions()
+        here = worker.__dict__["serpipe_versions"]
+        _check_versions("--cluster", str(worker.address), here, there)
         return function(task, *arguments)
     except SerpipeError as error:
         return Failed(error)
@@ -316,12 +416,18 @@ def _check_workers(client: Client, where: str) -> None:
                 f"--cluster {where}: worker {address} cannot load serpipe ({first_line(there)}); "
                 f"expected serpipe {here['serpipe']} there, as here; install it in its environment"
             )
-        for name, version in here.items():
-            if there.get(name) != version:
-                raise UserError(
-                    f"--cluster {where}: worker {address} has {name} {there.get(name)}; expected "
-                    f"{version}, as here: numbers could differ; install the same versions there"
-                )
+        _check_versions(f"--cluster {where}", address, there, here)
+
+
+def _check_versions(
+    option: str, worker: str, there: Mapping[str, str], here: Mapping[str, str]
+) -> None:
+    for name, version in here.items():
+        if there.get(name) != version:
+            raise UserError(
+                f"{option}: worker {worker} has {name} {there.get(name)}; expected {version}, as "
+                "here: numbers could differ; install the same versions there"
+            )
 
 
 def _job_cluster(path: Path) -> Any:

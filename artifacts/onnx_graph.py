@@ -64,7 +64,9 @@ class Graph(nn.Module):
         n_samples = audio.shape[1]
         count = torch.full((1,), n_samples, dtype=torch.int64)
         peak = audio.abs().amax(dim=1)
-        is_good = (count >= self.shortest) & (peak >= SILENCE_PEAK) & (peak < math.inf)
+        # Not by the peak: the largest of numbers, to runtimes, may be one though NaN is among them.
+        is_finite = torch.isfinite(audio).all(dim=1)
+        is_good = (count >= self.shortest) & (peak >= SILENCE_PEAK) & is_finite
         if self.longest is not None:
             is_good = is_good & (count <= self.longest)
         scores, chosen = self.head(self.embed(self.prepare(audio), n_samples))

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from distributed import get_worker
 
@@ -48,6 +49,8 @@ class ClusterEngine:
 
     cluster: Cluster
     options: EngineOptions
+    #: A worker keeps its engine for one extraction: the files of an encoder may change in between.
+    _token: str = field(init=False, default_factory=lambda: uuid4().hex)
     _facts: _Facts = field(init=False)
     _resources: dict[str, float] = field(init=False)
 
@@ -56,7 +59,7 @@ class ClusterEngine:
             folder = str(Path(self.options.encoder).resolve())
             self.options = replace(self.options, encoder=folder)
         self._resources = self.cluster.resources
-        ((_, told),) = run_all(self.cluster, _describe, [self.options], resources=self._resources)
+        ((_, told),) = self._run(_describe, [None])
         if isinstance(told, Failed):
             raise MachineError(
                 f"--cluster: a worker cannot load the encoder ({first_line(told.error)}); expected "
@@ -84,6 +87,8 @@ class ClusterEngine:
 
         Raises
         ------
+        UserError
+            If a worker does not see a file that is there.
         MachineError
             If some cannot even be tried.
         """
@@ -91,9 +96,7 @@ class ClusterEngine:
         groups = [[clip.absolute() for clip in clips[i : i + HEARD_AT_ONCE]] for i in starts]
         early: dict[int, list[Any]] = {}
         next_place = 0
-        for place, told in run_all(
-            self.cluster, _hear, groups, self.options, resources=self._resources
-        ):
+        for place, told in self._run(_hear, groups):
             if isinstance(told, Failed):
                 raise MachineError(
                     f"{groups[place][0].file}: it, or one of {len(groups[place]) - 1} others, "
@@ -104,8 +107,24 @@ class ClusterEngine:
             while next_place in early:
                 start = next_place * HEARD_AT_ONCE
                 for clip, each in zip(clips[start:], early.pop(next_place), strict=False):
-                    yield each if isinstance(each, BadClipError) else HeardClip(clip, each)
+                    if isinstance(each, _Unseen) and clip.file.exists():
+                        raise _not_seen(each.worker, clip.file)
+                    bad = each.error if isinstance(each, _Unseen) else each
+                    yield bad if isinstance(bad, BadClipError) else HeardClip(clip, bad)
                 next_place += 1
+
+    def _run(
+        self, function: Callable[..., Any], tasks: Sequence[Any], *more: Any
+    ) -> Iterator[tuple[int, Any]]:
+        return run_all(
+            self.cluster,
+            function,
+            tasks,
+            self._token,
+            self.options,
+            *more,
+            resources=self._resources,
+        )
 
     def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
         """Sort clips into batches, as :meth:`LocalEngine.plan` does."""
@@ -136,9 +155,7 @@ class ClusterEngine:
         tasks = [_absolute_shard(shard) for shard in found]
         speed = _Speed(self.cluster)
         lost = []
-        for place, told in run_all(
-            self.cluster, _embed, tasks, self.options, dict(self.key), resources=self._resources
-        ):
+        for place, told in self._run(_embed, tasks, dict(self.key)):
             if isinstance(told, Failed):
                 lost.append((found[place], told.error))
                 continue
@@ -210,52 +227,76 @@ class _Speed:
             )
 
 
+@dataclass(frozen=True)
+class _Unseen:
+    """A clip whose file a worker does not find."""
+
+    worker: str
+    error: BadClipError
+
+
+def _not_seen(worker: str, file: Path) -> UserError:
+    return UserError(
+        f"--cluster: worker {worker} does not find {file}, which is here; expected every clip "
+        "under the same path on all workers; share the folder with them"
+    )
+
+
 class _Kept:
     """The engine that a worker made last."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.options: EngineOptions | None = None
+        self.token = ""
         self.engine: LocalEngine | None = None
 
-    def of(self, options: EngineOptions) -> LocalEngine:
+    def of(self, token: str, options: EngineOptions) -> LocalEngine:
         with self.lock:
-            if self.engine is None or self.options != options:
+            if self.engine is None or self.token != token:
                 self.engine = None  # the memory of the one before is needed
                 device = device_here(choose_devices(options.devices))
                 # What runs at once on a worker are its tasks: each has one thread.
                 self.engine = open_engine(options, [device], workers=1)
-                self.options = options
+                self.token = token
             return self.engine
 
 
-def _engine(options: EngineOptions) -> LocalEngine:
+def _engine(token: str, options: EngineOptions) -> LocalEngine:
     """Return this worker's engine: loaded once, and kept."""
     kept: _Kept = get_worker().__dict__.setdefault("serpipe_engine", _Kept())
-    return kept.of(options)
+    return kept.of(token, options)
 
 
-def _describe(options: EngineOptions) -> _Facts:
-    engine = _engine(options)
+def _describe(_: None, token: str, options: EngineOptions) -> _Facts:
+    engine = _engine(token, options)
     encoder = engine.encoders[0]
     return _Facts(dict(engine.key), encoder.device.type == "cpu", encoder.window_seconds)
 
 
-def _hear(clips: Sequence[Clip], options: EngineOptions) -> list[Any]:
-    heard = _engine(options).hear(clips)
-    return [each if isinstance(each, BadClipError) else each.facts for each in heard]
+def _hear(clips: Sequence[Clip], token: str, options: EngineOptions) -> list[Any]:
+    told: list[Any] = []
+    for clip, each in zip(clips, _engine(token, options).hear(clips), strict=True):
+        if not isinstance(each, BadClipError):
+            told.append(each.facts)
+        else:
+            seen = clip.file.exists()
+            told.append(each if seen else _Unseen(str(get_worker().address), each))
+    return told
 
 
 def _embed(
-    shard: Shard, options: EngineOptions, key: Mapping[str, Any]
+    shard: Shard, token: str, options: EngineOptions, key: Mapping[str, Any]
 ) -> tuple[str, float, list[Embeddings]]:
-    engine, worker = _engine(options), str(get_worker().address)
+    engine, worker = _engine(token, options), str(get_worker().address)
     differs = difference(engine.key, key)
     if differs:
         raise UserError(
             f"--cluster: worker {worker} would compute otherwise: {differs}; expected workers that "
             "are alike; leave it away, or name another --devices or --precision"
         )
+    for heard in (heard for batch in shard for heard in batch):
+        if not heard.clip.file.exists():
+            raise _not_seen(worker, heard.clip.file)
     began = time.perf_counter()
     arrays = [embeddings for _, embeddings in engine.embed(shard)]
     return worker, time.perf_counter() - began, arrays

@@ -1,6 +1,7 @@
 """Nested cross-validation of one head over candidate layers, on all cores."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from ..errors import MachineError, first_line
 from ..progress import Track, no_track
 from .folds import Fold
 from .heads import Classifier, Grid, Head, Point, paths
@@ -170,7 +172,7 @@ def fit_head(
     jobs : int
         Processes, each with one BLAS thread. The results do not depend on it.
     cluster : Cluster, optional
-        Whose workers do it instead, by joblib's own backend for Dask.
+        Whose workers do it instead.
     track : callable
         Shows progress.
 
@@ -188,32 +190,27 @@ def fit_head(
     ]
     names = [(candidate.name, fold.name) for candidate, left in missing for fold in left]
 
-    def tasks(wanted: Sequence[tuple[Candidate, Sequence[Fold]]]) -> Iterator[Any]:
-        for candidate, left in wanted:
-            if left:
-                X = give(embeddings(candidate))
-                for fold in left:
-                    yield delayed(_search)(
-                        head.name, grid, X, labels, speakers, fold, choose, problem.seed
-                    )
+    def told(found: Iterable[tuple[tuple[str, str], FoldResult]]) -> None:
+        for (layer, fold), result in track(found, f"fitting {head.title}", len(names)):
+            results[layer, fold] = result
+            if keep:
+                keep(layer, fold, result)
 
-    give = cluster.give if cluster else _as_it_is
-    labels, speakers = give(problem.labels), give(problem.speakers)
-    # What a cluster is given it holds: one layer after another, and no more.
-    rounds = [[each] for each in missing] if cluster else [missing]
-
-    def search() -> Iterator[FoldResult]:
-        for wanted in rounds:
-            with _processes(cluster), threadpool_limits(1):
-                yield from Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(
-                    tasks(wanted)
-                )
-
-    tracked = track(search(), f"fitting {head.title}", len(names))
-    for (layer, fold), result in zip(names, tracked, strict=True):
-        results[layer, fold] = result
-        if keep:
-            keep(layer, fold, result)
+    given = (head.name, grid, problem.labels, problem.speakers, choose, problem.seed)
+    if cluster:
+        with contextlib.closing(_on_workers(cluster, missing, embeddings, given)) as searched:
+            told(searched)
+    else:
+        tasks = (
+            delayed(_search)(fold, *given, X)
+            for candidate, left in missing
+            if left
+            for X in (embeddings(candidate),)
+            for fold in left
+        )
+        with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
+            found = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(tasks)
+            told(zip(names, found, strict=True))
     layers = [candidate.name for candidate in candidates]
     choices = [_choose(layers, points, results, fold.name) for fold in folds]
     return HeadFit(
@@ -263,25 +260,42 @@ def fit_final(
     return classifier, tuple(map(float, weights))
 
 
-def _processes(cluster: "Cluster | None") -> Any:
-    if cluster:
-        return cluster.joblib()
-    return parallel_config(backend="loky", inner_max_num_threads=1)
+def _on_workers(
+    cluster: "Cluster",
+    missing: Sequence[tuple[Candidate, Sequence[Fold]]],
+    embeddings: Callable[[Candidate], NDArray[np.float32]],
+    given: tuple[Any, ...],
+) -> Generator[tuple[tuple[str, str], FoldResult]]:
+    """Search on the workers of a cluster, one layer after another: each has it once."""
+    from ..cluster import Failed, run_all
+
+    for candidate, folds in missing:
+        if not folds:
+            continue
+        large = (*given, embeddings(candidate))
+        for place, result in run_all(cluster, _search_there, folds, large=large):
+            if isinstance(result, Failed):
+                raise MachineError(
+                    f"--cluster: layer {candidate.name}, fold {folds[place].name} failed too often "
+                    f"({first_line(result.error)}); expected it to be fitted; the others are kept: "
+                    "run the same command again"
+                )
+            yield (candidate.name, folds[place].name), result
 
 
-def _as_it_is(array: NDArray[Any]) -> NDArray[Any]:
-    return array
+def _search_there(fold: Fold, given: tuple[Any, ...]) -> FoldResult:
+    return _search(fold, *given)
 
 
 def _search(
+    fold: Fold,
     head_name: str,
     grid: Grid,
-    X: NDArray[np.float32],
     labels: NDArray[Any],
     speakers: NDArray[np.str_],
-    fold: Fold,
     choose: bool,
     seed: int,
+    X: NDArray[np.float32],
 ) -> FoldResult:
     from .heads import HEADS  # by name: what travels to a worker process must be picklable
 

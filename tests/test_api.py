@@ -30,17 +30,20 @@ def documented_once(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> P
     return made_once(tmp_path_factory, "documented", make)
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_examples_run_as_they_stand(page: str, documented_once: Path, tmp_path: Path) -> None:
+def test_the_examples_of_the_pages_run_as_they_stand(documented_once: Path, tmp_path: Path) -> None:
+    """Page by page in one process; what follows the first page has its caches and runs."""
     work = tmp_path / "work"
     shutil.copytree(documented_once, work)
     (run,) = (work / "artifacts" / "runs").iterdir()
-    text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    script = tmp_path / "examples.py"
-    script.write_text("\n".join(blocks).replace("runs/RUN", f"runs/{run.name}"))
-    done = run_python(script, cwd=work)
+    script = []
+    for page in PAGES:
+        text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
+        blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        assert blocks, page
+        code = "\n".join(blocks).replace("runs/RUN", f"runs/{run.name}")
+        script.append(f"exec(compile({code!r}, {page!r}, 'exec'), {{}})")
+    (tmp_path / "examples.py").write_text("\n".join(script))
+    done = run_python(tmp_path / "examples.py", cwd=work)
     assert done.returncode == 0, done.stderr
 
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 import serpipe as package
+from distributed import Client
 from serpipe.cluster import connect
 from serpipe.errors import MachineError, UserError
 from serpipe.features.batching import HeardClip
 from serpipe.features.cluster_engine import shards
 
-from .conftest import Command
+from .conftest import Command, save_encoder
 
 #: The same provenance for all runs: what is compared is everything else.
 SAME: dict[str, Any] = {"command": "test", "versions": {}, "machine": {}}
@@ -83,7 +85,8 @@ def extract(
 
     def run(out: str, **options: Any) -> Any:
         data = Path("..") / few_clips.name
-        return package.extract(data, encoder=small_encoder, out=out, provenance=SAME, **options)
+        given: dict[str, Any] = {"encoder": small_encoder, "provenance": SAME} | options
+        return package.extract(data, out=out, **given)
 
     return run
 
@@ -116,31 +119,70 @@ def test_a_scheduler_that_is_restarted_in_the_middle_loses_nothing(
 ) -> None:
     extract("local.h5")
     processes.workers(1)
-    said: list[str] = []
 
-    def restart() -> None:
-        processes.end()
+    def start() -> None:
         port = processes.address.rpartition(":")[2]
         processes.start("scheduler", "--host", "127.0.0.1", "--port", port)
         assert processes.told() == processes.address
         processes.workers(1)
 
-    extract("remote.h5", cluster=processes.address, track=in_the_middle(restart), say=said.append)
-    assert any("lost; waiting" in line for line in said)
+    def restart() -> None:
+        processes.end()
+        threading.Timer(2.0, start).start()
+
+    extract("remote.h5", cluster=processes.address, track=in_the_middle(restart))
+    assert len(processes.running) == 4, "the scheduler and the worker, and those after them"
     assert Path("remote.h5").read_bytes() == Path("local.h5").read_bytes()
 
 
-def test_a_worker_of_another_version_is_refused(
-    processes: Processes, extract: Callable[..., Any]
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_of_another_version_is_refused_whenever_it_joins(
+    processes: Processes, extract: Callable[..., Any], late: bool
 ) -> None:
     old = processes.folder / "old.py"
     old.write_text("import serpipe\nserpipe.__version__ = '0.0.1'\n")
+
+    def join() -> None:
+        processes.workers(1, "--preload", old)
+        with Client(processes.address, set_as_default=False) as client:
+            client.wait_for_workers(2)
+
+    if late:
+        processes.workers(1)
+        with pytest.raises(
+            UserError, match=r"worker tcp://.* has serpipe 0\.0\.1; expected .*, as"
+        ):
+            extract("remote.h5", cluster=processes.address, track=in_the_middle(join))
+        return
     processes.workers(1, "--preload", old)
     with pytest.raises(
         UserError, match=r"worker tcp://.* has serpipe 0\.0\.1; expected .*, as here"
     ):
         extract("remote.h5", cluster=processes.address)
     assert not Path("remote.h5").exists()
+
+
+def test_when_nobody_is_left_it_ends_with_a_line_and_what_is_done_is_kept(
+    processes: Processes, extract: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serpipe.cluster.COME_BACK_SECONDS", 2.0)
+    monkeypatch.setattr("serpipe.cluster._LOOKED_EVERY", 0.5)
+    (worker,) = processes.workers(1)
+    with pytest.raises(MachineError, match="no worker for 2 s; expected some; what is done is"):
+        extract("remote.h5", cluster=processes.address, track=in_the_middle(worker.kill))
+    processes.workers(1)
+    assert 0 < extract("remote.h5", cluster=processes.address).computed < 40
+
+
+def test_weights_that_change_at_their_place_are_seen_by_a_worker_that_had_the_old(
+    processes: Processes, extract: Callable[..., Any], tmp_path: Path
+) -> None:
+    processes.workers(1)
+    folder = save_encoder(tmp_path / "encoder", "wav2vec2-group")
+    first = extract("first.h5", cluster=processes.address, encoder=folder)
+    save_encoder(folder, "wav2vec2-group", intermediate_size=96)
+    second = extract("second.h5", cluster=processes.address, encoder=folder)
+    assert first.cache.key["weights_sha256"] != second.cache.key["weights_sha256"]
 
 
 def test_a_shard_that_kills_its_workers_is_told_and_does_not_stop_the_rest(

@@ -36,8 +36,7 @@ from .test_fit import clips as made_up_clips
 PAGE = ROOT / "docs" / "how-to" / "export-to-onnx.md"
 #: Encoder, --layers, --pool, --dtype, head.
 CASES = [
-    ("wav2vec2-group", "2", "mean", "float32", "lr"),
-    ("wav2vec2-layer-stable", "3", "std", "float16", "lgbm-regressor"),
+    ("wav2vec2-layer-stable", "2", "std", "float16", "lr"),
     ("hubert-group", "mean", "mean,std", "float32", "svr"),
     ("wavlm-group", "concat:0,3", "mean", "float32", "svm"),
     ("data2vec-audio", "weighted", "mean", "float32", "lgbm"),
@@ -181,22 +180,26 @@ def test_a_bundle_scores_the_same_at_any_length(
         if len(refused):
             assert has_no_score(done.path, refused)
     assert has_no_score(done.path, every[5000 : 5000 + shortest - 1])
+    for place, wrong in ((1, np.nan), (20_000, np.inf)):
+        broken = clips[1].copy()
+        broken[place] = wrong
+        assert has_no_score(done.path, broken)
 
 
-def test_what_ships_scores_the_same_on_clips_of_all_speakers(
+def test_what_ships_scores_the_same_on_clips_of_many_speakers(
     shipped: Exported, sample: Path
 ) -> None:
     model = package.load(DEFAULT_BUNDLE)
     clips = [model.read(sorted(one.glob("*.flac"))[n % 8]) for n, one in
-             enumerate(sorted(sample.glob("Actor_*")))]  # fmt: skip
-    assert len(clips) == 24
+             enumerate(sorted(sample.glob("Actor_*"))[::2])]  # fmt: skip
+    assert len(clips) == 12
     assert check_same(shipped.path, model, clips) < 1e-5
 
 
 def test_what_ships_scores_the_same_on_the_real_corpus(shipped: Exported, shared: Path) -> None:
     model = package.load(DEFAULT_BUNDLE)
-    files = sorted((shared / "data" / "ravdess").glob("Actor_*/*.flac"))[::48]
-    assert len(files) >= 30
+    files = sorted((shared / "data" / "ravdess").glob("Actor_*/*.flac"))[::144]
+    assert len(files) == 10
     check_same(shipped.path, model, [model.read(file) for file in files])
 
 
@@ -247,11 +250,10 @@ def test_the_command_gives_the_same_bytes_and_the_page_s_example_the_same_label(
     assert f"{max(expected.scores.values()):.3f}" in said.stdout
 
 
-@pytest.mark.parametrize("family", ["wav2vec2-group", "whisper"])
 def test_a_fine_tuned_directory_scores_the_same(
-    family: str, tmp_path: Path, heard: list[Waveform], family_encoder: Callable[[str], Path]
+    tmp_path: Path, heard: list[Waveform], family_encoder: Callable[[str], Path]
 ) -> None:
-    checkpoint = load_checkpoint(str(family_encoder(family)), None)
+    checkpoint = load_checkpoint(str(family_encoder("wav2vec2-group")), None)
     model = build_model(checkpoint, ("angry", "calm", "happy"), train_front_end=True, seed=0)
     save_model(model, checkpoint.front_end, tmp_path / "model")
     done = export_onnx(tmp_path / "model", tmp_path / "m.onnx")

@@ -491,7 +491,7 @@ if __name__ == "__main__":
         with workers(where) as cluster:
             record_finetuning(
                 listed(Path(manifest), None), kind, options,
-                Protocol(target="pitch", split="kfold:3"), devices=devices, cluster=cluster,
+                Protocol(target="pitch", split="kfold:2"), devices=devices, cluster=cluster,
                 export=False, provenance={}, out=Path(name),
             )
 """
