@@ -28,6 +28,8 @@ CONNECT_SECONDS = 30.0
 COME_BACK_SECONDS = 300.0
 #: Seconds without a result after which it is looked whether anybody is at work.
 _LOOKED_EVERY = 5.0
+#: How often a cluster that seems well may lose what it was given.
+_LOSSES = 10
 #: Schedulers of batch systems, by the name of their class in dask-jobqueue.
 _JOB_SYSTEMS = {
     "slurm": "SLURMCluster",
@@ -240,14 +242,21 @@ def run_all(
     """
     work = _Work(cluster, function, tasks, arguments, large, dict(resources or {}))
     work.left.extend(range(len(tasks)))
+    losses = 0
     while work.left:
         try:
             yield from work.run()
-        except (FutureCancelledError, OSError):
+        except (FutureCancelledError, OSError) as error:
+            losses += 1
             if cluster.client.status != "running":
                 cluster.come_back()
             elif not cluster.can_run(work.resources):
                 work.wait_for_workers()
+            elif losses > _LOSSES:
+                raise MachineError(
+                    f"--cluster: was lost {losses} times, the last time by {first_line(error)}; "
+                    "expected it to stay; what is done is kept: run the same command again"
+                ) from None
 
 
 @dataclass

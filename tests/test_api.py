@@ -18,7 +18,9 @@ def documented_once(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> P
     """A folder as the documentation takes it: clips, a cache, a run."""
 
     def make(folder: Path) -> None:
-        copy_clips(sample, folder / "ravdess")
+        for clip in copy_clips(sample, folder / "ravdess").rglob("*.flac"):
+            if clip.name[6:8] in ("04", "07", "08"):  # five emotions will do
+                clip.unlink()
         shutil.copy(next((sample / "Actor_06").iterdir()), folder / "clip.wav")
         call_in(folder, "extract", "--data", "ravdess", "--encoder", "whisper-tiny.en")
         call_in(folder, "fit", "--layers", "3", "--grid", "C=1")

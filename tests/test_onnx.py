@@ -191,8 +191,8 @@ def test_what_ships_scores_the_same_on_clips_of_many_speakers(
 ) -> None:
     model = package.load(DEFAULT_BUNDLE)
     clips = [model.read(sorted(one.glob("*.flac"))[n % 8]) for n, one in
-             enumerate(sorted(sample.glob("Actor_*"))[::2])]  # fmt: skip
-    assert len(clips) == 12
+             enumerate(sorted(sample.glob("Actor_*"))[::4])]  # fmt: skip
+    assert len(clips) == 6
     assert check_same(shipped.path, model, clips) < 1e-5
 
 
