@@ -465,8 +465,6 @@ def _job_cluster(path: Path) -> Any:
         classes = {**vars(dask_jobqueue), "LocalCluster": dask_jobqueue.local.LocalCluster}
         cluster = classes[_JOB_SYSTEMS[system]](**options)
         cluster.scale(jobs=jobs)
-    except SerpipeError:
-        raise
     except Exception as error:  # whatever a batch system says
         raise UserError(
             f"{path}: {system} does not take it ({first_line(error)}); expected options of "

@@ -107,10 +107,12 @@ class ClusterEngine:
             while next_place in early:
                 start = next_place * HEARD_AT_ONCE
                 for clip, each in zip(clips[start:], early.pop(next_place), strict=False):
-                    if isinstance(each, _Unseen) and clip.file.exists():
-                        raise _not_seen(each.worker, clip.file)
-                    bad = each.error if isinstance(each, _Unseen) else each
-                    yield bad if isinstance(bad, BadClipError) else HeardClip(clip, bad)
+                    if isinstance(each, _Unseen):
+                        if clip.file.exists():
+                            raise _not_seen(each.worker, clip.file)
+                        yield each.error
+                    else:
+                        yield each if isinstance(each, BadClipError) else HeardClip(clip, each)
                 next_place += 1
 
     def _run(

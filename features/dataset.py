@@ -8,8 +8,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..corpora import CLIP_COLUMNS, Clip
-from ..corpora.data import find_data, join
-from ..errors import BadClipsError, UserError
+from ..corpora.data import gather
+from ..errors import UserError
 from .audio import CHANNEL_POLICY, RATES, check_channels, read_waveform
 
 #: A waveform, shape (n_samples,), and the position of its label or its number.
@@ -172,9 +172,7 @@ def corpus_dataset(
     BadClipsError
         If files are not named as clips of the corpus, unless ``skip_bad``.
     """
-    found = join(*find_data([data]))
-    if found.bad and (not skip_bad or not found.clips):
-        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+    found = gather([data], skip_bad=skip_bad)
     return ClipDataset(found.clips, sampling_rate, target=target, labels=labels, channels=channels)
 
 
