@@ -7,13 +7,15 @@ are those of the command of the same name: `serpipe fit --split kfold:5` is
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .mirror import local, stored
 from .progress import Say, Track, no_track, say_nothing
+from .remote import Place, Remote, place, without_secrets
 
 if TYPE_CHECKING:
     from .artifacts.report import Report
@@ -29,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def extract(
-    data: str | Path | Sequence[str | Path] = (),
+    data: str | Place | Sequence[str | Place] = (),
     *,
-    manifest: str | Path | None = None,
+    manifest: str | Place | None = None,
     encoder: str | Path = "facebook/wav2vec2-base",
     revision: str | None = None,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     pooling: str = "mean",
     devices: str = "auto",
     precision: str = "float32",
@@ -61,7 +63,8 @@ def extract(
     ----------
     data : str, Path or sequence of them
         Folders of corpora, each a folder or ``"CORPUS=DIR"``; the built-in sample by default. With
-        a manifest: the folder that its paths are relative to.
+        a manifest: the folder that its paths are relative to. A folder may be elsewhere:
+        ``"s3://BUCKET/FOLDER"``.
     manifest : str or Path, optional
         A table of any labelled clips: path, speaker, and columns to predict.
     encoder : str or Path
@@ -69,7 +72,8 @@ def extract(
     revision : str, optional
         Commit, tag or branch of a hub id; pinned for the default encoder, else ``main``.
     out : str or Path, optional
-        The HDF5 file; by default ``features/cache/CORPUS-ENCODER.h5``.
+        The HDF5 file; by default ``features/cache/CORPUS-ENCODER.h5``. If it is elsewhere
+        (``"s3://BUCKET/FILE.h5"``), it is written in a copy on this machine, then put in place.
     pooling : {"mean", "std", "mean,std"}
         What is kept of each layer over time.
     devices : str
@@ -131,9 +135,8 @@ def extract(
         raise UserError(f"--pool {pooling}: expected mean, std or mean,std")
     if dtype not in ("float32", "float16"):
         raise UserError(f"--dtype {dtype}: expected float32 or float16")
-    folders = [data] if isinstance(data, str | Path) else data
-    table = None if manifest is None else Path(manifest)
-    found = gather([str(folder) for folder in folders], table, skip_bad=skip_bad, say=say)
+    folders = [data] if isinstance(data, str | Place) else data
+    found = gather([_address(folder) for folder in folders], manifest, skip_bad=skip_bad, say=say)
 
     from .features.engine import Engine, EngineOptions, open_engine
     from .features.extract import extract_by
@@ -169,28 +172,29 @@ def extract(
             f"{key['precision']} on {key['device']}"
         )
         name = f"{found.name}-{key['encoder'].replace('/', '--')}.h5"
-        done = extract_by(
-            engine,
-            found.clips,
-            CACHES / name if out is None else Path(out),
-            provenance={**found.provenance, **about},
-            skip_bad=skip_bad,
-            overwrite=overwrite,
-            drop_removed=drop_removed,
-            track=track,
-        )
+        with stored(CACHES / name if out is None else out, say) as target:
+            done = extract_by(
+                engine,
+                found.clips,
+                target,
+                provenance={**found.provenance, **about},
+                skip_bad=skip_bad,
+                overwrite=overwrite,
+                drop_removed=drop_removed,
+                track=track,
+            )
     return replace(done, bad=(*found.bad, *done.bad))
 
 
 def fit(
-    cache: "Cache | str | Path | None" = None,
+    cache: "Cache | str | Place | None" = None,
     *,
     head: str | None = None,
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
     split: str = "loso",
     layers: str = "all",
     target: str = "emotion",
-    ratings: str | Path | None = None,
+    ratings: str | Place | None = None,
     merge: Mapping[str, str] | None = None,
     keep: str | Sequence[str] = (),
     normalise: str = "none",
@@ -199,7 +203,7 @@ def fit(
     train_on: str | Sequence[str] = (),
     test_on: str | Sequence[str] = (),
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     jobs: int | None = None,
     cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -214,7 +218,8 @@ def fit(
     Parameters
     ----------
     cache : Cache, str or Path, optional
-        Embeddings that :func:`extract` made; by default the newest in ``features/cache``.
+        Embeddings that :func:`extract` made; by default the newest in ``features/cache``. One that
+        is elsewhere is fetched first, and so are ``ratings``.
     head : str, optional
         Names joined by commas, or ``"all"``. For labels ``lr`` (the default), ``svm``,
         ``svm-linear``, ``lgbm``; for ratings ``ridge`` (the default), ``svr``, ``lgbm-regressor``.
@@ -245,7 +250,8 @@ def fit(
     seed : int
         Of folds, heads and shuffles.
     out : str or Path, optional
-        The run's folder; by default ``artifacts/runs/NAME``.
+        The run's folder; by default ``artifacts/runs/NAME``. If it is elsewhere, it is written in
+        a copy on this machine, then put in place.
     jobs : int, optional
         Processes; the cores there are by default. The results do not depend on it.
     cluster, provenance, track, say
@@ -279,20 +285,22 @@ def fit(
         test_on=_words(test_on),
     )
     opened, rated, heads, grids = _to_fit(cache, target, ratings, head, grid, say)
-    folder = None if out is None else Path(out)
-    with workers(cluster, say) as there:
+    with (
+        nullcontext() if out is None else stored(out, say) as folder,
+        workers(cluster, say) as there,
+    ):
         return _record(
             opened, heads, grids, protocol, rated, about, folder, jobs, there, track, say
         )
 
 
 def fit_cross_corpus(
-    cache: "Cache | str | Path | None" = None,
+    cache: "Cache | str | Place | None" = None,
     *,
     head: str | None = None,
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
     protocol: "Protocol | None" = None,
-    ratings: str | Path | None = None,
+    ratings: str | Place | None = None,
     jobs: int | None = None,
     cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -345,11 +353,11 @@ def fit_cross_corpus(
 
 
 def report(
-    *runs: "RunResults | str | Path",
+    *runs: "RunResults | str | Place",
     baseline: bool = False,
     compare_layers: str | None = None,
     audio: str | Path | None = None,
-    out: str | Path | None = None,
+    out: str | Place | None = None,
     show: "Callable[[Report], object] | None" = None,
     say: Say = say_nothing,
 ) -> "Report":
@@ -370,6 +378,7 @@ def report(
         Folder of the clips, to hear the hardest in the page.
     out : str or Path, optional
         Where to write; by default ``RUN/report``, of several runs ``artifacts/comparisons/NAME``.
+        Runs that are elsewhere are fetched first; a report in such a run is put there.
     show : callable, optional
         Is given the report before anything is written: a full disk does not lose it.
     say : callable
@@ -404,38 +413,44 @@ def report(
         raise UserError(f"--compare-layers {compare_layers}: expected one run")
     if clips and not clips.is_dir():
         raise UserError(f"{clips}: no such folder; expected that of the clips; see --audio")
-    target = None if out is None else Path(out)
-    if target:
-        make_folder(target)
     results = []
-    for run in runs or (latest_run(),):
-        say(
-            f"run      {run.run if isinstance(run, RunResults) else run}"
-            + ("" if runs else ", the newest")
-        )
-        results.append(run if isinstance(run, RunResults) else read_results(Path(run)))
-    folders, first = [each.run for each in results], results[0]
-    show = show or _show_nothing
-    if compare_layers is not None:
-        if compare_layers not in first.heads:
-            raise UserError(
-                f"--compare-layers {compare_layers}: expected one of the heads of the run "
-                f"({', '.join(first.heads)})"
-            )
-        made = report_layers(first, compare_layers)
-        show(made)
-        folder = target or first.run / "report" / f"layers-{compare_layers}"
-        write_report(folder, made)
-    elif several:
-        compared = compare_runs(results)
-        made = report_runs(compared)
-        show(made)
-        folder = target or comparison_folder(folders)
-        publish_comparison(folder, compared, made)
-    else:
-        made = report_run(first, baseline=baseline)
-        show(made)
-        folder = publish(first, made, clips, target).parent
+    with ExitStack() as opened:
+        target = None if out is None else opened.enter_context(stored(out, say))
+        if target:
+            make_folder(target)
+        for run in runs or (latest_run(),):
+            if isinstance(run, RunResults):
+                say(f"run      {run.run}")
+                results.append(run)
+                continue
+            where = place(run)
+            say(f"run      {where}" + ("" if runs else ", the newest"))
+            folder = local(where, say)
+            if not several and target is None:  # what is written into it belongs where it is
+                opened.enter_context(stored(where, say))
+            results.append(read_results(folder))
+        folders, first = [each.run for each in results], results[0]
+        show = show or _show_nothing
+        if compare_layers is not None:
+            if compare_layers not in first.heads:
+                raise UserError(
+                    f"--compare-layers {compare_layers}: expected one of the heads of the run "
+                    f"({', '.join(first.heads)})"
+                )
+            made = report_layers(first, compare_layers)
+            show(made)
+            folder = target or first.run / "report" / f"layers-{compare_layers}"
+            write_report(folder, made)
+        elif several:
+            compared = compare_runs(results)
+            made = report_runs(compared)
+            show(made)
+            folder = target or comparison_folder(folders)
+            publish_comparison(folder, compared, made)
+        else:
+            made = report_run(first, baseline=baseline)
+            show(made)
+            folder = publish(first, made, clips, target).parent
     return replace(made, folder=folder)
 
 
@@ -473,9 +488,9 @@ def workers(where: str | None, say: Say = say_nothing) -> "AbstractContextManage
 
 
 def _to_fit(
-    cache: "Cache | str | Path | None",
+    cache: "Cache | str | Place | None",
     target: str,
-    ratings: str | Path | None,
+    ratings: str | Place | None,
     head: str | None,
     grid: Mapping[str, Sequence[float]] | Sequence[str],
     say: Say,
@@ -486,9 +501,9 @@ def _to_fit(
     from .pipeline.heads import find_heads, read_grids
     from .pipeline.ratings import read_ratings
 
-    opened = cache if isinstance(cache, Cache) else open_cache(Path(cache or latest_cache()))
+    opened = cache if isinstance(cache, Cache) else open_cache(local(cache or latest_cache(), say))
     say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
-    rated = read_ratings(Path(ratings), target) if ratings else None
+    rated = read_ratings(local(ratings, say), target) if ratings else None
     number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
     heads = find_heads(head, "regression" if number else "classification")
     if isinstance(grid, Mapping):
@@ -531,6 +546,11 @@ def _record(
     return results
 
 
+def _address(given: str | Place) -> str:
+    """Return the whole address of what is elsewhere, of which ``str`` shows but a part."""
+    return given.url if isinstance(given, Remote) else str(given)
+
+
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     """Return names that were given one by one, or joined by commas as on the command line."""
     return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
@@ -556,8 +576,7 @@ def _about(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, 
     for name, parameter in inspect.signature(function).parameters.items():
         value = getattr(given[name], "path", given[name])  # of a cache
         if name not in ("provenance", "track", "say", "jobs") and value != parameter.default:
-            told.append(
-                f"{name}={str(value)!r}" if isinstance(value, Path) else f"{name}={value!r}"
-            )
+            shown = str(value) if isinstance(value, Place) else value
+            told.append(without_secrets(f"{name}={shown!r}"))
     call = f"serpipe.{function.__name__}({', '.join(told)})"
     return {**provenance(), "command": call}

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ import typer
 
 from . import __version__
 from .errors import MachineError, SerpipeError, UserError
+from .remote import Place, Remote, place
 
 # The commands import what they need when they run: `serpipe --help` must not wait for torch.
 
@@ -75,7 +76,7 @@ CorpusFolders = Annotated[
     typer.Argument(metavar="DIR...", help="Folders of corpora, each a DIR or CORPUS=DIR."),
 ]
 CacheFile = Annotated[
-    Path | None,
+    str | None,
     typer.Argument(
         metavar="FILE.h5",
         help="A cache of embeddings.",
@@ -111,16 +112,24 @@ MoreData = Annotated[
     ),
 ]
 Manifest = Annotated[
-    Path | None,
-    typer.Option(metavar="CLIPS.csv", help="A table of any labelled clips.", show_default=False),
+    str | None,
+    typer.Option(
+        metavar="CLIPS.csv",
+        help="A table of any labelled clips.",
+        show_default=False,
+    ),
 ]
 KeptLabels = Annotated[
     str | None,
     typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
 ]
 RunFolder = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where to write the run.", show_default="artifacts/runs/NAME"),
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Where to write the run.",
+        show_default="artifacts/runs/NAME",
+    ),
 ]
 ModelRevision = Annotated[
     str | None,
@@ -189,7 +198,7 @@ def extract(
         ),
     ] = None,
     manifest: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="CLIPS.csv",
             help="A table of any labelled clips: path, speaker, and columns to predict.",
@@ -206,7 +215,7 @@ def extract(
         ),
     ] = "facebook/wav2vec2-base",
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE.h5",
             help="Where to write the cache.",
@@ -314,7 +323,7 @@ def extract(
         track=track,
         say=_say,
     )
-    target = done.cache.path
+    target = place(out or done.cache.path)
     for error in done.bad:
         _say(f"skipped  {error}")
     for group in done.same_bytes:
@@ -343,8 +352,9 @@ def cache_info(
     from .artifacts.cache_info import describe
     from .artifacts.latest import latest_cache
     from .features.cache import open_cache
+    from .mirror import local
 
-    told = dict(describe(open_cache(file or latest_cache())))
+    told = dict(describe(open_cache(local(file or latest_cache(), _say))))
     if format is ResultFormat.JSON:
         _print_json(told)
         return
@@ -357,9 +367,10 @@ def cache_verify(file: CacheFile = None, format: ResultFormatOption = ResultForm
     """Check every number against its checksum; exit code 2 if the file is damaged."""
     from .artifacts.latest import latest_cache
     from .features.cache import verify_cache
+    from .mirror import local
 
-    path = file or latest_cache()
-    wrong = verify_cache(path)
+    path = place(file or latest_cache())
+    wrong = verify_cache(local(path, _say))
     if format is ResultFormat.JSON:
         _print_json({"file": str(path), "wrong": list(wrong)})
     if wrong:
@@ -524,7 +535,7 @@ def fit(
         ),
     ] = None,
     cache: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE.h5",
             help="Cache of embeddings.",
@@ -594,7 +605,7 @@ def fit(
         ),
     ] = "emotion",
     ratings: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="RATINGS.csv",
             help="Ratings of the target from a file of their own: name (of the clip), the column "
@@ -633,14 +644,7 @@ def fit(
             show_default="all",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where to write the run.",
-            show_default="artifacts/runs/NAME",
-        ),
-    ] = None,
+    out: RunFolder = None,
     seed: Annotated[
         int,
         typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of folds, heads and shuffles."),
@@ -695,18 +699,19 @@ def fit(
         found = api.fit_cross_corpus(cache, protocol=protocol, **asked)
     else:
         found = (api.fit(cache, out=out, **vars(protocol), **asked),)
+    places = [place(out or results.run) for results in found]
     if out or cross_corpus:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {' '.join(str(results.run) for results in found)}")
+        _say(f"next     serpipe report {' '.join(map(str, places))}")
     _say("run      predictions and bundles in:")
     if format is ResultFormat.JSON:
         told = [
-            {"run": str(results.run), "nested": list(nested_table(results).json_records)}
-            for results in found
+            {"run": str(where), "nested": list(nested_table(results).json_records)}
+            for where, results in zip(places, found, strict=True)
         ]
         _print_json({"runs": told} if cross_corpus else told[0])
     else:
-        for results in found:
-            typer.echo(results.run)
+        for where in places:
+            typer.echo(where)
 
 
 @app.command()
@@ -736,9 +741,11 @@ def finetune(
         ),
     ] = "emotion",
     ratings: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="RATINGS.csv", help="As for fit: ratings to be joined.", show_default=False
+            metavar="RATINGS.csv",
+            help="As for fit: ratings to be joined.",
+            show_default=False,
         ),
     ] = None,
     merge: MergedLabels = None,
@@ -887,6 +894,7 @@ def finetune(
     from .corpora.data import gather
     from .features.checkpoint import load_checkpoint
     from .features.devices import choose_devices
+    from .mirror import local, stored
     from .pipeline.finetune.kinds import EncoderWithHead, Network
     from .pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS
     from .pipeline.networks import NETWORKS
@@ -931,9 +939,9 @@ def finetune(
             f"--probe make with --network {network}: a network has no frozen probe of its own; "
             "expected none or a RUN to compare with"
         )
-    frozen = read_results(Path(probe)) if probe not in ("make", "none") else None
+    frozen = read_results(local(probe, _say)) if probe not in ("make", "none") else None
     found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
-    rated = read_ratings(ratings, target) if ratings else None
+    rated = read_ratings(local(ratings, _say), target) if ratings else None
     protocol = Protocol(
         split=split,
         target=target,
@@ -967,7 +975,10 @@ def finetune(
         )
         frozen = read_results(made)
         _say(f"probe    frozen, the same folds: {made}")
-    with workers(cluster, _say) as there:
+    with (
+        nullcontext() if out is None else stored(out, _say) as folder,
+        workers(cluster, _say) as there,
+    ):
         run = record_finetuning(
             found,
             kind,
@@ -982,7 +993,7 @@ def finetune(
             start=not random_head,
             logs=tensorboard,
             provenance=provenance(("accelerate", *(("peft",) if lora else ()))),
-            out=out,
+            out=folder,
             skip_bad=skip_bad,
             workers=cores(),
             track=track,
@@ -1002,17 +1013,18 @@ def finetune(
     if (run / "model").is_dir():
         whose = "" if network else ", for transformers"
         _say(f"model    saved{whose}: {run / 'model'}")
+    where = place(out or run)
     if run.parent != RUNS:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {run}")
+        _say(f"next     serpipe report {where}")
     _say("run      predictions in:")
     if format is ResultFormat.JSON:
-        told = {"run": str(run), "nested": list(nested_table(results).json_records)}
+        told = {"run": str(where), "nested": list(nested_table(results).json_records)}
         if frozen:
             tables = {table.name: table.json_records for table in compared.tables}
             told["compared"] = list(tables.get("comparisons", ()))
         _print_json(told)
     else:
-        typer.echo(run)
+        typer.echo(where)
 
 
 @app.command()
@@ -1078,6 +1090,7 @@ def evaluate(
     from .artifacts.tables import nested_table
     from .corpora.data import gather
     from .features.devices import choose_devices
+    from .mirror import stored
     from .pipeline.finetune.classifier import load_classifier
     from .pipeline.protocol import Protocol
     from .progress import track
@@ -1085,7 +1098,7 @@ def evaluate(
 
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: expected auto, cpu or cuda")
-    place = choose_devices(device)[0]
+    device = choose_devices(device)[0]
     protocol = Protocol(target=target, merge=_pairs("--map", merge or []), keep=_names(keep))
     renamed = _pairs("--model-map", model_map or [])
     found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
@@ -1096,41 +1109,45 @@ def evaluate(
     checkpoint = classifier.checkpoint
     _say(
         f"         {checkpoint.model_type}, revision {checkpoint.revision}, tells "
-        f"{', '.join(classifier.outputs)}; {precision} on {place}"
+        f"{', '.join(classifier.outputs)}; {precision} on {device}"
     )
-    run = record_evaluation(
-        found,
-        classifier,
-        protocol,
-        model_map=renamed,
-        batch_size=batch_size,
-        precision=precision,
-        device=place,
-        provenance=provenance(),
-        out=out,
-        skip_bad=skip_bad,
-        workers=cores(),
-        track=track,
-        say=_say,
-    )
+    with nullcontext() if out is None else stored(out, _say) as folder:
+        run = record_evaluation(
+            found,
+            classifier,
+            protocol,
+            model_map=renamed,
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+            provenance=provenance(),
+            out=folder,
+            skip_bad=skip_bad,
+            workers=cores(),
+            track=track,
+            say=_say,
+        )
     results = read_results(run)
     for line in headline(results):
         _say(line)
+    where = place(out or run)
     if run.parent != RUNS:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {run}")
+        _say(f"next     serpipe report {where}")
     _say("run      predictions in:")
     if format is ResultFormat.JSON:
-        _print_json({"run": str(run), "nested": list(nested_table(results).json_records)})
+        _print_json({"run": str(where), "nested": list(nested_table(results).json_records)})
     else:
-        typer.echo(run)
+        typer.echo(where)
 
 
 @app.command()
 def predict(
     inputs: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
-            metavar="FILE_OR_DIR...", help="Recordings, or folders of them.", show_default=False
+            metavar="FILE_OR_DIR...",
+            help="Recordings, or folders of them.",
+            show_default=False,
         ),
     ] = None,
     model: Annotated[
@@ -1197,8 +1214,8 @@ def predict(
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: expected auto, cpu or cuda")
     files = _recordings(inputs or [])
-    place = choose_devices(device, "--device")[0]
-    loaded = load_model(model, device=place, encoder=encoder, revision=revision)
+    device = choose_devices(device, "--device")[0]
+    loaded = load_model(model, device=device, encoder=encoder, revision=revision)
     for line in describe(loaded):
         _say(line)
     loaded.check_windows(window, hop)
@@ -1380,19 +1397,18 @@ def serve(
         # Behind another address it is called by names that only its operator knows.
         hosts=LOOPBACK if host in LOOPBACK else None,
     )
-    place = choose_devices(device, "--device")[0]
+    device = choose_devices(device, "--device")[0]
     with listen(host, port) as listener:
-        loaded = load_model(model, device=place, encoder=encoder)
-        _say(
-            f"model    {loaded.name}, tells {', '.join(loaded.labels) or loaded.target}; on {place}"
-        )
+        loaded = load_model(model, device=device, encoder=encoder)
+        labels = ", ".join(loaded.labels) or loaded.target
+        _say(f"model    {loaded.name}, tells {labels}; on {device}")
         run_server(loaded, options, listener, _say)
 
 
 @app.command()
 def report(
     runs: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(
             metavar="RUN...",
             help="Folder of a run; several are compared, clip by clip where they are of the same "
@@ -1419,7 +1435,7 @@ def report(
         ),
     ] = False,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="DIR",
             help="Where to write the page, tables and figures.",
@@ -1523,17 +1539,17 @@ def print_report(report: Any, console: Any = None) -> None:
         console.print(Text(check_line(check), style=styles[check.severity]))
 
 
-def _recordings(inputs: list[Path]) -> list[Path]:
+def _recordings(inputs: list[str]) -> list[Place]:
     """Return files as they are named, and the recordings of folders by name."""
     from .corpora.scan import audio_files
     from .features.convert import SUFFIXES
 
-    files: list[Path] = []
-    for given in inputs:
-        if not given.is_dir():
+    files: list[Place] = []
+    for given in map(place, inputs):
+        if (isinstance(given, Remote) and given.is_web) or not given.is_dir():
             files.append(given)
             continue
-        found = sorted(given / path for path in audio_files(given, SUFFIXES))
+        found = [given / path for path in sorted(audio_files(given, SUFFIXES))]
         if not found:
             raise UserError(
                 f"{given}: no recordings ({'/'.join(SUFFIXES)}) at any depth; expected some; name "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .remote import without_secrets
 
 _PACKAGES = (
     "torch",
@@ -42,7 +43,7 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """Return the command line that is running, as one could type it again."""
-    return shlex.join(["serpipe", *sys.argv[1:]])
+    return shlex.join(["serpipe", *map(without_secrets, sys.argv[1:])])
 
 
 def provenance(more: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Any saved model, ready to predict: a bundle, a model of transformers, or a small network."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,15 @@ from ..features.audio import (
     as_clip,
     check_length,
     check_sound,
-    read_waveform,
+    decode_waveform,
+    read_clip,
 )
 from ..features.batching import in_order
+from ..features.read_ahead import Content, read_ahead
 from ..features.trim import trim
+from ..mirror import local
 from ..pipeline.predict import Prediction, Segment, equal_windows, windows
+from ..remote import Place, Remote, place
 from .latest import bundles_of, latest_bundle
 from .listeners import Listener, Scored, open_bundle, open_classifier, open_network
 
@@ -69,7 +73,7 @@ class Model:
 
     def predict(
         self,
-        audio: Path | str | NDArray[Any],
+        audio: Place | str | NDArray[Any],
         rate: int | None = None,
         *,
         window: float | None = None,
@@ -79,8 +83,8 @@ class Model:
 
         Parameters
         ----------
-        audio : Path, str or ndarray of float, shape (n_samples,) or (n_samples, n_channels)
-            A file; or samples, of which full scale is 1.
+        audio : Path, Remote, str or ndarray of float, shape (n_samples,) or (n_samples, n_channels)
+            A file, or the address of one elsewhere; or samples, of which full scale is 1.
         rate : int, optional
             Of samples, in Hz.
         window, hop : float, optional
@@ -99,10 +103,11 @@ class Model:
         MachineError
             If memory does not hold it.
         """
-        if isinstance(audio, (str, Path)):
+        if isinstance(audio, (str, Path, Remote)):
+            file = place(audio)
             if rate is not None:
-                raise UserError(f"{audio}: a file knows its rate; expected no other; leave it away")
-            source, waveform = text(audio), self.read(Path(audio))
+                raise UserError(f"{file}: a file knows its rate; expected no other; leave it away")
+            source, waveform = text(file), self.read(file)
         else:
             source, waveform = "array", self._from_samples(audio, rate)
         (found,) = self.predict_batch([waveform], [source], window=window, hop=hop)
@@ -176,12 +181,12 @@ class Model:
             found.append(self._put_together(len(waveform), source, made, said, is_cut))
         return found
 
-    def read(self, file: Path) -> Waveform:
+    def read(self, file: Place) -> Waveform:
         """Read a file as :meth:`predict_batch` takes it.
 
         Parameters
         ----------
-        file : Path
+        file : Path or Remote
             Of any format that corpora may have.
 
         Returns
@@ -193,7 +198,12 @@ class Model:
         BadClipError
             If it cannot be used.
         """
-        return read_waveform(file, self.sampling_rate, self.listener.channels)[0]
+        return self.decode(read_clip(file), file)
+
+    def decode(self, content: bytes, file: Place) -> Waveform:
+        """Decode what a file holds, as :meth:`read` does; messages call it ``file``."""
+        rate, channels = self.sampling_rate, self.listener.channels
+        return decode_waveform(content, rate, channels, file=file)[0]
 
     def check_windows(self, window: float | None, hop: float | None) -> None:
         """Refuse windows that cannot be cut or heard, before any work.
@@ -315,7 +325,7 @@ class Model:
 
 
 def load_model(
-    name: str | Path | None = None,
+    name: str | Place | None = None,
     *,
     device: str = "cpu",
     encoder: str | Path | None = None,
@@ -325,11 +335,11 @@ def load_model(
 
     Parameters
     ----------
-    name : str or Path, optional
+    name : str, Path or Remote, optional
         A bundle (``RUN/bundles/HEAD``), a run (its first bundle by name, or its ``model``), a
         folder or hub id of an audio classifier of transformers, or a folder of a network. By
         default the first bundle of the newest run in ``artifacts/runs`` that has any, else the
-        one that ships with serpipe.
+        one that ships with serpipe. What has the address of a store is fetched first.
     device : str
         Where it runs, in torch's words.
     encoder : str or Path, optional
@@ -369,7 +379,8 @@ def load_model(
             str(name) if not found.exists() else str(found), device, revision
         )
     _check_names(found, listener)
-    title = "the built-in head" if found == DEFAULT_BUNDLE else text(found)
+    where = found if name is None or isinstance(place(name), Path) else place(name)
+    title = "the built-in head" if found == DEFAULT_BUNDLE else text(where)
     return Model(
         name=title,
         labels=() if listener.is_rating else listener.outputs,
@@ -382,7 +393,7 @@ def load_model(
 
 def predict_files(
     model: Model,
-    files: Iterable[Path],
+    files: Sequence[Place],
     *,
     window: float | None = None,
     hop: float | None = None,
@@ -394,7 +405,7 @@ def predict_files(
     ----------
     model : Model
         From :func:`load_model`.
-    files : iterable of Path
+    files : iterable of Path or Remote
         What to predict.
     window, hop : float, optional
         As :meth:`Model.predict_batch` takes them.
@@ -412,15 +423,17 @@ def predict_files(
         As :meth:`Model.predict_batch` raises them.
     """
 
-    def read(file: Path) -> tuple[str, Waveform | BadClipError]:
+    def read(item: tuple[Place, Content]) -> tuple[str, Waveform | BadClipError]:
+        file, content = item
         try:
-            return text(file), model.read(file)
+            return text(file), model.decode(content(), file)
         except BadClipError as error:
             return text(file), error
 
     group: list[tuple[str, Waveform | BadClipError]] = []
     seconds = 0.0
-    for source, opened in in_order(read, files, workers, ahead=workers):
+    items = zip(files, read_ahead(files), strict=True)
+    for source, opened in in_order(read, items, workers, ahead=workers):
         group.append((source, opened))
         if not isinstance(opened, BadClipError):
             seconds += len(opened) / model.sampling_rate
@@ -451,17 +464,17 @@ def _predict_group(
         yield each if isinstance(each, BadClipError) else next(said)
 
 
-def text(path: Path | str) -> str:
+def text(path: Place | str) -> str:
     """Return a path as text that can be written: on POSIX systems it may be any bytes."""
     return str(path).encode(errors="backslashreplace").decode()
 
 
-def find_model(name: str | Path | None) -> Path:
+def find_model(name: str | Place | None) -> Path:
     """Return where a model is.
 
     Parameters
     ----------
-    name : str, Path or None
+    name : str, Path, Remote or None
         As :func:`load_model` takes it.
 
     Returns
@@ -474,7 +487,7 @@ def find_model(name: str | Path | None) -> Path:
     UserError
         If it is a run without a model.
     """
-    given = latest_bundle() or DEFAULT_BUNDLE if name is None else Path(name)
+    given = latest_bundle() or DEFAULT_BUNDLE if name is None else local(name)
     if (given / "bundle.json").is_file() or not (given / "run.json").is_file():
         return given
     bundles = bundles_of(given)

@@ -78,7 +78,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     """Measure one way in this process."""
     data = find_source(arguments.data)
     every = scan(data.folder, data.corpus).clips
-    by_length = sorted(every, key=lambda clip: clip.file.stat().st_size)
+    by_length = sorted(every, key=lambda clip: Path(str(clip.file)).stat().st_size)
     step = max(1, len(by_length) // arguments.clips)
     clips = by_length[::step][: arguments.clips]
     audio_seconds = sum(read_waveform(clip.file, 16000)[1].seconds for clip in clips)

@@ -47,9 +47,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     data = find_source(arguments.data)
-    by_length = sorted(scan(data.folder, data.corpus).clips, key=lambda c: c.file.stat().st_size)
+    found = [Path(str(clip.file)) for clip in scan(data.folder, data.corpus).clips]
+    by_length = sorted(found, key=lambda file: file.stat().st_size)
     step = max(1, len(by_length) // arguments.clips)
-    files = [clip.file for clip in by_length[::step][: arguments.clips]]
+    files = by_length[::step][: arguments.clips]
     # Long and short ones mixed, the same for all.
     files = [files[n] for n in np.random.default_rng(0).permutation(len(files))]
     model = load_model(arguments.model, device=arguments.device, encoder=arguments.encoder)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+
+from ..remote import Place
 
 
 @dataclass(frozen=True)
@@ -11,8 +12,8 @@ class Clip:
 
     Attributes
     ----------
-    file : Path
-        Where the audio is on this machine. Never stored: a cache may travel.
+    file : Path or Remote
+        Where the audio is, on this machine or elsewhere. Never stored: a cache may travel.
     path : str
         The same, relative to the corpus' folder, with forward slashes.
     name : str
@@ -36,7 +37,7 @@ class Clip:
         of a corpus.
     """
 
-    file: Path
+    file: Place
     path: str
     name: str
     corpus: str

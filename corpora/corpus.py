@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+
+from ..remote import Place
 
 #: What a clip's name, or its corpus' label files, tell of it: the fields of ``Clip``.
 Told = dict[str, str]
@@ -12,7 +14,7 @@ class NameOutsideSchemeError(ValueError):
     """A file name does not follow the corpus' scheme; the text says which part does not."""
 
 
-def no_labels(folder: Path) -> Mapping[str, Mapping[str, str | float]]:
+def no_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
     """Return nothing: the labels of most corpora stand in the names of their clips."""
     return {}
 
@@ -97,6 +99,6 @@ class Corpus:
     archives: tuple[Archive, ...] = ()
     access: str = ""
     corpus: str = ""
-    read_labels: Callable[[Path], Mapping[str, Mapping[str, str | float]]] = field(
+    read_labels: Callable[[Place], Mapping[str, Mapping[str, str | float]]] = field(
         default=no_labels
     )

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BadClipError, BadClipsError, UserError
+from ..mirror import local
 from ..progress import Say, say_nothing
+from ..remote import Place, place
 from . import CORPORA, missing
 from .clip import Clip
 from .corpus import Corpus, NameOutsideSchemeError
@@ -22,7 +24,7 @@ class Source:
 
     Attributes
     ----------
-    folder : Path
+    folder : Path or Remote
         Where the clips are.
     corpus : Corpus
         How they are named.
@@ -30,7 +32,7 @@ class Source:
         For files, and for tables.
     """
 
-    folder: Path
+    folder: Place
     corpus: Corpus
     name: str
     title: str
@@ -72,7 +74,7 @@ def find_source(data: str) -> Source:
     ----------
     data : str
         ``"sample"`` for the built-in sample; a folder, whose corpus is told by the names of its
-        clips; or ``"CORPUS=DIR"``.
+        clips; or ``"CORPUS=DIR"``. A folder may be the address of one elsewhere.
 
     Returns
     -------
@@ -85,14 +87,14 @@ def find_source(data: str) -> Source:
     """
     if data == SAMPLE:
         corpus = CORPORA["ravdess"]
-        folder = Path(__file__).parent / SAMPLE
-        return Source(folder, corpus, SAMPLE, f"{corpus.title} (built-in sample)")
+        own = Path(__file__).parent / SAMPLE
+        return Source(own, corpus, SAMPLE, f"{corpus.title} (built-in sample)")
     name, equals, rest = data.partition("=")
     if equals and name in CORPORA:
-        corpus, folder = CORPORA[name], Path(rest)
+        corpus, folder = CORPORA[name], place(rest)
     else:
-        folder = Path(data)
-        if equals and not folder.exists():
+        folder = place(data)
+        if equals and isinstance(folder, Path) and not folder.exists():
             raise UserError(
                 f"--data {data}: no corpus {name!r} and no such folder; expected DIR or CORPUS=DIR "
                 f"with one of {', '.join(CORPORA)}; check its name"
@@ -145,23 +147,24 @@ def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
     )
 
 
-def listed(manifest: Path, root: Path | None = None) -> Data:
+def listed(manifest: Place, root: Place | None = None) -> Data:
     """Return the clips that a manifest lists.
 
     Parameters
     ----------
-    manifest : Path
+    manifest : Path or Remote
         As :func:`~serpipe.corpora.manifest.read_manifest` reads it.
-    root : Path, optional
-        The folder that its paths are relative to.
+    root : Path or Remote, optional
+        The folder that its paths are relative to; that of the manifest by default.
 
     Returns
     -------
     Data
     """
-    clips = read_manifest(manifest, root)
-    unknown = f"as the clips of {manifest.name}"
-    return Data(manifest.stem, manifest.stem, clips, (), unknown, unknown)
+    table = local(manifest)
+    clips = read_manifest(table, root or manifest.parent)
+    unknown = f"as the clips of {table.name}"
+    return Data(table.stem, table.stem, clips, (), unknown, unknown)
 
 
 def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]]:
@@ -184,7 +187,7 @@ def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]
 
 def gather(
     data: Sequence[str],
-    manifest: Path | None = None,
+    manifest: str | Place | None = None,
     *,
     skip_bad: bool = False,
     say: Say = say_nothing,
@@ -196,7 +199,7 @@ def gather(
     data : sequence of str
         As :func:`find_source` reads each; the built-in sample if empty. With a manifest at most
         one: the folder that its paths are relative to.
-    manifest : Path, optional
+    manifest : str, Path or Remote, optional
         A table of clips, as :func:`listed` reads it.
     skip_bad : bool
         Leave clips out whose names are wrong.
@@ -220,9 +223,10 @@ def gather(
                 f"--data: {len(data)} folders with --manifest; expected one, that its paths are "
                 "relative to; give the folder above all clips"
             )
-        found = listed(manifest, Path(data[0]) if data else None)
+        table = place(manifest)
+        found = listed(table, place(data[0]) if data else None)
         speakers = {clip.speaker for clip in found.clips}
-        say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {manifest}")
+        say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {table}")
         return found
     sources, scans = find_data(data or [SAMPLE])
     for source, scanned in zip(sources, scans, strict=True):
@@ -239,7 +243,7 @@ def gather(
     return found
 
 
-def _told_by_names(folder: Path) -> Corpus:
+def _told_by_names(folder: Place) -> Corpus:
     """Return the corpus whose scheme most names below a folder follow."""
     if not folder.is_dir():
         what = "a file" if folder.exists() else "nothing"

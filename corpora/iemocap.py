@@ -11,9 +11,10 @@ after the session is that of the actor whose motion was captured.
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ..errors import UserError
+from ..remote import Place
 from .corpus import Corpus, NameOutsideSchemeError, Told
 from .scan import audio_files
 
@@ -74,12 +75,12 @@ def read_name(path: PurePosixPath) -> Told | str:
     }
 
 
-def read_labels(folder: Path) -> Mapping[str, Mapping[str, str | float]]:
+def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
     """Read the evaluation and transcription files below a folder.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or Remote
         Of the release, or of some of its sessions.
 
     Returns
@@ -125,7 +126,7 @@ def read_labels(folder: Path) -> Mapping[str, Mapping[str, str | float]]:
     return labels
 
 
-def _lines(folder: Path, kind: str) -> Iterator[tuple[str, str]]:
+def _lines(folder: Place, kind: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of the label files of a kind, each with where it stands."""
     for path in sorted(audio_files(folder, (".txt",))):
         if path.parent.name != kind or not path.name.startswith("Ses"):

@@ -3,12 +3,14 @@
 import csv
 import math
 import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import UserError
+from ..remote import Place, Remote
 from .clip import CLIP_COLUMNS, Clip
 from .emotions import SHARED_EMOTIONS, shared_word
 
@@ -27,7 +29,7 @@ class Row:
     cells: Mapping[str, str]
 
 
-def read_manifest(path: Path, root: Path | None = None) -> tuple[Clip, ...]:
+def read_manifest(path: Path, root: Place | None = None) -> tuple[Clip, ...]:
     """Read the clips that a manifest lists.
 
     Parameters
@@ -37,9 +39,9 @@ def read_manifest(path: Path, root: Path | None = None) -> tuple[Clip, ...]:
         or more of what is to be predicted. A column of numbers is one of ratings; any other is one
         of labels. ``name``, ``corpus``, ``sex``, ``emotion``, ``language``, ``intensity``,
         ``statement`` and ``repetition`` mean what they mean in :class:`Clip`.
-    root : Path, optional
+    root : Path or Remote, optional
         The folder that paths are relative to; that of the manifest by default. No path may lead
-        out of it.
+        out of it. On a web server, whether a clip is there is found when it is opened.
 
     Returns
     -------
@@ -73,23 +75,23 @@ def read_manifest(path: Path, root: Path | None = None) -> tuple[Clip, ...]:
     wrong: list[str] = []
     values = {column: read_column(path, rows, column, wrong) for column in more}
     inside = (root or path.parent).resolve()
+    there = set(inside.files()) if isinstance(inside, Remote) and not inside.is_web else None
     first: dict[tuple[str, str], int] = {}
     clips = []
     for number, row in enumerate(rows):
         cells = row.cells
         where = f"{path}, line {row.line}"
-        # Not resolved: links that the owner of the folder made may lead anywhere.
-        file = Path(os.path.normpath(inside / cells["path"]))
-        name = cells.get("name") or file.stem
+        file, relative = _below(inside, cells["path"])
+        name = cells.get("name") or Path(relative).stem
         corpus = cells.get("corpus") or path.stem
         if not cells["path"] or not cells["speaker"]:
             wrong.append(f"{where}: path or speaker is empty; expected both")
-        elif not file.is_relative_to(inside):
+        elif relative.startswith(("../", "/")) or relative == "..":
             wrong.append(
                 f"{where}: {cells['path']} leads out of {inside}; expected a path inside it; give "
                 "the folder above all clips with --data DIR"
             )
-        elif not _is_file(file):
+        elif not (relative in there if there is not None else _is_file(file)):
             wrong.append(f"{where}: {file}: no such file; expected a clip")
         elif (earlier := first.setdefault((corpus, name), row.line)) != row.line:
             wrong.append(
@@ -102,7 +104,7 @@ def read_manifest(path: Path, root: Path | None = None) -> tuple[Clip, ...]:
             clips.append(
                 Clip(
                     file=file,
-                    path=file.relative_to(inside).as_posix(),
+                    path=relative,
                     name=name,
                     corpus=corpus,
                     shared_emotion=emotion if emotion in SHARED_EMOTIONS else "",
@@ -121,7 +123,19 @@ _FIELDS = tuple(
 )
 
 
-def _is_file(path: Path) -> bool:
+def _below(folder: Place, path: str) -> tuple[Place, str]:
+    """Return a file, and its path relative to the folder, which is checked by who asks."""
+    if isinstance(folder, Remote):
+        relative = posixpath.normpath(path)
+        return folder / relative, relative
+    # Not resolved: links that the owner of the folder made may lead anywhere.
+    file = Path(os.path.normpath(folder / path))
+    return file, Path(os.path.relpath(file, folder)).as_posix()
+
+
+def _is_file(path: Place) -> bool:
+    if isinstance(path, Remote):
+        return True
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long, or one that no file can have

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BadClipError, UserError
+from ..remote import Place, Remote, below
 from .clip import CLIP_COLUMNS, Clip
 from .corpus import Corpus, NameOutsideSchemeError
 
@@ -30,12 +31,12 @@ class Scan:
     left_out: dict[str, int]
 
 
-def scan(folder: Path, corpus: Corpus) -> Scan:
+def scan(folder: Place, corpus: Corpus) -> Scan:
     """Find the clips of ``corpus`` below ``folder``, at any depth.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or Remote
         Where to look. Links to folders are followed, each folder once; hidden files are not read.
     corpus : Corpus
         Whose naming scheme to read by.
@@ -143,7 +144,7 @@ def missing(clips: Sequence[Clip], corpus: Corpus) -> dict[str, tuple[int, int]]
 
 
 def _clip(
-    folder: Path, path: PurePosixPath, corpus: Corpus, told: Mapping[str, str | float]
+    folder: Place, path: PurePosixPath, corpus: Corpus, told: Mapping[str, str | float]
 ) -> Clip:
     known = {name: str(value) for name, value in told.items() if name in CLIP_COLUMNS}
     return Clip(
@@ -157,12 +158,12 @@ def _clip(
     )
 
 
-def audio_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
+def audio_files(folder: Place, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
     """Yield audio files below a folder, relative to it.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or Remote
         Where to look. Links to folders are followed, each folder once; hidden files are not read.
     suffixes : tuple of str
         Of the files to look for, lower case.
@@ -171,6 +172,9 @@ def audio_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[PurePosixPa
     ------
     PurePosixPath
     """
+    if isinstance(folder, Remote):
+        yield from map(PurePosixPath, below(folder, suffixes))
+        return
 
     def refuse(error: OSError) -> None:
         raise UserError(

@@ -14,6 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from ..errors import BadClipError, UserError, first_line
+from ..remote import Place, Remote
 
 if TYPE_CHECKING:
     import av
@@ -83,7 +84,7 @@ class AudioFacts:
 
 
 def read_waveform(
-    file: Path, sampling_rate: int | None, channels: str = CHANNEL_POLICY
+    file: Place, sampling_rate: int | None, channels: str = CHANNEL_POLICY
 ) -> tuple[Waveform, AudioFacts]:
     """Decode one clip to mono, at the given rate or at its own.
 
@@ -95,8 +96,8 @@ def read_waveform(
 
     Parameters
     ----------
-    file : Path
-        An audio file, or a video file with an audio track.
+    file : Path or Remote
+        An audio file, or a video file with an audio track; here or elsewhere.
     sampling_rate : int or None
         The rate wanted, in Hz; ``None`` keeps the file's own.
     channels : {"mean", "left", "right"}
@@ -120,7 +121,7 @@ def read_waveform(
     """
     check_channels(channels)
     return decode_waveform(
-        _read_bytes(file), sampling_rate, channels, file=file, max_seconds=MAX_SECONDS
+        read_clip(file), sampling_rate, channels, file=file, max_seconds=MAX_SECONDS
     )
 
 
@@ -129,7 +130,7 @@ def decode_waveform(
     sampling_rate: int | None,
     channels: str = CHANNEL_POLICY,
     *,
-    file: Path = Path("audio"),
+    file: Place = Path("audio"),
     max_seconds: float = MAX_SECONDS,
 ) -> tuple[Waveform, AudioFacts]:
     """Decode one clip that is in memory, as :func:`read_waveform` does one in a file.
@@ -142,7 +143,7 @@ def decode_waveform(
         The rate wanted, in Hz; ``None`` keeps the clip's own.
     channels : {"mean", "left", "right"}
         How several channels become one.
-    file : Path
+    file : Path or Remote
         What messages call it; nothing is opened there.
     max_seconds : float
         A longer clip is refused: by its header, or else while it is decoded.
@@ -225,13 +226,13 @@ def check_channels(channels: str) -> None:
 
 
 def check_length(
-    file: Path, n_samples: int, sampling_rate: int, minimum: int, maximum: int | None
+    file: Place, n_samples: int, sampling_rate: int, minimum: int, maximum: int | None
 ) -> None:
     """Refuse a clip that the encoder cannot take whole.
 
     Parameters
     ----------
-    file : Path
+    file : Path or Remote
         The clip, for the message.
     n_samples : int
         Its length at ``sampling_rate``.
@@ -261,14 +262,39 @@ def check_length(
         )
 
 
-def _read_bytes(file: Path) -> bytes:
+def read_clip(file: Place) -> bytes:
+    """Read the bytes of a clip.
+
+    Parameters
+    ----------
+    file : Path or Remote
+        Where it is.
+
+    Returns
+    -------
+    bytes
+        At most :data:`MAX_BYTES`.
+
+    Raises
+    ------
+    BadClipError
+        If it is not there, cannot be read, or has more.
+    UserError
+        If it is elsewhere and may not be read.
+    MachineError
+        If it is elsewhere and that cannot be reached.
+    """
     try:
-        size = file.stat().st_size
-        content = file.read_bytes() if size <= MAX_BYTES else b""
+        if isinstance(file, Remote):
+            content = file.read_bytes(MAX_BYTES)
+            size = len(content)
+        else:
+            size = file.stat().st_size
+            content = file.read_bytes() if size <= MAX_BYTES else b""
     except OSError as error:
         raise BadClipError(
             str(file),
-            f"cannot be read ({error.strerror})",
+            f"cannot be read ({error.strerror or 'it is not there'})",
             "a readable file",
             "check its permissions and the disk",
         ) from None
@@ -282,7 +308,7 @@ def _read_bytes(file: Path) -> bytes:
     return content
 
 
-def _check_content(file: Path, content: bytes) -> None:
+def _check_content(file: Place, content: bytes) -> None:
     if not content:
         raise BadClipError(
             str(file), "is an empty file", "an audio file", "fetch it again or remove it"
@@ -297,7 +323,7 @@ def _check_content(file: Path, content: bytes) -> None:
 
 
 def _decode(
-    file: Path, content: bytes, max_seconds: float
+    file: Place, content: bytes, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
     """Return the samples, shape (frames, channels), and what is known of them."""
     try:
@@ -331,7 +357,7 @@ def _container(content: bytes) -> str | None:
 
 
 def _decode_container(
-    file: Path, content: bytes, container: str, max_seconds: float
+    file: Place, content: bytes, container: str, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
     """Decode the first audio track by PyAV.
 
@@ -409,7 +435,7 @@ def _one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
     return samples[:, 0] if channels == "left" else samples[:, :2][:, -1]
 
 
-def _check_size(file: Path, facts: AudioFacts, max_seconds: float, so_far: bool = False) -> None:
+def _check_size(file: Place, facts: AudioFacts, max_seconds: float, so_far: bool = False) -> None:
     """Refuse before decoding what would decode to too much: a small file can hold hours."""
     seconds = f"more than {max_seconds:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
     if facts.frames == 0:
@@ -440,7 +466,7 @@ def _check_size(file: Path, facts: AudioFacts, max_seconds: float, so_far: bool 
         )
 
 
-def _check_whole(file: Path, told: str) -> None:
+def _check_whole(file: Place, told: str) -> None:
     """Refuse a WAV or AIFF file whose header tells of more than there is.
 
     libsndfile reads such a file as a shorter clip and only notes it in its log. Headers of streams
@@ -453,7 +479,7 @@ def _check_whole(file: Path, told: str) -> None:
             raise _broken_off(file, f"{there} of {declared} bytes")
 
 
-def _check_whole_ogg(file: Path, content: bytes) -> None:
+def _check_whole_ogg(file: Place, content: bytes) -> None:
     """Refuse an Ogg file that ends inside a page: libsndfile reads the pages before it."""
     page = content.rfind(b"OggS") if content.startswith(b"OggS") else -1
     if page >= 0:
@@ -463,7 +489,7 @@ def _check_whole_ogg(file: Path, content: bytes) -> None:
             raise _broken_off(file, f"{len(content)} of {end} bytes")
 
 
-def _check_whole_container(file: Path, content: bytes, container: str) -> None:
+def _check_whole_container(file: Place, content: bytes, container: str) -> None:
     """Refuse an MP4 or Matroska file that ends inside one of its outermost parts.
 
     FFmpeg reads such a file as a shorter clip. Parts of streams that were never finished do not
@@ -500,7 +526,7 @@ def _matroska_element_end(content: bytes, at: int) -> int | None:
     return None if unknown or length > 8 else at + 4 + length + size
 
 
-def _not_decoded(file: Path, reason: str) -> BadClipError:
+def _not_decoded(file: Place, reason: str) -> BadClipError:
     return BadClipError(
         str(file),
         f"cannot be decoded ({reason.rstrip('.')})",
@@ -509,7 +535,7 @@ def _not_decoded(file: Path, reason: str) -> BadClipError:
     )
 
 
-def _broken_off(file: Path, where: str) -> BadClipError:
+def _broken_off(file: Place, where: str) -> BadClipError:
     return BadClipError(
         str(file), f"breaks off after {where}", "the whole clip", "fetch it again or remove it"
     )

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import CHANNEL_POLICY, AudioFacts, Waveform, read_waveform
+from .audio import CHANNEL_POLICY, AudioFacts, Waveform, decode_waveform, read_clip
 from .encoder import Encoder
+from .read_ahead import Content, read_ahead
 from .trim import trim
 
 #: Seconds of audio that share a batch on a GPU.
@@ -114,18 +116,21 @@ def embed_batches(
     """
     rate = encoders[0].identity.sampling_rate
 
-    def load(batch: Batch) -> list[Waveform]:
-        return [load_clip(heard, rate, trim_decibels, channels) for heard in batch]
+    def load(batch: Sequence[tuple[HeardClip, Content]]) -> list[Waveform]:
+        return [load_clip(heard, rate, trim_decibels, channels, asked) for heard, asked in batch]
+
+    contents = read_ahead(heard.clip.file for batch in batches for heard in batch)
+    asked = (list(zip(batch, islice(contents, len(batch)), strict=True)) for batch in batches)
 
     if encoders[0].device.type == "cpu":
 
-        def load_and_embed(batch: Batch) -> Embeddings:
+        def load_and_embed(batch: Sequence[tuple[HeardClip, Content]]) -> Embeddings:
             torch.set_num_threads(1)  # of this worker thread: the clips are what runs at once
             return encoders[0].embed(load(batch))
 
         threads = torch.get_num_threads()
         try:
-            results = in_order(load_and_embed, batches, workers, ahead=workers)
+            results = in_order(load_and_embed, asked, workers, ahead=workers)
             yield from zip(batches, results, strict=True)
         finally:
             torch.set_num_threads(threads)
@@ -142,7 +147,7 @@ def embed_batches(
         finally:
             idle.put(lane)
 
-    loaded = in_order(load, batches, workers, ahead=2 * len(encoders))
+    loaded = in_order(load, asked, workers, ahead=2 * len(encoders))
     computed = in_order(embed, loaded, len(encoders), ahead=len(encoders))
     yield from zip(batches, computed, strict=True)
 
@@ -234,9 +239,11 @@ def load_clip(
     sampling_rate: int,
     trim_decibels: float | None,
     channels: str = CHANNEL_POLICY,
+    content: Content | None = None,
 ) -> Waveform:
     """Read a clip again, and make sure that it is the one that was checked."""
-    waveform, facts = read_waveform(heard.clip.file, sampling_rate, channels)
+    found = content() if content else read_clip(heard.clip.file)
+    waveform, facts = decode_waveform(found, sampling_rate, channels, file=heard.clip.file)
     if facts != heard.facts:
         raise BadClipError(
             str(heard.clip.file),

@@ -13,6 +13,7 @@ from distributed import get_worker
 from ..cluster import Cluster, Failed, device_here, run_all
 from ..corpora import Clip
 from ..errors import BadClipError, MachineError, UserError, first_line
+from ..remote import Remote
 from .batching import Batch, Embeddings, HeardClip, plan
 from .cache import difference
 from .devices import choose_devices
@@ -108,7 +109,7 @@ class ClusterEngine:
                 start = next_place * HEARD_AT_ONCE
                 for clip, each in zip(clips[start:], early.pop(next_place), strict=False):
                     if isinstance(each, _Unseen):
-                        if clip.file.exists():
+                        if isinstance(clip.file, Path) and clip.file.exists():
                             raise _not_seen(each.worker, clip.file)
                         yield each.error
                     else:
@@ -281,7 +282,7 @@ def _hear(clips: Sequence[Clip], token: str, options: EngineOptions) -> list[Any
         if not isinstance(each, BadClipError):
             told.append(each.facts)
         else:
-            seen = clip.file.exists()
+            seen = isinstance(clip.file, Remote) or clip.file.exists()
             told.append(each if seen else _Unseen(str(get_worker().address), each))
     return told
 
@@ -297,8 +298,9 @@ def _embed(
             "are alike; leave it away, or name another --devices or --precision"
         )
     for heard in (heard for batch in shard for heard in batch):
-        if not heard.clip.file.exists():
-            raise _not_seen(worker, heard.clip.file)
+        file = heard.clip.file
+        if isinstance(file, Path) and not file.exists():
+            raise _not_seen(worker, file)
     began = time.perf_counter()
     arrays = [embeddings for _, embeddings in engine.embed(shard)]
     return worker, time.perf_counter() - began, arrays

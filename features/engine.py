@@ -10,7 +10,7 @@ import transformers
 from .. import __version__
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import CHANNEL_POLICY, RESAMPLER, check_length, read_waveform
+from .audio import CHANNEL_POLICY, RESAMPLER, check_length, decode_waveform
 from .batching import (
     GPU_BATCH_SECONDS,
     Batch,
@@ -22,6 +22,7 @@ from .batching import (
 )
 from .devices import choose_precision
 from .encoder import Encoder, identity_fields, load_encoder
+from .read_ahead import Content, read_ahead
 from .trim import trim
 
 
@@ -113,9 +114,10 @@ class LocalEngine:
         longest = self.encoders[0].maximum_samples
         rate = front_end.sampling_rate
 
-        def hear(clip: Clip) -> HeardClip | BadClipError:
+        def hear(item: tuple[Clip, Content]) -> HeardClip | BadClipError:
+            clip, content = item
             try:
-                waveform, facts = read_waveform(clip.file, rate, self.channels)
+                waveform, facts = decode_waveform(content(), rate, self.channels, file=clip.file)
                 if self.trim_decibels is not None:
                     waveform = trim(waveform, self.trim_decibels)
                 check_length(clip.file, len(waveform), rate, front_end.minimum_samples, longest)
@@ -123,7 +125,8 @@ class LocalEngine:
                 return error
             return HeardClip(clip, facts)
 
-        return in_order(hear, clips, self.workers, ahead=64)
+        contents = read_ahead(clip.file for clip in clips)
+        return in_order(hear, zip(clips, contents, strict=True), self.workers, ahead=64)
 
     def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
         """Sort clips into batches; on a CPU each is one of its own."""

@@ -1,14 +1,15 @@
 """Open every clip of a corpus, to know what there is before anything is computed."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from ..corpora import Clip
 from ..errors import BadClipError
 from ..progress import Track, no_track
-from .audio import AudioFacts, read_waveform
+from .audio import AudioFacts, decode_waveform
+from .batching import in_order
+from .read_ahead import Content, read_ahead
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ def survey(
         One for each clip, in their order.
     """
 
-    def look(clip: Clip) -> Surveyed:
+    def look(item: tuple[Clip, Content]) -> Surveyed:
+        clip, content = item
         try:
-            return Surveyed(clip, read_waveform(clip.file, None)[1], None)
+            return Surveyed(clip, decode_waveform(content(), None, file=clip.file)[1], None)
         except BadClipError as error:
             return Surveyed(clip, None, error)
 
-    with ThreadPoolExecutor(workers) as pool:
-        return tuple(track(pool.map(look, clips), "opening clips", len(clips)))
+    items = zip(clips, read_ahead(clip.file for clip in clips), strict=True)
+    looked = in_order(look, items, workers, ahead=8)
+    return tuple(track(looked, "opening clips", len(clips)))

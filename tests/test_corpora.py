@@ -414,7 +414,7 @@ def test_the_layouts_that_people_have_are_read(tmp_path: Path) -> None:
     touch(tmp_path / "crema" / "AudioWAV" / "1001_DFA_ANG_XX.wav")
     touch(tmp_path / "crema" / "AudioMP3" / "1001_DFA_ANG_XX.mp3")  # the same clip, less well
     found = scan(tmp_path / "crema", CORPORA["cremad"])
-    assert ([clip.file.suffix for clip in found.clips], found.bad) == ([".wav"], ())
+    assert ([Path(str(clip.file)).suffix for clip in found.clips], found.bad) == ([".wav"], ())
     for folder in ("AudioData/DC", "AudioData/dc", "DC"):
         touch(tmp_path / "savee" / folder / "sa01.wav")
         source = find_source(str(tmp_path / "savee" / folder))  # a speaker's own folder

@@ -106,7 +106,7 @@ def test_what_cannot_be_predicted_is_refused_before_any_audio_is_read(
 ) -> None:
     clips = five_clips(tmp_path)
     for clip in clips:
-        clip.file.unlink()
+        Path(str(clip.file)).unlink()
     assert len(ClipDataset(clips, 16000)) == 4
     with pytest.raises(UserError, match=words) as caught:
         ClipDataset(clips, **({"sampling_rate": 16000} | settings))  # type: ignore[arg-type]
@@ -148,7 +148,7 @@ def test_worker_processes_that_share_nothing_give_the_same_batches(tmp_path: Pat
 
 def test_a_worker_says_which_clip_is_bad(tmp_path: Path) -> None:
     clips = five_clips(tmp_path)
-    clips[2].file.write_bytes(b"")
+    Path(str(clips[2].file)).write_bytes(b"")
     dataset = ClipDataset(clips, 8000)
     loader = DataLoader(
         dataset, 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn"

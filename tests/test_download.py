@@ -94,8 +94,9 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: served.drops.pop(0)]
         try:
             while True:
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(body), body) if served.chunked else body)
+                # Counted first: who has received it all may look before this thread goes on.
                 served.sent += len(body)
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(body), body) if served.chunked else body)
                 if not served.endless:
                     break
             if served.chunked and len(body) == size - start:

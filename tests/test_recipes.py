@@ -215,7 +215,7 @@ def test_lora_trains_all_its_matrices_and_nothing_else_of_the_encoder(
         kind.save(model, tmp_path / family, {"corpora": ["ravdess"]})
         assert "lora" not in (tmp_path / family / "config.json").read_text()
         models.append(tmp_path / family)
-    plain = score_plainly(models, [clip.file for clip in clips])
+    plain = score_plainly(models, [Path(str(clip.file)) for clip in clips])
     for model, logits, theirs in zip(models, ours, plain, strict=True):
         mine = torch.softmax(torch.tensor(logits), dim=1)
         found = [[told["a"], told["b"]] for told in theirs]

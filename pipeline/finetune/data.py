@@ -11,10 +11,11 @@ from torch.utils.data import Dataset, Sampler
 
 from ...corpora import Clip
 from ...errors import BadClipError, BadClipsError
-from ...features.audio import CHANNEL_POLICY, Waveform, check_length, read_waveform
+from ...features.audio import CHANNEL_POLICY, Waveform, check_length, decode_waveform
 from ...features.batching import HeardClip, in_order, load_clip
 from ...features.extract import one_speaker_each
 from ...features.front_end import FrontEnd, prepare
+from ...features.read_ahead import Content, read_ahead
 from ...progress import Say, Track, no_track, say_nothing
 from .augment import augment, mix
 from .options import TrainingOptions
@@ -89,9 +90,10 @@ def open_clips(
     rate = front_end.sampling_rate
     shortest = max(minimum_samples, front_end.minimum_samples)
 
-    def hear(clip: Clip) -> tuple[HeardClip, Waveform] | BadClipError:
+    def hear(item: tuple[Clip, Content]) -> tuple[HeardClip, Waveform] | BadClipError:
+        clip, content = item
         try:
-            waveform, facts = read_waveform(clip.file, rate, CHANNEL_POLICY)
+            waveform, facts = decode_waveform(content(), rate, CHANNEL_POLICY, file=clip.file)
             check_length(clip.file, len(waveform), rate, shortest, front_end.maximum_samples)
         except BadClipError as error:
             return error
@@ -102,7 +104,8 @@ def open_clips(
     bad: list[BadClipError] = []
     held: dict[int, Waveform] = {}
     room = HELD_BYTES
-    for found in track(in_order(hear, ordered, workers, ahead=8), "checking clips", len(ordered)):
+    items = zip(ordered, read_ahead(clip.file for clip in ordered), strict=True)
+    for found in track(in_order(hear, items, workers, ahead=8), "checking clips", len(ordered)):
         if isinstance(found, BadClipError):
             bad.append(found)
             continue

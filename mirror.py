@@ -1,0 +1,295 @@
+"""Local copies of caches, runs and tables that are kept elsewhere.
+
+A copy lies below ``$XDG_CACHE_HOME/serpipe/copies``, in a folder for each address, with a record of
+what it is a copy of. What is written is written there and then put in place: whole objects, the one
+that names the others last.
+"""
+
+import filecmp
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from .errors import UserError
+from .files import make_folder, put_in_place, write_text
+from .progress import Say, say_nothing
+from .remote import Place, Remote, in_one_line, place, version
+
+#: What a program leaves in a folder while it works there, and nobody else wants.
+_PASSING = (".lock", ".unfinished", ".parts")
+#: What is put in place last, in this order: whoever finds it takes what it names for whole.
+_LAST = ("bundle.json", "run.json")
+
+
+def copies() -> Path:
+    """Return the folder that copies lie in."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "serpipe" / "copies"
+
+
+def local(given: str | Place, say: Say = say_nothing) -> Path:
+    """Return where something is on this machine; what is elsewhere is fetched first.
+
+    Only what has changed since it was fetched is fetched again.
+
+    Parameters
+    ----------
+    given : str, Path or Remote
+        A path, or the address of a file or folder.
+    say : callable
+        Takes a line that tells what is fetched.
+
+    Returns
+    -------
+    Path
+        The path itself, or the copy, which has the same name.
+
+    Raises
+    ------
+    UserError
+        If there is nothing, or it may not be read.
+    MachineError
+        If the store cannot be reached.
+    """
+    where = place(given)
+    if isinstance(where, Path):
+        return where
+    copy = _copy(where)
+    with copy.alone(wait=True):
+        if not copy.fetch(say):
+            raise UserError(f"{where}: nothing there; expected a file or folder; check its address")
+    return copy.path
+
+
+@contextmanager
+def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
+    """Have something written on this machine, and put it where it belongs when that is done.
+
+    Parameters
+    ----------
+    given : str, Path or Remote
+        Where it belongs. What is there already is fetched first, to be gone on with.
+    say : callable
+        Takes lines that tell what is fetched and put.
+
+    Yields
+    ------
+    Path
+        Where to write: the path itself, or the copy, which has the same name. If what writes it
+        fails, nothing is put anywhere, and what was written stays in the copy for the next time.
+
+    Raises
+    ------
+    UserError
+        If nothing can be written there, or someone else is writing it from this machine.
+    MachineError
+        If the store cannot be reached.
+    """
+    where = place(given)
+    if isinstance(where, Path):
+        yield where
+        return
+    if where.is_web:
+        raise UserError(
+            f"{where}: a web server takes no files; expected a path or a store such as s3://; "
+            "choose another --out"
+        )
+    copy = _copy(where)
+    with copy.alone():
+        copy.fetch(say)
+        yield copy.path
+        copy.put(say)
+
+
+def _copy(remote: Remote) -> "_Copy":
+    if "/" not in str(remote).partition("://")[2].strip("/"):
+        raise UserError(
+            f"{remote}: is all of a store; expected a file or folder in it; name one below it"
+        )
+    return _Copy(Remote(remote.url.rstrip("/")))
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """The copy of a file, with the folder of shards beside it if there is one, or of a folder."""
+
+    remote: Remote
+
+    @property
+    def folder(self) -> Path:
+        # Not the name alone: many addresses end alike.
+        return copies() / hashlib.sha256(str(self.remote).encode()).hexdigest()[:16]
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.remote.name
+
+    @contextmanager
+    def alone(self, wait: bool = False) -> Iterator[None]:
+        make_folder(self.folder)
+        try:
+            with FileLock(self.folder / ".lock", timeout=-1 if wait else 0):
+                yield
+        except Timeout:
+            raise UserError(
+                f"{self.remote}: another serpipe on this machine is writing it; expected one at a "
+                "time; wait for it, or write elsewhere with --out"
+            ) from None
+
+    def fetch(self, say: Say) -> bool:
+        """Bring the copy up to date; return whether there is anything."""
+        there, record = self._there(), self._record()
+        changed = [
+            name
+            for name, tag in there.items()
+            if not tag or name not in record or record[name].tag != tag
+        ]
+        if changed:
+            say(f"fetching {self.remote}: {len(changed)} file(s)")
+        for name in changed:
+            file = self._file(name)
+            unfinished = file.with_name(file.name + ".unfinished")
+            make_folder(file.parent)
+            with in_one_line(self.remote):
+                self.remote.store.get_file(self._address(name).url, str(unfinished))
+            # Changed here and there, or put there by a run that was killed before it wrote so down.
+            if self._is_mine(name, record) and not filecmp.cmp(unfinished, file, shallow=False):
+                raise UserError(
+                    f"{self.remote}: {name} has been written there and in the copy here, {file}; "
+                    "expected one of them to be newer; remove the copy to go on with what is "
+                    "there, or write elsewhere with --out"
+                )
+            put_in_place(unfinished, file)
+            record[name] = self._known(name, there[name])
+            self._write_record(record)
+        for name in [name for name in record if name not in there]:
+            if not self._is_mine(name, record):
+                self._file(name).unlink(missing_ok=True)
+            del record[name]
+        self._write_record(record)
+        return bool(there)
+
+    def put(self, say: Say) -> None:
+        """Put what has changed in place, and remove there what is no longer here."""
+        record, here = self._record(), self._here()
+        changed = [name for name in here if self._is_mine(name, record)]
+        for name in sorted(changed, key=lambda name: (_rank(name), name)):
+            address = self._address(name)
+            with in_one_line(self.remote):
+                self.remote.store.put_file(str(self._file(name)), address.url)
+                self.remote.store.invalidate_cache()
+                record[name] = self._known(name, version(self.remote.store.info(address.url)))
+            self._write_record(record)
+        for name in [name for name in record if name not in here]:
+            with in_one_line(self.remote):
+                self.remote.store.rm_file(self._address(name).url)
+            del record[name]
+            self._write_record(record)
+        if changed:
+            say(f"stored   {self.remote}: {len(changed)} file(s)")
+
+    def _there(self) -> dict[str, str]:
+        """Return what is there, by path relative to the folder above; a tag for each."""
+        name = self.remote.name
+        if self.remote.is_web:
+            return self._one()
+        with in_one_line(self.remote):
+            self.remote.store.invalidate_cache()
+        found = {}
+        for folder in (name, f"{name}.shards"):
+            for path, tag in (self.remote.parent / folder).files().items():
+                if _is_plain(path) and not _is_passing(path):
+                    found[f"{folder}/{path}"] = tag
+        return found | self._one()
+
+    def _one(self) -> dict[str, str]:
+        """Return the file of that very address, if it is one."""
+        try:
+            with in_one_line(self.remote):
+                told = self.remote.store.info(self.remote.url)
+        except FileNotFoundError:
+            return {}
+        return {self.remote.name: version(told)} if told.get("type") == "file" else {}
+
+    def _here(self) -> list[str]:
+        name, found = self.path.name, []
+        if self.path.is_file():
+            found.append(name)
+        for folder in (name, f"{name}.shards"):
+            below = sorted((self.folder / folder).rglob("*"))
+            paths = [path.relative_to(self.folder).as_posix() for path in below if path.is_file()]
+            found += [path for path in paths if not _is_passing(path)]
+        return found
+
+    def _address(self, name: str) -> Remote:
+        """Return where a file of the copy belongs."""
+        return self.remote if name == self.remote.name else self.remote.parent / name
+
+    def _file(self, name: str) -> Path:
+        return self.folder / name
+
+    def _is_mine(self, name: str, record: Mapping[str, "_Known"]) -> bool:
+        """Whether a file of the copy is there, and not as it was fetched or put."""
+        file = self._file(name)
+        if not file.exists():
+            return False
+        known = record.get(name)
+        if known and known.stamp == _stamp(file):
+            return False
+        return not known or known.sha256 != _sha256(file)  # the same may be written again
+
+    def _known(self, name: str, tag: str) -> "_Known":
+        return _Known(tag, _stamp(self._file(name)), _sha256(self._file(name)))
+
+    def _record(self) -> dict[str, "_Known"]:
+        try:
+            told = json.loads((self.folder / "record.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return {name: _Known(*known) for name, known in told.items()}
+
+    def _write_record(self, record: Mapping[str, "_Known"]) -> None:
+        write_text(self.folder / "record.json", json.dumps(record, indent=1))
+
+
+class _Known(NamedTuple):
+    """A file as it was fetched or put: the store's word for its content, size and time, hash."""
+
+    tag: str
+    stamp: list[int]
+    sha256: str
+
+
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a name of a store is one that can lie below a folder here, and nowhere else."""
+    parts = path.split("/")
+    return all(part not in ("", ".", "..") for part in parts) and not set(path) & set("\\\0:")
+
+
+def _is_passing(path: str) -> bool:
+    return any(part.endswith(_PASSING) for part in PurePosixPath(path).parts)
+
+
+def _rank(path: str) -> int:
+    """Return when a file is put in place: what names others after these."""
+    if "/" not in path:
+        return len(_LAST)
+    name = PurePosixPath(path).name
+    return _LAST.index(name) if name in _LAST else -1
