@@ -196,11 +196,17 @@ def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
         yield found
 
 
+def as_it_is(task: Any) -> Any:
+    """Return a task that needs no preparation."""
+    return task
+
+
 def run_all(
     cluster: Cluster,
     function: Callable[..., Any],
     tasks: Sequence[Any],
     *arguments: Any,
+    prepare: Callable[[Any], Any] = as_it_is,
     large: Any = None,
     resources: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[int, Any]]:
@@ -220,6 +226,8 @@ def run_all(
         What it is called with; picklable.
     *arguments : object
         The same for all tasks; small, for they go along with each.
+    prepare : callable
+        Makes a task ready to travel when its turn comes: all at once would fill the memory.
     large : object, optional
         Sent to each worker once.
     resources : mapping, optional
@@ -240,7 +248,7 @@ def run_all(
     MachineError
         If the scheduler, or all workers, are away for long.
     """
-    work = _Work(cluster, function, tasks, arguments, large, dict(resources or {}))
+    work = _Work(cluster, function, tasks, prepare, arguments, large, dict(resources or {}))
     work.left.extend(range(len(tasks)))
     losses = 0
     while work.left:
@@ -266,6 +274,7 @@ class _Work:
     cluster: Cluster
     function: Callable[..., Any]
     tasks: Sequence[Any]
+    prepare: Callable[[Any], Any]
     arguments: tuple[Any, ...]
     large: Any
     resources: dict[str, float]
@@ -283,7 +292,7 @@ class _Work:
             future = client.submit(
                 _attempt,
                 self.function,
-                self.tasks[place],
+                self.prepare(self.tasks[place]),
                 given,
                 here,
                 pure=False,

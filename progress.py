@@ -1,17 +1,18 @@
 """What a long work says meanwhile: lines, and progress bars where standard error is a terminal."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: Wraps an iterable of known length: ``track(items, what, total)``.
-Track = Callable[[Iterable[T], str, int], Iterable[T]]
+#: Wraps an iterable of known length: ``track(items, what, total)``. What is being done is a text,
+#: or an object whose text changes meanwhile.
+Track = Callable[[Iterable[T], Any, int], Iterable[T]]
 #: Takes a line that tells what is done.
 Say = Callable[[str], None]
 
 
-def no_track(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+def no_track(items: Iterable[T], what: object, total: int) -> Iterable[T]:
     """Show nothing: the default for callers from Python."""
     return items
 
@@ -20,15 +21,15 @@ def say_nothing(text: str) -> None:
     """Take what would be told: the default for callers from Python."""
 
 
-def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+def track(items: Iterable[T], what: object, total: int) -> Iterator[T]:
     """Show a progress bar with the rate and the time left.
 
     Parameters
     ----------
     items : iterable
         What to go through.
-    what : str
-        What is being done.
+    what : str or object
+        What is being done; of an object, its text is shown anew after each item.
     total : int
         How many items there are.
 
@@ -60,4 +61,7 @@ def track(items: Iterable[T], what: str, total: int) -> Iterator[T]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield from progress.track(items, total=total, description=what)
+        task = progress.add_task(str(what), total=total)
+        for item in items:
+            yield item
+            progress.update(task, advance=1, description=str(what))

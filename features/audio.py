@@ -56,7 +56,7 @@ _MAX_PACKETS_PER_SECOND = 1_000
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AudioFacts:
     """What is known of a clip's audio once it has been opened.
 

@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 Embeddings = dict[str, NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HeardClip:
     """A clip whose audio has been opened and found good."""
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from distributed import get_worker
 
-from ..cluster import Cluster, Failed, device_here, run_all
+from ..cluster import Cluster, Failed, as_it_is, device_here, run_all
 from ..corpora import Clip
 from ..errors import BadClipError, MachineError, UserError, first_line
 from ..remote import Remote
@@ -53,6 +53,7 @@ class ClusterEngine:
     #: A worker keeps its engine for one extraction: the files of an encoder may change in between.
     _token: str = field(init=False, default_factory=lambda: uuid4().hex)
     _facts: _Facts = field(init=False)
+    _speed: "_Speed" = field(init=False, default_factory=lambda: _Speed())
     _resources: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,10 +95,10 @@ class ClusterEngine:
             If some cannot even be tried.
         """
         starts = range(0, len(clips), HEARD_AT_ONCE)
-        groups = [[clip.absolute() for clip in clips[i : i + HEARD_AT_ONCE]] for i in starts]
+        groups = [clips[start : start + HEARD_AT_ONCE] for start in starts]
         early: dict[int, list[Any]] = {}
         next_place = 0
-        for place, told in self._run(_hear, groups):
+        for place, told in self._run(_hear, groups, prepare=_absolute):
             if isinstance(told, Failed):
                 raise MachineError(
                     f"{groups[place][0].file}: it, or one of {len(groups[place]) - 1} others, "
@@ -117,7 +118,11 @@ class ClusterEngine:
                 next_place += 1
 
     def _run(
-        self, function: Callable[..., Any], tasks: Sequence[Any], *more: Any
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[Any],
+        *more: Any,
+        prepare: Callable[[Any], Any] = as_it_is,
     ) -> Iterator[tuple[int, Any]]:
         return run_all(
             self.cluster,
@@ -126,6 +131,7 @@ class ClusterEngine:
             self._token,
             self.options,
             *more,
+            prepare=prepare,
             resources=self._resources,
         )
 
@@ -155,15 +161,16 @@ class ClusterEngine:
         """
         found = shards(batches, SHARD_SECONDS["cpu" if self._facts.is_cpu else "gpu"],
                        self.cluster.threads)  # fmt: skip
-        tasks = [_absolute_shard(shard) for shard in found]
-        speed = _Speed(self.cluster)
+        speed = self._speed = _Speed()
         lost = []
-        for place, told in self._run(_embed, tasks, dict(self.key)):
+        for place, told in self._run(_embed, found, dict(self.key), prepare=_absolute_shard):
             if isinstance(told, Failed):
                 lost.append((found[place], told.error))
                 continue
             worker, elapsed, arrays = told
             speed.add(worker, _seconds(found[place]), elapsed)
+            if speed.is_due():  # where no bar shows it, as in the log of a batch system
+                self.cluster.say(f"cluster  {speed}")
             yield from zip(found[place], arrays, strict=True)
         if lost:
             shard, error = lost[0]
@@ -174,6 +181,11 @@ class ClusterEngine:
                 "to be done; what the others gave is kept: run the same command again, or remove "
                 "what is wrong"
             )
+
+    @property
+    def progress(self) -> object:
+        """What is being done; its text says how fast, and which worker is the slowest."""
+        return self._speed
 
 
 def shards(batches: Sequence[Batch], most_seconds: float, threads: int) -> list[Shard]:
@@ -210,24 +222,31 @@ def shards(batches: Sequence[Batch], most_seconds: float, threads: int) -> list[
 class _Speed:
     """How fast each worker is, told now and then."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self) -> None:
         self.began = self.told = time.monotonic()
         self.work: dict[str, tuple[float, float]] = {}
 
     def add(self, worker: str, audio: float, elapsed: float) -> None:
         done, took = self.work.get(worker, (0.0, 0.0))
         self.work[worker] = (done + audio, took + elapsed)
+
+    def is_due(self) -> bool:
+        """Whether the last line is long ago."""
         now = time.monotonic()
-        if now - self.told > _TOLD_EVERY:
-            self.told = now
-            total = sum(done for done, _ in self.work.values())
-            rates = {name: done / took for name, (done, took) in self.work.items()}
-            slowest = min(rates, key=rates.__getitem__)
-            self.cluster.say(
-                f"cluster  {total / (now - self.began):.1f} s of audio a second by {len(rates)} "
-                f"worker(s); slowest {slowest}: {rates[slowest]:.1f}"
-            )
+        due = now - self.told > _TOLD_EVERY
+        self.told = now if due else self.told
+        return due
+
+    def __str__(self) -> str:
+        rates = {name: done / took for name, (done, took) in self.work.items()}
+        slowest = min(rates, key=rates.__getitem__, default=None)
+        if slowest is None:
+            return "embedding clips"
+        total = sum(done for done, _ in self.work.values()) / (time.monotonic() - self.began)
+        return (
+            f"embedding clips: {total:.1f} s of audio a second by {len(rates)} worker(s); "
+            f"slowest {slowest}: {rates[slowest]:.1f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -304,6 +323,10 @@ def _embed(
     began = time.perf_counter()
     arrays = [embeddings for _, embeddings in engine.embed(shard)]
     return worker, time.perf_counter() - began, arrays
+
+
+def _absolute(clips: Sequence[Clip]) -> list[Clip]:
+    return [clip.absolute() for clip in clips]
 
 
 def _absolute_shard(shard: Shard) -> Shard:

@@ -42,6 +42,10 @@ class Engine(Protocol):
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
         """Embed batches, in any order."""
 
+    @property
+    def progress(self) -> object:
+        """What is being done; its text may say how fast."""
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -151,6 +155,11 @@ class LocalEngine:
         return embed_batches(
             self.encoders, batches, self.workers, self.trim_decibels, self.channels
         )
+
+    @property
+    def progress(self) -> object:
+        """What is being done."""
+        return "embedding clips"
 
 
 def local_engine(

@@ -185,7 +185,7 @@ def extract_by(
         batches = engine.plan(list(missing.values()))
         try:
             work = engine.embed(batches)
-            for batch, embeddings in track(work, "embedding clips", len(batches)):
+            for batch, embeddings in track(work, engine.progress, len(batches)):
                 shards.add([h.facts.sha256 for h in batch], embeddings)
         finally:
             shards.flush()  # whatever happened: what is computed is kept

@@ -227,7 +227,7 @@ def test_what_fails_puts_nothing_and_what_names_the_rest_comes_last(
         (folder / "run.json").write_text("{}")
         raise RuntimeError
     assert not s3.find(BUCKET)
-    put, placed = s3.put_file, []
+    put, placed = s3.put_file, list[str]()
 
     def break_off(here: str, there: str) -> None:
         if len(placed) == 2:
