@@ -50,6 +50,7 @@ def extract(
     skip_bad: bool = False,
     overwrite: bool = False,
     drop_removed: bool = False,
+    shard_clips: int = 250_000,
     cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     track: Track[Any] = no_track,
@@ -101,6 +102,8 @@ def extract(
         Start anew where ``out`` was made otherwise.
     drop_removed : bool
         Drop clips of the cache that the corpus has no more.
+    shard_clips : int
+        Clips up to which the cache is a single file; more are shards of as many under an index.
     cluster : str, optional
         Workers of Dask that do it instead: ``"local:N"``, ``"tcp://HOST:PORT"`` or a file
         ``jobqueue.yaml``. The numbers are the same.
@@ -181,8 +184,12 @@ def extract(
                 skip_bad=skip_bad,
                 overwrite=overwrite,
                 drop_removed=drop_removed,
+                shard_clips=shard_clips,
                 track=track,
             )
+    if done.cache.shards:
+        folder = done.cache.shards[0].path.parent
+        say(f"shards   {len(done.cache.shards)} file(s), which belong to the cache, in {folder}")
     return replace(done, bad=(*found.bad, *done.bad))
 
 

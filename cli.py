@@ -287,6 +287,15 @@ def extract(
         bool,
         typer.Option("--drop-removed", help="Drop clips of the cache that the corpus has no more."),
     ] = False,
+    shard_clips: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="With more than N clips, write the cache as shard files of N clips each, "
+            "under one index; shards that are there stay.",
+        ),
+    ] = 250_000,
     cluster: ClusterOption = None,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
@@ -318,6 +327,7 @@ def extract(
         skip_bad=skip_bad,
         overwrite=overwrite,
         drop_removed=drop_removed,
+        shard_clips=shard_clips,
         cluster=cluster,
         provenance=provenance(),
         track=track,

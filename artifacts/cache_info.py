@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
 
 from ..features.cache import Cache
 
@@ -20,7 +23,11 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
         First the data, then every field of the key, then the provenance.
     """
     clips = cache.clips
-    yield "file", f"{cache.path} ({cache.path.stat().st_size / 2**20:.1f} MiB)"
+    yield "file", f"{cache.path} ({_mebibytes(cache.path)})"
+    used = np.bincount(cache.places.shard_of)
+    for shard, n_clips in zip(cache.shards, used.tolist(), strict=False):  # none if one file
+        told = f"{n_clips} clips" + (f" in {shard.n_rows} rows" if n_clips < shard.n_rows else "")
+        yield f"shard {shard.number}", f"{shard.path} ({_mebibytes(shard.path)}), {told}"
     yield "corpus", str(cache.provenance.get("corpus", ""))
     yield "licence", str(cache.provenance.get("licence", ""))
     hours = clips["seconds"].sum() / 3600
@@ -31,3 +38,7 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     for name, value in cache.key.items():
         yield name, ", ".join(value) if isinstance(value, list) else str(value)
     yield "made by", str(cache.provenance.get("command", ""))
+
+
+def _mebibytes(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:.1f} MiB"

@@ -19,10 +19,18 @@ from ..files import make_folder
 from ..progress import Track, no_track
 from .audio import CHANNEL_POLICY
 from .batching import GPU_BATCH_SECONDS, HeardClip
-from .cache import BLOCK_ROWS, Cache, RowSource, difference, open_cache, verify_cache, write_cache
+from .cache import Cache, difference, open_cache, verify_cache
+from .cache_rows import BLOCK_ROWS
+from .cache_write import (
+    SHARD_CLIPS,
+    RowSource,
+    remove_unused_shards,
+    write_cache,
+    write_shards,
+)
 from .encoder import Encoder
 from .engine import Engine, local_engine
-from .shards import Shards, read_layer
+from .parts import Parts, read_layer
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ def extract(
     skip_bad: bool = False,
     overwrite: bool = False,
     drop_removed: bool = False,
+    shard_clips: int = SHARD_CLIPS,
     trim_decibels: float | None = None,
     channels: str = CHANNEL_POLICY,
     dtype: str = "float32",
@@ -87,6 +96,9 @@ def extract(
         Start anew where ``out``, or what is unfinished of it, was made with another key.
     drop_removed : bool
         Drop clips that ``out`` holds and that are no longer among ``clips``, instead of refusing.
+    shard_clips : int
+        Clips up to which ``out`` is a single file; with more it is the index of shards of as many.
+        Shards that are there stay as they are, and new clips go into new ones.
     trim_decibels : float, optional
         Trim silence at the ends of each clip, see :func:`serpipe.features.trim.trim`.
     channels : {"mean", "left", "right"}
@@ -129,6 +141,7 @@ def extract(
         skip_bad=skip_bad,
         overwrite=overwrite,
         drop_removed=drop_removed,
+        shard_clips=shard_clips,
         track=track,
     )
 
@@ -142,6 +155,7 @@ def extract_by(
     skip_bad: bool = False,
     overwrite: bool = False,
     drop_removed: bool = False,
+    shard_clips: int = SHARD_CLIPS,
     track: Track[Any] = no_track,
 ) -> Extraction:
     """Do what :func:`extract` does by an engine, here or elsewhere.
@@ -150,7 +164,7 @@ def extract_by(
     ----------
     engine : Engine
         What opens and embeds clips.
-    clips, out, provenance, skip_bad, overwrite, drop_removed, track
+    clips, out, provenance, skip_bad, overwrite, drop_removed, shard_clips, track
         As :func:`extract` takes them.
 
     Returns
@@ -162,10 +176,12 @@ def extract_by(
     BadClipsError, UserError, MachineError
         As :func:`extract` raises them.
     """
+    if shard_clips < 1:
+        raise UserError(f"--shard-clips {shard_clips}: expected at least 1")
     with _alone(out):
         key = engine.key
-        shards = Shards(out)
-        existing = _existing(out, shards, key, overwrite)
+        parts = Parts(out)
+        existing = _existing(out, parts, key, overwrite)
         heard, bad = _listen(clips, engine, track)
         if bad and (not skip_bad or not heard):
             raise BadClipsError(bad, f"{len(heard)} can")
@@ -176,21 +192,21 @@ def extract_by(
                 f"{removed[0]}; expected them all, so that nothing computed is lost; "
                 "write elsewhere with --out, or drop them with --drop-removed"
             )
-        if overwrite and existing is None and shards.key() != key:
-            shards.remove()  # only now, when the new work is sure to begin
-        shards.begin(key)
+        if overwrite and existing is None and parts.key() != key:
+            parts.remove()  # only now, when the new work is sure to begin
+        parts.begin(key)
         done = set(existing.clips["sha256"].tolist()) if existing else set()
-        done.update(hash_ for _, hashes in shards.hashes() for hash_ in hashes)
+        done.update(hash_ for _, hashes in parts.hashes() for hash_ in hashes)
         missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
         batches = engine.plan(list(missing.values()))
         try:
             work = engine.embed(batches)
             for batch, embeddings in track(work, engine.progress, len(batches)):
-                shards.add([h.facts.sha256 for h in batch], embeddings)
+                parts.add([h.facts.sha256 for h in batch], embeddings)
         finally:
-            shards.flush()  # whatever happened: what is computed is kept
-        cache = _consolidate(out, key, provenance, heard, existing, shards)
-        shards.remove()
+            parts.flush()  # whatever happened: what is computed is kept
+        cache = _consolidate(out, key, provenance, heard, existing, parts, shard_clips)
+        parts.remove()
         return Extraction(
             cache=cache,
             computed=len(missing),
@@ -237,7 +253,7 @@ def _removed(existing: Cache | None, heard: Sequence[HeardClip]) -> list[str]:
     return [path for corpus, name, path in named if (corpus, name) not in now]
 
 
-def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool) -> Cache | None:
+def _existing(out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool) -> Cache | None:
     """Return the cache that is there, if it is of use; refuse to touch one that is not."""
     if overwrite:
         try:
@@ -246,7 +262,7 @@ def _existing(out: Path, shards: Shards, key: Mapping[str, Any], overwrite: bool
             return None
         return cache if cache and cache.key == key and not verify_cache(out) else None
     cache = open_cache(out) if out.exists() else None
-    for what, theirs in ((out, cache.key if cache else None), (shards.folder, shards.key())):
+    for what, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):
         differs = difference(theirs, key) if theirs is not None else None
         if differs:
             raise UserError(
@@ -301,28 +317,46 @@ def _consolidate(
     provenance: Mapping[str, Any],
     heard: Sequence[HeardClip],
     existing: Cache | None,
-    shards: Shards,
+    parts: Parts,
+    shard_clips: int,
 ) -> Cache:
-    """Write the final file, unless the one that is there says the same."""
+    """Write the final file or files, unless what is there says the same."""
     ordered = sorted(heard, key=lambda h: (h.clip.corpus, h.clip.name))
     table = clip_columns(ordered)
     if existing and _same_table(existing.clips, table):
         os.utime(out)  # the newest is what the last command said
-        return open_cache(out)
-    rows_of: dict[str, list[int]] = {}  # more than one where the same bytes have two names
-    for row, heard_clip in enumerate(ordered):
-        rows_of.setdefault(heard_clip.facts.sha256, []).append(row)
-    write_cache(out, key, provenance, table, _row_sources(rows_of, key["layers"], existing, shards))
-    return open_cache(out)
+    else:
+        hashes = table["sha256"].tolist()
+        kept = (existing, _kept(existing, hashes)) if existing and existing.shards else None
+        rows_of: dict[str, list[int]] = {}  # more than one where the same bytes have two names
+        for row, hash_ in enumerate(hashes):
+            if kept is None or kept[1][row] < 0:
+                rows_of.setdefault(hash_, []).append(row)
+        sources = _row_sources(rows_of, key["layers"], existing, parts)
+        if kept is None and len(hashes) <= shard_clips:
+            write_cache(out, key, provenance, table, sources)
+        else:
+            write_shards(out, key, provenance, table, sources, shard_clips, kept)
+    cache = open_cache(out)
+    remove_unused_shards(cache)
+    return cache
+
+
+def _kept(existing: Cache, hashes: Sequence[str]) -> NDArray[np.intp]:
+    """Return which row of a cache each clip keeps, each row for one clip only; -1 for none."""
+    free: dict[str, list[int]] = {}
+    for row, hash_ in enumerate(existing.clips["sha256"].tolist()):
+        free.setdefault(hash_, []).append(row)
+    return np.array([free[h].pop() if free.get(h) else -1 for h in hashes], np.intp)
 
 
 def _row_sources(
     rows_of: Mapping[str, Sequence[int]],
     layers: Sequence[str],
     existing: Cache | None,
-    shards: Shards,
+    parts: Parts,
 ) -> Iterator[RowSource]:
-    """Yield where the rows of the final file come from: blocks of the old file, then each part."""
+    """Yield where rows that are to be written come from: blocks of the old file, then each part."""
 
     def placed(hashes: Sequence[str], start: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         pairs = [
@@ -337,10 +371,12 @@ def _row_sources(
         hashes = existing.clips["sha256"].tolist()
         for start in range(0, len(hashes), BLOCK_ROWS):
             targets, rows = placed(hashes[start : start + BLOCK_ROWS], start)
-            yield targets, partial(existing.rows, rows=rows)
-    for part, hashes in shards.hashes():
+            if len(rows):
+                yield targets, partial(existing.rows, rows=rows)
+    for part, hashes in parts.hashes():
         targets, rows = placed(hashes, 0)
-        yield targets, partial(_part_rows, part, layers, rows=rows)
+        if len(rows):
+            yield targets, partial(_part_rows, part, layers, rows=rows)
 
 
 def _part_rows(

@@ -354,8 +354,8 @@ def test_one_recording_under_two_speakers_is_refused(
 KILLED = """
 import sys
 from pathlib import Path
-from serpipe.features import shards
-shards.FLUSH_SECONDS = 0.0
+from serpipe.features import parts
+parts.FLUSH_SECONDS = 0.0
 from serpipe.corpora import RAVDESS, scan
 from serpipe.features.encoder import load_encoder
 from serpipe.features.extract import extract

@@ -8,7 +8,8 @@ from serpipe.artifacts.record import record_run
 from serpipe.artifacts.results import at_edge, chosen, read_results
 from serpipe.corpora import CLIP_COLUMNS
 from serpipe.errors import UserError
-from serpipe.features.cache import Cache, open_cache, write_cache
+from serpipe.features.cache import Cache, open_cache
+from serpipe.features.cache_write import write_cache
 from serpipe.pipeline.heads import find_heads, read_grids
 from serpipe.pipeline.metrics import score
 from serpipe.pipeline.protocol import Protocol

@@ -25,7 +25,7 @@ FLUSH_BYTES = 64 << 20
 Embeddings = Mapping[str, NDArray[np.float32]]
 
 
-class Shards:
+class Parts:
     """The parts of one unfinished cache.
 
     Parameters
@@ -106,7 +106,7 @@ def read_layer(part: Path, pooling: str, layer: int) -> NDArray[np.float32]:
     Parameters
     ----------
     part : Path
-        A file of :meth:`Shards.files`.
+        A file of :meth:`Parts.files`.
     pooling : str
         ``"mean"`` or ``"std"``.
     layer : int
