@@ -212,6 +212,7 @@ def fit(
     seed: int = 0,
     out: str | Place | None = None,
     jobs: int | None = None,
+    stream_past: float = 4.0,
     cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     track: Track[Any] = no_track,
@@ -229,7 +230,8 @@ def fit(
         is elsewhere is fetched first, and so are ``ratings``.
     head : str, optional
         Names joined by commas, or ``"all"``. For labels ``lr`` (the default), ``svm``,
-        ``svm-linear``, ``lgbm``; for ratings ``ridge`` (the default), ``svr``, ``lgbm-regressor``.
+        ``svm-linear``, ``lgbm``, ``sgd``; for ratings ``ridge`` (the default), ``svr``,
+        ``lgbm-regressor``.
     grid : mapping of str to sequence of float, or sequence of str
         Values to try for a hyper-parameter, such as ``{"lr.C": [0.1, 1]}`` or ``["lr.C=0.1,1"]``.
     split : str
@@ -261,6 +263,9 @@ def fit(
         a copy on this machine, then put in place.
     jobs : int, optional
         Processes; the cores there are by default. The results do not depend on it.
+    stream_past : float
+        GiB that the embeddings of a layer may take in memory. Past it, heads read them a block at
+        a time: ``sgd`` in place of ``lr``, ``lgbm``, ``lgbm-regressor``; the others are refused.
     cluster, provenance, track, say
         As :func:`extract` takes them.
 
@@ -297,8 +302,9 @@ def fit(
         workers(cluster, say) as there,
     ):
         return _record(
-            opened, heads, grids, protocol, rated, about, folder, jobs, there, track, say
-        )
+            opened, heads, grids, protocol, rated, about, folder, jobs, stream_past, there, track,
+            say,
+        )  # fmt: skip
 
 
 def fit_cross_corpus(
@@ -309,6 +315,7 @@ def fit_cross_corpus(
     protocol: "Protocol | None" = None,
     ratings: str | Place | None = None,
     jobs: int | None = None,
+    stream_past: float = 4.0,
     cluster: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     track: Track[Any] = no_track,
@@ -318,7 +325,7 @@ def fit_cross_corpus(
 
     Parameters
     ----------
-    cache, head, grid, ratings, jobs, cluster, provenance, track, say
+    cache, head, grid, ratings, jobs, stream_past, cluster, provenance, track, say
         As :func:`fit` takes them.
     protocol : Protocol, optional
         What all pairs have in common; its split is that within a corpus.
@@ -353,7 +360,20 @@ def fit_cross_corpus(
     with workers(cluster, say) as there:
         for each in possible:
             found.append(
-                _record(opened, heads, grids, each, rated, about, None, jobs, there, track, say)
+                _record(
+                    opened,
+                    heads,
+                    grids,
+                    each,
+                    rated,
+                    about,
+                    None,
+                    jobs,
+                    stream_past,
+                    there,
+                    track,
+                    say,
+                )
             )
             say(f"         {found[-1].run}")
     return tuple(found)
@@ -527,6 +547,7 @@ def _record(
     provenance: Mapping[str, Any],
     out: Path | None,
     jobs: int | None,
+    stream_past: float,
     cluster: "Cluster | None",
     track: Track[Any],
     say: Say,
@@ -544,8 +565,10 @@ def _record(
         provenance=provenance,
         out=out,
         jobs=_jobs(jobs),
+        stream_past=stream_past,
         cluster=cluster,
         track=track,
+        say=say,
     )
     results = read_results(run)
     for line in headline(results):

@@ -539,8 +539,9 @@ def fit(
         typer.Option(
             metavar="NAME,...",
             help="For labels lr (logistic regression), svm (RBF kernel), svm-linear, lgbm "
-            "(LightGBM); for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by "
-            "commas, or all.",
+            "(LightGBM), sgd (lr by gradient descent, for more embeddings than memory holds); "
+            "for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by commas, or "
+            "all, without sgd.",
             show_default="lr; for ratings ridge",
         ),
     ] = None,
@@ -668,6 +669,15 @@ def fit(
             show_default="the cores there are",
         ),
     ] = None,
+    stream_past: Annotated[
+        float,
+        typer.Option(
+            metavar="GIB",
+            min=0,
+            help="Memory that the embeddings of a layer may take. Past it heads read them a block "
+            "at a time: sgd in place of lr, lgbm, lgbm-regressor; others are refused.",
+        ),
+    ] = 4.0,
     cluster: ClusterOption = None,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
@@ -700,7 +710,7 @@ def fit(
     found: tuple[Any, ...]
     asked: dict[str, Any] = {
         "head": head, "grid": grid or [], "ratings": ratings, "jobs": jobs, "cluster": cluster,
-        "provenance": provenance(), "track": track, "say": _say,
+        "stream_past": stream_past, "provenance": provenance(), "track": track, "say": _say,
     }  # fmt: skip
     if cross_corpus and out:
         raise UserError(f"--out {out}: --cross-corpus makes several runs; expected one; "

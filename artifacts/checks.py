@@ -111,6 +111,11 @@ def _protocol(results: RunResults) -> Iterator[Check]:
             yield Check(
                 "SER003", "invalid", "labels were shuffled", "expect chance, and nothing else"
             )
+        elif kind == "STREAMED":
+            yield Check(
+                "SER017", "note", warning.removeprefix("STREAMED: "),
+                "with the memory for it, raise the limit and fit again",
+            )  # fmt: skip
         elif kind == "CONTAMINATED":
             yield Check(
                 "SER007", "invalid", "the model was trained on a corpus that is tested",

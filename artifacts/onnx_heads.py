@@ -108,6 +108,30 @@ class Logistic(nn.Module):
         return logits.softmax(dim=1)
 
 
+class OneAgainstRest(nn.Module):
+    """A logistic regression for each label against the others, their probabilities made one.
+
+    Parameters
+    ----------
+    classifier : Pipeline
+        Scaler and regression, as :mod:`serpipe.pipeline.heads.sgd` fits them.
+    """
+
+    def __init__(self, classifier: Any) -> None:
+        super().__init__()
+        scaler, machine = classifier
+        weights, bias = machine.coef_, machine.intercept_
+        if len(bias) == 1:  # two classes share one vector
+            weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
+        self.decide = Affine(scaler.mean_, scaler.scale_, weights.T, bias)
+
+    def forward(self, X: torch.Tensor) -> Said:
+        """Score embeddings, float32, shape (n_clips, n_features)."""
+        values = self.decide(X.double())
+        each = torch.sigmoid(values)
+        return each / each.sum(dim=1, keepdim=True), values.argmax(dim=1)
+
+
 class Machine(nn.Module):
     """A support vector machine: from standardised features to sums over its kernel.
 
@@ -292,6 +316,7 @@ _MAKERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "lr": _lr,
     "svm": CalibratedMachine,
     "svm-linear": CalibratedMachine,
+    "sgd": OneAgainstRest,
     "lgbm": lambda classifier: Chain(Trees(classifier.booster)),
     "ridge": _ridge,
     "svr": _svr,

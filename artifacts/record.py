@@ -1,17 +1,19 @@
 """Fit heads on a cache and record the run as it goes."""
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..corpora import CORPORA
 from ..errors import UserError
 from ..features.cache import Cache
 from ..files import json_value, make_folder
+from ..pipeline.blocks import Matrix
 from ..pipeline.fit import Choice, HeadFit, fit_final, fit_head
 from ..pipeline.folds import check_inner_folds
 from ..pipeline.heads import Grid, Head, paths
@@ -27,7 +29,8 @@ from ..pipeline.protocol import (
 )
 from ..pipeline.ratings import Ratings
 from ..pipeline.statistics import count_by_group, intervals
-from ..progress import Track, no_track
+from ..pipeline.stream import candidate_size, room, spill, stream_plan
+from ..progress import Say, Track, no_track, say_nothing
 from .bundle import save_bundle
 from .latest import RUNS
 from .parts import part_writer, read_parts, remove_parts
@@ -57,8 +60,10 @@ def record_run(
     provenance: Mapping[str, Any],
     out: Path | None = None,
     jobs: int = 1,
+    stream_past: float = math.inf,
     cluster: "Cluster | None" = None,
     track: Track[Any] = no_track,
+    say: Say = say_nothing,
 ) -> Path:
     """Cross-validate heads, choosing layer and hyper-parameters inside, and save all of it.
 
@@ -83,10 +88,13 @@ def record_run(
         The run's folder; by default one named after the cache, the split and the heads.
     jobs : int
         Processes. The results do not depend on it.
+    stream_past : float
+        GiB of the embeddings of one candidate, past which heads read them a block at a time, or
+        give their place to one that does.
     cluster : Cluster, optional
         Whose workers search instead.
-    track : callable
-        Shows progress.
+    track, say : callable
+        Show progress, and take a line that tells of such a change.
 
     Returns
     -------
@@ -99,6 +107,13 @@ def record_run(
         If the cache does not hold what the protocol needs, or ``out`` holds something else.
     """
     plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings)
+    size = candidate_size(cache, plan)
+    streamed = size > stream_past
+    if streamed:
+        plan, heads, grids = stream_plan(
+            plan, heads, grids, size, stream_past, on_cluster=cluster is not None
+        )
+        say(f"note     {plan.warnings[-1]}")
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = {
         "format": FORMAT_VERSION,
@@ -110,6 +125,7 @@ def record_run(
             for name, value in (asdict(plan.protocol) | {"pooling": plan.pooling}).items()
             if name not in ("train_on", "test_on") or value
         },
+        **({"streamed": True} if streamed else {}),  # of many clips, trees have other bins
         "folds": [
             [fold.name, fold.test.tolist()]
             + ([] if fold.validation is None else [fold.validation.tolist()])
@@ -157,13 +173,15 @@ def record_run(
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
-    for head in heads:
-        if head.name not in done:
-            done[head.name] = _record_head(
-                cache, plan, run, head, grids[head.name], content, provenance, jobs, cluster, track
-            )
-            summarise()
-            remove_parts(run, head.name)
+    with room(run) if streamed else nullcontext() as folder:
+        for head in heads:
+            if head.name not in done:
+                done[head.name] = _record_head(
+                    cache, plan, run, head, grids[head.name], content, provenance, jobs, folder,
+                    cluster, track,
+                )  # fmt: skip
+                summarise()
+                remove_parts(run, head.name)
     return run
 
 
@@ -243,16 +261,22 @@ def _record_head(
     content: str,
     provenance: Mapping[str, Any],
     jobs: int,
+    folder: Path | None,
     cluster: "Cluster | None",
     track: Track[Any],
 ) -> HeadSummary:
-    """Fit one head, going on where a stopped run stopped, and write all but ``run.json``."""
+    """Fit one head, going on where a stopped run stopped, and write all but ``run.json``.
+
+    Where there is a folder for them, embeddings go through a file there and not through memory.
+    """
     problem = plan.problem
     folds = [*problem.folds, problem.everybody()]
     layers = [candidate.name for candidate in plan.candidates]
     n_points = sum(map(len, paths(grid)))
 
-    def embeddings(candidate: Candidate) -> NDArray[np.float32]:
+    def embeddings(candidate: Candidate) -> Matrix:
+        if folder:
+            return spill(cache, candidate, plan, folder)
         return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
 
     fit = fit_head(
@@ -264,6 +288,7 @@ def _record_head(
         there=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
         keep=part_writer(run, head.name, layers, [fold.name for fold in folds], problem.names),
         jobs=jobs,
+        in_turn=folder is not None,
         cluster=cluster,
         track=track,
     )

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import MachineError, first_line
 from ..progress import Track, no_track
+from .blocks import Matrix, take
 from .folds import Fold
 from .heads import Classifier, Grid, Head, Point, paths
 from .layers import Candidate, learn_weights, weigh
@@ -142,12 +143,13 @@ def fit_head(
     head: Head,
     grid: Grid,
     candidates: Sequence[Candidate],
-    embeddings: Callable[[Candidate], NDArray[np.float32]],
+    embeddings: Callable[[Candidate], Matrix],
     problem: Problem,
     *,
     there: Results | None = None,
     keep: Callable[[str, str, FoldResult], None] | None = None,
     jobs: int = 1,
+    in_turn: bool = False,
     cluster: "Cluster | None" = None,
     track: Track[Any] = no_track,
 ) -> HeadFit:
@@ -171,6 +173,9 @@ def fit_head(
         Called with layer, fold and result as soon as each is there.
     jobs : int
         Processes, each with one BLAS thread. The results do not depend on it.
+    in_turn : bool
+        Whether the embeddings of a candidate are asked for only when the candidates before it are
+        done: each may then take the place of the one before.
     cluster : Cluster, optional
         Whose workers do it instead.
     track : callable
@@ -201,15 +206,21 @@ def fit_head(
         with contextlib.closing(_on_workers(cluster, missing, embeddings, given)) as searched:
             told(searched)
     else:
-        tasks = (
-            delayed(_search)(fold, *given, X)
-            for candidate, left in missing
-            if left
-            for X in (embeddings(candidate),)
-            for fold in left
-        )
+
+        def search(candidates: Iterable[tuple[Candidate, Sequence[Fold]]]) -> Iterable[FoldResult]:
+            tasks = (
+                delayed(_search)(fold, *given, X)
+                for candidate, left in candidates
+                if left
+                for X in (embeddings(candidate),)
+                for fold in left
+            )
+            parallel = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
+            return parallel(tasks)  # type: ignore[no-any-return]
+
+        turns = [[each] for each in missing] if in_turn else [missing]
         with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
-            found = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")(tasks)
+            found = (result for turn in turns for result in search(turn))
             told(zip(names, found, strict=True))
     layers = [candidate.name for candidate in candidates]
     choices = [_choose(layers, points, results, fold.name) for fold in folds]
@@ -226,7 +237,7 @@ def fit_head(
 
 
 def fit_final(
-    head: Head, point: Point, X: NDArray[np.float32], problem: Problem
+    head: Head, point: Point, X: Matrix, problem: Problem
 ) -> tuple[Classifier, tuple[float, ...]]:
     """Fit a head on all clips: to predict new ones, not to be scored on these.
 
@@ -250,7 +261,7 @@ def fit_final(
     """
     rows = problem.everybody().train
     labels, speakers = problem.labels[rows], problem.speakers[rows]
-    X = X[..., rows, :]
+    X = take(X, rows)
     weights = np.empty(0)
     with threadpool_limits(1):  # the last digits depend on it
         if X.ndim == 3:
@@ -263,7 +274,7 @@ def fit_final(
 def _on_workers(
     cluster: "Cluster",
     missing: Sequence[tuple[Candidate, Sequence[Fold]]],
-    embeddings: Callable[[Candidate], NDArray[np.float32]],
+    embeddings: Callable[[Candidate], Matrix],
     given: tuple[Any, ...],
 ) -> Generator[tuple[tuple[str, str], FoldResult]]:
     """Search on the workers of a cluster, one layer after another: each has it once."""
@@ -295,7 +306,7 @@ def _search(
     speakers: NDArray[np.str_],
     choose: bool,
     seed: int,
-    X: NDArray[np.float32],
+    X: Matrix,
 ) -> FoldResult:
     from .heads import HEADS  # by name: what travels to a worker process must be picklable
 

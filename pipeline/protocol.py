@@ -435,9 +435,21 @@ def inner_title(plan: Plan, grids: Sequence[Grid]) -> str:
 def read_layer(cache: Cache, layer: str, plan: Plan) -> NDArray[np.float32]:
     """Read a layer of the clips that are used; refuse values that no classifier can take."""
     X = cache.embeddings(layer, plan.pooling)[plan.target.rows]
+    _check_finite(X, cache, layer)
+    return by_speaker(X, plan.problem.speakers) if plan.protocol.normalise == "speaker" else X
+
+
+def read_rows(cache: Cache, layer: str, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Read some rows of a layer, by their positions in the cache, and no others."""
+    parts = [cache.rows(pooling, layer, rows) for pooling in plan.pooling.split(",")]
+    X = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
+    _check_finite(X, cache, layer)
+    return X
+
+
+def _check_finite(X: NDArray[np.float32], cache: Cache, layer: str) -> None:
     if not np.isfinite(X).all():
         raise UserError(
             f"{cache.path}: layer {layer} holds values that are not finite numbers; expected "
             "numbers; extract again with --overwrite, in float32"
         )
-    return by_speaker(X, plan.problem.speakers) if plan.protocol.normalise == "speaker" else X

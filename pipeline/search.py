@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import Matrix, take
 from .folds import Fold, choosing_folds
 from .heads import Grid, Head, Tested, Tester, paths
 from .layers import learn_weights, weigh
@@ -58,7 +59,7 @@ class FoldResult:
 def search_fold(
     head: Head,
     grid: Grid,
-    X: NDArray[np.float32],
+    X: Matrix,
     labels: NDArray[Any],
     speakers: NDArray[np.str_],
     fold: Fold,
@@ -77,7 +78,8 @@ def search_fold(
     grid : mapping of str to tuple of float
         The values to try.
     X : ndarray of float32, shape (n_clips, n_features) or (n_layers, n_clips, n_features)
-        Embeddings of all clips; of several layers if their weights are to be learnt.
+        Embeddings of all clips; of several layers if their weights are to be learnt. Of one layer
+        also Rows, for heads that stream: then no more than a block is in memory.
     labels : ndarray of str or float64, shape (n_clips,)
         What is predicted of all clips.
     speakers : ndarray of str, shape (n_clips,)
@@ -120,7 +122,7 @@ def search_fold(
 def _score_grid(
     head: Head,
     grid: Grid,
-    X: NDArray[np.float32],
+    X: Matrix,
     labels: NDArray[Any],
     speakers: NDArray[np.str_],
     fold: Fold,
@@ -132,7 +134,7 @@ def _score_grid(
     The inner folds go along a path side by side, so that it can be left when their common score
     has fallen.
     """
-    X, labels = X[..., fold.train, :], labels[fold.train]
+    X, labels = take(X, fold.train), labels[fold.train]
     names, measure = label_names(labels), MEASURES[head.task]
     inner = choosing_folds(fold, stratify(labels), speakers[fold.train])
     truth = np.concatenate([labels[part.test] for part in inner])
@@ -166,8 +168,8 @@ def _side_by_side(streams: Sequence[Iterator[Tested]]) -> Iterator[tuple[Tested,
 
 
 def _flatten(
-    X: NDArray[np.float32], labels: NDArray[Any], train: NDArray[np.intp]
-) -> tuple[NDArray[np.float32], tuple[float, ...]]:
+    X: Matrix, labels: NDArray[Any], train: NDArray[np.intp]
+) -> tuple[Matrix, tuple[float, ...]]:
     """Sum several layers by weights learnt on the training clips; leave one layer as it is."""
     if X.ndim == 2:
         return X, ()

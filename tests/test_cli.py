@@ -277,7 +277,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
         (("fit", "--keep", "calm,bored"), ["no clip is 'bored'"]),
         (("fit", "--normalise", "corpus"), ["--normalise corpus", "none or speaker"]),
         (("cache", "info", rubbish), ["rubbish.h5: not a whole cache"]),
-        (("fit", "--head", "knn"), ["'knn'", "lr, svm, svm-linear, lgbm or all"]),
+        (("fit", "--head", "knn"), ["'knn'", "lr, svm, svm-linear, lgbm, sgd or all"]),
         (("fit", "--cache", tmp_path / "none.h5"), ["none.h5: no such file"]),
         (("fit", "--cache", rubbish), ["rubbish.h5: not a whole cache"]),
         (("fit", "--grid", "lr.D=1"), ["--grid lr.D=1", "lr.C"]),

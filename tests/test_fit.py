@@ -31,6 +31,7 @@ GRIDS: dict[str, Grid] = {
     "svm": {"C": (1.0, 10.0)},
     "svm-linear": {"C": (0.01, 0.1)},
     "lgbm": HEADS["lgbm"].grid | {"colsample_bytree": (0.5,), "n_estimators": (10.0, 20.0)},
+    "sgd": {"epochs": (4.0,), "C": (0.01, 1.0)},
 }
 
 
@@ -371,7 +372,9 @@ def test_scores_by_hand() -> None:
 def test_heads_and_grids_are_read() -> None:
     assert [head.name for head in find_heads("all")] == ["lr", "svm", "svm-linear", "lgbm"]
     assert [head.name for head in find_heads("svm,lr")] == ["lr", "svm"]
-    with pytest.raises(UserError, match="'knn' is no head; expected lr, svm, svm-linear, lgbm or"):
+    with pytest.raises(
+        UserError, match="'knn' is no head; expected lr, svm, svm-linear, lgbm, sgd"
+    ):
         find_heads("lr,knn")
     heads = find_heads("lr,svm")
     assert read_grids(heads, ["lr.C=1,1e-3"])["lr"]["C"] == (0.001, 1)

@@ -8,6 +8,7 @@ from .lgbm import LGBM
 from .lgbm_regressor import LGBM_REGRESSOR
 from .lr import LR
 from .ridge import RIDGE
+from .sgd import SGD
 from .svm import SVM, SVM_LINEAR
 from .svr import SVR
 
@@ -24,7 +25,7 @@ __all__ = [
     "read_grids",
 ]
 
-HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM, RIDGE, SVR, LGBM_REGRESSOR)}
+HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM, SGD, RIDGE, SVR, LGBM_REGRESSOR)}
 
 
 def find_heads(names: str | None, task: str = "classification") -> tuple[Head, ...]:
@@ -33,7 +34,8 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     Parameters
     ----------
     names : str or None
-        One name, several joined by commas, or ``"all"``; ``None`` for the first of the task.
+        One name, several joined by commas, or ``"all"``, which leaves out those that only stand in
+        for another; ``None`` for the first of the task.
     task : str
         ``"classification"`` or ``"regression"``.
 
@@ -50,7 +52,10 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     of_task = [name for name, head in HEADS.items() if head.task == task]
     if names is None:
         return (HEADS[of_task[0]],)
-    asked = set(of_task) if names == "all" else {name.strip() for name in names.split(",")}
+    if names == "all":
+        asked = {name for name in of_task if not HEADS[name].stands_in_for}
+    else:
+        asked = {name.strip() for name in names.split(",")}
     unknown = sorted(asked - set(of_task))
     if unknown:
         what = "labels" if task == "classification" else "ratings"

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..blocks import Matrix
+
 #: A scikit-learn classifier: ``fit(X, y)``, ``predict(X)``, ``classes_``.
 Classifier = Any
 #: One value for each hyper-parameter.
@@ -67,7 +69,7 @@ class Tested:
 
 #: From positions of training clips, embeddings of test clips and hyper-parameters along one path
 #: to what the classifier of each point says of the test clips.
-Tester = Callable[[NDArray[np.intp], NDArray[np.float32], Sequence[Point]], Iterator[Tested]]
+Tester = Callable[[NDArray[np.intp], Matrix, Sequence[Point]], Iterator[Tested]]
 
 
 @dataclass(frozen=True)
@@ -108,23 +110,29 @@ class Head:
     task : str
         ``"classification"``, or ``"regression"`` for ratings: then labels are float64, and there
         are neither classes nor scores.
+    streams : bool
+        Whether ``open``, its :data:`Tester` and ``fit_final`` take
+        :class:`~serpipe.pipeline.blocks.Rows` in place of arrays, and read a block at a time.
+    stands_in_for : str
+        The head whose place it takes where embeddings are too many for that one, and which is
+        better where they are not: ``--head all`` leaves this one out.
     """
 
     name: str
     title: str
     parameters: Mapping[str, Parameter]
     build: Callable[[Point, int], Classifier]
-    open: Callable[[NDArray[np.float32], NDArray[Any], int], Tester]
+    open: Callable[[Matrix, NDArray[Any], int], Tester]
     scores_are: str
-    fit_final: Callable[
-        [NDArray[np.float32], NDArray[Any], NDArray[np.str_], Point, int], Classifier
-    ]
+    fit_final: Callable[[Matrix, NDArray[Any], NDArray[np.str_], Point, int], Classifier]
     converged: Callable[[Classifier], bool]
     predict: Callable[[Classifier, NDArray[np.float32]], tuple[NDArray[Any], NDArray[np.float64]]]
     suffix: str
     save: Callable[[Classifier, Path], None]
     load: Callable[[Path], Classifier]
     task: str = "classification"
+    streams: bool = False
+    stands_in_for: str = ""
 
     @property
     def grid(self) -> dict[str, tuple[float, ...]]:
@@ -198,11 +206,11 @@ def one_by_one(
 
 def fit_all(
     build: Callable[[Point, int], Classifier],
-) -> Callable[[NDArray[np.float32], NDArray[Any], NDArray[np.str_], Point, int], Classifier]:
+) -> Callable[[Matrix, NDArray[Any], NDArray[np.str_], Point, int], Classifier]:
     """Make a ``fit_final`` that fits what ``build`` builds on all clips, whoever talks."""
 
     def fit(
-        X: NDArray[np.float32],
+        X: Matrix,
         labels: NDArray[Any],
         speakers: NDArray[np.str_],
         point: Point,

@@ -1,7 +1,7 @@
 """LightGBM: gradient-boosted trees. No scaler: trees only ask which of two values is larger."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +13,13 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from ...errors import UserError, first_line
 from ...files import write_text
-from .head import Head, Parameter, Point, Tested, Tester, fit_all, predict_own
+from ..blocks import BLOCK, Matrix, Rows, by_block, read
+from .head import Classifier, Head, Parameter, Point, Tested, Tester, predict_own
 
 T = TypeVar("T")
+#: Clips from which the edges of bins are taken, of those that are not all in memory: LightGBM
+#: holds these as float64. Of arrays it takes 200 000.
+SAMPLE = 20_000
 
 
 def build(point: Point, seed: int) -> lightgbm.LGBMClassifier:
@@ -44,13 +48,11 @@ def settings_of(point: Point, seed: int) -> dict[str, Any]:
     }
 
 
-def open_clips(X: NDArray[np.float32], labels: NDArray[np.str_], seed: int) -> Tester:
+def open_clips(X: Matrix, labels: NDArray[np.str_], seed: int) -> Tester:
     """Sort the values into bins once, and go on boosting from one number of trees to the next."""
     binned: dict[int, lightgbm.Dataset] = {}
 
-    def test(
-        train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
-    ) -> Iterator[Tested]:
+    def test(train: NDArray[np.intp], X_test: Matrix, points: Sequence[Point]) -> Iterator[Tested]:
         settings = settings_of(points[0], seed)
         bins = settings["max_bin"]
         if bins not in binned:
@@ -68,11 +70,63 @@ def open_clips(X: NDArray[np.float32], labels: NDArray[np.str_], seed: int) -> T
     return test
 
 
-def bin_values(X: NDArray[np.float32], bins: int) -> lightgbm.Dataset:
-    """Sort the values of each feature into bins, for any part of the clips."""
-    return lightgbm.Dataset(
-        X, params={"max_bin": bins, "feature_pre_filter": False, "n_jobs": 1, "verbose": -1}
-    ).construct()
+def fit_final(
+    X: Matrix, labels: NDArray[np.str_], speakers: NDArray[np.str_], point: Point, seed: int
+) -> Classifier:
+    """Fit all clips by LightGBM's own classifier, or, of clips in a file, by the same rounds."""
+    if not isinstance(X, Rows):
+        return build(point, seed).fit(X, labels)
+    classes, codes = np.unique(labels, return_inverse=True)
+    clips = bin_values(X, int(point["max_bin"]))
+    clips.set_label(codes)
+    clips.set_weight(compute_sample_weight("balanced", codes))
+    return SavedTrees(fit_rounds(clips, point, seed, _objective(len(classes))), classes)
+
+
+def fit_rounds(
+    clips: lightgbm.Dataset, point: Point, seed: int, objective: Mapping[str, Any]
+) -> lightgbm.Booster:
+    """Boost as many rounds as a point says."""
+    booster = lightgbm.Booster({**settings_of(point, seed), **objective}, clips)
+    for _ in grow(booster, [point]):
+        pass
+    return booster
+
+
+def bin_values(X: Matrix, bins: int) -> lightgbm.Dataset:
+    """Sort the values of each feature into bins, for any part of the clips.
+
+    Of clips in a file the bins alone come into memory, at most a byte for each value (half of one
+    up to 16 bins), a block of clips at a time.
+    """
+    params = {"max_bin": bins, "feature_pre_filter": False, "n_jobs": 1, "verbose": -1}
+    if isinstance(X, Rows):
+        return lightgbm.Dataset(
+            _Blocks(X), params={**params, "bin_construct_sample_cnt": SAMPLE}
+        ).construct()
+    return lightgbm.Dataset(X, params=params).construct()
+
+
+class _Blocks(lightgbm.Sequence):  # type: ignore[misc]
+    """Clips as LightGBM asks for them: a sample one by one, upwards, then all, by blocks."""
+
+    batch_size = BLOCK
+
+    def __init__(self, X: Rows) -> None:
+        self.X, self.start = X, 0
+        self.block: NDArray[np.float32] = read(X, slice(0, BLOCK))
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, asked: Any) -> NDArray[Any]:
+        if isinstance(asked, slice):
+            return read(self.X, asked)
+        if not self.start <= asked < self.start + len(self.block):
+            self.start = int(asked) // BLOCK * BLOCK
+            self.block = read(self.X, slice(self.start, self.start + BLOCK))
+        row: NDArray[np.float64] = self.block[asked - self.start].astype(np.float64)  # it insists
+        return row
 
 
 def grow(booster: lightgbm.Booster, points: Sequence[Point]) -> Iterator[Point]:
@@ -99,8 +153,10 @@ class SavedTrees:
     booster: lightgbm.Booster
     classes_: NDArray[np.str_]
 
-    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    def predict_proba(self, X: Matrix) -> NDArray[np.float64]:
         """Return the probability of each class, shape (n_clips, n_classes)."""
+        if isinstance(X, Rows):
+            return by_block(self.predict_proba, X)
         raw = np.asarray(self.booster.predict(X, num_threads=1), dtype=np.float64)
         return np.stack([1 - raw, raw], axis=1) if raw.ndim == 1 else raw
 
@@ -110,13 +166,19 @@ class SavedTrees:
         return labels
 
 
-def save(classifier: lightgbm.LGBMClassifier, path: Path) -> None:
+def save(classifier: Classifier, path: Path) -> None:
     """Write the trees as LightGBM's text, with the class names, in one JSON file."""
     content = {
         "classes": [str(label) for label in classifier.classes_],
-        "trees": classifier.booster_.model_to_string(),
+        "trees": trees_of(classifier).model_to_string(),
     }
     write_text(path, json.dumps(content))
+
+
+def trees_of(fitted: Classifier) -> lightgbm.Booster:
+    """Return the trees of LightGBM's own classifier or regressor, or of those saved here."""
+    own = isinstance(fitted, lightgbm.LGBMModel)
+    return fitted.booster_ if own else fitted.booster
 
 
 def load(path: Path) -> SavedTrees:
@@ -174,10 +236,11 @@ LGBM = Head(
     build=build,
     open=open_clips,
     scores_are="probability",
-    fit_final=fit_all(build),
+    fit_final=fit_final,
     converged=lambda classifier: True,  # boosting runs a fixed number of rounds
     predict=predict_own,
     suffix=".lgbm.json",
     save=save,
     load=load,
+    streams=True,
 )

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...files import write_text
-from .head import Head, Point, Tested, Tester, fit_all, predict_ratings
-from .lgbm import PARAMETERS, bin_values, grow, read_trees, settings_of
+from ..blocks import Matrix, Rows, by_block
+from .head import Classifier, Head, Point, Tested, Tester, predict_ratings
+from .lgbm import PARAMETERS, bin_values, fit_rounds, grow, read_trees, settings_of, trees_of
 
 
 def build(point: Point, seed: int) -> lightgbm.LGBMRegressor:
@@ -21,13 +22,11 @@ def build(point: Point, seed: int) -> lightgbm.LGBMRegressor:
     )
 
 
-def open_clips(X: NDArray[np.float32], ratings: NDArray[np.float64], seed: int) -> Tester:
+def open_clips(X: Matrix, ratings: NDArray[np.float64], seed: int) -> Tester:
     """Sort the values into bins once, and go on boosting from one number of trees to the next."""
     binned: dict[int, lightgbm.Dataset] = {}
 
-    def test(
-        train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
-    ) -> Iterator[Tested]:
+    def test(train: NDArray[np.intp], X_test: Matrix, points: Sequence[Point]) -> Iterator[Tested]:
         settings = settings_of(points[0], seed)
         bins = settings["max_bin"]
         if bins not in binned:
@@ -42,20 +41,33 @@ def open_clips(X: NDArray[np.float32], ratings: NDArray[np.float64], seed: int) 
     return test
 
 
+def fit_final(
+    X: Matrix, ratings: NDArray[np.float64], speakers: NDArray[np.str_], point: Point, seed: int
+) -> Classifier:
+    """Fit all clips by LightGBM's own regressor, or, of clips in a file, by the same rounds."""
+    if not isinstance(X, Rows):
+        return build(point, seed).fit(X, ratings)
+    clips = bin_values(X, int(point["max_bin"]))
+    clips.set_label(ratings)
+    return SavedTrees(fit_rounds(clips, point, seed, {"objective": "regression"}))
+
+
 @dataclass(frozen=True)
 class SavedTrees:
     """Boosted trees: what LightGBM's own text format holds."""
 
     booster: lightgbm.Booster
 
-    def predict(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    def predict(self, X: Matrix) -> NDArray[np.float64]:
         """Return ratings, shape (n_clips,)."""
+        if isinstance(X, Rows):
+            return by_block(self.predict, X)
         return np.asarray(self.booster.predict(X, num_threads=1), dtype=np.float64)
 
 
-def save(regressor: lightgbm.LGBMRegressor, path: Path) -> None:
+def save(regressor: Classifier, path: Path) -> None:
     """Write the trees as LightGBM's text, in a JSON file."""
-    write_text(path, json.dumps({"trees": regressor.booster_.model_to_string()}))
+    write_text(path, json.dumps({"trees": trees_of(regressor).model_to_string()}))
 
 
 def load(path: Path) -> SavedTrees:
@@ -76,11 +88,12 @@ LGBM_REGRESSOR = Head(
     build=build,
     open=open_clips,
     scores_are="none",
-    fit_final=fit_all(build),
+    fit_final=fit_final,
     converged=lambda regressor: True,  # boosting runs a fixed number of rounds
     predict=predict_ratings,
     suffix=".lgbm.json",
     save=save,
     load=load,
     task="regression",
+    streams=True,
 )

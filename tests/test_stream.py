@@ -1,0 +1,146 @@
+"""Embeddings that are too many for memory: the same head from a file, or a word that it is not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serpipe.pipeline import blocks
+from serpipe.pipeline.blocks import Rows
+from serpipe.pipeline.heads import HEADS
+from serpipe.pipeline.search import search_fold
+
+from .conftest import Command
+from .test_fit import clips, loso
+
+TREES = {**HEADS["lgbm"].grid, "colsample_bytree": (0.5,), "n_estimators": (5.0, 10.0)}
+STREAMING = {"sgd": {"epochs": (2.0,), "C": (0.01, 1.0)}, "lgbm": TREES, "lgbm-regressor": TREES}
+
+
+def in_file(X: np.ndarray, path: Path) -> Rows:
+    X.tofile(path)
+    return Rows(path, (X.shape[0], X.shape[1]), np.arange(len(X)))
+
+
+def test_every_head_that_streams_is_tested_here() -> None:
+    assert {name for name, head in HEADS.items() if head.streams} == set(STREAMING)
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_a_head_from_a_file_is_the_head_from_an_array(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice, the scores and the head that is kept, bit for bit, over several blocks."""
+    monkeypatch.setattr(blocks, "BLOCK", 10)
+    X, labels, speakers = clips()
+    head = HEADS[name]
+    if head.task == "regression":
+        labels = (X[:, 0] + X[:, 1] ** 2).astype(np.float64)
+    fold = loso(labels, speakers).folds[0]
+    there, point = in_file(X, tmp_path / "rows"), {k: v[-1] for k, v in STREAMING[name].items()}
+    told = [
+        search_fold(head, STREAMING[name], each, labels, speakers, fold, choose=True, seed=0)
+        for each in (X, there)
+    ]
+    assert told[0].inner == told[1].inner
+    np.testing.assert_array_equal(told[0].predicted, told[1].predicted)
+    np.testing.assert_array_equal(told[0].scores, told[1].scores)
+    kept = [head.fit_final(each, labels, speakers, point, 0) for each in (X, there)]
+    for first, second in zip(*(head.predict(one, X) for one in kept), strict=True):
+        np.testing.assert_array_equal(first, second)
+    head.save(kept[1], tmp_path / "head")
+    np.testing.assert_array_equal(head.load(tmp_path / "head").predict(X), kept[1].predict(X))
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from serpipe.pipeline.blocks import Rows
+from serpipe.pipeline.folds import Fold
+from serpipe.pipeline.heads import HEADS
+from serpipe.pipeline.search import search_fold
+
+path, n, width, more = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+everyone = np.arange(n)
+labels, speakers = np.array(["a", "b"])[everyone % 2], np.array(["s", "t"])[everyone // 9 % 2]
+fold = Fold("t", everyone[speakers == "s"], everyone[speakers == "t"])
+X = Rows(path, (n, width), everyone)
+# Of what is now in use, no more than some blocks; what only maps a file does not count.
+used = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
+if sys.argv[5] == "array":
+    X = X.read()
+for name, few in ("sgd", {"epochs": (1.0,)}), ("lgbm", {"n_estimators": (2.0,)}):
+    grid = {key: values[:1] for key, values in HEADS[name].grid.items()} | few
+    search_fold(HEADS[name], grid, X, labels, speakers, fold, choose=False, seed=0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_heads_that_stream_never_have_all_clips_in_memory(tmp_path: Path) -> None:
+    """240 MB of clips in 180 MB more than the process had before; an array does not fit."""
+    n, width = 300_000, 200
+    path = tmp_path / "rows"
+    block = np.random.default_rng(0).standard_normal((1000, width), dtype=np.float32)
+    with path.open("wb") as file:
+        for _ in range(n // len(block)):
+            block.tofile(file)
+    codes = []
+    for how in ("file", "array"):
+        told = [path, n, width, 180 * 2**20, how]
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, *map(str, told)], capture_output=True, text=True
+        )
+        codes.append(done.returncode)
+        assert done.returncode == 0 or "MemoryError" in done.stderr, done.stderr
+    assert codes == [0, 1]
+
+
+def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
+    serpipe: Command, extracted_once: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cache,) = extracted_once.glob("features/cache/*.h5")
+    options = ("--cache", cache, "--split", "kfold:2", "--layers", "1-2")
+    grid = ("--grid", "lgbm.n_estimators=10")
+    fitted = serpipe("fit", "--head", "lr,lgbm", "--stream-past", 0, "--out", "past", *options,
+                     *grid, "--grid", "lr.C=0.01")  # fmt: skip
+    assert fitted.code == 0, fitted.err
+    assert "note     STREAMED" in fitted.err
+    assert "sgd in place of lr" in fitted.err
+    summary = json.loads(Path("past/run.json").read_text())
+    assert list(summary["heads"]) == ["lgbm", "sgd"]
+    assert summary["heads"]["sgd"]["grid"]["C"] == [0.01]
+    assert sorted(path.name for path in Path("past/bundles").iterdir()) == ["lgbm", "sgd"]
+    assert not Path("past/embeddings").exists()
+    said = serpipe("report", "past")
+    assert "SER017" in said.out + said.err
+    assert "STREAMED" in said.out + said.err
+    # Below the limit, nothing is said, and the same trees are grown from an array.
+    below = serpipe("fit", "--head", "lgbm", "--out", "below", "--jobs", 1, *options, *grid)
+    assert below.code == 0, below.err
+    assert "STREAMED" not in below.err
+    name = Path("predictions/lgbm.csv")
+    assert (Path("past") / name).read_bytes() == (Path("below") / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--head", "lr,svm"), "--head svm"),
+        (("--head", "lr", "--layers", "weighted"), "--layers weighted"),
+        (("--head", "lr", "--normalise", "speaker"), "--normalise speaker"),
+    ],
+)
+def test_what_needs_all_in_memory_is_refused(
+    serpipe: Command, extracted_once: Path, options: tuple[str, ...], named: str
+) -> None:
+    (cache,) = extracted_once.glob("features/cache/*.h5")
+    done = serpipe("fit", "--cache", cache, "--stream-past", 0, *options)
+    assert done.code == 2
+    last = done.err.splitlines()[-1]
+    assert f"serpipe: {named}: the embeddings of a layer take" in last
+    assert "more than --stream-past 0" in last
+    assert not Path("artifacts").exists()
