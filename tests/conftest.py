@@ -1,11 +1,12 @@
 """What several test files need: real clips, small random encoders, the command line."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,10 +176,37 @@ def made_once(
 
 
 def call_in(work: Path, *arguments: object) -> None:
-    """Run the command line in a folder, in a process of its own."""
-    code = "from serpipe.cli import main; main()"
-    done = run_python("-c", code, *arguments, cwd=work)
-    assert done.returncode == 0, done.stderr
+    """Run the command line in a folder; what it says is shown where the test fails."""
+    with contextlib.chdir(work):
+        assert run_main(*arguments) == 0
+
+
+def run_main(*arguments: object) -> int:
+    """Call the command line in this process, where torch is loaded already; its exit code."""
+    from serpipe.cli import main
+
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        finally:
+            signal.signal(signal.SIGINT, on_interrupt)  # pytest's own
+    return 0
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Torch has one thread, here and in what is started: the last digits depend on the number."""
+    import torch
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
@@ -205,23 +233,13 @@ def serpipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """The command line, called in this process, in an empty working directory."""
-    from serpipe.cli import main
-
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
 
     def call(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
         capsys.readouterr()
-        on_interrupt = signal.getsignal(signal.SIGINT)
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            signal.signal(signal.SIGINT, on_interrupt)  # pytest's own
+        code = run_main(*arguments)
         streams = capsys.readouterr()
         return Finished(code, streams.out, streams.err)
 

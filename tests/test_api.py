@@ -19,7 +19,7 @@ def documented_once(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> P
 
     def make(folder: Path) -> None:
         for clip in copy_clips(sample, folder / "ravdess").rglob("*.flac"):
-            if clip.name[6:8] in ("04", "07", "08"):  # five emotions will do
+            if clip.name[6:8] not in ("01", "02", "05"):  # three emotions will do
                 clip.unlink()
         shutil.copy(next((sample / "Actor_06").iterdir()), folder / "clip.wav")
         call_in(folder, "extract", "--data", "ravdess", "--encoder", "whisper-tiny.en")

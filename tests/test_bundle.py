@@ -17,6 +17,7 @@ from serpipe.pipeline.layers import weigh
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
+from .conftest import run_python
 from .test_fit import CLASSIFIERS, EMOTIONS, GRIDS, clips, loso
 
 
@@ -186,3 +187,16 @@ def test_what_a_bundle_says_is_never_a_path_or_a_head_unknown_here(tmp_path: Pat
             load_bundle(tmp_path / "b")
     with pytest.raises(UserError, match="no such file; expected a bundle"):
         load_bundle(tmp_path / "nowhere")
+
+
+def test_a_head_is_saved_and_loaded_without_waiting_for_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom sklearn.linear_model import Ridge\n"
+        "from serpipe.pipeline.heads.sklearn_file import load, save\n"
+        "save(Ridge(alpha=7), Path('head.skops'))\n"
+        "assert load(Path('head.skops')).alpha == 7\n"
+        "hidden = {'torch', 'dask', 'sklearn.externals.array_api_compat.torch'}\n"
+        "assert not hidden & set(sys.modules)\n"
+    )
+    done = run_python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -4,21 +4,22 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
+import soxr
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.pipeline.finetune.model import build_model, save_model
 from serpipe.pipeline.outputs import label_shares, match_labels
 
 from .conftest import Command
+from .test_finetune import score  # which says the same without serpipe, as is proven there
 
 EMOTIONS = ("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised")
 
@@ -98,44 +99,22 @@ def scores(run: Path, labels: tuple[str, ...] = EMOTIONS) -> dict[str, list[floa
     return {path: [float(row[f"score {label}"]) for label in labels] for path, row in rows.items()}
 
 
-PLAIN = """
-import json, sys
-import soundfile, soxr, torch, transformers
-kind, model, *clips = sys.argv[1:]
-heard = []
-for clip in clips:
-    samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
-    heard.append(soxr.resample(samples.mean(axis=1), rate, 16000, quality="VHQ"))
-if kind == "pipeline":
-    pipe = transformers.pipeline("audio-classification", model)
-    told = [{each["label"]: each["score"] for each in pipe(x, top_k=None)} for x in heard]
-else:
-    weights = torch.load(f"{model}/pytorch_model.bin", weights_only=True)
+def score_by_hand(last: str, model: Path, clips: list[Path]) -> list[list[float]]:
+    """The logits of a dense head, one clip at a time, from what transformers' encoder says."""
+    weights = torch.load(model / "pytorch_model.bin", weights_only=True)
     head = {key: t for key, t in weights.items() if key.startswith("classifier.")}
     encoder = transformers.Wav2Vec2Model.from_pretrained(model).eval()
     extract = transformers.Wav2Vec2FeatureExtractor.from_pretrained(model)
     told = []
-    for x in heard:
-        inputs = extract(x, sampling_rate=16000, return_tensors="pt").input_values
+    for clip in clips:
+        samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
+        heard = soxr.resample(samples.mean(axis=1), rate, 16000, quality="VHQ")
+        inputs = extract(heard, sampling_rate=16000, return_tensors="pt").input_values
         with torch.no_grad():
             mean = encoder(inputs).last_hidden_state[0].mean(dim=0)
         dense = head["classifier.dense.weight"] @ mean + head["classifier.dense.bias"]
-        logits = head[f"classifier.{kind}.weight"] @ dense.tanh() + head[f"classifier.{kind}.bias"]
+        logits = head[f"classifier.{last}.weight"] @ dense.tanh() + head[f"classifier.{last}.bias"]
         told.append(logits.tolist())
-assert not any(name.split(".")[0] == "serpipe" for name in sys.modules)
-print(json.dumps(told))
-"""
-
-
-def score_plainly(kind: str, model: Path, clips: Path, paths: list[str]) -> list[Any]:
-    """What transformers and torch alone say of clips, one at a time."""
-    files = [str(clips / path) for path in paths]
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, kind, str(model), *files],
-        capture_output=True, text=True, cwd=model,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told: list[Any] = json.loads(done.stdout)
     return told
 
 
@@ -149,7 +128,7 @@ def test_a_standard_model_scores_as_transformers_does_alone(
     assert len(mine) == 40
     assert np.ptp(list(mine.values()), axis=0).max() > 1e-3  # more than is allowed below
     some = sorted(mine)[::8]
-    plain = score_plainly("pipeline", model, few_clips, some)
+    (plain,) = score([model], [few_clips / path for path in some])
     theirs = [[told[label] for label in EMOTIONS] for told in plain]
     np.testing.assert_allclose([mine[path] for path in some], theirs, atol=1e-5, rtol=0)
     for path in some:
@@ -165,8 +144,8 @@ def test_a_head_of_dense_tanh_and_output_scores_as_computed_by_hand(
     assert "RESTRICTED" not in told
     mine = scores(run)
     some = sorted(mine)[::8]
-    logits = torch.tensor(score_plainly(last, model, few_clips, some), dtype=torch.float64)
-    theirs = torch.softmax(logits, dim=1).numpy()
+    logits = score_by_hand(last, model, [few_clips / path for path in some])
+    theirs = torch.softmax(torch.tensor(logits, dtype=torch.float64), dim=1).numpy()
     assert np.ptp(theirs, axis=0).max() > 1e-3
     np.testing.assert_allclose([mine[path] for path in some], theirs, atol=1e-5, rtol=0)
     identity = json.loads((run / "run.json").read_text())["encoder"]
@@ -189,7 +168,7 @@ def test_ratings_are_read_from_the_output_of_their_name(
     assert "CCC" in done.err
     rated = predictions(Path(done.out.strip()))
     some = sorted(rated)[::8]
-    theirs = score_plainly("out_proj", model, few_clips, some)
+    theirs = score_by_hand("out_proj", model, [few_clips / path for path in some])
     mine = [float(rated[path]["predicted"]) for path in some]
     np.testing.assert_allclose(mine, [told[2] for told in theirs], atol=1e-4)
     assert "CCC" in serpipe("report", done.out.strip()).out
@@ -269,7 +248,7 @@ def test_labels_that_no_clip_has_cannot_be_chosen_and_the_run_says_so(
     assert warning in told
     rows = predictions(run)
     assert {row["predicted"] for row in rows.values()} <= {"angry", "happy", "sad"}
-    plain = score_plainly("pipeline", model, few_clips, sorted(rows)[:3])
+    (plain,) = score([model], [few_clips / path for path in sorted(rows)[:3]])
     for path, each in zip(sorted(rows)[:3], plain, strict=True):
         added = each["ang"] + each["anger"]
         assert abs(float(rows[path]["score angry"]) - added) < 1e-5

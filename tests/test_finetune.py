@@ -1,6 +1,7 @@
 """Fine-tuning keeps speakers apart, goes on where it was stopped, and leaves a standard model."""
 
 import csv
+import inspect
 import json
 import math
 import os
@@ -114,60 +115,61 @@ def test_the_epoch_is_chosen_by_speakers_who_are_neither_trained_on_nor_tested(
 
 
 def test_a_killed_run_ends_in_the_same_predictions(
-    trained: Path, tones: Path, small_encoder: Path, tmp_path: Path
+    trained: Path, tones: Path, small_encoder: Path, serpipe: Command, one_thread: None
 ) -> None:
-    run = tmp_path / "artifacts" / "runs" / trained.name
-    for pattern in ("fold-0001/checkpoint-*/trainer_state.json",
-                    "fold-0002/checkpoint-*/trainer_state.json"):  # fmt: skip
-        process = subprocess.Popen(
-            command(tones, small_encoder), cwd=tmp_path, env=ONE_THREAD,
-            stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        end = time.monotonic() + 100
-        while not list((run / "parts" / "training").glob(pattern)):
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    run = Path("artifacts") / "runs" / trained.name
+    process = subprocess.Popen(
+        command(tones, small_encoder), env=ONE_THREAD,
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 100
+    while not list(run.glob("parts/training/fold-0002/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     assert not (run / "predictions").exists()
     assert len(list((run / "parts" / "finetuned").glob("*.json"))) == 1
     broken = run / "parts" / "training" / "fold-0002" / "checkpoint-999"
     broken.mkdir()  # as a kill in the middle of writing leaves it
     (broken / "trainer_state.json").write_text('{"global_step": 9')
-    watched = subprocess.run(
-        command(tones, small_encoder), cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True
-    )
-    assert watched.returncode == 0, watched.stderr
-    assert "1 of 3: epoch" not in watched.stderr  # the finished fold is not trained again
-    assert "2 of 3: epoch 1 " not in watched.stderr  # nor the epoch that was done
-    assert "2 of 3: epoch" in watched.stderr
+    watched = serpipe(*options(tones, small_encoder))
+    assert watched.code == 0, watched.err
+    assert "1 of 3: epoch" not in watched.err  # the finished fold is not trained again
+    assert "2 of 3: epoch 1 " not in watched.err  # nor the epoch that was done
+    assert "2 of 3: epoch" in watched.err
     for name in ("predictions/finetuned.csv", "search/finetuned.csv", "clips.csv"):
         assert (run / name).read_bytes() == (trained / name).read_bytes(), name
 
 
-PLAIN = """
-import json, sys
-import soundfile, soxr, transformers
-models, clips = map(json.loads, sys.argv[1:])
-told = []
-for model in models:
-    pipe = transformers.pipeline("audio-classification", model)
-    of_model = []
-    for clip in clips:
-        samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
-        samples = soxr.resample(samples.mean(axis=1), rate, 16000, quality="VHQ")
-        of_model.append({each["label"]: each["score"] for each in pipe(samples, top_k=None)})
-    told.append(of_model)
-assert not any(name.split(".")[0] == "serpipe" for name in sys.modules)
-print(json.dumps(told))
-"""
+def score(models: list[Path], clips: list[Path]) -> list[list[dict[str, float]]]:
+    """What transformers says of clips, one at a time, by model."""
+    import soundfile
+    import soxr
+    import transformers
+
+    told = []
+    for model in models:
+        pipe = transformers.pipeline("audio-classification", str(model))
+        of_model = []
+        for clip in clips:
+            samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
+            samples = soxr.resample(samples.mean(axis=1), rate, 16000, quality="VHQ")
+            of_model.append({each["label"]: each["score"] for each in pipe(samples, top_k=None)})
+        told.append(of_model)
+    return told
 
 
-def score_plainly(models: list[Path], clips: list[Path]) -> list[list[dict[str, float]]]:
-    """What transformers alone says of clips, one at a time, by model."""
+def score_without_serpipe(models: list[Path], clips: list[Path]) -> list[list[dict[str, float]]]:
+    """The same in a process of its own, into which serpipe is not loaded."""
+    code = (
+        f"import json, sys\nfrom pathlib import Path\n{inspect.getsource(score)}\n"
+        "print(json.dumps(score(*map(json.loads, sys.argv[1:]))))\n"
+        "assert not any(name.split('.')[0] == 'serpipe' for name in sys.modules)\n"
+    )
     lists = [json.dumps(list(map(str, paths))) for paths in (models, clips)]
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN, *lists], capture_output=True, text=True, cwd=models[0]
+        [sys.executable, "-c", code, *lists], capture_output=True, text=True, cwd=models[0]
     )
     assert done.returncode == 0, done.stderr
     told: list[list[dict[str, float]]] = json.loads(done.stdout)
@@ -199,7 +201,7 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
         assert np.ptp(ours[family], axis=0).max() > 1e-4, family  # more than is allowed below
         save_model(model, checkpoint.front_end, tmp_path / family)
     files = [Path(str(heard.clip.file)) for heard in sounds.heard]
-    plain = score_plainly([tmp_path / family for family in ours], files)
+    plain = score_without_serpipe([tmp_path / family for family in ours], files)
     for (family, mine), theirs in zip(ours.items(), plain, strict=True):
         found = [[told[label] for label in labels] for told in theirs]
         np.testing.assert_allclose(mine, found, atol=1e-5, rtol=0, err_msg=family)
@@ -207,7 +209,7 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
 
 def test_the_exported_model_of_a_run_tells_high_from_low(trained: Path, tones: Path) -> None:
     clips = [tones.parent / f"a-{label}-0.wav" for label in LABELS]
-    for label, told in zip(LABELS, score_plainly([trained / "model"], clips)[0], strict=True):
+    for label, told in zip(LABELS, score([trained / "model"], clips)[0], strict=True):
         assert max(told, key=lambda name: told[name]) == label
     config = (trained / "model" / "config.json").read_text()
     assert str(Path.home()) not in config and str(tones.parent.parent) not in config

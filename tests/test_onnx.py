@@ -18,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 from serpipe.artifacts import onnx_convert, onnx_export
 from serpipe.artifacts.bundle import save_bundle
 from serpipe.artifacts.model import DEFAULT_BUNDLE, Model
-from serpipe.artifacts.onnx_export import EXPORTS, TOLERANCE, Exported, export_onnx
+from serpipe.artifacts.onnx_export import EXPORTS, TOLERANCE, export_onnx
 from serpipe.artifacts.onnx_heads import head_module
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import Waveform, read_waveform
@@ -29,7 +29,7 @@ from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
 from serpipe.pipeline.heads import HEADS, paths
 from serpipe.pipeline.layers import choose_layers, weigh
 
-from .conftest import ROOT, Command, run_python
+from .conftest import ROOT, Command, made_once, run_python
 from .test_fit import EMOTIONS, GRIDS
 from .test_fit import clips as made_up_clips
 
@@ -52,10 +52,14 @@ def heard(sample: Path) -> list[Waveform]:
     ]
 
 
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that ships, exported."""
-    return export_onnx(DEFAULT_BUNDLE, tmp_path_factory.mktemp("onnx") / "default.onnx")
+
+    def make(folder: Path) -> None:
+        export_onnx(DEFAULT_BUNDLE, folder / "default.onnx")
+
+    return made_once(tmp_path_factory, "onnx", make) / "default.onnx"
 
 
 def make_bundle(
@@ -186,27 +190,23 @@ def test_a_bundle_scores_the_same_at_any_length(
         assert has_no_score(done.path, broken)
 
 
-def test_what_ships_scores_the_same_on_clips_of_many_speakers(
-    shipped: Exported, sample: Path
-) -> None:
+def test_what_ships_scores_the_same_on_clips_of_many_speakers(shipped: Path, sample: Path) -> None:
     model = package.load(DEFAULT_BUNDLE)
     clips = [model.read(sorted(one.glob("*.flac"))[n % 8]) for n, one in
              enumerate(sorted(sample.glob("Actor_*"))[::4])]  # fmt: skip
     assert len(clips) == 6
-    assert check_same(shipped.path, model, clips) < 1e-5
+    assert check_same(shipped, model, clips) < 1e-5
 
 
-def test_what_ships_scores_the_same_on_the_real_corpus(shipped: Exported, shared: Path) -> None:
+def test_what_ships_scores_the_same_on_the_real_corpus(shipped: Path, shared: Path) -> None:
     model = package.load(DEFAULT_BUNDLE)
     files = sorted((shared / "data" / "ravdess").glob("Actor_*/*.flac"))[::144]
     assert len(files) == 10
-    check_same(shipped.path, model, [model.read(file) for file in files])
+    check_same(shipped, model, [model.read(file) for file in files])
 
 
-def test_the_file_tells_all_that_is_not_in_it_and_nothing_of_this_machine(
-    shipped: Exported,
-) -> None:
-    model = onnx.load(shipped.path)
+def test_the_file_tells_all_that_is_not_in_it_and_nothing_of_this_machine(shipped: Path) -> None:
+    model = onnx.load(shipped)
     onnx.checker.check_model(model, full_check=True)
     told = {entry.key: entry.value for entry in model.metadata_props}
     bundle = json.loads((DEFAULT_BUNDLE / "bundle.json").read_text())
@@ -218,15 +218,15 @@ def test_the_file_tells_all_that_is_not_in_it_and_nothing_of_this_machine(
         assert told[name] == value
     assert "UAR 64.1" in told["score"]
     assert json.loads(told["provenance"])["command"] == "serpipe fit --head lr"
-    content = shipped.path.read_bytes()
-    for place in (str(ROOT), str(Path.home()), torch.__file__, str(shipped.path.parent)):
+    content = shipped.read_bytes()
+    for place in (str(ROOT), str(Path.home()), torch.__file__, str(shipped.parent)):
         assert place.encode() not in content
     # The head hears layer 2 of 4: the two blocks above are not there.
     assert sum(node.op_type == "Softmax" for node in model.graph.node) == 3
 
 
 def test_the_command_gives_the_same_bytes_and_the_page_s_example_the_same_label(
-    shipped: Exported, sample: Path, tmp_path: Path
+    shipped: Path, sample: Path, tmp_path: Path
 ) -> None:
     code = "from serpipe.cli import main; main()"
     done = run_python("-c", code, "export", cwd=tmp_path)
@@ -235,7 +235,7 @@ def test_the_command_gives_the_same_bytes_and_the_page_s_example_the_same_label(
     assert done.stdout.strip() == str(path.relative_to(tmp_path))
     assert "WARNING: A TOY" in done.stderr
     assert "scores differ from torch's by" in done.stderr
-    digests = {hashlib.sha256(one.read_bytes()).hexdigest() for one in (path, shipped.path)}
+    digests = {hashlib.sha256(one.read_bytes()).hexdigest() for one in (path, shipped)}
     assert len(digests) == 1
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert "serpipe" not in re.sub(r"#.*", "", example)
@@ -261,7 +261,7 @@ def test_a_fine_tuned_directory_scores_the_same(
 
 
 def test_a_file_that_says_otherwise_is_not_put_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Exported
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.onnx"
     path.write_text("older")

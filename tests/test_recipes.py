@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.signal import find_peaks
+from serpipe.api import workers
+from serpipe.artifacts.record_finetune import record_finetuning
 from serpipe.corpora import scan
+from serpipe.corpora.data import listed
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import Waveform, read_waveform
@@ -37,9 +40,10 @@ from serpipe.pipeline.finetune.train import concordance, make_loss, predict
 from serpipe.pipeline.finetune.train import train as train_model
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.measures import RATINGS
+from serpipe.pipeline.protocol import Protocol
 
 from .conftest import Command, write_wav
-from .test_finetune import ONE_THREAD, rows, score_plainly
+from .test_finetune import ONE_THREAD, rows, score
 
 SPEAKERS = tuple("abcdef")
 
@@ -215,7 +219,7 @@ def test_lora_trains_all_its_matrices_and_nothing_else_of_the_encoder(
         kind.save(model, tmp_path / family, {"corpora": ["ravdess"]})
         assert "lora" not in (tmp_path / family / "config.json").read_text()
         models.append(tmp_path / family)
-    plain = score_plainly(models, [Path(str(clip.file)) for clip in clips])
+    plain = score(models, [Path(str(clip.file)) for clip in clips])
     for model, logits, theirs in zip(models, ours, plain, strict=True):
         mine = torch.softmax(torch.tensor(logits), dim=1)
         found = [[told["a"], told["b"]] for told in theirs]
@@ -415,19 +419,21 @@ def test_the_concordance_that_is_trained_is_the_one_that_is_reported() -> None:
 
 
 def test_ratings_are_learnt_and_the_exported_model_says_them_in_their_units(
-    pitches: Path, small_encoder: Path, tmp_path: Path
+    pitches: Path, small_encoder: Path, serpipe: Command, one_thread: None
 ) -> None:
-    run = run_in(
-        tmp_path, "--manifest", pitches, "--target", "khz", "--encoder", small_encoder,
+    done = serpipe(
+        "finetune", "--manifest", pitches, "--target", "khz", "--encoder", small_encoder,
         "--split", "kfold:2", "--device", "cpu", "--probe", "none", "--epochs", 15,
         "--batch-size", 8, "--learning-rate", 2e-3, "--head-learning-rate", 1e-2,
         "--train-front-end",
     )  # fmt: skip
+    assert done.code == 0, done.err
+    run = Path(done.out.strip())
     told = [row for row in rows(run, "predictions/finetuned.csv") if row["layer"] == "nested"]
     truth, said = (np.array([float(row[name]) for row in told]) for name in ("truth", "predicted"))
     assert float(RATINGS.first(RATINGS.count(truth, said, ()))) > 0.8
     clips = sorted(pitches.parent.glob("*.wav"))
-    (of_model,) = score_plainly([run / "model"], clips)
+    (of_model,) = score([run / "model"], clips)
     with pitches.open() as file:
         khz = {row["path"]: float(row["khz"]) for row in csv.DictReader(file)}
     plain = np.array([each["khz"] for each in of_model])
@@ -471,49 +477,27 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
         load_network(run / "model")
 
 
-AT_ONCE = """
-import json, sys
-from pathlib import Path
-from serpipe.api import workers
-from serpipe.artifacts.record_finetune import record_finetuning
-from serpipe.corpora.data import listed
-from serpipe.features.checkpoint import load_checkpoint
-from serpipe.pipeline.finetune.kinds import EncoderWithHead
-from serpipe.pipeline.finetune.options import TrainingOptions
-from serpipe.pipeline.protocol import Protocol
-if __name__ == "__main__":
-    manifest, encoder = sys.argv[1:3]
-    options = TrainingOptions(epochs=1, augment=("noise",))
+def test_folds_that_are_trained_at_once_end_in_the_same_bits(
+    pitches: Path, small_encoder: Path, tmp_path: Path, one_thread: None
+) -> None:
+    options, encoder = TrainingOptions(epochs=1, augment=("noise",)), str(small_encoder)
     for name, devices, where in (
-        ("run0", ("cpu",), None), ("run1", ("cpu", "cpu"), None), ("run2", ("cpu",), "local:2"),
-    ):
+        ("run0", ("cpu",), None), ("run1", ("cpu", "cpu"), None), ("run2", ("cpu",), "local:1"),
+    ):  # fmt: skip
         kind = EncoderWithHead(load_checkpoint(encoder, None), options, encoder)
         with workers(where) as cluster:
             record_finetuning(
-                listed(Path(manifest), None), kind, options,
+                listed(pitches, None), kind, options,
                 Protocol(target="pitch", split="kfold:2"), devices=devices, cluster=cluster,
-                export=False, provenance={}, out=Path(name),
-            )
-"""
-
-
-def test_folds_that_are_trained_at_once_end_in_the_same_bits(
-    pitches: Path, small_encoder: Path, tmp_path: Path
-) -> None:
-    script = tmp_path / "at_once.py"
-    script.write_text(AT_ONCE)
-    done = subprocess.run(
-        [sys.executable, script, pitches, small_encoder], cwd=tmp_path, env=ONE_THREAD,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+                export=False, provenance={}, out=tmp_path / name,
+            )  # fmt: skip
     for name in ("predictions/finetuned.csv", "search/finetuned.csv", "run.json"):
         one, *others = ((tmp_path / run / name).read_bytes() for run in ("run0", "run1", "run2"))
         assert others == [one, one], name
 
 
 def test_a_killed_training_of_changed_clips_ends_in_the_same_bits(
-    pitches: Path, tmp_path: Path
+    pitches: Path, tmp_path: Path, serpipe: Command, one_thread: None
 ) -> None:
     options = ("--network", "cnn", "--manifest", pitches, "--target", "pitch", "--split", "kfold:2",
                "--device", "cpu", "--epochs", 4, "--augment", "speed,pitch,noise",
@@ -521,11 +505,10 @@ def test_a_killed_training_of_changed_clips_ends_in_the_same_bits(
     (tmp_path / "whole").mkdir()
     whole = run_in(tmp_path / "whole", *options)
     assert list((whole / "tensorboard" / "fold-0002").glob("events.out.tfevents.*"))
-    run = tmp_path / "artifacts" / "runs" / whole.name
+    run = Path("artifacts") / "runs" / whole.name
     process = subprocess.Popen(
-        train(*options), cwd=tmp_path, env=ONE_THREAD, stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        train(*options), env=ONE_THREAD, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     end = time.monotonic() + 100
     while not list(run.glob("parts/training/fold-0001/checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < end
@@ -533,7 +516,9 @@ def test_a_killed_training_of_changed_clips_ends_in_the_same_bits(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (run / "predictions").exists()
-    assert run_in(tmp_path, *options) == run
+    done = serpipe("finetune", *options)
+    assert done.code == 0, done.err
+    assert Path(done.out.strip()) == run
     for name in ("predictions/cnn.csv", "search/cnn.csv"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
 
