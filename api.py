@@ -442,9 +442,6 @@ def report(
         raise UserError(f"{clips}: no such folder; expected that of the clips; see --audio")
     results = []
     with ExitStack() as opened:
-        target = None if out is None else opened.enter_context(stored(out, say))
-        if target:
-            make_folder(target)
         for run in runs or (latest_run(),):
             if isinstance(run, RunResults):
                 say(f"run      {run.run}")
@@ -453,9 +450,12 @@ def report(
             where = place(run)
             say(f"run      {where}" + ("" if runs else ", the newest"))
             folder = local(where, say)
-            if not several and target is None:  # what is written into it belongs where it is
+            if not several and out is None:  # what is written into it belongs where it is
                 opened.enter_context(stored(where, say))
             results.append(read_results(folder))
+        target = None if out is None else opened.enter_context(stored(out, say))
+        if target:
+            make_folder(target)
         folders, first = [each.run for each in results], results[0]
         show = show or _show_nothing
         if compare_layers is not None:

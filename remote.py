@@ -142,7 +142,10 @@ class Remote:
         self._check_lists()
         from fsspec.core import strip_protocol
 
-        found = self._ask(lambda: self.store.find(self.url, detail=True))
+        try:
+            found = self._ask(lambda: self.store.find(self.url, detail=True))
+        except FileNotFoundError:
+            return {}
         root = str(strip_protocol(self.url)).rstrip("/") + "/"
         return {
             path.removeprefix(root): version(told)

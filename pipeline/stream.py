@@ -146,7 +146,8 @@ def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> Rows:
     MachineError
         If the disk does not take it.
     """
-    path, rows, width = folder / "rows.float32", plan.target.rows, 0
+    # Absolute: the processes that read it may have begun in another folder.
+    path, rows, width = folder.resolve() / "rows.float32", plan.target.rows, 0
     try:
         with path.open("wb") as file:
             for part in blocks(len(rows)):

@@ -6,6 +6,7 @@ each label against the others, with the same penalty and the same weights of cla
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..blocks import Matrix, blocks, by_block, read
 from . import sklearn_file
-from .head import Head, Parameter, Point, Tested, Tester, fit_all, predict_own
+from .head import Head, Parameter, Point, Tested, Tester, fit_all
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,25 @@ def open_clips(X: Matrix, labels: NDArray[np.str_], seed: int) -> Tester:
     def test(train: NDArray[np.intp], X_test: Matrix, points: Sequence[Point]) -> Iterator[Tested]:
         for fitted in descend(X, train, labels[train], points, seed):
             scores = by_block(fitted.decision_function, X_test)
-            probability = by_block(fitted.predict_proba, X_test).astype(np.float64)
+            probability = by_block(partial(probabilities, fitted), X_test)
             chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
             yield Tested(fitted.classes_[chosen], probability, converged=True)
 
     return test
+
+
+def probabilities(classifier: Pipeline, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability of each label, shape (n_clips, n_labels), of a sum of one."""
+    found = classifier.predict_proba(X).astype(np.float64)  # was added up in float32
+    shares: NDArray[np.float64] = found / found.sum(axis=1, keepdims=True)
+    return shares
+
+
+def predict(
+    classifier: Pipeline, X: NDArray[np.float32]
+) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    """Take predictions and probabilities from the classifier."""
+    return classifier.predict(X), probabilities(classifier, X)
 
 
 SGD = Head(
@@ -130,7 +145,7 @@ SGD = Head(
     scores_are="probability",
     fit_final=fit_all(build),
     converged=lambda classifier: True,  # it runs a fixed number of epochs
-    predict=predict_own,
+    predict=predict,
     suffix=".skops",
     save=sklearn_file.save,
     load=sklearn_file.load,
