@@ -62,9 +62,15 @@ def local(given: str | Place, say: Say = say_nothing) -> Path:
     if isinstance(where, Path):
         return where
     copy = _copy(where)
-    with copy.alone(wait=True):
+    with copy.alone(wait=True, say=say):
         if not copy.fetch(say):
             raise UserError(f"{where}: nothing there; expected a file or folder; check its address")
+        unsent = copy.unsent()
+        if unsent:
+            raise UserError(
+                f"{where}: the copy here, {copy.path}, has another {unsent[0]}, which was not put "
+                "there; expected the same; run the command again that wrote it, or remove the copy"
+            )
     return copy.path
 
 
@@ -132,24 +138,31 @@ class _Copy:
         return self.folder / self.remote.name
 
     @contextmanager
-    def alone(self, wait: bool = False) -> Iterator[None]:
+    def alone(self, wait: bool = False, say: Say = say_nothing) -> Iterator[None]:
         make_folder(self.folder)
+        lock = FileLock(self.folder / ".lock")
         try:
-            with FileLock(self.folder / ".lock", timeout=-1 if wait else 0):
-                yield
+            lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(
-                f"{self.remote}: another serpipe on this machine is writing it; expected one at a "
-                "time; wait for it, or write elsewhere with --out"
-            ) from None
+            if not wait:
+                raise UserError(
+                    f"{self.remote}: another serpipe on this machine is writing it; expected one "
+                    "at a time; wait for it, or write elsewhere with --out"
+                ) from None
+            say(f"waiting  another serpipe on this machine is reading or writing {self.remote}")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def fetch(self, say: Say) -> bool:
         """Bring the copy up to date; return whether there is anything."""
         there, record = self._there(), self._record()
         changed = [
             name
-            for name, tag in there.items()
-            if not tag or name not in record or record[name].tag != tag
+            for name in there
+            if _is_newer(name, there, record) or not self._file(name).exists()
         ]
         if changed:
             say(f"fetching {self.remote}: {len(changed)} file(s)")
@@ -176,9 +189,21 @@ class _Copy:
         self._write_record(record)
         return bool(there)
 
+    def unsent(self) -> list[str]:
+        """Return the files that were fetched or put, and written here since."""
+        record = self._record()
+        return [name for name in record if self._is_mine(name, record)]
+
     def put(self, say: Say) -> None:
         """Put what has changed in place, and remove there what is no longer here."""
-        record, here = self._record(), self._here()
+        record, here, there = self._record(), self._here(), self._there()
+        newer = [name for name in there if there[name] and _is_newer(name, there, record)]
+        if newer:
+            raise UserError(
+                f"{self.remote}: {newer[0]} was written there meanwhile; expected nobody else to; "
+                f"what was computed is kept here, {self.path}: put it elsewhere, or remove it and "
+                "run the same command again"
+            )
         changed = [name for name in here if self._is_mine(name, record)]
         for name in sorted(changed, key=lambda name: (_rank(name), name)):
             address = self._address(name)
@@ -265,6 +290,11 @@ class _Known(NamedTuple):
     tag: str
     stamp: list[int]
     sha256: str
+
+
+def _is_newer(name: str, there: Mapping[str, str], record: Mapping[str, _Known]) -> bool:
+    """Whether a file of the store is another than was fetched or put; unsure is newer."""
+    return not there[name] or name not in record or record[name].tag != there[name]
 
 
 def _stamp(file: Path) -> list[int]:

@@ -263,13 +263,26 @@ def test_the_newer_is_taken_and_two_that_are_new_are_not_mixed(
     assert local(f"s3://{BUCKET}/b/c.h5").read_bytes() == b"another"
     s3.pipe(f"{BUCKET}/a/c.h5", b"two")
     assert local(address).read_bytes() == b"two"
-    local(address).write_bytes(b"mine")
-    assert local(address).read_bytes() == b"mine"  # nothing newer is there
+    copy = local(address)
+    copy.unlink()
+    assert local(address).read_bytes() == b"two"
+    copy.write_bytes(b"mine")  # by a run that was killed before it put it there
+    with pytest.raises(UserError, match="which was not put there"):
+        local(address)
+    with stored(address) as here:
+        assert here.read_bytes() == b"mine"
+    assert s3.cat(f"{BUCKET}/a/c.h5") == b"mine"
+    copy.write_bytes(b"mine again")
     s3.pipe(f"{BUCKET}/a/c.h5", b"theirs")
     with pytest.raises(UserError, match="has been written there and in the copy here"):
         local(address)
-    s3.pipe(f"{BUCKET}/a/c.h5", b"mine")  # put by a run that was killed before it wrote so down
-    assert local(address).read_bytes() == b"mine"
+    s3.pipe(f"{BUCKET}/a/c.h5", b"mine again")  # put by a run that was killed just then
+    assert local(address).read_bytes() == b"mine again"
+    with pytest.raises(UserError, match="was written there meanwhile"), stored(address) as here:
+        here.write_bytes(b"mine at last")
+        s3.pipe(f"{BUCKET}/a/c.h5", b"theirs at last")
+    assert s3.cat(f"{BUCKET}/a/c.h5") == b"theirs at last"
+    copy.unlink()
     with pytest.raises(UserError, match="nothing there"):
         local(f"s3://{BUCKET}/nobody.h5")
     with stored(address), pytest.raises(UserError, match="another serpipe"), stored(address):
