@@ -182,6 +182,8 @@ def serpipe(
     - extract runs a frozen encoder once over every clip and caches its layers,
     - fit trains heads on them and tests these on speakers whom they never heard,
     - report prints what they scored, with intervals.
+
+    Clips, tables, caches and runs may be elsewhere: s3://BUCKET/NAME in place of a path.
     """
 
 

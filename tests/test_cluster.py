@@ -25,6 +25,10 @@ from .conftest import Command, save_encoder
 SAME: dict[str, Any] = {"command": "test", "versions": {}, "machine": {}}
 
 
+#: Starts what follows without the folder that is named first, as on a machine that has it not.
+HIDING = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
+
+
 class Processes:
     """A scheduler of its own, with workers that can be killed."""
 
@@ -34,14 +38,15 @@ class Processes:
         self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0")
         self.address = self.told()
 
-    def start(self, *arguments: object) -> "subprocess.Popen[bytes]":
+    def start(self, *arguments: object, hide: Path | None = None) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "distributed.cli.dask_" + str(arguments[0])]
         if arguments[0] == "scheduler":
             (self.folder / "scheduler.json").unlink(missing_ok=True)
             command += ["--scheduler-file", str(self.folder / "scheduler.json"), "--no-show"]
+        before = [*HIDING, str(hide)] if hide else []
         with (self.folder / f"{len(self.running)}.log").open("wb") as log:
             done = subprocess.Popen(
-                [*command, "--no-dashboard", *map(str, arguments[1:])],
+                [*before, *command, "--no-dashboard", *map(str, arguments[1:])],
                 stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
         self.running.append(done)
@@ -60,9 +65,12 @@ class Processes:
             each.kill()
             each.wait()
 
-    def workers(self, number: int, *more: object) -> list["subprocess.Popen[bytes]"]:
-        options = ("--nthreads", 1, "--no-nanny", "--local-directory", self.folder)
-        return [self.start("worker", self.address, *options, *more) for _ in range(number)]
+    def workers(
+        self, number: int, *more: object, hide: Path | None = None
+    ) -> list["subprocess.Popen[bytes]"]:
+        options = ("worker", self.address, "--nthreads", 1, "--no-nanny")
+        folder = ("--local-directory", self.folder)
+        return [self.start(*options, *folder, *more, hide=hide) for _ in range(number)]
 
 
 @pytest.fixture
@@ -172,6 +180,20 @@ def test_when_nobody_is_left_it_ends_with_a_line_and_what_is_done_is_kept(
         extract("remote.h5", cluster=processes.address, track=in_the_middle(worker.kill))
     processes.workers(1)
     assert 0 < extract("remote.h5", cluster=processes.address).computed < 40
+
+
+def test_a_worker_without_the_clips_is_named_and_none_is_left_out(
+    processes: Processes, extract: Callable[..., Any], few_clips: Path, tmp_path: Path
+) -> None:
+    """Not even if bad clips may be skipped: these are good."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    if not shutil.which("unshare") or subprocess.run([*HIDING, empty, "true"]).returncode:
+        pytest.skip("a folder cannot be hidden from a process here: needs unshare and its rights")
+    processes.workers(1, hide=few_clips)
+    with pytest.raises(UserError, match=r"does not find .*flac, which is here"):
+        extract("c.h5", cluster=processes.address, skip_bad=True)
+    assert not Path("c.h5").exists()
 
 
 def test_weights_that_change_at_their_place_are_seen_by_a_worker_that_had_the_old(
