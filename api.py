@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 from .mirror import local, stored
 from .progress import Say, Track, no_track, say_nothing
-from .remote import Place, Remote, place, without_secrets
+from .remote import Place, Remote, address_without_secrets, place
 
 if TYPE_CHECKING:
     from .artifacts.report import Report
@@ -528,9 +528,10 @@ def _to_fit(
     from .pipeline.heads import find_heads, read_grids
     from .pipeline.ratings import read_ratings
 
-    opened = cache if isinstance(cache, Cache) else open_cache(local(cache or latest_cache(), say))
+    given = cache if isinstance(cache, Cache) else local(cache or latest_cache(), say, file=True)
+    opened = given if isinstance(given, Cache) else open_cache(given)
     say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
-    rated = read_ratings(local(ratings, say), target) if ratings else None
+    rated = read_ratings(local(ratings, say, file=True), target) if ratings else None
     number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
     heads = find_heads(head, "regression" if number else "classification")
     if isinstance(grid, Mapping):
@@ -581,6 +582,12 @@ def _address(given: str | Place) -> str:
     return given.url if isinstance(given, Remote) else str(given)
 
 
+def _shown(value: Any) -> Any:
+    """Return what a call may be known to have been given."""
+    given = _address(value) if isinstance(value, Place) else value
+    return address_without_secrets(given) if isinstance(given, str) else given
+
+
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     """Return names that were given one by one, or joined by commas as on the command line."""
     return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
@@ -606,7 +613,8 @@ def _about(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, 
     for name, parameter in inspect.signature(function).parameters.items():
         value = getattr(given[name], "path", given[name])  # of a cache
         if name not in ("provenance", "track", "say", "jobs") and value != parameter.default:
-            shown = str(value) if isinstance(value, Place) else value
-            told.append(without_secrets(f"{name}={shown!r}"))
+            several = isinstance(value, (list, tuple))
+            shown = [_shown(each) for each in value] if several else _shown(value)
+            told.append(f"{name}={shown!r}")
     call = f"serpipe.{function.__name__}({', '.join(told)})"
     return {**provenance(), "command": call}

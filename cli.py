@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. Exit code 2 is
 gave, 1 for failures of the machine, 130 for a stop by the user.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -366,7 +367,7 @@ def cache_info(
     from .features.cache import open_cache
     from .mirror import local
 
-    told = dict(describe(open_cache(local(file or latest_cache(), _say))))
+    told = dict(describe(open_cache(local(file or latest_cache(), _say, file=True))))
     if format is ResultFormat.JSON:
         _print_json(told)
         return
@@ -382,7 +383,7 @@ def cache_verify(file: CacheFile = None, format: ResultFormatOption = ResultForm
     from .mirror import local
 
     path = place(file or latest_cache())
-    wrong = verify_cache(local(path, _say))
+    wrong = verify_cache(local(path, _say, file=True))
     if format is ResultFormat.JSON:
         _print_json({"file": str(path), "wrong": list(wrong)})
     if wrong:
@@ -963,7 +964,7 @@ def finetune(
         )
     frozen = read_results(local(probe, _say)) if probe not in ("make", "none") else None
     found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
-    rated = read_ratings(local(ratings, _say), target) if ratings else None
+    rated = read_ratings(local(ratings, _say, file=True), target) if ratings else None
     protocol = Protocol(
         split=split,
         target=target,
@@ -1510,6 +1511,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == 130:  # typer's word for Ctrl-C
             _say("serpipe: stopped; what was done is kept: run the same command again to go on")
+            if any(thread.name.startswith("read-ahead") for thread in threading.enumerate()):
+                os._exit(130)  # nothing is left to do but to wait for a store that says nothing
         raise
     except OSError as error:
         if error.errno is None:

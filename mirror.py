@@ -10,17 +10,17 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .files import make_folder, put_in_place, write_text
 from .progress import Say, say_nothing
-from .remote import Place, Remote, in_one_line, place, version
+from .remote import Place, Remote, in_one_line, place, version, without_secrets
 
 #: What a program leaves in a folder while it works there, and nobody else wants.
 _PASSING = (".lock", ".unfinished", ".parts")
@@ -34,7 +34,7 @@ def copies() -> Path:
     return Path(base) / "serpipe" / "copies"
 
 
-def local(given: str | Place, say: Say = say_nothing) -> Path:
+def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> Path:
     """Return where something is on this machine; what is elsewhere is fetched first.
 
     Only what has changed since it was fetched is fetched again.
@@ -45,6 +45,8 @@ def local(given: str | Place, say: Say = say_nothing) -> Path:
         A path, or the address of a file or folder.
     say : callable
         Takes a line that tells what is fetched.
+    file : bool
+        Whether it must be a file, alone or with shards: of a folder nothing is fetched.
 
     Returns
     -------
@@ -63,8 +65,9 @@ def local(given: str | Place, say: Say = say_nothing) -> Path:
         return where
     copy = _copy(where)
     with copy.alone(wait=True, say=say):
-        if not copy.fetch(say):
-            raise UserError(f"{where}: nothing there; expected a file or folder; check its address")
+        if not copy.fetch(say, alone=file):
+            what = "a file" if file else "a file or folder"
+            raise UserError(f"{where}: nothing there; expected {what}; check its address")
         unsent = copy.unsent()
         if unsent:
             raise UserError(
@@ -110,12 +113,14 @@ def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
     copy = _copy(where)
     with copy.alone():
         copy.fetch(say)
+        copy.try_to_put()
         yield copy.path
         copy.put(say)
 
 
 def _copy(remote: Remote) -> "_Copy":
-    if "/" not in str(remote).partition("://")[2].strip("/"):
+    parts = str(remote).partition("://")[2].strip("/").split("/")
+    if len(parts) < 2 or parts[-1] in (".", ".."):
         raise UserError(
             f"{remote}: is all of a store; expected a file or folder in it; name one below it"
         )
@@ -131,15 +136,15 @@ class _Copy:
     @property
     def folder(self) -> Path:
         # Not the name alone: many addresses end alike.
-        return copies() / hashlib.sha256(str(self.remote).encode()).hexdigest()[:16]
+        return copies() / hashlib.sha256(self.remote.url.encode()).hexdigest()[:16]
 
     @property
     def path(self) -> Path:
-        return self.folder / self.remote.name
+        return self._file(self.remote.name)
 
     @contextmanager
     def alone(self, wait: bool = False, say: Say = say_nothing) -> Iterator[None]:
-        make_folder(self.folder)
+        make_folder(self.path.parent)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -156,38 +161,48 @@ class _Copy:
         finally:
             lock.release()
 
-    def fetch(self, say: Say) -> bool:
+    def fetch(self, say: Say, *, alone: bool = False) -> bool:
         """Bring the copy up to date; return whether there is anything."""
-        there, record = self._there(), self._record()
-        changed = [
+        there, record = self._there(alone), self._record()
+        asked = [
             name
             for name in there
             if _is_newer(name, there, record) or not self._file(name).exists()
         ]
-        if changed:
-            say(f"fetching {self.remote}: {len(changed)} file(s)")
-        for name in changed:
-            file = self._file(name)
-            unfinished = file.with_name(file.name + ".unfinished")
+        if asked:
+            say(f"fetching {self.remote}: {len(asked)} file(s)")
+        files = {name: self._file(name) for name in asked}
+        for name, file in files.items():
             make_folder(file.parent)
-            with in_one_line(self.remote):
-                self.remote.store.get_file(self._address(name).url, str(unfinished))
-            # Changed here and there, or put there by a run that was killed before it wrote so down.
-            if self._is_mine(name, record) and not filecmp.cmp(unfinished, file, shallow=False):
-                raise UserError(
-                    f"{self.remote}: {name} has been written there and in the copy here, {file}; "
-                    "expected one of them to be newer; remove the copy to go on with what is "
-                    "there, or write elsewhere with --out"
-                )
-            put_in_place(unfinished, file)
+            with self._in_one_line():
+                self.remote.store.get_file(self._address(name).url, str(_unfinished(file)))
+        # What a run put that was killed before it wrote so down is no news.
+        news = [name for name, file in files.items() if not _same(_unfinished(file), file)]
+        mine = [name for name in self._here() if self._is_mine(name, record)]
+        if mine and any(files[name].exists() for name in news):
+            raise UserError(
+                f"{self.remote}: {news[0]} has been written there, and {mine[0]} in the copy here, "
+                f"{self.path}; expected one of them to be newer; remove the copy to go on with "
+                "what is there, or write elsewhere with --out"
+            )
+        for name, file in files.items():
+            put_in_place(_unfinished(file), file)
             record[name] = self._known(name, there[name])
-            self._write_record(record)
-        for name in [name for name in record if name not in there]:
+        gone = [] if alone else [name for name in record if name not in there]
+        for name in gone:
             if not self._is_mine(name, record):
                 self._file(name).unlink(missing_ok=True)
             del record[name]
         self._write_record(record)
         return bool(there)
+
+    def try_to_put(self) -> None:
+        """Find out before the work whether anything can be put there at all."""
+        probe = self.remote.parent / f"{self.remote.name}.unfinished"
+        with self._in_one_line():
+            self.remote.store.pipe_file(probe.url, b"serpipe")
+        with suppress(Exception):  # may be forbidden where putting is not
+            self.remote.store.rm_file(probe.url)
 
     def unsent(self) -> list[str]:
         """Return the files that were fetched or put, and written here since."""
@@ -207,7 +222,7 @@ class _Copy:
         changed = [name for name in here if self._is_mine(name, record)]
         for name in sorted(changed, key=lambda name: (_rank(name), name)):
             address = self._address(name)
-            with in_one_line(self.remote):
+            with self._in_one_line():
                 self.remote.store.put_file(str(self._file(name)), address.url)
                 self.remote.store.invalidate_cache()
                 record[name] = self._known(name, version(self.remote.store.info(address.url)))
@@ -220,7 +235,20 @@ class _Copy:
         if changed:
             say(f"stored   {self.remote}: {len(changed)} file(s)")
 
-    def _there(self) -> dict[str, str]:
+    @contextmanager
+    def _in_one_line(self) -> Iterator[None]:
+        """Tell what a store raises, and a file or bucket that is not there, in a line."""
+        try:
+            with in_one_line(self.remote):
+                yield
+        except FileNotFoundError as error:
+            reason = without_secrets(first_line(error))
+            raise UserError(
+                f"{self.remote}: {reason}; expected the bucket, and what is in it to stay; check "
+                "the address"
+            ) from None
+
+    def _there(self, alone: bool = False) -> dict[str, str]:
         """Return what is there, by path relative to the folder above; a tag for each."""
         name = self.remote.name
         if self.remote.is_web:
@@ -228,7 +256,7 @@ class _Copy:
         with in_one_line(self.remote):
             self.remote.store.invalidate_cache()
         found = {}
-        for folder in (name, f"{name}.shards"):
+        for folder in (f"{name}.shards",) if alone else (name, f"{name}.shards"):
             for path, tag in (self.remote.parent / folder).files().items():
                 if _is_plain(path) and not _is_passing(path):
                     found[f"{folder}/{path}"] = tag
@@ -238,6 +266,8 @@ class _Copy:
         """Return the file of that very address, if it is one."""
         try:
             with in_one_line(self.remote):
+                if self.remote.is_web:  # for fsspec, whatever goes wrong then is no such file
+                    self.remote.open_stream().close()
                 told = self.remote.store.info(self.remote.url)
         except FileNotFoundError:
             return {}
@@ -248,8 +278,9 @@ class _Copy:
         if self.path.is_file():
             found.append(name)
         for folder in (name, f"{name}.shards"):
-            below = sorted((self.folder / folder).rglob("*"))
-            paths = [path.relative_to(self.folder).as_posix() for path in below if path.is_file()]
+            above = self.path.parent
+            below = sorted((above / folder).rglob("*"))
+            paths = [path.relative_to(above).as_posix() for path in below if path.is_file()]
             found += [path for path in paths if not _is_passing(path)]
         return found
 
@@ -258,7 +289,7 @@ class _Copy:
         return self.remote if name == self.remote.name else self.remote.parent / name
 
     def _file(self, name: str) -> Path:
-        return self.folder / name
+        return self.folder / "copy" / name
 
     def _is_mine(self, name: str, record: Mapping[str, "_Known"]) -> bool:
         """Whether a file of the copy is there, and not as it was fetched or put."""
@@ -297,6 +328,14 @@ def _is_newer(name: str, there: Mapping[str, str], record: Mapping[str, _Known])
     return not there[name] or name not in record or record[name].tag != there[name]
 
 
+def _unfinished(file: Path) -> Path:
+    return file.with_name(file.name + ".unfinished")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.exists() and filecmp.cmp(one, other, shallow=False)
+
+
 def _stamp(file: Path) -> list[int]:
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
@@ -310,7 +349,8 @@ def _sha256(file: Path) -> str:
 def _is_plain(path: str) -> bool:
     """Whether a name of a store is one that can lie below a folder here, and nowhere else."""
     parts = path.split("/")
-    return all(part not in ("", ".", "..") for part in parts) and not set(path) & set("\\\0:")
+    forbidden = "\\\0:" if os.name == "nt" else "\0"
+    return all(part not in ("", ".", "..") for part in parts) and not set(path) & set(forbidden)
 
 
 def _is_passing(path: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .remote import without_secrets
+from .remote import address_without_secrets
 
 _PACKAGES = (
     "torch",
@@ -43,7 +43,7 @@ def machine() -> dict[str, Any]:
 
 def command() -> str:
     """Return the command line that is running, as one could type it again."""
-    return shlex.join(["serpipe", *map(without_secrets, sys.argv[1:])])
+    return shlex.join(["serpipe", *map(address_without_secrets, sys.argv[1:])])
 
 
 def provenance(more: Sequence[str] = ()) -> dict[str, Any]:

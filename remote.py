@@ -29,8 +29,17 @@ _WEB = ("http", "https")
 #: Seconds to wait before reading is tried again: stores and networks fail now and then.
 _PAUSES = (0.5, 2.0)
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_USER = re.compile(r"(://)[^/@\s'\"]*@")
-_QUERY = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
+#: One address in another, as fsspec chains them.
+_CHAIN = re.compile(r"::[a-z0-9+.-]+://|::.*://.*@", re.IGNORECASE)
+#: A name and password: a secret key of S3 may hold a slash.
+_USER = re.compile(r"(://)[^@?]*:[^@?]*@|(://)[^/@?]*@")
+#: Where an address stands in a text of others, it ends at a space.
+_USER_INSIDE = re.compile(r"(://)[^/@\s'\"]*@")
+_QUERY_INSIDE = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
+#: Names of errors that say that credentials are not there, or not right.
+_CREDENTIALS = re.compile("Credential|ProfileNotFound|AuthenticationError")
+#: Seconds without a byte after which a web server is given up.
+_SILENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class Remote:
     url: str
 
     def __str__(self) -> str:
-        return _USER.sub(r"\1", self.url.partition("?")[0] if self.is_web else self.url)
+        return self.url.partition("?")[0] if self.is_web else self.url
 
     def __truediv__(self, below: object) -> "Remote":
         """Return what is below this folder; a name is no part of an address until it is quoted."""
@@ -188,15 +197,24 @@ class Remote:
                 if "not satisfiable" in str(error):  # no part of an empty file is there
                     return b""
                 raise
-        content = b""
-        # Read as it comes, for a server may send whatever it likes. The size, which is not used,
-        # keeps fsspec from asking for it first.
-        with self.store.open(self.url, "rb", block_size=0, size=1) as stream:
+        content = bytearray()
+        with self.open_stream() as stream:  # as it comes: a server may send whatever it likes
             while (end is None or len(content) < end) and (
                 part := stream.read(2**20 if end is None else min(2**20, end - len(content)))
             ):
                 content += part
-        return content
+        return bytes(content)
+
+    def open_stream(self) -> Any:
+        """Ask a web server for the file, and return what comes.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the server says that it is not there. All else is what fsspec raises.
+        """
+        # The size, which is not used, keeps fsspec from asking for it first.
+        return self.store.open(self.url, "rb", block_size=0, size=1)
 
     def _ask(self, question: Callable[[], T]) -> T:
         for pause in _PAUSES:
@@ -214,7 +232,13 @@ def _store(scheme: str, process: int) -> "AbstractFileSystem":
     """Return the one file system of a kind in this process: fsspec has one for each thread."""
     import fsspec
 
-    return fsspec.filesystem(scheme)
+    if scheme not in _WEB:
+        return fsspec.filesystem(scheme)
+    import aiohttp
+
+    # Not so long in all, as is its default: a large file takes its time.
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+    return fsspec.filesystem(scheme, client_kwargs={"timeout": patience})
 
 
 #: Where something is: on this machine or elsewhere.
@@ -241,25 +265,37 @@ def place(given: str | Place) -> Place:
     if not isinstance(given, str):
         return given
     found = _ADDRESS.match(given)
-    if "::" in given and "://" in given:
+    if _CHAIN.search(given):
         raise UserError(
-            f"{without_secrets(given)}: one address in another; expected one; name the file itself"
+            f"{address_without_secrets(given)}: one address in another; expected one; name the "
+            "file itself"
         )
     if not found:
         return Path(given)
-    if found[1].lower() == "file":
-        return Path(given[found.end() :])
-    if _USER.search(given.partition("?")[0]):
+    scheme, rest = found[1].lower(), given[found.end() :]
+    if scheme == "file":
+        return Path(rest)
+    if not rest.strip("/"):
+        raise UserError(f"{given}: names nothing; expected {scheme}://BUCKET/NAME; mend it")
+    if _USER.search(given):
         raise UserError(
-            f"{without_secrets(given)}: a name or password in an address is seen by others; "
-            "expected none; give it as the store's own tools take it, such as by AWS_PROFILE"
+            f"{address_without_secrets(given)}: a name or password in an address is seen by "
+            "others; expected none; give it as the store's own tools take it, such as by "
+            "AWS_PROFILE"
         )
-    return Remote(given)
+    return Remote(f"{scheme}://{rest}")
+
+
+def address_without_secrets(text: str) -> str:
+    """Return an address, or what else was given, without what only its owner knows."""
+    if "://" not in text:
+        return text
+    return _USER.sub("://", text.partition("?")[0])
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without what only the owner of an address knows: passwords, signatures."""
-    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
+    """Return a text of others, such as an error, without what only owners of addresses know."""
+    return _QUERY_INSIDE.sub(r"\1", _USER_INSIDE.sub(r"\1", text))
 
 
 def version(told: Mapping[str, Any]) -> str:
@@ -282,8 +318,9 @@ def in_one_line(remote: Remote) -> Iterator[None]:
         raise
     except Exception as error:  # each store has errors of its own
         reason = without_secrets(first_line(error))
+        kind = type(error).__name__
         refused = getattr(error, "status", None) in (401, 403)
-        if isinstance(error, PermissionError) or refused or "redentials" in type(error).__name__:
+        if isinstance(error, PermissionError) or refused or _CREDENTIALS.search(kind):
             raise UserError(
                 f"{remote}: may not be used ({reason}); expected credentials that allow it; set "
                 "them as the store's own tools take them, such as by AWS_PROFILE"
@@ -298,7 +335,6 @@ def below(folder: Remote, suffixes: tuple[str, ...]) -> Iterator[str]:
     """Yield files of some suffixes below a folder, but hidden ones, relative to it."""
     for path in folder.files():
         parts = path.split("/")
-        if parts[-1].lower().endswith(suffixes) and not any(
-            part in ("", "..") or part.startswith((".", "__MACOSX")) for part in parts
-        ):
+        hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
+        if parts[-1].lower().endswith(suffixes) and not hidden:
             yield path

@@ -432,7 +432,7 @@ def predict_files(
 
     group: list[tuple[str, Waveform | BadClipError]] = []
     seconds = 0.0
-    items = zip(files, read_ahead(files), strict=True)
+    items = read_ahead(files, lambda file: file)
     for source, opened in in_order(read, items, workers, ahead=workers):
         group.append((source, opened))
         if not isinstance(opened, BadClipError):

@@ -161,7 +161,7 @@ def listed(manifest: Place, root: Place | None = None) -> Data:
     -------
     Data
     """
-    table = local(manifest)
+    table = local(manifest, file=True)
     clips = read_manifest(table, root or manifest.parent)
     unknown = f"as the clips of {table.name}"
     return Data(table.stem, table.stem, clips, (), unknown, unknown)

@@ -8,8 +8,9 @@ batch; each GPU has a copy of the encoder and takes the next batch when it is do
 
 import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -119,8 +120,12 @@ def embed_batches(
     def load(batch: Sequence[tuple[HeardClip, Content]]) -> list[Waveform]:
         return [load_clip(heard, rate, trim_decibels, channels, asked) for heard, asked in batch]
 
-    contents = read_ahead(heard.clip.file for batch in batches for heard in batch)
-    asked = (list(zip(batch, islice(contents, len(batch)), strict=True)) for batch in batches)
+    def ask() -> Generator[list[tuple[HeardClip, Content]]]:
+        clips = (heard for batch in batches for heard in batch)
+        with closing(read_ahead(clips, lambda heard: heard.clip.file)) as contents:
+            for batch in batches:
+                yield list(islice(contents, len(batch)))
+            list(contents)  # to its end: closed before that, it calls off what it has asked for
 
     if encoders[0].device.type == "cpu":
 
@@ -130,7 +135,7 @@ def embed_batches(
 
         threads = torch.get_num_threads()
         try:
-            results = in_order(load_and_embed, asked, workers, ahead=workers)
+            results = in_order(load_and_embed, ask(), workers, ahead=workers)
             yield from zip(batches, results, strict=True)
         finally:
             torch.set_num_threads(threads)
@@ -147,7 +152,7 @@ def embed_batches(
         finally:
             idle.put(lane)
 
-    loaded = in_order(load, asked, workers, ahead=2 * len(encoders))
+    loaded = in_order(load, ask(), workers, ahead=2 * len(encoders))
     computed = in_order(embed, loaded, len(encoders), ahead=len(encoders))
     yield from zip(batches, computed, strict=True)
 
@@ -232,6 +237,8 @@ def in_order(
         finally:
             for future in pending:
                 future.cancel()
+            if isinstance(items, Generator):
+                items.close()  # what it waits for, those who run may wait for
 
 
 def load_clip(

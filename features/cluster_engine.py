@@ -161,7 +161,8 @@ class ClusterEngine:
         """
         found = shards(batches, SHARD_SECONDS["cpu" if self._facts.is_cpu else "gpu"],
                        self.cluster.threads)  # fmt: skip
-        speed = self._speed = _Speed()
+        speed = self._speed
+        speed.begin()
         lost = []
         for place, told in self._run(_embed, found, dict(self.key), prepare=_absolute_shard):
             if isinstance(told, Failed):
@@ -223,6 +224,10 @@ class _Speed:
     """How fast each worker is, told now and then."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was before: whoever shows it keeps the object."""
         self.began = self.told = time.monotonic()
         self.work: dict[str, tuple[float, float]] = {}
 

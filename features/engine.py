@@ -129,8 +129,8 @@ class LocalEngine:
                 return error
             return HeardClip(clip, facts)
 
-        contents = read_ahead(clip.file for clip in clips)
-        return in_order(hear, zip(clips, contents, strict=True), self.workers, ahead=64)
+        items = read_ahead(clips, lambda clip: clip.file)
+        return in_order(hear, items, self.workers, ahead=16)
 
     def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
         """Sort clips into batches; on a CPU each is one of its own."""

@@ -58,6 +58,6 @@ def survey(
         except BadClipError as error:
             return Surveyed(clip, None, error)
 
-    items = zip(clips, read_ahead(clip.file for clip in clips), strict=True)
+    items = read_ahead(clips, lambda clip: clip.file)
     looked = in_order(look, items, workers, ahead=8)
     return tuple(track(looked, "opening clips", len(clips)))

@@ -99,11 +99,13 @@ def extract(
     return run
 
 
-def in_the_middle(act: Callable[[], object]) -> Any:
-    """Return what tracks, and acts once when the third batch is embedded."""
+def in_the_middle(act: Callable[[], object], shown: list[str] | None = None) -> Any:
+    """Return what tracks, acts once when the third batch is embedded, and keeps what is shown."""
 
     def track(items: Iterable[Any], what: str, total: int) -> Iterator[Any]:
         for number, item in enumerate(items):
+            if shown is not None:
+                shown.append(str(what))
             if str(what).startswith("embedding") and number == 3:
                 act()
             yield item
@@ -116,7 +118,10 @@ def test_the_file_is_that_of_a_local_run_bit_for_bit_though_a_worker_is_killed(
 ) -> None:
     local = extract("local.h5")
     first, _ = processes.workers(2)
-    remote = extract("remote.h5", cluster=processes.address, track=in_the_middle(first.kill))
+    shown: list[str] = []
+    track = in_the_middle(first.kill, shown)
+    remote = extract("remote.h5", cluster=processes.address, track=track)
+    assert "s of audio a second by 2 worker(s); slowest tcp://" in shown[-1]
     assert first.wait() == -9
     assert remote.computed == local.computed == 40
     assert Path("remote.h5").read_bytes() == Path("local.h5").read_bytes()

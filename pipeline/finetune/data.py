@@ -104,7 +104,7 @@ def open_clips(
     bad: list[BadClipError] = []
     held: dict[int, Waveform] = {}
     room = HELD_BYTES
-    items = zip(ordered, read_ahead(clip.file for clip in ordered), strict=True)
+    items = read_ahead(ordered, lambda clip: clip.file)
     for found in track(in_order(hear, items, workers, ahead=8), "checking clips", len(ordered)):
         if isinstance(found, BadClipError):
             bad.append(found)

@@ -13,7 +13,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from ...errors import UserError, first_line
 from ...files import write_text
-from ..blocks import BLOCK, Matrix, Rows, by_block, read
+from .. import blocks
+from ..blocks import Matrix, Rows, by_block, read
 from .head import Classifier, Head, Parameter, Point, Tested, Tester, predict_own
 
 T = TypeVar("T")
@@ -110,11 +111,9 @@ def bin_values(X: Matrix, bins: int) -> lightgbm.Dataset:
 class _Blocks(lightgbm.Sequence):  # type: ignore[misc]
     """Clips as LightGBM asks for them: a sample one by one, upwards, then all, by blocks."""
 
-    batch_size = BLOCK
-
     def __init__(self, X: Rows) -> None:
-        self.X, self.start = X, 0
-        self.block: NDArray[np.float32] = read(X, slice(0, BLOCK))
+        self.X, self.start, self.batch_size = X, 0, blocks.BLOCK
+        self.block: NDArray[np.float32] = read(X, slice(0, self.batch_size))
 
     def __len__(self) -> int:
         return len(self.X)
@@ -123,8 +122,8 @@ class _Blocks(lightgbm.Sequence):  # type: ignore[misc]
         if isinstance(asked, slice):
             return read(self.X, asked)
         if not self.start <= asked < self.start + len(self.block):
-            self.start = int(asked) // BLOCK * BLOCK
-            self.block = read(self.X, slice(self.start, self.start + BLOCK))
+            self.start = int(asked) // self.batch_size * self.batch_size
+            self.block = read(self.X, slice(self.start, self.start + self.batch_size))
         row: NDArray[np.float64] = self.block[asked - self.start].astype(np.float64)  # it insists
         return row
 
