@@ -28,7 +28,7 @@ SECRET = "not-to-be-printed"
 BUCKET = "lab"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # its address is what the client of this process is made with
 def s3_server() -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
