@@ -32,7 +32,7 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 #: One address in another, as fsspec chains them.
 _CHAIN = re.compile(r"::[a-z0-9+.-]+://|::.*://.*@", re.IGNORECASE)
 #: A name and password: a secret key of S3 may hold a slash.
-_USER = re.compile(r"(://)[^@?]*:[^@?]*@|(://)[^/@?]*@")
+_USER = re.compile(r"://[^/@?:]*:(?!\d+/)[^@?]*@|://[^/@?]*@")
 #: Where an address stands in a text of others, it ends at a space.
 _USER_INSIDE = re.compile(r"(://)[^/@\s'\"]*@")
 _QUERY_INSIDE = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")

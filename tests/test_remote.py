@@ -450,7 +450,10 @@ def test_a_path_is_a_path() -> None:
     for text in ("a/b.h5", "/a", "C:\\a", "corpus=x", "a:b"):
         assert place(text) == Path(text)
     assert place("file:///a/b") == Path("/a/b")
-    for address in ("http://[::1]:9000/x.wav", "s3://b/a@b.wav", "s3://b/a::b"):
+    for address in (
+        *("http://[::1]:9000/x.wav", "http://minio:9000/a@b.wav"),
+        *("s3://b/a@b.wav", "s3://b/a:b@c.wav", "s3://b/a::b"),
+    ):
         assert place(address) == Remote(address)
     assert place("S3://b/X") == Remote("s3://b/X")
     folder = Remote("https://host/a b?sig=1")
