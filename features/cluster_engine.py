@@ -107,8 +107,7 @@ class ClusterEngine:
                 )
             early[place] = told
             while next_place in early:
-                start = next_place * HEARD_AT_ONCE
-                for clip, each in zip(clips[start:], early.pop(next_place), strict=False):
+                for clip, each in zip(groups[next_place], early.pop(next_place), strict=True):
                     if isinstance(each, _Unseen):
                         if isinstance(clip.file, Path) and clip.file.exists():
                             raise _not_seen(each.worker, clip.file)
