@@ -19,7 +19,7 @@ import typer
 
 from . import __version__
 from .errors import MachineError, SerpipeError, UserError
-from .remote import Place, Remote, place
+from .remote import WAITING_THREADS, Place, Remote, place
 
 # The commands import what they need when they run: `serpipe --help` must not wait for torch.
 
@@ -1511,7 +1511,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code == 130:  # typer's word for Ctrl-C
             _say("serpipe: stopped; what was done is kept: run the same command again to go on")
-            if any(thread.name.startswith("read-ahead") for thread in threading.enumerate()):
+            if any(thread.name.startswith(WAITING_THREADS) for thread in threading.enumerate()):
                 os._exit(130)  # nothing is left to do but to wait for a store that says nothing
         raise
     except OSError as error:

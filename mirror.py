@@ -228,7 +228,7 @@ class _Copy:
                 record[name] = self._known(name, version(self.remote.store.info(address.url)))
             self._write_record(record)
         for name in [name for name in record if name not in here]:
-            with in_one_line(self.remote):
+            with self._in_one_line():
                 self.remote.store.rm_file(self._address(name).url)
             del record[name]
             self._write_record(record)

@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: Where each extra comes in; what other stores need, fsspec says.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 _WEB = ("http", "https")
+#: What the names of threads begin with that may wait for a store.
+WAITING_THREADS = "read-ahead"
 #: Seconds to wait before reading is tried again: stores and networks fail now and then.
 _PAUSES = (0.5, 2.0)
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)

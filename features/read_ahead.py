@@ -7,15 +7,12 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from ..remote import Place, Remote
+from ..remote import WAITING_THREADS, Place, Remote
 from .audio import read_clip
 
 Item = TypeVar("Item")
 #: Clips that are asked for at once.
 AHEAD = 32
-
-#: What the names of the threads that ask begin with.
-THREADS = "read-ahead"
 
 #: Returns the bytes of a clip, or raises what reading it raised.
 Content = Callable[[], bytes]
@@ -41,7 +38,7 @@ def read_ahead(
         Returns or raises what :func:`serpipe.features.audio.read_clip` does. A file of this machine
         is not read before it is called.
     """
-    readers = ThreadPoolExecutor(AHEAD, thread_name_prefix=THREADS)
+    readers = ThreadPoolExecutor(AHEAD, thread_name_prefix=WAITING_THREADS)
     asked: deque[tuple[Item, Content]] = deque()
     stopped = threading.Event()
 
