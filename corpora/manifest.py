@@ -15,7 +15,17 @@ from .clip import CLIP_COLUMNS, Clip
 from .emotions import SHARED_EMOTIONS, shared_word
 
 #: Columns of a cache that only opening the audio can fill.
-RESERVED = ("label", "fold", "sha256", "seconds", "sampling_rate", "channels", "shared_emotion")
+RESERVED = (
+    "label",
+    "fold",
+    "sha256",
+    "audio_sha256",
+    "seconds",
+    "sampling_rate",
+    "channels",
+    "loudness",
+    "shared_emotion",
+)
 #: Wrong lines that are told at once.
 SHOWN = 10
 _COLUMN = re.compile(r"[A-Za-z]\w*")

@@ -4,7 +4,7 @@ import hashlib
 import io
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -70,12 +70,20 @@ class AudioFacts:
         Of the file.
     frames : int
         Samples per channel of the file, at its own rate.
+    audio_sha256 : str
+        Hash of the decoded samples and their rate, hexadecimal: the same for a WAV file and the
+        FLAC file made from it.
+    loudness : float
+        Root mean square of the decoded samples over all channels, in decibels relative to full
+        scale.
     """
 
     sha256: str
     sampling_rate: int
     channels: int
     frames: int
+    audio_sha256: str = ""
+    loudness: float = math.nan
 
     @property
     def seconds(self) -> float:
@@ -162,7 +170,38 @@ def decode_waveform(
     """
     _check_content(file, content)
     samples, facts = _decode(file, content, max_seconds)
-    return as_clip(str(file), samples, facts.sampling_rate, sampling_rate, channels), facts
+    waveform = as_clip(str(file), samples, facts.sampling_rate, sampling_rate, channels)
+    facts = replace(
+        facts,
+        audio_sha256=hash_samples(samples, facts.sampling_rate),
+        loudness=_loudness(samples),
+    )
+    return waveform, facts
+
+
+def hash_samples(samples: NDArray[np.float32], sampling_rate: int) -> str:
+    """Hash decoded samples, so that the file format does not matter.
+
+    Parameters
+    ----------
+    samples : ndarray of float32, shape (n_samples, n_channels)
+        As decoded, before channels are mixed or the rate is changed.
+    sampling_rate : int
+        In Hz.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+    """
+    digest = hashlib.sha256(f"{sampling_rate} {samples.shape[1]}\n".encode())
+    digest.update(np.ascontiguousarray(samples, dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def _loudness(samples: NDArray[np.float32]) -> float:
+    """Return the root mean square in decibels relative to full scale."""
+    return round(float(10 * np.log10(np.mean(np.square(samples, dtype=np.float64)))), 3)
 
 
 def as_clip(

@@ -396,6 +396,8 @@ def clip_columns(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
     columns["seconds"] = np.array([h.facts.seconds for h in heard], dtype=np.float64)
     columns["sampling_rate"] = np.array([h.facts.sampling_rate for h in heard], dtype=np.int64)
     columns["channels"] = np.array([h.facts.channels for h in heard], dtype=np.int64)
+    columns["loudness"] = np.array([h.facts.loudness for h in heard], dtype=np.float64)
+    columns["audio_sha256"] = np.array([h.facts.audio_sha256 for h in heard], dtype=str)
     return columns
 
 
