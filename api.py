@@ -209,6 +209,10 @@ def fit(
     pooling: str | None = None,
     train_on: str | Sequence[str] = (),
     test_on: str | Sequence[str] = (),
+    task: str = "auto",
+    group: str | None = None,
+    speakers_per_corpus: bool = False,
+    similar_speakers: str = "refuse",
     seed: int = 0,
     out: str | Place | None = None,
     jobs: int | None = None,
@@ -256,6 +260,16 @@ def fit(
         Which of the cached poolings to use; all by default.
     train_on, test_on : str or sequence of str
         Corpora of the cache to train on and to test on; all, by ``split``, if empty.
+    task : {"auto", "labels", "ratings"}
+        How the target is read: by default numbers are ratings, and words are labels.
+    group : str, optional
+        A column whose groups of speakers stay together in every fold, such as a recording session;
+        by default the session for IEMOCAP, else ``"speaker"``.
+    speakers_per_corpus : bool
+        Whether a speaker id that occurs in several corpora of a manifest is a different person in
+        each; by default it is one person.
+    similar_speakers : {"refuse", "merge", "separate"}
+        What is done with speaker ids that differ only in spelling, such as Actor1 and actor01.
     seed : int
         Of folds, heads and shuffles.
     out : str or Path, optional
@@ -295,8 +309,12 @@ def fit(
         seed=seed,
         train_on=_words(train_on),
         test_on=_words(test_on),
+        task=task,
+        group=group,
+        speakers_per_corpus=speakers_per_corpus,
+        similar_speakers=similar_speakers,
     )
-    opened, rated, heads, grids = _to_fit(cache, target, ratings, head, grid, say)
+    opened, rated, heads, grids = _to_fit(cache, protocol, ratings, head, grid, say)
     with (
         nullcontext() if out is None else stored(out, say) as folder,
         workers(cluster, say) as there,
@@ -345,7 +363,7 @@ def fit_cross_corpus(
     from .pipeline.protocol import Protocol, cross_corpus_protocols
 
     asked = protocol or Protocol()
-    opened, rated, heads, grids = _to_fit(cache, asked.target, ratings, head, grid, say)
+    opened, rated, heads, grids = _to_fit(cache, asked, ratings, head, grid, say)
     possible = []
     for each in cross_corpus_protocols(opened, asked, rated):  # before the work: all, or none
         try:
@@ -516,7 +534,7 @@ def workers(where: str | None, say: Say = say_nothing) -> "AbstractContextManage
 
 def _to_fit(
     cache: "Cache | str | Place | None",
-    target: str,
+    protocol: "Protocol",
     ratings: str | Place | None,
     head: str | None,
     grid: Mapping[str, Sequence[float]] | Sequence[str],
@@ -531,9 +549,11 @@ def _to_fit(
     given = cache if isinstance(cache, Cache) else local(cache or latest_cache(), say, file=True)
     opened = given if isinstance(given, Cache) else open_cache(given)
     say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
+    target = protocol.target
     rated = read_ratings(local(ratings, say, file=True), target) if ratings else None
     number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
-    heads = find_heads(head, "regression" if number else "classification")
+    regressed = number and protocol.task != "labels"
+    heads = find_heads(head, "regression" if regressed else "classification")
     if isinstance(grid, Mapping):
         grid = [f"{name}={','.join(map(str, values))}" for name, values in grid.items()]
     return opened, rated, heads, read_grids(heads, grid)

@@ -124,6 +124,37 @@ KeptLabels = Annotated[
     str | None,
     typer.Option(metavar="LABEL,...", help="Labels to keep, after --map.", show_default="all"),
 ]
+Task = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|labels|ratings",
+        help="How the target is read: auto takes numbers for ratings and words for labels.",
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Keep the speakers of each value of this column on one side of every fold, such as "
+        "those of a session or a dialogue.",
+        show_default="session for IEMOCAP, else speaker",
+    ),
+]
+SpeakersPerCorpus = Annotated[
+    bool,
+    typer.Option(
+        "--speakers-per-corpus",
+        help="A speaker id that occurs in several corpora of a manifest is a different person in "
+        "each; by default it is one person.",
+    ),
+]
+SimilarSpeakers = Annotated[
+    str,
+    typer.Option(
+        metavar="refuse|merge|separate",
+        help="Speaker ids that differ only in spelling, such as Actor1 and actor01.",
+    ),
+]
 RunFolder = Annotated[
     str | None,
     typer.Option(
@@ -627,6 +658,7 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    task: Task = "auto",
     merge: MergedLabels = None,
     keep: Annotated[
         str | None,
@@ -636,6 +668,9 @@ def fit(
             show_default="all",
         ),
     ] = None,
+    group: Group = None,
+    speakers_per_corpus: SpeakersPerCorpus = False,
+    similar_speakers: SimilarSpeakers = "refuse",
     normalise: Annotated[
         str,
         typer.Option(
@@ -709,6 +744,10 @@ def fit(
         seed=seed,
         train_on=_names(train_on),
         test_on=_names(test_on),
+        task=task,
+        group=group,
+        speakers_per_corpus=speakers_per_corpus,
+        similar_speakers=similar_speakers,
     )
     found: tuple[Any, ...]
     asked: dict[str, Any] = {
@@ -771,8 +810,12 @@ def finetune(
             show_default=False,
         ),
     ] = None,
+    task: Task = "auto",
     merge: MergedLabels = None,
     keep: KeptLabels = None,
+    group: Group = None,
+    speakers_per_corpus: SpeakersPerCorpus = False,
+    similar_speakers: SimilarSpeakers = "refuse",
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -971,6 +1014,10 @@ def finetune(
         merge=_pairs("--map", merge or []),
         keep=_names(keep),
         seed=seed,
+        task=task,
+        group=group,
+        speakers_per_corpus=speakers_per_corpus,
+        similar_speakers=similar_speakers,
     )
     kind: EncoderWithHead | Network
     if network:
@@ -1076,6 +1123,9 @@ def evaluate(
         ),
     ] = None,
     keep: KeptLabels = None,
+    task: Task = "auto",
+    speakers_per_corpus: SpeakersPerCorpus = False,
+    similar_speakers: SimilarSpeakers = "refuse",
     model_map: Annotated[
         list[str] | None,
         typer.Option(
@@ -1122,7 +1172,14 @@ def evaluate(
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: expected auto, cpu or cuda")
     device = choose_devices(device)[0]
-    protocol = Protocol(target=target, merge=_pairs("--map", merge or []), keep=_names(keep))
+    protocol = Protocol(
+        target=target,
+        merge=_pairs("--map", merge or []),
+        keep=_names(keep),
+        task=task,
+        speakers_per_corpus=speakers_per_corpus,
+        similar_speakers=similar_speakers,
+    )
     renamed = _pairs("--model-map", model_map or [])
     found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
     for error in found.bad:

@@ -1,5 +1,6 @@
 """What is wrong or to be known about a run, each with a code that docs/checks.md explains."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from ..corpora import CORPORA, Corpus
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.holdout import holds_out
+from ..pipeline.nuisance import ALL_OF_THEM, FORMAT
 from ..pipeline.statistics import FEWEST_SPEAKERS
 from .probe import against_probe, from_scratch, read_probe
 from .results import RunResults, at_edge, chosen
-from .table import score_text
+from .run import RunSummary
+from .table import interval_text, score_text
 from .tables import RESOLVED
 
 #: Checkpoints that were trained on emotions of these corpora, by a part of their name. Sources:
@@ -28,6 +31,25 @@ TRAINED_ON: Mapping[str, frozenset[str]] = {
     "firdhokk/speech-emotion-recognition": frozenset({"ravdess", "savee", "tess"}),
     "Dpngtm/wav2vec2-emotion-recognition": frozenset({"tess", "cremad", "savee", "ravdess"}),
     "superb-er": frozenset({"iemocap"}),
+}
+
+
+#: Checks that repeat a mark, which every output shows as a warning of its own.
+MARKS = frozenset({"SER001", "SER002", "SER003", "SER007"})
+#: Severity and advice of what was noticed when a run was planned.
+_PLANNED: Mapping[str, tuple[str, str]] = {
+    "SER019": (
+        "warning",
+        "if the ids name clips or sessions and not people, the same voices are on both sides of "
+        "the folds: give each person one id in the column speaker",
+    ),
+    "SER020": ("warning", "keep them on one side with --group and the name of the column"),
+    "SER023": (
+        "note",
+        "without the option each id is one person; with it the same voice may be on both sides",
+    ),
+    "SER026": ("warning", "unless they are different people: --similar-speakers merge"),
+    "SER027": ("note", "if they were recorded together, keep them on one side with --group"),
 }
 
 
@@ -88,7 +110,14 @@ def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Ch
         What was found, the gravest first.
     """
     order = {"invalid": 0, "warning": 1, "note": 2}
-    found = [*_protocol(results), *_data(results), *_search(results), *_probe(results, probe)]
+    found = [
+        *_protocol(results),
+        *_planned(results),
+        *_data(results),
+        *_search(results),
+        *_nuisance(results),
+        *_probe(results, probe),
+    ]
     return tuple(sorted(found, key=lambda check: (order[check.severity], check.code)))
 
 
@@ -132,12 +161,35 @@ def _protocol(results: RunResults) -> Iterator[Check]:
             "SER005", "warning", f"NOT WHOLE: {', '.join(left)} not fitted yet",
             "run the same command again",
         )  # fmt: skip
-    named = summary.split != NOTHING_TRAINED and not summary.trained
-    if len(summary.layers) == 1 and named:
+    cached, used = _layers(summary)
+    if used < cached:
         yield Check(
-            "SER006", "note", f"layer {summary.layers[0]} was named, not chosen inside",
-            "name it before seeing the curve, or use --layers all",
+            "SER006", "note",
+            f"{len(used)} of the {len(cached)} layers of the cache were named with --layers",
+            "valid if they were named before anybody saw the scores of the layers; else the test "
+            "speakers chose them: use --layers all",
         )  # fmt: skip
+
+
+def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
+    """Return the layers of the cache, and those that heads could see; none if none were chosen."""
+    if summary.split == NOTHING_TRAINED or summary.trained:
+        return set(), set()
+    cached = {str(layer) for layer in summary.encoder.get("layers", ())}
+    used: set[str] = set()
+    for candidate in summary.layers:
+        if candidate in ("mean", "weighted"):
+            return cached, cached
+        used.update(candidate.removeprefix("concat-").split("-"))
+    return cached, used
+
+
+def _planned(results: RunResults) -> Iterator[Check]:
+    """Yield what was noticed in the clips and folds when the run was planned."""
+    for code, found in results.summary.findings:
+        if code in _PLANNED:
+            severity, advice = _PLANNED[code]
+            yield Check(code, severity, found, advice)
 
 
 def _data(results: RunResults) -> Iterator[Check]:
@@ -187,6 +239,33 @@ def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.boo
     if name == "ravdess" and "song" in channels:
         return CORPORA["ravdess-all" if "speech" in channels else "ravdess-song"]
     return CORPORA[name]
+
+
+def _nuisance(results: RunResults) -> Iterator[Check]:
+    """Yield what the recordings tell without being listened to, where that is above chance."""
+    measure, scores = results.measure, results.nuisance_scores()
+    chance = measure.chance(len(results.summary.labels))
+    of_heads = [results.scores(head)[measure.key] for head in results.heads]
+    reached = min(score.value if math.isnan(score.low) else score.low for score in of_heads)
+    above = {
+        title: score
+        for title, score in scores.items()
+        if title in (ALL_OF_THEM, FORMAT)  # the others are parts, tested together
+        and (score.low > chance or (math.isnan(score.low) and score.value >= reached))
+    }
+    if not above:
+        return
+    best = max(above, key=lambda title: above[title].value)
+    shown = "; ".join(f"{title} {interval_text(above[title], measure)}" for title in above)
+    close = above[best].value >= reached
+    yield Check(
+        "SER021",
+        "warning" if close or FORMAT in above else "note",
+        f"{measure.title} from properties of the recordings alone, chance "
+        f"{score_text(chance, measure)}: {shown}" + (", no worse than a head" if close else ""),
+        "compare the heads with this, not with chance; if labels were recorded differently, the "
+        "score says little about emotion",
+    )
 
 
 def _search(results: RunResults) -> Iterator[Check]:

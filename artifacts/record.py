@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..corpora import CORPORA
 from ..errors import UserError
@@ -19,6 +20,7 @@ from ..pipeline.folds import check_inner_folds
 from ..pipeline.heads import Grid, Head, paths
 from ..pipeline.layers import Candidate
 from ..pipeline.measures import MEASURES
+from ..pipeline.nuisance import predict_from_nuisance
 from ..pipeline.protocol import (
     Plan,
     Protocol,
@@ -43,11 +45,21 @@ from .run import (
     run_name,
     save_clips,
     save_fit,
+    save_nuisance,
     write_summary,
 )
 
 if TYPE_CHECKING:
     from ..cluster import Cluster
+
+
+#: Options that came after the first runs were named: left as they are, they change no name.
+NEW_OPTIONS = {
+    field.name: field.default
+    for field in fields(Protocol)
+    if field.name
+    in ("train_on", "test_on", "task", "group", "speakers_per_corpus", "similar_speakers")
+}
 
 
 def record_run(
@@ -123,7 +135,7 @@ def record_run(
             # What was not asked for is left out: new options do not give old runs new names.
             name: value
             for name, value in (asdict(plan.protocol) | {"pooling": plan.pooling}).items()
-            if name not in ("train_on", "test_on") or value
+            if name not in NEW_OPTIONS or value != NEW_OPTIONS[name]
         },
         **({"streamed": True} if streamed else {}),  # of many clips, trees have other bins
         "folds": [
@@ -161,6 +173,9 @@ def record_run(
                 planned=[head.name for head in heads],
                 task=plan.task,
                 agreement=_agreement(ratings),
+                assumptions=plan.assumptions,
+                findings=plan.findings,
+                group=plan.group,
                 heads=done,
                 provenance={**provenance, "cache": cache.provenance},
             ),
@@ -173,6 +188,7 @@ def record_run(
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
+        save_nuisance(run, nuisance_of(plan), plan.tested_clips)
     with room(run) if streamed else nullcontext() as folder:
         for head in heads:
             if head.name not in done:
@@ -219,8 +235,14 @@ def plan_run(
         )
     if anything_to_choose(plan, [grids[head.name] for head in heads]):
         folds = (*plan.split.folds, plan.problem.everybody())
-        check_inner_folds(folds, plan.problem.strata, plan.problem.speakers)
+        check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
     return plan
+
+
+def nuisance_of(plan: Plan) -> dict[str, NDArray[Any]]:
+    """Return the predictions of the nuisance baselines on the folds of a plan."""
+    problem = plan.problem
+    return predict_from_nuisance(plan.clips, problem.labels, problem.folds, problem.seed)
 
 
 def _agreement(ratings: Ratings | None) -> dict[str, Any] | None:

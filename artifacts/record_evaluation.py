@@ -292,4 +292,7 @@ def _summary(
             },
         },
         task=plan.task,
+        assumptions=plan.assumptions,
+        findings=plan.findings,
+        group=plan.group,
     )  # fmt: skip

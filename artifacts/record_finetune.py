@@ -35,7 +35,7 @@ from ..pipeline.search import FoldResult
 from ..progress import Say, Track, no_track, say_nothing
 from .latest import RUNS
 from .parts import FOLDER, part_writer, read_parts, remove_parts
-from .record import heads_there
+from .record import heads_there, nuisance_of
 from .results import RunResults
 from .run import (
     FORMAT_VERSION,
@@ -46,6 +46,7 @@ from .run import (
     run_name,
     save_clips,
     save_fit,
+    save_nuisance,
     write_summary,
 )
 
@@ -220,6 +221,7 @@ def record_finetuning(
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
+        save_nuisance(run, nuisance_of(plan), plan.tested_clips)
         training = _with_states(training, devices[0])
         fit = _train_folds(training, run, devices, cluster, track)
         save_fit(
@@ -440,7 +442,7 @@ def _validation(plan: Plan, fold: Fold) -> NDArray[np.intp]:
     """Return the clips by which the epoch is chosen: the split's, or a fifth of the speakers'."""
     if fold.validation is not None:
         return fold.validation
-    speakers = plan.problem.speakers[fold.train]
+    speakers = plan.problem.kept_together[fold.train]
     if len(np.unique(speakers)) < 2:
         raise UserError(
             f"fold {fold.name}: one training speaker, {speakers[0]}; expected at least 2, one to "
@@ -686,6 +688,9 @@ def _summary(
             },
         },
         task=plan.task,
+        assumptions=plan.assumptions,
+        findings=plan.findings,
+        group=plan.group,
     )  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from ..files import write_text
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
+from ..pipeline.nuisance import ALL_OF_THEM
 from ..pipeline.statistics import DRAWS, FEWEST_SPEAKERS, compare
 from .baselines import baseline_table
-from .checks import Check, run_checks
+from .checks import MARKS, Check, run_checks
 from .probe import against_probe, probe_table, read_probe
 from .results import RunResults
 from .run import RunSummary
@@ -25,6 +26,7 @@ from .tables import (
     identity,
     layers_table,
     nested_table,
+    nuisance_table,
     speakers_table,
 )
 
@@ -126,6 +128,8 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
         )
         notes.append(TEST_NOTE)
+    if results.nuisance:
+        tables.append(nuisance_table(results))
     if summary.split != NOTHING_TRAINED:  # there is no layer to look at
         tables.append(layers_table(results))
     if summary.labels:
@@ -147,15 +151,37 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
 
 
 def headline(results: RunResults) -> tuple[str, ...]:
-    """Return the nested first score of each head, and all warnings, a line each."""
-    lines = []
+    """Return what a run found in a few lines.
+
+    What was merged, left out or assumed; the first score of each head; all warnings; and the checks
+    that are more than notes.
+    """
+    summary = results.summary
+    lines = [f"note     {assumption}" for assumption in summary.assumptions]
+    if summary.changes:
+        lines.insert(0, f"target   {summary.target}: {', '.join(summary.changes)}")
     for head in results.heads:
         measure = results.measure
         first = interval_text(results.scores(head)[measure.key], measure)
         lines.append(
             f"{head:<10} {measure.title} {first}, {results.kind}, {results.summary.split_title}"
         )
-    return (*lines, *(f"WARNING: {warning}" for warning in results.summary.warnings))
+    if results.nuisance:
+        title, score = next(iter(results.nuisance_scores().items()))
+        told = "sampling rate, channels, duration and loudness" if title == ALL_OF_THEM else title
+        lines.append(
+            f"{'nuisance':<10} {results.measure.title} {interval_text(score, results.measure)}, "
+            f"from {told} alone, same folds"
+        )
+    return (
+        *lines,
+        *(f"WARNING: {warning}" for warning in summary.warnings),
+        *(
+            f"CHECK    {check_line(check)}"
+            for check in run_checks(results)
+            if check.severity != "note" and check.code not in MARKS
+        ),
+    )
 
 
 def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
@@ -239,6 +265,7 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
             f"{encoder['precision']} on {encoder['device']}",
         ),
         ("split", summary.split_title),
+        *((("assumed", "; ".join(summary.assumptions)),) if summary.assumptions else ()),
         ("chosen", summary.inner),
     ]
     return tuple(facts)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,15 @@ from ..errors import UserError
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
 from ..pipeline.statistics import Interval, count_by_group, intervals
-from .run import NESTED, HeadSummary, RunSummary, read_predictions, read_summary, read_table
+from .run import (
+    NESTED,
+    HeadSummary,
+    RunSummary,
+    read_nuisance,
+    read_predictions,
+    read_summary,
+    read_table,
+)
 
 #: Columns of the clip table by which scores are told apart, where a corpus has them.
 GROUPS = ("sex", "intensity", "corpus")
@@ -33,12 +41,15 @@ class RunResults:
         ``clips.csv`` by column.
     predicted : mapping of str to mapping of str to ndarray of str or float64, shape (n_clips,)
         By head and layer, ``"nested"`` first.
+    nuisance : mapping of str to ndarray of str or float64, shape (n_clips,)
+        Predictions from properties of the recordings, by title of the baseline.
     """
 
     run: Path
     summary: RunSummary
     clips: Mapping[str, NDArray[np.str_]]
     predicted: Mapping[str, Mapping[str, NDArray[Any]]]
+    nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -59,6 +70,23 @@ class RunResults:
     def scores(self, head: str, layer: str = NESTED) -> dict[str, Interval]:
         """Return the scores of a head, by key, with their intervals over speakers."""
         return intervals(self.by_speaker(head, layer), self.measure)
+
+    def nuisance_scores(self) -> dict[str, Interval]:
+        """Return the first score of each nuisance baseline, with its interval over speakers."""
+        speakers, labels = self.clips["speaker"], self.summary.labels
+        return {
+            title: intervals(
+                np.stack(
+                    list(
+                        count_by_group(
+                            self.truth, predicted, speakers, labels, self.measure
+                        ).values()
+                    )
+                ),
+                self.measure,
+            )[self.measure.key]
+            for title, predicted in self.nuisance.items()
+        }
 
     def counts(self, head: str, layer: str = NESTED) -> dict[str, NDArray[Any]]:
         """Sum up the predictions of each speaker's clips.
@@ -179,6 +207,7 @@ def read_results(run: Path) -> RunResults:
             head: read_predictions(run, head, summary.layers, summary.labels, clips)
             for head in summary.heads
         },
+        read_nuisance(run, summary.labels, clips),
     )
 
 

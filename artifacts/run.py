@@ -3,6 +3,8 @@
 =================================== ============================================================
 ``run.json``                        what was asked for, what was chosen, command and versions
 ``clips.csv``                       the clips that were tested, their labels and folds
+``nuisance.csv``                    out-of-fold predictions from sampling rate, channels, duration
+                                    and loudness alone
 ``predictions/HEAD.csv``            out-of-fold predictions and scores: the nested ones, then a
                                     row per layer and clip
 ``search/HEAD.csv``                 inner UAR of every layer, fold and point of the grid
@@ -118,6 +120,12 @@ class RunSummary:
         Of several raters, as :class:`~serpipe.pipeline.ratings.Agreement` tells it.
     probe : str, optional
         Of a fine-tuned run: the folder beside its own that holds the run of its frozen probe.
+    assumptions : sequence of str
+        What was assumed where the user said nothing, in words.
+    findings : sequence of (str, str)
+        Code of a check and what was noticed when the run was planned.
+    group : str
+        What folds keep together: ``"speaker"``, or a column that groups speakers.
     """
 
     name: str
@@ -143,6 +151,9 @@ class RunSummary:
     task: str = "classification"
     agreement: Mapping[str, Any] | None = None
     probe: str | None = None
+    assumptions: Sequence[str] = ()
+    findings: Sequence[Sequence[str]] = ()
+    group: str = "speaker"
 
     @property
     def trained(self) -> str | None:
@@ -243,7 +254,17 @@ def _check_summary(summary: RunSummary) -> None:
     tables = (told, told.get("versions", {}), told.get("cache", {}))
     if not all(isinstance(table, dict) for table in (*tables, summary.encoder)):
         raise TypeError("encoder or provenance is no table")
-    for lines in (summary.warnings, summary.changes, summary.layers, summary.labels):
+    pairs = [line for finding in summary.findings for line in finding]
+    if any(len(finding) != 2 for finding in summary.findings):
+        raise ValueError("a finding is not a code and a text")
+    for lines in (
+        summary.warnings,
+        summary.changes,
+        summary.layers,
+        summary.labels,
+        summary.assumptions,
+        pairs,
+    ):
         if not all(isinstance(line, str) for line in lines):
             raise TypeError("a name or warning is no text")
     summary.encoder["encoder"], summary.encoder["revision"]
@@ -278,6 +299,68 @@ def save_clips(
     fold_of = _fold_of(folds)
     rows = zip(labels.tolist(), fold_of, *(clips[name].tolist() for name in clips), strict=True)
     _write_csv(run / "clips.csv", ["label", "fold", *clips], rows)
+
+
+def save_nuisance(
+    run: Path, predicted: Mapping[str, NDArray[Any]], clips: Mapping[str, NDArray[Any]]
+) -> None:
+    """Write ``nuisance.csv``: what each nuisance baseline predicts of each clip that is tested.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    predicted : mapping of str to ndarray of str or float64, shape (n_tested,)
+        From :func:`~serpipe.pipeline.nuisance.predict_from_nuisance`.
+    clips : mapping of str to ndarray, shape (n_tested,)
+        The clip table of these clips.
+    """
+    columns = [clips["path"].tolist(), *(each.tolist() for each in predicted.values())]
+    _write_csv(run / "nuisance.csv", ["path", *predicted], zip(*columns, strict=True))
+
+
+def read_nuisance(
+    run: Path, labels: Sequence[str], clips: Mapping[str, NDArray[np.str_]]
+) -> dict[str, NDArray[Any]]:
+    """Read ``nuisance.csv``.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    labels : sequence of str
+        What may be predicted; nothing for ratings, which are numbers.
+    clips : mapping of str to ndarray of str, shape (n_clips,)
+        ``clips.csv`` by column.
+
+    Returns
+    -------
+    dict of str to ndarray of str or float64, shape (n_clips,)
+        By title of the baseline; empty for runs without the file, such as those of earlier
+        versions and those in which nothing was trained.
+
+    Raises
+    ------
+    UserError
+        If the file does not fit the clips and labels.
+    """
+    path = run / "nuisance.csv"
+    if not path.exists():
+        return {}
+    rows = read_table(path)
+    titles = [title for title in (rows[0] if rows else ()) if title and title != "path"]
+    predicted = {title: [row.get(title) or "" for row in rows] for title in titles}
+    known = all(
+        set(values) <= set(labels) if labels else all(map(_is_number, values))
+        for values in predicted.values()
+    )
+    if [row.get("path") for row in rows] != clips["path"].tolist() or not known:
+        raise UserError(
+            f"{path}: does not hold the clips of clips.csv in their order, or holds other labels; "
+            "fit again"
+        )
+    kind = np.str_ if labels else np.float64
+    return {title: np.array(values).astype(kind) for title, values in predicted.items()}
 
 
 def save_fit(

@@ -94,6 +94,33 @@ def nested_table(results: RunResults) -> Table:
     )
 
 
+def nuisance_table(results: RunResults) -> Table:
+    """Return what properties of the recordings alone predict, on the folds of the run."""
+    summary, measure = results.summary, results.measure
+    scores = results.nuisance_scores()
+    chance = measure.chance(len(summary.labels))
+    return Table(
+        "nuisance",
+        "Nuisance baselines: the recordings without what was said",
+        ("seen by the baseline", measure.title),
+        (
+            *((title, interval_text(score, measure)) for title, score in scores.items()),
+            ("chance", score_text(chance, measure)),
+        ),
+        note="Boosted trees on sampling rate, channels, duration in seconds and loudness in dB, on "
+        "the folds of the run. Duration and loudness carry emotion, too; a sampling rate does not.",
+        records=tuple(
+            {
+                **identity(summary),
+                "baseline": title,
+                **flat({measure.key: score}),
+                "chance": chance,
+            }
+            for title, score in scores.items()
+        ),
+    )
+
+
 def layers_table(results: RunResults) -> Table:
     """Return the score of each layer held fixed; no layer is called better than it was shown."""
     heads, layers, measure = results.heads, results.summary.layers, results.measure

@@ -32,6 +32,9 @@ class Clip:
         As ISO 639-1 says it.
     intensity, statement, repetition : str
         What the corpus tells besides; empty where it tells nothing.
+    speaker_id : str
+        Who talks, unique across corpora: of a corpus whose reader knows its speakers
+        ``"CORPUS:SPEAKER"``, of a manifest the speaker as it is, who may occur in several corpora.
     more : mapping of str to str or float
         Further columns: ratings, or what a manifest tells. The same names and types for all clips
         of a corpus.
@@ -49,6 +52,7 @@ class Clip:
     intensity: str = ""
     statement: str = ""
     repetition: str = ""
+    speaker_id: str = ""
     more: Mapping[str, str | float] = field(default_factory=dict)
 
     def absolute(self) -> "Clip":

@@ -78,6 +78,9 @@ class Corpus:
         How to get the corpus.
     corpus : str
         The name in the clip table where it is another: parts of one corpus share their speakers.
+    group : str
+        The column whose values group speakers that were recorded together, such as
+        ``"session"``; empty if speakers were recorded alone.
     read_labels : callable
         From the folder to what label files tell of each clip, by its name; a clip of which these
         tell nothing is bad. Labels that are numbers become columns of ratings.
@@ -99,6 +102,7 @@ class Corpus:
     archives: tuple[Archive, ...] = ()
     access: str = ""
     corpus: str = ""
+    group: str = ""
     read_labels: Callable[[Place], Mapping[str, Mapping[str, str | float]]] = field(
         default=no_labels
     )

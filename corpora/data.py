@@ -13,6 +13,7 @@ from .clip import Clip
 from .corpus import Corpus, NameOutsideSchemeError
 from .manifest import read_manifest
 from .scan import Scan, audio_files, scan
+from .speakers import describe_similar, similar_speakers
 
 #: What ``--data`` says for the sample that ships with the package.
 SAMPLE = "sample"
@@ -227,6 +228,12 @@ def gather(
         found = listed(table, place(data[0]) if data else None)
         speakers = {clip.speaker for clip in found.clips}
         say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {table}")
+        similar = similar_speakers(speakers)
+        if similar:
+            say(
+                f"note     speaker ids differ only in spelling: {describe_similar(similar)}; "
+                "correct the table, or decide with `serpipe fit --similar-speakers`"
+            )
         return found
     sources, scans = find_data(data or [SAMPLE])
     for source, scanned in zip(sources, scans, strict=True):

@@ -144,6 +144,7 @@ IEMOCAP = Corpus(
     scheme="an IEMOCAP name such as Ses01F_impro01_F000.wav",
     read_name=read_name,
     read_labels=read_labels,
+    group="session",
     expected={
         "anger": 1103,
         "disgust": 2,

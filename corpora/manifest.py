@@ -25,6 +25,7 @@ RESERVED = (
     "channels",
     "loudness",
     "shared_emotion",
+    "speaker_id",
 )
 #: Wrong lines that are told at once.
 SHOWN = 10
@@ -118,6 +119,7 @@ def read_manifest(path: Path, root: Place | None = None) -> tuple[Clip, ...]:
                     name=name,
                     corpus=corpus,
                     shared_emotion=emotion if emotion in SHARED_EMOTIONS else "",
+                    speaker_id=cells["speaker"],
                     more={column: values[column][number] for column in more},
                     **known,
                 )
@@ -129,7 +131,7 @@ def read_manifest(path: Path, root: Place | None = None) -> tuple[Clip, ...]:
 _FIELDS = tuple(
     field.name
     for field in fields(Clip)
-    if field.name not in ("file", "path", "name", "corpus", "shared_emotion", "more")
+    if field.name not in ("file", "path", "name", "corpus", "shared_emotion", "speaker_id", "more")
 )
 
 
@@ -201,7 +203,7 @@ def read_rows(path: Path) -> list[Row]:
 def read_column(
     path: Path, rows: Sequence[Row], column: str, wrong: list[str]
 ) -> list[float] | list[str]:
-    """Read a column as numbers if that is what it holds, else as text.
+    """Read a column as numbers if all its filled cells are, and as text if few of them are.
 
     Parameters
     ----------
@@ -212,7 +214,8 @@ def read_column(
     column : str
         The column.
     wrong : list of str
-        Takes a message for each cell that is no number among numbers.
+        Takes a message for each cell that is no number among numbers, or one for a column in
+        which at least a fifth of the cells are numbers.
 
     Returns
     -------
@@ -223,7 +226,14 @@ def read_column(
     numbers = [read_number(cell) for cell in cells]
     filled = sum(cell != "" for cell in cells)
     read = sum(number is not None for number, cell in zip(numbers, cells, strict=True) if cell)
+    if 5 * read < filled or not filled:
+        return cells
     if 2 * read <= filled:
+        words = next(row for row, number in zip(rows, numbers, strict=True) if number is None)
+        wrong.append(
+            f"{path}: column {column} holds {read} numbers and {filled - read} other values, such "
+            f"as {words.cells[column]!r} in line {words.line}; write numbers only, or words only"
+        )
         return cells
     for row, number in zip(rows, numbers, strict=True):
         if number is None:

@@ -147,10 +147,12 @@ def _clip(
     folder: Place, path: PurePosixPath, corpus: Corpus, told: Mapping[str, str | float]
 ) -> Clip:
     known = {name: str(value) for name, value in told.items() if name in CLIP_COLUMNS}
+    name = corpus.corpus or corpus.name
     return Clip(
         file=folder / path,
         path=str(path),
-        corpus=corpus.corpus or corpus.name,
+        corpus=name,
+        speaker_id=f"{name}:{known['speaker']}",
         shared_emotion=corpus.shared[known["emotion"]],
         language=corpus.language,
         more={name: value for name, value in told.items() if name not in CLIP_COLUMNS},

@@ -390,6 +390,7 @@ def clip_columns(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
     columns: dict[str, NDArray[Any]] = {
         name: np.array([getattr(h.clip, name) for h in heard], dtype=str) for name in CLIP_COLUMNS
     }
+    columns["speaker_id"] = np.array([h.clip.speaker_id or h.clip.speaker for h in heard], str)
     for name in sorted({name for h in heard for name in h.clip.more}):
         columns[name] = _column([h.clip.more.get(name) for h in heard])
     columns["sha256"] = np.array([h.facts.sha256 for h in heard], dtype=str)

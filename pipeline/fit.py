@@ -43,17 +43,25 @@ class Problem:
         Each clip is tested in exactly one, or only trained on.
     seed : int
         For heads that draw random numbers.
+    groups : ndarray of str, shape (n_clips,), optional
+        What inner folds keep together; single speakers by default.
     """
 
     labels: NDArray[Any]
     speakers: NDArray[np.str_]
     folds: tuple[Fold, ...]
     seed: int = 0
+    groups: NDArray[np.str_] | None = None
 
     @property
     def strata(self) -> NDArray[np.str_]:
         """By what folds are balanced: the labels, or fifths of the ratings, shape (n_clips,)."""
         return stratify(self.labels)
+
+    @property
+    def kept_together(self) -> NDArray[np.str_]:
+        """What inner folds keep together: groups of speakers, or speakers, shape (n_clips,)."""
+        return self.speakers if self.groups is None else self.groups
 
     @property
     def names(self) -> list[str]:
@@ -201,7 +209,7 @@ def fit_head(
             if keep:
                 keep(layer, fold, result)
 
-    given = (head.name, grid, problem.labels, problem.speakers, choose, problem.seed)
+    given = (head.name, grid, problem.labels, problem.kept_together, choose, problem.seed)
     if cluster:
         with contextlib.closing(_on_workers(cluster, missing, embeddings, given)) as searched:
             told(searched)
@@ -260,7 +268,7 @@ def fit_final(
         Of the layers, where they were learnt.
     """
     rows = problem.everybody().train
-    labels, speakers = problem.labels[rows], problem.speakers[rows]
+    labels, speakers = problem.labels[rows], problem.kept_together[rows]
     X = take(X, rows)
     weights = np.empty(0)
     with threadpool_limits(1):  # the last digits depend on it

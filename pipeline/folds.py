@@ -15,6 +15,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 from ..corpora.emobox import EMOBOX_FOLDS
 from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError
+from .groups import SPEAKER, Groups
 from .holdout import Indices, divide, holds_out, read_shares
 
 Table = Mapping[str, NDArray[Any]]
@@ -61,15 +62,24 @@ class Split:
         Each clip is tested in exactly one, or only trained on.
     shares_speakers : bool
         Whether speakers stand on both sides, so that scores are inflated.
+    assumptions : tuple of str
+        What was assumed or left out, in words.
     """
 
     name: str
     title: str
     folds: tuple[Fold, ...]
     shares_speakers: bool = False
+    assumptions: tuple[str, ...] = ()
 
 
-def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0) -> Split:
+def make_split(
+    name: str,
+    clips: Table,
+    labels: NDArray[np.str_],
+    seed: int = 0,
+    groups: Groups | None = None,
+) -> Split:
     """Divide clips as a protocol says, and check the folds.
 
     Parameters
@@ -88,6 +98,9 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
         What will be predicted.
     seed : int
         For ``kfold``, ``holdout`` and ``random``.
+    groups : Groups, optional
+        What ``loso``, ``kfold`` and ``holdout`` keep together; single speakers by default. The
+        folds of the other splits are refused if they divide a group that the user named.
 
     Returns
     -------
@@ -99,25 +112,25 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
         If the name is not one of those, or :func:`check_folds` refuses.
     """
     kind, _, argument = name.partition(":")
-    speakers = clips["speaker"]
-    n_speakers = len(np.unique(speakers))
-    if n_speakers < 2:
+    groups = groups or Groups(clips["speaker"])
+    n_groups = len(np.unique(groups.ids))
+    if n_groups < 2:
         raise UserError(
-            f"{n_speakers} speaker in the cache; keeping speakers apart needs at least 2; "
+            f"{n_groups} speaker in the cache; keeping speakers apart needs at least 2; "
             "extract clips of more speakers"
         )
     _check_recordings(clips)
     tested = None
     if name == "loso":
         folds = tuple(
-            Fold(str(speakers[test[0]]), train, test)
-            for train, test in LeaveOneGroupOut().split(speakers, groups=speakers)
+            Fold(str(groups.ids[test[0]]), train, test)
+            for train, test in LeaveOneGroupOut().split(groups.ids, groups=groups.ids)
         )
-        split = Split(name, f"leave one speaker out, {len(folds)} folds", folds)
+        split = Split(name, f"leave one {groups.name} out, {len(folds)} folds", folds)
     elif kind == "kfold":
-        number = _number(name, argument, n_speakers, "speakers")
-        folds = _grouped(labels, speakers, number, seed)
-        split = Split(name, f"{number} folds grouped by speaker, seed {seed}", folds)
+        number = _number(name, argument, n_groups, f"{groups.name}s")
+        folds = _grouped(labels, groups.ids, number, seed)
+        split = Split(name, f"{number} folds grouped by {groups.name}, seed {seed}", folds)
     elif name == "emobox":
         folds = _by_fold(_emobox(clips))
         split = Split(name, f"the {len(folds)} folds published by EmoBox", folds)
@@ -125,10 +138,12 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
         folds = _by_fold(_standard(clips))
         split = Split(name, f"the {len(folds)} standard folds of serpipe", folds)
     elif kind == "file" and argument:
-        folds = _by_fold(_from_file(Path(argument), clips))
-        split = Split(name, f"{len(folds)} folds of {Path(argument).name}", folds)
+        fold_of_clip, assumptions = _from_file(Path(argument), clips)
+        folds = _by_fold(fold_of_clip)
+        title = f"{len(folds)} folds of {Path(argument).name}"
+        split = Split(name, title, folds, assumptions=assumptions)
     elif holds_out(name):
-        split = _once(name, clips, labels, seed)
+        split = _once(name, clips, labels, seed, groups)
         tested = split.folds[0].test
     elif kind == "random":
         number = _number(name, argument, len(np.unique(clips["sha256"])), "clips")
@@ -137,12 +152,17 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
         split = Split(name, title, folds, shares_speakers=True)
     else:
         raise UserError(f"--split {name}: expected {SPLITS}")
-    check_folds(split, clips, labels, tested)
+    respected = groups.chosen or name == "loso" or kind in ("kfold", "holdout")
+    check_folds(split, clips, labels, tested, groups if respected else None)
     return split
 
 
 def cross_corpus_split(
-    clips: Table, labels: NDArray[np.str_], train_on: Sequence[str], test_on: Sequence[str]
+    clips: Table,
+    labels: NDArray[np.str_],
+    train_on: Sequence[str],
+    test_on: Sequence[str],
+    groups: Groups | None = None,
 ) -> Split:
     """Train on some corpora, and test on others.
 
@@ -154,6 +174,8 @@ def cross_corpus_split(
         What will be predicted.
     train_on, test_on : sequence of str
         Names of corpora; none in both.
+    groups : Groups, optional
+        What must not be on both sides, if the user named it.
 
     Returns
     -------
@@ -175,7 +197,7 @@ def cross_corpus_split(
         f"{len(np.unique(clips['speaker'][train]))} speakers), tested on {', '.join(test_on)}",
         (Fold(name, train, test),),
     )
-    check_folds(split, clips, labels, tested=test)
+    check_folds(split, clips, labels, test, groups if groups and groups.chosen else None)
     return split
 
 
@@ -265,8 +287,8 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
     )
     if number < 2:
         raise UserError(
-            f"one training speaker, {speakers[0]}; expected at least 2, to choose layer and "
-            f"hyper-parameters by inner folds; {fix}"
+            f"one training speaker, {speakers[0]} (or one group of them); choosing layer and "
+            f"hyper-parameters by inner folds needs at least 2; {fix}"
         )
     folds = _grouped(labels, speakers, number, seed=None)
     if any(len(np.unique(labels[fold.train])) < 2 for fold in folds):
@@ -277,7 +299,11 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
 
 
 def check_folds(
-    split: Split, clips: Table, labels: NDArray[np.str_], tested: Indices | None = None
+    split: Split,
+    clips: Table,
+    labels: NDArray[np.str_],
+    tested: Indices | None = None,
+    groups: Groups | None = None,
 ) -> None:
     """Refuse folds in which a recording, or unawares a speaker, stands on both sides.
 
@@ -291,6 +317,8 @@ def check_folds(
         What will be predicted.
     tested : ndarray of int, optional
         Positions of the clips that must be tested; all by default.
+    groups : Groups, optional
+        What must stay on one side besides.
 
     Raises
     ------
@@ -300,6 +328,8 @@ def check_folds(
         tested exactly once.
     """
     apart = {"recording": clips["sha256"]}
+    if groups and groups.name != SPEAKER and not split.shares_speakers:
+        apart = {groups.name: groups.ids, **apart}
     if not split.shares_speakers:
         apart = {"speaker": clips["speaker"], **apart}
     for fold in split.folds:
@@ -313,10 +343,17 @@ def check_folds(
         for (one, other), (what, values) in product(sides, apart.items()):
             shared = np.intersect1d(values[one], values[other])
             if len(shared):
-                found = clips["path"][values == shared[0]]
+                pair = [clips["path"][rows][values[rows] == shared[0]][0] for rows in (one, other)]
+                advice = (
+                    "give its clips one fold, or remove them from one side"
+                    if what != "speaker" or not split.name.startswith("cross:")
+                    else "if its clips are of different people in each corpus, add "
+                    "--speakers-per-corpus; else leave the speaker out of one"
+                )
+                named = "" if what == "recording" else f"{shared[0]}: "
                 raise UserError(
-                    f"fold {fold.name}: the same {what} is on both sides ({found[0]} and "
-                    f"{found[-1]}); expected each {what} on one; remove or relabel its clips"
+                    f"fold {fold.name}: the same {what} is on both sides ({named}{pair[0]} and "
+                    f"{pair[1]}); {advice}"
                 )
         for part, rows in parts.items():
             if len(np.unique(labels[rows])) < 2:
@@ -366,22 +403,26 @@ def _grouped(
     )
 
 
-def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int) -> Split:
-    """Divide once by shares: speakers, or, for ``random``, recordings."""
+def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int, groups: Groups) -> Split:
+    """Divide once by shares: groups of speakers, or, for ``random``, recordings."""
     shares = read_shares(name)
     by_speaker = name.startswith("holdout")
-    groups = clips["speaker"] if by_speaker else clips["sha256"]
-    strata = np.zeros(len(groups)) if by_speaker else labels
-    number = len(np.unique(groups))
+    ids = groups.ids if by_speaker else clips["sha256"]
+    strata = np.zeros(len(ids)) if by_speaker else labels
+    number = len(np.unique(ids))
     if number < 3:
         raise UserError(
-            f"--split {name}: {number} {'speakers' if by_speaker else 'recordings'}; expected at "
-            "least 3, one for each part; extract clips of more speakers"
+            f"--split {name}: {number} {f'{groups.name}s' if by_speaker else 'recordings'}; "
+            "expected at least 3, one for each part; extract clips of more speakers"
         )
-    train, validation, test = divide(groups, strata, shares, seed)
-    counted = clips["speaker" if by_speaker else "path"]
+    train, validation, test = divide(ids, strata, shares, seed)
+    counted = ids if by_speaker else clips["path"]
     told = [len(np.unique(counted[part])) for part in (train, validation, test)]
-    what = "one split by speaker" if by_speaker else "one random split that SHARES SPEAKERS, clips"
+    what = (
+        f"one split by {groups.name}"
+        if by_speaker
+        else "one random split that SHARES SPEAKERS, clips"
+    )
     title = f"{what}: {told[0]} to train, {told[1]} to choose, {told[2]} to test, seed {seed}"
     fold = Fold("test", np.union1d(train, validation), test, validation)
     return Split(name, title, (fold,), shares_speakers=not by_speaker)
@@ -438,8 +479,15 @@ def _standard(clips: Table) -> NDArray[np.str_]:
     return np.array(folds)
 
 
-def _from_file(path: Path, clips: Table) -> NDArray[np.str_]:
-    """Read a table that gives the fold of each speaker or of each clip."""
+def _from_file(path: Path, clips: Table) -> tuple[NDArray[np.str_], tuple[str, ...]]:
+    """Read a table that gives the fold of each speaker or of each clip.
+
+    Returns
+    -------
+    fold_of_clip : ndarray of str, shape (n_clips,)
+    assumptions : tuple of str
+        How many rows of the table were not used.
+    """
     expected = "expected a CSV table with the columns fold and speaker, or fold and path"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -470,4 +518,12 @@ def _from_file(path: Path, clips: Table) -> NDArray[np.str_]:
             + (f"; the table has {unknown[0]!r}, which no clip has" if unknown else "")
             + f"; expected one for every {key} of the cache"
         )
-    return np.array([fold_of[value] for value in values])
+    assumptions = (
+        (
+            f"{len(unknown)} of the {len(fold_of)} rows of {path.name} were not used: no clip has "
+            f"the {key} {unknown[0]!r}" + (" and so on" if unknown[1:] else ""),
+        )
+        if unknown
+        else ()
+    )
+    return np.array([fold_of[value] for value in values]), assumptions

@@ -19,13 +19,15 @@ from .folds import (
     cross_corpus_split,
     make_split,
 )
+from .groups import SPEAKER, crossed_columns, find_groups, recorded_together
 from .heads import Grid, paths
 from .holdout import holds_out
 from .layers import Candidate, choose_layers
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
 from .ratings import Ratings, join_ratings
-from .target import Target, choose_target, permute_within_speakers, stratify
+from .speakers import identify_speakers
+from .target import AUTO, Target, choose_target, permute_within_speakers, stratify
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class Protocol:
     train_on, test_on : sequence of str
         Corpora to train on and to test on, of those of the cache; all, by ``split``, if empty. The
         same for both: those alone, by ``split``. Others: ``split`` is not used.
+    task : {"auto", "labels", "ratings"}
+        How the target is read, see :func:`~serpipe.pipeline.target.choose_target`.
+    group : str, optional
+        The column whose groups of speakers folds keep together, see
+        :func:`~serpipe.pipeline.groups.find_groups`.
+    speakers_per_corpus : bool
+        Whether a speaker id that occurs in several corpora is a different person in each.
+    similar_speakers : {"refuse", "merge", "separate"}
+        What is done with speaker ids that differ only in spelling.
     """
 
     split: str = "loso"
@@ -68,6 +79,10 @@ class Protocol:
     seed: int = 0
     train_on: Sequence[str] = ()
     test_on: Sequence[str] = ()
+    task: str = AUTO
+    group: str | None = None
+    speakers_per_corpus: bool = False
+    similar_speakers: str = "refuse"
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,12 @@ class Plan:
         What the heads are fitted to.
     warnings : tuple of str
         What must be said with every number.
+    assumptions : tuple of str
+        What was assumed where the user said nothing, in words.
+    findings : tuple of (str, str)
+        What was noticed in the clips and folds: code of a check, as in docs/checks.md, and what.
+    group : str
+        What folds keep together: ``"speaker"``, or a column that groups speakers.
     """
 
     protocol: Protocol
@@ -102,6 +123,9 @@ class Plan:
     candidates: tuple[Candidate, ...]
     problem: Problem
     warnings: tuple[str, ...]
+    assumptions: tuple[str, ...] = ()
+    findings: tuple[tuple[str, str], ...] = ()
+    group: str = SPEAKER
 
     @property
     def task(self) -> str:
@@ -165,10 +189,11 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
             "a number; expected single layers, mean or concat; choose another --layers"
         )
-    clips = _used_clips(table, target)
+    clips, assumptions, findings = _used_clips(table, target, protocol)
+    groups = find_groups(clips, clips["speaker"], protocol.group)
     labels = target.labels
     if train_on == test_on:
-        split = make_split(protocol.split, clips, stratify(labels), protocol.seed)
+        split = make_split(protocol.split, clips, stratify(labels), protocol.seed, groups)
         if holds_out(split.name):
             _check_tested(split, target)
     else:
@@ -177,7 +202,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
                 f"--split {protocol.split}: {', '.join(train_on)} train and {', '.join(test_on)} "
                 "are tested; expected no --split with that; leave it away"
             )
-        split = cross_corpus_split(clips, stratify(labels), train_on, test_on)
+        split = cross_corpus_split(clips, stratify(labels), train_on, test_on, groups)
         if labels.dtype.kind == "f" and len(np.unique(labels[split.folds[0].test])) < 2:
             raise UserError(
                 f"--test-on {','.join(test_on)}: every {target.column} is the same; expected "
@@ -205,8 +230,21 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             "PERMUTED LABELS: labels were shuffled within speakers; these scores show what the "
             "protocol gives for nothing"
         )
-    problem = Problem(labels, clips["speaker"], split.folds, protocol.seed)
-    return Plan(protocol, pooling, clips, target, split, candidates, problem, tuple(warnings))
+    findings += _crossed(clips, split, target)
+    inner = None if groups.name == SPEAKER else groups.ids
+    return Plan(
+        protocol,
+        pooling,
+        clips,
+        target,
+        split,
+        candidates,
+        Problem(labels, clips["speaker"], split.folds, protocol.seed, inner),
+        tuple(warnings),
+        (*target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
+        findings,
+        groups.name,
+    )
 
 
 def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Plan:
@@ -236,12 +274,13 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
         )
     corpora = sorted(set(table["corpus"].tolist()))
     target = _target(table, protocol, corpora, corpora)
-    clips = _used_clips(table, target)
+    clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
     split = Split(NOTHING_TRAINED, "nothing trained, every clip tested", (fold,))
     problem = Problem(target.labels, clips["speaker"], split.folds, protocol.seed)
     asked = replace(protocol, split=NOTHING_TRAINED)
-    return Plan(asked, "mean", clips, target, split, (), problem, ())
+    assumed = (*target.assumptions, *assumptions)
+    return Plan(asked, "mean", clips, target, split, (), problem, (), assumed, findings)
 
 
 def cross_corpus_protocols(
@@ -276,9 +315,10 @@ def cross_corpus_protocols(
         )
     column = _column(cache.clips, protocol.target, corpora)
     keep = tuple(protocol.keep)
-    if not ratings and cache.clips.get(column, cache.clips["path"]).dtype.kind == "U":
+    kind = cache.clips.get(column, cache.clips["path"]).dtype.kind
+    if not ratings and (kind == "U" or protocol.task == "labels"):
         merge, keep = _words(column, protocol)
-        found = choose_target(cache.clips, column, merge)
+        found = choose_target(cache.clips, column, merge, task=protocol.task)
         where = cache.clips["corpus"][found.rows]
         of_each = [set(found.labels[where == corpus].tolist()) for corpus in corpora]
         common = sorted(set.intersection(*of_each))
@@ -302,12 +342,41 @@ def cross_corpus_protocols(
     )
 
 
-def _used_clips(table: Mapping[str, NDArray[Any]], target: Target) -> dict[str, NDArray[Any]]:
-    """Return the clip table of the clips that are used, each speaker under a name of its own."""
+def _used_clips(
+    table: Mapping[str, NDArray[Any]], target: Target, protocol: Protocol
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """Return the clip table of the clips that are used, with one id for each person.
+
+    Returns
+    -------
+    clips : dict of str to ndarray, shape (n_used,)
+    assumptions : tuple of str
+    findings : tuple of (str, str)
+    """
     clips = {name: column[target.rows] for name, column in table.items()}
-    if len(set(table["corpus"].tolist())) > 1:  # 01 of one corpus is not 01 of another
-        clips["speaker"] = np.char.add(np.char.add(clips["corpus"], ":"), clips["speaker"])
-    return clips
+    speakers = identify_speakers(
+        clips,
+        several_corpora=len(set(table["corpus"].tolist())) > 1,
+        per_corpus=protocol.speakers_per_corpus,
+        similar=protocol.similar_speakers,
+    )
+    clips["speaker"] = speakers.ids
+    return clips, speakers.assumptions, speakers.findings
+
+
+def _crossed(
+    clips: Mapping[str, NDArray[Any]], split: Split, target: Target
+) -> tuple[tuple[str, str], ...]:
+    """Find columns that group speakers and are on both sides of a fold."""
+    if split.shares_speakers:
+        return ()
+    crossed = crossed_columns(clips, clips["speaker"], split.folds, (target.column,))
+    findings = []
+    for column, number in crossed.items():
+        code = "SER020" if recorded_together(column) else "SER027"
+        text = f"{column}: {number} of its groups of speakers are on both sides of a fold"
+        findings.append((code, text))
+    return tuple(findings)
 
 
 def _check_tested(split: Split, target: Target) -> None:
@@ -374,7 +443,7 @@ def _target(
     column = _column(table, protocol.target, corpora)
     used = np.isin(table["corpus"], corpora)
     merge, keep = _words(column, protocol)
-    target = choose_target(table, column, merge, keep, used)
+    target = choose_target(table, column, merge, keep, used, protocol.task)
     if set(train_on) == set(test_on):
         return target
     where = table["corpus"][target.rows]
@@ -400,7 +469,7 @@ def _target(
             f"--target {protocol.target}: {', '.join(common) or 'no label'} is in {both}; expected "
             "two labels or more; choose another target or corpus"
         )
-    return choose_target(table, column, merge, common, used) if alone else target
+    return choose_target(table, column, merge, common, used, protocol.task) if alone else target
 
 
 def anything_to_choose(plan: Plan, grids: Sequence[Grid]) -> bool:

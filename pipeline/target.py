@@ -10,7 +10,25 @@ from numpy.typing import NDArray
 from ..errors import UserError
 
 #: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
-_NOT_TARGETS = ("path", "name", "speaker", "sha256", "audio_sha256", "seconds", "loudness")
+_NOT_TARGETS = (
+    "path",
+    "name",
+    "speaker",
+    "speaker_id",
+    "sha256",
+    "audio_sha256",
+    "recording",
+    "contamination",
+    "seconds",
+    "loudness",
+)
+
+
+AUTO = "auto"
+#: What ``--task`` says: numbers are ratings and words are labels, or which of the two.
+TASKS = (AUTO, "labels", "ratings")
+#: A column of so few whole numbers may well hold codes of labels.
+FEW_VALUES = 10
 
 
 @dataclass(frozen=True)
@@ -27,12 +45,15 @@ class Target:
         Their labels, merged as asked, or their ratings.
     changes : tuple of str
         What was merged or dropped, in words.
+    assumptions : tuple of str
+        What was assumed about the column, in words.
     """
 
     column: str
     rows: NDArray[np.intp]
     labels: NDArray[Any]
     changes: tuple[str, ...]
+    assumptions: tuple[str, ...] = ()
 
 
 def choose_target(
@@ -41,6 +62,7 @@ def choose_target(
     merge: Mapping[str, str] | None = None,
     keep: Sequence[str] = (),
     used: NDArray[np.bool_] | None = None,
+    task: str = AUTO,
 ) -> Target:
     """Choose labels: first merge, then drop what is not kept.
 
@@ -56,6 +78,8 @@ def choose_target(
         Labels to keep, after merging; all by default.
     used : ndarray of bool, shape (n_clips,), optional
         The clips to choose from; all by default.
+    task : {"auto", "labels", "ratings"}
+        How the column is read: by default numbers are ratings, and words are labels.
 
     Returns
     -------
@@ -64,12 +88,22 @@ def choose_target(
     Raises
     ------
     UserError
-        If there is no such column or label, or fewer than two labels are left.
+        If there is no such column or label, it cannot be read as ``task`` says, or fewer than two
+        labels are left.
     """
+    if task not in TASKS:
+        raise UserError(f"--task {task}: expected {', '.join(TASKS)}")
     if used is None:
         used = np.ones(len(clips["corpus"]), dtype=bool)
     if column in clips and clips[column].dtype.kind == "f" and column not in _NOT_TARGETS:
-        return _ratings(clips[column], column, used, bool(merge or keep))
+        if task != "labels":
+            return _ratings(clips[column], column, used, bool(merge or keep), assumed=task == AUTO)
+        clips = {**clips, column: number_labels(clips[column])}
+    elif task == "ratings":
+        raise UserError(
+            f"--task ratings --target {column}: is not a column of numbers; choose another "
+            "--target, or give its ratings with --ratings"
+        )
     columns = [name for name in clips if name not in _NOT_TARGETS and clips[name].dtype.kind == "U"]
     possible = [name for name in columns if len(set(clips[name][used].tolist()) - {""}) > 1]
     if column not in possible:
@@ -85,6 +119,9 @@ def choose_target(
         labels[clips[column] == old] = new
         if old in clips[column][used]:
             changes.append(f"{old} counted as {new}")
+    without = int(np.sum(used & (labels == "")))
+    if without:
+        changes.append(f"{without} clips without {column} left out")
     used = used & (labels != "")
     if keep:
         for label in keep:
@@ -102,8 +139,17 @@ def choose_target(
     return Target(column, rows, labels[used].astype(str), tuple(changes))
 
 
+def number_labels(values: NDArray[np.float64]) -> NDArray[np.str_]:
+    """Return numbers as labels, such as ``"1"`` and ``"2.5"``; empty where there is none."""
+    return np.array(["" if np.isnan(value) else f"{value:.15g}" for value in values.tolist()])
+
+
 def _ratings(
-    values: NDArray[np.float64], column: str, used: NDArray[np.bool_], changed: bool
+    values: NDArray[np.float64],
+    column: str,
+    used: NDArray[np.bool_],
+    changed: bool,
+    assumed: bool,
 ) -> Target:
     if changed:
         raise UserError(
@@ -118,7 +164,12 @@ def _ratings(
         )
     left = int(used.sum()) - len(rows)
     changes = (f"{left} clips without {column} left out",) if left else ()
-    return Target(column, rows, values[rows].astype(np.float64), changes)
+    ratings = values[rows].astype(np.float64)
+    distinct = np.unique(ratings)
+    few = len(distinct) <= FEW_VALUES and (distinct == np.round(distinct)).all()
+    held = f"{len(distinct)} different whole numbers" if few else "numbers"
+    note = f"{column} holds {held} and was read as ratings (to read labels: --task labels)"
+    return Target(column, rows, ratings, changes, (note,) if assumed else ())
 
 
 def stratify(labels: NDArray[Any]) -> NDArray[np.str_]:

@@ -137,7 +137,9 @@ def test_a_speaker_or_recording_on_both_sides_is_refused() -> None:
     everyone = np.arange(len(clips["path"]))
     apart = Split("random:2", "", tuple(Fold(str(n), np.delete(everyone, part), part)
                   for n, part in enumerate((everyone[:-1], everyone[-1:]))), True)  # fmt: skip
-    with pytest.raises(UserError, match=r"same recording is on both sides \(70.wav and 71.wav"):
+    with pytest.raises(
+        UserError, match=r"same recording is on both sides \(7[01].wav and 7[01].wav"
+    ):
         check_folds(apart, clips, clips["emotion"])
 
 

@@ -1,0 +1,211 @@
+"""Groups of speakers that stay together: recording sessions, dialogues, rooms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ..corpora import CLIP_COLUMNS, CORPORA
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from .folds import Fold
+
+#: What ``--group`` says for folds that keep speakers together, and nothing else.
+SPEAKER = "speaker"
+#: Words in the names of columns that tell when, where or with whom a clip was recorded.
+_RECORDED_TOGETHER = (
+    "session", "dialog", "conversation", "room", "studio", "recording", "day", "date", "mic",
+    "device", "site", "household", "family", "couple", "pair", "dyad", "group", "scene", "show",
+    "episode", "film", "movie", "video", "podcast", "program", "call", "source",
+)  # fmt: skip
+#: Columns that describe a clip or a speaker and say nothing of how it was recorded.
+_DESCRIPTIONS = frozenset(
+    (*CLIP_COLUMNS, "speaker_id", "sha256", "audio_sha256", "recording", "contamination",
+     "vocal_channel", "gender", "age", "accent", "style", "text", "transcript", "label")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What folds keep together.
+
+    Attributes
+    ----------
+    ids : ndarray of str, shape (n_clips,)
+        Clips with the same id stay on one side of every fold. A speaker is never divided.
+    name : str
+        The column that was used, such as ``"session"``; ``"speaker"`` if none.
+    chosen : bool
+        Whether the user named the column: folds from elsewhere must then respect it.
+    assumptions : tuple of str
+        What was assumed, in words.
+    """
+
+    ids: NDArray[np.str_]
+    name: str = SPEAKER
+    chosen: bool = False
+    assumptions: tuple[str, ...] = ()
+
+
+def find_groups(
+    clips: Mapping[str, NDArray[Any]], speakers: NDArray[np.str_], column: str | None = None
+) -> Groups:
+    """Find what folds keep together.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+    speakers : ndarray of str, shape (n_clips,)
+        The speaker of each clip.
+    column : str, optional
+        A column whose values group speakers, or ``"speaker"``. By default the session where the
+        corpus is one that was recorded in dialogues (IEMOCAP), else the speaker.
+
+    Returns
+    -------
+    Groups
+        Where a speaker occurs in several groups, these are one.
+
+    Raises
+    ------
+    UserError
+        If there is no such column, or its groups cannot be kept apart.
+    """
+    if column == SPEAKER:
+        return Groups(speakers, chosen=True)
+    corpora = clips["corpus"]
+    if column is None:
+        defaults = {name: CORPORA[name].group for name in np.unique(corpora).tolist()
+                    if name in CORPORA and CORPORA[name].group in clips}  # fmt: skip
+        if not defaults:
+            return Groups(speakers)
+        values = np.full(len(corpora), "", dtype=object)
+        for name, each in defaults.items():
+            values[corpora == name] = _as_text(clips[each])[corpora == name]
+        name, chosen = next(iter(defaults.values())), False
+        where = ", ".join(CORPORA[corpus].title for corpus in defaults)
+        assumptions: tuple[str, ...] = (
+            f"the speakers of a {name} of {where} stay on the same side of every fold "
+            "(--group speaker keeps single speakers apart, and nothing else)",
+        )
+    else:
+        if column not in clips or column in ("path", "name", "sha256", "audio_sha256"):
+            possible = [each for each in clips if each not in _DESCRIPTIONS or each == "corpus"]
+            raise UserError(
+                f"--group {column}: no such column of the clips; name one of "
+                f"{', '.join([SPEAKER, *possible])}"
+            )
+        values, name, assumptions, chosen = _as_text(clips[column]), column, (), True
+    own = np.isin(corpora, list(CORPORA))  # session 1 of one corpus is not session 1 of another
+    keys = [
+        (corpus if of_corpus else "", value) if value else ("", "", speaker)
+        for corpus, of_corpus, value, speaker in zip(
+            corpora.tolist(), own.tolist(), values.tolist(), speakers.tolist(), strict=True
+        )
+    ]
+    ids = _components(keys, speakers.tolist(), name)
+    if len(set(ids)) < 2 <= len(np.unique(speakers)):
+        raise UserError(
+            f"--group {name}: all {len(np.unique(speakers))} speakers are in one group, directly "
+            "or through each other; name a column with several groups, or --group speaker"
+        )
+    return Groups(np.array(ids), name, chosen, assumptions)
+
+
+def crossed_columns(
+    clips: Mapping[str, NDArray[Any]],
+    speakers: NDArray[np.str_],
+    folds: "Sequence[Fold]",
+    aside: Sequence[str] = (),
+) -> dict[str, int]:
+    """Find columns that group several speakers and are on both sides of a fold.
+
+    A column counts if its name says that clips were recorded together (session, dialogue, room
+    and the like), or if it divides the speakers into three or more groups.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+    speakers : ndarray of str, shape (n_clips,)
+        The speaker of each clip.
+    folds : sequence of Fold
+        Of the split.
+    aside : sequence of str
+        Columns that are not looked at, such as the target.
+
+    Returns
+    -------
+    dict of str to int
+        Column to the number of its groups that are on both sides of a fold.
+    """
+    found = {}
+    for column, stored in clips.items():
+        if column in _DESCRIPTIONS or column in aside:
+            continue
+        values = _as_text(stored)
+        if stored.dtype.kind not in "US" and len(set(values.tolist())) > len(values) / 4:
+            continue  # a measurement, not a group
+        together = _speakers_of(values, speakers)
+        shared = {value for value, those in together.items() if len(those) > 1}
+        if not shared:
+            continue
+        named = any(word in column.lower() for word in _RECORDED_TOGETHER)
+        most = max(len(those) for those in together.values())
+        divides = len(together) > 2 and 3 * most <= len(np.unique(speakers))
+        if not named and not divides:
+            continue
+        on_both_sides = {
+            value
+            for fold in folds
+            for value in set(values[fold.train].tolist()) & set(values[fold.test].tolist())
+        }
+        crossed = shared & on_both_sides
+        if crossed:
+            found[column] = len(crossed)
+    return found
+
+
+def recorded_together(column: str) -> bool:
+    """Whether the name of a column says that its clips were recorded together."""
+    return any(word in column.lower() for word in _RECORDED_TOGETHER)
+
+
+def _as_text(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a column as text, empty where it has no value."""
+    if values.dtype.kind in "US":
+        return values.astype(object)
+    return np.array(["" if value != value else f"{value:g}" for value in values.tolist()], object)
+
+
+def _speakers_of(values: NDArray[Any], speakers: NDArray[np.str_]) -> dict[str, set[str]]:
+    together: dict[str, set[str]] = {}
+    for value, speaker in set(zip(values.tolist(), speakers.tolist(), strict=True)):
+        if value:
+            together.setdefault(value, set()).add(speaker)
+    return together
+
+
+def _components(keys: Sequence[tuple[str, ...]], speakers: Sequence[str], name: str) -> list[str]:
+    """Join groups that share a speaker, and name each after the first of its groups."""
+    number_of = {key: n for n, key in enumerate(sorted(set(keys)))}
+    people = {speaker: len(number_of) + n for n, speaker in enumerate(sorted(set(speakers)))}
+    nodes = len(number_of) + len(people)
+    rows, columns = [number_of[key] for key in keys], [people[speaker] for speaker in speakers]
+    edges = coo_array((np.ones(len(keys)), (rows, columns)), shape=(nodes, nodes))
+    component = connected_components(edges, directed=False)[1]
+    titles: dict[int, str] = {}
+    for key, number in number_of.items():
+        corpus, value, *speaker = key
+        shown = speaker[0] if speaker else f"{name} {value}"
+        title = f"{corpus}:{shown}" if corpus else shown
+        if component[number] not in titles:
+            taken = title in titles.values()  # a speaker may be called "session 1"
+            titles[component[number]] = f"{title} ({len(titles) + 1})" if taken else title
+    return [titles[component[row]] for row in rows]

@@ -1,0 +1,149 @@
+"""Who speaks in each clip, across corpora and spellings."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..corpora import CORPORA
+from ..corpora.speakers import canonical_speaker, describe_similar, similar_speakers
+from ..errors import UserError
+
+#: What to do with speaker ids that differ only in spelling.
+SIMILAR_SPEAKERS = ("refuse", "merge", "separate")
+
+
+@dataclass(frozen=True)
+class Speakers:
+    """The speaker of each clip.
+
+    Attributes
+    ----------
+    ids : ndarray of str, shape (n_clips,)
+        Two clips have the same id if, and only if, they are taken to be of the same person.
+    assumptions : tuple of str
+        What was assumed about the ids, in words.
+    findings : tuple of (str, str)
+        Code of a check, as in docs/checks.md, and what was found.
+    """
+
+    ids: NDArray[np.str_]
+    assumptions: tuple[str, ...] = ()
+    findings: tuple[tuple[str, str], ...] = ()
+
+
+def identify_speakers(
+    clips: Mapping[str, NDArray[Any]],
+    *,
+    several_corpora: bool,
+    per_corpus: bool = False,
+    similar: str = "refuse",
+) -> Speakers:
+    """Decide which clips are of the same person.
+
+    A speaker id that occurs in several corpora is one person, unless the corpora are known to use
+    it for different people, as the built-in readers know of theirs.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table: ``corpus``, ``speaker`` and, in caches that have it, ``speaker_id``.
+    several_corpora : bool
+        Whether the cache holds several corpora: ids then carry the name of the corpus where they
+        belong to one corpus only.
+    per_corpus : bool
+        Whether the user says that each corpus has speakers of its own.
+    similar : {"refuse", "merge", "separate"}
+        What to do with ids that differ only in spelling.
+
+    Returns
+    -------
+    Speakers
+
+    Raises
+    ------
+    UserError
+        If ids differ only in spelling, and ``similar`` is ``"refuse"``.
+    """
+    if similar not in SIMILAR_SPEAKERS:
+        raise UserError(f"--similar-speakers {similar}: expected {', '.join(SIMILAR_SPEAKERS)}")
+    corpora, raw = clips["corpus"], clips["speaker"]
+    qualified = np.char.add(np.char.add(corpora, ":"), raw)
+    assumptions: list[str] = []
+    findings: list[tuple[str, str]] = []
+    if not several_corpora:
+        ids = raw
+    elif per_corpus:
+        ids = qualified
+        shared = _in_several_corpora(_unqualified(clips), corpora)
+        if shared:
+            findings.append((
+                "SER023",
+                f"{len(shared)} speaker ids occur in several corpora, such as "
+                f"{_where(shared)}, and count as a different person in each "
+                "(--speakers-per-corpus)",
+            ))  # fmt: skip
+    else:
+        ids = _unqualified(clips)
+        shared = _in_several_corpora(ids, corpora)
+        if shared:
+            assumptions.append(
+                f"{len(shared)} speaker ids occur in several corpora, such as {_where(shared)}; "
+                "each is taken to be one person (if they are different people: "
+                "--speakers-per-corpus)"
+            )
+    groups = similar_speakers(ids.tolist())
+    if groups and similar == "refuse":
+        raise UserError(
+            f"speaker ids differ only in spelling: {describe_similar(groups)}; if each group is "
+            "one person, merge them with --similar-speakers merge or correct the table; if not, "
+            "keep them with --similar-speakers separate"
+        )
+    if groups and similar == "merge":
+        first = {canonical_speaker(group[0]): group[0] for group in groups}
+        ids = np.array([first.get(canonical_speaker(each), each) for each in ids.tolist()])
+        assumptions.append(f"speaker ids merged: {describe_similar(groups)}")
+    elif groups:
+        findings.append((
+            "SER026",
+            f"{len(groups)} groups of speaker ids differ only in spelling and count as different "
+            f"people (--similar-speakers separate): {describe_similar(groups)}",
+        ))  # fmt: skip
+    counts = np.unique(ids, return_counts=True)[1]
+    few = int(np.sum(counts <= 2))
+    if 2 * few >= len(counts):
+        findings.append((
+            "SER019",
+            f"{few} of {len(counts)} speakers have no more than two clips",
+        ))  # fmt: skip
+    return Speakers(ids, tuple(assumptions), tuple(findings))
+
+
+def _unqualified(clips: Mapping[str, NDArray[Any]]) -> NDArray[np.str_]:
+    """Return the ids as their source means them: unique across corpora, or not."""
+    if "speaker_id" in clips:
+        return clips["speaker_id"]
+    # A cache of an earlier version does not say who read the corpus.
+    known = np.isin(clips["corpus"], list(CORPORA))
+    qualified = np.char.add(np.char.add(clips["corpus"], ":"), clips["speaker"])
+    return np.where(known, qualified, clips["speaker"])
+
+
+def _in_several_corpora(
+    ids: NDArray[np.str_], corpora: NDArray[np.str_]
+) -> dict[str, tuple[str, ...]]:
+    """Return the ids that occur in several corpora, each with the names of these."""
+    found: dict[str, set[str]] = {}
+    for speaker, corpus in set(zip(ids.tolist(), corpora.tolist(), strict=True)):
+        found.setdefault(speaker, set()).add(corpus)
+    return {
+        speaker: tuple(sorted(found[speaker])) for speaker in sorted(found)
+        if len(found[speaker]) > 1
+    }  # fmt: skip
+
+
+def _where(shared: Mapping[str, tuple[str, ...]]) -> str:
+    speaker, corpora = next(iter(shared.items()))
+    return f"{speaker!r} in {' and '.join(corpora)}"

@@ -1,0 +1,319 @@
+"""Attempts to get an inflated score: each is prevented, refused, or reported."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serpipe.artifacts.checks import run_checks
+from serpipe.artifacts.results import RunResults, read_results
+from serpipe.corpora.manifest import read_manifest
+from serpipe.corpora.speakers import canonical_speaker, similar_speakers
+from serpipe.errors import UserError
+from serpipe.features.cache import open_cache
+from serpipe.features.cache_write import write_cache
+from serpipe.pipeline.protocol import Protocol, make_plan
+
+from .conftest import Command, write_wav
+
+#: One value of the hyper-parameter: these tests look at folds, not at the search.
+QUICK = ("--grid", "lr.C=1", "--split", "loso")
+
+
+def write_voices(
+    path: Path, persons: Sequence[int], width: int = 60, layers: int = 1, **columns: Any
+) -> Path:
+    """Write a cache in which embeddings tell the person, and nothing but the person the label.
+
+    Half of the persons are angry in most of their clips, the others are sad in most of theirs: who
+    knows the voice knows the label, and a new voice says nothing.
+    """
+    draw = np.random.default_rng(0)
+    person, n = np.array(persons), len(persons)
+    voices = draw.standard_normal((person.max() + 1, width)) * 5
+    X = (voices[person] + draw.standard_normal((n, width))).astype(np.float32)
+    mostly = np.where(person % 2 == 0, "angry", "sad")
+    other = np.where(person % 2 == 0, "sad", "angry")
+    names = np.array([f"clip{row:04d}" for row in range(n)])
+    table: dict[str, np.ndarray] = {
+        "path": np.char.add(names, ".wav"),
+        "name": names,
+        "corpus": np.full(n, "own"),
+        "speaker": np.array([f"p{each:02d}" for each in persons]),
+        "sex": np.full(n, ""),
+        "emotion": np.where(np.arange(n) % 6 == 5, other, mostly),
+        "sha256": np.array([f"{row:064d}" for row in range(n)]),
+        "seconds": draw.uniform(1, 3, n),
+        "sampling_rate": np.full(n, 16000),
+        "channels": np.full(n, 1),
+        "loudness": draw.uniform(-30, -20, n),
+    }
+    table |= {name: np.array(values) for name, values in columns.items()}
+    table.setdefault("speaker_id", table["speaker"])
+    key = {
+        "encoder": "none", "revision": "local", "layers": [str(each) for each in range(layers)],
+        "width": width, "poolings": ["mean"], "dtype": "float32", "precision": "float32",
+        "device": "cpu",
+    }  # fmt: skip
+    rows = np.arange(n)
+    write_cache(path, key, {}, table, [(rows, lambda pooling, layer: X)])
+    return path
+
+
+PERSONS = np.repeat(np.arange(10), 12).tolist()
+#: Every person was recorded on two days.
+DAYS = np.tile(["monday", "tuesday"], 60)
+
+
+def fitted(serpipe: Command, cache: Path, *options: object) -> tuple[RunResults, str]:
+    done = serpipe("fit", "--cache", cache, *QUICK, *options)
+    assert done.code == 0, done.err
+    return read_results(Path(done.out.strip())), done.err
+
+
+def uar(results: RunResults) -> float:
+    return results.scores("lr")["uar"].value
+
+
+def codes(results: RunResults) -> set[str]:
+    return {check.code for check in run_checks(results)}
+
+
+def test_a_person_in_two_corpora_of_a_manifest_is_one_speaker(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, corpus=DAYS)
+    results, said = fitted(serpipe, cache)
+    assert len(results.summary.speakers) == 10
+    assert uar(results) < 0.65
+    assert "10 speaker ids" in results.summary.assumptions[0]
+    assert results.summary.assumptions[0] in said
+    for options in (
+        ("--train-on", "monday", "--test-on", "tuesday"),
+        ("--cross-corpus",),
+    ):
+        refused = serpipe("fit", "--cache", cache, "--grid", "lr.C=0.01", *options)
+        assert refused.code == 2
+        assert "--speakers-per-corpus" in refused.err
+    as_asked, _ = fitted(serpipe, cache, "--speakers-per-corpus")
+    assert len(as_asked.summary.speakers) == 20
+    assert uar(as_asked) > 0.75
+    assert "SER023" in codes(as_asked)
+
+
+def test_corpora_whose_readers_know_their_speakers_keep_them_apart(tmp_path: Path) -> None:
+    corpora = np.tile(["ravdess", "emodb"], 60)
+    own = [f"{corpus}:p{person:02d}" for corpus, person in zip(corpora, PERSONS, strict=True)]
+    cache = write_voices(tmp_path / "c.h5", PERSONS, corpus=corpora, speaker_id=own)
+    assert len(make_plan(open_cache(cache), Protocol()).split.folds) == 20
+    # The names of these corpora alone prove nothing: a manifest can use them, too.
+    listed = write_voices(tmp_path / "listed.h5", PERSONS, corpus=corpora)
+    assert len(make_plan(open_cache(listed), Protocol()).split.folds) == 10
+
+
+SPELLINGS = [
+    ("Actor1", "actor01"),
+    ("Actor 1", "Actor1"),
+    ("Jos\u00e9", "Jose\u0301"),
+    ("\uff11\uff12", "12"),
+    ("s-07", "S_7"),
+    ("7.0", "7"),
+    ("anna", "anna\u200b"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SPELLINGS)
+def test_ids_that_differ_in_spelling_are_found(one: str, other: str) -> None:
+    assert similar_speakers([one, other, "somebody"]) == [tuple(sorted((one, other)))]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("1-12", "11-2"), ("01F", "01M"), ("s1", "s10"), ("10", "1"), ("1.5", "15")]
+)
+def test_ids_of_different_people_are_not_similar(one: str, other: str) -> None:
+    assert canonical_speaker(one) != canonical_speaker(other)
+
+
+def test_two_spellings_of_a_speaker_are_refused_or_merged(serpipe: Command, tmp_path: Path) -> None:
+    spelled = [
+        f"Actor{person}" if row % 2 else f"actor{person:02d}" for row, person in enumerate(PERSONS)
+    ]
+    cache = write_voices(tmp_path / "c.h5", PERSONS, speaker=spelled)
+    refused = serpipe("fit", "--cache", cache, *QUICK)
+    assert refused.code == 2
+    assert "'Actor0' and 'actor00'" in refused.err
+    merged, _ = fitted(serpipe, cache, "--similar-speakers", "merge")
+    assert len(merged.summary.speakers) == 10
+    assert uar(merged) < 0.65
+    apart, said = fitted(serpipe, cache, "--similar-speakers", "separate")
+    assert len(apart.summary.speakers) == 20
+    assert "SER026" in codes(apart)
+    assert "SER026" in said
+
+
+def test_ids_that_name_clips_are_reported(serpipe: Command, tmp_path: Path) -> None:
+    clips = [f"clip {chr(97 + row % 26)}{row}" for row in range(120)]
+    cache = write_voices(tmp_path / "c.h5", PERSONS, speaker=clips)
+    results, said = fitted(serpipe, cache, "--split", "kfold:5")
+    assert uar(results) > 0.75  # nobody can know better than the table; it is said, though
+    assert "SER019" in codes(results)
+    assert "SER019" in said
+    honest, _ = fitted(serpipe, write_voices(tmp_path / "h.h5", PERSONS))
+    assert "SER019" not in codes(honest)
+
+
+def in_sessions() -> dict[str, Any]:
+    """Two speakers in each session, who sound alike: the room and the microphone are the same."""
+    seat = np.tile(["F", "M"], 60)
+    session = [f"{person:02d}" for person in PERSONS]
+    speaker = [f"{number}{letter}" for number, letter in zip(session, seat, strict=True)]
+    return {"speaker": speaker, "session": session}
+
+
+def test_sessions_stay_together_for_iemocap(serpipe: Command, tmp_path: Path) -> None:
+    columns = in_sessions()
+    own = [f"iemocap:{speaker}" for speaker in columns["speaker"]]
+    cache = write_voices(
+        tmp_path / "c.h5", PERSONS, corpus=["iemocap"] * 120, speaker_id=own, **columns
+    )
+    results, said = fitted(serpipe, cache)
+    assert results.summary.split_title == "leave one session out, 10 folds"
+    assert len(results.summary.speakers) == 20
+    assert uar(results) < 0.65
+    assert "--group speaker" in said
+    for split in ("kfold:5", "holdout:60/20/20", "standard"):
+        try:
+            plan = make_plan(open_cache(cache), Protocol(split=split))
+        except UserError:
+            assert split == "standard"  # there are five sessions in the release
+            continue
+        for fold in plan.split.folds:
+            session = plan.clips["session"]
+            assert not set(session[fold.train]) & set(session[fold.test])
+        assert plan.problem.kept_together is not plan.problem.speakers  # of inner folds, too
+    alone, said = fitted(serpipe, cache, "--group", "speaker")
+    assert uar(alone) > 0.75
+    assert "SER020" in codes(alone)
+    assert "SER020" in said
+
+
+def test_any_column_can_keep_speakers_together(serpipe: Command, tmp_path: Path) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, **in_sessions())
+    crossed, said = fitted(serpipe, cache)
+    assert "SER020" in codes(crossed)  # a manifest: nothing is known of its columns
+    assert "SER020" in said
+    kept, _ = fitted(serpipe, cache, "--group", "session")
+    assert kept.summary.group == "session"
+    assert len(kept.summary.speakers) == 20
+    assert "SER020" not in codes(kept)
+    assert uar(kept) < 0.65
+    folds = tmp_path / "folds.csv"
+    folds.write_text("speaker,fold\n" + "".join(
+        f"{person:02d}{seat},{seat}\n" for person in range(10) for seat in "FM"
+    ))  # fmt: skip
+    refused = serpipe("fit", "--cache", cache, "--split", f"file:{folds}", "--group", "session")
+    assert refused.code == 2
+    assert serpipe("fit", "--cache", cache, *QUICK, "--group", "nothing").code == 2
+
+
+def test_groups_that_share_a_speaker_are_one(tmp_path: Path) -> None:
+    rooms = [f"r{person // 2}" if row % 3 else "r9" for row, person in enumerate(PERSONS[:48])]
+    rooms[:12] = ["r0"] * 12
+    cache = write_voices(tmp_path / "c.h5", PERSONS, room=[*rooms, *[""] * 72])
+    plan = make_plan(open_cache(cache), Protocol(group="room"))
+    together = {fold.name: set(plan.clips["speaker"][fold.test]) for fold in plan.split.folds}
+    assert {"p00", "p01", "p02", "p03"} in together.values()
+    assert len(together) == 1 + 6  # who has no room is alone
+
+
+def test_a_column_that_groups_speakers_is_noticed_whatever_its_name(tmp_path: Path) -> None:
+    columns = in_sessions()
+    cache = write_voices(
+        tmp_path / "c.h5", PERSONS, speaker=columns["speaker"], batch=columns["session"]
+    )
+    assert [code for code, _ in make_plan(open_cache(cache), Protocol()).findings] == ["SER027"]
+    sexes = write_voices(tmp_path / "s.h5", PERSONS, sex=np.tile(["f", "m"], 60))
+    assert make_plan(open_cache(sexes), Protocol()).findings == ()
+
+
+def labels_told_by(column: str) -> Mapping[str, Any]:
+    draw = np.random.default_rng(1)
+    sad = draw.random(120) < 0.5
+    values = {
+        "sampling_rate": np.where(sad, 44100, 16000),
+        "loudness": np.where(sad, -30.0, -20.0) + draw.normal(size=120),
+        "seconds": np.where(sad, 3.0, 1.0) + draw.uniform(0, 1, 120),
+    }
+    return {"emotion": np.where(sad, "sad", "angry"), column: values[column]}
+
+
+@pytest.mark.parametrize("column", ["sampling_rate", "loudness", "seconds"])
+def test_labels_that_the_recordings_tell_are_reported(
+    column: str, serpipe: Command, tmp_path: Path
+) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, **labels_told_by(column))
+    results, said = fitted(serpipe, cache)
+    assert results.nuisance_scores()["all of them"].value > 0.9
+    assert "SER021" in said
+    report = serpipe("report", "--format", "json")
+    tables = json.loads(report.out)["tables"]
+    assert tables["nuisance"][0]["uar"] > 0.9
+    fair, said = fitted(serpipe, write_voices(tmp_path / "f.h5", PERSONS))
+    assert "SER021" not in codes(fair)
+
+
+def test_layers_that_were_named_are_noted_unless_there_are_no_others(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    three = write_voices(tmp_path / "three.h5", PERSONS, layers=3)
+    for layers, noted in (("all", False), ("mean", False), ("1", True), ("0,1", True),
+                          ("concat:0,2", True)):  # fmt: skip
+        results, _ = fitted(serpipe, three, "--layers", layers)
+        assert ("SER006" in codes(results)) == noted, layers
+    only, _ = fitted(serpipe, write_voices(tmp_path / "one.h5", PERSONS), "--layers", "0")
+    assert "SER006" not in codes(only)
+
+
+def test_what_is_left_out_is_counted(serpipe: Command, tmp_path: Path) -> None:
+    emotion = np.where(np.arange(120) % 2, "sad", "angry").astype(object)
+    emotion[:7] = ""
+    cache = write_voices(tmp_path / "c.h5", PERSONS, emotion=emotion.astype(str))
+    folds = tmp_path / "folds.csv"
+    folds.write_text("speaker,fold\nnobody,1\n" + "".join(
+        f"p{person:02d},{person % 2}\n" for person in range(10)
+    ))  # fmt: skip
+    done = serpipe("fit", "--cache", cache, "--grid", "lr.C=0.01", "--split", f"file:{folds}")
+    assert done.code == 0
+    results = read_results(Path(done.out.strip()))
+    assert "7 clips without emotion left out" in results.summary.changes
+    assert "1 of the 11 rows" in results.summary.assumptions[0]
+    assert results.summary.assumptions[0] in done.err
+
+
+def test_how_numbers_were_read_is_said_and_can_be_chosen(serpipe: Command, tmp_path: Path) -> None:
+    codes_of_labels = (np.arange(120) % 3).astype(float)
+    cache = write_voices(tmp_path / "c.h5", PERSONS, code=codes_of_labels)
+    done = serpipe("fit", "--cache", cache, "--target", "code", "--layers", "0")
+    assert done.code == 0
+    assumed = read_results(Path(done.out.strip()))
+    assert assumed.summary.task == "regression"
+    assert "--task labels" in assumed.summary.assumptions[0]
+    chosen, _ = fitted(serpipe, cache, "--target", "code", "--task", "labels")
+    assert list(chosen.summary.labels) == ["0", "1", "2"]
+    assert not chosen.summary.assumptions
+    for options in (("--task", "ratings"), ("--task", "words")):
+        assert serpipe("fit", "--cache", cache, *QUICK, *options).code == 2
+
+
+def test_a_column_of_numbers_and_words_is_refused(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows = []
+    for number in range(6):
+        write_wav(tmp_path / f"{number}.wav", draw.uniform(-0.5, 0.5, 8000))
+        rows.append(f"{number}.wav,s{number},{number if number % 2 else 'tired'}\n")
+    table = tmp_path / "clips.csv"
+    table.write_text("path,speaker,fatigue\n" + "".join(rows))
+    with pytest.raises(UserError, match="3 numbers and 3 other values"):
+        read_manifest(table)
