@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,7 +236,8 @@ def fit(
     head : str, optional
         Names joined by commas, or ``"all"``. For labels ``lr`` (the default), ``svm``,
         ``svm-linear``, ``lgbm``, ``sgd``; for ratings ``ridge`` (the default), ``svr``,
-        ``lgbm-regressor``.
+        ``lgbm-regressor``. ``"best"``, alone or among others, adds a result for which the head,
+        too, is chosen inside the folds.
     grid : mapping of str to sequence of float, or sequence of str
         Values to try for a hyper-parameter, such as ``{"lr.C": [0.1, 1]}`` or ``["lr.C=0.1,1"]``.
     split : str
@@ -295,6 +297,7 @@ def fit(
         If an option is wrong or the cache does not hold what it needs.
     """
     about = _about(fit, locals()) if provenance is None else provenance
+    from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol
 
     protocol = Protocol(
@@ -320,8 +323,9 @@ def fit(
         workers(cluster, say) as there,
     ):
         return _record(
-            opened, heads, grids, protocol, rated, about, folder, jobs, stream_past, there, track,
-            say,
+            opened, heads, grids, protocol, choose_best=chooses_head(head), ratings=rated,
+            provenance=about, out=folder, jobs=jobs, stream_past=stream_past, cluster=there,
+            track=track, say=say,
         )  # fmt: skip
 
 
@@ -360,6 +364,7 @@ def fit_cross_corpus(
     """
     about = _about(fit_cross_corpus, locals()) if provenance is None else provenance
     from .artifacts.record import plan_run
+    from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol, cross_corpus_protocols
 
     asked = protocol or Protocol()
@@ -367,34 +372,85 @@ def fit_cross_corpus(
     possible = []
     for each in cross_corpus_protocols(opened, asked, rated):  # before the work: all, or none
         try:
-            plan_run(opened, heads, grids, each, rated)
+            plan_run(opened, heads, grids, each, rated, choose_best=chooses_head(head))
         except UserError as error:
             if each.train_on != each.test_on:
                 raise
             say(f"note     {each.train_on[0]} is not tested by itself: {error}")
         else:
             possible.append(each)
-    found = []
     with workers(cluster, say) as there:
-        for each in possible:
-            found.append(
-                _record(
-                    opened,
-                    heads,
-                    grids,
-                    each,
-                    rated,
-                    about,
-                    None,
-                    jobs,
-                    stream_past,
-                    there,
-                    track,
-                    say,
-                )
-            )
-            say(f"         {found[-1].run}")
-    return tuple(found)
+        record = partial(
+            _record, opened, heads, grids, choose_best=chooses_head(head), ratings=rated,
+            provenance=about, jobs=jobs, stream_past=stream_past, cluster=there, track=track,
+            say=say,
+        )  # fmt: skip
+        return tuple(record(each) for each in possible)
+
+
+def fit_repeated(
+    cache: "Cache | str | Place | None" = None,
+    *,
+    repeats: int,
+    head: str | None = None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
+    protocol: "Protocol | None" = None,
+    ratings: str | Place | None = None,
+    jobs: int | None = None,
+    stream_past: float = 4.0,
+    cluster: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "tuple[RunResults, ...]":
+    """Fit with several seeds, to show how far a score depends on the draw of folds.
+
+    Parameters
+    ----------
+    cache, head, grid, ratings, jobs, stream_past, cluster, provenance, track, say
+        As :func:`fit` takes them.
+    repeats : int
+        How many seeds, from that of the protocol upwards.
+    protocol : Protocol
+        What all runs have in common, but for the seed; its split must draw by the seed.
+
+    Returns
+    -------
+    tuple of RunResults
+        One for each seed.
+
+    Raises
+    ------
+    UserError
+        If the split does not depend on the seed, or a run cannot be fitted. Nothing is fitted then.
+    """
+    about = _about(fit_repeated, locals()) if provenance is None else provenance
+    from .artifacts.record import plan_run
+    from .artifacts.repeats import spreads
+    from .pipeline.folds import draws_by_seed
+    from .pipeline.heads import chooses_head
+    from .pipeline.protocol import Protocol
+
+    asked = protocol or Protocol()
+    if repeats < 2 or not draws_by_seed(asked.split) or asked.train_on != asked.test_on:
+        raise UserError(
+            f"--repeats {repeats} --split {asked.split}: repeats need at least 2 seeds and a split "
+            "that draws by the seed: kfold:N, holdout:A/B/C or random"
+        )
+    opened, rated, heads, grids = _to_fit(cache, asked, ratings, head, grid, say)
+    best = chooses_head(head)
+    each_seed = [replace(asked, seed=asked.seed + number) for number in range(repeats)]
+    for each in each_seed:  # before the work: all, or none
+        plan_run(opened, heads, grids, each, rated, choose_best=best)
+    with workers(cluster, say) as there:
+        record = partial(
+            _record, opened, heads, grids, choose_best=best, ratings=rated, provenance=about,
+            jobs=jobs, stream_past=stream_past, cluster=there, track=track, say=say,
+        )  # fmt: skip
+        found = tuple(record(each) for each in each_seed)
+    for spread in spreads(found):
+        say(f"{spread.head:<10} {spread}")
+    return found
 
 
 def report(
@@ -564,15 +620,18 @@ def _record(
     heads: "tuple[Head, ...]",
     grids: "Mapping[str, Grid]",
     protocol: "Protocol",
+    *,
+    choose_best: bool,
     ratings: "Ratings | None",
     provenance: Mapping[str, Any],
-    out: Path | None,
+    out: Path | None = None,
     jobs: int | None,
     stream_past: float,
     cluster: "Cluster | None",
     track: Track[Any],
     say: Say,
 ) -> "RunResults":
+    """Fit heads by one protocol, and say what came of it."""
     from .artifacts.record import record_run
     from .artifacts.report import headline
     from .artifacts.results import read_results
@@ -582,6 +641,7 @@ def _record(
         heads,
         grids,
         protocol,
+        choose_best=choose_best,
         ratings=ratings,
         provenance=provenance,
         out=out,

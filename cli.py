@@ -575,7 +575,8 @@ def fit(
             help="For labels lr (logistic regression), svm (RBF kernel), svm-linear, lgbm "
             "(LightGBM), sgd (lr by gradient descent, for more embeddings than memory holds); "
             "for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by commas, or "
-            "all, without sgd.",
+            "all, without sgd. best, alone or among others, also chooses the head inside the "
+            "folds.",
             show_default="lr; for ratings ridge",
         ),
     ] = None,
@@ -716,6 +717,15 @@ def fit(
             "at a time: sgd in place of lr, lgbm, lgbm-regressor; others are refused.",
         ),
     ] = 4.0,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Fit with N seeds, from --seed upwards, and show the spread of the scores: for "
+            "splits that are drawn (kfold, holdout, random).",
+        ),
+    ] = 1,
     cluster: ClusterOption = None,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
@@ -754,15 +764,20 @@ def fit(
         "head": head, "grid": grid or [], "ratings": ratings, "jobs": jobs, "cluster": cluster,
         "stream_past": stream_past, "provenance": provenance(), "track": track, "say": _say,
     }  # fmt: skip
-    if cross_corpus and out:
-        raise UserError(f"--out {out}: --cross-corpus makes several runs; expected one; "
-                        "leave it away")  # fmt: skip
+    several = cross_corpus or repeats > 1
+    if several and out:
+        option = "--cross-corpus" if cross_corpus else "--repeats"
+        raise UserError(f"--out {out}: {option} makes several runs; omit one of the two")
+    if cross_corpus and repeats > 1:
+        raise UserError("--repeats and --cross-corpus do not go together; omit one of the two")
     if cross_corpus:
         found = api.fit_cross_corpus(cache, protocol=protocol, **asked)
+    elif repeats > 1:
+        found = api.fit_repeated(cache, repeats=repeats, protocol=protocol, **asked)
     else:
         found = (api.fit(cache, out=out, **vars(protocol), **asked),)
     places = [place(out or results.run) for results in found]
-    if out or cross_corpus:  # where `serpipe report` does not look by itself
+    if out or several:  # where `serpipe report` does not look by itself
         _say(f"next     serpipe report {' '.join(map(str, places))}")
     _say("run      predictions and bundles in:")
     if format is ResultFormat.JSON:
@@ -770,7 +785,7 @@ def fit(
             {"run": str(where), "nested": list(nested_table(results).json_records)}
             for where, results in zip(places, found, strict=True)
         ]
-        _print_json({"runs": told} if cross_corpus else told[0])
+        _print_json({"runs": told} if several else told[0])
     else:
         for where in places:
             typer.echo(where)

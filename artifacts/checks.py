@@ -17,6 +17,7 @@ from ..pipeline.statistics import FEWEST_SPEAKERS
 from .probe import against_probe, from_scratch, read_probe
 from .results import RunResults, at_edge, chosen
 from .run import RunSummary
+from .selection import count_siblings
 from .table import interval_text, score_text
 from .tables import RESOLVED
 
@@ -34,6 +35,8 @@ TRAINED_ON: Mapping[str, frozenset[str]] = {
 }
 
 
+#: So many results on the same clips make the best of them worth a warning.
+MANY_RESULTS = 10
 #: Checks that repeat a mark, which every output shows as a warning of its own.
 MARKS = frozenset({"SER001", "SER002", "SER003", "SER007"})
 #: Severity and advice of what was noticed when a run was planned.
@@ -116,6 +119,7 @@ def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Ch
         *_data(results),
         *_search(results),
         *_nuisance(results),
+        *_selection(results),
         *_probe(results, probe),
     ]
     return tuple(sorted(found, key=lambda check: (order[check.severity], check.code)))
@@ -239,6 +243,29 @@ def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.boo
     if name == "ravdess" and "song" in channels:
         return CORPORA["ravdess-all" if "speech" in channels else "ravdess-song"]
     return CORPORA[name]
+
+
+def _selection(results: RunResults) -> Iterator[Check]:
+    """Yield of how many results this is one, and whether its speakers were drawn once."""
+    siblings, summary = count_siblings(results), results.summary
+    if siblings.runs > 1 or siblings.results > 1:
+        yield Check(
+            "SER024",
+            "warning" if siblings.results >= MANY_RESULTS else "note",
+            f"one of {siblings.results} results of {siblings.runs} run(s) on the same clips, folds "
+            "and target",
+            "the best of several is too high by chance: quote the one that was planned, choose "
+            "inside the folds (--layers all, --head best), or confirm it on other speakers",
+        )
+    if holds_out(summary.split):
+        others = f"; {siblings.other_seeds} runs with other seeds" if siblings.other_seeds else ""
+        yield Check(
+            "SER025",
+            "note",
+            f"one draw of test speakers, seed {summary.seed}{others}",
+            "another draw gives another score: --repeats 10 shows the spread; the best of several "
+            "seeds is no result",
+        )
 
 
 def _nuisance(results: RunResults) -> Iterator[Check]:

@@ -14,11 +14,18 @@ from ..pipeline.measures import Measure
 from ..pipeline.statistics import Comparison, Interval, compare
 from .checks import run_checks
 from .probe import is_probe
+from .repeats import repeated, spread_table, spreads
 from .report import TEST_NOTE, Report, facts, score_note
 from .results import RunResults
 from .run import NESTED, RunSummary
 from .table import Table, interval_text, score_text
 from .tables import NOT_TESTED, comparison_table, flat, identity, marks
+
+BEST_OF_RUNS = (
+    "To pick the best of these results is to choose on the test speakers: its score is too high by "
+    "chance, the more so the more there are. Confirm it on other speakers, or choose inside the "
+    "folds (--layers all, --head best)."
+)
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,12 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     alike = [(a, b) for a, b in combinations(scored, 2) if clips[a.run - 1] == clips[b.run - 1]]
     # Under one protocol or two honest ones: to test an inflated score against an honest one would
     # show nothing but the inflation, and weaken the tests of the others.
+    # Two seeds of one run are no two methods: their spread is shown instead.
+    alike = [
+        (a, b)
+        for a, b in alike
+        if a.head != b.head or not repeated(a.results.summary, b.results.summary)
+    ]
     fair = [(a, b) for a, b in alike if _unfair(a.results.summary) == _unfair(b.results.summary)]
     unfair = [pair for pair in alike if pair not in fair]
     counts = {each.name: each.counts for each in scored}
@@ -207,6 +220,9 @@ def report_runs(compared: RunsCompared) -> Report:
         ),
     )
     tables = [table, *matrices(scored)]
+    over_seeds = spreads(list(runs.values()))
+    if over_seeds:
+        tables.append(spread_table(over_seeds))
     if compared.pairs:
         members = {each.name: each.identity for each in scored}
         fewest = min(len(results.summary.speakers) for results in runs.values())
@@ -223,6 +239,7 @@ def report_runs(compared: RunsCompared) -> Report:
         (
             score_note(fewest_run.summary, chance=False),
             *((TEST_NOTE,) if compared.pairs else ()),
+            *((BEST_OF_RUNS,) if len(_comparable(scored)) > 1 else ()),
             *compared.apart,
         ),
         tuple(
@@ -343,6 +360,11 @@ def report_layers(results: RunResults, head: str) -> Report:
         (score_note(summary), TEST_NOTE),
         provenance=(summary.provenance,),
     )
+
+
+def _comparable(scored: Sequence[Scored]) -> list[Scored]:
+    """Return the results of which one could be picked: those that trained something."""
+    return [each for each in scored if each.results.summary.split != NOTHING_TRAINED]
 
 
 def _probe_among(runs: Iterable[RunResults], results: RunResults) -> RunResults | None:

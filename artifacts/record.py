@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ from ..errors import UserError
 from ..features.cache import Cache
 from ..files import json_value, make_folder
 from ..pipeline.blocks import Matrix
-from ..pipeline.fit import Choice, HeadFit, fit_final, fit_head
+from ..pipeline.fit import Choice, HeadFit, choose_head, fit_final, fit_head
 from ..pipeline.folds import check_inner_folds
-from ..pipeline.heads import Grid, Head, paths
+from ..pipeline.heads import BEST, HEADS, Grid, Head, paths
 from ..pipeline.layers import Candidate
 from ..pipeline.measures import MEASURES
 from ..pipeline.nuisance import predict_from_nuisance
@@ -44,8 +44,9 @@ from .run import (
     read_summary,
     run_name,
     save_clips,
-    save_fit,
     save_nuisance,
+    save_predictions,
+    save_search,
     write_summary,
 )
 
@@ -68,6 +69,7 @@ def record_run(
     grids: Mapping[str, Grid],
     protocol: Protocol | None = None,
     *,
+    choose_best: bool = False,
     ratings: Ratings | None = None,
     provenance: Mapping[str, Any],
     out: Path | None = None,
@@ -92,6 +94,9 @@ def record_run(
         The values to try, by name of the head.
     protocol : Protocol, optional
         How; nested leave-one-speaker-out over all layers by default.
+    choose_best : bool
+        Whether the head, too, is chosen inside each fold, among ``heads``: recorded as one more
+        head, ``best``.
     ratings : Ratings, optional
         Of the target, from a file of their own.
     provenance : mapping
@@ -118,7 +123,7 @@ def record_run(
     UserError
         If the cache does not hold what the protocol needs, or ``out`` holds something else.
     """
-    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings)
+    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, choose_best=choose_best)
     size = candidate_size(cache, plan)
     streamed = size > stream_past
     if streamed:
@@ -144,7 +149,8 @@ def record_run(
             for fold in plan.split.folds
         ],
     }
-    name = run_name(cache.path, plan.split.name, [head.name for head in heads], settings)
+    planned = [head.name for head in heads] + ([BEST] if choose_best else [])
+    name = run_name(cache.path, plan.split.name, planned, settings)
     run = out or RUNS / name
     done = heads_there(run, name, provenance)
     make_folder(run)
@@ -162,7 +168,9 @@ def record_run(
                 normalise=plan.protocol.normalise,
                 split=plan.split.name,
                 split_title=plan.split.title,
-                inner=inner_title(plan, [grids[head.name] for head in heads]),
+                inner=inner_title(
+                    plan, [grids[head.name] for head in heads], among_heads=choose_best
+                ),
                 warnings=plan.warnings,
                 seed=plan.protocol.seed,
                 layers=[candidate.name for candidate in plan.candidates],
@@ -170,7 +178,7 @@ def record_run(
                 speakers=np.unique(plan.tested_clips["speaker"]).tolist(),
                 clips=len(plan.tested_labels),
                 content=content,
-                planned=[head.name for head in heads],
+                planned=planned,
                 task=plan.task,
                 agreement=_agreement(ratings),
                 assumptions=plan.assumptions,
@@ -181,23 +189,33 @@ def record_run(
             ),
         )
 
-    for head_name in done:
-        remove_parts(run, head_name)  # of a run that was killed between two of its last steps
-    if set(done) == {head.name for head in heads}:
+    if set(done) == set(planned):
+        remove_parts(run)  # of a run that was killed between two of its last steps
         (run / "run.json").touch()  # the newest run is the one that was asked for last
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
         save_nuisance(run, nuisance_of(plan), plan.tested_clips)
     with room(run) if streamed else nullcontext() as folder:
+        work = _Work(
+            cache, plan, run, content, provenance, choose_best, jobs, folder, cluster, track
+        )
         for head in heads:
             if head.name not in done:
-                done[head.name] = _record_head(
-                    cache, plan, run, head, grids[head.name], content, provenance, jobs, folder,
-                    cluster, track,
-                )  # fmt: skip
+                grid = grids[head.name]
+                fit = work.fit(head, grid)
+                n_points = sum(map(len, paths(grid)))
+                save_search(run, head.name, grid, fit)
+                done[head.name] = work.record(head.name, head, fit, grid, n_points)
                 summarise()
+            if not choose_best:  # which needs what each fold of each head gave
                 remove_parts(run, head.name)
+        if choose_best and BEST not in done:
+            fits = {head.name: work.fit(head, grids[head.name]) for head in heads}
+            fit = choose_head(fits, grids, plan.problem)
+            done[BEST] = work.record(BEST, HEADS[fit.final.head], fit, {}, 0)
+            summarise()
+        remove_parts(run)
     return run
 
 
@@ -207,12 +225,14 @@ def plan_run(
     grids: Mapping[str, Grid],
     protocol: Protocol,
     ratings: Ratings | None = None,
+    *,
+    choose_best: bool = False,
 ) -> Plan:
     """Apply a protocol to a cache, and refuse what could only fail later.
 
     Parameters
     ----------
-    cache, heads, grids, protocol, ratings
+    cache, heads, grids, protocol, ratings, choose_best
         As :func:`record_run` takes them.
 
     Returns
@@ -233,7 +253,7 @@ def plan_run(
             f"--head {wrong[0]}: {plan.target.column} is made of {what}; expected a head for "
             "these; name one that `serpipe fit --help` lists for them"
         )
-    if anything_to_choose(plan, [grids[head.name] for head in heads]):
+    if anything_to_choose(plan, [grids[head.name] for head in heads], among_heads=choose_best):
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
     return plan
@@ -274,53 +294,74 @@ def _corpus_title(cache: Cache, plan: Plan) -> str:
     return ", ".join(CORPORA[name].title if name in CORPORA else name for name in tested)
 
 
-def _record_head(
-    cache: Cache,
-    plan: Plan,
-    run: Path,
-    head: Head,
-    grid: Grid,
-    content: str,
-    provenance: Mapping[str, Any],
-    jobs: int,
-    folder: Path | None,
-    cluster: "Cluster | None",
-    track: Track[Any],
-) -> HeadSummary:
-    """Fit one head, going on where a stopped run stopped, and write all but ``run.json``.
+@dataclass(frozen=True)
+class _Work:
+    """What the fits of all heads of a run have in common."""
 
-    Where there is a folder for them, embeddings go through a file there and not through memory.
-    """
-    problem = plan.problem
-    folds = [*problem.folds, problem.everybody()]
-    layers = [candidate.name for candidate in plan.candidates]
-    n_points = sum(map(len, paths(grid)))
+    cache: Cache
+    plan: Plan
+    run: Path
+    content: str
+    provenance: Mapping[str, Any]
+    choose_best: bool
+    jobs: int
+    folder: Path | None
+    cluster: "Cluster | None"
+    track: Track[Any]
 
-    def embeddings(candidate: Candidate) -> Matrix:
-        if folder:
-            return spill(cache, candidate, plan, folder)
+    def embeddings(self, candidate: Candidate) -> Matrix:
+        """Return the embeddings of a candidate; in a file, if there is a folder for them."""
+        cache, plan = self.cache, self.plan
+        if self.folder:
+            return spill(cache, candidate, plan, self.folder)
         return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
 
-    fit = fit_head(
-        head,
-        grid,
-        plan.candidates,
-        embeddings,
-        problem,
-        there=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
-        keep=part_writer(run, head.name, layers, [fold.name for fold in folds], problem.names),
-        jobs=jobs,
-        in_turn=folder is not None,
-        cluster=cluster,
-        track=track,
-    )
-    save_fit(run, head.name, grid, fit, plan.tested_clips, plan.tested_labels, plan.split.folds)
-    summary = _summarise_head(head, grid, fit, n_points)
-    if not plan.protocol.permute_labels:
-        _record_bundle(
-            cache, plan, run / "bundles" / head.name, head, fit, content, provenance, embeddings
+    def fit(self, head: Head, grid: Grid) -> HeadFit:
+        """Cross-validate one head, going on where a stopped run stopped."""
+        plan, problem, run = self.plan, self.plan.problem, self.run
+        folds = [*problem.folds, problem.everybody()]
+        layers = [candidate.name for candidate in plan.candidates]
+        n_points = sum(map(len, paths(grid)))
+        return fit_head(
+            head,
+            grid,
+            plan.candidates,
+            self.embeddings,
+            problem,
+            there=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
+            keep=part_writer(run, head.name, layers, [fold.name for fold in folds], problem.names),
+            jobs=self.jobs,
+            in_turn=self.folder is not None,
+            among_heads=self.choose_best,
+            cluster=self.cluster,
+            track=self.track,
         )
-    return summary
+
+    def record(self, name: str, head: Head, fit: HeadFit, grid: Grid, n_points: int) -> HeadSummary:
+        """Write the predictions and the bundle of a head under a name, and summarise it."""
+        plan = self.plan
+        save_predictions(
+            self.run, name, fit, plan.tested_clips, plan.tested_labels, plan.split.folds
+        )
+        if not plan.protocol.permute_labels:
+            _record_bundle(
+                self.cache,
+                plan,
+                self.run / "bundles" / name,
+                head,
+                fit,
+                self.content,
+                self.provenance,
+                self.embeddings,
+            )
+        summary = _summarise_head(head, grid, fit, n_points)
+        if name == BEST:
+            return replace(
+                summary,
+                title="best head",
+                scores_are="scores of the head that was chosen in each fold, which do not compare",
+            )
+        return summary
 
 
 def _record_bundle(
@@ -404,6 +445,7 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
         "layer": choice.layer,
         "parameters": choice.point,
         "inner_score": json_value(choice.inner_score),
+        **({"head": choice.head} if choice.head else {}),
     }
 
 

@@ -34,7 +34,8 @@ from .run import (
     content_hash,
     run_name,
     save_clips,
-    save_fit,
+    save_predictions,
+    save_search,
     write_summary,
 )
 
@@ -161,7 +162,8 @@ def record_evaluation(
     choice = Choice(plan.split.folds[0].name, LAYER, {}, math.nan)
     fit = HeadFit(said, {LAYER: said}, (choice,), choice, {})
     save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
-    save_fit(run, HEAD, {}, fit, plan.tested_clips, plan.tested_labels, plan.split.folds)
+    save_predictions(run, HEAD, fit, plan.tested_clips, plan.tested_labels, plan.split.folds)
+    save_search(run, HEAD, {}, fit)
     write_summary(run, _summary(name, content, found, plan, meaning, key, provenance))
     return run
 

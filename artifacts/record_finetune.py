@@ -45,8 +45,9 @@ from .run import (
     read_summary,
     run_name,
     save_clips,
-    save_fit,
     save_nuisance,
+    save_predictions,
+    save_search,
     write_summary,
 )
 
@@ -224,15 +225,10 @@ def record_finetuning(
         save_nuisance(run, nuisance_of(plan), plan.tested_clips)
         training = _with_states(training, devices[0])
         fit = _train_folds(training, run, devices, cluster, track)
-        save_fit(
-            run,
-            kind.head,
-            training.grid,
-            fit,
-            plan.tested_clips,
-            plan.tested_labels,
-            plan.split.folds,
+        save_predictions(
+            run, kind.head, fit, plan.tested_clips, plan.tested_labels, plan.split.folds
         )
+        save_search(run, kind.head, training.grid, fit)
         done[kind.head] = _summarise(training, fit)
         summarise()
         remove_parts(run, kind.head)

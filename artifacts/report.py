@@ -8,6 +8,7 @@ from typing import Any
 
 from ..files import write_text
 from ..pipeline.folds import NOTHING_TRAINED
+from ..pipeline.heads import BEST
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
 from ..pipeline.nuisance import ALL_OF_THEM
@@ -128,6 +129,11 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
         )
         notes.append(TEST_NOTE)
+        if BEST not in results.heads:
+            notes.append(
+                "To pick the best of these heads is to choose on the test speakers: --head best "
+                "chooses inside the folds."
+            )
     if results.nuisance:
         tables.append(nuisance_table(results))
     if summary.split != NOTHING_TRAINED:  # there is no layer to look at

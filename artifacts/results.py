@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..pipeline.heads import BEST
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
 from ..pipeline.statistics import Interval, count_by_group, intervals
@@ -118,7 +119,7 @@ class RunResults:
         """Whether a layer or a hyper-parameter was chosen inside the folds."""
         grids = [told.grid for told in self.summary.heads.values()]
         several = any(len(values) > 1 for grid in grids for values in grid.values())
-        return several or len(self.summary.layers) > 1
+        return several or len(self.summary.layers) > 1 or BEST in self.summary.planned
 
     @property
     def kind(self) -> str:
@@ -227,6 +228,8 @@ def chosen(told: HeadSummary) -> dict[str, Counter[str]]:
         From ``"layer"`` or the hyper-parameter to how often each value was chosen.
     """
     counted = {"layer": Counter(str(choice["layer"]) for choice in told.choices)}
+    if told.choices and all("head" in choice for choice in told.choices):
+        counted = {"head": Counter(str(choice["head"]) for choice in told.choices), **counted}
     for name, values in told.grid.items():
         if len(values) > 1 or name == list(told.grid)[-1]:
             counted[name] = Counter(f"{c['parameters'][name]:g}" for c in told.choices)

@@ -363,16 +363,15 @@ def read_nuisance(
     return {title: np.array(values).astype(kind) for title, values in predicted.items()}
 
 
-def save_fit(
+def save_predictions(
     run: Path,
     head: str,
-    grid: Grid,
     fit: HeadFit,
     clips: Mapping[str, NDArray[Any]],
     labels: NDArray[Any],
     folds: Sequence[Fold],
 ) -> None:
-    """Write the out-of-fold predictions of a head, and the search that led to them.
+    """Write the out-of-fold predictions of a head.
 
     Parameters
     ----------
@@ -380,8 +379,6 @@ def save_fit(
         The run's folder.
     head : str
         Name of the head.
-    grid : mapping of str to tuple of float
-        The values that were tried.
     fit : HeadFit
         What it gave.
     clips : mapping of str to ndarray, shape (n_clips,)
@@ -404,6 +401,21 @@ def save_fit(
     scored = [f"score {label}" for label in label_names(labels)]
     _write_csv(_predictions_path(run, head), [*columns, *scored], rows())
 
+
+def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
+    """Write the inner score of every layer, fold and point of the grid of a head.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    head : str
+        Name of the head.
+    grid : mapping of str to tuple of float
+        The values that were tried.
+    fit : HeadFit
+        What it gave.
+    """
     points = [point for path in paths(grid) for point in path]
     searched = (
         [

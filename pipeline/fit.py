@@ -114,12 +114,15 @@ class Choice:
         The hyper-parameters.
     inner_score : float
         First score (UAR, CCC) over the inner folds; NaN where there was nothing to choose.
+    head : str
+        The head, where it was chosen as well.
     """
 
     fold: str
     layer: str
     point: Point
     inner_score: float
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ def fit_head(
     keep: Callable[[str, str, FoldResult], None] | None = None,
     jobs: int = 1,
     in_turn: bool = False,
+    among_heads: bool = False,
     cluster: "Cluster | None" = None,
     track: Track[Any] = no_track,
 ) -> HeadFit:
@@ -184,6 +188,9 @@ def fit_head(
     in_turn : bool
         Whether the embeddings of a candidate are asked for only when the candidates before it are
         done: each may then take the place of the one before.
+    among_heads : bool
+        Whether a choice among heads will follow: inner scores are then needed even where neither
+        layer nor hyper-parameters are chosen.
     cluster : Cluster, optional
         Whose workers do it instead.
     track : callable
@@ -194,7 +201,7 @@ def fit_head(
     HeadFit
     """
     points = [point for path in paths(grid) for point in path]
-    choose = len(points) * len(candidates) > 1
+    choose = among_heads or len(points) * len(candidates) > 1
     results = dict(there or {})
     folds = [*problem.folds, problem.everybody()]
     missing = [
@@ -242,6 +249,63 @@ def fit_head(
         final=choices[-1],
         results=results,
     )
+
+
+def choose_head(
+    fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], problem: Problem
+) -> HeadFit:
+    """Choose the head as well: of each fold the one with the highest inner score.
+
+    Parameters
+    ----------
+    fits : mapping of str to HeadFit
+        Fits of several heads to the same candidates and folds, with inner scores; of equal scores,
+        those of the first head count.
+    grids : mapping of str to Grid
+        The values that were tried, by name of the head.
+    problem : Problem
+        Labels, speakers and folds.
+
+    Returns
+    -------
+    HeadFit
+        Its choices name the head. Of a layer held fixed, the head is chosen by the inner scores of
+        that layer.
+    """
+    points = {name: [point for path in paths(grids[name]) for point in path] for name in fits}
+    layers = list(next(iter(fits.values())).layers)
+    results: dict[tuple[str, str], FoldResult] = {}
+    choices = []
+    for fold in [*problem.folds, problem.everybody()]:
+        chosen: dict[str, Choice] = {}
+        for layer in layers:
+            options = []
+            for name, fit in fits.items():
+                result = fit.results[layer, fold.name]
+                score = result.inner[result.chosen]
+                options.append(
+                    Choice(fold.name, layer, points[name][result.chosen], score, head=name)
+                )
+            chosen[layer] = max(options, key=_inner_score)
+            results[layer, fold.name] = fits[chosen[layer].head].results[layer, fold.name]
+        choices.append(max(chosen.values(), key=_inner_score))
+    return HeadFit(
+        nested=_gather(problem, {c.fold: results[c.layer, c.fold] for c in choices}),
+        layers={
+            layer: _gather(
+                problem, {fold.name: results[layer, fold.name] for fold in problem.folds}
+            )
+            for layer in layers
+        },
+        choices=tuple(choices[:-1]),
+        final=choices[-1],
+        results=results,
+    )
+
+
+def _inner_score(choice: Choice) -> float:
+    """Return what choices are compared by: a score that is not defined is the least."""
+    return -np.inf if np.isnan(choice.inner_score) else choice.inner_score
 
 
 def fit_final(

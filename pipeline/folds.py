@@ -73,6 +73,11 @@ class Split:
     assumptions: tuple[str, ...] = ()
 
 
+def draws_by_seed(name: str) -> bool:
+    """Whether the folds of a split, as on the command line, depend on the seed."""
+    return name.partition(":")[0] in ("kfold", "holdout", "random")
+
+
 def make_split(
     name: str,
     clips: Table,

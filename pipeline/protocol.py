@@ -20,7 +20,7 @@ from .folds import (
     make_split,
 )
 from .groups import SPEAKER, crossed_columns, find_groups, recorded_together
-from .heads import Grid, paths
+from .heads import BEST, Grid, paths
 from .holdout import holds_out
 from .layers import Candidate, choose_layers
 from .measures import MEASURES
@@ -472,15 +472,15 @@ def _target(
     return choose_target(table, column, merge, common, used, protocol.task) if alone else target
 
 
-def anything_to_choose(plan: Plan, grids: Sequence[Grid]) -> bool:
-    """Say whether a layer or a hyper-parameter is chosen inside the folds."""
+def anything_to_choose(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> bool:
+    """Say whether a head, a layer or a hyper-parameter is chosen inside the folds."""
     points = max(sum(map(len, paths(grid))) for grid in grids)
-    return points * len(plan.candidates) > 1
+    return among_heads or points * len(plan.candidates) > 1
 
 
-def inner_title(plan: Plan, grids: Sequence[Grid]) -> str:
-    """Say how layer and hyper-parameters were chosen."""
-    chosen = []
+def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> str:
+    """Say how head, layer and hyper-parameters were chosen."""
+    chosen = [f"head (of {BEST})"] if among_heads else []
     if len(plan.candidates) > 1:
         chosen.append("layer")
     if any(sum(map(len, paths(grid))) > 1 for grid in grids):

@@ -391,7 +391,7 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
     serpipe: Command, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serpipe.artifacts import record
-    from serpipe.artifacts.run import save_fit
+    from serpipe.artifacts.run import save_predictions
 
     command = ("fit", "--head", "lr,svm", "--layers", "2", "--grid", "svm.C=1,10")
     saved: list[int] = []
@@ -400,16 +400,16 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
         if saved:
             raise KeyboardInterrupt
         saved.append(1)
-        save_fit(*args)  # type: ignore[arg-type]
+        save_predictions(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "save_fit", stops)
+        patch.setattr(record, "save_predictions", stops)
         assert serpipe(*command).code == 130
     assert "NOT WHOLE: svm not fitted yet" in serpipe("report").out
     assert serpipe(*command).code == 0
     assert "NOT WHOLE" not in serpipe("report").out
     with monkeypatch.context() as patch:  # again: what is whole is not fitted again
-        patch.setattr(record, "save_fit", stops)
+        patch.setattr(record, "save_predictions", stops)
         assert serpipe(*command).code == 0
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from serpipe.artifacts.checks import run_checks
 from serpipe.artifacts.results import RunResults, read_results
+from serpipe.artifacts.selection import Siblings, count_siblings
 from serpipe.corpora.manifest import read_manifest
 from serpipe.corpora.speakers import canonical_speaker, similar_speakers
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.features.cache_write import write_cache
+from serpipe.pipeline.fit import fit_head
 from serpipe.pipeline.protocol import Protocol, make_plan
 
 from .conftest import Command, write_wav
@@ -317,3 +319,102 @@ def test_a_column_of_numbers_and_words_is_refused(tmp_path: Path) -> None:
     table.write_text("path,speaker,fatigue\n" + "".join(rows))
     with pytest.raises(UserError, match="3 numbers and 3 other values"):
         read_manifest(table)
+
+
+def test_the_head_is_chosen_inside_the_folds(serpipe: Command, tmp_path: Path) -> None:
+    """Of each fold the head with the highest inner score tests it, and none of the others."""
+    cache = write_voices(tmp_path / "c.h5", PERSONS, layers=2)
+    grid = ("--grid", "lr.C=0.01,1", "--grid", "svm.C=1,10", "--split", "kfold:5")
+    done = serpipe("fit", "--cache", cache, "--head", "lr,svm,best", *grid)
+    assert done.code == 0, done.err
+    results = read_results(Path(done.out.strip()))
+    assert results.heads == ("lr", "svm", "best")
+    heads = results.summary.heads
+    inner = {
+        (name, choice["fold"]): choice["inner_score"]
+        for name in ("lr", "svm")
+        for choice in heads[name].choices
+    }
+    for choice in heads["best"].choices:
+        fold, head = choice["fold"], choice["head"]
+        assert inner[head, fold] == max(inner["lr", fold], inner["svm", fold])
+        rows = results.clips["fold"] == fold
+        np.testing.assert_array_equal(
+            results.predicted["best"]["nested"][rows], results.predicted[head]["nested"][rows]
+        )
+    bundle = json.loads((results.run / "bundles" / "best" / "bundle.json").read_text())
+    assert bundle["head"] == heads["best"].final["head"]
+    again = serpipe("fit", "--cache", cache, "--head", "svm,best,lr", *grid)
+    assert again.out == done.out
+    assert not (results.run / "parts").exists()
+    assert "best" in serpipe("report").out
+    assert serpipe("fit", "--cache", cache, "--head", "lr,best").code == 2
+
+
+def test_a_choice_of_the_head_that_was_stopped_goes_on(
+    serpipe: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serpipe.artifacts import record
+
+    cache = write_voices(tmp_path / "c.h5", PERSONS)
+    command = ("fit", "--cache", cache, "--head", "lr,svm,best", "--grid", "lr.C=0.01",
+               "--grid", "svm.C=1", "--split", "kfold:3")  # fmt: skip
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "choose_head", stop)
+        assert serpipe(*command).code == 130
+    fitted: list[object] = []
+
+    def count(*given: Any, **more: Any) -> Any:
+        fitted.append(len(more["there"]))
+        return fit_head(*given, **more)
+
+    monkeypatch.setattr(record, "fit_head", count)
+    done = serpipe(*command)
+    assert done.code == 0
+    assert fitted == [4, 4]  # three folds and the final head: all were there already
+    whole = serpipe(*command, "--out", tmp_path / "whole")
+    resumed, at_once = (Path(each.out.strip()) / "predictions/best.csv" for each in (done, whole))
+    assert resumed.read_bytes() == at_once.read_bytes()
+
+
+def test_repeats_show_the_spread_over_seeds(serpipe: Command, tmp_path: Path) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS)
+    command = ("fit", "--cache", cache, "--grid", "lr.C=1", "--repeats", "3")
+    done = serpipe(*command, "--split", "holdout:60/20/20")
+    assert done.code == 0, done.err
+    runs = [read_results(Path(line)) for line in done.out.split()]
+    assert [results.summary.seed for results in runs] == [0, 1, 2]
+    scores = [uar(results) for results in runs]
+    assert "SER025" in codes(runs[0])
+    report = json.loads(serpipe("report", *done.out.split(), "--format", "json").out)
+    (row,) = report["tables"]["repeats"]
+    assert row["mean"] == pytest.approx(np.mean(scores))
+    assert row["standard_deviation"] == pytest.approx(np.std(scores, ddof=1))
+    assert (row["lowest"], row["highest"]) == pytest.approx((min(scores), max(scores)))
+    assert "comparisons" not in report["tables"]  # seeds are no methods to test
+    for options in (("--split", "loso"), ("--split", "kfold:3", "--cross-corpus"),
+                    ("--split", "kfold:3", "--out", tmp_path / "x")):  # fmt: skip
+        assert serpipe(*command, *options).code == 2
+
+
+def test_results_on_the_same_clips_are_counted(serpipe: Command, tmp_path: Path) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, layers=12)
+    found = [fitted(serpipe, cache, "--layers", layer)[0] for layer in range(11)]
+    counts = [count_siblings(results) for results in (found[0], found[-1])]
+    assert counts == [Siblings(11, 11), Siblings(11, 11)]
+    (check,) = (each for each in run_checks(found[-1]) if each.code == "SER024")
+    assert check.severity == "warning"
+    assert "one of 11 results" in check.found
+    others = [
+        fitted(serpipe, cache, "--layers", "0", *options)[0]
+        for options in (("--permute-labels",), ("--split", "kfold:3"))
+    ]
+    assert count_siblings(others[1]).results == 1
+    assert count_siblings(found[0]).results == 11
+    (tmp_path / "work" / "artifacts" / "runs" / "damaged").mkdir()
+    (tmp_path / "work" / "artifacts" / "runs" / "damaged" / "run.json").write_text("{")
+    assert count_siblings(found[0]).results == 11

@@ -17,7 +17,7 @@ from serpipe.artifacts.run import (
     HeadSummary,
     RunSummary,
     save_clips,
-    save_fit,
+    save_predictions,
     write_summary,
 )
 from serpipe.artifacts.table import Table
@@ -63,8 +63,8 @@ def write_run(run: Path, wrong: Mapping[str, list[int]], **fields: Any) -> Path:
         ]
         found = Predictions(np.array(said), np.full((len(said), len(LABELS)), 0.5))
         final = Choice("", layer, {}, math.nan)
-        save_fit(
-            run, head, grid, HeadFit(found, {layer: found}, (), final, {}), table, truth, folds
+        save_predictions(
+            run, head, HeadFit(found, {layer: found}, (), final, {}), table, truth, folds
         )
     summary: dict[str, Any] = {
         "name": run.name, "corpus": "mine", "pooling": "mean", "target": "emotion", "changes": [],

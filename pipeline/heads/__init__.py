@@ -13,6 +13,7 @@ from .svm import SVM, SVM_LINEAR
 from .svr import SVR
 
 __all__ = [
+    "BEST",
     "HEADS",
     "Classifier",
     "Grid",
@@ -25,6 +26,9 @@ __all__ = [
     "read_grids",
 ]
 
+#: What ``--head`` says for the head that is chosen among the others inside each fold.
+BEST = "best"
+
 HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM, SGD, RIDGE, SVR, LGBM_REGRESSOR)}
 
 
@@ -35,7 +39,8 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     ----------
     names : str or None
         One name, several joined by commas, or ``"all"``, which leaves out those that only stand in
-        for another; ``None`` for the first of the task.
+        for another; ``None`` for the first of the task. ``"best"`` is no head of its own: by itself
+        it stands for all, and among other names it is passed over, see :func:`chooses_head`.
     task : str
         ``"classification"`` or ``"regression"``.
 
@@ -52,18 +57,29 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     of_task = [name for name, head in HEADS.items() if head.task == task]
     if names is None:
         return (HEADS[of_task[0]],)
-    if names == "all":
+    asked = {name.strip() for name in names.split(",")}
+    one_alone = BEST in asked and len(asked) == 2 and "all" not in asked
+    asked -= {BEST}
+    if asked <= {"all"}:
         asked = {name for name in of_task if not HEADS[name].stands_in_for}
-    else:
-        asked = {name.strip() for name in names.split(",")}
     unknown = sorted(asked - set(of_task))
     if unknown:
         what = "labels" if task == "classification" else "ratings"
         found = f"is no head for {what}" if unknown[0] in HEADS else "is no head"
         raise UserError(
-            f"--head {names}: {unknown[0]!r} {found}; expected {', '.join(of_task)} or all"
+            f"--head {names}: {unknown[0]!r} {found}; expected {', '.join(of_task)}, all or best"
+        )
+    if one_alone:
+        raise UserError(
+            f"--head {names}: there is one head, and nothing to choose from; name several, or best "
+            "alone to choose from all"
         )
     return tuple(head for name, head in HEADS.items() if name in asked)
+
+
+def chooses_head(names: str | None) -> bool:
+    """Whether the value of ``--head`` asks for a choice among heads inside each fold."""
+    return names is not None and BEST in (name.strip() for name in names.split(","))
 
 
 def read_grids(heads: tuple[Head, ...], given: Sequence[str]) -> dict[str, Grid]:
