@@ -148,7 +148,7 @@ def test_the_same_command_gives_the_same_bytes(serpipe: Command, extracted: Path
     of_all = ("fit", "--head", "all", "--layers", "1-2")
     assert serpipe(*of_all, "--out", "a").code == 0
     assert serpipe(*of_all, "--out", "b", "--jobs", "1").code == 0
-    assert len(contents(Path("a"))) == 2 + 4 * 4
+    assert len(contents(Path("a"))) == 3 + 4 * 4
     assert contents(Path("a")) == contents(Path("b"))
     quick = ("fit", "--head", "lr", "--layers", "2")
     first = serpipe(*quick).out
@@ -279,7 +279,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
         (("fit", "--keep", "calm,bored"), ["no clip is 'bored'"]),
         (("fit", "--normalise", "corpus"), ["--normalise corpus", "none or speaker"]),
         (("cache", "info", rubbish), ["rubbish.h5: not a whole cache"]),
-        (("fit", "--head", "knn"), ["'knn'", "lr, svm, svm-linear, lgbm, sgd or all"]),
+        (("fit", "--head", "knn"), ["'knn'", "lr, svm, svm-linear, lgbm, sgd, all or best"]),
         (("fit", "--cache", tmp_path / "none.h5"), ["none.h5: no such file"]),
         (("fit", "--cache", rubbish), ["rubbish.h5: not a whole cache"]),
         (("fit", "--grid", "lr.D=1"), ["--grid lr.D=1", "lr.C"]),
