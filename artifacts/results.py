@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
+from ..pipeline.permutation import chance_p
 from ..pipeline.statistics import Interval, count_by_group, intervals
 from .run import NESTED, HeadSummary, RunSummary, read_predictions, read_summary, read_table
 
@@ -59,6 +60,22 @@ class RunResults:
     def scores(self, head: str, layer: str = NESTED) -> dict[str, Interval]:
         """Return the scores of a head, by key, with their intervals over speakers."""
         return intervals(self.by_speaker(head, layer), self.measure)
+
+    def p_against_chance(self, head: str) -> float:
+        """Return p of the permutation test of the nested predictions of a head against chance."""
+        return chance_p(
+            self.truth,
+            self.predicted[head][NESTED],
+            self.clips["speaker"],
+            self.summary.labels,
+            self.measure,
+        )
+
+    @property
+    def speakers_of_label(self) -> dict[str, int]:
+        """How many speakers have clips of each label; empty for ratings."""
+        label, speaker = self.clips["label"], self.clips["speaker"]
+        return {each: len(np.unique(speaker[label == each])) for each in self.summary.labels}
 
     def counts(self, head: str, layer: str = NESTED) -> dict[str, NDArray[Any]]:
         """Sum up the predictions of each speaker's clips.
