@@ -105,7 +105,7 @@ def test_an_interval_covers_the_score_of_other_speakers(
     assert all(0 <= each.low < each.value < each.high <= 1 for each in shown)
 
 
-@pytest.mark.parametrize(("n", "share"), [(24, 0.2), (10, 0.9)])
+@pytest.mark.parametrize(("n", "share"), [(24, 0.1), (10, 0.9)])
 def test_the_interval_of_a_difference_covers_it_however_few_speakers_differ(
     n: int, share: float
 ) -> None:
@@ -121,8 +121,8 @@ def test_the_interval_of_a_difference_covers_it_however_few_speakers_differ(
         (found,) = compare({"a": first, "b": second})
         if not np.isnan(found.difference.low):
             covered.append(found.difference.low <= 0.18 * share <= found.difference.high)
-    assert len(covered) > 300
-    assert np.mean(covered) > 0.92
+    assert len(covered) > 150
+    assert np.mean(covered) > 0.94
 
 
 def test_an_interval_covers_more_than_one_that_takes_clips_for_independent() -> None:
