@@ -213,6 +213,19 @@ def _data(results: RunResults) -> Iterator[Check]:
             "SER008", "note", f"{same} clips are copies of one another",
             "none is on two sides of a fold; `serpipe extract` names them",
         )  # fmt: skip
+    few = {
+        label: speakers
+        for label, speakers in results.speakers_of_label.items()
+        if speakers < FEWEST_SPEAKERS
+    }
+    if few and len(summary.speakers) >= FEWEST_SPEAKERS:  # else SER004 says it of all labels
+        yield Check(
+            "SER018", "warning",
+            f"labels held by fewer than {FEWEST_SPEAKERS} speakers: "
+            + ", ".join(f"{label} ({speakers})" for label, speakers in few.items()),
+            "claim nothing of these labels; merge them (--map), leave them out (--keep), or add "
+            "speakers",
+        )  # fmt: skip
     if not summary.changes and not holds_out(summary.split):  # what was trained on is not told
         for name in sorted(corpora & set(CORPORA)):
             rows = results.clips["corpus"] == name

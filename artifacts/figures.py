@@ -127,7 +127,7 @@ def draw_layers(results: RunResults) -> "Figure":
         axes.errorbar(
             place,
             values,
-            yerr=None if np.isnan(ends).any() else ends,
+            yerr=None if np.isnan(ends).all() else ends,
             capsize=2,
             linewidth=1.4,
             markersize=5,

@@ -12,7 +12,7 @@ from ..pipeline.heads import BEST
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
 from ..pipeline.nuisance import ALL_OF_THEM
-from ..pipeline.statistics import DRAWS, FEWEST_SPEAKERS, compare
+from ..pipeline.statistics import FEWEST_SPEAKERS, compare
 from .baselines import baseline_table
 from .checks import MARKS, Check, run_checks
 from .probe import against_probe, probe_table, read_probe
@@ -28,12 +28,18 @@ from .tables import (
     layers_table,
     nested_table,
     nuisance_table,
+    p_text,
     speakers_table,
 )
 
 TEST_NOTE = (
-    "p: two-sided Wilcoxon signed-rank test over the speakers' scores, and corrected by Holm for "
-    "all pairs."
+    "p: two-sided permutation test of the difference that is shown: the two sets of predictions of "
+    "whole speakers are swapped. p (Holm): corrected for all pairs."
+)
+CHANCE_NOTE = (
+    "p against chance: one-sided permutation test of the first score; the truth is permuted among "
+    "the clips of each speaker, or among speakers whose clips all have the same. Not corrected for "
+    "the number of heads."
 )
 _NO_BASELINE = (
     "No published result that we know agrees in corpus, split, labels and number of clips."
@@ -102,7 +108,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     """
     summary = results.summary
     tables = [nested_table(results)]
-    notes = [score_note(summary)]
+    notes = [score_note(summary), CHANCE_NOTE]
     warnings = list(summary.warnings)
     probe = read_probe(results)
     if probe:
@@ -169,8 +175,11 @@ def headline(results: RunResults) -> tuple[str, ...]:
     for head in results.heads:
         measure = results.measure
         first = interval_text(results.scores(head)[measure.key], measure)
+        p = p_text(results.p_against_chance(head))
         lines.append(
-            f"{head:<10} {measure.title} {first}, {results.kind}, {results.summary.split_title}"
+            f"{head:<10} {measure.title} {first}, "
+            + (f"p against chance {p}, " if p else "")
+            + f"{results.kind}, {results.summary.split_title}"
         )
     if results.nuisance:
         title, score = next(iter(results.nuisance_scores().items()))
@@ -303,9 +312,7 @@ def made_by(report: Report) -> tuple[str, ...]:
 def score_note(summary: RunSummary, *, chance: bool = True) -> str:
     """Say what the scores are, and, for one run, what chance would give."""
     few = len(summary.speakers) < FEWEST_SPEAKERS
-    intervals_are = (
-        "" if few else f"; intervals by resampling speakers ({DRAWS:,} draws)".replace(",", " ")
-    )
+    intervals_are = "" if few else "; 95 % intervals by the jackknife over speakers, Student's t"
     measure = MEASURES[summary.task]
     first = measure.definition + (
         f", chance {100 / len(summary.labels):.1f}." if chance and summary.labels else "."

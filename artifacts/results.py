@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..pipeline.heads import BEST
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
+from ..pipeline.permutation import chance_p
 from ..pipeline.statistics import Interval, count_by_group, intervals
 from .run import (
     NESTED,
@@ -88,6 +89,22 @@ class RunResults:
             )[self.measure.key]
             for title, predicted in self.nuisance.items()
         }
+
+    def p_against_chance(self, head: str) -> float:
+        """Return p of the permutation test of the nested predictions of a head against chance."""
+        return chance_p(
+            self.truth,
+            self.predicted[head][NESTED],
+            self.clips["speaker"],
+            self.summary.labels,
+            self.measure,
+        )
+
+    @property
+    def speakers_of_label(self) -> dict[str, int]:
+        """How many speakers have clips of each label; empty for ratings."""
+        label, speaker = self.clips["label"], self.clips["speaker"]
+        return {each: len(np.unique(speaker[label == each])) for each in self.summary.labels}
 
     def counts(self, head: str, layer: str = NESTED) -> dict[str, NDArray[Any]]:
         """Sum up the predictions of each speaker's clips.

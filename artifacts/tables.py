@@ -1,7 +1,7 @@
 """The tables of a report."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.measures import Measure
+from ..pipeline.permutation import least_swap_p
 from ..pipeline.statistics import (
     FEWEST_SPEAKERS,
     Comparison,
@@ -24,6 +25,10 @@ from .table import Table, interval_text, percent_interval, score_text
 #: A difference whose corrected p is below is called one.
 RESOLVED = 0.05
 NOT_TESTED = "Without p: not tested, as one of the two is marked and the other is not."
+_NO_INTERVAL = (
+    "No interval: the score rests on too few speakers (on two, or mostly on one or two, for one of "
+    "its labels), or does not change whichever speaker is left out."
+)
 
 
 def marks(summary: RunSummary) -> str:
@@ -61,17 +66,27 @@ def has_intervals(results: RunResults) -> bool:
     return len(results.summary.speakers) >= FEWEST_SPEAKERS
 
 
+def _interval_note(results: RunResults, shown: Iterable[Interval], note: str) -> str:
+    """Return a note if a defined score has no interval although there are speakers enough."""
+    missing = any(math.isnan(each.low) and not math.isnan(each.value) for each in shown)
+    return note if missing and has_intervals(results) else ""
+
+
 def nested_table(results: RunResults) -> Table:
-    """Return the headline: the scores of each head, and what was chosen."""
+    """Return the headline: the scores of each head, a test against chance, and what was chosen."""
     heads = results.heads
     measure = results.measure
     scores = {head: results.scores(head) for head in heads}
+    p = {head: results.p_against_chance(head) for head in heads}
+    shown = [each for head in heads for each in scores[head].values()]
     trained = results.summary.split != NOTHING_TRAINED
     counted = {head: chosen(results.summary.heads[head]) if trained else {} for head in heads}
     rows = [
         (title, *(interval_text(scores[head][key], measure) for head in heads))
         for title, key in measure.scores.items()
     ]
+    if not all(map(math.isnan, p.values())):
+        rows.append(("p against chance", *(p_text(p[head]) for head in heads)))
     for name in dict.fromkeys(name for head in heads for name in counted[head]):
         told = (
             ", ".join(f"{value} ({n})" for value, n in counted[head][name].most_common())
@@ -83,12 +98,19 @@ def nested_table(results: RunResults) -> Table:
     return Table(
         "nested",
         ("Nested result" if results.kind == "nested" else f"Result, {results.kind}")
-        + (" [95 % interval]" if has_intervals(results) else ""),
+        + ("" if all(math.isnan(each.low) for each in shown) else " [95 % interval]"),
         ("", *heads),
         tuple(rows),
+        note=_interval_note(results, shown, _NO_INTERVAL),
         marked=frozenset((0, place) for place in range(1, len(heads) + 1)),
         records=tuple(
-            {**identity(results.summary), "result": "nested", "head": head, **flat(scores[head])}
+            {
+                **identity(results.summary),
+                "result": "nested",
+                "head": head,
+                **flat(scores[head]),
+                "p_chance": p[head],
+            }
             for head in heads
         ),
     )
@@ -182,13 +204,25 @@ def classes_table(results: RunResults) -> Table:
     summary, heads = results.summary, results.heads
     found = {head: recall_intervals(results.by_speaker(head)) for head in heads}
     clips = [int((results.clips["label"] == label).sum()) for label in summary.labels]
+    speakers = results.speakers_of_label
     return Table(
         "classes",
         f"Recall of each label, {results.kind}",
-        (summary.target, "clips", *heads),
+        (summary.target, "clips", "speakers", *heads),
         tuple(
-            (label, str(clips[n]), *(percent_interval(found[head][n]) for head in heads))
+            (
+                label,
+                str(clips[n]),
+                str(speakers[label]),
+                *(percent_interval(found[head][n]) for head in heads),
+            )
             for n, label in enumerate(summary.labels)
+        ),
+        note=_interval_note(
+            results,
+            [each for head in heads for each in found[head]],
+            f"No interval: fewer than {FEWEST_SPEAKERS} speakers hold the label, or one or two of "
+            "them hold most of its clips, or the recall is the same whichever speaker is left out.",
         ),
         records=tuple(
             {
@@ -197,6 +231,7 @@ def classes_table(results: RunResults) -> Table:
                 "label": label,
                 **flat({"recall": found[head][n]}),
                 "n": clips[n],
+                "label_speakers": speakers[label],
             }
             for head in heads
             for n, label in enumerate(summary.labels)
@@ -209,9 +244,11 @@ def groups_table(results: RunResults) -> Table:
     heads, measure = results.heads, results.measure
     groups = {head: results.groups(head) for head in heads}
     rows, records = [], []
+    shown: list[Interval] = []
     for column, group in groups[heads[0]]:
         counts = {head: groups[head][column, group] for head in heads}
         first = {head: intervals(counts[head], measure)[measure.key] for head in heads}
+        shown += first.values()
         rows_of = results.clips[column] == group
         clips, labels = int(rows_of.sum()), n_labels(results, rows_of)
         chance = measure.chance(labels)
@@ -241,10 +278,17 @@ def groups_table(results: RunResults) -> Table:
         f"{measure.title} by group of clips, {results.kind}",
         ("group", "clips", "chance", *heads),
         tuple(rows),
-        note="Over the labels that occur in the group: compare two groups only where chance is the "
-        "same."
-        if results.summary.labels
-        else "",
+        note=" ".join(
+            note
+            for note in (
+                "Over the labels that occur in the group: compare two groups only where chance is "
+                "the same."
+                if results.summary.labels
+                else "",
+                _interval_note(results, shown, _NO_INTERVAL),
+            )
+            if note
+        ),
         records=tuple(records),
     )
 
@@ -336,9 +380,16 @@ def comparison_table(
     """
     tests = sum(not math.isnan(each.p) for each in found)
     note = f"Bold: resolved, p (Holm) below {RESOLVED}. The others may differ or not."
-    least = tests * 2.0 ** (1 - n_speakers)  # of the signed-rank test, when all signs agree
+    if any(math.isnan(each.difference.low) and not math.isnan(each.p) for each in found):
+        note += (
+            " No interval: the difference rests on two speakers or fewer, or is the same whichever "
+            "speaker is left out."
+        )
+    least = tests * least_swap_p(n_speakers)
     if tests and least >= RESOLVED:
-        note += f" With {n_speakers} speakers and {tests} tests p (Holm) is at least {_p(least)}."
+        note += (
+            f" With {n_speakers} speakers and {tests} tests p (Holm) is at least {p_text(least)}."
+        )
     return Table(
         "comparisons",
         title,
@@ -347,8 +398,8 @@ def comparison_table(
             (
                 f"{each.first} - {each.second}",
                 _signed(each.difference, measure),
-                _p(each.p),
-                _p(each.p_holm),
+                p_text(each.p),
+                p_text(each.p_holm),
             )
             for each in found
         ),
@@ -399,7 +450,8 @@ def _or_least(score: float) -> float:
     return -math.inf if math.isnan(score) else score
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """Return a p-value with three decimals; nothing where there was no test."""
     if math.isnan(value):
         return ""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

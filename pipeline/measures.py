@@ -1,7 +1,7 @@
 """How predictions are counted and scored: of labels, and of ratings.
 
 What is kept of a group of clips is a sum that can be added to those of other groups: so intervals
-by resampling speakers cost no second look at the clips.
+and tests over speakers need no second pass over the clips.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,10 +25,16 @@ class Measure:
     scores : mapping of str to str
         From the title of each score to its key. The first is what is chosen by and tested.
     count : callable
-        From truth and predictions, shape (n_clips,), and all labels, to what is kept of these
+        From truth and predictions, shape (..., n_clips), and all labels, to what is kept of these
         clips: an array that adds up over groups of clips.
     score : callable
         From such sums, stacked along the first axes or not, to scores by key.
+    parts : callable
+        From the sums of each speaker, shape (n_speakers, ...), to the clips that each score rests
+        on, by key, shape (n_speakers, n_parts): a column for each label, where the score is a mean
+        over labels, else one column.
+    limits : mapping of str to (float, float)
+        The least and the greatest value of each score, by key.
     in_percent : bool
         Whether scores are shares of 1, to be shown as percentages.
     definition : str
@@ -37,8 +43,10 @@ class Measure:
 
     task: str
     scores: Mapping[str, str]
-    count: Callable[[NDArray[Any], NDArray[Any], Sequence[str]], NDArray[Any]]
+    count: Callable[[NDArray[Any], NDArray[Any], Sequence[Any]], NDArray[Any]]
     score: Callable[[NDArray[Any]], Mapping[str, Any]]
+    parts: Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
+    limits: Mapping[str, tuple[float, float]]
     in_percent: bool
     definition: str
 
@@ -70,10 +78,53 @@ class Measure:
         """Return the first score of sums."""
         return self.score(sums)[self.key]
 
+    def centre(
+        self, truth: NDArray[Any], predicted: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Subtract the mean of the truth from ratings and predictions; leave labels as they are.
+
+        No score of ratings depends on the origin of their scale, but sums of squares of numbers
+        far from zero lose the digits that tell the numbers apart.
+
+        Parameters
+        ----------
+        truth, predicted : ndarray of str or float, shape (n_clips,)
+            Of all clips whose sums are to be added up.
+
+        Returns
+        -------
+        truth, predicted : ndarray of str or float64, shape (n_clips,)
+        """
+        if self.task == "classification":
+            return truth, predicted
+        exact = np.asarray(truth, np.float64)
+        origin = exact.mean() if len(exact) else 0.0
+        return exact - origin, np.asarray(predicted, np.float64) - origin
+
+    def first_of(
+        self, truth: NDArray[Any], predicted: NDArray[Any], labels: Sequence[str] = ()
+    ) -> float:
+        """Return the first score of predictions, shape (n_clips,)."""
+        return float(self.first(self.count(*self.centre(truth, predicted), labels)))
+
 
 def _score_labels(counts: NDArray[Any]) -> dict[str, Any]:
     found = scores_of(counts)
     return {"uar": found.uar, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+
+
+def _clips_of_labels(by_speaker: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    clips = by_speaker.sum(axis=-1)
+    of_labels = clips[:, clips.any(axis=0)]  # scores leave out labels that do not occur
+    return {
+        "uar": of_labels,
+        "accuracy": clips.sum(axis=-1, keepdims=True),
+        "macro_f1": of_labels,
+    }
+
+
+def _clips_rated(by_speaker: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return dict.fromkeys(("ccc", "pearson", "mae"), by_speaker[:, :1])
 
 
 def sum_ratings(
@@ -83,19 +134,20 @@ def sum_ratings(
 
     Parameters
     ----------
-    truth, predicted : ndarray of float64, shape (n_clips,)
-        Ratings.
+    truth, predicted : ndarray of float64, shape (..., n_clips)
+        Ratings, centred by :meth:`Measure.centre` where they may lie far from zero.
     labels : sequence of str
         Not used.
 
     Returns
     -------
-    ndarray of float64, shape (7,)
+    ndarray of float64, shape (..., 7)
         Number of clips; sums of truth and prediction, of their squares and their product, and of
         the absolute errors.
     """
-    t, p = np.asarray(truth, np.float64), np.asarray(predicted, np.float64)
-    return np.array([len(t), t.sum(), p.sum(), t @ t, p @ p, t @ p, np.abs(t - p).sum()])
+    t, p = np.broadcast_arrays(np.asarray(truth, np.float64), np.asarray(predicted, np.float64))
+    summands = (np.ones_like(t), t, p, t * t, p * p, t * p, np.abs(t - p))
+    return np.stack([each.sum(axis=-1) for each in summands], axis=-1)
 
 
 def score_ratings(sums: NDArray[Any]) -> dict[str, Any]:
@@ -123,7 +175,8 @@ def score_ratings(sums: NDArray[Any]) -> dict[str, Any]:
         mean_t, mean_p = t / n, p / n
         # A variance of rounding errors is none.
         var_t = _none_if_tiny(tt / n - mean_t**2, tt / n)
-        var_p = _none_if_tiny(pp / n - mean_p**2, pp / n)
+        # Predictions that vary by less than a millionth of the truth are constant, too.
+        var_p = _none_if_tiny(pp / n - mean_p**2, np.maximum(pp, tt) / n)
         covariance = np.where((var_t > 0) & (var_p > 0), tp / n - mean_t * mean_p, 0.0)
         apart = _none_if_tiny((mean_t - mean_p) ** 2, (tt + pp) / n)
         return {
@@ -142,6 +195,8 @@ LABELS = Measure(
     {"UAR": "uar", "accuracy": "accuracy", "macro-F1": "macro_f1"},
     confusion,
     _score_labels,
+    _clips_of_labels,
+    {"uar": (0.0, 1.0), "accuracy": (0.0, 1.0), "macro_f1": (0.0, 1.0)},
     in_percent=True,
     definition="UAR: unweighted average recall",
 )
@@ -150,6 +205,8 @@ RATINGS = Measure(
     {"CCC": "ccc", "Pearson": "pearson", "MAE": "mae"},
     sum_ratings,
     score_ratings,
+    _clips_rated,
+    {"ccc": (-1.0, 1.0), "pearson": (-1.0, 1.0), "mae": (0.0, np.inf)},
     in_percent=False,
     definition="CCC: concordance correlation, 1 for perfect agreement, 0 for none; MAE: mean "
     "absolute error, in units of the rating",

@@ -1,5 +1,6 @@
 """Scores of predictions, all from the counts of who was taken for whom."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,25 +30,28 @@ class Scores:
 
 
 def confusion(
-    truth: NDArray[np.str_], predicted: NDArray[np.str_], labels: Sequence[str]
+    truth: NDArray[Any], predicted: NDArray[Any], labels: Sequence[Any]
 ) -> NDArray[np.int64]:
     """Count who was taken for whom.
 
     Parameters
     ----------
-    truth, predicted : ndarray of str, shape (n_clips,)
-        Labels.
-    labels : sequence of str
+    truth, predicted : ndarray of str or int, shape (..., n_clips)
+        Labels; several sets of them may be stacked.
+    labels : sequence of str or int
         All of them, sorted.
 
     Returns
     -------
-    ndarray of int64, shape (n_labels, n_labels)
+    ndarray of int64, shape (..., n_labels, n_labels)
         Row: the truth; column: what was predicted.
     """
     n = len(labels)
-    rows, columns = np.searchsorted(labels, truth), np.searchsorted(labels, predicted)
-    return np.bincount(rows * n + columns, minlength=n * n).reshape(n, n)
+    cells = np.searchsorted(labels, truth) * n + np.searchsorted(labels, predicted)
+    sets = math.prod(cells.shape[:-1])
+    apart = cells.reshape(sets, cells.shape[-1]) + n * n * np.arange(sets)[:, None]
+    counts = np.bincount(apart.ravel(), minlength=sets * n * n)
+    return counts.reshape(*cells.shape[:-1], n, n)
 
 
 def recalls(counts: NDArray[Any]) -> NDArray[np.float64]:

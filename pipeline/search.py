@@ -151,7 +151,7 @@ def _score_grid(
         for tested in _side_by_side(streams):
             said = np.concatenate([each.predicted for each in tested])
             failed += sum(not each.converged for each in tested)
-            measured.append(float(measure.first(measure.count(truth, said, names))))
+            measured.append(measure.first_of(truth, said, names))
             if len(measured) > PATIENCE and max(measured[-PATIENCE:]) < max(measured) - MARGIN:
                 break
         scores += measured + [np.nan] * (len(path) - len(measured))

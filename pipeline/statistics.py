@@ -1,25 +1,26 @@
-"""What can be said of scores: intervals, tests and groups, all by speaker.
+"""What can be said of scores beyond their value: intervals, comparisons and groups, by speaker.
 
-The clips of a speaker are alike: to resample clips would make every interval too narrow. All that
-is needed are sums over each speaker's clips, such as the counts of who was taken for whom.
+The clips of a speaker are alike: intervals that treated them as independent would be too narrow.
+All that is needed are sums over each speaker's clips, such as the counts of who was taken for whom.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+from scipy.special import expit, stdtrit
 
 from .measures import LABELS, Measure
 from .metrics import recalls
+from .permutation import differing_speakers, swap_p
 
-DRAWS = 10_000
-#: With fewer speakers an interval over speakers means nothing: their own values are told instead.
+#: With fewer speakers an interval over speakers means nothing: their own values are shown instead.
 FEWEST_SPEAKERS = 5
+#: A standard error below is rounding: all speakers are alike, and nothing is known of others.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Interval:
     value : float
         Over all clips.
     low, high : float
-        NaN where there are fewer than five speakers.
+        NaN where there is no interval: with fewer than five speakers, where the score rests on two
+        speakers or fewer, or where it stays the same whichever speaker is left out.
     """
 
     value: float
@@ -48,10 +50,10 @@ class Comparison:
     first, second : str
         Their names.
     difference : Interval
-        First score (UAR, CCC) of the first less that of the second; its interval by resampling
-        speakers.
+        First score (UAR, CCC) of the first less that of the second, over all clips.
     p : float
-        Of the two-sided Wilcoxon signed-rank test over the speakers' scores.
+        Of the two-sided permutation test of that same difference, which swaps the two sets of
+        predictions of whole speakers.
     p_holm : float
         The same, corrected for all comparisons made together.
     """
@@ -75,7 +77,8 @@ def count_by_group(
     Parameters
     ----------
     truth, predicted : ndarray of str or float64, shape (n_clips,)
-        Labels or ratings.
+        Labels or ratings. Ratings are centred by the mean of the truth over all groups, so that the
+        sums of groups add up.
     groups : ndarray of str, shape (n_clips,)
         The speaker, sex or any other group of each clip.
     labels : sequence of str
@@ -88,16 +91,25 @@ def count_by_group(
     dict of str to ndarray
         By group, sorted: what ``measure.count`` returns.
     """
+    truth, predicted = measure.centre(truth, predicted)
+    names, group_of_clip = np.unique(groups, return_inverse=True)
+    in_order = np.argsort(group_of_clip, kind="stable")
+    ends = np.cumsum(np.bincount(group_of_clip))[:-1]
     return {
-        str(group): measure.count(truth[groups == group], predicted[groups == group], labels)
-        for group in np.unique(groups)
+        str(name): measure.count(truth[rows], predicted[rows], labels)
+        for name, rows in zip(names, np.split(in_order, ends), strict=True)
     }
 
 
-def intervals(
-    by_speaker: NDArray[Any], measure: Measure = LABELS, seed: int = 0
-) -> dict[str, Interval]:
-    """Score predictions, with 95 % intervals by resampling speakers.
+def intervals(by_speaker: NDArray[Any], measure: Measure = LABELS) -> dict[str, Interval]:
+    """Score predictions, with 95 % intervals for the score of other speakers like these.
+
+    The standard error is that of the jackknife: each speaker is left out in turn. The interval is
+    symmetric on the scale on which the score has no limits (logit of a share, Fisher's z of a
+    correlation, logarithm of an error), with the quantiles of Student's t. Its degrees of freedom
+    are one less than the effective number of speakers; where the score is a mean over labels, than
+    that of the label for which it is smallest. docs/method.md has the simulation that it was
+    chosen by.
 
     Parameters
     ----------
@@ -105,47 +117,51 @@ def intervals(
         Sums of each speaker, from :func:`count_by_group`.
     measure : Measure
         How they are scored.
-    seed : int
-        Of the 10 000 draws of as many speakers, with replacement.
 
     Returns
     -------
     dict of str to Interval
-        By key of the score; percentiles 2.5 and 97.5 of the draws.
+        By key of the score.
 
     References
     ----------
-    Efron & Tibshirani (1993), *An Introduction to the Bootstrap*, chapter 13 (percentile
-    intervals), with the speaker as the unit that is drawn.
+    MacKinnon, Nielsen & Webb (2023), *Fast and reliable jackknife and bootstrap methods for
+    cluster-robust inference*, Journal of Applied Econometrics 38(5): the estimator CV3, which
+    leaves out one cluster (here: speaker) at a time. Carter, Schnepel & Steigerwald (2017),
+    *Asymptotic behavior of a t-test robust to cluster heterogeneity*, Review of Economics and
+    Statistics 99(4): the effective number of clusters.
     """
-    value = measure.score(by_speaker.sum(axis=0))
-    drawn = measure.score(_draw(by_speaker, seed)) if _enough(by_speaker) else {}
-    return {key: _interval(value[key], drawn.get(key)) for key in measure.scores.values()}
+    total = by_speaker.sum(axis=0)
+    value, left_out = measure.score(total), measure.score(total - by_speaker)
+    clips = measure.parts(by_speaker)
+    return {
+        key: _interval(value[key], left_out[key], clips[key], measure.limits[key])
+        for key in measure.scores.values()
+    }
 
 
-def recall_intervals(by_speaker: NDArray[np.int64], seed: int = 0) -> list[Interval]:
-    """Return the recall of each label, with 95 % intervals by resampling speakers.
+def recall_intervals(by_speaker: NDArray[np.int64]) -> list[Interval]:
+    """Return the recall of each label, with 95 % intervals as those of :func:`intervals`.
 
     Parameters
     ----------
     by_speaker : ndarray of int64, shape (n_speakers, n_labels, n_labels)
         Counts of each speaker.
-    seed : int
-        Of the draws, as in :func:`intervals`.
 
     Returns
     -------
     list of Interval
-        One for each label; NaN where there is no clip of it.
+        One for each label, from the speakers that hold it: without an interval where they are
+        fewer than five, NaN where there is no clip of it.
     """
-    values = recalls(by_speaker.sum(axis=0))
-    if not _enough(by_speaker):
-        return [_interval(value, None) for value in values]
-    drawn = recalls(_draw(by_speaker, seed))
-    return [
-        _interval(value, None if np.isnan(value) else drawn[:, label])
-        for label, value in enumerate(values)
-    ]
+    total, clips = by_speaker.sum(axis=0), by_speaker.sum(axis=-1)
+    values = recalls(total)
+    found = []
+    for label, value in enumerate(values):
+        holding = clips[:, label] > 0
+        left_out = recalls(total - by_speaker[holding])[:, label]
+        found.append(_interval(value, left_out, clips[holding, label, None], (0.0, 1.0)))
+    return found
 
 
 def compare(
@@ -156,6 +172,10 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare predictions of the same clips, two at a time, over speakers.
 
+    Interval and test are of the difference that is shown: that of the first scores over all clips.
+    The interval is that of the jackknife, as in :func:`intervals`; speakers for whom the two agree
+    add no degree of freedom.
+
     Parameters
     ----------
     by_speaker : mapping of str to ndarray, shape (n_speakers, ...)
@@ -163,7 +183,7 @@ def compare(
     measure : Measure
         How they are scored.
     seed : int
-        Of the draws.
+        Of the draws of the test, where it is not exact.
     pairs : sequence of (str, str), optional
         What to compare; all pairs by default.
 
@@ -174,21 +194,15 @@ def compare(
 
     References
     ----------
-    Wilcoxon (1945), *Individual comparisons by ranking methods*. Holm (1979), *A simple
+    For the test see :func:`~serpipe.pipeline.permutation.swap_p`. Holm (1979), *A simple
     sequentially rejective multiple test procedure*.
     """
     pairs = list(combinations(by_speaker, 2)) if pairs is None else pairs
-    drawn: dict[str, Any] = {}
-    for name in {name for pair in pairs for name in pair}:
-        if _enough(by_speaker[name]):
-            drawn[name] = measure.first(_draw(by_speaker[name], seed))
     found = []
     for first, second in pairs:
         a, b = by_speaker[first], by_speaker[second]
-        value = float(measure.first(a.sum(axis=0)) - measure.first(b.sum(axis=0)))
-        draws = drawn[first] - drawn[second] if first in drawn else None
-        p = _wilcoxon(measure.first(a) - measure.first(b)) if _enough(a) else np.nan
-        found.append((first, second, _interval(value, draws), p))
+        p = swap_p(a, b, measure, seed) if len(a) >= FEWEST_SPEAKERS else np.nan
+        found.append((first, second, _difference(a, b, measure), p))
     corrected = holm(np.array([p for *_, p in found]))
     return tuple(Comparison(*each, q) for each, q in zip(found, corrected.tolist(), strict=True))
 
@@ -214,35 +228,66 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
-def _enough(by_speaker: NDArray[Any]) -> bool:
-    return len(by_speaker) >= FEWEST_SPEAKERS
+def _difference(a: NDArray[Any], b: NDArray[Any], measure: Measure) -> Interval:
+    """Return the difference of the first scores of two sets of sums, with its interval."""
+    total_a, total_b = a.sum(axis=0), b.sum(axis=0)
+    value = float(measure.first(total_a) - measure.first(total_b))
+    left_out = measure.first(total_a - a) - measure.first(total_b - b)
+    freedom = min(
+        _degrees_of_freedom(measure.parts(a)[measure.key]), differing_speakers(a, b).sum() - 1
+    )
+    half = _half_width(value, left_out, freedom)
+    low, high = measure.limits[measure.key]
+    return Interval(value, max(value - half, low - high), min(value + half, high - low))
 
 
-@lru_cache(maxsize=1)
-def _times_drawn(n: int, seed: int) -> NDArray[np.float64]:
-    """Return how often each of n speakers is in each draw, shape (10 000, n)."""
-    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    return times.astype(np.float64)
+def _interval(
+    value: float, left_out: NDArray[np.float64], clips: NDArray[Any], limits: tuple[float, float]
+) -> Interval:
+    """Return the interval of a score, between its limits.
+
+    Parameters
+    ----------
+    value : float
+        The score over all speakers.
+    left_out : ndarray of float64, shape (n_speakers,)
+        The score without each speaker.
+    clips : ndarray of int or float64, shape (n_speakers, n_parts)
+        How many clips of each speaker each part of the score rests on.
+    limits : (float, float)
+        The least and the greatest value of the score.
+    """
+    low, high = limits
+    value = float(value)
+    half = _half_width(value, left_out, _degrees_of_freedom(clips))
+    if np.isnan(half) or not low < value < high:
+        return Interval(value, np.nan, np.nan)
+    # The derivative of the scale at the score carries the standard error over to it.
+    half *= 1 / (value - low) + 1 / (high - value)
+    ends = np.array([-half, half])
+    if np.isinf(high):
+        with np.errstate(over="ignore"):  # an endless interval is one
+            ends = low + (value - low) * np.exp(ends)
+    else:
+        ends = low + (high - low) * expit(np.log((value - low) / (high - value)) + ends)
+    return Interval(value, *ends.tolist())
 
 
-def _draw(by_speaker: NDArray[Any], seed: int) -> NDArray[Any]:
-    """Return summed counts of each draw of speakers: the same draws for the same seed."""
-    n = len(by_speaker)
-    flat = _times_drawn(n, seed) @ by_speaker.reshape(n, -1)
-    drawn: NDArray[Any] = flat.reshape(DRAWS, *by_speaker.shape[1:])
-    return drawn
+def _half_width(value: float, left_out: NDArray[np.float64], freedom: float) -> float:
+    """Return Student's t times the jackknife's standard error; NaN where neither says anything."""
+    n = len(left_out)
+    error = np.sqrt((n - 1) / n * np.sum((left_out - value) ** 2)) if n else np.nan
+    if n < FEWEST_SPEAKERS or freedom <= 1 or not error > _ROUNDING:
+        return np.nan
+    return float(error * stdtrit(freedom, 0.975))
 
 
-def _interval(value: float, drawn: NDArray[np.float64] | None) -> Interval:
-    if drawn is None:
-        return Interval(float(value), np.nan, np.nan)
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
+def _degrees_of_freedom(clips: NDArray[Any]) -> float:
+    """Return one less than the effective number of speakers of the part that has the fewest.
 
-
-def _wilcoxon(differences: NDArray[np.float64]) -> float:
-    differences = differences[np.isfinite(differences)]
-    if not differences.any():
-        return 1.0
-    # Equal to a rounding is equal: ranks must not depend on the last digit.
-    return float(wilcoxon(np.round(differences, 12)).pvalue)
+    The effective number of n speakers is n where all have the same number of clips, and smaller
+    where a few of them have most of the clips.
+    """
+    clips = clips.astype(np.float64)
+    effective = clips.sum(axis=0) ** 2 / (clips**2).sum(axis=0) if clips.any() else np.zeros(1)
+    return float(effective.min()) - 1

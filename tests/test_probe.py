@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
 from serpipe.artifacts.comparison import compare_runs, report_runs
 from serpipe.artifacts.report import Report, report_run
 from serpipe.artifacts.results import read_results
@@ -123,16 +122,13 @@ def test_the_probe_stands_right_below_the_headline_with_the_numbers_of_the_paire
     scores = [1 - sum(wrong) / (2 * EACH * len(SPEAKERS)) for wrong in (MANY, FEW, MIXED)]
     for row, score in zip(table.rows, scores, strict=True):
         assert row[1].startswith(f"{100 * score:.1f} [")
-    p = [
-        wilcoxon([(a - b) / (2 * EACH) for a, b in zip(frozen, MANY, strict=True)]).pvalue
-        for frozen in (FEW, MIXED)
-    ]
-    for record, score, alone in zip(table.records, scores[1:], p, strict=True):
+    p = 2 / 2 ** len(SPEAKERS)  # fine-tuning is worse for each of them
+    for record, score in zip(table.records, scores[1:], strict=True):
         assert record["first_uar"] == pytest.approx(scores[0])
         assert record["second_uar"] == pytest.approx(score)
         assert record["difference"] == pytest.approx(scores[0] - score)
         assert record["low"] < record["difference"] < record["high"] < 0
-        assert (record["p"], record["p_holm"]) == pytest.approx((alone, 2 * min(p)))
+        assert (record["p"], record["p_holm"]) == pytest.approx((p, 2 * p))
     assert table.marked == {(row, column) for row in (1, 2) for column in (0, 2, 3, 4)}
     assert table.rows[1][2].startswith("-24.0 [")
 

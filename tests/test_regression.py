@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from scipy.stats import pearsonr
+from scipy.stats import t as student
 from serpipe.artifacts.bundle import load_bundle, save_bundle
 from serpipe.artifacts.parts import part_writer, read_parts
 from serpipe.artifacts.results import read_results
@@ -104,12 +105,14 @@ def test_intervals_are_over_speakers_and_comparisons_paired() -> None:
         for name, said in (("good", good), ("bad", bad))
     }
     found = intervals(sums["good"], RATINGS)
-    drawn = [
-        ccc(truth[those].ravel(), good[those].ravel()) for those in draw.integers(0, 12, (2000, 12))
-    ]
-    assert found["ccc"].value == pytest.approx(ccc(truth.ravel(), good.ravel()))
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    assert (found["ccc"].low, found["ccc"].high) == pytest.approx((low, high), abs=0.01)
+    left_out = np.array(
+        [ccc(np.delete(truth, n, 0).ravel(), np.delete(good, n, 0).ravel()) for n in range(12)]
+    )
+    value = ccc(truth.ravel(), good.ravel())
+    error = np.sqrt(11 / 12 * np.sum((left_out - value) ** 2)) / (1 - value**2)  # of Fisher's z
+    ends = np.tanh(np.arctanh(value) + np.array([-1, 1]) * student.ppf(0.975, 11) * error)
+    assert found["ccc"].value == pytest.approx(value)
+    assert (found["ccc"].low, found["ccc"].high) == pytest.approx(tuple(ends))
     (pair,) = compare(sums, RATINGS)
     assert pair.difference.low > 0
     assert pair.p < 0.01
@@ -176,6 +179,20 @@ def test_the_search_agrees_with_the_plain_loop(name: str) -> None:
             assert result.inner[number] == pytest.approx(ccc(said, predicted), abs=2e-3)
         regressor = head.build(points[result.chosen], 0).fit(X[part], said)
         np.testing.assert_allclose(result.predicted, regressor.predict(X[fold.test]), atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["ridge", "svr"])
+def test_the_search_does_not_depend_on_the_origin_of_the_scale(name: str) -> None:
+    X, ratings, speakers = clips(n_speakers=7)
+    fold = loso(ratings, speakers).folds[0]
+    near, far = (
+        search_fold(
+            HEADS[name], GRIDS[name], X, ratings + origin, speakers, fold, choose=True, seed=0
+        )
+        for origin in (0, 1e6)
+    )
+    assert far.chosen == near.chosen
+    np.testing.assert_allclose(far.inner, near.inner, atol=5e-3)
 
 
 @pytest.mark.parametrize("name", REGRESSORS)

@@ -20,7 +20,7 @@ from serpipe.artifacts.bundle import load_bundle
 from serpipe.artifacts.checks import run_checks
 from serpipe.artifacts.figures import as_bytes, draw_figures, draw_speakers
 from serpipe.artifacts.page import hardest_clips, render_page
-from serpipe.artifacts.report import as_json, report_run
+from serpipe.artifacts.report import as_json, headline, report_run
 from serpipe.artifacts.results import RunResults, read_results
 from serpipe.artifacts.run import NESTED
 from serpipe.artifacts.table import Table, as_latex, as_markdown
@@ -29,10 +29,11 @@ from serpipe.artifacts.tables import (
     comparison_table,
     groups_table,
     layers_table,
+    nested_table,
 )
 from serpipe.pipeline.measures import LABELS
-from serpipe.pipeline.metrics import confusion, recalls, scores_of
-from serpipe.pipeline.statistics import compare, intervals
+from serpipe.pipeline.metrics import confusion, scores_of
+from serpipe.pipeline.statistics import compare, intervals, recall_intervals
 
 from .conftest import ROOT, Command
 
@@ -113,9 +114,9 @@ def test_json_holds_every_number(results: RunResults, serpipe: Command) -> None:
     report = report_run(results)
     content = json.loads(as_json(report))
     assert serpipe("report", results.run, "--format", "json").out == as_json(report)
-    assert {"nested", "nuisance", "layers", "comparisons", "classes", "groups", "confusion", "speakers"} == set(
-        content["tables"]
-    )
+    assert set(content["tables"]) == {
+        "nested", "nuisance", "layers", "comparisons", "classes", "groups", "confusion", "speakers",
+    }  # fmt: skip
     assert len(content["tables"]["layers"]) == 2 * 4
     assert content["facts"]["split"] == "leave one speaker out, 5 folds"
     assert [check["code"] for check in content["checks"]] == [c.code for c in report.checks]
@@ -281,12 +282,61 @@ def test_groups_and_recalls_have_the_intervals_of_their_speakers(results: RunRes
     told = groups["strong"]
     assert (told["uar"], told["uar_low"], told["uar_high"]) == (uar.value, uar.low, uar.high)
     assert told["chance"] == 1 / len(set(results.clips["label"][rows]))
-    counts = results.by_speaker("lr")
-    drawn = np.random.default_rng(0).multinomial(5, np.full(5, 0.2), size=10_000)
-    recall = recalls(np.einsum("ds,sij->dij", drawn, counts))
+    recall = recall_intervals(results.by_speaker("lr"))
     for number, record in enumerate(classes_table(results).records[: len(results.summary.labels)]):
-        low, high = np.nanpercentile(recall[:, number], [2.5, 97.5])
-        assert (record["recall_low"], record["recall_high"]) == pytest.approx((low, high))
+        assert (record["recall_low"], record["recall_high"]) == pytest.approx(
+            (recall[number].low, recall[number].high), nan_ok=True
+        )
+
+
+def held_by(results: RunResults, label: str, speakers: int) -> RunResults:
+    """Return results in which only the first so many speakers hold a label."""
+    names = np.unique(results.clips["speaker"])
+    other = np.isin(results.clips["speaker"], names[speakers:])
+    another = next(each for each in results.summary.labels if each != label)
+    column = np.where(other & (results.clips["label"] == label), another, results.clips["label"])
+    return dataclasses.replace(results, clips={**results.clips, "label": column})
+
+
+def test_a_label_that_few_speakers_hold_is_named_and_counted_and_has_no_interval(
+    results: RunResults,
+) -> None:
+    assert "SER018" not in codes(results)
+    few = held_by(results, "sad", 2)
+    (check,) = (check for check in run_checks(few) if check.code == "SER018")
+    assert check.severity == "warning"
+    assert "sad (2)" in check.found
+    place = results.summary.labels.index("sad")
+    table = classes_table(few)
+    assert table.header[2] == "speakers"
+    assert [row[2] for row in table.rows] == ["2" if n == place else "5" for n in range(8)]
+    assert "[" not in table.rows[place][3] and "No interval" in table.note
+    record = table.records[place]
+    assert record["label_speakers"] == 2
+    assert np.isnan([record["recall_low"], record["recall_high"]]).all()
+    nested = nested_table(few)
+    assert np.isnan(nested.records[0]["uar_low"]) and "No interval" in nested.note
+    assert nested.records[0]["accuracy_low"] > 0
+    assert "No interval" not in nested_table(results).note
+    three = changed(results, speakers=["01", "02", "03"])
+    assert "SER018" not in codes(dataclasses.replace(three, clips=few.clips))  # but SER004
+
+
+def test_each_head_is_tested_against_chance(results: RunResults) -> None:
+    good = predicting(results, NESTED, 0.8)
+    table = nested_table(good)
+    (row,) = (row for row in table.rows if row[0] == "p against chance")
+    assert row[1:] == ("< 0.001", "< 0.001")
+    assert [record["p_chance"] < 0.001 for record in table.records] == [True, True]
+    labels = good.clips["label"]
+    other = np.random.default_rng(0).permutation(labels)
+    shuffled = {head: {**layers, NESTED: other} for head, layers in good.predicted.items()}
+    unrelated = dataclasses.replace(good, predicted=shuffled)
+    assert nested_table(unrelated).records[0]["p_chance"] > 0.05
+    assert "p against chance < 0.001" in headline(good)[0]
+    constant = dataclasses.replace(good, clips={**good.clips, "label": np.full(40, "sad")})
+    assert np.isnan(nested_table(constant).records[0]["p_chance"])
+    assert "p against chance" not in [row[0] for row in nested_table(constant).rows]
 
 
 def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(

@@ -1,10 +1,20 @@
 """Intervals and tests are by speaker, and what the formulas say."""
 
+from itertools import product
+
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import t as student
+from serpipe.pipeline.measures import RATINGS, sum_ratings
 from serpipe.pipeline.metrics import confusion, recalls, scores_of
-from serpipe.pipeline.statistics import compare, count_by_group, holm, intervals
+from serpipe.pipeline.permutation import chance_p, least_swap_p, swap_p
+from serpipe.pipeline.statistics import (
+    compare,
+    count_by_group,
+    holm,
+    intervals,
+    recall_intervals,
+)
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score
 
 LABELS = ["angry", "happy", "sad"]
@@ -55,30 +65,133 @@ def test_groups_are_counted_apart_and_add_up() -> None:
     np.testing.assert_array_equal(together, confusion(truth, said, LABELS))
 
 
-def test_an_interval_is_that_of_drawing_speakers_one_by_one() -> None:
-    """Against a plain loop of another generator: percentiles of 4000 draws, within their error."""
-    draw = np.random.default_rng(1)
-    counts = speakers(list(draw.uniform(0.3, 0.9, 12)))
-    found = intervals(counts)["uar"]
-    drawn = [scores_of(counts[draw.integers(0, 12, 12)].sum(axis=0)).uar for _ in range(4000)]
-    assert found.value == pytest.approx(scores_of(counts.sum(axis=0)).uar)
-    assert found.low == pytest.approx(np.percentile(drawn, 2.5), abs=0.01)
-    assert found.high == pytest.approx(np.percentile(drawn, 97.5), abs=0.01)
+def test_stacked_predictions_are_counted_each_by_itself() -> None:
+    draw = np.random.default_rng(0)
+    truth, said = draw.integers(0, 3, (4, 5, 20)), draw.integers(0, 3, 20)
+    counts = confusion(truth, said, range(3))
+    ratings = sum_ratings(truth, said)
+    for place in np.ndindex(4, 5):
+        np.testing.assert_array_equal(counts[place], confusion(truth[place], said, range(3)))
+        np.testing.assert_allclose(ratings[place], sum_ratings(truth[place], said))
 
 
-def test_an_interval_covers_what_new_speakers_would_score() -> None:
-    """Speakers drawn anew: about 95 of 100 intervals hold the truth; over clips far fewer would."""
-    draw = np.random.default_rng(2)
-    held = by_clips = 0
+def simulated(
+    rng: np.random.Generator, n: int, skill: tuple[float, float], uneven: float
+) -> np.ndarray:
+    """Counts of n speakers who differ in skill and, if uneven, in the number of their clips."""
+    clips = np.maximum(1, rng.lognormal(np.log(20), uneven, n).round().astype(int))
+    right = rng.binomial(clips[:, None], rng.beta(*skill, (n, 1)), (n, 3))
+    counts = np.zeros((n, 3, 3), int)
+    for label in range(3):
+        counts[:, label, label] = right[:, label]
+        counts[:, label, (label + 1) % 3] = clips - right[:, label]
+    return counts
+
+
+@pytest.mark.parametrize("n", [5, 10, 24])
+@pytest.mark.parametrize(
+    ("skill", "uneven"), [((6, 4), 0.0), ((19, 1), 0.0), ((6, 4), 1.0)],
+    ids=["usual", "almost-all-right", "uneven-clips"],
+)  # fmt: skip
+def test_an_interval_covers_the_score_of_other_speakers(
+    n: int, skill: tuple[float, float], uneven: float
+) -> None:
+    rng = np.random.default_rng(2)
+    truth = skill[0] / sum(skill)
+    found = [intervals(simulated(rng, n, skill, uneven))["uar"] for _ in range(600)]
+    shown = [each for each in found if not np.isnan(each.low)]
+    assert len(shown) > 500
+    assert np.mean([each.low <= truth <= each.high for each in shown]) > 0.92
+    assert all(0 <= each.low < each.value < each.high <= 1 for each in shown)
+
+
+@pytest.mark.parametrize(("n", "share"), [(24, 0.1), (10, 0.9)])
+def test_the_interval_of_a_difference_covers_it_however_few_speakers_differ(
+    n: int, share: float
+) -> None:
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(400):
+        first = simulated(rng, n, (6, 4), 0)
+        second = first.copy()
+        label = np.arange(3)
+        worse = rng.binomial(first[:, label, label], 0.3) * (rng.random((n, 1)) < share)
+        second[:, label, label] -= worse
+        second[:, label, (label + 1) % 3] += worse
+        (found,) = compare({"a": first, "b": second})
+        if not np.isnan(found.difference.low):
+            covered.append(found.difference.low <= 0.18 * share <= found.difference.high)
+    assert len(covered) > 150
+    assert np.mean(covered) > 0.94
+
+
+def test_an_interval_covers_more_than_one_that_takes_clips_for_independent() -> None:
+    rng = np.random.default_rng(2)
+    by_clips = 0
     for _ in range(100):
-        shares = draw.beta(6, 4, 24)
-        counts = speakers(list(shares), clips=20)
-        found = intervals(counts)["uar"]
-        held += found.low <= 0.6 <= found.high
+        counts = simulated(rng, 24, (6, 4), 0)
         error = 1.96 * np.sqrt(0.6 * 0.4 / counts.sum())
-        by_clips += abs(found.value - 0.6) <= error
-    assert held > 87
+        by_clips += abs(intervals(counts)["uar"].value - 0.6) <= error
     assert by_clips < 70
+
+
+def test_an_interval_is_the_jackknifes_on_the_logit_scale() -> None:
+    counts = speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 12)))
+    counts[3] *= 4  # one speaker with more clips: fewer speakers in effect
+    found = intervals(counts)["uar"]
+    value = scores_of(counts.sum(axis=0)).uar
+    left_out = np.array([scores_of(np.delete(counts, n, 0).sum(axis=0)).uar for n in range(12)])
+    logit = np.log(value / (1 - value))
+    error = np.sqrt(11 / 12 * np.sum((left_out - value) ** 2)) / (value * (1 - value))
+    effective = (11 + 4) ** 2 / (11 + 16)
+    ends = logit + np.array([-1, 1]) * student.ppf(0.975, effective - 1) * error
+    assert found.value == pytest.approx(value)
+    assert (found.low, found.high) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
+
+
+def only(counts: np.ndarray, label: int, holders: int) -> np.ndarray:
+    """Leave a label to the first so many speakers."""
+    counts = counts.copy()
+    counts[holders:, label] = 0
+    return counts
+
+
+def test_a_label_of_few_speakers_leaves_no_narrow_interval() -> None:
+    counts = speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 24)))
+    whole = intervals(counts)["uar"]
+    for holders in (1, 2):
+        found = intervals(only(counts, 2, holders))
+        assert np.isnan([found["uar"].low, found["macro_f1"].low]).all()
+        assert found["accuracy"].low < found["accuracy"].value < found["accuracy"].high
+    three = intervals(only(counts, 2, 3))["uar"]
+    assert three.high - three.low > 2 * (whole.high - whole.low)
+    for holders, shown in ((4, False), (5, True)):
+        recall = recall_intervals(only(counts, 2, holders))[2]
+        assert recall.value == pytest.approx(recalls(only(counts, 2, holders).sum(axis=0))[2])
+        assert np.isnan(recall.low) != shown
+
+
+def test_the_recall_of_a_label_depends_on_those_who_hold_it_alone() -> None:
+    counts = only(speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 24))), 2, 7)
+    assert recall_intervals(counts)[2] == recall_intervals(counts[:7])[2]
+    never = only(counts, 2, 0)
+    assert np.isnan(recall_intervals(never)[2].value)
+    assert intervals(never)["uar"].low < intervals(never)["uar"].high  # over the two others
+
+
+def test_speakers_who_are_all_alike_give_no_interval_of_no_width() -> None:
+    for share in (0.9, 1.0, 0.0):
+        found = intervals(speakers([share] * 8))
+        assert found["uar"].value == pytest.approx(share)
+        assert np.isnan([each.low for each in found.values()]).all()
+        assert np.isnan([each.low for each in recall_intervals(speakers([share] * 8))]).all()
+
+
+def test_one_speaker_with_most_clips_gives_no_narrow_interval() -> None:
+    counts = speakers([0.5, 0.6, 0.4, 0.7, 0.5, 0.6])
+    assert not np.isnan(intervals(counts)["uar"].low)
+    counts[0] *= 50
+    assert np.isnan(intervals(counts)["uar"].low)
 
 
 def test_fewer_than_five_speakers_have_no_interval_and_no_p() -> None:
@@ -95,20 +208,191 @@ def test_fewer_than_five_speakers_have_no_interval_and_no_p() -> None:
 def test_a_comparison_pairs_speakers() -> None:
     """A steady gain of 3 points among speakers who differ by 60 is certain when they are paired."""
     shares = np.linspace(0.2, 0.8, 16)
-    first, second = speakers(list(shares + 0.1), 100), speakers(list(shares), 100)
+    gains = 0.1 + 0.01 * np.resize([-1, 0, 1], 16)
+    first, second = speakers(list(shares + gains), 100), speakers(list(shares), 100)
     (found,) = compare({"first": first, "second": second})
     assert found.difference.value == pytest.approx(0.1, abs=0.005)
     assert 0.09 < found.difference.low < found.difference.high < 0.11
-    assert found.p < 1e-4
+    assert found.p < 2e-4
     assert intervals(first)["uar"].low < intervals(second)["uar"].high  # unpaired they overlap
 
 
-def test_the_test_is_wilcoxons_over_speakers() -> None:
+def with_extra_errors(counts: np.ndarray, who: list[int]) -> np.ndarray:
+    """Return counts in which some speakers have three more clips of a label wrong."""
+    counts = counts.copy()
+    counts[who, 0, 0] -= 3
+    counts[who, 0, 1] += 3
+    return counts
+
+
+def test_p_is_the_share_of_all_swaps_of_speakers() -> None:
     draw = np.random.default_rng(4)
-    a, b = (speakers(list(draw.uniform(0.4, 0.9, 12))) for _ in range(2))
+    a, b = (speakers(list(draw.uniform(0.4, 0.9, 8))) for _ in range(2))
+    b[5:] *= 2  # as many clips must be of each speaker in both
+    a[5:] *= 2
+
+    def difference(swapped: tuple[int, ...]) -> float:
+        chosen = np.array(swapped, bool)[:, None, None]
+        one, other = np.where(chosen, b, a).sum(axis=0), np.where(chosen, a, b).sum(axis=0)
+        return float(abs(scores_of(one).uar - scores_of(other).uar))
+
+    every = [difference(swapped) for swapped in product((0, 1), repeat=8)]
+    expected = np.mean(np.array(every) >= every[0] - 1e-9)
     (found,) = compare({"a": a, "b": b})
-    differences = np.round(scores_of(a).uar - scores_of(b).uar, 12)  # ties are ties
-    assert found.p == pytest.approx(wilcoxon(differences).pvalue)
+    assert found.p == pytest.approx(expected)
+    assert swap_p(b, a) == found.p
+
+
+def test_speakers_who_do_not_differ_decide_nothing() -> None:
+    same = speakers(list(np.random.default_rng(5).uniform(0.4, 0.9, 24)))
+    for differing, p in ((1, 1), (4, 0.125), (6, 2 / 64), (10, 2 / 1024)):
+        (found,) = compare({"a": same, "b": with_extra_errors(same, list(range(differing)))})
+        assert found.p == p
+        assert found.difference.value > 0
+        # Where the test cannot resolve it, the interval does not, either.
+        assert np.isnan(found.difference.low) or found.difference.low < 0 or differing > 5
+
+
+def test_random_swaps_approach_all_swaps() -> None:
+    a, b = (
+        speakers([0.6] * 16),
+        speakers(list(0.6 + np.repeat([-0.2, 0.1, -0.1, 0.2], [8, 4, 2, 2]))),
+    )
+    found = swap_p(a, b)
+    differences = scores_of(a).uar - scores_of(b).uar  # of equal numbers of clips: UARs add up
+    signs = np.array(list(product((-1, 1), repeat=16)))
+    expected = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+    assert 0.01 < expected < 0.5
+    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / 20_000))
+    assert swap_p(a, b) == found != swap_p(a, b, seed=1)
+
+
+def test_p_is_below_5_percent_in_5_of_100_comparisons_of_equals() -> None:
+    rng = np.random.default_rng(7)
+    p = [swap_p(simulated(rng, 8, (6, 4), 0), simulated(rng, 8, (6, 4), 0)) for _ in range(400)]
+    assert 0.02 < np.mean(np.array(p) <= 0.05) < 0.08
+
+
+def rated(difference: float, noise: float) -> dict[str, np.ndarray]:
+    """Two sets of ratings of twelve speakers; the second misses a speaker's level now and then."""
+    draw = np.random.default_rng(8)
+    level = draw.normal(0, 3, (12, 1))
+    truth = level + draw.normal(size=(12, 40))
+    good = truth + draw.normal(0, noise, truth.shape)
+    bad = truth + draw.normal(0, noise + difference, truth.shape)
+    bad[0] += 30
+    good[1] -= 29
+    names = np.repeat([f"{n:02d}" for n in range(12)], 40)
+    return {
+        name: np.stack(
+            list(count_by_group(truth.ravel(), said.ravel(), names, [], RATINGS).values())
+        )
+        for name, said in (("good", good), ("bad", bad))
+    }
+
+
+def test_what_is_tested_of_ratings_is_the_difference_that_is_shown() -> None:
+    """Every speaker's own CCC is better in one; pooled, two speakers who are far off decide."""
+    sums = rated(difference=0.5, noise=0.5)
+    each = {name: RATINGS.first(of) for name, of in sums.items()}
+    assert np.sum(each["good"][2:] > each["bad"][2:]) == 10  # by these alone p would be 0.002
+    (found,) = compare(sums, RATINGS)
+    assert found.difference.low < 0 < found.difference.high
+    assert found.p > 0.3
+
+
+def test_p_of_ratings_does_not_depend_on_rounding() -> None:
+    sums = rated(difference=0.5, noise=0.5)
+    (found,) = compare(sums, RATINGS)
+    (other,) = compare({name: of * (1 + 1e-14) for name, of in sums.items()}, RATINGS)
+    assert other.p == found.p
+    (same,) = compare({"a": sums["good"], "b": sums["good"] * (1 + 1e-15)}, RATINGS)
+    assert same.p == 1
+
+
+def test_no_p_is_below_the_least_that_is_stated() -> None:
+    for n in (5, 8, 15, 16, 24):
+        counts = speakers(list(np.linspace(0.4, 0.8, n)))
+        p = swap_p(counts, with_extra_errors(counts, list(range(n))))
+        assert p == least_swap_p(n) if n <= 15 else least_swap_p(n) <= p < 1e-3
+
+
+def clips_of(n: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    """Speakers and random labels of n times each clips, and the generator."""
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"{number:02d}" for number in range(n)], each)
+    return names, rng.choice(LABELS, n * each), rng
+
+
+def test_predictions_unrelated_to_the_truth_are_no_better_than_chance() -> None:
+    found = []
+    for seed in range(60):
+        names, truth, rng = clips_of(6, 12, seed)
+        found.append(chance_p(truth, rng.choice(LABELS, 72), names, LABELS))
+    assert np.mean(np.array(found) <= 0.05) < 0.12
+    assert 0.35 < np.mean(found) < 0.65
+    names, truth, rng = clips_of(6, 12, 0)
+    said = np.where(rng.random(72) < 0.5, truth, rng.choice(LABELS, 72))
+    assert chance_p(truth, said, names, LABELS) < 0.001
+    assert chance_p(truth, said, names, LABELS) == chance_p(truth, said, names, LABELS)
+
+
+def test_knowing_who_speaks_is_chance() -> None:
+    """Each speaker says one label mostly, and a head that tells speakers apart names it always."""
+    names, truth, rng = clips_of(12, 20, 1)
+    usual = np.repeat(rng.choice(LABELS, 12), 20)
+    truth = np.where(rng.random(240) < 0.7, usual, truth)
+    assert scores_of(confusion(truth, usual, LABELS)).uar > 0.6
+    assert chance_p(truth, usual, names, LABELS) == 1
+
+
+def test_speakers_of_one_label_each_exchange_it() -> None:
+    """With three against three, one of twenty ways to assign it is as good as all right."""
+    names, _, _ = clips_of(6, 10, 0)
+    truth = np.repeat(["f", "m", "f", "m", "f", "m"], 10)
+    p = chance_p(truth, truth, names, ["f", "m"])
+    assert p == pytest.approx(1 / 20, abs=0.015)
+    truth[0] = "m"  # one clip of one speaker does not make it a test within speakers
+    assert chance_p(truth, truth, names, ["f", "m"]) < 0.1
+    one = np.full(60, "f")
+    assert np.isnan(chance_p(one, one, names, ["f", "m"]))
+    pair = np.repeat(["f", "m"], 30)  # of two speakers
+    assert chance_p(pair, pair, pair, ["f", "m"]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_ratings_are_tested_against_chance_too() -> None:
+    names, _, rng = clips_of(8, 15, 2)
+    truth = rng.normal(size=120) + np.repeat(rng.normal(0, 3, 8), 15)
+    level = np.repeat([truth[names == name].mean() for name in np.unique(names)], 15)
+    assert chance_p(truth, truth + rng.normal(size=120), names, [], RATINGS) < 0.001
+    assert RATINGS.first_of(truth, level) > 0.8
+    assert chance_p(truth, level, names, [], RATINGS) == 1
+    assert np.isnan(chance_p(np.ones(120), truth, names, [], RATINGS))
+    each_once = np.array([f"{n:03d}" for n in range(120)])  # one clip of each speaker
+    assert chance_p(truth, level, each_once, [], RATINGS) < 0.001
+
+
+@pytest.mark.parametrize("origin", [1e6, -1e9])
+def test_scores_of_ratings_do_not_depend_on_the_origin_of_the_scale(origin: float) -> None:
+    names, _, rng = clips_of(8, 15, 3)
+    truth = rng.normal(size=120)
+    said = 0.5 * truth + rng.normal(size=120)
+    assert RATINGS.first_of(truth + origin, said + origin) == pytest.approx(
+        RATINGS.first_of(truth, said), abs=1e-6
+    )
+    near, far = (
+        np.stack(list(count_by_group(truth + to, said + to, names, [], RATINGS).values()))
+        for to in (0.0, origin)
+    )
+    for key, expected in intervals(near, RATINGS).items():
+        found = intervals(far, RATINGS)[key]
+        assert (found.value, found.low, found.high) == pytest.approx(
+            (expected.value, expected.low, expected.high), abs=1e-5
+        )
+    constant = np.full(120, truth.mean() + origin) + 1e-13 * rng.normal(size=120)
+    scored = RATINGS.score(RATINGS.count(*RATINGS.centre(truth + origin, constant), []))
+    assert scored["ccc"] == pytest.approx(0, abs=1e-6)
+    assert np.isnan(scored["pearson"])
 
 
 def test_equal_predictions_do_not_differ() -> None:

@@ -297,8 +297,7 @@ def score_of(targets: NDArray[Any], outputs: NDArray[Any]) -> float:
     """
     n_labels = targets.shape[1]
     if n_labels == 1:
-        sums = RATINGS.count(targets[:, 0], outputs[:, 0], ())
-        return float(np.nan_to_num(RATINGS.first(sums), nan=-1.0))
+        return float(np.nan_to_num(RATINGS.first_of(targets[:, 0], outputs[:, 0]), nan=-1.0))
     truth, predicted = targets.argmax(axis=1), outputs.argmax(axis=1)
     counts = np.bincount(truth * n_labels + predicted, minlength=n_labels * n_labels)
     return float(LABELS.first(counts.reshape(n_labels, n_labels)))
