@@ -52,6 +52,11 @@ _PLANNED: Mapping[str, tuple[str, str]] = {
         "without the option each id is one person; with it the same voice may be on both sides",
     ),
     "SER026": ("warning", "unless they are different people: --similar-speakers merge"),
+    "SER028": (
+        "warning",
+        "the same people may be on both sides under ids of their own: give each person an id, or "
+        "leave these clips out",
+    ),
     "SER027": ("note", "if they were recorded together, keep them on one side with --group"),
 }
 

@@ -1,5 +1,6 @@
 """Groups of speakers that stay together: recording sessions, dialogues, rooms."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,21 @@ if TYPE_CHECKING:
 #: What ``--group`` says for folds that keep speakers together, and nothing else.
 SPEAKER = "speaker"
 #: Words in the names of columns that tell when, where or with whom a clip was recorded.
-_RECORDED_TOGETHER = (
-    "session", "dialog", "conversation", "room", "studio", "recording", "day", "date", "mic",
-    "device", "site", "household", "family", "couple", "pair", "dyad", "group", "scene", "show",
-    "episode", "film", "movie", "video", "podcast", "program", "call", "source",
-)  # fmt: skip
-#: Columns that describe a clip or a speaker and say nothing of how it was recorded.
-_DESCRIPTIONS = frozenset(
-    (*CLIP_COLUMNS, "speaker_id", "sha256", "audio_sha256", "recording", "contamination",
-     "vocal_channel", "gender", "age", "accent", "style", "text", "transcript", "label")
-)  # fmt: skip
+_RECORDED_TOGETHER = frozenset({
+    "session", "dialog", "dialogue", "conversation", "room", "studio", "recording", "day", "date",
+    "mic", "microphone", "device", "site", "household", "family", "couple", "pair", "dyad", "group",
+    "scene", "show", "episode", "film", "movie", "video", "podcast", "program", "programme", "call",
+    "source",
+})  # fmt: skip
+#: Words in the names of columns that describe people.
+_PEOPLE = frozenset({
+    "age", "sex", "gender", "accent", "dialect", "language", "ethnicity", "nationality", "country",
+})  # fmt: skip
+#: Columns that describe a clip or a file and say nothing of who was recorded with whom.
+_DESCRIPTIONS = frozenset({
+    *CLIP_COLUMNS, "speaker_id", "sha256", "audio_sha256", "recording", "contamination", "seconds",
+    "sampling_rate", "channels", "loudness", "vocal_channel", "style", "text", "transcript",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,35 +152,35 @@ def crossed_columns(
         Column to the number of its groups that are on both sides of a fold.
     """
     found = {}
+    n_speakers = len(np.unique(speakers))
     for column, stored in clips.items():
         if column in _DESCRIPTIONS or column in aside:
             continue
-        values = _as_text(stored)
-        if stored.dtype.kind not in "US" and len(set(values.tolist())) > len(values) / 4:
+        names, code = np.unique(_as_text(stored).astype(str), return_inverse=True)
+        if stored.dtype.kind not in "US" and len(names) > len(code) / 4:
             continue  # a measurement, not a group
-        together = _speakers_of(values, speakers)
-        shared = {value for value, those in together.items() if len(those) > 1}
-        if not shared:
+        pairs = np.unique(np.stack([code, np.unique(speakers, return_inverse=True)[1]]), axis=1)
+        per_value = np.bincount(pairs[0], minlength=len(names))
+        groups = (names != "") & (per_value > 1)
+        divides = (names != "").sum() > 2 and 3 * per_value[names != ""].max() <= n_speakers
+        if not groups.any() or not (recorded_together(column) or divides):
             continue
-        named = any(word in column.lower() for word in _RECORDED_TOGETHER)
-        most = max(len(those) for those in together.values())
-        divides = len(together) > 2 and 3 * most <= len(np.unique(speakers))
-        if not named and not divides:
-            continue
-        on_both_sides = {
-            value
-            for fold in folds
-            for value in set(values[fold.train].tolist()) & set(values[fold.test].tolist())
-        }
-        crossed = shared & on_both_sides
-        if crossed:
-            found[column] = len(crossed)
+        crossed = np.zeros(len(names), bool)
+        for fold in folds:
+            sides = (np.bincount(code[rows], minlength=len(names)) for rows in
+                     (fold.train, fold.test))  # fmt: skip
+            crossed |= np.logical_and(*sides)
+        if (crossed & groups).any():
+            found[column] = int((crossed & groups).sum())
     return found
 
 
 def recorded_together(column: str) -> bool:
     """Whether the name of a column says that its clips were recorded together."""
-    return any(word in column.lower() for word in _RECORDED_TOGETHER)
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower()
+    words = set(re.findall(r"[a-z]+", spaced))
+    singular = {word.removesuffix("s") for word in words}
+    return bool((words | singular) & _RECORDED_TOGETHER) and not words & _PEOPLE
 
 
 def _as_text(values: NDArray[Any]) -> NDArray[Any]:
@@ -182,14 +188,6 @@ def _as_text(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind in "US":
         return values.astype(object)
     return np.array(["" if value != value else f"{value:g}" for value in values.tolist()], object)
-
-
-def _speakers_of(values: NDArray[Any], speakers: NDArray[np.str_]) -> dict[str, set[str]]:
-    together: dict[str, set[str]] = {}
-    for value, speaker in set(zip(values.tolist(), speakers.tolist(), strict=True)):
-        if value:
-            together.setdefault(value, set()).add(speaker)
-    return together
 
 
 def _components(keys: Sequence[tuple[str, ...]], speakers: Sequence[str], name: str) -> list[str]:

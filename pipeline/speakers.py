@@ -15,6 +15,13 @@ from ..errors import UserError
 SIMILAR_SPEAKERS = ("refuse", "merge", "separate")
 
 
+#: Ids, as :func:`canonical_speaker` gives them, that are of nobody in particular.
+_NOBODY = frozenset(
+    {"unknown", "unk", "na", "n-a", "nan", "none", "null", "anonymous", "anon", "various", "mixed",
+     "multiple", "other", "notavailable"}
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Speakers:
     """The speaker of each clip.
@@ -111,6 +118,12 @@ def identify_speakers(
             f"{len(groups)} groups of speaker ids differ only in spelling and count as different "
             f"people (--similar-speakers separate): {describe_similar(groups)}",
         ))  # fmt: skip
+    nobody = [name for name in np.unique(ids).tolist() if canonical_speaker(_own(name)) in _NOBODY]
+    if nobody:
+        findings.append((
+            "SER028",
+            f"the speaker of {int(np.isin(ids, nobody).sum())} clips is {', '.join(nobody)}",
+        ))  # fmt: skip
     counts = np.unique(ids, return_counts=True)[1]
     few = int(np.sum(counts <= 2))
     if 2 * few >= len(counts):
@@ -119,6 +132,11 @@ def identify_speakers(
             f"{few} of {len(counts)} speakers have no more than two clips",
         ))  # fmt: skip
     return Speakers(ids, tuple(assumptions), tuple(findings))
+
+
+def _own(speaker: str) -> str:
+    """Return an id without the name of its corpus."""
+    return speaker.rpartition(":")[2]
 
 
 def _unqualified(clips: Mapping[str, NDArray[Any]]) -> NDArray[np.str_]:

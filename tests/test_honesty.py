@@ -16,6 +16,7 @@ from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.features.cache_write import write_cache
 from serpipe.pipeline.fit import fit_head
+from serpipe.pipeline.groups import recorded_together
 from serpipe.pipeline.protocol import Protocol, make_plan
 
 from .conftest import Command, write_wav
@@ -238,6 +239,21 @@ def test_a_column_that_groups_speakers_is_noticed_whatever_its_name(tmp_path: Pa
     assert [code for code, _ in make_plan(open_cache(cache), Protocol()).findings] == ["SER027"]
     sexes = write_voices(tmp_path / "s.h5", PERSONS, sex=np.tile(["f", "m"], 60))
     assert make_plan(open_cache(sexes), Protocol()).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("column", "together"),
+    [("session", True), ("Sessions", True), ("dialogueId", True), ("recording_day", True),
+     ("age_group", False), ("dynamics", False), ("mood", False)],
+)  # fmt: skip
+def test_names_of_columns_say_what_was_recorded_together(column: str, together: bool) -> None:
+    assert recorded_together(column) is together
+
+
+def test_a_speaker_who_is_nobody_is_reported(tmp_path: Path) -> None:
+    speakers = ["unknown" if row % 4 == 0 else f"p{p:02d}" for row, p in enumerate(PERSONS)]
+    cache = write_voices(tmp_path / "c.h5", PERSONS, speaker=speakers)
+    assert [code for code, _ in make_plan(open_cache(cache), Protocol()).findings] == ["SER028"]
 
 
 def labels_told_by(column: str) -> Mapping[str, Any]:
