@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..corpora.emotions import shared_word
 from ..errors import UserError
 from ..features.cache import Cache
+from .contamination import contamination_mark
 from .fit import Problem
 from .folds import (
     INNER_FOLDS,
@@ -206,6 +207,9 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             "protocol gives for nothing"
         )
     problem = Problem(labels, clips["speaker"], split.folds, protocol.seed)
+    tested = {name: column[problem.tested] for name, column in clips.items()}
+    if contaminated := contamination_mark(str(cache.key.get("encoder", "")), tested):
+        warnings.append(contaminated)
     return Plan(protocol, pooling, clips, target, split, candidates, problem, tuple(warnings))
 
 

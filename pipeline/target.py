@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from ..errors import UserError
 
 #: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
-_NOT_TARGETS = ("path", "name", "speaker", "sha256", "audio_sha256", "seconds", "loudness")
+_NOT_TARGETS = (
+    "path",
+    "name",
+    "speaker",
+    "sha256",
+    "audio_sha256",
+    "seconds",
+    "loudness",
+    "contamination",
+)
 
 
 @dataclass(frozen=True)
