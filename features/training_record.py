@@ -16,13 +16,14 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CORPORA
+from ..corpora.corpus import NameOutsideSchemeError
 from ..errors import UserError
 from ..files import write_text
 
@@ -221,14 +222,15 @@ def find_contamination(
     """Compare clips with what a model was trained on.
 
     Where a record lists the clips of a corpus, these and their speakers decide, so that speakers
-    who were held out are not contaminated. Where it does not, the name of the corpus decides.
+    who were held out are not contaminated. Where it does not, the name of the corpus decides. Clips
+    of a manifest whose files are named like those of a built-in corpus count as clips of it, too.
 
     Parameters
     ----------
     record : TrainingRecord or None
         Of the model.
     table : mapping of str to ndarray, shape (n_clips,)
-        The clip table: ``corpus``, ``speaker`` and, where it has them, ``audio_sha256``.
+        The clip table: ``corpus``, ``speaker``, ``path`` and, where it has it, ``audio_sha256``.
 
     Returns
     -------
@@ -236,23 +238,55 @@ def find_contamination(
         ``"clip"``: the model was trained on this very clip; ``"speaker"``: on other clips of its
         speaker; ``"corpus"``: on its corpus, as far as is known; ``""``: none of these is known.
     """
-    corpora, speakers = table["corpus"].tolist(), table["speaker"].tolist()
+    corpora = table["corpus"].tolist()
     if record is None:
         return np.array([""] * len(corpora), dtype=str)
+    people = list(zip(corpora, table["speaker"].tolist(), strict=True))
+    originals = [
+        original_speaker(corpus, speaker, path)
+        for (corpus, speaker), path in zip(people, table["path"].tolist(), strict=True)
+    ]
     audio = table.get("audio_sha256", np.array([""] * len(corpora))).tolist()
-    rows = list(zip(corpora, speakers, audio, strict=True))
+    is_clip = [bool(record.contains_clip(each)) for each in audio]
     # A speaker of whom one clip is recognised is recognised, whatever the speaker is called here.
-    known = {row[:2] for row in rows if record.contains_clip(row[2])}
-    known |= {each for each in {row[:2] for row in rows} if hash_speaker(*each) in record.speakers}
+    known = {person for person, is_known in zip(people, is_clip, strict=True) if is_known}
+    known |= {each for each in {*people, *originals} if hash_speaker(*each) in record.speakers}
 
-    def level(corpus: str, speaker: str, audio_sha256: str) -> str:
-        if record.contains_clip(audio_sha256):
+    def level(clip: bool, person: tuple[str, str], original: tuple[str, str]) -> str:
+        if clip:
             return "clip"
-        if (corpus, speaker) in known:
+        if person in known or original in known:
             return "speaker"
-        return "corpus" if corpus in record.unlisted else ""
+        return "corpus" if {person[0], original[0]} & record.unlisted else ""
 
+    rows = zip(is_clip, people, originals, strict=True)
     return np.array([level(*row) for row in rows], dtype=str)
+
+
+def original_speaker(corpus: str, speaker: str, path: str) -> tuple[str, str]:
+    """Return corpus and speaker of a clip of a manifest by the name of its file.
+
+    Parameters
+    ----------
+    corpus, speaker, path : str
+        As the clip table has them.
+
+    Returns
+    -------
+    corpus, speaker : str
+        Of the built-in corpus whose naming scheme the file follows; as given if there is none, or
+        if ``corpus`` is itself a built-in one.
+    """
+    if corpus in CORPORA:
+        return corpus, speaker
+    for known in CORPORA.values():
+        try:
+            told = known.read_name(PurePosixPath(path))
+        except NameOutsideSchemeError:
+            continue
+        if not isinstance(told, str):
+            return known.corpus or known.name, told["speaker"]
+    return corpus, speaker
 
 
 def _names(values: Any) -> frozenset[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..features.known_models import known_training
-from ..features.training_record import COLUMN, find_contamination
+from ..features.training_record import COLUMN, find_contamination, original_speaker
 
 MARK = "CONTAMINATED"
 
@@ -40,7 +40,9 @@ def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
     if count["speaker"]:
         parts.append(f"on other clips of the speakers of {count['speaker']} {total}")
     if count["corpus"]:
-        corpora = sorted(set(clips["corpus"][levels == "corpus"].tolist()))
+        rows = levels == "corpus"
+        told = (clips[name][rows].tolist() for name in ("corpus", "speaker", "path"))
+        corpora = sorted({original_speaker(*row)[0] for row in zip(*told, strict=True)})
         parts.append(f"on {', '.join(corpora)} ({count['corpus']} {total})")
     if not parts:
         return ""
