@@ -144,6 +144,7 @@ def extract(
 
     from .features.engine import Engine, EngineOptions, open_engine
     from .features.extract import extract_by
+    from .pipeline.contamination import contamination_mark
 
     options = EngineOptions(
         encoder=str(encoder),
@@ -188,6 +189,8 @@ def extract(
                 shard_clips=shard_clips,
                 track=track,
             )
+    if mark := contamination_mark(str(key["encoder"]), done.cache.clips):
+        say(mark)
     if done.cache.shards:
         folder = done.cache.shards[0].path.parent
         say(f"shards   {len(done.cache.shards)} file(s), which belong to the cache, in {folder}")

@@ -1299,7 +1299,7 @@ def predict(
     it scored, and by which protocol, is said on standard error.
     """
     from .artifacts.model import load_model, predict_files, text
-    from .artifacts.prediction_text import describe
+    from .artifacts.prediction_text import TRAINED_ON_NOTE, describe
     from .errors import BadClipError
     from .features.devices import choose_devices
     from .provenance import cores
@@ -1325,7 +1325,7 @@ def predict(
     else:
         said = predict_files(loaded, files, window=window, hop=hop, workers=cores())
     sources = [text(file) for file in files] or ["array"]
-    bad = []
+    bad, any_trained_on = [], False
     with _prediction_printer(format, loaded, sources, timeline=window is not None) as show:
         for each in said:
             if isinstance(each, BadClipError):
@@ -1337,6 +1337,9 @@ def predict(
                     f"{len(each.timeline)} equal windows"
                 )
             show(each)
+            any_trained_on = any_trained_on or bool(each.trained_on)
+    if any_trained_on:
+        _say(f"note     {TRAINED_ON_NOTE}")
     for error in bad:
         _say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
     if bad and not skip_bad:

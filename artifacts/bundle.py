@@ -1,11 +1,12 @@
 """A bundle: a fitted head with all that predicting needs, in a folder of its own.
 
-==================== ==========================================================================
-``bundle.json``      encoder and its hashes, pooling, layers and their weights, target, labels,
-                     head and hyper-parameters, how it scored, versions
-``head.skops``       the classifier with its scaler, by skops; or
-``head.lgbm.json``   the trees, in LightGBM's own text format
-==================== ==========================================================================
+======================== ======================================================================
+``bundle.json``          encoder and its hashes, pooling, layers and their weights, target,
+                         labels, head and hyper-parameters, how it scored, versions
+``head.skops``           the classifier with its scaler, by skops; or
+``head.lgbm.json``       the trees, in LightGBM's own text format
+``training_record.json`` hashes of the clips and speakers that the head was fitted on
+======================== ======================================================================
 
 Loading runs no code that the folder brings along. The names of the files are ours: nothing in
 ``bundle.json`` is used as a path.
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, first_line
+from ..features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ..files import write_text
 from ..pipeline.heads import HEADS, Classifier
 from ..pipeline.layers import Candidate, weigh
@@ -105,10 +107,13 @@ class Bundle:
         What it is.
     classifier : object
         The fitted head.
+    training : TrainingRecord or None
+        What the head was fitted on; None if the bundle is older than such records.
     """
 
     summary: BundleSummary
     classifier: Classifier
+    training: TrainingRecord | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -139,7 +144,9 @@ class Bundle:
         return HEADS[self.summary.head].predict(self.classifier, X)
 
 
-def save_bundle(folder: Path, classifier: Classifier, **told: Any) -> None:
+def save_bundle(
+    folder: Path, classifier: Classifier, *, training: TrainingRecord | None = None, **told: Any
+) -> None:
     """Write a bundle.
 
     Parameters
@@ -148,11 +155,15 @@ def save_bundle(folder: Path, classifier: Classifier, **told: Any) -> None:
         Where to.
     classifier : object
         The fitted head.
+    training : TrainingRecord, optional
+        What it was fitted on, with what is known of the encoder.
     **told
         The fields of :class:`BundleSummary`, all but ``head_sha256``.
     """
     path = _head_path(folder, told["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
+    if training:
+        write_record(folder, training)
     HEADS[told["head"]].save(classifier, path)
     summary = BundleSummary(**told, head_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
@@ -225,7 +236,8 @@ def load_bundle(folder: Path) -> Bundle:
             f"{head_file}: does not have its checksum; expected the file as it was written; "
             "fit again, or get the bundle again"
         )
-    bundle = Bundle(summary, HEADS[summary.head].load(head_file))
+    training = read_record(folder / FILE_NAME)
+    bundle = Bundle(summary, HEADS[summary.head].load(head_file), training)
     try:
         silence = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
         nothing = {layer: silence.astype(np.float32) for layer in bundle.candidate.layers}

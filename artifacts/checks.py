@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,30 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CORPORA, Corpus
+from ..pipeline.contamination import MARK
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.holdout import holds_out
 from ..pipeline.nuisance import ALL_OF_THEM, FORMAT
 from ..pipeline.statistics import FEWEST_SPEAKERS
 from .probe import against_probe, from_scratch, read_probe
-from .results import RunResults, at_edge, chosen
+from .results import RunResults, at_edge, chosen, marked
 from .run import RunSummary
 from .selection import count_siblings
 from .table import interval_text, score_text
 from .tables import RESOLVED
-
-#: Checkpoints that were trained on emotions of these corpora, by a part of their name. Sources:
-#: their model cards; for emotion2vec+, which lists EmoBox, its README and issues 46 and 77.
-TRAINED_ON: Mapping[str, frozenset[str]] = {
-    "emotion2vec_plus": frozenset(
-        {"ravdess", "savee", "emodb", "cremad", "tess", "shemo", "iemocap"}
-    ),
-    "ehcalabres/wav2vec2-lg-xlsr-en-speech-emotion-recognition": frozenset({"ravdess"}),
-    "r-f/wav2vec-english-speech-emotion-recognition": frozenset({"savee", "ravdess", "tess"}),
-    "firdhokk/speech-emotion-recognition": frozenset({"ravdess", "savee", "tess"}),
-    "Dpngtm/wav2vec2-emotion-recognition": frozenset({"tess", "cremad", "savee", "ravdess"}),
-    "superb-er": frozenset({"iemocap"}),
-}
-
 
 #: So many results on the same clips make the best of them worth a warning.
 MANY_RESULTS = 10
@@ -84,23 +71,6 @@ class Check:
     advice: str
 
 
-def trained_on(names: Iterable[str]) -> frozenset[str] | None:
-    """Say on which corpora a checkpoint was trained.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Its names: the hub id, or that of the checkpoint that it was made from.
-
-    Returns
-    -------
-    frozenset of str, or None
-        Names of corpora; ``None`` if nothing is known.
-    """
-    known = [TRAINED_ON[part] for name in names for part in TRAINED_ON if part in name]
-    return frozenset[str]().union(*known) if known else None
-
-
 def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Check, ...]:
     """Check a run.
 
@@ -131,7 +101,7 @@ def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Ch
 
 
 def _protocol(results: RunResults) -> Iterator[Check]:
-    summary = results.summary
+    summary = marked(results.summary, results.clips)
     for warning in summary.warnings:
         kind = warning.partition(":")[0]
         if kind == "INFLATED":
@@ -154,10 +124,10 @@ def _protocol(results: RunResults) -> Iterator[Check]:
                 "SER017", "note", warning.removeprefix("STREAMED: "),
                 "with the memory for it, raise the limit and fit again",
             )  # fmt: skip
-        elif kind == "CONTAMINATED":
+        elif kind == MARK:
             yield Check(
-                "SER007", "invalid", "the model was trained on a corpus that is tested",
-                "take a corpus that it has not heard, or only the speakers that were held out",
+                "SER007", "invalid", warning.removeprefix(f"{MARK}: ").partition(";")[0],
+                "test on clips of speakers that it was not trained on, or take another model",
             )  # fmt: skip
     if len(summary.speakers) < FEWEST_SPEAKERS:
         yield Check(
@@ -204,13 +174,6 @@ def _planned(results: RunResults) -> Iterator[Check]:
 def _data(results: RunResults) -> Iterator[Check]:
     summary = results.summary
     corpora = set(results.clips.get("corpus", ()))
-    heard = corpora & (trained_on([str(summary.encoder["encoder"])]) or set())
-    if heard and summary.split != NOTHING_TRAINED:  # which is marked as CONTAMINATED instead
-        yield Check(
-            "SER007", "invalid",
-            f"{summary.encoder['encoder']} was trained on {', '.join(sorted(heard))}",
-            "use an encoder that has not heard these labels",
-        )  # fmt: skip
     times = Counter(results.clips.get("sha256", ()))
     same = sum(n for n in times.values() if n > 1)
     if same:

@@ -20,6 +20,7 @@ from ..features.checkpoint import BUILT_IN
 from ..features.encoder import PRECISIONS, Encoder, load_encoder
 from ..features.front_end import FrontEnd, prepare
 from ..features.names import POOLINGS
+from ..features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ..pipeline.measures import MEASURES
 from ..pipeline.outputs import label_shares
 from ..pipeline.statistics import Interval
@@ -66,6 +67,8 @@ class Listener:
     score : callable
         From clips, mono float32 at its rate and within its limits, to what it says of each. What it
         says of a clip does not depend on the others; on a CPU to the last bit.
+    training : TrainingRecord or None
+        What it was trained on, its encoder included; None if nothing is known.
     """
 
     outputs: tuple[str, ...]
@@ -77,6 +80,7 @@ class Listener:
     trim_decibels: float | None
     card: Mapping[str, Any]
     score: Scorer
+    training: TrainingRecord | None
 
 
 def open_bundle(
@@ -128,6 +132,7 @@ def open_bundle(
         trim_decibels=None if trim is None else float(trim),
         card=_bundle_card(told, warnings),
         score=_bundle_scorer(bundle, loaded),
+        training=_bundle_training(bundle, loaded),
     )
 
 
@@ -175,6 +180,7 @@ def open_classifier(name: str, device: str, revision: str | None) -> Listener:
         device,
         _model_card(Path(name), what, about),
         str(about.get("target", "")),
+        checkpoint.training,
     )
 
 
@@ -210,6 +216,7 @@ def open_network(folder: Path, device: str) -> Listener:
         device,
         _model_card(folder, f"{network.name} network, trained from scratch", about),
         str(about.get("target", "")),
+        read_record(folder / FILE_NAME),
     )
 
 
@@ -293,6 +300,14 @@ def _load_its_encoder(
     ]
 
 
+def _bundle_training(bundle: Bundle, encoder: Encoder) -> TrainingRecord | None:
+    """Return what head and encoder were trained on."""
+    # An older bundle names its data, and lists no clip of them.
+    corpora = frozenset({bundle.summary.corpus})
+    of_head = bundle.training or TrainingRecord(corpora=corpora, unlisted=corpora)
+    return unite([of_head, encoder.training])
+
+
 def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
     told, key = bundle.summary, bundle.summary.encoder
     rate, places = encoder.identity.sampling_rate, list(key["layers"])
@@ -350,6 +365,7 @@ def _whole_model(
     device: str,
     card: Mapping[str, Any],
     target: str,
+    training: TrainingRecord | None,
 ) -> Listener:
     module.to(device).eval()
     outputs = tuple(dict.fromkeys(names))  # several may have one name: they are added up
@@ -374,7 +390,7 @@ def _whole_model(
 
     return Listener(
         outputs, is_rating, target, front_end, front_end.maximum_samples, CHANNEL_POLICY, None,
-        card, score,
+        card, score, training,
     )  # fmt: skip
 
 

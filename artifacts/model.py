@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..features.audio import (
     check_length,
     check_sound,
     decode_waveform,
+    hash_samples,
     read_clip,
 )
 from ..features.batching import in_order
@@ -39,6 +40,8 @@ _PIECES = 16
 _GROUP_FILES, _GROUP_SECONDS = 32, 600.0
 
 _Window = tuple[int, int]
+#: A file's name; its waveform and the hash of its audio, or what is wrong with it.
+_Opened = tuple[str, tuple[Waveform, str] | BadClipError]
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,14 @@ class Model:
             file = place(audio)
             if rate is not None:
                 raise UserError(f"{file}: a file knows its rate; expected no other; leave it away")
-            source, waveform = text(file), self.read(file)
+            source = text(file)
+            waveform, audio_sha256 = self.decode(read_clip(file), file)
         else:
-            source, waveform = "array", self._from_samples(audio, rate)
-        (found,) = self.predict_batch([waveform], [source], window=window, hop=hop)
+            source = "array"
+            waveform, audio_sha256 = self._from_samples(audio, rate)
+        (found,) = self.predict_batch(
+            [waveform], [source], audio_sha256=[audio_sha256], window=window, hop=hop
+        )
         if isinstance(found, BadClipError):
             raise found
         return found
@@ -120,6 +127,7 @@ class Model:
         waveforms: Sequence[Waveform],
         sources: Sequence[str],
         *,
+        audio_sha256: Sequence[str] | None = None,
         window: float | None = None,
         hop: float | None = None,
         check: Callable[[], None] | None = None,
@@ -132,6 +140,9 @@ class Model:
             Mono, at ``sampling_rate``.
         sources : sequence of str
             What each is called.
+        audio_sha256 : sequence of str, optional
+            Hash of the decoded samples of each, as in ``AudioFacts``. Without it ``trained_on`` is
+            not known: a waveform may have been resampled.
         window, hop : float, optional
             Cut recordings into windows of so many seconds, so many seconds apart (by default side
             by side), and hear each as if it were a clip of its own: scores of the whole are the
@@ -169,7 +180,9 @@ class Model:
             pieces.append(heard)
         scored = iter(self._score([p for heard in pieces for p in heard if p is not None], check))
         found: list[Prediction | BadClipError] = []
-        for waveform, source, made, heard in zip(waveforms, sources, cuts, pieces, strict=True):
+        hashes = [""] * len(sources) if audio_sha256 is None else audio_sha256
+        rows = zip(waveforms, sources, hashes, cuts, pieces, strict=True)
+        for waveform, source, hash_, made, heard in rows:
             if isinstance(made, BadClipError):
                 found.append(made)
                 continue
@@ -178,7 +191,10 @@ class Model:
                 found.append(_no_numbers(source))
                 continue
             is_cut = window is not None or len(made) > 1
-            found.append(self._put_together(len(waveform), source, made, said, is_cut))
+            prediction = self._put_together(len(waveform), source, made, said, is_cut)
+            training = self.listener.training
+            trained_on = training.contains_clip(hash_) if training else None
+            found.append(replace(prediction, trained_on=trained_on))
         return found
 
     def read(self, file: Place) -> Waveform:
@@ -198,12 +214,32 @@ class Model:
         BadClipError
             If it cannot be used.
         """
-        return self.decode(read_clip(file), file)
+        return self.decode(read_clip(file), file)[0]
 
-    def decode(self, content: bytes, file: Place) -> Waveform:
-        """Decode what a file holds, as :meth:`read` does; messages call it ``file``."""
+    def decode(self, content: bytes, file: Place) -> tuple[Waveform, str]:
+        """Decode what a file holds, as :meth:`read` does.
+
+        Parameters
+        ----------
+        content : bytes
+            What it holds.
+        file : Path or Remote
+            What messages call it.
+
+        Returns
+        -------
+        waveform : ndarray of float32, shape (n_samples,)
+        audio_sha256 : str
+            Hash of the samples as they were decoded, before they were resampled.
+
+        Raises
+        ------
+        BadClipError
+            If it cannot be used.
+        """
         rate, channels = self.sampling_rate, self.listener.channels
-        return decode_waveform(content, rate, channels, file=file)[0]
+        waveform, facts = decode_waveform(content, rate, channels, file=file)
+        return waveform, facts.audio_sha256
 
     def check_windows(self, window: float | None, hop: float | None) -> None:
         """Refuse windows that cannot be cut or heard, before any work.
@@ -233,7 +269,7 @@ class Model:
                 f"{shortest / self.sampling_rate:g}{most} s; choose within that"
             )
 
-    def _from_samples(self, samples: NDArray[Any], rate: int | None) -> Waveform:
+    def _from_samples(self, samples: NDArray[Any], rate: int | None) -> tuple[Waveform, str]:
         given = np.asarray(samples)
         if rate is None or not RATES[0] <= rate <= RATES[1]:
             raise UserError(f"rate {rate}: expected that of the samples, {RATES[0]} to {RATES[1]}")
@@ -250,7 +286,8 @@ class Model:
                 "split it into utterances",
             )
         columns = given.astype(np.float32).reshape(len(given), -1)
-        return as_clip("array", columns, rate, self.sampling_rate, self.listener.channels)
+        waveform = as_clip("array", columns, rate, self.sampling_rate, self.listener.channels)
+        return waveform, hash_samples(columns, rate)
 
     def _cut(
         self, waveform: Waveform, source: str, window: float | None, hop: float | None
@@ -423,20 +460,20 @@ def predict_files(
         As :meth:`Model.predict_batch` raises them.
     """
 
-    def read(item: tuple[Place, Content]) -> tuple[str, Waveform | BadClipError]:
+    def read(item: tuple[Place, Content]) -> _Opened:
         file, content = item
         try:
             return text(file), model.decode(content(), file)
         except BadClipError as error:
             return text(file), error
 
-    group: list[tuple[str, Waveform | BadClipError]] = []
+    group: list[_Opened] = []
     seconds = 0.0
     items = read_ahead(files, lambda file: file)
     for source, opened in in_order(read, items, workers, ahead=workers):
         group.append((source, opened))
         if not isinstance(opened, BadClipError):
-            seconds += len(opened) / model.sampling_rate
+            seconds += len(opened[0]) / model.sampling_rate
         if len(group) >= _GROUP_FILES or seconds >= _GROUP_SECONDS:
             yield from _predict_group(model, group, window, hop)
             group, seconds = [], 0.0
@@ -445,19 +482,29 @@ def predict_files(
 
 def _predict_group(
     model: Model,
-    group: Sequence[tuple[str, Waveform | BadClipError]],
+    group: Sequence[_Opened],
     window: float | None,
     hop: float | None,
 ) -> Iterator[Prediction | BadClipError]:
     good = [(source, each) for source, each in group if not isinstance(each, BadClipError)]
-    sources, waveforms = [source for source, _ in good], [waveform for _, waveform in good]
+
+    def predict(
+        some: Sequence[tuple[str, tuple[Waveform, str]]],
+    ) -> list[Prediction | BadClipError]:
+        return model.predict_batch(
+            [waveform for _, (waveform, _) in some],
+            [source for source, _ in some],
+            audio_sha256=[hash_ for _, (_, hash_) in some],
+            window=window,
+            hop=hop,
+        )
 
     def one_by_one() -> Iterator[Prediction | BadClipError]:
-        for source, waveform in good:
-            yield from model.predict_batch([waveform], [source], window=window, hop=hop)
+        for each in good:
+            yield from predict([each])
 
     try:
-        said = iter(model.predict_batch(waveforms, sources, window=window, hop=hop))
+        said = iter(predict(good))
     except MachineError:  # those before the one that is too long are not lost
         said = one_by_one()
     for _, each in group:

@@ -9,6 +9,12 @@ from dataclasses import asdict
 from ..pipeline.predict import Prediction
 from .model import Model
 
+#: Stands in the table beside a recording that the model was trained on.
+TRAINED_ON = "TRAINED ON"
+TRAINED_ON_NOTE = (
+    f"{TRAINED_ON}: the model was trained on this very recording; its label says nothing about how "
+    "well others are told"
+)
 #: Width of a column of seconds, and of one of labels at the least.
 _NUMBER, _LABEL = 9, 10
 
@@ -21,16 +27,17 @@ def as_json_line(prediction: Prediction) -> str:
 def csv_header(model: Model) -> str:
     """Return the names of the columns of :func:`csv_rows`."""
     scores = [f"score {name}" for name in model.listener.outputs]
-    return _csv(["source", "part", "start", "end", "label", *scores])
+    return _csv(["source", "part", "start", "end", "label", "trained_on", *scores])
 
 
 def csv_rows(prediction: Prediction, model: Model) -> Iterator[str]:
     """Yield a row for the whole recording, then one for each window; seconds, scores in full."""
     whole = ("whole", 0.0, prediction.seconds, prediction.label, prediction.scores)
+    trained_on = "" if prediction.trained_on is None else str(prediction.trained_on).lower()
     parts = [("window", s.start, s.end, s.label, s.scores) for s in prediction.timeline]
     for part, start, end, label, scores in [whole, *parts]:
         values = [scores.get(name, "") for name in model.listener.outputs]
-        yield _csv([prediction.source, part, start, end, label, *values])
+        yield _csv([prediction.source, part, start, end, label, trained_on, *values])
 
 
 def table_header(model: Model, sources: Sequence[str]) -> str:
@@ -67,6 +74,8 @@ def table_rows(
 
     width = _width(sources)
     whole = cells(prediction.label, dict(prediction.scores))
+    if prediction.trained_on:
+        whole.append(TRAINED_ON)
     yield _row(prediction.source, f"{prediction.seconds:.2f}", whole, width)
     for each in prediction.timeline if timeline else ():
         span = f"  {each.start:.2f} - {each.end:.2f} s"

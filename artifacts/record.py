@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ..corpora import CORPORA
 from ..errors import UserError
 from ..features.cache import Cache
+from ..features.known_models import known_training
+from ..features.training_record import COLUMN, TrainingRecord, record_clips, unite
 from ..files import json_value, make_folder
 from ..pipeline.blocks import Matrix
 from ..pipeline.fit import Choice, HeadFit, choose_head, fit_final, fit_head
@@ -390,6 +392,7 @@ def _record_bundle(
     save_bundle(
         folder,
         classifier,
+        training=_training_record(cache, plan),
         head=head.name,
         parameters=final.point,
         encoder=cache.key,
@@ -415,6 +418,23 @@ def _record_bundle(
         content=content,
         provenance=provenance,
     )
+
+
+def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
+    """Record the clips that the saved head is fitted on, and the encoder's corpora.
+
+    The clips that the encoder was trained on are in a record of its own.
+    """
+    rows = plan.target.rows[plan.problem.everybody().train]
+    corpora = cache.clips["corpus"]
+    audio = cache.clips.get("audio_sha256", np.full(len(corpora), ""))
+    fitted = record_clips(
+        corpora[rows].tolist(), cache.clips["speaker"][rows].tolist(), audio[rows].tolist()
+    )
+    known = corpora[cache.clips[COLUMN] == "corpus"].tolist() if COLUMN in cache.clips else []
+    of_encoder = TrainingRecord(corpora=frozenset(known), unlisted=frozenset(known))
+    by_name = known_training([str(cache.key.get("encoder", ""))])
+    return unite([fitted, of_encoder, by_name]) or fitted
 
 
 def _summarise_head(head: Head, grid: Grid, fit: HeadFit, n_points: int) -> HeadSummary:

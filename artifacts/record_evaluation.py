@@ -16,6 +16,7 @@ from ..corpora.data import Data
 from ..errors import UserError
 from ..features.extract import clip_columns
 from ..files import make_folder
+from ..pipeline.contamination import contamination_mark
 from ..pipeline.finetune.classifier import Classifier, check_options, run_classifier
 from ..pipeline.finetune.data import Sounds, open_all
 from ..pipeline.finetune.kinds import checkpoint_identity
@@ -24,7 +25,6 @@ from ..pipeline.fit import Choice, HeadFit, Predictions
 from ..pipeline.outputs import find_rating, label_shares, match_labels, rename_outputs
 from ..pipeline.protocol import Plan, Protocol, plan_evaluation
 from ..progress import Say, Track, no_track, say_nothing
-from .checks import trained_on
 from .latest import RUNS
 from .record import heads_there
 from .run import (
@@ -134,7 +134,9 @@ def record_evaluation(
         track=track,
         say=say,
     )
-    table = dict(sorted(clip_columns(sounds.heard).items()))  # in the order of a cache
+    table = dict(
+        sorted(clip_columns(sounds.heard, checkpoint.training).items())
+    )  # in the order of a cache
     plan = plan_evaluation(table, asked)
     meaning = _find_meaning(classifier, plan, model_map or {})
     plan = replace(plan, warnings=(*meaning.warnings, *_contaminated(classifier, plan, say)))
@@ -203,20 +205,13 @@ def _find_meaning(classifier: Classifier, plan: Plan, model_map: Mapping[str, st
 def _contaminated(classifier: Classifier, plan: Plan, say: Say) -> list[str]:
     """Mark a model that was trained on what it is tested on; say so where nothing is known."""
     checkpoint = classifier.checkpoint
-    known = [trained_on([checkpoint.name, checkpoint.origin]), classifier.corpora]
-    told = [corpora for corpora in known if corpora is not None]
-    if not told:
+    if checkpoint.training is None:
         say(
             f"note     it is not known what {checkpoint.name} was trained on; if on these "
             "speakers, its scores say nothing about new ones"
         )
-    heard = frozenset[str]().union(*told) & set(plan.tested_clips["corpus"].tolist())
-    if not heard:
-        return []
-    return [
-        f"CONTAMINATED: {checkpoint.name} was trained on {', '.join(sorted(heard))}; it may have "
-        "heard these very clips, and these scores say nothing about a new speaker"
-    ]
+    mark = contamination_mark(checkpoint.name, plan.tested_clips)
+    return [mark] if mark else []
 
 
 def _read_scores(plan: Plan, meaning: _Meaning, logits: NDArray[np.float64]) -> Predictions:

@@ -17,6 +17,7 @@ from ..corpora.data import Data
 from ..errors import MachineError, UserError, first_line
 from ..features.cache import Cache
 from ..features.extract import clip_columns
+from ..features.training_record import record_clips, unite, write_record
 from ..files import json_value, make_folder
 from ..pipeline.finetune.augment import SPEED
 from ..pipeline.finetune.data import Examples, Sounds, Targets, open_all
@@ -153,7 +154,9 @@ def record_finetuning(
         track=track,
         say=say,
     )
-    table = dict(sorted(clip_columns(sounds.heard).items()))  # in the order of a cache
+    table = dict(
+        sorted(clip_columns(sounds.heard, kind.training).items())
+    )  # in the order of a cache
     asked = protocol or Protocol()
     if asked.target not in table and not ratings:
         raise UserError(
@@ -384,9 +387,16 @@ class FoldTraining:
             logs=self.logs and self.logs / "final",
         )
         rescale_outputs(self.kind.last(model), *scale)
+        heard = [self.sounds.heard[row] for row in self.plan.target.rows[rows].tolist()]
+        clips = record_clips(
+            [each.clip.corpus for each in heard],
+            [each.clip.speaker for each in heard],
+            [each.facts.audio_sha256 for each in heard],
+        )
+        record = unite([self.kind.training, clips]) or clips
         about = {
             "run": name,
-            "corpora": np.unique(self.plan.clips["corpus"][rows]).tolist(),
+            "corpora": sorted(record.corpora),
             "speakers": len(np.unique(self.plan.problem.speakers[rows])),
             "clips": len(rows),
             "target": self.plan.target.column,
@@ -396,6 +406,7 @@ class FoldTraining:
         shutil.rmtree(unfinished, ignore_errors=True)
         with quiet():
             self.kind.save(model, unfinished, about)
+        write_record(unfinished, record)
         unfinished.rename(to)
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..pipeline.contamination import MARK, contamination_mark
 from ..pipeline.heads import BEST
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
@@ -219,7 +220,7 @@ def read_results(run: Path) -> RunResults:
         )
     return RunResults(
         run,
-        summary,
+        marked(summary, clips),
         clips,
         {
             head: read_predictions(run, head, summary.layers, summary.labels, clips)
@@ -227,6 +228,29 @@ def read_results(run: Path) -> RunResults:
         },
         read_nuisance(run, summary.labels, clips),
     )
+
+
+def marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSummary:
+    """Mark a run of a model that is known to be trained on its clips, if it is not marked yet.
+
+    Runs of before the mark, or of before the model was known, have none in their ``run.json``.
+
+    Parameters
+    ----------
+    summary : RunSummary
+        What ``run.json`` says.
+    clips : mapping of str to ndarray of str, shape (n_clips,)
+        ``clips.csv`` by column.
+
+    Returns
+    -------
+    RunSummary
+    """
+    has_mark = any(warning.startswith(f"{MARK}:") for warning in summary.warnings)
+    if has_mark or "corpus" not in clips:
+        return summary
+    mark = contamination_mark(str(summary.encoder["encoder"]), clips)
+    return replace(summary, warnings=[*summary.warnings, mark]) if mark else summary
 
 
 def chosen(told: HeadSummary) -> dict[str, Counter[str]]:

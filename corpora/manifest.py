@@ -24,6 +24,7 @@ RESERVED = (
     "sampling_rate",
     "channels",
     "loudness",
+    "contamination",
     "shared_emotion",
     "speaker_id",
 )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from torch import nn
 
 from ..errors import MachineError, UserError, first_line
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
+from .known_models import known_training, names_of_folder
+from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
 
 #: Encoders that ship with the package.
 BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
@@ -47,8 +49,8 @@ class Checkpoint:
         The encoder, or what another loader made.
     front_end : FrontEnd
         From waveforms to its inputs.
-    origin : str
-        The checkpoint that it was made from or first saved as, if its ``config.json`` tells.
+    training : TrainingRecord or None
+        What it was trained on, beyond what encoders are pretrained on; None if nothing is known.
     """
 
     name: str
@@ -58,7 +60,7 @@ class Checkpoint:
     model_type: str
     model: nn.Module
     front_end: FrontEnd
-    origin: str = ""
+    training: TrainingRecord | None = None
 
     @property
     def is_whisper(self) -> bool:
@@ -121,6 +123,8 @@ def load_checkpoint(
         config_sha256 = _hash_configs(config, extractor)
         model = (load or _load_model)(name, source, hub_revision, config)
         front_end = _front_end(config, extractor)
+        weights_sha256 = _hash_weights(model)
+        training = _training(name, source, folder, hub_revision, told, weights_sha256)
     except UserError:
         raise
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
@@ -133,13 +137,43 @@ def load_checkpoint(
     return Checkpoint(
         name=Path(source).resolve().name if folder else name,
         revision=revision if folder else (commit or revision),
-        weights_sha256=_hash_weights(model),
+        weights_sha256=weights_sha256,
         config_sha256=config_sha256,
         model_type=config.model_type,
         model=model,
         front_end=front_end,
-        origin=str(told.get("_name_or_path") or ""),
+        training=training,
     )
+
+
+def _training(
+    name: str,
+    source: str,
+    folder: Path | None,
+    revision: str | None,
+    config: Mapping[str, Any],
+    weights_sha256: str,
+) -> TrainingRecord | None:
+    """Return what a checkpoint was trained on, from its record, its names and its weights."""
+    from transformers.utils import cached_file
+
+    corpora = read_corpora(config.get("serpipe"))
+    if folder:
+        path: str | Path | None = folder / FILE_NAME
+    else:  # only what serpipe has trained has a record on the hub
+        optional = {
+            "_raise_exceptions_for_missing_entries": False,
+            "_raise_exceptions_for_connection_errors": False,
+        }
+        path = cached_file(source, FILE_NAME, revision=revision, **optional) if corpora else None
+    record = read_record(Path(path)) if path else None
+    unlisted = corpora - record.corpora if record else corpora
+    named = TrainingRecord(corpora=corpora, unlisted=unlisted) if corpora else None
+    names = [
+        *(names_of_folder(folder) if folder else [name]),
+        str(config.get("_name_or_path") or ""),
+    ]
+    return unite([record, named, known_training(names, weights_sha256)])
 
 
 def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from .batching import Batch, Embeddings, HeardClip, plan
 from .cache import difference
 from .devices import choose_devices
 from .engine import EngineOptions, LocalEngine, open_engine
+from .training_record import TrainingRecord
 
 #: Clips that are opened by one task.
 HEARD_AT_ONCE = 64
@@ -34,6 +35,7 @@ class _Facts:
     key: Mapping[str, Any]
     is_cpu: bool
     window_seconds: float
+    training: TrainingRecord | None
 
 
 @dataclass
@@ -73,6 +75,11 @@ class ClusterEngine:
     def key(self) -> Mapping[str, Any]:
         """All that the numbers depend on: as a worker tells it, and every other must."""
         return self._facts.key
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """What the encoder was trained on, if that is known."""
+        return self._facts.training
 
     def hear(self, clips: Sequence[Clip]) -> Iterator[HeardClip | BadClipError]:
         """Open clips on the workers.
@@ -296,7 +303,8 @@ def _engine(token: str, options: EngineOptions) -> LocalEngine:
 def _describe(_: None, token: str, options: EngineOptions) -> _Facts:
     engine = _engine(token, options)
     encoder = engine.encoders[0]
-    return _Facts(dict(engine.key), encoder.device.type == "cpu", encoder.window_seconds)
+    is_cpu = encoder.device.type == "cpu"
+    return _Facts(dict(engine.key), is_cpu, encoder.window_seconds, engine.training)
 
 
 def _hear(clips: Sequence[Clip], token: str, options: EngineOptions) -> list[Any]:

@@ -18,6 +18,7 @@ from .chunks import join_chunks
 from .front_end import FrontEnd, prepare
 from .padding import Valid, make_padding_exact
 from .pooling import LayerPooler, Pooled
+from .training_record import TrainingRecord
 from .whisper import skip_padding
 
 #: ``--precision`` to torch's word.
@@ -86,6 +87,8 @@ class Encoder:
         Longer clips are cut into equal chunks, pooled together by their frames.
     compiled : bool
         Whether the blocks are compiled.
+    training : TrainingRecord or None
+        What its weights were trained on, beyond what encoders are pretrained on, if that is known.
     """
 
     identity: EncoderIdentity
@@ -98,6 +101,7 @@ class Encoder:
     model: nn.Module
     pooler: LayerPooler
     valid: Valid
+    training: TrainingRecord | None = None
 
     @property
     def maximum_samples(self) -> int | None:
@@ -252,6 +256,7 @@ def load_encoder(
         model=model,
         pooler=pooler,
         valid=valid,
+        training=checkpoint.training,
     )
     layers, width = _probe(name, encoder, stack)
     return replace(encoder, identity=replace(identity, layers=layers, width=width))

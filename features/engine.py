@@ -23,6 +23,7 @@ from .batching import (
 from .devices import choose_precision
 from .encoder import Encoder, identity_fields, load_encoder
 from .read_ahead import Content, read_ahead
+from .training_record import TrainingRecord
 from .trim import trim
 
 
@@ -32,6 +33,10 @@ class Engine(Protocol):
     @property
     def key(self) -> Mapping[str, Any]:
         """All that the numbers depend on, besides the clips' content; JSON values."""
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """What the encoder was trained on, if that is known."""
 
     def hear(self, clips: Sequence[Clip]) -> Iterator[HeardClip | BadClipError]:
         """Open clips, and tell of each, in their order, what it is or what is wrong with it."""
@@ -100,6 +105,11 @@ class LocalEngine:
     channels: str = CHANNEL_POLICY
     batch_seconds: float = GPU_BATCH_SECONDS
     workers: int = 1
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """What the encoder was trained on, if that is known."""
+        return self.encoders[0].training
 
     def hear(self, clips: Sequence[Clip]) -> Iterator[HeardClip | BadClipError]:
         """Open clips; decode each once, to know that it can be.

@@ -31,6 +31,7 @@ from .cache_write import (
 from .encoder import Encoder
 from .engine import Engine, local_engine
 from .parts import Parts, read_layer
+from .training_record import COLUMN, TrainingRecord, find_contamination
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,9 @@ def extract_by(
                 parts.add([h.facts.sha256 for h in batch], embeddings)
         finally:
             parts.flush()  # whatever happened: what is computed is kept
-        cache = _consolidate(out, key, provenance, heard, existing, parts, shard_clips)
+        cache = _consolidate(
+            out, key, provenance, heard, engine.training, existing, parts, shard_clips
+        )
         parts.remove()
         return Extraction(
             cache=cache,
@@ -316,13 +319,14 @@ def _consolidate(
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
     heard: Sequence[HeardClip],
+    training: TrainingRecord | None,
     existing: Cache | None,
     parts: Parts,
     shard_clips: int,
 ) -> Cache:
     """Write the final file or files, unless what is there says the same."""
     ordered = sorted(heard, key=lambda h: (h.clip.corpus, h.clip.name))
-    table = clip_columns(ordered)
+    table = clip_columns(ordered, training)
     if existing and _same_table(existing.clips, table):
         os.utime(out)  # the newest is what the last command said
     else:
@@ -385,8 +389,24 @@ def _part_rows(
     return read_layer(part, pooling, layers.index(layer))[rows]
 
 
-def clip_columns(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
-    """Return the clip table of opened clips by column, shape (n_clips,) each, in their order."""
+def clip_columns(
+    heard: Sequence[HeardClip], training: TrainingRecord | None
+) -> dict[str, NDArray[Any]]:
+    """Return the clip table of opened clips.
+
+    Parameters
+    ----------
+    heard : sequence of HeardClip
+        The clips.
+    training : TrainingRecord or None
+        What the model that they are for was trained on.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n_clips,)
+        By column, in the order of the clips. ``contamination`` is among them only if the model was
+        trained on one of the clips, on their speakers or on their corpora.
+    """
     columns: dict[str, NDArray[Any]] = {
         name: np.array([getattr(h.clip, name) for h in heard], dtype=str) for name in CLIP_COLUMNS
     }
@@ -399,6 +419,9 @@ def clip_columns(heard: Sequence[HeardClip]) -> dict[str, NDArray[Any]]:
     columns["channels"] = np.array([h.facts.channels for h in heard], dtype=np.int64)
     columns["loudness"] = np.array([h.facts.loudness for h in heard], dtype=np.float64)
     columns["audio_sha256"] = np.array([h.facts.audio_sha256 for h in heard], dtype=str)
+    contamination = find_contamination(training, columns)
+    if (contamination != "").any():
+        columns[COLUMN] = contamination
     return columns
 
 

@@ -47,6 +47,9 @@ class Prediction:
         Probability of each label, or value of each rating.
     timeline : tuple of Segment
         The windows that it was cut into; empty if it was heard at once.
+    trained_on : bool or None
+        Whether the model was trained on this very recording: then the prediction says nothing about
+        others. None if that is not known.
     """
 
     source: str
@@ -54,6 +57,7 @@ class Prediction:
     label: str
     scores: Mapping[str, float]
     timeline: tuple[Segment, ...]
+    trained_on: bool | None = None
 
 
 def windows(n_samples: int, rate: int, window: float, hop: float) -> list[tuple[int, int]]:

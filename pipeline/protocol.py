@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..corpora.emotions import shared_word
 from ..errors import UserError
 from ..features.cache import Cache
+from .contamination import contamination_mark
 from .fit import Problem
 from .folds import (
     INNER_FOLDS,
@@ -232,6 +233,10 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         )
     findings += _crossed(clips, split, target)
     inner = None if groups.name == SPEAKER else groups.ids
+    problem = Problem(labels, clips["speaker"], split.folds, protocol.seed, inner)
+    tested = {name: column[problem.tested] for name, column in clips.items()}
+    if contaminated := contamination_mark(str(cache.key.get("encoder", "")), tested):
+        warnings.append(contaminated)
     return Plan(
         protocol,
         pooling,
@@ -239,7 +244,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         target,
         split,
         candidates,
-        Problem(labels, clips["speaker"], split.folds, protocol.seed, inner),
+        problem,
         tuple(warnings),
         (*target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
         findings,

@@ -74,8 +74,9 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``source``, ``sha256``, ``duration`` in seconds, ``label``, ``scores``, ``timeline``,
-        ``model`` with its name and how it scored, ``note``.
+        ``source``, ``sha256``, ``duration`` in seconds, ``label``, ``scores``, ``trained_on``
+        (whether the model was trained on this very recording, null if that is not known),
+        ``timeline``, ``model`` with its name and how it scored, ``note``.
     """
     return {
         "source": prediction.source,
@@ -83,6 +84,7 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
         "duration": round(prediction.seconds, 4),
         "label": prediction.label,
         "scores": plain(prediction.scores),
+        "trained_on": prediction.trained_on,
         "timeline": [
             {
                 "start": round(segment.start, 4),
@@ -106,13 +108,14 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
 def as_csv(told: Mapping[str, Any]) -> str:
     """Return the answer as a table: a row for the whole clip, then one for each segment."""
     labels = list(told["scores"])
+    trained_on = "" if told["trained_on"] is None else str(told["trained_on"]).lower()
     whole = {"start": 0.0, "end": told["duration"], **told}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["part", "start", "end", "label", *labels])
+    writer.writerow(["part", "start", "end", "label", "trained_on", *labels])
     for part, row in [("whole", whole), *(("segment", each) for each in told["timeline"])]:
         scores = [row["scores"].get(label) for label in labels]
-        writer.writerow([part, row["start"], row["end"], row["label"], *scores])
+        writer.writerow([part, row["start"], row["end"], row["label"], trained_on, *scores])
     return text.getvalue()
 
 

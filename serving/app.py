@@ -131,9 +131,10 @@ class Service:
         try:
             async with asyncio.timeout(self.options.timeout):
                 loop = asyncio.get_running_loop()
-                sha256, waveform = await loop.run_in_executor(self.threads, self._open, content)
+                opening = loop.run_in_executor(self.threads, self._open, content)
+                sha256, (waveform, audio_sha256) = await opening
                 self._check_timeline(waveform, window, hop)
-                job = Job(waveform, clean_name(name), window, hop)
+                job = Job(waveform, clean_name(name), window, hop, audio_sha256)
                 self.queue.put(job)
                 prediction: Prediction = await asyncio.wrap_future(job.answer)
         except TimeoutError:
@@ -163,7 +164,7 @@ class Service:
                 self.metrics.add("log_failures")
         return told
 
-    def _open(self, content: bytes) -> tuple[str, Waveform]:
+    def _open(self, content: bytes) -> tuple[str, tuple[Waveform, str]]:
         return hashlib.sha256(content).hexdigest(), self.decoders.decode(content)
 
     def check_query(self, window: float | None, hop: float | None) -> None:

@@ -62,7 +62,7 @@ class Decoders:
         for _ in range(options.decoders):
             self._idle.put(None)  # started when it is first needed
 
-    def decode(self, content: bytes) -> Waveform:
+    def decode(self, content: bytes) -> tuple[Waveform, str]:
         """Decode one clip; can be called by several threads.
 
         Parameters
@@ -72,8 +72,10 @@ class Decoders:
 
         Returns
         -------
-        ndarray of float32, shape (n_samples,)
+        waveform : ndarray of float32, shape (n_samples,)
             Mono, at the rate wanted.
+        audio_sha256 : str
+            Hash of the samples as they were decoded, before they were resampled.
 
         Raises
         ------
@@ -88,7 +90,7 @@ class Decoders:
             with self._time_limit(decoder) as is_late:
                 try:
                     _send(decoder.to, content)
-                    told, samples = _receive(decoder.back), _receive(decoder.back)
+                    told, samples, audio_sha256 = (_receive(decoder.back) for _ in range(3))
                 except (EOFError, OSError):
                     decoder.close()
                     decoder = None
@@ -106,7 +108,7 @@ class Decoders:
             self._idle.put(decoder)
         if told:
             raise unusable(BadClipError(*json.loads(told)))
-        return np.frombuffer(samples, dtype=np.float32)
+        return np.frombuffer(samples, dtype=np.float32), audio_sha256.decode(errors="replace")
 
     def close(self) -> None:
         """End all processes; call it when none is at work."""
@@ -199,10 +201,12 @@ def _decode_for_ever(
             content = _receive(source)
         except EOFError:
             return
-        told, samples = b"", memoryview(b"")
+        told, samples, audio_sha256 = b"", memoryview(b""), b""
         try:
-            waveform, _ = decode_waveform(content, sampling_rate, channels, max_seconds=max_seconds)
-            samples = memoryview(waveform.tobytes())
+            waveform, facts = decode_waveform(
+                content, sampling_rate, channels, max_seconds=max_seconds
+            )
+            samples, audio_sha256 = memoryview(waveform.tobytes()), facts.audio_sha256.encode()
         except BadClipError as error:
             told = json.dumps(error.parts).encode()
         except MemoryError:
@@ -215,6 +219,7 @@ def _decode_for_ever(
             )
         _send(answers, told)
         _send(answers, samples)
+        _send(answers, audio_sha256)
 
 
 def _unlike(found: str, expected: str, fix: str) -> bytes:

@@ -48,6 +48,10 @@ _ANSWER = _object(
     duration=_SECONDS,
     label=_text("The likeliest; empty for ratings."),
     scores=_SCORES,
+    trained_on={
+        "type": ["boolean", "null"],
+        "description": "Whether the model was trained on this very recording, as far as is known.",
+    },
     timeline={
         "type": "array",
         "items": _object(

@@ -28,6 +28,8 @@ class Job:
         What the answer calls it.
     window, hop : float or None
         Of the timeline, in seconds.
+    audio_sha256 : str
+        Hash of the samples as they were decoded; empty if it is not known.
     answer : Future of Prediction
         Where the answer will be. One that is cancelled before its turn is not heard.
     given_up : Event
@@ -38,6 +40,7 @@ class Job:
     source: str
     window: float | None
     hop: float | None
+    audio_sha256: str = ""
     answer: "Future[Prediction]" = field(default_factory=Future)
     given_up: threading.Event = field(default_factory=threading.Event)
 
@@ -157,6 +160,7 @@ class ModelQueue:
             told = self._model.predict_batch(
                 [job.waveform for job in jobs],
                 [job.source for job in jobs],
+                audio_sha256=[job.audio_sha256 for job in jobs],
                 window=window,
                 hop=hop,
                 check=check,

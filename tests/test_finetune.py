@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from serpipe.corpora import scan
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.features.checkpoint import load_checkpoint
+from serpipe.features.training_record import hash_speaker, read_record
 from serpipe.pipeline.finetune.data import ByLength, Examples, open_clips
 from serpipe.pipeline.finetune.model import build_model, head_parameters, save_model
 from serpipe.pipeline.finetune.options import TrainingOptions
@@ -112,6 +114,41 @@ def test_the_epoch_is_chosen_by_speakers_who_are_neither_trained_on_nor_tested(
         scores = searched[choice["fold"]]
         assert choice["parameters"]["epoch"] == 1 + int(np.argmax(scores))
         assert choice["inner_score"] == max(scores)
+
+
+def test_the_exported_model_lists_its_clips_and_passes_them_on(
+    trained: Path, tones: Path, serpipe: Command, tmp_path: Path
+) -> None:
+    first = read_record(trained / "model" / "training_record.json")
+    assert first is not None and first.corpora == {"tones"} and not first.unlisted
+    assert len(first.clips) == 48 and len(first.speakers) == 6
+    folder = tmp_path / "more"
+    folder.mkdir()
+    lines = ["path,speaker,pitch"]
+    for number, row in enumerate(list(csv.DictReader(tones.open()))[:16]):  # speakers a and b
+        for take, (name, gain) in enumerate((("old", 1.0), ("new", 0.5))):
+            samples, rate = soundfile.read(tones.parent / row["path"])
+            write_wav(folder / f"{name}{number}.wav", gain * samples, rate)
+            lines.append(f"{name}{number}.wav,new-{row['speaker']}{take},{row['pitch']}")
+    manifest = folder / "more.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    done = serpipe(*options(manifest, trained / "model"), "--split", "holdout:50/25/25",
+                   "--epochs", 1)  # fmt: skip
+    assert done.code == 0, done.err
+    run = Path(done.out.strip())
+    tested = rows(run, "clips.csv")
+    old = sum(row["path"].startswith("old") for row in tested)
+    marks = [each for each in json.loads((run / "run.json").read_text())["warnings"]
+             if each.startswith("CONTAMINATED")]  # fmt: skip
+    assert old == len(tested) > 0  # the speaker whom this seed holds out
+    assert [f"{old} of the {len(tested)} clips" in mark for mark in marks] == [True]
+    second = read_record(run / "model" / "training_record.json")
+    assert second is not None and second.corpora == {"more", "tones"}
+    assert first.clips < second.clips and first.speakers < second.speakers
+    held_out = {hash_speaker("more", row["speaker"]) for row in tested}
+    assert not held_out & second.speakers
+    config = json.loads((run / "model" / "config.json").read_text())
+    assert config["serpipe"]["corpora"] == ["more", "tones"]
 
 
 def test_a_killed_run_ends_in_the_same_predictions(

@@ -488,13 +488,15 @@ def test_one_bad_clip_does_not_spoil_the_batch(model: SmallModel, clips: list[Pa
 def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Path]) -> None:
     content = clips[0].read_bytes()
     decoders = Decoders(RATE, "mean", Options(decoders=1))
-    waveform = decoders.decode(content)
-    np.testing.assert_array_equal(waveform, read_waveform(clips[0], RATE)[0])
+    waveform, audio_sha256 = decoders.decode(content)
+    expected, facts = read_waveform(clips[0], RATE)
+    np.testing.assert_array_equal(waveform, expected)
+    assert audio_sha256 == facts.audio_sha256
     decoder = decoders._idle.queue[0]
     assert decoder is not None
     decoder.process.kill()  # as the kernel does when memory is short
     decoder.process.wait()
-    np.testing.assert_array_equal(decoders.decode(content), waveform)
+    np.testing.assert_array_equal(decoders.decode(content)[0], waveform)
     decoder = decoders._idle.queue[0]
     assert decoder is not None
     limits = Path(f"/proc/{decoder.process.pid}/limits").read_text()
@@ -510,13 +512,13 @@ def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Pa
     os.kill(decoder.process.pid, signal.SIGSTOP)
     with pytest.raises(Refused, match="more than 1 s to decode"):
         slow.decode(content)
-    np.testing.assert_array_equal(slow.decode(content), waveform)
+    np.testing.assert_array_equal(slow.decode(content)[0], waveform)
     slow.close()
     small = Decoders(RATE, "mean", Options(decoders=1, decode_bytes=30 << 20, max_seconds=600))
     wide = wav(np.tile(noise(100)[:, None], (1, 8)).astype(np.float32), format="FLAC")
     with pytest.raises(Refused, match=r"needs more than 30 MiB|makes its decoder fail"):
         small.decode(wide)
-    np.testing.assert_array_equal(small.decode(content), waveform)
+    np.testing.assert_array_equal(small.decode(content)[0], waveform)
     small.close()
 
 
@@ -574,7 +576,7 @@ def test_a_decoder_that_cannot_be_started_is_no_fault_of_the_clip(clips: list[Pa
     with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(Refused) as refused:
         decoders.decode(content)
     assert refused.value.status == 503 and refused.value.headers["Retry-After"]
-    assert len(decoders.decode(content))
+    assert len(decoders.decode(content)[0])
     decoders.close()
 
 

@@ -4,7 +4,6 @@ What a checkpoint lacks, plain transformers fills with random numbers, and only 
 scores like chance, or a little better, and looks like a bad one. Here every weight must be there.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,6 @@ class Classifier:
     def problem_type(self) -> str:
         """What its configuration says that it was trained for; empty if nothing."""
         return str(getattr(self._config, "problem_type", None) or "")
-
-    @property
-    def corpora(self) -> frozenset[str] | None:
-        """The corpora that it was trained on, if its configuration tells."""
-        told = getattr(self._config, "serpipe", None)
-        names = told.get("corpora") if isinstance(told, Mapping) else None
-        return frozenset(map(str, names)) if isinstance(names, list) else None
 
     @property
     def _config(self) -> Any:

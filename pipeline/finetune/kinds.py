@@ -18,6 +18,7 @@ from ...features.audio import CHANNEL_POLICY, RESAMPLER
 from ...features.checkpoint import Checkpoint, load_checkpoint
 from ...features.front_end import FrontEnd
 from ...features.names import FINAL_NORM
+from ...features.training_record import TrainingRecord
 from .lora import is_lora, merge_lora
 from .model import MASK_FRAMES, build_model, head_parameters, save_model
 from .network_model import NetworkModel, network_front_end, save_network
@@ -52,6 +53,10 @@ class Kind(Protocol):
     @property
     def identity(self) -> dict[str, Any]:
         """What its first weights depend on, as the key of a cache tells it."""
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """What its first weights were trained on, if that is known."""
 
     def build(self, outputs: Sequence[str], task: str) -> Any:
         """Make the model, the same every time."""
@@ -126,6 +131,11 @@ class EncoderWithHead:
     def identity(self) -> dict[str, Any]:
         """What its first weights depend on, as the key of a cache tells it."""
         return checkpoint_identity(self.checkpoint)
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """What its first weights were trained on, if that is known."""
+        return self.checkpoint.training
 
     def build(self, outputs: Sequence[str], task: str) -> Any:
         """Make the model, the same every time."""
@@ -222,6 +232,11 @@ class Network:
             "width": 0,
             **_audio(self.front_end),
         }
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """Nothing: its first weights are random."""
+        return None
 
     def build(self, outputs: Sequence[str], task: str) -> NetworkModel:
         """Make the model, the same every time."""

@@ -154,6 +154,7 @@ function show(told, blob, samples) {
   $("closeness").textContent = second && own !== undefined
     ? `Score ${percent(own)}${own - second[1] < 0.15 ? `, hardly more than ${second[0]} with ${percent(second[1])}: take it as undecided` : `; next is ${second[0]} with ${percent(second[1])}`}.`
     : "";
+  if (told.trained_on) $("closeness").append(" The model was trained on this very recording: this says nothing about others.");
   $("scores").replaceChildren(...ranked.map(([label, score]) => {
     const row = element("li");
     const track = element("span", undefined, "track");

@@ -1,0 +1,52 @@
+"""The mark of scores on clips, speakers or corpora that the model itself was trained on."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..features.known_models import known_training
+from ..features.training_record import COLUMN, find_contamination, original_speaker
+
+MARK = "CONTAMINATED"
+
+
+def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
+    """Return the mark of scores on some clips.
+
+    Parameters
+    ----------
+    model : str
+        What the encoder or model is called. Where the clip table does not say otherwise, as that of
+        an older cache, what is known by this name decides.
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table of the clips that are tested; ``contamination`` may be among its columns.
+
+    Returns
+    -------
+    str
+        Such as ``"CONTAMINATED: MODEL was trained on 8 of the 40 clips; ..."``; empty if nothing
+        is known against the scores.
+    """
+    known = find_contamination(known_training([model]), clips)
+    levels = np.where(clips[COLUMN] == "", known, clips[COLUMN]) if COLUMN in clips else known
+    count = Counter(levels.tolist())
+    total = f"of the {len(levels)} clips"
+    parts = []
+    if count["clip"]:
+        parts.append(f"on {count['clip']} {total}")
+    if count["speaker"]:
+        parts.append(f"on other clips of the speakers of {count['speaker']} {total}")
+    if count["corpus"]:
+        rows = levels == "corpus"
+        told = (clips[name][rows].tolist() for name in ("corpus", "speaker", "path"))
+        corpora = sorted({original_speaker(*row)[0] for row in zip(*told, strict=True)})
+        parts.append(f"on {', '.join(corpora)} ({count['corpus']} {total})")
+    if not parts:
+        return ""
+    return (
+        f"{MARK}: {model} was trained {' and '.join(parts)}; these scores say nothing about a new "
+        "speaker"
+    )
