@@ -15,6 +15,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 from ..corpora.emobox import EMOBOX_FOLDS
 from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError
+from ..features.recordings import check_recordings, recordings
 from .holdout import Indices, divide, holds_out, read_shares
 
 Table = Mapping[str, NDArray[Any]]
@@ -106,7 +107,7 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
             f"{n_speakers} speaker in the cache; keeping speakers apart needs at least 2; "
             "extract clips of more speakers"
         )
-    _check_recordings(clips)
+    check_recordings(clips)
     tested = None
     if name == "loso":
         folds = tuple(
@@ -131,8 +132,8 @@ def make_split(name: str, clips: Table, labels: NDArray[np.str_], seed: int = 0)
         split = _once(name, clips, labels, seed)
         tested = split.folds[0].test
     elif kind == "random":
-        number = _number(name, argument, len(np.unique(clips["sha256"])), "clips")
-        folds = _grouped(labels, clips["sha256"], number, seed)
+        number = _number(name, argument, len(np.unique(recordings(clips))), "clips")
+        folds = _grouped(labels, recordings(clips), number, seed)
         title = f"{number} random folds that SHARE SPEAKERS, seed {seed}"
         split = Split(name, title, folds, shares_speakers=True)
     else:
@@ -165,7 +166,7 @@ def cross_corpus_split(
     UserError
         If a recording or a speaker stands on both sides.
     """
-    _check_recordings(clips)
+    check_recordings(clips)
     train = np.flatnonzero(np.isin(clips["corpus"], list(train_on)))
     test = np.flatnonzero(np.isin(clips["corpus"], list(test_on)))
     name = f"{'+'.join(train_on)}>{'+'.join(test_on)}"
@@ -299,7 +300,7 @@ def check_folds(
         to choose by where the split names clips for that, or to test then, or if a clip is not
         tested exactly once.
     """
-    apart = {"recording": clips["sha256"]}
+    apart = {"recording": recordings(clips)}
     if not split.shares_speakers:
         apart = {"speaker": clips["speaker"], **apart}
     for fold in split.folds:
@@ -327,19 +328,6 @@ def check_folds(
     found = np.sort(np.concatenate([fold.test for fold in split.folds]))
     if not np.array_equal(found, np.arange(len(labels)) if tested is None else tested):
         raise UserError("folds do not test every clip exactly once; expected them to; mend them")
-
-
-def _check_recordings(clips: Table) -> None:
-    """Refuse a recording of two speakers: folds by speaker could not keep it on one side."""
-    first: dict[str, tuple[str, str]] = {}
-    columns = (clips[name].tolist() for name in ("sha256", "speaker", "path"))
-    for content, speaker, path in zip(*columns, strict=True):
-        other, where = first.setdefault(content, (speaker, path))
-        if other != speaker:
-            raise UserError(
-                f"{path}: the same recording as {where}, of another speaker ({speaker} and "
-                f"{other}); expected each recording of one speaker; remove or relabel one"
-            )
 
 
 def _number(name: str, text: str, most: int, of: str) -> int:
@@ -370,7 +358,7 @@ def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int) -> Split
     """Divide once by shares: speakers, or, for ``random``, recordings."""
     shares = read_shares(name)
     by_speaker = name.startswith("holdout")
-    groups = clips["speaker"] if by_speaker else clips["sha256"]
+    groups = clips["speaker"] if by_speaker else recordings(clips)
     strata = np.zeros(len(groups)) if by_speaker else labels
     number = len(np.unique(groups))
     if number < 3:

@@ -8,9 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..features.recordings import RECORDING, UNCONFIRMED
 
 #: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
-_NOT_TARGETS = ("path", "name", "speaker", "sha256", "audio_sha256", "seconds", "loudness")
+_NOT_TARGETS = (
+    *("path", "name", "speaker", "sha256", "audio_sha256", "seconds", "loudness"),
+    *(RECORDING, UNCONFIRMED),
+)
 
 
 @dataclass(frozen=True)
