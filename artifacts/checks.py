@@ -1,6 +1,5 @@
 """What is wrong or to be known about a run, each with a code that docs/checks.md explains."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CORPORA, Corpus
+from ..features.recordings import UNCONFIRMED, copies
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.holdout import holds_out
 from ..pipeline.statistics import FEWEST_SPEAKERS
@@ -29,6 +29,9 @@ TRAINED_ON: Mapping[str, frozenset[str]] = {
     "Dpngtm/wav2vec2-emotion-recognition": frozenset({"tess", "cremad", "savee", "ravdess"}),
     "superb-er": frozenset({"iemocap"}),
 }
+
+#: Recordings whose copies a check names.
+NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,24 @@ def _data(results: RunResults) -> Iterator[Check]:
             f"{summary.encoder['encoder']} was trained on {', '.join(sorted(heard))}",
             "use an encoder that has not heard these labels",
         )  # fmt: skip
-    times = Counter(results.clips.get("sha256", ()))
-    same = sum(n for n in times.values() if n > 1)
+    same = copies(results.clips)
     if same:
+        named = "; ".join(" and ".join(paths) for paths in same[:NAMED])
+        more = f"; {len(same) - NAMED} more recordings" if same[NAMED:] else ""
         yield Check(
-            "SER008", "note", f"{same} clips are copies of one another",
-            "none is on two sides of a fold; `serpipe extract` names them",
+            "SER008", "note",
+            f"{sum(map(len, same))} clips are copies of one another: {named}{more}",
+            "each recording is on one side of every fold; clips.csv gives it for every clip",
+        )  # fmt: skip
+    possible = results.clips.get(UNCONFIRMED, np.array([], dtype=str))
+    rows = np.flatnonzero(possible != "")
+    if len(rows):
+        path = results.clips["path"][rows[0]]
+        yield Check(
+            "SER022", "warning",
+            f"{len(rows)} clips may be copies of others, which could not be read to compare them, "
+            f"the first {path} of {possible[rows[0]]}",
+            "run `serpipe extract` again where it can read the audio, then fit again",
         )  # fmt: skip
     if not summary.changes and not holds_out(summary.split):  # what was trained on is not told
         for name in sorted(corpora & set(CORPORA)):
