@@ -341,8 +341,10 @@ def extract(
         _say(f"skipped  {error}")
     for group in done.same_recording:
         _say(f"note     the same recording under {len(group)} names: {', '.join(group)}")
-    for path, other in done.unconfirmed:
+    for path, other in done.unconfirmed[:10]:
         _say(f"warning  {path}: may be a copy of {other}; could not be read again to compare them")
+    if done.unconfirmed[10:]:
+        _say(f"warning  ... and {len(done.unconfirmed) - 10} more clips that may be copies")
     if done.removed:
         _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
     if target.parent != CACHES:  # where `serpipe fit` looks by itself

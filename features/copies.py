@@ -11,7 +11,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import BadClipError, MachineError, SerpipeError
 from ..progress import Track, no_track
@@ -25,6 +24,8 @@ from .fingerprint import BAND, RATE, find_candidates, to_common_rate
 SAME_RECORDING = 0.8
 #: Shares of the shorter clip's samples, and of the energy of either clip, that must be compared.
 _COMPARED_SAMPLES, _COMPARED_ENERGY = 0.7, 0.5
+#: Samples of a block (0.25 s), and how many decibels below the loudest it may be to count.
+_BLOCK, _BLOCK_DECIBELS = RATE // 4, 20
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,10 @@ def correlation(one: Waveform, other: Waveform) -> float:
     -------
     float
         From 0 to 1: the largest absolute value, over all shifts, of the correlation of the samples
-        that overlap, divided by the root of the product of their energies. Shifts count at which
-        most of the shorter clip overlaps, and half of the energy of one of them.
+        that overlap, divided by the root of the product of their energies; or, if that is less,
+        the median of the same over the blocks of the overlap, so that a loud beep that two
+        recordings share does not make them one. Shifts count at which most of the shorter clip
+        overlaps, and half of the energy of one of them.
     """
     from scipy import fft
 
@@ -177,8 +180,26 @@ def correlation(one: Waveform, other: Waveform) -> float:
     enough &= (energy > 1e-6 * totals[0]) & (others > 1e-6 * totals[1])
     if not enough.any():
         return 0.0
-    ratio: NDArray[np.float64] = products[enough] / np.sqrt(energy[enough] * others[enough])
-    return float(min(ratio.max(), 1.0))
+    ratio = np.where(enough, products / np.sqrt(np.where(enough, energy * others, 1.0)), 0.0)
+    best = int(ratio.argmax())
+    overlap = slice(start[best], stop[best])
+    moved = slice(start[best] - shifts[best], stop[best] - shifts[best])
+    blocks = _median_of_blocks(one[overlap], other[moved])
+    return float(min(ratio[best], blocks, 1.0))
+
+
+def _median_of_blocks(one: Waveform, other: Waveform) -> float:
+    """Return the median correlation over the blocks that are not silent, of aligned waveforms."""
+    n = max(len(one) // _BLOCK, 1)
+    size = len(one) // n
+    a, b = (each[: n * size].reshape(n, size).astype(np.float64) for each in (one, other))
+    energies = (a**2).sum(axis=1), (b**2).sum(axis=1)
+    audible = [each > each.max() * 10 ** (-_BLOCK_DECIBELS / 10) for each in energies]
+    both = audible[0] & audible[1]
+    if not both.any():
+        return 0.0
+    products = np.abs((a * b).sum(axis=1))[both]
+    return float(np.median(products / np.sqrt(energies[0][both] * energies[1][both])))
 
 
 def _in_band(waveform: Waveform) -> Waveform:

@@ -31,7 +31,8 @@ from serpipe.pipeline.folds import make_split
 
 from .conftest import Command
 
-Samples = np.ndarray[Any, np.dtype[np.float64]]
+#: Of float64, shape (n_samples,) or (n_samples, n_channels).
+Samples = Any
 
 
 def resampled(samples: Samples, old: int, new: int) -> Samples:
@@ -89,6 +90,10 @@ def opened(clips: Iterable[Clip]) -> list[HeardClip]:
     return heard
 
 
+def file_of(heard: HeardClip) -> Path:
+    return Path(str(heard.clip.file))
+
+
 def as_clip(path: Path, speaker: str = "01", emotion: str = "calm") -> Clip:
     return Clip(path, path.name, path.name, "ravdess", speaker, "male", emotion)
 
@@ -111,7 +116,7 @@ def write_manifest(folder: Path, rows: Iterable[tuple[Path, str, str]]) -> Path:
 
 
 def of_clips(folder: Path) -> list[tuple[Path, str, str]]:
-    return [(Path(c.file), c.speaker, c.emotion) for c in scan(folder, RAVDESS).clips]
+    return [(Path(str(c.file)), c.speaker, c.emotion) for c in scan(folder, RAVDESS).clips]
 
 
 def test_every_kind_of_copy_has_the_recording_of_its_original(
@@ -119,7 +124,7 @@ def test_every_kind_of_copy_has_the_recording_of_its_original(
 ) -> None:
     sources = originals[5::100]
     planted = {
-        (source.clip.name, change): plant(Path(source.clip.file), tmp_path, change)
+        (source.clip.name, change): plant(file_of(source), tmp_path, change)
         for source in sources
         for change in CHANGES
     }
@@ -151,7 +156,7 @@ def test_takes_of_one_sentence_by_one_speaker_are_different_recordings(shared: P
 def test_waveforms_of_copies_agree_and_those_of_other_clips_do_not(
     originals: list[HeardClip], tmp_path: Path
 ) -> None:
-    source = Path(originals[0].clip.file)
+    source = file_of(originals[0])
     waveform = read_waveform(source, RATE)[0]
     for change in CHANGES:
         copy = read_waveform(plant(source, tmp_path, change), RATE)[0]
@@ -164,12 +169,16 @@ def test_waveforms_of_copies_agree_and_those_of_other_clips_do_not(
     humming = [each[: 2 * RATE] + hum[: 2 * RATE] for each in (
         waveform, read_waveform(others[0].clip.file, RATE)[0])]  # fmt: skip
     assert correlation(*humming) < SAME_RECORDING - 0.2
+    beep = 0.5 * np.sin(np.arange(RATE // 2) * 2 * np.pi * 1000 / RATE).astype(np.float32)
+    beeping = [np.concatenate([beep, each / np.abs(each).max() / 2]) for each in (
+        waveform, read_waveform(others[0].clip.file, RATE)[0])]  # fmt: skip
+    assert correlation(*beeping) < SAME_RECORDING - 0.2
 
 
 def test_recordings_depend_neither_on_order_nor_on_other_clips(
     originals: list[HeardClip], tmp_path: Path
 ) -> None:
-    copy = opened([as_clip(plant(Path(originals[0].clip.file), tmp_path, "gain"))])
+    copy = opened([as_clip(plant(file_of(originals[0]), tmp_path, "gain"))])
     few, many = [*originals[:20], *copy], [*originals, *copy]
     random.Random(0).shuffle(many)
     told = [
@@ -229,7 +238,7 @@ def test_copies_of_one_speaker_stay_together_and_a_check_names_them(
     for name in list(copies)[:3]:
         assert name in check.found
     unread = np.array(["", "x.wav", *[""] * (len(rows) - 2)])
-    changed = replace(results, clips=results.clips | {"unconfirmed_copy_of": unread})
+    changed = replace(results, clips={**results.clips, "unconfirmed_copy_of": unread})
     codes = [{each.code for each in run_checks(each)} for each in (results, changed)]
     assert ["SER022" in each for each in codes] == [False, True]
     info = serpipe("cache", "info").out
@@ -254,7 +263,7 @@ def test_only_new_clips_are_compared(few_clips: Path, small_encoder: Path, tmp_p
         compared.extend([total] if what == "comparing possible copies" else [])
         return items
 
-    def again() -> list[str]:
+    def again() -> Any:
         compared.clear()
         found = [replace(clip, speaker="x", emotion="x") for clip in scan(few_clips, RAVDESS).clips]
         done = extract(found, [encoder], tmp_path / "c.h5", provenance={}, track=track)
@@ -284,7 +293,7 @@ def test_only_new_clips_are_compared(few_clips: Path, small_encoder: Path, tmp_p
 def test_what_cannot_be_read_again_is_no_copy_and_is_said(
     originals: list[HeardClip], tmp_path: Path
 ) -> None:
-    path = plant(Path(originals[0].clip.file), tmp_path, "gain")
+    path = plant(file_of(originals[0]), tmp_path, "gain")
     copy = opened([as_clip(path)])
     path.unlink()
     marked = mark_recordings([*originals[:10], *copy])
