@@ -370,8 +370,12 @@ def extract(
     target = place(out or done.cache.path)
     for error in done.bad:
         _say(f"skipped  {error}")
-    for group in done.same_bytes:
-        _say(f"note     the same bytes under {len(group)} names: {', '.join(group)}")
+    for group in done.same_recording:
+        _say(f"note     the same recording under {len(group)} names: {', '.join(group)}")
+    for path, other in done.unconfirmed[:10]:
+        _say(f"warning  {path}: may be a copy of {other}; could not be read again to compare them")
+    if done.unconfirmed[10:]:
+        _say(f"warning  ... and {len(done.unconfirmed) - 10} more clips that may be copies")
     if done.removed:
         _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
     if target.parent != CACHES:  # where `serpipe fit` looks by itself
@@ -381,6 +385,8 @@ def extract(
         _print_json({
             "cache": str(target), "computed": done.computed, "reused": done.reused,
             "removed": list(done.removed), "same_bytes": [list(group) for group in done.same_bytes],
+            "same_recording": [list(group) for group in done.same_recording],
+            "unconfirmed": [list(pair) for pair in done.unconfirmed],
             "skipped": [str(error) for error in done.bad],
         })  # fmt: skip
     else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..features.cache import Cache
+from ..features.recordings import copies
 
 
 def describe(cache: Cache) -> Iterator[tuple[str, str]]:
@@ -32,6 +33,8 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     yield "licence", str(cache.provenance.get("licence", ""))
     hours = clips["seconds"].sum() / 3600
     yield "clips", f"{len(cache)}, {hours:.2f} hours, {len(set(clips['speaker']))} speakers"
+    same = copies(clips)
+    yield "copies", f"{sum(map(len, same))} clips, of {len(same)} recording(s)" if same else "none"
     for column in ("emotion", "sex"):
         counts = Counter(clips[column].tolist())
         yield column, ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))

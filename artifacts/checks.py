@@ -1,7 +1,6 @@
 """What is wrong or to be known about a run, each with a code that docs/checks.md explains."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CORPORA, Corpus
+from ..features.recordings import UNCONFIRMED, copies
 from ..pipeline.contamination import MARK
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.holdout import holds_out
@@ -46,6 +46,9 @@ _PLANNED: Mapping[str, tuple[str, str]] = {
     ),
     "SER027": ("note", "if they were recorded together, keep them on one side with --group"),
 }
+
+#: Recordings whose copies a check names.
+NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -174,12 +177,24 @@ def _planned(results: RunResults) -> Iterator[Check]:
 def _data(results: RunResults) -> Iterator[Check]:
     summary = results.summary
     corpora = set(results.clips.get("corpus", ()))
-    times = Counter(results.clips.get("sha256", ()))
-    same = sum(n for n in times.values() if n > 1)
+    same = copies(results.clips)
     if same:
+        named = "; ".join(" and ".join(paths) for paths in same[:NAMED])
+        more = f"; {len(same) - NAMED} more recordings" if same[NAMED:] else ""
         yield Check(
-            "SER008", "note", f"{same} clips are copies of one another",
-            "none is on two sides of a fold; `serpipe extract` names them",
+            "SER008", "note",
+            f"{sum(map(len, same))} clips are copies of one another: {named}{more}",
+            "each recording is on one side of every fold; clips.csv gives it for every clip",
+        )  # fmt: skip
+    possible = results.clips.get(UNCONFIRMED, np.array([], dtype=str))
+    rows = np.flatnonzero(possible != "")
+    if len(rows):
+        path = results.clips["path"][rows[0]]
+        yield Check(
+            "SER022", "warning",
+            f"{len(rows)} clips may be copies of others, which could not be read to compare them, "
+            f"the first {path} of {possible[rows[0]]}",
+            "run `serpipe extract` again where it can read the audio, then fit again",
         )  # fmt: skip
     few = {
         label: speakers

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from ..corpora import CORPORA
 from ..errors import UserError
 from ..features.cache import Cache
+from ..features.equal_rows import check_embeddings
 from ..features.known_models import known_training
+from ..features.recordings import RECORDING
 from ..features.training_record import COLUMN, TrainingRecord, record_clips, unite
 from ..files import json_value, make_folder
 from ..pipeline.blocks import Matrix
@@ -244,10 +246,12 @@ def plan_run(
     Raises
     ------
     UserError
-        If the cache does not hold what the protocol needs, a head is for another kind of target, or
-        there is nobody to choose by.
+        If the cache does not hold what the protocol needs, a head is for another kind of target,
+        there is nobody to choose by, or clips of two speakers have the same embedding.
     """
     plan = make_plan(cache, protocol, ratings)
+    if RECORDING not in cache.clips:  # made before copies were looked for
+        check_embeddings(cache, plan.clips, plan.target.rows)
     wrong = [head.name for head in heads if head.task != plan.task]
     if wrong:
         what = "labels" if plan.task == "classification" else "numbers"

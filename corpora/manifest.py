@@ -20,6 +20,8 @@ RESERVED = (
     "fold",
     "sha256",
     "audio_sha256",
+    "recording",
+    "unconfirmed_copy_of",
     "seconds",
     "sampling_rate",
     "channels",

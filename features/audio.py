@@ -4,7 +4,7 @@ import hashlib
 import io
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -76,6 +76,9 @@ class AudioFacts:
     loudness : float
         Root mean square of the decoded samples over all channels, in decibels relative to full
         scale.
+    fingerprint : bytes
+        From :func:`serpipe.features.fingerprint.fingerprint`, where clips are searched for copies;
+        else empty.
     """
 
     sha256: str
@@ -84,6 +87,7 @@ class AudioFacts:
     frames: int
     audio_sha256: str = ""
     loudness: float = math.nan
+    fingerprint: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def seconds(self) -> float:

@@ -36,10 +36,25 @@ Embeddings = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class HeardClip:
-    """A clip whose audio has been opened and found good."""
+    """A clip whose audio has been opened and found good.
+
+    Attributes
+    ----------
+    clip : Clip
+        The clip.
+    facts : AudioFacts
+        What its audio tells.
+    recording : str
+        Identifies what it holds, equal for copies; from
+        :func:`serpipe.features.copies.mark_recordings`, before that empty.
+    unconfirmed_copy_of : str
+        Path of a clip that may hold the same recording and could not be compared with it.
+    """
 
     clip: Clip
     facts: AudioFacts
+    recording: str = ""
+    unconfirmed_copy_of: str = ""
 
 
 Batch = tuple[HeardClip, ...]

@@ -1,7 +1,7 @@
 """What opens clips and embeds them: here, or the same on each worker of a cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,7 @@ from .batching import (
 )
 from .devices import choose_precision
 from .encoder import Encoder, identity_fields, load_encoder
+from .fingerprint import fingerprint
 from .read_ahead import Content, read_ahead
 from .training_record import TrainingRecord
 from .trim import trim
@@ -132,6 +133,7 @@ class LocalEngine:
             clip, content = item
             try:
                 waveform, facts = decode_waveform(content(), rate, self.channels, file=clip.file)
+                facts = replace(facts, fingerprint=fingerprint(waveform, rate))
                 if self.trim_decibels is not None:
                     waveform = trim(waveform, self.trim_decibels)
                 check_length(clip.file, len(waveform), rate, front_end.minimum_samples, longest)

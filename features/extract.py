@@ -17,6 +17,7 @@ from ..corpora import CLIP_COLUMNS, Clip
 from ..errors import BadClipError, BadClipsError, MachineError, UserError
 from ..files import make_folder
 from ..progress import Track, no_track
+from ..provenance import cores
 from .audio import CHANNEL_POLICY
 from .batching import GPU_BATCH_SECONDS, HeardClip
 from .cache import Cache, difference, open_cache, verify_cache
@@ -28,9 +29,11 @@ from .cache_write import (
     write_cache,
     write_shards,
 )
+from .copies import content_hash, keep_consistent, mark_recordings
 from .encoder import Encoder
 from .engine import Engine, local_engine
 from .parts import Parts, read_layer
+from .recordings import RECORDING, UNCONFIRMED, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
 
 
@@ -50,6 +53,10 @@ class Extraction:
         Clips left out (with ``skip_bad``).
     same_bytes : tuple of tuple of str
         Groups of clips (paths) that are byte for byte the same.
+    same_recording : tuple of tuple of str
+        Groups of clips (paths) that hold the same recording, in whatever bytes.
+    unconfirmed : tuple of (str, str)
+        Clips (paths) that may be copies of another, which could not be read again to compare them.
     """
 
     cache: Cache
@@ -58,6 +65,8 @@ class Extraction:
     removed: tuple[str, ...]
     bad: tuple[BadClipError, ...]
     same_bytes: tuple[tuple[str, ...], ...]
+    same_recording: tuple[tuple[str, ...], ...]
+    unconfirmed: tuple[tuple[str, str], ...]
 
 
 def extract(
@@ -183,7 +192,7 @@ def extract_by(
         key = engine.key
         parts = Parts(out)
         existing = _existing(out, parts, key, overwrite)
-        heard, bad = _listen(clips, engine, track)
+        heard, bad = _listen(clips, engine, _known_recordings(existing), track)
         if bad and (not skip_bad or not heard):
             raise BadClipsError(bad, f"{len(heard)} can")
         removed = _removed(existing, heard)
@@ -217,6 +226,10 @@ def extract_by(
             removed=tuple(removed),
             bad=tuple(bad),
             same_bytes=_same_bytes(heard),
+            same_recording=tuple(map(tuple, copies(cache.clips))),
+            unconfirmed=tuple(
+                (h.clip.path, h.unconfirmed_copy_of) for h in heard if h.unconfirmed_copy_of
+            ),
         )
 
 
@@ -278,8 +291,17 @@ def _existing(out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool) 
     return cache
 
 
+def _known_recordings(existing: Cache | None) -> dict[str, str]:
+    """Return the recording of each clip in the cache whose copies have been looked for."""
+    if existing is None or RECORDING not in existing.clips:
+        return {}
+    columns = (existing.clips[name] for name in ("audio_sha256", RECORDING, UNCONFIRMED))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return {samples: recording for samples, recording, unconfirmed in rows if not unconfirmed}
+
+
 def _listen(
-    clips: Sequence[Clip], engine: Engine, track: Track[Any]
+    clips: Sequence[Clip], engine: Engine, known: Mapping[str, str], track: Track[Any]
 ) -> tuple[list[HeardClip], list[BadClipError]]:
     """Open every clip before the long work starts."""
     heard, bad = [], []
@@ -288,30 +310,8 @@ def _listen(
             bad.append(result)
         else:
             heard.append(result)
-    return one_speaker_each(heard, bad), bad
-
-
-def one_speaker_each(heard: list[HeardClip], bad: list[BadClipError]) -> list[HeardClip]:
-    """Leave out recordings that stand under two speakers or emotions: at most one is right.
-
-    They are added to ``bad``.
-    """
-    firsts: dict[str, HeardClip] = {}
-    kept = []
-    for h in heard:
-        first = firsts.setdefault(h.facts.sha256, h).clip
-        if (first.speaker, first.emotion) == (h.clip.speaker, h.clip.emotion):
-            kept.append(h)
-        else:
-            bad.append(
-                BadClipError(
-                    str(h.clip.file),
-                    f"is byte for byte {first.file}, of another speaker or emotion",
-                    "one speaker and emotion for each recording",
-                    "find out which is right and remove the other",
-                )
-            )
-    return kept
+    heard = mark_recordings(heard, known, workers=cores(), track=track)
+    return keep_consistent(heard, bad), bad
 
 
 def _consolidate(
@@ -422,6 +422,8 @@ def clip_columns(
     contamination = find_contamination(training, columns)
     if (contamination != "").any():
         columns[COLUMN] = contamination
+    columns[RECORDING] = np.array([h.recording or content_hash(h) for h in heard], dtype=str)
+    columns[UNCONFIRMED] = np.array([h.unconfirmed_copy_of for h in heard], dtype=str)
     return columns
 
 

@@ -15,6 +15,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 from ..corpora.emobox import EMOBOX_FOLDS
 from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError
+from ..features.recordings import check_recordings, recordings
 from .groups import SPEAKER, Groups
 from .holdout import Indices, divide, holds_out, read_shares
 
@@ -124,7 +125,7 @@ def make_split(
             f"{n_groups} speaker in the cache; keeping speakers apart needs at least 2; "
             "extract clips of more speakers"
         )
-    _check_recordings(clips)
+    check_recordings(clips)
     tested = None
     if name == "loso":
         folds = tuple(
@@ -151,8 +152,8 @@ def make_split(
         split = _once(name, clips, labels, seed, groups)
         tested = split.folds[0].test
     elif kind == "random":
-        number = _number(name, argument, len(np.unique(clips["sha256"])), "clips")
-        folds = _grouped(labels, clips["sha256"], number, seed)
+        number = _number(name, argument, len(np.unique(recordings(clips))), "clips")
+        folds = _grouped(labels, recordings(clips), number, seed)
         title = f"{number} random folds that SHARE SPEAKERS, seed {seed}"
         split = Split(name, title, folds, shares_speakers=True)
     else:
@@ -192,7 +193,7 @@ def cross_corpus_split(
     UserError
         If a recording or a speaker stands on both sides.
     """
-    _check_recordings(clips)
+    check_recordings(clips)
     train = np.flatnonzero(np.isin(clips["corpus"], list(train_on)))
     test = np.flatnonzero(np.isin(clips["corpus"], list(test_on)))
     name = f"{'+'.join(train_on)}>{'+'.join(test_on)}"
@@ -332,7 +333,7 @@ def check_folds(
         to choose by where the split names clips for that, or to test then, or if a clip is not
         tested exactly once.
     """
-    apart = {"recording": clips["sha256"]}
+    apart = {"recording": recordings(clips)}
     if groups and groups.name != SPEAKER and not split.shares_speakers:
         apart = {groups.name: groups.ids, **apart}
     if not split.shares_speakers:
@@ -371,19 +372,6 @@ def check_folds(
         raise UserError("folds do not test every clip exactly once; expected them to; mend them")
 
 
-def _check_recordings(clips: Table) -> None:
-    """Refuse a recording of two speakers: folds by speaker could not keep it on one side."""
-    first: dict[str, tuple[str, str]] = {}
-    columns = (clips[name].tolist() for name in ("sha256", "speaker", "path"))
-    for content, speaker, path in zip(*columns, strict=True):
-        other, where = first.setdefault(content, (speaker, path))
-        if other != speaker:
-            raise UserError(
-                f"{path}: the same recording as {where}, of another speaker ({speaker} and "
-                f"{other}); expected each recording of one speaker; remove or relabel one"
-            )
-
-
 def _number(name: str, text: str, most: int, of: str) -> int:
     if not text.isdecimal() or not 2 <= int(text) <= most:
         raise UserError(f"--split {name}: expected a number of folds from 2 to the {most} {of}")
@@ -412,7 +400,7 @@ def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int, groups: 
     """Divide once by shares: groups of speakers, or, for ``random``, recordings."""
     shares = read_shares(name)
     by_speaker = name.startswith("holdout")
-    ids = groups.ids if by_speaker else clips["sha256"]
+    ids = groups.ids if by_speaker else recordings(clips)
     strata = np.zeros(len(ids)) if by_speaker else labels
     number = len(np.unique(ids))
     if number < 3:

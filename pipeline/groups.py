@@ -31,7 +31,8 @@ _PEOPLE = frozenset({
 })  # fmt: skip
 #: Columns that describe a clip or a file and say nothing of who was recorded with whom.
 _DESCRIPTIONS = frozenset({
-    *CLIP_COLUMNS, "speaker_id", "sha256", "audio_sha256", "recording", "contamination", "seconds",
+    *CLIP_COLUMNS, "speaker_id", "sha256", "audio_sha256", "recording", "contamination",
+    "unconfirmed_copy_of", "seconds",
     "sampling_rate", "channels", "loudness", "vocal_channel", "style", "text", "transcript",
 })  # fmt: skip
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..features.recordings import RECORDING, UNCONFIRMED
 
 #: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
 _NOT_TARGETS = (
@@ -17,8 +18,9 @@ _NOT_TARGETS = (
     "speaker_id",
     "sha256",
     "audio_sha256",
-    "recording",
     "contamination",
+    RECORDING,
+    UNCONFIRMED,
     "seconds",
     "loudness",
 )

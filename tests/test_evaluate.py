@@ -328,7 +328,7 @@ def test_a_model_that_tells_other_corpora_is_not_marked(
         (("--precision", "fp16"), "expected a GPU"),
         (("--precision", "int8"), "expected float32, bf16, fp16"),
         (("--batch-size", 0), "expected at least 1"),
-        (("--target", "loudness"), "no such column"),
+        (("--target", "gloom"), "no such column"),
         (("--device", "tpu"), "expected auto, cpu or cuda"),
         (("--model-map", "furious=angry"), "the model has no label 'furious'"),
         (("--model-map", "angry"), "expected LABEL=LABEL"),

@@ -337,7 +337,7 @@ def test_the_validation_speakers_of_a_single_split_choose_the_epoch(
         (("--warmup", 1.5), "share"),
         (("--learning-rate", -1), "--learning-rate -1"),
         (("--max-folds", 0), "expected at least 1"),
-        (("--target", "loudness"), "no such column"),
+        (("--target", "gloom"), "no such column"),
         (("--device", "tpu"), "--device tpu: not on this machine"),
     ],
 )

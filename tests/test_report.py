@@ -71,9 +71,11 @@ def test_each_check_fires_on_what_it_is_for_and_not_without(results: RunResults)
     for code, fields in wrong.items():
         assert code not in usual
         assert code in codes(changed(results, **fields))
-    twice = results.clips["sha256"].copy()
+    twice = results.clips["recording"].copy()
     twice[1] = twice[0]
-    assert "SER008" in codes(dataclasses.replace(results, clips={**results.clips, "sha256": twice}))
+    assert "SER008" in codes(
+        dataclasses.replace(results, clips={**results.clips, "recording": twice})
+    )
     versions = {"torch": "1", "transformers": "5", "serpipe": "0"}
     made = {"versions": versions, "cache": {"versions": versions | {"torch": "2"}}}
     assert "SER009" in codes(changed(results, provenance=made))

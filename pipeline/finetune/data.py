@@ -1,7 +1,7 @@
 """Clips as a training takes them: opened once, batched by length, padded last."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from ...corpora import Clip
 from ...errors import BadClipError, BadClipsError
 from ...features.audio import CHANNEL_POLICY, Waveform, check_length, decode_waveform
 from ...features.batching import HeardClip, in_order, load_clip
-from ...features.extract import one_speaker_each
+from ...features.copies import keep_consistent, mark_recordings
+from ...features.fingerprint import fingerprint
 from ...features.front_end import FrontEnd, prepare
 from ...features.read_ahead import Content, read_ahead
 from ...progress import Say, Track, no_track, say_nothing
@@ -97,6 +98,7 @@ def open_clips(
             check_length(clip.file, len(waveform), rate, shortest, front_end.maximum_samples)
         except BadClipError as error:
             return error
+        facts = replace(facts, fingerprint=fingerprint(waveform, rate))
         return HeardClip(clip, facts), prepare(front_end, waveform)
 
     ordered = sorted(clips, key=lambda clip: (clip.corpus, clip.name))
@@ -150,7 +152,9 @@ def open_all(
     sounds, bad = open_clips(
         clips, front_end, minimum_samples=minimum_samples, workers=workers, track=track
     )
-    good = one_speaker_each(list(sounds.heard), bad)
+    marked = mark_recordings(sounds.heard, workers=workers, track=track)
+    sounds = replace(sounds, heard=tuple(marked))
+    good = keep_consistent(marked, bad)
     if not bad:
         return sounds
     if not skip_bad or not good:

@@ -1,0 +1,193 @@
+"""How many copies of a recording are found, what is taken for one, and what the search costs.
+
+python benchmarks/copies.py --data /path/to/RAVDESS --clips 10000 100000 1000000
+
+Copies of real clips, changed in many ways, are searched for among all clips of the corpus. Then the
+correlation that decides is taken over pairs of different clips. For larger corpora fingerprints are
+drawn: random hashes, with a planted copy for every hundredth clip that shares a quarter of them.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+from serpipe.corpora import Clip
+from serpipe.corpora.data import gather
+from serpipe.features.audio import read_waveform
+from serpipe.features.batching import HeardClip, in_order
+from serpipe.features.copies import correlation, mark_recordings
+from serpipe.features.fingerprint import RATE, find_candidates, fingerprint
+from serpipe.provenance import cores
+
+#: Of float64, shape (n_samples,) or (n_samples, n_channels).
+Samples = Any
+SOURCES = 40
+DRAW = np.random.default_rng(0)
+
+
+def noisy(x: Samples, decibels: float) -> Samples:
+    noise = DRAW.standard_normal(len(x))
+    return x + noise * np.sqrt(np.mean(x**2)) * 10 ** (-decibels / 20)
+
+
+def clipped(x: Samples) -> Samples:
+    peak = np.abs(x).max()
+    return np.clip(x, -peak / 3, peak / 3)
+
+
+def padded(x: Samples, rate: int) -> Samples:
+    return np.concatenate([np.zeros(rate // 2), x, np.zeros(rate // 2)])
+
+
+#: From samples and their rate to those of the copy, and the format of its file.
+CHANGES: dict[str, Callable[[Samples, int], tuple[Samples, int, str, str]]] = {
+    "WAV of FLAC": lambda x, r: (x, r, "wav", "PCM_16"),
+    "gain 0.8": lambda x, r: (0.8 * x, r, "wav", "PCM_16"),
+    "gain 0.1": lambda x, r: (0.1 * x, r, "wav", "PCM_16"),
+    "clipped at a third of the peak": lambda x, r: (clipped(x), r, "wav", "PCM_16"),
+    "8 kHz": lambda x, r: (soxr.resample(x, r, 8000), 8000, "wav", "PCM_16"),
+    "16 kHz": lambda x, r: (soxr.resample(x, r, 16000), 16000, "wav", "PCM_16"),
+    "44.1 kHz": lambda x, r: (soxr.resample(x, r, 44100), 44100, "wav", "PCM_16"),
+    "8 kHz, mu-law": lambda x, r: (soxr.resample(x, r, 8000), 8000, "wav", "ULAW"),
+    "MP3": lambda x, r: (x, r, "mp3", "MPEG_LAYER_III"),
+    "MP3, 8 kHz": lambda x, r: (soxr.resample(x, r, 8000), 8000, "mp3", "MPEG_LAYER_III"),
+    "Ogg Vorbis": lambda x, r: (x, r, "ogg", "VORBIS"),
+    "first 50 ms cut": lambda x, r: (x[r // 20 :], r, "wav", "PCM_16"),
+    "500 ms cut at each end": lambda x, r: (x[r // 2 : -r // 2], r, "wav", "PCM_16"),
+    "first half": lambda x, r: (x[: len(x) // 2], r, "wav", "PCM_16"),
+    "500 ms of silence at each end": lambda x, r: (padded(x, r), r, "wav", "PCM_16"),
+    "noise at 30 dB": lambda x, r: (noisy(x, 30), r, "wav", "PCM_16"),
+    "noise at 20 dB": lambda x, r: (noisy(x, 20), r, "wav", "PCM_16"),
+    "noise at 10 dB": lambda x, r: (noisy(x, 10), r, "wav", "PCM_16"),
+    "offset": lambda x, r: (x + 0.05, r, "wav", "PCM_16"),
+    "inverted": lambda x, r: (-x, r, "wav", "PCM_16"),
+    "one channel of two": lambda x, r: (np.stack([x, 0 * x], axis=1), r, "wav", "PCM_16"),
+    "gain, 16 kHz, cut, noise, Ogg": lambda x, r: (
+        noisy(0.5 * soxr.resample(x, r, 16000)[4800:], 30), 16000, "ogg", "VORBIS",
+    ),
+    "3 % faster": lambda x, r: (soxr.resample(x, 103, 100), r, "wav", "PCM_16"),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Measure, and print tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="sample")
+    parser.add_argument("--clips", type=int, nargs="*", default=[10_000, 100_000])
+    given = parser.parse_args()
+    clips = gather([given.data], None, skip_bad=True).clips
+    with tempfile.TemporaryDirectory() as folder:
+        measure_recall(clips, Path(folder))
+    measure_strangers(clips)
+    print("\n| clips (drawn) | search, s | planted copies found | peak MiB more |")
+    print("|---:|---:|---:|---:|")
+    for n_clips in given.clips:
+        measure_search(n_clips)
+
+
+def opened(clips: Sequence[Clip]) -> tuple[list[HeardClip], float]:
+    """Open clips as an extraction does; and how many ms a fingerprint took, on one core."""
+    seconds = 0.0
+    heard = []
+    for clip in clips:
+        waveform, facts = read_waveform(clip.file, 16000)
+        began = time.perf_counter()
+        heard.append(HeardClip(clip, replace(facts, fingerprint=fingerprint(waveform, 16000))))
+        seconds += time.perf_counter() - began
+    return heard, 1000 * seconds / len(clips)
+
+
+def measure_recall(clips: Sequence[Clip], folder: Path) -> None:
+    """Plant copies, and see which are found."""
+    heard, each = opened(clips)
+    began = time.perf_counter()
+    pairs = find_candidates([h.facts.fingerprint for h in heard])
+    searched = time.perf_counter() - began
+    began = time.perf_counter()
+    marked = mark_recordings(heard, workers=cores())
+    told = Counter(h.recording for h in marked)
+    print(f"{len(clips)} clips: {each:.1f} ms for a fingerprint; {searched:.2f} s to search, "
+          f"{time.perf_counter() - began:.2f} s with {len(pairs)} pairs compared; "
+          f"{sum(n - 1 for n in told.values())} copies in the corpus\n")  # fmt: skip
+    copies: list[Clip] = []
+    for place in DRAW.choice(len(clips), min(SOURCES, len(clips)), replace=False):
+        samples, rate = soundfile.read(clips[place].file)
+        samples = samples if samples.ndim == 1 else samples.mean(axis=1)
+        for name, change in CHANGES.items():
+            changed, new_rate, suffix, subtype = change(samples, rate)
+            file = folder / f"{len(copies)}.{suffix}"
+            soundfile.write(file, np.clip(changed, -1, 1), new_rate, subtype=subtype)
+            more = {"change": name, "of": clips[place].path}
+            copies.append(replace(clips[place], file=file, path=file.name, more=more))
+    planted, _ = opened(copies)
+    original = {h.clip.path: h for h in heard}
+    found = Counter[Any]()
+    for name in CHANGES:  # one kind at a time: several copies would lead to one another
+        these = [h for h in planted if h.clip.more["change"] == name]
+        marked = mark_recordings([*heard, *these], workers=cores())
+        recording = {h.clip.path: h.recording for h in marked}
+        found[name] = sum(
+            recording[h.clip.path] == recording[str(h.clip.more["of"])] for h in these
+        )
+    print("| copy | found | lowest correlation |\n|---|---:|---:|")
+    for name in CHANGES:
+        these = [h for h in planted if h.clip.more["change"] == name]
+        lowest = min(of_files(h, original[str(h.clip.more["of"])]) for h in these)
+        print(f"| {name} | {found[name]} of {len(these)} | {lowest:.2f} |")
+
+
+def of_files(one: HeardClip, other: HeardClip) -> float:
+    return correlation(*(read_waveform(each.clip.file, RATE)[0] for each in (one, other)))
+
+
+def measure_strangers(clips: Sequence[Clip]) -> None:
+    """Correlate different clips: takes of a sentence by one speaker, and any by one speaker."""
+    speakers = sorted({clip.speaker for clip in clips})[::3]
+    waveforms = {clip.path: read_waveform(clip.file, RATE)[0] for clip in clips
+                 if clip.speaker in speakers}  # fmt: skip
+    takes = [
+        (one, other)
+        for one, other in combinations([clip for clip in clips if clip.speaker in speakers], 2)
+        if (one.speaker, one.statement) == (other.speaker, other.statement)
+        and not np.array_equal(waveforms[one.path], waveforms[other.path])  # a fault of RAVDESS
+    ]
+    chosen = [takes[n] for n in DRAW.choice(len(takes), min(4000, len(takes)), replace=False)]
+    chosen += [(a, b) for a, b in takes
+               if (a.emotion, a.intensity) == (b.emotion, b.intensity)]  # fmt: skip
+
+    def correlate(pair: tuple[Clip, Clip]) -> float:
+        return correlation(*(waveforms[clip.path] for clip in pair))
+
+    values = np.sort(list(in_order(correlate, chosen, cores(), ahead=8)))
+    highest = ", ".join(f"{value:.2f}" for value in values[:-6:-1])
+    print(f"\n{len(values)} pairs of clips of a sentence by one speaker: median "
+          f"{np.median(values):.2f}, the highest {highest}")  # fmt: skip
+
+
+def measure_search(n_clips: int) -> None:
+    """Search among drawn fingerprints."""
+    hashes = DRAW.integers(0, 2**32, (n_clips, 64), np.uint32)
+    copied = np.arange(0, n_clips - 1, 100)
+    hashes[copied + 1, :16] = hashes[copied, :16]
+    prints = [row.astype("<u4").tobytes() for row in np.sort(hashes, axis=1)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    began = time.perf_counter()
+    pairs = find_candidates(prints)
+    seconds = time.perf_counter() - began
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
+    found = np.isin(copied, pairs[pairs[:, 1] == pairs[:, 0] + 1, 0]).mean()
+    print(f"| {n_clips} | {seconds:.2f} | {100 * found:.1f} % of {len(copied)} | {more:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Find clips that hold the same recording in other bytes: another format, level, rate or cut.
+
+Equal samples are found by their hash. For the rest, fingerprints say which clips may be copies, and
+their waveforms decide: aligned where their cross-correlation is largest, copies agree and different
+utterances do not, not even repetitions of a sentence by the same speaker.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadClipError, MachineError, SerpipeError
+from ..progress import Track, no_track
+from ..remote import Remote
+from .audio import Waveform, read_waveform
+from .batching import HeardClip, in_order
+from .fingerprint import BAND, RATE, find_candidates, to_common_rate
+
+#: Correlation in the telephone band from which two clips are one recording. Measured in
+#: benchmarks/copies.py: copies have 0.9 and more, different clips of RAVDESS 0.5 at most.
+SAME_RECORDING = 0.8
+#: Shares of the shorter clip's samples, and of the energy of either clip, that must be compared.
+_COMPARED_SAMPLES, _COMPARED_ENERGY = 0.7, 0.5
+#: Samples of a block (0.25 s), and how many decibels below the loudest it may be to count.
+_BLOCK, _BLOCK_DECIBELS = RATE // 4, 20
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Two contents (by their positions) and whether they are one recording; None: not known."""
+
+    first: int
+    second: int
+    same: bool | None
+
+
+def mark_recordings(
+    heard: Sequence[HeardClip],
+    known: Mapping[str, str] | None = None,
+    *,
+    workers: int = 1,
+    track: Track[Any] = no_track,
+) -> list[HeardClip]:
+    """Find out which clips hold the same recording, and mark each clip with its recording.
+
+    Parameters
+    ----------
+    heard : sequence of HeardClip
+        Opened clips, with fingerprints.
+    known : mapping of str to str, optional
+        By hash of the samples, the recording that an earlier search has found. Clips that are
+        known are not compared with each other again.
+    workers : int
+        Threads.
+    track : callable
+        Shows progress.
+
+    Returns
+    -------
+    list of HeardClip
+        In the order given, each with ``recording`` (the smallest hash of samples among the copies)
+        and, where a file could not be read again to be compared, ``unconfirmed_copy_of``; without
+        fingerprints, which nothing else needs.
+    """
+    known = known or {}
+    first_with: dict[str, HeardClip] = {}
+    for each in heard:
+        first_with.setdefault(content_hash(each), each)
+    contents = sorted(first_with)  # positions do not depend on the order of the clips
+    clips = [first_with[content] for content in contents]
+    pairs = find_candidates([each.facts.fingerprint for each in clips]).tolist()
+    new = [(a, b) for a, b in pairs if not (contents[a] in known and contents[b] in known)]
+    compared = list(_compare_all(clips, new, workers, track))
+    joined = [(pair.first, pair.second) for pair in compared if pair.same]
+    leader: dict[str, int] = {}
+    for place, content in enumerate(contents):
+        if content in known:
+            joined.append((leader.setdefault(known[content], place), place))
+    smallest = _smallest_connected(len(contents), joined)
+    recording = {
+        content: contents[place] for content, place in zip(contents, smallest, strict=True)
+    }
+    unconfirmed: dict[str, str] = {}
+    for pair in compared:
+        if pair.same is None and smallest[pair.first] != smallest[pair.second]:
+            for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
+                unconfirmed.setdefault(contents[one], clips[other].clip.path)
+    return [
+        HeardClip(
+            each.clip,
+            replace(each.facts, fingerprint=b""),
+            recording[content_hash(each)],
+            unconfirmed.get(content_hash(each), ""),
+        )
+        for each in heard
+    ]
+
+
+def content_hash(heard: HeardClip) -> str:
+    """Return the hash of a clip's samples; of its bytes, where samples were not hashed."""
+    return heard.facts.audio_sha256 or heard.facts.sha256
+
+
+def keep_consistent(heard: Sequence[HeardClip], bad: list[BadClipError]) -> list[HeardClip]:
+    """Leave out recordings that stand under two speakers or emotions: at most one is right.
+
+    Parameters
+    ----------
+    heard : sequence of HeardClip
+        From :func:`mark_recordings`.
+    bad : list of BadClipError
+        An error is added for each clip that contradicts an earlier one.
+
+    Returns
+    -------
+    list of HeardClip
+        The clips that do not.
+    """
+    firsts: dict[str, HeardClip] = {}
+    kept = []
+    for each in heard:
+        first = firsts.setdefault(each.recording, each)
+        theirs, ours = first.clip, each.clip
+        if (theirs.speaker, theirs.emotion) == (ours.speaker, ours.emotion):
+            kept.append(each)
+            continue
+        if each.facts.sha256 == first.facts.sha256:
+            found = f"is byte for byte {theirs.file}"
+        else:
+            found = f"is the same recording as {theirs.file} in other bytes"
+        bad.append(
+            BadClipError(
+                str(ours.file),
+                f"{found}, of another speaker or emotion ({ours.speaker}, {ours.emotion or 'none'} "
+                f"here; {theirs.speaker}, {theirs.emotion or 'none'} there)",
+                "one speaker and emotion for each recording",
+                "find out which is right and remove the other",
+            )
+        )
+    return kept
+
+
+def correlation(one: Waveform, other: Waveform) -> float:
+    """Correlate two waveforms in the telephone band, aligned where they agree most.
+
+    Parameters
+    ----------
+    one, other : ndarray of float32, shape (n_samples,)
+        At 8000 Hz.
+
+    Returns
+    -------
+    float
+        From 0 to 1: the largest absolute value, over all shifts, of the correlation of the samples
+        that overlap, divided by the root of the product of their energies; or, if that is less,
+        the median of the same over the blocks of the overlap, so that a loud beep that two
+        recordings share does not make them one. Shifts count at which most of the shorter clip
+        overlaps, and half of the energy of one of them.
+    """
+    from scipy import fft
+
+    one, other = _in_band(one), _in_band(other)
+    n = fft.next_fast_len(len(one) + len(other), real=True)
+    product = fft.rfft(one, n) * np.conj(fft.rfft(other, n))
+    shortest = min(len(one), len(other))
+    least = int(np.ceil(_COMPARED_SAMPLES * shortest))
+    shifts = np.arange(least - len(other), len(one) - least + 1)
+    products = np.abs(fft.irfft(product, n)[shifts])
+    start, stop = np.maximum(shifts, 0), np.minimum(shifts + len(other), len(one))
+    sums = [np.concatenate([[0.0], np.cumsum(each.astype(np.float64) ** 2)])
+            for each in (one, other)]  # fmt: skip
+    energy = sums[0][stop] - sums[0][start]
+    others = sums[1][stop - shifts] - sums[1][start - shifts]
+    totals = [max(float(each[-1]), 1e-20) for each in sums]
+    enough = np.maximum(energy / totals[0], others / totals[1]) >= _COMPARED_ENERGY
+    # Almost silent overlaps divide by next to nothing.
+    enough &= (energy > 1e-6 * totals[0]) & (others > 1e-6 * totals[1])
+    if not enough.any():
+        return 0.0
+    ratio = np.where(enough, products / np.sqrt(np.where(enough, energy * others, 1.0)), 0.0)
+    best = int(ratio.argmax())
+    overlap = slice(start[best], stop[best])
+    moved = slice(start[best] - shifts[best], stop[best] - shifts[best])
+    blocks = _median_of_blocks(one[overlap], other[moved])
+    return float(min(ratio[best], blocks, 1.0))
+
+
+def _median_of_blocks(one: Waveform, other: Waveform) -> float:
+    """Return the median correlation over the blocks that are not silent, of aligned waveforms."""
+    n = max(len(one) // _BLOCK, 1)
+    size = len(one) // n
+    a, b = (each[: n * size].reshape(n, size).astype(np.float64) for each in (one, other))
+    energies = (a**2).sum(axis=1), (b**2).sum(axis=1)
+    audible = [each > each.max() * 10 ** (-_BLOCK_DECIBELS / 10) for each in energies]
+    both = audible[0] & audible[1]
+    if not both.any():
+        return 0.0
+    products = np.abs((a * b).sum(axis=1))[both]
+    return float(np.median(products / np.sqrt(energies[0][both] * energies[1][both])))
+
+
+def _in_band(waveform: Waveform) -> Waveform:
+    """Remove all but the telephone band."""
+    from scipy import fft
+
+    n = fft.next_fast_len(len(waveform), real=True)
+    spectrum = fft.rfft(waveform, n)
+    low, high = (edge * n // RATE for edge in BAND)
+    spectrum[:low] = spectrum[high:] = 0
+    filtered: Waveform = fft.irfft(spectrum, n)[: len(waveform)]
+    return filtered
+
+
+def _compare_all(
+    clips: Sequence[HeardClip], pairs: Sequence[tuple[int, int]], workers: int, track: Track[Any]
+) -> Iterator[_Comparison]:
+    """Compare pairs, sorted by their first clip, which is decoded once for all of its pairs."""
+    unreachable: list[MachineError] = []  # a store that does not answer is not asked again
+
+    def load(place: int) -> Waveform | None:
+        heard = clips[place]
+        if unreachable and isinstance(heard.clip.file, Remote):
+            return None
+        try:
+            waveform, facts = read_waveform(heard.clip.file, RATE)
+        except SerpipeError as error:
+            unreachable.extend([error] if isinstance(error, MachineError) else [])
+            return None
+        return to_common_rate(waveform, RATE) if facts == heard.facts else None
+
+    def compare(task: tuple[int, list[int]]) -> list[_Comparison]:
+        first, others = task
+        waveform, found = load(first), []
+        for place in others:
+            other = None if waveform is None else load(place)
+            if waveform is None or other is None:
+                found.append(_Comparison(first, place, None))
+            else:
+                same = correlation(waveform, other) >= SAME_RECORDING
+                found.append(_Comparison(first, place, same))
+        return found
+
+    tasks = [
+        (first, [second for _, second in group])
+        for first, group in groupby(pairs, key=lambda pair: pair[0])
+    ]
+    if tasks:
+        results = in_order(compare, tasks, workers, ahead=workers)
+        for found in track(results, "comparing possible copies", len(tasks)):
+            yield from found
+
+
+def _smallest_connected(n: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Return, for each of n places, the smallest one that it is connected with."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first, second = np.array(pairs, np.intp).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    _, smallest = np.unique(component, return_index=True)
+    places: list[int] = smallest[component].tolist() if n else []
+    return places
