@@ -1,5 +1,6 @@
 """Reports that compare: several runs, or the layers of one."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -61,6 +62,12 @@ class Scored:
     def chance(self) -> float:
         """The first score that chance gives."""
         return self.results.measure.chance(len(self.results.summary.labels))
+
+    @property
+    def nuisance(self) -> float:
+        """The first score of the nuisance baseline; NaN where there is none."""
+        scores = self.results.nuisance_scores()
+        return next(iter(scores.values())).value if scores else math.nan
 
     @property
     def corpora(self) -> tuple[str, str]:
@@ -204,19 +211,34 @@ def report_runs(compared: RunsCompared) -> Report:
     table = Table(
         "runs",
         "Results",
-        ("run and head", *(f"{name} [95 %]" for name in measure.scores), "chance", "clips"),
+        (
+            "run and head",
+            *(f"{name} [95 %]" for name in measure.scores),
+            "chance",
+            "nuisance",
+            "clips",
+        ),
         tuple(
             (
                 each.name,
                 *(interval_text(each.scores[key], measure) for key in measure.scores.values()),
                 score_text(each.chance, measure),
+                score_text(each.nuisance, measure),
                 str(each.results.summary.clips),
             )
             for each in scored
         ),
-        note="; ".join(f"{name}: {title}" for name, title in legend) + ".",
+        note="; ".join(f"{name}: {title}" for name, title in legend)
+        + f". Nuisance: {measure.title} from sampling rate, channels, duration and loudness alone, "
+        "on the folds of the run.",
         records=tuple(
-            {**each.identity, **flat(each.scores), "chance": each.chance} for each in scored
+            {
+                **each.identity,
+                **flat(each.scores),
+                "chance": each.chance,
+                "nuisance": each.nuisance,
+            }
+            for each in scored
         ),
     )
     tables = [table, *matrices(scored)]

@@ -123,7 +123,7 @@ def nuisance_table(results: RunResults) -> Table:
     chance = measure.chance(len(summary.labels))
     return Table(
         "nuisance",
-        "Nuisance baselines: the recordings without what was said",
+        "Nuisance baselines: what properties of the recordings alone predict",
         ("seen by the baseline", measure.title),
         (
             *((title, interval_text(score, measure)) for title, score in scores.items()),
