@@ -8,8 +8,10 @@ from typing import Any
 
 from ..files import write_text
 from ..pipeline.folds import NOTHING_TRAINED
+from ..pipeline.heads import HEADS
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
+from ..pipeline.outputs import SOFTMAX
 from ..pipeline.statistics import DRAWS, FEWEST_SPEAKERS, compare
 from .baselines import baseline_table
 from .checks import Check, run_checks
@@ -99,7 +101,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     """
     summary = results.summary
     tables = [nested_table(results)]
-    notes = [score_note(summary)]
+    notes = [score_note(summary), *probability_notes(summary)]
     warnings = list(summary.warnings)
     probe = read_probe(results)
     if probe:
@@ -265,6 +267,16 @@ def made_by(report: Report) -> tuple[str, ...]:
         + ", ".join(f"{name} {version}" for name, version in told.get("versions", {}).items())
         for told in report.provenance
     )
+
+
+def probability_notes(summary: RunSummary) -> list[str]:
+    """Say of each head whether the probabilities that it predicts with are calibrated."""
+    if not summary.labels:
+        return []
+    return [
+        f"Probabilities of {head}: {HEADS[head].probabilities_are if head in HEADS else SOFTMAX}."
+        for head in summary.heads
+    ]
 
 
 def score_note(summary: RunSummary, *, chance: bool = True) -> str:

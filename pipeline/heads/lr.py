@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from . import sklearn_file
-from .head import Head, Parameter, Point, Tested, Tester, predict_own
+from .head import NOT_CALIBRATED, Head, Parameter, Point, Tested, Tester, predict_own
 from .lr_path import Basis, follow_path, probabilities
 
 
@@ -62,9 +62,7 @@ def fit(
     scaler, regression = pipeline[0], pipeline[1]
     standard = scaler.fit_transform(X)
     basis = basis or Basis.of(standard)
-    (solution,) = follow_path(
-        standard, codes, [point["C"]], basis, regression.max_iter, exact=True
-    )
+    (solution,) = follow_path(standard, codes, [point["C"]], basis, regression.max_iter, exact=True)
     coefficients, intercepts = solution.coefficients.T, solution.intercepts
     if len(classes) == 2:  # scikit-learn has one vector for both
         coefficients, intercepts = np.diff(coefficients, axis=0), np.diff(intercepts)
@@ -140,4 +138,5 @@ LR = Head(
     suffix=".skops",
     save=sklearn_file.save,
     load=sklearn_file.load,
+    probabilities_are=NOT_CALIBRATED,
 )

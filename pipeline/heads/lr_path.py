@@ -89,7 +89,8 @@ class _Clips:
 
     @classmethod
     def of(cls, rotated: NDArray[np.float32], codes: NDArray[np.intp], precision: type) -> "_Clips":
-        counts, X = np.bincount(codes), rotated.astype(precision)
+        counts = np.bincount(codes)
+        X: NDArray[Any] = rotated.astype(precision)
         return cls(
             X,
             np.ascontiguousarray(X.T),
