@@ -1690,11 +1690,18 @@ def _prediction_printer(
         typer.echo(texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
         typer.echo(texts.table_header(model, sources))
+    note = texts.probability_note(model)
+    if format in (PredictionFormat.CSV, PredictionFormat.JSONL):  # their columns are fixed
+        for line in note:
+            _say(line)
     try:
         yield show
     finally:
         if format is PredictionFormat.JSON:
             _print_json({"model": dict(model.card), "predictions": shown})
+        elif format is PredictionFormat.TABLE:
+            for line in note:
+                typer.echo(line)
 
 
 def _print_as(format: TableFormat, report: Any) -> None:

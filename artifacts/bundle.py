@@ -15,7 +15,7 @@ Loading runs no code that the folder brings along. The names of the files are ou
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,9 @@ class BundleSummary:
         Hash of the file of the classifier.
     provenance : mapping
         Command, versions, machine.
+    probabilities : str
+        Whether the probabilities are calibrated, and how; empty for ratings. Of a bundle that does
+        not say so, what its head says.
     """
 
     head: str
@@ -95,6 +98,7 @@ class BundleSummary:
     content: str
     head_sha256: str
     provenance: Mapping[str, Any]
+    probabilities: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,14 +162,18 @@ def save_bundle(
     training : TrainingRecord, optional
         What it was fitted on, with what is known of the encoder.
     **told
-        The fields of :class:`BundleSummary`, all but ``head_sha256``.
+        The fields of :class:`BundleSummary`, all but ``head_sha256`` and ``probabilities``.
     """
     path = _head_path(folder, told["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if training:
         write_record(folder, training)
     HEADS[told["head"]].save(classifier, path)
-    summary = BundleSummary(**told, head_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    summary = BundleSummary(
+        **told,
+        head_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        probabilities=HEADS[told["head"]].probabilities_are,
+    )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
     write_text(folder / "bundle.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
 
@@ -196,6 +204,10 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
         summary = BundleSummary(**content)
         if not isinstance(summary.head, str):
             raise TypeError("head is not a name")
+        if not isinstance(summary.probabilities, str):
+            raise TypeError("probabilities is not a text")
+        if not summary.probabilities and summary.head in HEADS:
+            summary = replace(summary, probabilities=HEADS[summary.head].probabilities_are)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; expected a bundle; {_FIX}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -104,6 +104,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
             for title, key in measure.scores.items()
         ), "",
         score_note(summary), "",
+        *([f"Its probabilities: {bundle.probabilities}.", ""] if bundle.probabilities else []),
         *(f"{table.title}\n\n{markdown_table(table)}" for table in tables),
         "## Limits", "",
         f"{limit}Other "

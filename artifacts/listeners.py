@@ -22,7 +22,7 @@ from ..features.front_end import FrontEnd, prepare
 from ..features.names import POOLINGS
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ..pipeline.measures import MEASURES
-from ..pipeline.outputs import label_shares
+from ..pipeline.outputs import SOFTMAX, label_shares
 from ..pipeline.statistics import Interval
 from ..provenance import cores
 from .bundle import Bundle, BundleSummary, load_bundle
@@ -63,7 +63,7 @@ class Listener:
     trim_decibels : float or None
         Below which the ends of a clip are trimmed.
     card : mapping
-        What it is, how it scored, warnings, licence.
+        What it is, how it scored, whether its probabilities are calibrated, warnings, licence.
     score : callable
         From clips, mono float32 at its rate and within its limits, to what it says of each. What it
         says of a clip does not depend on the others; on a CPU to the last bit.
@@ -178,7 +178,7 @@ def open_classifier(name: str, device: str, revision: str | None) -> Listener:
         loaded.outputs,
         is_rating,
         device,
-        _model_card(Path(name), what, about),
+        _model_card(Path(name), what, about, is_rating),
         str(about.get("target", "")),
         checkpoint.training,
     )
@@ -208,13 +208,14 @@ def open_network(folder: Path, device: str) -> Listener:
     network = load_network(folder)
     content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
     about = _about(content.get("serpipe"))
+    is_rating = len(network.outputs) == 1
     return _whole_model(
         network,
         network_front_end(),
         tuple(network.outputs),
-        len(network.outputs) == 1,
+        is_rating,
         device,
-        _model_card(folder, f"{network.name} network, trained from scratch", about),
+        _model_card(folder, f"{network.name} network, trained from scratch", about, is_rating),
         str(about.get("target", "")),
         read_record(folder / FILE_NAME),
     )
@@ -401,6 +402,7 @@ def _bundle_card(told: BundleSummary, warnings: Sequence[str]) -> dict[str, Any]
         "what": f"{told.head} on layer {layer} of {told.encoder.get('encoder')}",
         "corpus": told.corpus,
         "score": _bundle_score(told),
+        "probabilities": told.probabilities if told.labels else "",
         "result": dict(told.result),
         "warnings": [*map(str, told.warnings), *warnings],
         "licence": told.licence,
@@ -425,7 +427,9 @@ def _bundle_score(told: BundleSummary) -> str:
         return "not known"
 
 
-def _model_card(folder: Path, what: str, about: Mapping[str, Any]) -> dict[str, Any]:
+def _model_card(
+    folder: Path, what: str, about: Mapping[str, Any], is_rating: bool
+) -> dict[str, Any]:
     """Tell of a trained model what it says of itself, and how its run scored if that is here."""
     score = "not known: `serpipe evaluate` scores it on a corpus"
     warnings = about.get("warnings")
@@ -450,6 +454,7 @@ def _model_card(folder: Path, what: str, about: Mapping[str, Any]) -> dict[str, 
         "what": what,
         "corpus": ", ".join(map(str, corpora)) if isinstance(corpora, list) else "not known",
         "score": score,
+        "probabilities": "" if is_rating else SOFTMAX,
         "warnings": list(map(str, warnings)) if isinstance(warnings, list) else [],
         "licence": str(provenance.get("licence", "not known")),
         "citation": str(provenance.get("citation", "")),

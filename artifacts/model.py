@@ -62,8 +62,9 @@ class Model:
         The rate of what it hears, in Hz.
     card : mapping
         ``name``, ``kind``, ``what``, ``corpus``, ``score`` (how it scored, by which protocol),
-        ``warnings``, ``licence``, ``citation`` and ``normalises`` (whether each clip is brought to
-        zero mean and unit variance first): JSON values.
+        ``probabilities`` (whether they are calibrated; empty for ratings), ``warnings``,
+        ``licence``, ``citation`` and ``normalises`` (whether each clip is brought to zero mean and
+        unit variance first): JSON values.
     """
 
     name: str

@@ -238,6 +238,7 @@ def _metadata(model: Model, graph: Graph, told: BundleSummary | None) -> dict[st
         "resampler": RESAMPLER,
         "trim": "none",
         "score": card["score"],
+        "probabilities": card["probabilities"],
         "warnings": list(card["warnings"]),
         "corpus": card["corpus"],
         "licence": card["licence"],

@@ -96,6 +96,12 @@ def describe(model: Model) -> list[str]:
     return [*told, *(f"WARNING: {_printable(warning)}" for warning in card["warnings"])]
 
 
+def probability_note(model: Model) -> list[str]:
+    """Return a line that says whether the probabilities are calibrated; none for ratings."""
+    told = _printable(str(model.card["probabilities"]))
+    return [f"probabilities: {told}"] if told else []
+
+
 def _row(first: str, seconds: str, columns: Sequence[str], width: int) -> str:
     cells = "".join(f"  {cell:<{_LABEL}}" for cell in columns)
     return f"{_printable(first):<{width}}{seconds:>{_NUMBER}}{cells}".rstrip()

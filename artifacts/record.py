@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from ..cluster import Cluster
 
 
+#: Raised when the same command gives other numbers: what an earlier version began is not resumed.
+REVISION = 3
 #: Options that came after the first runs were named: left as they are, they change no name.
 NEW_OPTIONS = {
     field.name: field.default
@@ -138,6 +140,7 @@ def record_run(
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = {
         "format": FORMAT_VERSION,
+        "revision": REVISION,
         "content": content,
         "grids": {head.name: grids[head.name] for head in heads},
         "protocol": {

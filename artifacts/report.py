@@ -8,10 +8,11 @@ from typing import Any
 
 from ..files import write_text
 from ..pipeline.folds import NOTHING_TRAINED
-from ..pipeline.heads import BEST
+from ..pipeline.heads import BEST, HEADS
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
 from ..pipeline.nuisance import ALL_OF_THEM
+from ..pipeline.outputs import SOFTMAX
 from ..pipeline.statistics import FEWEST_SPEAKERS, compare
 from .baselines import baseline_table
 from .checks import MARKS, Check, run_checks
@@ -108,7 +109,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     """
     summary = results.summary
     tables = [nested_table(results)]
-    notes = [score_note(summary), CHANCE_NOTE]
+    notes = [score_note(summary), CHANCE_NOTE, *probability_notes(summary)]
     warnings = list(summary.warnings)
     probe = read_probe(results)
     if probe:
@@ -307,6 +308,17 @@ def made_by(report: Report) -> tuple[str, ...]:
         + ", ".join(f"{name} {version}" for name, version in told.get("versions", {}).items())
         for told in report.provenance
     )
+
+
+def probability_notes(summary: RunSummary) -> list[str]:
+    """Say of each head whether the probabilities that it predicts with are calibrated."""
+    if not summary.labels:
+        return []
+    notes = []
+    for name, told in summary.heads.items():
+        head = HEADS.get(str(told.final["head"]) if name == BEST else name)
+        notes.append(f"Probabilities of {name}: {head.probabilities_are if head else SOFTMAX}.")
+    return notes
 
 
 def score_note(summary: RunSummary, *, chance: bool = True) -> str:

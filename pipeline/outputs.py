@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ..corpora.emotions import shared_word
 from ..errors import UserError
 
+#: What is said of the probabilities of a network, :func:`label_shares`.
+SOFTMAX = "not calibrated: the softmax of the model's outputs, and usually overconfident"
 #: What transformers calls outputs that nobody has named.
 _NAMELESS = re.compile(r"label_\d+", re.IGNORECASE)
 

@@ -76,7 +76,8 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
     dict
         ``source``, ``sha256``, ``duration`` in seconds, ``label``, ``scores``, ``trained_on``
         (whether the model was trained on this very recording, null if that is not known),
-        ``timeline``, ``model`` with its name and how it scored, ``note``.
+        ``timeline``, ``model`` with its name, how it scored and whether its probabilities are
+        calibrated, ``note``.
     """
     return {
         "source": prediction.source,
@@ -98,6 +99,7 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
             "name": model_name(model),
             "target": model.target,
             "score": str(model.card.get("score", "not known")),
+            "probabilities": str(model.card.get("probabilities", "")),
             "result": plain(model.card.get("result", {})),
             "warnings": plain(model.card.get("warnings", [])),
         },

@@ -66,6 +66,7 @@ _ANSWER = _object(
         name={"type": "string"},
         target=_text("What it tells, such as emotion."),
         score=_text("How it scored in its test."),
+        probabilities=_text("Whether they are calibrated, and how; empty for ratings."),
         result={"type": "object", "description": "The same as numbers."},
         warnings=_NAMES,
     ),
@@ -76,7 +77,10 @@ _MODEL = _object(
     target={"type": "string"},
     labels=_NAMES,
     sampling_rate={"type": "integer"},
-    card={"type": "object", "description": "Corpus, licence, score, warnings and more."},
+    card={
+        "type": "object",
+        "description": "Corpus, licence, score, probabilities, warnings and more.",
+    },
     note={"type": "string"},
     limits=_object(
         bytes={"type": "integer"}, seconds={"type": "number"}, segments={"type": "integer"}

@@ -1,5 +1,6 @@
 """A bundle predicts what was fitted, says where it comes from, and runs no code on load."""
 
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -104,6 +105,25 @@ def test_an_emotion_of_one_speaker_does_not_stop_calibration(dropped: str) -> No
     assert probability.shape == (len(X), len(set(labels)))
     assert np.isfinite(probability).all()
     assert set(said) == set(labels)
+
+
+def test_a_bundle_says_whether_its_probabilities_are_calibrated(tmp_path: Path) -> None:
+    """So does one that was written before bundles said it; what is no text is refused."""
+    X, labels, speakers = clips()
+    for name in CLASSIFIERS:
+        classifier, _ = fit_final(HEADS[name], told(name)["parameters"], X, loso(labels, speakers))
+        save_bundle(tmp_path / name, classifier, **told(name))
+        path = tmp_path / name / "bundle.json"
+        content = json.loads(path.read_text())
+        assert content["probabilities"] == HEADS[name].probabilities_are
+        is_calibrated = not content["probabilities"].startswith("not calibrated")
+        assert is_calibrated == name.startswith("svm")
+        path.write_text(json.dumps({k: v for k, v in content.items() if k != "probabilities"}))
+        assert load_bundle(path.parent).summary.probabilities == content["probabilities"]
+        path.write_text(json.dumps(content | {"probabilities": ["calibrated"]}))
+        with pytest.raises(UserError, match="probabilities"):
+            load_bundle(path.parent)
+    assert not any(HEADS[name].probabilities_are for name in set(HEADS) - set(CLASSIFIERS))
 
 
 def test_a_file_that_holds_no_classifier_is_refused(tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def codes(report: Report) -> set[str]:
     return {check.code for check in report.checks}
 
 
+def test_a_note_says_of_each_head_whether_its_probabilities_are_calibrated(
+    probe: Path, tuned: Path
+) -> None:
+    notes = {
+        head: next(note for note in report_run(read_results(run)).notes if f" of {head}:" in note)
+        for run, head in ((probe, "lr"), (probe, "svm"), (tuned, FINETUNED))
+    }
+    assert "not calibrated" in notes["lr"] and "not calibrated" in notes[FINETUNED]
+    assert "not calibrated" not in notes["svm"] and "held-out speakers" in notes["svm"]
+
+
 def test_the_probe_stands_right_below_the_headline_with_the_numbers_of_the_paired_test(
     tuned: Path,
 ) -> None:

@@ -14,6 +14,8 @@ from ..blocks import Matrix
 
 #: A scikit-learn classifier: ``fit(X, y)``, ``predict(X)``, ``classes_``.
 Classifier = Any
+#: What is said of probabilities that a fitted model gives by itself.
+NOT_CALIBRATED = "not calibrated: the model's own, and usually overconfident"
 #: One value for each hyper-parameter.
 Point = Mapping[str, float]
 #: The values to try for each hyper-parameter.
@@ -68,7 +70,8 @@ class Tested:
 
 
 #: From positions of training clips, embeddings of test clips and hyper-parameters along one path
-#: to what the classifier of each point says of the test clips.
+#: to what the classifier of each point says of the test clips. Where the positions are those of all
+#: clips, in order, that is what the classifier of ``fit_final`` says.
 Tester = Callable[[NDArray[np.intp], Matrix, Sequence[Point]], Iterator[Tested]]
 
 
@@ -107,6 +110,9 @@ class Head:
         File suffix of a saved classifier.
     save, load : callable
         To and from a file. ``load`` runs no code that the file brings along.
+    probabilities_are : str
+        What is said wherever the probabilities of ``predict`` are shown: whether they are
+        calibrated, and how. Empty for ratings, which have none.
     task : str
         ``"classification"``, or ``"regression"`` for ratings: then labels are float64, and there
         are neither classes nor scores.
@@ -130,6 +136,7 @@ class Head:
     suffix: str
     save: Callable[[Classifier, Path], None]
     load: Callable[[Path], Classifier]
+    probabilities_are: str = ""
     task: str = "classification"
     streams: bool = False
     stands_in_for: str = ""

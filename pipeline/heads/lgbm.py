@@ -15,7 +15,16 @@ from ...errors import UserError, first_line
 from ...files import write_text
 from .. import blocks
 from ..blocks import Matrix, Rows, by_block, read
-from .head import Classifier, Head, Parameter, Point, Tested, Tester, predict_own
+from .head import (
+    NOT_CALIBRATED,
+    Classifier,
+    Head,
+    Parameter,
+    Point,
+    Tested,
+    Tester,
+    predict_own,
+)
 
 T = TypeVar("T")
 #: Clips from which the edges of bins are taken, of those that are not all in memory: LightGBM
@@ -74,9 +83,7 @@ def open_clips(X: Matrix, labels: NDArray[np.str_], seed: int) -> Tester:
 def fit_final(
     X: Matrix, labels: NDArray[np.str_], speakers: NDArray[np.str_], point: Point, seed: int
 ) -> Classifier:
-    """Fit all clips by LightGBM's own classifier, or, of clips in a file, by the same rounds."""
-    if not isinstance(X, Rows):
-        return build(point, seed).fit(X, labels)
+    """Fit all clips, by the bins and the rounds by which heads are tested."""
     classes, codes = np.unique(labels, return_inverse=True)
     clips = bin_values(X, int(point["max_bin"]))
     clips.set_label(codes)
@@ -241,5 +248,6 @@ LGBM = Head(
     suffix=".lgbm.json",
     save=save,
     load=load,
+    probabilities_are=NOT_CALIBRATED,
     streams=True,
 )

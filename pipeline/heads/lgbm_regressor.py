@@ -44,9 +44,7 @@ def open_clips(X: Matrix, ratings: NDArray[np.float64], seed: int) -> Tester:
 def fit_final(
     X: Matrix, ratings: NDArray[np.float64], speakers: NDArray[np.str_], point: Point, seed: int
 ) -> Classifier:
-    """Fit all clips by LightGBM's own regressor, or, of clips in a file, by the same rounds."""
-    if not isinstance(X, Rows):
-        return build(point, seed).fit(X, ratings)
+    """Fit all clips, by the bins and the rounds by which heads are tested."""
     clips = bin_values(X, int(point["max_bin"]))
     clips.set_label(ratings)
     return SavedTrees(fit_rounds(clips, point, seed, {"objective": "regression"}))

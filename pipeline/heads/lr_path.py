@@ -1,28 +1,31 @@
-"""Logistic regression at several strengths of penalty, each solution the start of the next.
+"""Multinomial logistic regression at several strengths of the penalty, by Newton's method.
 
-The objective is scikit-learn's (multinomial, L2, balanced classes), and so is the minimiser
-(L-BFGS). What makes it faster: it works in the basis in which the clips are uncorrelated, where
-each coordinate is scaled by its own curvature, measured anew at the start of each strength. The
-penalty does not change under rotation, so the optimum is the same; the way to it is shorter.
+The objective is scikit-learn's (multinomial, L2, balanced classes). Each Newton step is found by
+conjugate gradients, which need products with the Hessian and not the Hessian itself. They work in
+the basis in which the clips are uncorrelated, where dividing by the diagonal of the Hessian is a
+good preconditioner. The penalty does not change under rotation, and so neither does the optimum.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from scipy.optimize import minimize
+from scipy.special import softmax
 
-#: Largest component of the scaled gradient at which a solution counts as found. At this value
-#: solutions are as near to the exact one as scikit-learn's at its default tolerance, if each
-#: starts from that of a stronger penalty.
-TOLERANCE = 3e-4
-#: Strengths that are passed through on the way to weaker penalties: a solution is the same whether
-#: others were asked for or not.
-LADDER = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
-#: Steps that L-BFGS remembers: more cost more than they save here.
-MEMORY = 5
+#: Length of the gradient, each coordinate divided by the square root of its curvature, at which a
+#: solution counts as found. The loss is then about half the square of it above its minimum.
+OPTIMUM = 1e-6
+#: The same for fits that are only compared with each other, among the inner folds: the choices are
+#: those of exact fits (docs/benchmarks.md has the numbers), for less than half the time.
+SEARCH = 1e-3
+#: Strengths that are passed through on the way to weaker penalties, so that a solution is the same
+#: whichever others are asked for.
+LADDER = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
+#: Limit of conjugate gradient steps for one Newton step.
+MAX_PRODUCTS = 500
 
 
 @dataclass(frozen=True)
@@ -62,31 +65,73 @@ class Solution:
     converged: bool
 
 
+@dataclass(frozen=True)
+class _Clips:
+    """Training clips in one precision; all arrays but ``codes`` are of it.
+
+    Attributes
+    ----------
+    rotated, transposed : ndarray, shapes (n_clips, n_features) and (n_features, n_clips)
+        Both in memory: products with either are twice as fast as with the view of the other.
+    squared : ndarray, shape (n_clips, n_features)
+        The squares of ``rotated``.
+    codes : ndarray of int, shape (n_clips,)
+        Classes.
+    weight : ndarray, shape (n_clips,)
+        Inverse frequency of the class of each clip; the sum is one.
+    """
+
+    rotated: NDArray[Any]
+    transposed: NDArray[Any]
+    squared: NDArray[Any]
+    codes: NDArray[np.intp]
+    weight: NDArray[Any]
+
+    @classmethod
+    def of(cls, rotated: NDArray[np.float32], codes: NDArray[np.intp], precision: type) -> "_Clips":
+        counts = np.bincount(codes)
+        X: NDArray[Any] = rotated.astype(precision)
+        return cls(
+            X,
+            np.ascontiguousarray(X.T),
+            X * X,
+            codes,
+            (1 / (len(counts) * counts))[codes].astype(precision),
+        )
+
+
 def follow_path(
     X: NDArray[np.float32],
     codes: NDArray[np.intp],
     strengths: Sequence[float],
     basis: Basis,
     max_iter: int = 1000,
+    *,
+    exact: bool,
 ) -> Iterator[Solution]:
-    """Fit multinomial logistic regression at each strength in turn.
+    """Fit logistic regression at each strength in turn.
 
     Minimises ``sum_i w_i log p(y_i | x_i) / sum_i w_i`` with the sign turned, plus
-    ``||W||^2 / (2 C sum_i w_i)``, where ``w_i`` is the inverse frequency of the clip's class.
+    ``||W||^2 / (2 C sum_i w_i)``, where ``w_i`` is the inverse frequency of the clip's class. For
+    two classes the penalty is twice that, which makes the difference of their coefficients the one
+    vector that scikit-learn fits.
 
     Parameters
     ----------
     X : ndarray of float32, shape (n_clips, n_features)
         Standardised training clips.
     codes : ndarray of int, shape (n_clips,)
-        Classes 0, 1, ...; at least three.
+        Classes 0, 1, ...; at least two.
     strengths : sequence of float
         Values of C, from small to large.
     basis : Basis
         In which the clips are nearly uncorrelated. Another basis gives the same solutions more
         slowly.
     max_iter : int
-        Limit of iterations for each strength.
+        Limit of Newton steps for each strength.
+    exact : bool
+        Whether to go on to the optimum, with gradients in float64; otherwise to :data:`SEARCH`, in
+        float32.
 
     Yields
     ------
@@ -95,76 +140,166 @@ def follow_path(
 
     References
     ----------
-    Nocedal & Wright (2006), *Numerical Optimization*, sections 5.1 (preconditioning) and 7.2
-    (L-BFGS).
+    Nocedal & Wright (2006), *Numerical Optimization*, sections 5.1 (preconditioned conjugate
+    gradients) and 7.1 (inexact Newton methods).
     """
-    n_clips, n_features = X.shape
-    n_classes = int(codes.max()) + 1
-    everyone = np.arange(n_clips)
-    weight = (n_clips / n_classes / np.bincount(codes))[codes].astype(np.float32)
-    total = float(weight.sum())
-    weight /= np.float32(total)
     rotated = X @ basis.vectors
-    # Classes stand in rows throughout: sums over few long rows are fast, over many short ones not.
-    turned = np.ascontiguousarray(rotated.T)
-    squared = rotated * rotated
-    probability = np.full((n_classes, n_clips), 1 / n_classes, np.float32)
-    W = np.zeros((n_classes, n_features + 1))
-
-    asked = set(strengths)
-    for C in sorted(asked | {step for step in LADDER if step < max(asked)}):
-        penalty = np.float32(1 / (C * total))
-        scale = np.empty_like(W, dtype=np.float32)
-        curvature = (weight * probability * (1 - probability)) @ squared
-        scale[:, :-1] = 1 / np.sqrt(curvature + penalty)
-        scale[:, -1] = np.sqrt(n_classes)
-
-        def loss(
-            flat: NDArray[np.float64],
-            penalty: np.float32 = penalty,
-            scale: NDArray[np.float32] = scale,
-        ) -> tuple[float, NDArray[np.float64]]:
-            scaled = flat.reshape(scale.shape).astype(np.float32) * scale
-            coefficients = scaled[:, :-1]
-            logits = coefficients @ turned
-            logits += scaled[:, -1:]
-            logits -= logits.max(axis=0)
-            true = logits[codes, everyone]
-            np.exp(logits, out=logits)
-            sums = logits.sum(axis=0)
-            np.divide(logits, sums, out=probability)
-            error = probability.copy()
-            error[codes, everyone] -= 1
-            error *= weight
-            shrink = penalty * coefficients
-            gradient = np.empty_like(scale)
-            gradient[:, :-1] = error @ rotated
-            gradient[:, :-1] += shrink
-            gradient[:, -1] = error.sum(axis=1)
-            gradient *= scale
-            value = float(weight @ (np.log(sums) - true)) + 0.5 * float(
-                np.sum(shrink * coefficients, dtype=np.float64)
-            )
-            return value, gradient.ravel().astype(np.float64)
-
-        found = minimize(
-            loss,
-            (W / scale).ravel(),
-            jac=True,
-            method="L-BFGS-B",
-            options={
-                "gtol": TOLERANCE,
-                "ftol": 64 * np.finfo(np.float64).eps,
-                "maxiter": max_iter,
-                "maxfun": 10 * max_iter,
-                "maxcor": MEMORY,
-            },
-        )
-        W = found.x.reshape(W.shape) * scale
-        if C not in asked:
-            continue
-        coefficients = (W[:, :-1] @ basis.vectors.T).T.astype(np.float32)
+    clips = _Clips.of(rotated, codes, np.float32)
+    precise = _Clips.of(rotated, codes, np.float64) if exact else clips
+    n_classes = int(codes.max()) + 1
+    scale = (2 if n_classes == 2 else 1) / len(X)
+    W = before = np.zeros((n_classes, X.shape[1] + 1), np.float32)
+    converged, climbed = True, 0
+    for C in strengths:
+        while climbed < len(LADDER) and LADDER[climbed] <= C:
+            # On a line through the last two: W is nearly linear in log C.
+            start, before = 2 * W - before, W
+            penalty = scale / LADDER[climbed]
+            W, converged = _minimise(clips, clips, penalty, start, SEARCH, max_iter)
+            climbed += 1
+        found, is_found = W, converged
+        if exact or not climbed or LADDER[climbed - 1] != C:
+            tolerance = OPTIMUM if exact else SEARCH
+            found, is_found = _minimise(clips, precise, scale / C, W, tolerance, max_iter)
         # Only the differences between intercepts matter: sum to 0, as scikit-learn's do.
-        intercepts = (W[:, -1] - W[:, -1].mean()).astype(np.float32)
-        # 1: the limit of iterations. 2: no step goes lower in 32 bits, which is as good as found.
-        yield Solution(coefficients, intercepts, bool(found.status != 1))
+        yield Solution(
+            (found[:, :-1] @ basis.vectors.T).T.astype(np.float32),
+            (found[:, -1] - found[:, -1].mean()).astype(np.float32),
+            is_found,
+        )
+
+
+def _minimise(
+    clips: _Clips,
+    precise: _Clips,
+    penalty: float,
+    W: NDArray[Any],
+    tolerance: float,
+    max_iter: int,
+) -> tuple[NDArray[Any], bool]:
+    """Take Newton steps until the scaled gradient is shorter than ``tolerance``.
+
+    Steps are computed from ``clips``, in float32; loss and gradient from ``precise``, whose
+    precision is that of the result.
+
+    Returns
+    -------
+    W : ndarray, shape (n_classes, n_features + 1)
+        Coefficients in the rotated basis, and in the last column intercepts.
+    converged : bool
+        Whether it is that short, or no step goes lower in this precision.
+    """
+    precision = precise.rotated.dtype.type
+    W = W.astype(precision)
+    value, gradient, probability = _loss(precise, penalty, W)
+    for _ in range(max_iter):
+        spread = (precise.weight * probability * (1 - probability)).astype(np.float32)
+        diagonal = np.empty(W.shape, np.float32)
+        diagonal[:, :-1] = spread @ clips.squared + np.float32(penalty)
+        diagonal[:, -1] = spread.sum(axis=1) + np.float32(penalty)
+        length = float(np.sqrt(np.sum(gradient * gradient / diagonal, dtype=np.float64)))
+        if length < tolerance:
+            return W, True
+        # The equation is divided by the length: float32 has no room for small gradients.
+        step = precision(length) * _newton_step(
+            clips,
+            np.float32(penalty),
+            probability.astype(np.float32),
+            diagonal,
+            (gradient / precision(-length)).astype(np.float32),
+            max(0.1, 0.5 * tolerance / length),
+        ).astype(precision)
+        slope = float(np.vdot(gradient, step))
+        rounding = float(np.finfo(precision).eps) * value
+        if -slope <= rounding:
+            return W, True
+        share = 1.0
+        while True:
+            there = W + precision(share) * step
+            new = _loss(precise, penalty, there)
+            if new[0] <= value + 1e-4 * share * slope + rounding:
+                break
+            share /= 2
+            if share < 1e-6:
+                return W, precision is np.float32
+        W = there
+        value, gradient, probability = new
+    return W, False
+
+
+def _loss(
+    clips: _Clips, penalty: float, W: NDArray[Any]
+) -> tuple[float, NDArray[Any], NDArray[Any]]:
+    """Return the loss, its gradient and the probabilities, shape (n_classes, n_clips).
+
+    Classes stand in rows: sums over few long rows are fast, over many short ones not.
+    """
+    everyone = np.arange(len(clips.codes))
+    coefficients = W[:, :-1]
+    logits = coefficients @ clips.transposed
+    logits += W[:, -1:]
+    logits -= logits.max(axis=0)
+    true = logits[clips.codes, everyone]
+    np.exp(logits, out=logits)
+    sums = logits.sum(axis=0)
+    probability = logits / sums
+    error = probability.copy()
+    error[clips.codes, everyone] -= 1
+    error *= clips.weight
+    shrink = W.dtype.type(penalty) * coefficients
+    gradient = np.empty_like(W)
+    gradient[:, :-1] = error @ clips.rotated
+    gradient[:, :-1] += shrink
+    gradient[:, -1] = error.sum(axis=1)
+    value = np.sum(clips.weight * (np.log(sums) - true), dtype=np.float64)
+    value += 0.5 * np.sum(shrink * coefficients, dtype=np.float64)
+    return float(value), gradient, probability
+
+
+def _newton_step(
+    clips: _Clips,
+    penalty: np.float32,
+    probability: NDArray[np.float32],
+    diagonal: NDArray[np.float32],
+    downhill: NDArray[np.float32],
+    tolerance: float,
+) -> NDArray[np.float32]:
+    """Solve Hessian x step = downhill by preconditioned conjugate gradients.
+
+    ``tolerance`` is the share of the scaled length of ``downhill`` that may be left over.
+    """
+    weighted = probability * clips.weight
+    step = np.zeros_like(downhill)
+    product = np.empty_like(downhill)
+    rest = downhill.copy()
+    direction = rest / diagonal
+    length = enough = float(np.vdot(rest, direction))
+    enough *= tolerance**2
+    for _ in range(MAX_PRODUCTS):
+        change = direction[:, :-1] @ clips.transposed
+        change += direction[:, -1:]
+        change -= np.einsum("kn,kn->n", probability, change)
+        change *= weighted
+        product[:, :-1] = change @ clips.rotated
+        product[:, :-1] += penalty * direction[:, :-1]
+        product[:, -1] = change.sum(axis=1)
+        curvature = float(np.vdot(direction, product))
+        if curvature <= 0:  # by rounding: the Hessian is positive
+            break
+        along = np.float32(length / curvature)
+        step += along * direction
+        rest -= along * product
+        scaled = rest / diagonal
+        before, length = length, float(np.vdot(rest, scaled))
+        if length <= enough:
+            break
+        direction *= np.float32(length / before)
+        direction += scaled
+    return step
+
+
+def probabilities(solution: Solution, X: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probability of each class, shape (n_clips, n_classes), for standardised clips."""
+    logits = X @ solution.coefficients + solution.intercepts
+    shares: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
+    return shares

@@ -148,6 +148,7 @@ def _head(
         suffix=".skops",
         save=sklearn_file.save,
         load=sklearn_file.load,
+        probabilities_are="calibrated by Platt scaling on held-out speakers",
     )
 
 

@@ -91,7 +91,7 @@ async function describe() {
     }
     $("warnings").replaceChildren(...(model.card.warnings ?? []).map((text) => element("li", text)));
     const facts = { Model: model.name, Tells: model.labels.join(", ") || model.target,
-      "Fitted on": model.card.corpus, Protocol: result.split, Licence: model.card.licence, Cite: model.card.citation };
+      "Fitted on": model.card.corpus, Protocol: result.split, Probabilities: model.card.probabilities, Licence: model.card.licence, Cite: model.card.citation };
     $("card").replaceChildren(...Object.entries(facts).filter(([, fact]) => typeof fact === "string" && fact)
       .flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]));
     $("token-form").hidden = true;
