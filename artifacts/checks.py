@@ -224,7 +224,7 @@ def _data(results: RunResults) -> Iterator[Check]:
     other = [
         f"{name} {made[name]}, here {here[name]}"
         for name in ("serpipe", "torch", "transformers")
-        if made.get(name, here.get(name)) != here.get(name)
+        if name in made and name in here and made[name] != here[name]
     ]
     if other:
         yield Check(

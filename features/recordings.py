@@ -44,9 +44,12 @@ def copies(clips: Table) -> list[list[str]]:
     Returns
     -------
     list of list of str
-        Only recordings that stand under several paths; ordered by path.
+        Only recordings that stand under several paths; ordered by path. None if the table does not
+        tell.
     """
     groups: dict[str, list[str]] = {}
+    if not {RECORDING, "audio_sha256", "sha256"} & set(clips):
+        return []
     for recording, path in zip(recordings(clips).tolist(), clips["path"].tolist(), strict=True):
         groups.setdefault(recording, []).append(path)
     return sorted(sorted(paths) for paths in groups.values() if len(paths) > 1)

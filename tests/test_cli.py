@@ -82,7 +82,9 @@ def test_the_tables_are_the_scores_of_the_saved_predictions(
             assert float(row["accuracy"]) == pytest.approx(accuracy_score(truth, said))
             f1 = f1_score(truth, said, average="macro", zero_division=0)
             assert float(row["macro_f1"]) == pytest.approx(f1)
-            assert float(row["uar_low"]) < float(row["uar"]) < float(row["uar_high"])
+            low, accuracy, high = (row[f"accuracy{end}"] for end in ("_low", "", "_high"))
+            assert float(low) < float(accuracy) < float(high)
+            assert row["uar_low"] == ""  # too few speakers hold two of the labels
             assert (row["clips"], row["speakers"], row["warning"]) == ("33", "5", "")
 
     def shown(head: str, layer: str, metric: str) -> str:
@@ -148,7 +150,7 @@ def test_the_same_command_gives_the_same_bytes(serpipe: Command, extracted: Path
     of_all = ("fit", "--head", "all", "--layers", "1-2")
     assert serpipe(*of_all, "--out", "a").code == 0
     assert serpipe(*of_all, "--out", "b", "--jobs", "1").code == 0
-    assert len(contents(Path("a"))) == 3 + 4 * 4
+    assert len(contents(Path("a"))) == 3 + 4 * 5
     assert contents(Path("a")) == contents(Path("b"))
     quick = ("fit", "--head", "lr", "--layers", "2")
     first = serpipe(*quick).out
