@@ -388,7 +388,11 @@ def fit_cross_corpus(
             provenance=about, jobs=jobs, stream_past=stream_past, cluster=there, track=track,
             say=say,
         )  # fmt: skip
-        return tuple(record(each) for each in possible)
+        found = []
+        for each in possible:
+            found.append(record(each))
+            say(f"         {found[-1].run}")
+    return tuple(found)
 
 
 def fit_repeated(
@@ -435,7 +439,7 @@ def fit_repeated(
     from .pipeline.protocol import Protocol
 
     asked = protocol or Protocol()
-    if repeats < 2 or not draws_by_seed(asked.split) or asked.train_on != asked.test_on:
+    if repeats < 2 or not draws_by_seed(asked.split):
         raise UserError(
             f"--repeats {repeats} --split {asked.split}: repeats need at least 2 seeds and a split "
             "that draws by the seed: kfold:N, holdout:A/B/C or random"
@@ -444,16 +448,24 @@ def fit_repeated(
     best = chooses_head(head)
     each_seed = [replace(asked, seed=asked.seed + number) for number in range(repeats)]
     for each in each_seed:  # before the work: all, or none
-        plan_run(opened, heads, grids, each, rated, choose_best=best)
+        plan = plan_run(opened, heads, grids, each, rated, choose_best=best)
+        if plan.split.name.startswith("cross:"):
+            raise UserError(
+                f"--repeats {repeats}: training on one corpus and testing on another draws no "
+                "folds; omit it"
+            )
     with workers(cluster, say) as there:
         record = partial(
             _record, opened, heads, grids, choose_best=best, ratings=rated, provenance=about,
             jobs=jobs, stream_past=stream_past, cluster=there, track=track, say=say,
         )  # fmt: skip
-        found = tuple(record(each) for each in each_seed)
+        found = []
+        for each in each_seed:
+            found.append(record(each))
+            say(f"         {found[-1].run}")
     for spread in spreads(found):
         say(f"{spread.head:<10} {spread}")
-    return found
+    return tuple(found)
 
 
 def report(

@@ -18,7 +18,7 @@ from ..pipeline.statistics import FEWEST_SPEAKERS
 from .probe import against_probe, from_scratch, read_probe
 from .results import RunResults, at_edge, chosen, marked
 from .run import RunSummary
-from .selection import count_siblings
+from .selection import count_comparable
 from .table import interval_text, score_text
 from .tables import RESOLVED
 
@@ -243,24 +243,25 @@ def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.boo
 
 def _selection(results: RunResults) -> Iterator[Check]:
     """Yield of how many results this is one, and whether its speakers were drawn once."""
-    siblings, summary = count_siblings(results), results.summary
-    if siblings.runs > 1 or siblings.results > 1:
+    beside, summary = count_comparable(results), results.summary
+    if beside.runs > 1 or beside.results > 1:
         yield Check(
             "SER024",
-            "warning" if siblings.results >= MANY_RESULTS else "note",
-            f"one of {siblings.results} results of {siblings.runs} run(s) on the same clips, folds "
-            "and target",
-            "the best of several is too high by chance: quote the one that was planned, choose "
-            "inside the folds (--layers all, --head best), or confirm it on other speakers",
+            "warning" if beside.results >= MANY_RESULTS else "note",
+            f"one of {beside.results} results of {beside.runs} run(s) on the same clips, folds and "
+            "target",
+            "the best of several is too high by chance: quote the one that was planned, or confirm "
+            "it on other speakers"
+            + ("" if summary.trained else "; --head best chooses inside the folds"),
         )
     if holds_out(summary.split):
-        others = f"; {siblings.other_seeds} runs with other seeds" if siblings.other_seeds else ""
+        drawn = f"; {beside.other_seeds} runs with other seeds" if beside.other_seeds else ""
         yield Check(
             "SER025",
             "note",
-            f"one draw of test speakers, seed {summary.seed}{others}",
-            "another draw gives another score: --repeats 10 shows the spread; the best of several "
-            "seeds is no result",
+            f"one draw of test speakers, seed {summary.seed}{drawn}",
+            "another --seed gives another score; the best of several seeds is no result"
+            + ("" if summary.trained else "; --repeats 10 shows the spread"),
         )
 
 

@@ -23,9 +23,9 @@ from .table import Table, interval_text, score_text
 from .tables import NOT_TESTED, comparison_table, flat, identity, marks
 
 BEST_OF_RUNS = (
-    "To pick the best of these results is to choose on the test speakers: its score is too high by "
-    "chance, the more so the more there are. Confirm it on other speakers, or choose inside the "
-    "folds (--layers all, --head best)."
+    "To pick the best of these results is to choose on the test speakers: the best score is biased "
+    "upwards, and more so the more results there are. Confirm it on other speakers, or choose "
+    "inside the folds (--layers all, --head best)."
 )
 
 

@@ -12,8 +12,8 @@ from .model import Model
 #: Stands in the table beside a recording that the model was trained on.
 TRAINED_ON = "TRAINED ON"
 TRAINED_ON_NOTE = (
-    f"{TRAINED_ON}: the model was trained on this very recording; its label says nothing about how "
-    "well others are told"
+    f"{TRAINED_ON}: the model was trained on this very recording; this prediction is no "
+    "evidence of how well it works on new recordings"
 )
 #: Width of a column of seconds, and of one of labels at the least.
 _NUMBER, _LABEL = 9, 10
@@ -91,7 +91,7 @@ def describe(model: Model) -> list[str]:
         f"model    {_printable(model.name)}: {_printable(str(card['what']))}",
         f"score    {_printable(str(card['score']))}",
         f"data     {_printable(str(card['corpus']))}; licence {_printable(str(card['licence']))}",
-        "         what it says of clips that it was trained on says nothing about others",
+        "         its predictions of clips that it was trained on say nothing about others",
     ]
     return [*told, *(f"WARNING: {_printable(warning)}" for warning in card["warnings"])]
 

@@ -1,5 +1,7 @@
 """Fit heads on a cache and record the run as it goes."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -8,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..corpora import CORPORA
 from ..errors import UserError
@@ -16,7 +17,13 @@ from ..features.cache import Cache
 from ..features.equal_rows import check_embeddings
 from ..features.known_models import known_training
 from ..features.recordings import RECORDING
-from ..features.training_record import COLUMN, TrainingRecord, record_clips, unite
+from ..features.training_record import (
+    COLUMN,
+    TrainingRecord,
+    original_speaker,
+    record_clips,
+    unite,
+)
 from ..files import json_value, make_folder
 from ..pipeline.blocks import Matrix
 from ..pipeline.fit import Choice, HeadFit, choose_head, fit_final, fit_head
@@ -45,12 +52,14 @@ from .run import (
     HeadSummary,
     RunSummary,
     content_hash,
+    folds_of_tested,
     read_summary,
     run_name,
     save_clips,
     save_nuisance,
     save_predictions,
     save_search,
+    tested_hash,
     write_summary,
 )
 
@@ -137,6 +146,11 @@ def record_run(
             plan, heads, grids, size, stream_past, on_cluster=cluster is not None
         )
         say(f"note     {plan.warnings[-1]}")
+        if choose_best and len(heads) < 2:
+            raise UserError(
+                f"--head best: of the heads named, {heads[0].name} alone can stream, and there is "
+                "nothing to choose from; name several that can, or raise --stream-past"
+            )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = {
         "format": FORMAT_VERSION,
@@ -156,6 +170,8 @@ def record_run(
             for fold in plan.split.folds
         ],
     }
+    but_seed = {**asdict(replace(plan.protocol, seed=0)), "pooling": plan.pooling}
+    asked_for = json.dumps({**settings, "protocol": but_seed, "folds": None}, sort_keys=True)
     planned = [head.name for head in heads] + ([BEST] if choose_best else [])
     name = run_name(cache.path, plan.split.name, planned, settings)
     run = out or RUNS / name
@@ -191,6 +207,12 @@ def record_run(
                 assumptions=plan.assumptions,
                 findings=plan.findings,
                 group=plan.group,
+                tested=tested_hash(
+                    plan.tested_clips["path"].tolist(),
+                    plan.tested_labels.tolist(),
+                    folds_of_tested(plan.split.folds),
+                ),
+                settings=hashlib.sha256(asked_for.encode()).hexdigest(),
                 heads=done,
                 provenance={**provenance, "cache": cache.provenance},
             ),
@@ -202,9 +224,8 @@ def record_run(
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
-        save_nuisance(run, nuisance_of(plan), plan.tested_clips)
     with room(run) if streamed else nullcontext() as folder:
-        work = _Work(
+        work = _RunContext(
             cache, plan, run, content, provenance, choose_best, jobs, folder, cluster, track
         )
         for head in heads:
@@ -223,6 +244,7 @@ def record_run(
             done[BEST] = work.record(BEST, HEADS[fit.final.head], fit, {}, 0)
             summarise()
         remove_parts(run)
+    save_nuisance_once(run, plan)
     return run
 
 
@@ -268,10 +290,12 @@ def plan_run(
     return plan
 
 
-def nuisance_of(plan: Plan) -> dict[str, NDArray[Any]]:
-    """Return the predictions of the nuisance baselines on the folds of a plan."""
-    problem = plan.problem
-    return predict_from_nuisance(plan.clips, problem.labels, problem.folds, problem.seed)
+def save_nuisance_once(run: Path, plan: Plan) -> None:
+    """Predict from properties of the recordings on the folds of a plan, unless that was done."""
+    if not (run / "nuisance.csv").exists():
+        problem = plan.problem
+        predicted = predict_from_nuisance(plan.clips, problem.labels, problem.folds, problem.seed)
+        save_nuisance(run, predicted, plan.tested_clips)
 
 
 def _agreement(ratings: Ratings | None) -> dict[str, Any] | None:
@@ -304,7 +328,7 @@ def _corpus_title(cache: Cache, plan: Plan) -> str:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _RunContext:
     """What the fits of all heads of a run have in common."""
 
     cache: Cache
@@ -368,7 +392,8 @@ class _Work:
             return replace(
                 summary,
                 title="best head",
-                scores_are="scores of the head that was chosen in each fold, which do not compare",
+                fits={"points": 0, "pruned": 0, "inner_not_converged": 0},
+                scores_are="scores of the head chosen in each fold; not comparable across folds",
             )
         return summary
 
@@ -438,7 +463,11 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
     fitted = record_clips(
         corpora[rows].tolist(), cache.clips["speaker"][rows].tolist(), audio[rows].tolist()
     )
-    known = corpora[cache.clips[COLUMN] == "corpus"].tolist() if COLUMN in cache.clips else []
+    known: list[str] = []
+    if COLUMN in cache.clips:
+        marked = cache.clips[COLUMN] == "corpus"
+        columns = (cache.clips[name][marked].tolist() for name in ("corpus", "speaker", "path"))
+        known = [original_speaker(*row)[0] for row in zip(*columns, strict=True)]
     of_encoder = TrainingRecord(corpora=frozenset(known), unlisted=frozenset(known))
     by_name = known_training([str(cache.key.get("encoder", ""))])
     return unite([fitted, of_encoder, by_name]) or fitted

@@ -36,7 +36,7 @@ from ..pipeline.search import FoldResult
 from ..progress import Say, Track, no_track, say_nothing
 from .latest import RUNS
 from .parts import FOLDER, part_writer, read_parts, remove_parts
-from .record import heads_there, nuisance_of
+from .record import heads_there, save_nuisance_once
 from .results import RunResults
 from .run import (
     FORMAT_VERSION,
@@ -46,7 +46,6 @@ from .run import (
     read_summary,
     run_name,
     save_clips,
-    save_nuisance,
     save_predictions,
     save_search,
     write_summary,
@@ -225,7 +224,6 @@ def record_finetuning(
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
-        save_nuisance(run, nuisance_of(plan), plan.tested_clips)
         training = _with_states(training, devices[0])
         fit = _train_folds(training, run, devices, cluster, track)
         save_predictions(
@@ -241,6 +239,7 @@ def record_finetuning(
         say(f"final    {whom}, {epochs} epochs: the median of the folds")
         _with_states(training, devices[0]).export(epochs, run / MODEL, name, devices[0])
     remove_parts(run, "training")
+    save_nuisance_once(run, plan)
     return run
 
 

@@ -97,7 +97,8 @@ def make_probe(
     opened = open_cache(cache)
     columns = opened.clips
     number = ratings or columns.get(protocol.target, columns["path"]).dtype.kind == "f"
-    heads = find_heads(None, "regression" if number else "classification")
+    regressed = number and protocol.task != "labels"
+    heads = find_heads(None, "regression" if regressed else "classification")
     return record_run(
         opened,
         heads,

@@ -1,10 +1,8 @@
 """Runs that differ in their seed alone, and by how much their scores differ."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..pipeline.measures import Measure
 from .results import RunResults
@@ -59,7 +57,7 @@ class Spread:
 
 def repeated(one: RunSummary, other: RunSummary) -> bool:
     """Whether two runs differ in nothing but the seed."""
-    return one.seed != other.seed and _settings(one) == _settings(other)
+    return bool(one.settings) and one.settings == other.settings and one.seed != other.seed
 
 
 def spreads(runs: Sequence[RunResults]) -> tuple[Spread, ...]:
@@ -75,13 +73,16 @@ def spreads(runs: Sequence[RunResults]) -> tuple[Spread, ...]:
     tuple of Spread
         One for each head of two or more such runs.
     """
-    alike: dict[str, list[RunResults]] = {}
+    alike: dict[str, dict[int, RunResults]] = {}
     for results in runs:
-        alike.setdefault(_settings(results.summary), []).append(results)
+        if results.summary.settings:
+            by_seed = alike.setdefault(results.summary.settings, {})
+            by_seed.setdefault(results.summary.seed, results)
     found = []
-    for members in alike.values():
-        if len({results.summary.seed for results in members}) < 2:
+    for by_seed in alike.values():
+        if len(by_seed) < 2:
             continue
+        members = list(by_seed.values())
         first = members[0]
         for head in first.heads:
             scores = [results.scores(head)[results.measure.key].value for results in members]
@@ -123,22 +124,3 @@ def spread_table(found: Sequence[Spread]) -> Table:
             for each in found
         ),
     )
-
-
-def _settings(summary: RunSummary) -> str:
-    """Return all that a run was asked for but the seed, as text."""
-    asked: dict[str, Any] = {
-        "corpus": summary.corpus,
-        "encoder": dict(summary.encoder),
-        "pooling": summary.pooling,
-        "target": summary.target,
-        "changes": list(summary.changes),
-        "labels": list(summary.labels),
-        "normalise": summary.normalise,
-        "split": summary.split,
-        "group": summary.group,
-        "layers": list(summary.layers),
-        "grids": {head: dict(told.grid) for head, told in summary.heads.items()},
-        "marks": [warning.partition(":")[0] for warning in summary.warnings],
-    }
-    return json.dumps(asked, sort_keys=True, default=list)

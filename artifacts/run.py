@@ -126,6 +126,11 @@ class RunSummary:
         Code of a check and what was noticed when the run was planned.
     group : str
         What folds keep together: ``"speaker"``, or a column that groups speakers.
+    tested : str
+        From :func:`tested_hash`; empty in runs of earlier versions.
+    settings : str
+        Hash of the clips and of all that was asked for but the seed: runs with the same one are
+        repeats of each other. Empty where a run cannot be repeated with another seed.
     """
 
     name: str
@@ -154,6 +159,8 @@ class RunSummary:
     assumptions: Sequence[str] = ()
     findings: Sequence[Sequence[str]] = ()
     group: str = "speaker"
+    tested: str = ""
+    settings: str = ""
 
     @property
     def trained(self) -> str | None:
@@ -184,6 +191,23 @@ def content_hash(
     table = {name: column.tolist() for name, column in clips.items()}
     text = json.dumps([key, checksums, table], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tested_hash(paths: Sequence[str], labels: Sequence[Any], folds: Sequence[str]) -> str:
+    """Hash which clips are tested, with which labels, in which folds, in whatever order they are.
+
+    Parameters
+    ----------
+    paths, labels, folds : sequence
+        Of each clip.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+    """
+    rows = sorted(zip(paths, map(str, labels), folds, strict=True))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[str, Any]) -> str:
@@ -244,7 +268,7 @@ def read_summary(run: Path) -> RunSummary:
         return summary
     except FileNotFoundError:
         raise UserError(f"{run}: no run.json there; expected the folder of a run; {fix}") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a whole run.json ({error}); {fix}") from error
 
 
@@ -296,7 +320,7 @@ def save_clips(
     folds: Sequence[Fold],
 ) -> None:
     """Write ``clips.csv``: of each clip that is tested the label, the fold and its columns."""
-    fold_of = _fold_of(folds)
+    fold_of = folds_of_tested(folds)
     rows = zip(labels.tolist(), fold_of, *(clips[name].tolist() for name in clips), strict=True)
     _write_csv(run / "clips.csv", ["label", "fold", *clips], rows)
 
@@ -388,7 +412,12 @@ def save_predictions(
     folds : sequence of Fold
         Which clips were tested in which fold.
     """
-    told = (clips["path"].tolist(), clips["speaker"].tolist(), _fold_of(folds), labels.tolist())
+    told = (
+        clips["path"].tolist(),
+        clips["speaker"].tolist(),
+        folds_of_tested(folds),
+        labels.tolist(),
+    )
     columns = ["layer", "path", "speaker", "fold", "truth", "predicted"]
 
     def rows() -> Iterable[Sequence[Any]]:
@@ -518,7 +547,7 @@ def _predictions_path(run: Path, head: str) -> Path:
     return run / "predictions" / f"{head}.csv"
 
 
-def _fold_of(folds: Sequence[Fold]) -> list[str]:
+def folds_of_tested(folds: Sequence[Fold]) -> list[str]:
     """Return the fold of each clip that is tested, in the order of the clips."""
     tested_in = {int(position): fold.name for fold in folds for position in fold.test}
     return [tested_in[position] for position in sorted(tested_in)]

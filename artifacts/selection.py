@@ -1,23 +1,22 @@
 """How many results there are on the same test clips, of which somebody might quote the best."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError
 from ..pipeline.folds import NOTHING_TRAINED
 from .results import RunResults
-from .run import RunSummary, read_summary, read_table
+from .run import RunSummary, read_summary, tested_hash
 
-#: Runs beside a run that are looked at, the newest first.
-MOST_RUNS = 1000
+#: Runs beside a run that are looked at, the newest first, and the largest ``run.json`` among them.
+MOST_RUNS, MOST_BYTES = 1000, 64 << 20
 
 
 @dataclass(frozen=True)
-class Siblings:
-    """What else is in the folder of a run.
+class ComparableResults:
+    """The results in the folder of a run that are comparable with it.
 
     Attributes
     ----------
@@ -26,7 +25,7 @@ class Siblings:
     results : int
         Heads of all these runs: numbers of which one could be picked.
     other_seeds : int
-        Runs of the same split of the same corpus and target with another seed.
+        Runs that differ in nothing but the seed.
     """
 
     runs: int = 1
@@ -34,10 +33,11 @@ class Siblings:
     other_seeds: int = 0
 
 
-def count_siblings(results: RunResults) -> Siblings:
+def count_comparable(results: RunResults) -> ComparableResults:
     """Count the results beside a run that are comparable with it.
 
-    Runs with shuffled labels do not count, and neither do runs that cannot be read.
+    Runs with shuffled labels do not count, and neither do runs that cannot be read or were made by
+    a version that did not record which clips were tested.
 
     Parameters
     ----------
@@ -46,62 +46,39 @@ def count_siblings(results: RunResults) -> Siblings:
 
     Returns
     -------
-    Siblings
+    ComparableResults
     """
     own = results.summary
-    if own.split == NOTHING_TRAINED:
-        return Siblings(results=len(results.heads))
-    tested = _digest(zip(*(results.clips[name].tolist() for name in _COLUMNS), strict=True))
     runs, heads, other_seeds = 1, len(results.heads), 0
-    for summary, run in _beside(results.run):
-        if summary.target != own.target or list(summary.labels) != list(own.labels):
-            continue
-        if summary.clips == own.clips and _tested_in(run) == tested:
+    if own.split == NOTHING_TRAINED:
+        return ComparableResults(runs, heads, other_seeds)
+    columns = (results.clips.get(name) for name in ("path", "label", "fold"))
+    tested = own.tested or tested_hash(*(c.tolist() for c in columns if c is not None))
+    for summary in _beside(results.run):
+        if summary.tested == tested and summary.target == own.target:
             runs += 1
             heads += len(summary.heads)
-        elif _same_but_seed(summary, own):
+        elif own.settings and summary.settings == own.settings and summary.seed != own.seed:
             other_seeds += 1
-    return Siblings(runs, heads, other_seeds)
+    return ComparableResults(runs, heads, other_seeds)
 
 
-_COLUMNS = ("path", "label", "fold")
-
-
-def _beside(run: Path) -> Iterable[tuple[RunSummary, Path]]:
+def _beside(run: Path) -> Iterator[RunSummary]:
     """Yield the finished runs in the folder of a run, but for those with shuffled labels."""
     own = run.resolve()
-    files = sorted(own.parent.glob("*/run.json"), key=lambda file: (-file.stat().st_mtime_ns, file))
-    for file in files[:MOST_RUNS]:
-        if file.parent == own:
-            continue
+    found = {}
+    for file in own.parent.glob("*/run.json"):
         try:
-            summary = read_summary(file.parent)
+            folder, about = file.parent.resolve(), file.stat()
+        except OSError:
+            continue
+        if folder != own and stat.S_ISREG(about.st_mode) and about.st_size <= MOST_BYTES:
+            found[folder] = about.st_mtime_ns
+    for folder in sorted(found, key=lambda each: (-found[each], each))[:MOST_RUNS]:
+        try:
+            summary = read_summary(folder)
         except UserError:
             continue
         permuted = any(warning.startswith("PERMUTED") for warning in summary.warnings)
         if summary.heads and not permuted:
-            yield summary, file.parent
-
-
-def _tested_in(run: Path) -> str:
-    try:
-        return _digest(_cells(row) for row in read_table(run / "clips.csv"))
-    except UserError:
-        return ""
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(row.get(name) or "" for name in _COLUMNS)
-
-
-def _digest(rows: Iterable[tuple[str, ...]]) -> str:
-    """Hash clips, labels and folds, in whatever order they are."""
-    text = "\n".join(sorted(repr(tuple(map(str, row))) for row in rows))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _same_but_seed(one: RunSummary, other: RunSummary) -> bool:
-    return (
-        one.seed != other.seed and one.split == other.split and one.corpus == other.corpus
-        and list(one.changes) == list(other.changes)
-    )  # fmt: skip
+            yield summary

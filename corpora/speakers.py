@@ -10,7 +10,8 @@ def canonical_speaker(speaker: str) -> str:
 
     Case, Unicode form, accents, zero padding, spaces and punctuation are dropped, so that
     ``"Actor 1"``, ``"actor01"`` and ``"ACTOR_1"`` give the same result. Punctuation between two
-    digits is kept as a hyphen: ``"1-12"`` and ``"11-2"`` are different ids.
+    digits is kept as a hyphen: ``"1-12"`` and ``"11-2"`` are different ids. ``+`` and ``:`` are
+    kept, too.
 
     Parameters
     ----------
@@ -31,8 +32,8 @@ def canonical_speaker(speaker: str) -> str:
     # Marks, and characters that are not seen, such as zero-width spaces.
     text = "".join(c for c in text if unicodedata.category(c) not in ("Mn", "Cf"))
     text = re.sub(r"^(\d+)\.0+$", r"\1", text.strip())  # a number that a spreadsheet wrote
-    text = re.sub(r"(?<=\d)[\W_]+(?=\d)", "-", text)
-    text = re.sub(r"[^\w-]+|_", "", text)
+    text = re.sub(r"(?<=\d)(?:(?![:+])[\W_])+(?=\d)", "-", text)
+    text = re.sub(r"[^\w:+-]+|_", "", text)
     text = re.sub(r"(?<!\d)-|-(?!\d)", "", text)
     text = re.sub(r"(?<!\d)0+(?=\d)", "", text)
     return text or speaker

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ..corpora import Clip
+from ..corpora.speakers import canonical_speaker
 from ..errors import BadClipError, MachineError, SerpipeError
 from ..progress import Track, no_track
 from ..remote import Remote
-from .audio import Waveform, read_waveform
+from .audio import CHANNEL_POLICY, Waveform, read_waveform
 from .batching import HeardClip, in_order
 from .fingerprint import BAND, RATE, find_candidates, to_common_rate
 
@@ -41,6 +43,7 @@ def mark_recordings(
     heard: Sequence[HeardClip],
     known: Mapping[str, str] | None = None,
     *,
+    channels: str = CHANNEL_POLICY,
     workers: int = 1,
     track: Track[Any] = no_track,
 ) -> list[HeardClip]:
@@ -53,6 +56,8 @@ def mark_recordings(
     known : mapping of str to str, optional
         By hash of the samples, the recording that an earlier search has found. Clips that are
         known are not compared with each other again.
+    channels : {"mean", "left", "right"}
+        How several channels become one.
     workers : int
         Threads.
     track : callable
@@ -73,7 +78,7 @@ def mark_recordings(
     clips = [first_with[content] for content in contents]
     pairs = find_candidates([each.facts.fingerprint for each in clips]).tolist()
     new = [(a, b) for a, b in pairs if not (contents[a] in known and contents[b] in known)]
-    compared = list(_compare_all(clips, new, workers, track))
+    compared = list(_compare_all(clips, new, channels, workers, track))
     joined = [(pair.first, pair.second) for pair in compared if pair.same]
     leader: dict[str, int] = {}
     for place, content in enumerate(contents):
@@ -124,7 +129,7 @@ def keep_consistent(heard: Sequence[HeardClip], bad: list[BadClipError]) -> list
     for each in heard:
         first = firsts.setdefault(each.recording, each)
         theirs, ours = first.clip, each.clip
-        if (theirs.speaker, theirs.emotion) == (ours.speaker, ours.emotion):
+        if _person_and_emotion(theirs) == _person_and_emotion(ours):
             kept.append(each)
             continue
         if each.facts.sha256 == first.facts.sha256:
@@ -141,6 +146,11 @@ def keep_consistent(heard: Sequence[HeardClip], bad: list[BadClipError]) -> list
             )
         )
     return kept
+
+
+def _person_and_emotion(clip: Clip) -> tuple[str, str]:
+    """Return what two clips of one recording must have in common, whatever its spelling."""
+    return canonical_speaker(clip.speaker_id or clip.speaker), clip.shared_emotion or clip.emotion
 
 
 def correlation(one: Waveform, other: Waveform) -> float:
@@ -215,7 +225,11 @@ def _in_band(waveform: Waveform) -> Waveform:
 
 
 def _compare_all(
-    clips: Sequence[HeardClip], pairs: Sequence[tuple[int, int]], workers: int, track: Track[Any]
+    clips: Sequence[HeardClip],
+    pairs: Sequence[tuple[int, int]],
+    channels: str,
+    workers: int,
+    track: Track[Any],
 ) -> Iterator[_Comparison]:
     """Compare pairs, sorted by their first clip, which is decoded once for all of its pairs."""
     unreachable: list[MachineError] = []  # a store that does not answer is not asked again
@@ -225,7 +239,7 @@ def _compare_all(
         if unreachable and isinstance(heard.clip.file, Remote):
             return None
         try:
-            waveform, facts = read_waveform(heard.clip.file, RATE)
+            waveform, facts = read_waveform(heard.clip.file, RATE, channels)
         except SerpipeError as error:
             unreachable.extend([error] if isinstance(error, MachineError) else [])
             return None

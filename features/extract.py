@@ -310,7 +310,9 @@ def _listen(
             bad.append(result)
         else:
             heard.append(result)
-    heard = mark_recordings(heard, known, workers=cores(), track=track)
+    heard = mark_recordings(
+        heard, known, channels=str(engine.key["channels"]), workers=cores(), track=track
+    )
     return keep_consistent(heard, bad), bad
 
 

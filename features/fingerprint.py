@@ -44,6 +44,8 @@ _SHARED = 3
 _MOST_CANDIDATES = 8
 #: A hash joins a clip to so many others at most: one that is everywhere says nothing.
 _MOST_NEIGHBOURS = 32
+#: A hash that more clips have, such as that of a jingle, joins none of them.
+_MOST_HOLDERS = 200
 #: Hashes that are sorted at once.
 _SORTED_AT_ONCE = 1 << 24
 
@@ -150,6 +152,9 @@ def find_candidates(fingerprints: Sequence[bytes]) -> NDArray[np.intp]:
     for part in range(n_parts):
         mine = np.flatnonzero(hashes % n_parts == part)
         mine = mine[np.argsort(hashes[mine], kind="stable")]  # clips stay in order
+        starts = np.flatnonzero(np.diff(hashes[mine], prepend=hashes[mine][:1] ^ 1))
+        holders = np.diff(starts, append=len(mine))
+        mine = mine[np.repeat(holders <= _MOST_HOLDERS, holders)]
         values, owners = hashes[mine], clips[mine].astype(np.int64)
         for step in range(1, _MOST_NEIGHBOURS + 1):
             same = np.flatnonzero(values[step:] == values[:-step])

@@ -72,8 +72,11 @@ def check_recordings(clips: Table) -> None:
     for what in ("speaker", "emotion"):
         if what not in clips:
             continue
+        values = clips[what]
+        if what == "emotion" and "shared_emotion" in clips:  # corpora have words of their own
+            values = np.where(clips["shared_emotion"] == "", values, clips["shared_emotion"])
         first: dict[str, tuple[str, str]] = {}
-        for recording, value, path in zip(ids, clips[what].tolist(), paths, strict=True):
+        for recording, value, path in zip(ids, values.tolist(), paths, strict=True):
             other, where = first.setdefault(recording, (value, path))
             if other != value:
                 raise contradiction(path, where, what, value, other)

@@ -36,7 +36,7 @@ _DIGITS = 16
 _HASH = re.compile(r"[0-9a-f]{16}")
 #: A record comes from anybody: room for about three million clips, and for names of corpora.
 _MAX_BYTES = 64 << 20
-_MAX_CORPORA, _MAX_NAME = 1000, 200
+_MAX_CORPORA, _MAX_NAME = 100_000, 200
 
 
 @dataclass(frozen=True)
@@ -149,8 +149,8 @@ def write_record(folder: Path, record: TrainingRecord) -> None:
     """Write a record into the folder of its model."""
     content = {
         "serpipe_training_record": FORMAT_VERSION,
-        "corpora": sorted(record.corpora),
-        "unlisted": sorted(record.unlisted),
+        "corpora": sorted({_as_proper_name(name) for name in record.corpora}),
+        "unlisted": sorted({_as_proper_name(name) for name in record.unlisted}),
         "clips": sorted(record.clips),
         "speakers": sorted(record.speakers),
     }
@@ -188,8 +188,8 @@ def read_record(path: Path) -> TrainingRecord | None:
         version = content["serpipe_training_record"]
         if version != FORMAT_VERSION:
             raise UserError(
-                f"{path}: format {version!r}; expected {FORMAT_VERSION}; use the version of "
-                "serpipe that made it"
+                f"{path}: format {str(version)[:40]}; expected {FORMAT_VERSION}; use the version "
+                "of serpipe that made it"
             )
         record = TrainingRecord(
             corpora=_names(content["corpora"]),
@@ -289,11 +289,22 @@ def original_speaker(corpus: str, speaker: str, path: str) -> tuple[str, str]:
     return corpus, speaker
 
 
+def _as_proper_name(name: str) -> str:
+    """Return a name that can be read back: a hash where a manifest gives another."""
+    if _is_proper_name(name):
+        return name
+    return f"sha256 {hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
+
+
+def _is_proper_name(name: object) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _MAX_NAME and name.isprintable()
+
+
 def _names(values: Any) -> frozenset[str]:
     if not isinstance(values, list) or len(values) > _MAX_CORPORA:
         raise ValueError(f"expected a list of at most {_MAX_CORPORA} corpora")
     for name in values:
-        if not (isinstance(name, str) and 0 < len(name) <= _MAX_NAME and name.isprintable()):
+        if not _is_proper_name(name):
             raise ValueError("a corpus without a proper name")
     return frozenset(values)
 

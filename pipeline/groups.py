@@ -29,12 +29,15 @@ _RECORDED_TOGETHER = frozenset({
 _PEOPLE = frozenset({
     "age", "sex", "gender", "accent", "dialect", "language", "ethnicity", "nationality", "country",
 })  # fmt: skip
-#: Columns that describe a clip or a file and say nothing of who was recorded with whom.
-_DESCRIPTIONS = frozenset({
-    *CLIP_COLUMNS, "speaker_id", "sha256", "audio_sha256", "recording", "contamination",
-    "unconfirmed_copy_of", "seconds",
-    "sampling_rate", "channels", "loudness", "vocal_channel", "style", "text", "transcript",
+#: Columns that serpipe fills, and those that name a clip: none says who was recorded with whom.
+_OF_ONE_CLIP = frozenset({
+    "path", "name", "speaker_id", "sha256", "audio_sha256", "recording", "unconfirmed_copy_of",
+    "contamination", "seconds", "loudness",
 })  # fmt: skip
+#: Columns that describe a clip or a file and say nothing of who was recorded with whom.
+_DESCRIPTIONS = _OF_ONE_CLIP | {
+    *CLIP_COLUMNS, "sampling_rate", "channels", "vocal_channel", "style", "text", "transcript",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ def find_groups(
             "(--group speaker keeps single speakers apart, and nothing else)",
         )
     else:
-        if column not in clips or column in ("path", "name", "sha256", "audio_sha256"):
-            possible = [each for each in clips if each not in _DESCRIPTIONS or each == "corpus"]
+        if column not in clips or column in _OF_ONE_CLIP:
+            possible = [each for each in clips if each not in _DESCRIPTIONS]
             raise UserError(
                 f"--group {column}: no such column of the clips; name one of "
                 f"{', '.join([SPEAKER, *possible])}"
@@ -153,14 +156,15 @@ def crossed_columns(
         Column to the number of its groups that are on both sides of a fold.
     """
     found = {}
-    n_speakers = len(np.unique(speakers))
+    people, person = np.unique(speakers, return_inverse=True)
+    n_speakers = len(people)
     for column, stored in clips.items():
         if column in _DESCRIPTIONS or column in aside:
             continue
         names, code = np.unique(_as_text(stored).astype(str), return_inverse=True)
         if stored.dtype.kind not in "US" and len(names) > len(code) / 4:
             continue  # a measurement, not a group
-        pairs = np.unique(np.stack([code, np.unique(speakers, return_inverse=True)[1]]), axis=1)
+        pairs = np.unique(np.stack([code, person]), axis=1)
         per_value = np.bincount(pairs[0], minlength=len(names))
         groups = (names != "") & (per_value > 1)
         divides = (names != "").sum() > 2 and 3 * per_value[names != ""].max() <= n_speakers
@@ -200,11 +204,14 @@ def _components(keys: Sequence[tuple[str, ...]], speakers: Sequence[str], name: 
     edges = coo_array((np.ones(len(keys)), (rows, columns)), shape=(nodes, nodes))
     component = connected_components(edges, directed=False)[1]
     titles: dict[int, str] = {}
+    taken: set[str] = set()
     for key, number in number_of.items():
         corpus, value, *speaker = key
         shown = speaker[0] if speaker else f"{name} {value}"
         title = f"{corpus}:{shown}" if corpus else shown
         if component[number] not in titles:
-            taken = title in titles.values()  # a speaker may be called "session 1"
-            titles[component[number]] = f"{title} ({len(titles) + 1})" if taken else title
+            if title in taken:  # a speaker may be called "session 1"
+                title = f"{title} ({len(titles) + 1})"
+            titles[component[number]] = title
+            taken.add(title)
     return [titles[component[row]] for row in rows]

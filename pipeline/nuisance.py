@@ -22,6 +22,8 @@ NUISANCE: Mapping[str, tuple[str, ...]] = {
     "duration": ("seconds",),
     "loudness": ("loudness",),
 }
+#: With more folds than this, several are tested by one model.
+MOST_FOLDS = 50
 #: More training clips than this tell a baseline of four numbers nothing new.
 MOST_CLIPS = 20_000
 
@@ -44,7 +46,7 @@ def predict_from_nuisance(
     labels : ndarray of str or float64, shape (n_clips,)
         What is predicted.
     folds : sequence of Fold
-        Of the run.
+        Of the run. More than 50 are put together, so that as many models are fitted.
     seed : int
         For drawing training clips where there are more than 20 000.
 
@@ -55,6 +57,7 @@ def predict_from_nuisance(
         whose columns are missing, or the same for all clips, is left out.
     """
     predictions = {}
+    folds = _pool(folds)
     tested = np.sort(np.concatenate([fold.test for fold in folds]))
     for title, columns in NUISANCE.items():
         known = [clips[name].astype(np.float64) for name in columns if name in clips]
@@ -67,6 +70,23 @@ def predict_from_nuisance(
             predicted[fold.test] = _predict(X, labels, fold, seed)
         predictions[title] = predicted[tested]
     return predictions
+
+
+def _pool(folds: Sequence[Fold]) -> list[Fold]:
+    """Put folds together, so that there are no more than ``MOST_FOLDS``.
+
+    What is trained on is what all folds of a pool train on: the test clips of none of them.
+    """
+    size = -(-len(folds) // MOST_FOLDS)
+    if size == 1:
+        return list(folds)
+    pooled = []
+    for start in range(0, len(folds), size):
+        some = folds[start : start + size]
+        test = np.concatenate([fold.test for fold in some])
+        train = np.setdiff1d(np.unique(np.concatenate([fold.train for fold in some])), test)
+        pooled.append(Fold(some[0].name, train, test))
+    return pooled
 
 
 def _predict(X: NDArray[np.float64], labels: NDArray[Any], fold: Fold, seed: int) -> NDArray[Any]:

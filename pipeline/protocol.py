@@ -485,7 +485,7 @@ def anything_to_choose(plan: Plan, grids: Sequence[Grid], *, among_heads: bool =
 
 def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> str:
     """Say how head, layer and hyper-parameters were chosen."""
-    chosen = [f"head (of {BEST})"] if among_heads else []
+    chosen = [f"head (for {BEST})"] if among_heads else []
     if len(plan.candidates) > 1:
         chosen.append("layer")
     if any(sum(map(len, paths(grid))) > 1 for grid in grids):
@@ -495,15 +495,19 @@ def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False)
     if (validation := plan.split.folds[0].validation) is not None:
         speakers = len(np.unique(plan.problem.speakers[validation]))
         return (
-            f"{' and '.join(chosen)} chosen by the {MEASURES[plan.task].title} of a validation "
+            f"{_listed(chosen)} chosen by the {MEASURES[plan.task].title} of a validation "
             f"part, {len(validation)} clips of {speakers} speaker{'s' if speakers > 1 else ''}; "
             "fitted again on that part, too"
         )
     return (
-        f"{' and '.join(chosen)} chosen inside the training speakers of each fold, by the "
-        f"{MEASURES[plan.task].title} over "
-        f"up to {INNER_FOLDS} folds of them"
+        f"{_listed(chosen)} chosen by inner cross-validation (up to {INNER_FOLDS} folds) on the "
+        f"training speakers of each fold, by {MEASURES[plan.task].title}"
     )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Return words joined by commas and, before the last, ``and``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def read_layer(cache: Cache, layer: str, plan: Plan) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ SIMILAR_SPEAKERS = ("refuse", "merge", "separate")
 
 
 #: Ids, as :func:`canonical_speaker` gives them, that are of nobody in particular.
-_NOBODY = frozenset(
+_PLACEHOLDERS = frozenset(
     {"unknown", "unk", "na", "n-a", "nan", "none", "null", "anonymous", "anon", "various", "mixed",
      "multiple", "other", "notavailable"}
 )  # fmt: skip
@@ -110,7 +110,9 @@ def identify_speakers(
         )
     if groups and similar == "merge":
         first = {canonical_speaker(group[0]): group[0] for group in groups}
-        ids = np.array([first.get(canonical_speaker(each), each) for each in ids.tolist()])
+        names, code = np.unique(ids, return_inverse=True)
+        merged = [first.get(canonical_speaker(each), each) for each in names.tolist()]
+        ids = np.array(merged)[code]
         assumptions.append(f"speaker ids merged: {describe_similar(groups)}")
     elif groups:
         findings.append((
@@ -118,7 +120,9 @@ def identify_speakers(
             f"{len(groups)} groups of speaker ids differ only in spelling and count as different "
             f"people (--similar-speakers separate): {describe_similar(groups)}",
         ))  # fmt: skip
-    nobody = [name for name in np.unique(ids).tolist() if canonical_speaker(_own(name)) in _NOBODY]
+    nobody = [
+        name for name in np.unique(ids).tolist() if canonical_speaker(_own(name)) in _PLACEHOLDERS
+    ]
     if nobody:
         findings.append((
             "SER028",

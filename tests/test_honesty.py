@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from serpipe.artifacts.checks import run_checks
+from serpipe.artifacts.repeats import repeated, spreads
 from serpipe.artifacts.results import RunResults, read_results
-from serpipe.artifacts.selection import Siblings, count_siblings
+from serpipe.artifacts.selection import ComparableResults, count_comparable
 from serpipe.corpora.manifest import read_manifest
 from serpipe.corpora.speakers import canonical_speaker, similar_speakers
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.features.cache_write import write_cache
 from serpipe.pipeline.fit import fit_head
+from serpipe.pipeline.folds import Fold
 from serpipe.pipeline.groups import recorded_together
+from serpipe.pipeline.nuisance import predict_from_nuisance
 from serpipe.pipeline.protocol import Protocol, make_plan
 
 from .conftest import Command, write_wav
@@ -133,7 +136,16 @@ def test_ids_that_differ_in_spelling_are_found(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("1-12", "11-2"), ("01F", "01M"), ("s1", "s10"), ("10", "1"), ("1.5", "15")]
+    ("one", "other"),
+    [
+        ("1-12", "11-2"),
+        ("01F", "01M"),
+        ("s1", "s10"),
+        ("10", "1"),
+        ("1.5", "15"),
+        ("A+", "A-"),
+        ("ab:c", "a:bc"),
+    ],
 )
 def test_ids_of_different_people_are_not_similar(one: str, other: str) -> None:
     assert canonical_speaker(one) != canonical_speaker(other)
@@ -420,8 +432,8 @@ def test_repeats_show_the_spread_over_seeds(serpipe: Command, tmp_path: Path) ->
 def test_results_on_the_same_clips_are_counted(serpipe: Command, tmp_path: Path) -> None:
     cache = write_voices(tmp_path / "c.h5", PERSONS, layers=12)
     found = [fitted(serpipe, cache, "--layers", layer)[0] for layer in range(11)]
-    counts = [count_siblings(results) for results in (found[0], found[-1])]
-    assert counts == [Siblings(11, 11), Siblings(11, 11)]
+    counts = [count_comparable(results) for results in (found[0], found[-1])]
+    assert counts == [ComparableResults(11, 11), ComparableResults(11, 11)]
     (check,) = (each for each in run_checks(found[-1]) if each.code == "SER024")
     assert check.severity == "warning"
     assert "one of 11 results" in check.found
@@ -429,8 +441,54 @@ def test_results_on_the_same_clips_are_counted(serpipe: Command, tmp_path: Path)
         fitted(serpipe, cache, "--layers", "0", *options)[0]
         for options in (("--permute-labels",), ("--split", "kfold:3"))
     ]
-    assert count_siblings(others[1]).results == 1
-    assert count_siblings(found[0]).results == 11
-    (tmp_path / "work" / "artifacts" / "runs" / "damaged").mkdir()
-    (tmp_path / "work" / "artifacts" / "runs" / "damaged" / "run.json").write_text("{")
-    assert count_siblings(found[0]).results == 11
+    assert count_comparable(others[1]).results == 1
+    assert count_comparable(found[0]).results == 11
+
+
+def test_what_lies_beside_a_run_cannot_fail_a_fit(serpipe: Command, tmp_path: Path) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS)
+    results, _ = fitted(serpipe, cache)
+    runs = results.run.parent
+    for name, text in (("nested", "[" * 200_000), ("list", "[]"), ("empty", "")):
+        (runs / name).mkdir()
+        (runs / name / "run.json").write_text(text)
+    (runs / "folder" / "run.json").mkdir(parents=True)
+    (runs / "latest").symlink_to(results.run.name)
+    again, _ = fitted(serpipe, cache)
+    assert count_comparable(again) == ComparableResults(1, 1)
+
+
+def test_only_runs_that_differ_in_the_seed_alone_are_repeats(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, corpus=DAYS)
+    options = ("--split", "kfold:3")
+    first, _ = fitted(serpipe, cache, *options)
+    seed, _ = fitted(serpipe, cache, *options, "--seed", 1)
+    other, _ = fitted(serpipe, cache, *options, "--seed", 1, "--speakers-per-corpus")
+    assert repeated(first.summary, seed.summary)
+    assert not repeated(first.summary, other.summary)
+    (spread,) = spreads([first, first, seed, other])
+    assert spread.seeds == (0, 1)
+
+
+def test_many_folds_are_pooled_for_the_nuisance_baselines() -> None:
+    n = 360
+    draw = np.random.default_rng(0)
+    labels = np.where(np.arange(n) % 2, "sad", "angry")
+    clips = {"seconds": (labels == "sad") + draw.uniform(0, 0.5, n)}
+    speakers = np.repeat(np.arange(n // 3), 3)
+    everyone = np.arange(n)
+    folds = [Fold(str(s), everyone[speakers != s], everyone[speakers == s])
+             for s in np.unique(speakers)]  # fmt: skip
+    predicted = predict_from_nuisance(clips, labels, folds)
+    assert set(predicted) == {"all of them", "duration"}
+    assert np.mean(predicted["duration"] == labels) > 0.95
+
+
+@pytest.mark.parametrize("column", ["recording", "sha256", "path", "contamination"])
+def test_a_column_of_single_clips_is_no_group(column: str, tmp_path: Path) -> None:
+    ids = [f"{row:04d}" for row in range(120)]
+    cache = write_voices(tmp_path / "c.h5", PERSONS, recording=ids, contamination=[""] * 120)
+    with pytest.raises(UserError, match="--group"):
+        make_plan(open_cache(cache), Protocol(group=column))
