@@ -742,7 +742,10 @@ def fit(
     predictions, the search, and a bundle: the head fitted on all clips. A stopped run goes on
     where it stopped.
     """
+    from dataclasses import asdict
+
     from . import api
+    from .artifacts.checks import run_checks
     from .artifacts.tables import nested_table
     from .pipeline.protocol import Protocol
     from .progress import track
@@ -788,7 +791,11 @@ def fit(
     _say("run      predictions and bundles in:")
     if format is ResultFormat.JSON:
         told = [
-            {"run": str(where), "nested": list(nested_table(results).json_records)}
+            {
+                "run": str(where),
+                "nested": list(nested_table(results).json_records),
+                "checks": [asdict(check) for check in run_checks(results)],
+            }
             for where, results in zip(places, found, strict=True)
         ]
         _print_json({"runs": told} if several else told[0])

@@ -1,7 +1,7 @@
 """What is wrong or to be known about a run, each with a code that docs/checks.md explains."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..features.recordings import UNCONFIRMED, copies
 from ..pipeline.contamination import MARK
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.holdout import holds_out
-from ..pipeline.nuisance import ALL_OF_THEM, FORMAT
+from ..pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ..pipeline.statistics import FEWEST_SPEAKERS
 from .probe import against_probe, from_scratch, read_probe
 from .results import RunResults, at_edge, chosen, marked
@@ -103,6 +103,26 @@ def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Ch
     return tuple(sorted(found, key=lambda check: (order[check.severity], check.code)))
 
 
+def grave(checks: Sequence[Check]) -> tuple[str, ...]:
+    """Return what must stand beside numbers wherever they are pasted.
+
+    Parameters
+    ----------
+    checks : sequence of Check
+        Of a run.
+
+    Returns
+    -------
+    tuple of str
+        Code and finding of those that are more than notes and that no mark repeats.
+    """
+    return tuple(
+        f"{check.code}: {check.found}"
+        for check in checks
+        if check.severity != "note" and check.code not in MARKS
+    )
+
+
 def _protocol(results: RunResults) -> Iterator[Check]:
     summary = marked(results.summary, results.clips)
     for warning in summary.warnings:
@@ -132,9 +152,10 @@ def _protocol(results: RunResults) -> Iterator[Check]:
                 "SER007", "invalid", warning.removeprefix(f"{MARK}: ").partition(";")[0],
                 "test on clips of speakers that it was not trained on, or take another model",
             )  # fmt: skip
-    if len(summary.speakers) < FEWEST_SPEAKERS:
+    if len(summary.clusters) < FEWEST_SPEAKERS:
         yield Check(
-            "SER004", "warning", f"{len(summary.speakers)} speakers: too few for an interval",
+            "SER004", "warning",
+            f"{len(summary.clusters)} {summary.group}s: too few for an interval",
             "show each speaker; do not claim differences",
         )  # fmt: skip
     left = [head for head in summary.planned if head not in summary.heads]
@@ -201,7 +222,7 @@ def _data(results: RunResults) -> Iterator[Check]:
         for label, speakers in results.speakers_of_label.items()
         if speakers < FEWEST_SPEAKERS
     }
-    if few and len(summary.speakers) >= FEWEST_SPEAKERS:  # else SER004 says it of all labels
+    if few and len(summary.clusters) >= FEWEST_SPEAKERS:  # else SER004 says it of all labels
         yield Check(
             "SER018", "warning",
             f"labels held by fewer than {FEWEST_SPEAKERS} speakers: "
@@ -244,22 +265,28 @@ def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.boo
 def _selection(results: RunResults) -> Iterator[Check]:
     """Yield of how many results this is one, and whether its speakers were drawn once."""
     beside, summary = count_comparable(results), results.summary
-    if beside.runs > 1 or beside.results > 1:
+    if beside.total > 1:
+        others = [
+            f"{beside.other_folds} more in other folds" if beside.other_folds else "",
+            f"{beside.other_seeds} more with other seeds" if beside.other_seeds else "",
+        ]
         yield Check(
             "SER024",
-            "warning" if beside.results >= MANY_RESULTS else "note",
-            f"one of {beside.results} results of {beside.runs} run(s) on the same clips, folds and "
-            "target",
+            "warning" if beside.total >= MANY_RESULTS else "note",
+            ", ".join([
+                f"one of {beside.results} results of {beside.runs} run(s) on the same clips, folds "
+                "and target",
+                *filter(None, others),
+            ]),
             "the best of several is too high by chance: quote the one that was planned, or confirm "
             "it on other speakers"
             + ("" if summary.trained else "; --head best chooses inside the folds"),
-        )
+        )  # fmt: skip
     if holds_out(summary.split):
-        drawn = f"; {beside.other_seeds} runs with other seeds" if beside.other_seeds else ""
         yield Check(
             "SER025",
             "note",
-            f"one draw of test speakers, seed {summary.seed}{drawn}",
+            f"one draw of test speakers, seed {summary.seed}",
             "another --seed gives another score; the best of several seeds is no result"
             + ("" if summary.trained else "; --repeats 10 shows the spread"),
         )
@@ -271,12 +298,16 @@ def _nuisance(results: RunResults) -> Iterator[Check]:
     chance = measure.chance(len(results.summary.labels))
     of_heads = [results.scores(head)[measure.key] for head in results.heads]
     reached = min(score.value if math.isnan(score.low) else score.low for score in of_heads)
-    above = {
-        title: score
-        for title, score in scores.items()
-        if title in (ALL_OF_THEM, FORMAT)  # the others are parts, tested together
-        and (score.low > chance or (math.isnan(score.low) and score.value >= reached))
-    }
+
+    tested = (ALL_OF_THEM, FORMAT, CONDITIONS)  # the others are parts of the first
+
+    def differs(title: str) -> bool:
+        score = scores[title]
+        if math.isnan(score.low):  # too few speakers, or all alike
+            return score.value > chance and results.nuisance_p(title) < RESOLVED / len(tested)
+        return score.low > chance or score.high < chance
+
+    above = {title: scores[title] for title in scores if title in tested and differs(title)}
     if not above:
         return
     best = max(above, key=lambda title: above[title].value)
@@ -284,7 +315,7 @@ def _nuisance(results: RunResults) -> Iterator[Check]:
     close = above[best].value >= reached
     yield Check(
         "SER021",
-        "warning" if close or FORMAT in above else "note",
+        "warning" if close or {FORMAT, CONDITIONS} & set(above) else "note",
         f"{measure.title} from properties of the recordings alone, chance "
         f"{score_text(chance, measure)}: {shown}" + (", no worse than a head" if close else ""),
         "compare the heads with this, not with chance; if labels were recorded differently, the "

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.measures import Measure
 from ..pipeline.statistics import Comparison, Interval, compare
-from .checks import run_checks
+from .checks import grave, run_checks
 from .probe import is_probe
 from .repeats import repeated, spread_table, spreads
 from .report import TEST_NOTE, Report, facts, score_note
@@ -82,7 +82,9 @@ class Scored:
     @property
     def identity(self) -> dict[str, object]:
         """What tells this head of this run from the others in a CSV file."""
-        return {**identity(self.results.summary), "run": self.run, "head": self.head}
+        known = identity(self.results.summary)
+        warning = "; ".join(filter(None, [known["warning"], *grave(run_checks(self.results))]))
+        return {**known, "warning": warning, "run": self.run, "head": self.head}
 
 
 @dataclass(frozen=True)
@@ -247,9 +249,9 @@ def report_runs(compared: RunsCompared) -> Report:
         tables.append(spread_table(over_seeds))
     if compared.pairs:
         members = {each.name: each.identity for each in scored}
-        fewest = min(len(results.summary.speakers) for results in runs.values())
+        fewest = min(len(results.summary.clusters) for results in runs.values())
         tables.append(comparison_table(compared.pairs, "Compared", members, fewest, measure))
-    fewest_run = min(runs.values(), key=lambda results: len(results.summary.speakers))
+    fewest_run = min(runs.values(), key=lambda results: len(results.summary.clusters))
     return Report(
         ((("all runs", compared.shared),) if compared.shared else ()) + legend,
         tuple(
@@ -372,7 +374,7 @@ def report_layers(results: RunResults, head: str) -> Report:
         found,
         f"{head}: nested choice against each layer held fixed",
         members,
-        len(summary.speakers),
+        len(summary.clusters),
         results.measure,
     )
     return Report(

@@ -117,7 +117,7 @@ def probe_table(results: RunResults, probe: RunResults, found: Sequence[Comparis
     scores = {head: probe.scores(head) for head in probe.heads}
     members = {head: {**identity(probe.summary), "head": head} for head in probe.heads}
     members[ours] = {**identity(results.summary), "head": ours}
-    tests = comparison_table(found, "", members, len(results.summary.speakers), measure)
+    tests = comparison_table(found, "", members, len(results.summary.clusters), measure)
     how, its = (
         (f"{ours} from scratch", "a") if from_scratch(results.summary) else ("fine-tuned", "its")
     )

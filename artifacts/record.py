@@ -28,6 +28,7 @@ from ..files import json_value, make_folder
 from ..pipeline.blocks import Matrix
 from ..pipeline.fit import Choice, HeadFit, choose_head, fit_final, fit_head
 from ..pipeline.folds import check_inner_folds
+from ..pipeline.groups import KEPT_TOGETHER
 from ..pipeline.heads import BEST, HEADS, Grid, Head, paths
 from ..pipeline.layers import Candidate
 from ..pipeline.measures import MEASURES
@@ -52,14 +53,13 @@ from .run import (
     HeadSummary,
     RunSummary,
     content_hash,
-    folds_of_tested,
     read_summary,
     run_name,
     save_clips,
     save_nuisance,
     save_predictions,
     save_search,
-    tested_hash,
+    tested_hashes,
     write_summary,
 )
 
@@ -207,11 +207,8 @@ def record_run(
                 assumptions=plan.assumptions,
                 findings=plan.findings,
                 group=plan.group,
-                tested=tested_hash(
-                    plan.tested_clips["path"].tolist(),
-                    plan.tested_labels.tolist(),
-                    folds_of_tested(plan.split.folds),
-                ),
+                groups=plan.tested_groups,
+                **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
                 settings=hashlib.sha256(asked_for.encode()).hexdigest(),
                 heads=done,
                 provenance={**provenance, "cache": cache.provenance},
@@ -416,7 +413,7 @@ def _record_bundle(
     by_speaker = count_by_group(
         plan.tested_labels,
         fit.nested.predicted,
-        plan.tested_clips["speaker"],
+        plan.tested_clips.get(KEPT_TOGETHER, plan.tested_clips["speaker"]),
         problem.names,
         measure,
     )
@@ -438,7 +435,7 @@ def _record_bundle(
         converged=head.converged(classifier),
         result={
             "split": plan.split.title,
-            "speakers": len(by_speaker),
+            "speakers": len(np.unique(plan.tested_clips["speaker"])),
             "clips": len(plan.tested_labels),
             **{
                 name: {part: json_value(value) for part, value in asdict(interval).items()}
@@ -461,7 +458,10 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
     corpora = cache.clips["corpus"]
     audio = cache.clips.get("audio_sha256", np.full(len(corpora), ""))
     fitted = record_clips(
-        corpora[rows].tolist(), cache.clips["speaker"][rows].tolist(), audio[rows].tolist()
+        corpora[rows].tolist(),
+        cache.clips["speaker"][rows].tolist(),
+        cache.clips["path"][rows].tolist(),
+        audio[rows].tolist(),
     )
     known: list[str] = []
     if COLUMN in cache.clips:

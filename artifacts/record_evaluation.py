@@ -36,6 +36,7 @@ from .run import (
     save_clips,
     save_predictions,
     save_search,
+    tested_hashes,
     write_summary,
 )
 
@@ -292,4 +293,6 @@ def _summary(
         assumptions=plan.assumptions,
         findings=plan.findings,
         group=plan.group,
+        groups=plan.tested_groups,
+        **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
     )  # fmt: skip

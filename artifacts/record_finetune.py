@@ -48,6 +48,7 @@ from .run import (
     save_clips,
     save_predictions,
     save_search,
+    tested_hashes,
     write_summary,
 )
 
@@ -390,6 +391,7 @@ class FoldTraining:
         clips = record_clips(
             [each.clip.corpus for each in heard],
             [each.clip.speaker for each in heard],
+            [each.clip.path for each in heard],
             [each.facts.audio_sha256 for each in heard],
         )
         record = unite([self.kind.training, clips]) or clips
@@ -697,6 +699,8 @@ def _summary(
         assumptions=plan.assumptions,
         findings=plan.findings,
         group=plan.group,
+        groups=plan.tested_groups,
+        **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What a report of runs says: its tables, its notes, and what must be said with every number."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..pipeline.nuisance import ALL_OF_THEM
 from ..pipeline.outputs import SOFTMAX
 from ..pipeline.statistics import FEWEST_SPEAKERS, compare
 from .baselines import baseline_table
-from .checks import MARKS, Check, run_checks
+from .checks import Check, grave, run_checks
 from .probe import against_probe, probe_table, read_probe
 from .results import RunResults
 from .run import RunSummary
@@ -131,7 +131,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
                 compare(heads, results.measure),
                 title,
                 members,
-                len(summary.speakers),
+                len(summary.clusters),
                 results.measure,
             )
         )
@@ -149,18 +149,28 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         tables.append(classes_table(results))
     if results.group_columns:
         tables.append(groups_table(results))
+    tables.append(speakers_table(results))
+    tables += [confusion_table(results)] if summary.labels else []
+    checks = run_checks(results, probe)
     return Report(
         facts(summary),
         tuple(warnings),
-        (
-            *tables,
-            speakers_table(results),
-            *((confusion_table(results),) if summary.labels else ()),
-        ),
+        tuple(_flagged(table, grave(checks)) for table in tables),
         tuple(notes),
-        run_checks(results, probe),
+        checks,
         (summary.provenance, *((probe.summary.provenance,) if probe else ())),
     )
+
+
+def _flagged(table: Table, lines: Sequence[str]) -> Table:
+    """Add lines to the warnings of all records of a table."""
+    records = tuple(
+        {**record, "warning": "; ".join(filter(None, [record["warning"], *lines]))}
+        if "warning" in record
+        else record
+        for record in table.records
+    )
+    return replace(table, records=records)
 
 
 def headline(results: RunResults) -> tuple[str, ...]:
@@ -192,11 +202,7 @@ def headline(results: RunResults) -> tuple[str, ...]:
     return (
         *lines,
         *(f"WARNING: {warning}" for warning in summary.warnings),
-        *(
-            f"CHECK    {check_line(check)}"
-            for check in run_checks(results)
-            if check.severity != "note" and check.code not in MARKS
-        ),
+        *(f"CHECK    {check_line(check)}" for check in run_checks(results) if grave([check])),
     )
 
 
@@ -219,7 +225,8 @@ def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
     texts |= {f"{table.name}.csv": as_csv(table) for table in report.tables}
     about = [*(f"{name}: {value}" for name, value in report.facts), *report.notes]
     texts |= {
-        f"{table.name}.tex": as_latex(table, report.warnings, about) for table in report.tables
+        f"{table.name}.tex": as_latex(table, (*report.warnings, *grave(report.checks)), about)
+        for table in report.tables
     }
     for name, text in texts.items():
         write_text(folder / name, text)
@@ -323,14 +330,15 @@ def probability_notes(summary: RunSummary) -> list[str]:
 
 def score_note(summary: RunSummary, *, chance: bool = True) -> str:
     """Say what the scores are, and, for one run, what chance would give."""
-    few = len(summary.speakers) < FEWEST_SPEAKERS
-    intervals_are = "" if few else "; 95 % intervals by the jackknife over speakers, Student's t"
+    few = len(summary.clusters) < FEWEST_SPEAKERS
+    over = f"{summary.group}s"
+    intervals_are = "" if few else f"; 95 % intervals by the jackknife over {over}, Student's t"
     measure = MEASURES[summary.task]
     first = measure.definition + (
         f", chance {100 / len(summary.labels):.1f}." if chance and summary.labels else "."
     )
     alone = (
-        f" {len(summary.speakers)} speakers are too few for an interval: see each of them."
+        f" {len(summary.clusters)} {over} are too few for an interval: see each speaker."
         if few
         else ""
     )

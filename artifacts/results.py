@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..pipeline.contamination import MARK, contamination_mark
+from ..pipeline.groups import KEPT_TOGETHER
 from ..pipeline.heads import BEST
 from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
@@ -74,22 +75,36 @@ class RunResults:
         """Return the scores of a head, by key, with their intervals over speakers."""
         return intervals(self.by_speaker(head, layer), self.measure)
 
+    @property
+    def clusters(self) -> NDArray[np.str_]:
+        """What intervals and tests are over, shape (n_clips,).
+
+        The group of each clip where folds keep groups of speakers together, else its speaker.
+        """
+        return self.clips.get(KEPT_TOGETHER, self.clips["speaker"])
+
     def nuisance_scores(self) -> dict[str, Interval]:
-        """Return the first score of each nuisance baseline, with its interval over speakers."""
-        speakers, labels = self.clips["speaker"], self.summary.labels
+        """Return the first score of each nuisance baseline, with its interval."""
         return {
-            title: intervals(
-                np.stack(
-                    list(
-                        count_by_group(
-                            self.truth, predicted, speakers, labels, self.measure
-                        ).values()
-                    )
-                ),
-                self.measure,
-            )[self.measure.key]
+            title: intervals(self._by_cluster(predicted), self.measure)[self.measure.key]
             for title, predicted in self.nuisance.items()
         }
+
+    def nuisance_p(self, title: str) -> float:
+        """Return p of the permutation test of a nuisance baseline against chance."""
+        return chance_p(
+            self.truth,
+            self.nuisance[title],
+            self.clips["speaker"],
+            self.summary.labels,
+            self.measure,
+        )
+
+    def _by_cluster(self, predicted: NDArray[Any]) -> NDArray[Any]:
+        counts = count_by_group(
+            self.truth, predicted, self.clusters, self.summary.labels, self.measure
+        )
+        return np.stack(list(counts.values()))
 
     def p_against_chance(self, head: str) -> float:
         """Return p of the permutation test of the nested predictions of a head against chance."""
@@ -129,8 +144,8 @@ class RunResults:
         )
 
     def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[Any]:
-        """Return the sums of each speaker, shape (n_speakers, ...)."""
-        return np.stack(list(self.counts(head, layer).values()))
+        """Return the sums of each speaker, or group of speakers, shape (n_speakers, ...)."""
+        return self._by_cluster(self.predicted[head][layer])
 
     @property
     def chosen_inside(self) -> bool:
@@ -176,7 +191,7 @@ class RunResults:
                 counts = count_by_group(
                     self.truth[rows],
                     self.predicted[head][NESTED][rows],
-                    self.clips["speaker"][rows],
+                    self.clusters[rows],
                     self.summary.labels,
                     self.measure,
                 )

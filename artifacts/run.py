@@ -126,8 +126,12 @@ class RunSummary:
         Code of a check and what was noticed when the run was planned.
     group : str
         What folds keep together: ``"speaker"``, or a column that groups speakers.
+    groups : sequence of str
+        The groups of speakers that are tested, where folds keep groups together; else none.
     tested : str
-        From :func:`tested_hash`; empty in runs of earlier versions.
+        Hash of the clips that are tested and of their labels; empty in runs of earlier versions.
+    folds : str
+        Hash of the folds in which they are tested.
     settings : str
         Hash of the clips and of all that was asked for but the seed: runs with the same one are
         repeats of each other. Empty where a run cannot be repeated with another seed.
@@ -159,8 +163,15 @@ class RunSummary:
     assumptions: Sequence[str] = ()
     findings: Sequence[Sequence[str]] = ()
     group: str = "speaker"
+    groups: Sequence[str] = ()
     tested: str = ""
+    folds: str = ""
     settings: str = ""
+
+    @property
+    def clusters(self) -> Sequence[str]:
+        """What intervals and tests are over: the groups that folds keep together, or speakers."""
+        return self.groups or self.speakers
 
     @property
     def trained(self) -> str | None:
@@ -193,21 +204,42 @@ def content_hash(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def tested_hash(paths: Sequence[str], labels: Sequence[Any], folds: Sequence[str]) -> str:
-    """Hash which clips are tested, with which labels, in which folds, in whatever order they are.
+def column_hash(*columns: Sequence[Any]) -> str:
+    """Hash columns of clips, in whatever order the clips are.
 
     Parameters
     ----------
-    paths, labels, folds : sequence
-        Of each clip.
+    *columns : sequence
+        Of each clip, such as its path and its label.
 
     Returns
     -------
     str
         SHA-256, hexadecimal.
     """
-    rows = sorted(zip(paths, map(str, labels), folds, strict=True))
+    rows = sorted(tuple(map(str, row)) for row in zip(*columns, strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def tested_hashes(
+    clips: Mapping[str, NDArray[Any]], labels: NDArray[Any], folds: Sequence[Fold]
+) -> dict[str, Any]:
+    """Return the fields ``tested`` and ``folds`` of a :class:`RunSummary`.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_tested,)
+        The clip table of the clips that are tested.
+    labels : ndarray of str or float64, shape (n_tested,)
+        What is predicted of them.
+    folds : sequence of Fold
+        Which clips are tested in which fold.
+    """
+    paths = clips["path"].tolist()
+    return {
+        "tested": column_hash(paths, labels.tolist()),
+        "folds": column_hash(paths, folds_of_tested(folds)),
+    }
 
 
 def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[str, Any]) -> str:

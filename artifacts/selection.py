@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..pipeline.folds import NOTHING_TRAINED
 from .results import RunResults
-from .run import RunSummary, read_summary, tested_hash
+from .run import RunSummary, read_summary
 
 #: Runs beside a run that are looked at, the newest first, and the largest ``run.json`` among them.
 MOST_RUNS, MOST_BYTES = 1000, 64 << 20
@@ -24,13 +23,21 @@ class ComparableResults:
         Runs on the same clips, folds and target, the run itself included.
     results : int
         Heads of all these runs: numbers of which one could be picked.
+    other_folds : int
+        Heads of runs on the same clips and target in other folds: another split or seed.
     other_seeds : int
-        Runs that differ in nothing but the seed.
+        Runs that differ in nothing but the seed and test other clips.
     """
 
     runs: int = 1
     results: int = 1
+    other_folds: int = 0
     other_seeds: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many numbers there are to pick from."""
+        return self.results + self.other_folds + self.other_seeds
 
 
 def count_comparable(results: RunResults) -> ComparableResults:
@@ -49,18 +56,19 @@ def count_comparable(results: RunResults) -> ComparableResults:
     ComparableResults
     """
     own = results.summary
-    runs, heads, other_seeds = 1, len(results.heads), 0
-    if own.split == NOTHING_TRAINED:
-        return ComparableResults(runs, heads, other_seeds)
-    columns = (results.clips.get(name) for name in ("path", "label", "fold"))
-    tested = own.tested or tested_hash(*(c.tolist() for c in columns if c is not None))
+    runs, heads, other_folds, other_seeds = 1, len(results.heads), 0, 0
     for summary in _beside(results.run):
-        if summary.tested == tested and summary.target == own.target:
+        if not own.tested or summary.target != own.target:
+            continue
+        if summary.tested != own.tested:
+            repeat = bool(own.settings) and summary.settings == own.settings
+            other_seeds += int(repeat and summary.seed != own.seed)
+        elif summary.folds == own.folds:
             runs += 1
             heads += len(summary.heads)
-        elif own.settings and summary.settings == own.settings and summary.seed != own.seed:
-            other_seeds += 1
-    return ComparableResults(runs, heads, other_seeds)
+        else:
+            other_folds += len(summary.heads)
+    return ComparableResults(runs, heads, other_folds, other_seeds)
 
 
 def _beside(run: Path) -> Iterator[RunSummary]:

@@ -63,7 +63,7 @@ def flat(scores: Mapping[str, Interval]) -> dict[str, float]:
 
 def has_intervals(results: RunResults) -> bool:
     """Say whether there are speakers enough."""
-    return len(results.summary.speakers) >= FEWEST_SPEAKERS
+    return len(results.summary.clusters) >= FEWEST_SPEAKERS
 
 
 def _interval_note(results: RunResults, shown: Iterable[Interval], note: str) -> str:

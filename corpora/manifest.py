@@ -28,6 +28,7 @@ RESERVED = (
     "loudness",
     "contamination",
     "shared_emotion",
+    "kept_together",
     "speaker_id",
 )
 #: Wrong lines that are told at once.
@@ -181,9 +182,7 @@ def read_rows(path: Path) -> list[Row]:
             reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
             table = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; {expected}; check --manifest or --ratings"
-        ) from None
+        raise UserError(f"{path}: no such file; {expected}; check its name") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read ({error}); {expected}; save it anew") from None
     table = [(line, cells) for line, cells in table if any(cells)]

@@ -13,7 +13,6 @@ A hash reveals nothing of the audio, but whoever has a clip can learn whether it
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..corpora import CORPORA
 from ..corpora.corpus import NameOutsideSchemeError
+from ..corpora.speakers import canonical_speaker
 from ..errors import UserError
 from ..files import write_text
 
@@ -93,27 +93,31 @@ def hash_speaker(corpus: str, speaker: str) -> str:
         one is not 01 of another. Those of other clips are hashed by their names alone, so that
         they are recognised in another manifest.
     speaker : str
-        Compared without regard to case, to spaces at the ends, and to forms of Unicode.
+        Compared by :func:`~serpipe.corpora.speakers.canonical_speaker`, without its spelling.
 
     Returns
     -------
     str
         16 hexadecimal digits.
     """
-    name = f"{corpus}:{speaker.strip()}" if corpus in CORPORA else speaker
-    plain = unicodedata.normalize("NFKC", name).casefold().strip()
-    return hashlib.sha256(plain.encode()).hexdigest()[:_DIGITS]
+    plain = canonical_speaker(speaker)
+    name = f"{corpus}:{plain}" if corpus in CORPORA else plain
+    return hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
 
 
 def record_clips(
-    corpora: Sequence[str], speakers: Sequence[str], audio_sha256: Sequence[str]
+    corpora: Sequence[str],
+    speakers: Sequence[str],
+    paths: Sequence[str],
+    audio_sha256: Sequence[str],
 ) -> TrainingRecord:
     """Record that a model was trained on some clips.
 
     Parameters
     ----------
-    corpora, speakers : sequence of str
-        Of each clip.
+    corpora, speakers, paths : sequence of str
+        Of each clip. Speakers of a manifest whose files are named like those of a built-in corpus
+        are recorded as speakers of that corpus, too.
     audio_sha256 : sequence of str
         Hashes of the decoded audio; empty where a cache is too old to have them.
 
@@ -121,14 +125,15 @@ def record_clips(
     -------
     TrainingRecord
     """
-    rows = list(zip(corpora, speakers, audio_sha256, strict=True))
+    people = set(zip(corpora, speakers, strict=True))
+    people |= {original_speaker(*row) for row in zip(corpora, speakers, paths, strict=True)}
     return TrainingRecord(
         corpora=frozenset(corpora),
-        unlisted=frozenset(corpus for corpus, _, audio in rows if not audio),
-        clips=frozenset(hash_clip(audio) for audio in audio_sha256 if audio),
-        speakers=frozenset(
-            hash_speaker(corpus, speaker) for corpus, speaker in {row[:2] for row in rows}
+        unlisted=frozenset(
+            corpus for corpus, audio in zip(corpora, audio_sha256, strict=True) if not audio
         ),
+        clips=frozenset(hash_clip(audio) for audio in audio_sha256 if audio),
+        speakers=frozenset(hash_speaker(corpus, speaker) for corpus, speaker in people),
     )
 
 
@@ -274,12 +279,10 @@ def original_speaker(corpus: str, speaker: str, path: str) -> tuple[str, str]:
     Returns
     -------
     corpus, speaker : str
-        Of the built-in corpus whose naming scheme the file follows; as given if there is none, or
-        if ``corpus`` is itself a built-in one.
+        Of the built-in corpus whose naming scheme the file follows; as given if there is none. If
+        ``corpus`` is itself a built-in one, only its own scheme counts.
     """
-    if corpus in CORPORA:
-        return corpus, speaker
-    for known in CORPORA.values():
+    for known in [CORPORA[corpus]] if corpus in CORPORA else CORPORA.values():
         try:
             told = known.read_name(PurePosixPath(path))
         except NameOutsideSchemeError:

@@ -1,6 +1,5 @@
 """Splits that keep every speaker, and every recording, on one side; and one that does not."""
 
-import csv
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
 from ..corpora.emobox import EMOBOX_FOLDS
+from ..corpora.manifest import read_rows
 from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError
 from ..features.recordings import check_recordings, recordings
@@ -481,26 +481,22 @@ def _from_file(path: Path, clips: Table) -> tuple[NDArray[np.str_], tuple[str, .
     assumptions : tuple of str
         How many rows of the table were not used.
     """
-    expected = "expected a CSV table with the columns fold and speaker, or fold and path"
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {expected}") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {expected}") from None
-    columns = set(rows[0][1]) if rows else set()
+    rows = read_rows(path)
+    columns = set(rows[0].cells)
     keys = [column for column in ("path", "speaker") if column in columns]
     if "fold" not in columns or not keys:
-        raise UserError(f"{path}: columns {', '.join(map(str, columns)) or 'none'}; {expected}")
+        raise UserError(
+            f"{path}: columns {', '.join(columns)}; expected a CSV table with the columns fold and "
+            "speaker, or fold and path"
+        )
     key = keys[0]
     fold_of: dict[str, str] = {}
-    for line, row in rows:
-        if not row["fold"] or not row[key]:
-            raise UserError(f"{path}, line {line}: {key} or fold is empty; expected both")
-        if fold_of.setdefault(row[key], row["fold"]) != row["fold"]:
-            raise UserError(f"{path}, line {line}: {row[key]} stands in two folds; expected one")
+    for row in rows:
+        value, fold = row.cells[key], row.cells["fold"]
+        if not fold or not value:
+            raise UserError(f"{path}, line {row.line}: {key} or fold is empty; expected both")
+        if fold_of.setdefault(value, fold) != fold:
+            raise UserError(f"{path}, line {row.line}: {value} stands in two folds; expected one")
     values: Sequence[str] = clips[key].tolist()
     missing = sorted(set(values) - set(fold_of))
     unknown = sorted(set(fold_of) - set(values))

@@ -16,6 +16,8 @@ from ..errors import UserError
 if TYPE_CHECKING:
     from .folds import Fold
 
+#: Column of the clip table of a run: the group of each clip, where folds keep groups together.
+KEPT_TOGETHER = "kept_together"
 #: What ``--group`` says for folds that keep speakers together, and nothing else.
 SPEAKER = "speaker"
 #: Words in the names of columns that tell when, where or with whom a clip was recorded.
@@ -32,7 +34,7 @@ _PEOPLE = frozenset({
 #: Columns that serpipe fills, and those that name a clip: none says who was recorded with whom.
 _OF_ONE_CLIP = frozenset({
     "path", "name", "speaker_id", "sha256", "audio_sha256", "recording", "unconfirmed_copy_of",
-    "contamination", "seconds", "loudness",
+    "contamination", "seconds", "loudness", KEPT_TOGETHER,
 })  # fmt: skip
 #: Columns that describe a clip or a file and say nothing of who was recorded with whom.
 _DESCRIPTIONS = _OF_ONE_CLIP | {
@@ -162,8 +164,9 @@ def crossed_columns(
         if column in _DESCRIPTIONS or column in aside:
             continue
         names, code = np.unique(_as_text(stored).astype(str), return_inverse=True)
-        if stored.dtype.kind not in "US" and len(names) > len(code) / 4:
-            continue  # a measurement, not a group
+        measured = stored.dtype.kind not in "US" and len(names) > len(code) / 4
+        if measured and not recorded_together(column):
+            continue
         pairs = np.unique(np.stack([code, person]), axis=1)
         per_value = np.bincount(pairs[0], minlength=len(names))
         groups = (names != "") & (per_value > 1)

@@ -1,27 +1,24 @@
-"""What can be predicted without listening: from sampling rate, channels, duration and loudness.
+"""What can be predicted without listening: from format, duration, loudness and conditions.
 
 A corpus whose labels can be told by such properties gives scores that say little about emotion. The
 baseline is trained and tested on the folds of the run.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .folds import Fold
+from .groups import recorded_together
 
 ALL_OF_THEM = "all of them"
 #: The baseline that sees nothing at all of the speech.
-FORMAT = "sampling rate and channels"
-#: Title of each baseline, and the columns of the clip table that it sees.
-NUISANCE: Mapping[str, tuple[str, ...]] = {
-    ALL_OF_THEM: ("sampling_rate", "channels", "seconds", "loudness"),
-    FORMAT: ("sampling_rate", "channels"),
-    "duration": ("seconds",),
-    "loudness": ("loudness",),
-}
+FORMAT = "sampling rate, channels, file type"
+#: The baseline that sees the corpus, and columns that say when, where or with whom.
+CONDITIONS = "corpus and recording conditions"
 #: With more folds than this, several are tested by one model.
 MOST_FOLDS = 50
 #: More training clips than this tell a baseline of four numbers nothing new.
@@ -59,9 +56,8 @@ def predict_from_nuisance(
     predictions = {}
     folds = _pool(folds)
     tested = np.sort(np.concatenate([fold.test for fold in folds]))
-    for title, columns in NUISANCE.items():
-        known = [clips[name].astype(np.float64) for name in columns if name in clips]
-        varying = [column for column in known if len(np.unique(column)) > 1]
+    for title, columns in _columns(clips, labels).items():
+        varying = [column for column in columns if len(np.unique(column)) > 1]
         if not varying:
             continue
         X = np.stack(varying, axis=1)
@@ -70,6 +66,36 @@ def predict_from_nuisance(
             predicted[fold.test] = _predict(X, labels, fold, seed)
         predictions[title] = predicted[tested]
     return predictions
+
+
+def _columns(
+    clips: Mapping[str, NDArray[Any]], labels: NDArray[Any]
+) -> dict[str, list[NDArray[np.float64]]]:
+    """Return what each baseline sees of the clips, by its title; words are numbered."""
+    known = {
+        name: [clips[name].astype(np.float64)] if name in clips else []
+        for name in ("sampling_rate", "channels", "seconds", "loudness")
+    }
+    suffixes = [PurePosixPath(path).suffix.lower() for path in clips.get("path", ())]
+    file_type = [_numbered(np.array(suffixes))] if suffixes else []
+    of_format = [*known["sampling_rate"], *known["channels"], *file_type]
+    conditions = [
+        _numbered(column)
+        for name, column in clips.items()
+        if name == "corpus"
+        or (recorded_together(name) and not np.array_equal(column.astype(str), labels.astype(str)))
+    ]
+    return {
+        ALL_OF_THEM: [*of_format, *known["seconds"], *known["loudness"]],
+        FORMAT: of_format,
+        "duration": known["seconds"],
+        "loudness": known["loudness"],
+        CONDITIONS: conditions,
+    }
+
+
+def _numbered(column: NDArray[Any]) -> NDArray[np.float64]:
+    return np.unique(column.astype(str), return_inverse=True)[1].astype(np.float64)
 
 
 def _pool(folds: Sequence[Fold]) -> list[Fold]:
@@ -106,8 +132,10 @@ def _predict(X: NDArray[np.float64], labels: NDArray[Any], fold: Fold, seed: int
         "verbose": -1,
     }
     if labels.dtype.kind == "f":
-        model = LGBMRegressor(**settings)
-    else:
-        model = LGBMClassifier(class_weight="balanced", **settings)
-    predicted: NDArray[Any] = model.fit(X[train], labels[train]).predict(X[fold.test])
+        origin = labels[train].mean()  # trees keep ratings in 32 bits
+        regressor = LGBMRegressor(**settings).fit(X[train], labels[train] - origin)
+        ratings: NDArray[Any] = regressor.predict(X[fold.test]) + origin
+        return ratings
+    classifier = LGBMClassifier(class_weight="balanced", **settings).fit(X[train], labels[train])
+    predicted: NDArray[Any] = classifier.predict(X[fold.test])
     return predicted

@@ -20,7 +20,7 @@ from .folds import (
     cross_corpus_split,
     make_split,
 )
-from .groups import SPEAKER, crossed_columns, find_groups, recorded_together
+from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
 from .heads import BEST, Grid, paths
 from .holdout import holds_out
 from .layers import Candidate, choose_layers
@@ -139,6 +139,12 @@ class Plan:
         return {name: column[self.problem.tested] for name, column in self.clips.items()}
 
     @property
+    def tested_groups(self) -> list[str]:
+        """The groups of speakers that are tested, where folds keep groups together; else none."""
+        groups = self.tested_clips.get(KEPT_TOGETHER, np.array([], str))
+        return list(map(str, np.unique(groups).tolist()))
+
+    @property
     def tested_labels(self) -> NDArray[Any]:
         """Their labels or ratings, shape (n_tested,)."""
         return self.problem.labels[self.problem.tested]
@@ -232,7 +238,9 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             "protocol gives for nothing"
         )
     findings += _crossed(clips, split, target)
-    inner = None if groups.name == SPEAKER else groups.ids
+    inner = None
+    if groups.name != SPEAKER:
+        inner = clips[KEPT_TOGETHER] = groups.ids
     problem = Problem(labels, clips["speaker"], split.folds, protocol.seed, inner)
     tested = {name: column[problem.tested] for name, column in clips.items()}
     if contaminated := contamination_mark(str(cache.key.get("encoder", "")), tested):

@@ -19,6 +19,7 @@ _NOT_TARGETS = (
     "sha256",
     "audio_sha256",
     "contamination",
+    "kept_together",
     RECORDING,
     UNCONFIRMED,
     "seconds",
@@ -132,6 +133,11 @@ def choose_target(
         used = used & np.isin(labels.astype(str), list(keep))
         changes += [f"{label} dropped" for label in dropped]
     left = np.unique(labels[used].astype(str))
+    if task == "labels" and 2 * len(left) > used.sum():
+        raise UserError(
+            f"--task labels --target {column}: {len(left)} different values of {int(used.sum())} "
+            "clips; labels need several clips each; read it as ratings, or merge values with --map"
+        )
     if len(left) < 2:
         raise UserError(
             f"--target {column}: only {', '.join(left)} is left; expected at least 2 labels; "

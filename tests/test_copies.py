@@ -265,8 +265,10 @@ def test_only_new_clips_are_compared(few_clips: Path, small_encoder: Path, tmp_p
 
     def again() -> Any:
         compared.clear()
-        alike = {"speaker": "x", "speaker_id": "x", "emotion": "x", "shared_emotion": ""}
-        found = [replace(clip, **alike) for clip in scan(few_clips, RAVDESS).clips]
+        found = [
+            replace(clip, speaker="x", speaker_id="x", emotion="x", shared_emotion="")
+            for clip in scan(few_clips, RAVDESS).clips
+        ]
         done = extract(found, [encoder], tmp_path / "c.h5", provenance={}, track=track)
         return recordings(done.cache.clips).tolist()
 

@@ -175,7 +175,7 @@ def test_inner_folds_are_five_or_as_many_as_there_are_speakers() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "columns none; expected a CSV table"),
+        ("", "expected a CSV table"),
         ("speaker,part\n01,1\n", "expected a CSV table with the columns fold and speaker"),
         ("speaker,fold\n01,1\n01,2\n", "line 3: 01 stands in two folds"),
         ("speaker,fold\n01,1\n,2\n", "line 3: speaker or fold is empty"),

@@ -56,6 +56,7 @@ def write_voices(
         "channels": np.full(n, 1),
         "loudness": draw.uniform(-30, -20, n),
     }
+    table["path"] = np.array(columns.pop("paths", table["path"]))
     table |= {name: np.array(values) for name, values in columns.items()}
     table.setdefault("speaker_id", table["speaker"])
     key = {
@@ -492,3 +493,83 @@ def test_a_column_of_single_clips_is_no_group(column: str, tmp_path: Path) -> No
     cache = write_voices(tmp_path / "c.h5", PERSONS, recording=ids, contamination=[""] * 120)
     with pytest.raises(UserError, match="--group"):
         make_plan(open_cache(cache), Protocol(group=column))
+
+
+def test_intervals_are_over_the_groups_that_folds_keep_together(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, **in_sessions())
+    results, _ = fitted(serpipe, cache, "--group", "session")
+    assert len(results.summary.speakers) == 20
+    assert list(results.summary.clusters) == [f"session {n:02d}" for n in range(10)]
+    assert len(results.by_speaker("lr")) == 10
+    assert "jackknife over sessions" in serpipe("report").out
+    two = np.where(np.array(PERSONS) < 5, "a", "b")
+    few = write_voices(tmp_path / "few.h5", PERSONS, room=two)
+    results, said = fitted(serpipe, few, "--group", "room")
+    assert np.isnan(results.scores("lr")["uar"].low)
+    assert "SER004" in said
+
+
+def test_labels_that_the_corpus_or_the_device_tells_are_reported(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    sad = np.random.default_rng(1).random(120) < 0.5
+    emotion = np.where(sad, "sad", "angry")
+    for name, columns in (
+        ("corpus", {"corpus": np.where(sad, "beta", "alpha")}),
+        ("device", {"device": np.where(sad, "phone", "laptop")}),
+        ("type", {"paths": [f"{n}.{'mp3' if each else 'wav'}" for n, each in enumerate(sad)]}),
+    ):
+        cache = write_voices(tmp_path / f"{name}.h5", PERSONS, emotion=emotion, **columns)
+        results, said = fitted(serpipe, cache)
+        assert max(score.value for score in results.nuisance_scores().values()) > 0.95
+        assert "SER021" in said
+
+
+def test_with_few_speakers_the_nuisance_baseline_is_tested_by_permutation(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    told: dict[str, Any] = {
+        name: np.array(values)[:48] for name, values in labels_told_by("sampling_rate").items()
+    }
+    results, said = fitted(serpipe, write_voices(tmp_path / "c.h5", PERSONS[:48], **told))
+    assert np.isnan(results.nuisance_scores()["all of them"].low)
+    assert "SER021" in said
+    fair, _ = fitted(serpipe, write_voices(tmp_path / "f.h5", PERSONS[:48]))
+    assert "SER021" not in codes(fair)
+
+
+def test_other_folds_and_seeds_on_the_same_clips_are_counted(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS)
+    splits = [("--split", "loso"), *(("--split", f"kfold:{n}") for n in (2, 3, 4)),
+              *(("--split", "kfold:3", "--seed", seed) for seed in (1, 2))]  # fmt: skip
+    found = [fitted(serpipe, cache, *options)[0] for options in splits]
+    assert count_comparable(found[-1]) == ComparableResults(1, 1, 5, 0)
+    assert "5 more in other folds" in next(
+        check.found for check in run_checks(found[0]) if check.code == "SER024"
+    )
+
+
+def test_numbered_sessions_are_noticed(tmp_path: Path) -> None:
+    person = np.repeat(np.arange(30), 4)
+    session = (np.arange(120) // 2 % 60).astype(float)  # two clips each, of one speaker
+    session[::2] = session[1::2][::-1]  # and of another
+    cache = write_voices(tmp_path / "c.h5", person.tolist(), session=session)
+    assert "SER020" in dict(make_plan(open_cache(cache), Protocol()).findings)
+
+
+def test_what_was_found_is_beside_every_number_that_is_pasted(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, **in_sessions())
+    results, _ = fitted(serpipe, cache)
+    assert serpipe("report").code == 0
+    folder = results.run / "report"
+    for name in ("nested.csv", "layers.csv", "classes.csv", "nested.tex", "classes.tex"):
+        assert "SER020" in (folder / name).read_text(), name
+    done = serpipe("fit", "--cache", cache, *QUICK, "--format", "json")
+    assert "SER020" in {check["code"] for check in json.loads(done.out)["checks"]}
+    assert "SER020" in serpipe("report", "--format", "csv").out

@@ -54,7 +54,7 @@ QUICK = ("--layers", "1", "--head", "lr", "--grid", "lr.C=1", "--split", "kfold:
 def record_of(files: Sequence[Path], corpus: str = "ravdess") -> TrainingRecord:
     hashes = [read_waveform(file, None)[1].audio_sha256 for file in files]
     speakers = [file.parent.name.removeprefix("Actor_") for file in files]
-    return record_clips([corpus] * len(files), speakers, hashes)
+    return record_clips([corpus] * len(files), speakers, [""] * len(files), hashes)
 
 
 def clips_of(folder: Path, actors: Sequence[str]) -> list[Path]:
@@ -185,7 +185,7 @@ def test_speakers_of_a_manifest_are_recognised_in_another(
     serpipe: Command, sample: Path, trained_model: Path, tmp_path: Path
 ) -> None:
     model = shutil.copytree(trained_model, tmp_path / "model")
-    record = record_clips(["calls"], ["  Zoë"], ["0" * 64])  # of a clip that is not here
+    record = record_clips(["calls"], ["  Zoë"], ["z.wav"], ["0" * 64])  # of a clip that is not here
     write_record(model, record)
     config = json.loads((model / "config.json").read_text())
     config["serpipe"]["corpora"] = ["calls"]
@@ -210,7 +210,7 @@ def test_clips_of_a_manifest_named_as_those_of_a_built_in_corpus_are_recognised(
     }
     corpora = frozenset({"ravdess"})
     if is_listed:  # of actor 01
-        record = record_clips(["ravdess"], ["01"], ["a" * 64])
+        record = record_clips(["ravdess"], ["01"], ["1.wav"], ["a" * 64])
         assert find_contamination(record, table).tolist() == ["speaker", "", ""]
         return
     record = TrainingRecord(corpora=corpora, unlisted=corpora)
@@ -398,7 +398,7 @@ def test_the_server_says_whether_a_recording_was_trained_on(sample: Path) -> Non
 
 
 def test_records_unite_and_survive_a_file(tmp_path: Path) -> None:
-    listed = record_clips(["emodb", "emodb"], ["03", "08"], ["a" * 64, "b" * 64])
+    listed = record_clips(["emodb"] * 2, ["03", "08"], ["3.wav", "8.wav"], ["a" * 64, "b" * 64])
     by_name = TrainingRecord(corpora=frozenset({"ravdess"}), unlisted=frozenset({"ravdess"}))
     both = unite([listed, None, by_name])
     assert both is not None
@@ -419,7 +419,7 @@ def test_records_unite_and_survive_a_file(tmp_path: Path) -> None:
 
 
 def test_clips_of_an_older_cache_leave_their_corpus_unlisted() -> None:
-    record = record_clips(["calls", "calls"], ["a", "b"], ["", ""])
+    record = record_clips(["calls"] * 2, ["a", "b"], ["a.wav", "b.wav"], ["", ""])
     assert record.unlisted == {"calls"} and not record.clips
     assert record.contains_clip("a" * 64) is None
 
