@@ -231,7 +231,7 @@ def report_runs(compared: RunsCompared) -> Report:
             for each in scored
         ),
         note="; ".join(f"{name}: {title}" for name, title in legend)
-        + f". Nuisance: {measure.title} from sampling rate, channels, duration and loudness alone, "
+        + f". Nuisance: {measure.title} from file format, duration and loudness alone, "
         "on the folds of the run.",
         records=tuple(
             {

@@ -193,11 +193,12 @@ def headline(results: RunResults) -> tuple[str, ...]:
             + f"{results.kind}, {results.summary.split_title}"
         )
     if results.nuisance:
-        title, score = next(iter(results.nuisance_scores().items()))
-        told = "sampling rate, channels, duration and loudness" if title == ALL_OF_THEM else title
+        scores = results.nuisance_scores()
+        title = max(scores, key=lambda name: scores[name].value)
+        seen = "format, duration and loudness" if title == ALL_OF_THEM else title
         lines.append(
-            f"{'nuisance':<10} {results.measure.title} {interval_text(score, results.measure)}, "
-            f"from {told} alone, same folds"
+            f"{'nuisance':<10} {results.measure.title} "
+            f"{interval_text(scores[title], results.measure)}, from {seen} alone, same folds"
         )
     return (
         *lines,

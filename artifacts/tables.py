@@ -129,8 +129,9 @@ def nuisance_table(results: RunResults) -> Table:
             *((title, interval_text(score, measure)) for title, score in scores.items()),
             ("chance", score_text(chance, measure)),
         ),
-        note="Boosted trees on sampling rate, channels, duration in seconds and loudness in dB, on "
-        "the folds of the run. Duration and loudness carry emotion, too; a sampling rate does not.",
+        note="Boosted trees on sampling rate, channels, file type, duration and loudness, and on "
+        "the corpus with columns such as session, on the folds of the run. Duration and loudness "
+        "carry emotion, too; a sampling rate does not.",
         records=tuple(
             {
                 **identity(summary),

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
+from scipy.signal import butter, sosfilt
 from serpipe.corpora import Clip
 from serpipe.corpora.data import gather
 from serpipe.features.audio import read_waveform
@@ -38,6 +39,10 @@ DRAW = np.random.default_rng(0)
 def noisy(x: Samples, decibels: float) -> Samples:
     noise = DRAW.standard_normal(len(x))
     return x + noise * np.sqrt(np.mean(x**2)) * 10 ** (-decibels / 20)
+
+
+def filtered(x: Samples, rate: int, kind: str) -> Samples:
+    return sosfilt(butter(2, 1000, kind, fs=rate, output="sos"), x)
 
 
 def clipped(x: Samples) -> Samples:
@@ -71,6 +76,9 @@ CHANGES: dict[str, Callable[[Samples, int], tuple[Samples, int, str, str]]] = {
     "noise at 10 dB": lambda x, r: (noisy(x, 10), r, "wav", "PCM_16"),
     "offset": lambda x, r: (x + 0.05, r, "wav", "PCM_16"),
     "inverted": lambda x, r: (-x, r, "wav", "PCM_16"),
+    "pre-emphasis": lambda x, r: (np.diff(x, prepend=0), r, "wav", "PCM_16"),
+    "below 1 kHz removed": lambda x, r: (filtered(x, r, "highpass"), r, "wav", "PCM_16"),
+    "above 1 kHz removed": lambda x, r: (filtered(x, r, "lowpass"), r, "wav", "PCM_16"),
     "one channel of two": lambda x, r: (np.stack([x, 0 * x], axis=1), r, "wav", "PCM_16"),
     "gain, 16 kHz, cut, noise, Ogg": lambda x, r: (
         noisy(0.5 * soxr.resample(x, r, 16000)[4800:], 30), 16000, "ogg", "VORBIS",
@@ -139,15 +147,19 @@ def measure_recall(clips: Sequence[Clip], folder: Path) -> None:
         found[name] = sum(
             recording[h.clip.path] == recording[str(h.clip.more["of"])] for h in these
         )
-    print("| copy | found | lowest correlation |\n|---|---:|---:|")
+    print("| copy | found | lowest correlation | whitened |\n|---|---:|---:|---:|")
     for name in CHANGES:
         these = [h for h in planted if h.clip.more["change"] == name]
-        lowest = min(of_files(h, original[str(h.clip.more["of"])]) for h in these)
-        print(f"| {name} | {found[name]} of {len(these)} | {lowest:.2f} |")
+        lowest = [
+            min(of_files(h, original[str(h.clip.more["of"])], whiten) for h in these)
+            for whiten in (False, True)
+        ]
+        print(f"| {name} | {found[name]} of {len(these)} | {lowest[0]:.2f} | {lowest[1]:.2f} |")
 
 
-def of_files(one: HeardClip, other: HeardClip) -> float:
-    return correlation(*(read_waveform(each.clip.file, RATE)[0] for each in (one, other)))
+def of_files(one: HeardClip, other: HeardClip, whiten: bool) -> float:
+    waveforms = (read_waveform(each.clip.file, RATE)[0] for each in (one, other))
+    return correlation(*waveforms, whiten=whiten)
 
 
 def measure_strangers(clips: Sequence[Clip]) -> None:
@@ -165,13 +177,15 @@ def measure_strangers(clips: Sequence[Clip]) -> None:
     chosen += [(a, b) for a, b in takes
                if (a.emotion, a.intensity) == (b.emotion, b.intensity)]  # fmt: skip
 
-    def correlate(pair: tuple[Clip, Clip]) -> float:
-        return correlation(*(waveforms[clip.path] for clip in pair))
+    for whiten, name in ((False, "as they are"), (True, "whitened")):
 
-    values = np.sort(list(in_order(correlate, chosen, cores(), ahead=8)))
-    highest = ", ".join(f"{value:.2f}" for value in values[:-6:-1])
-    print(f"\n{len(values)} pairs of clips of a sentence by one speaker: median "
-          f"{np.median(values):.2f}, the highest {highest}")  # fmt: skip
+        def correlate(pair: tuple[Clip, Clip], whiten: bool = whiten) -> float:
+            return correlation(*(waveforms[clip.path] for clip in pair), whiten=whiten)
+
+        values = np.sort(list(in_order(correlate, chosen, cores(), ahead=8)))
+        highest = ", ".join(f"{value:.2f}" for value in values[:-6:-1])
+        print(f"\n{len(values)} pairs of clips of a sentence by one speaker, {name}: median "
+              f"{np.median(values):.2f}, the highest {highest}")  # fmt: skip
 
 
 def measure_search(n_clips: int) -> None:

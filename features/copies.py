@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..corpora import Clip
 from ..corpora.speakers import canonical_speaker
@@ -21,9 +22,12 @@ from .audio import CHANNEL_POLICY, Waveform, read_waveform
 from .batching import HeardClip, in_order
 from .fingerprint import BAND, RATE, find_candidates, to_common_rate
 
-#: Correlation in the telephone band from which two clips are one recording. Measured in
-#: benchmarks/copies.py: copies have 0.9 and more, different clips of RAVDESS 0.5 at most.
-SAME_RECORDING = 0.8
+#: Correlation in the telephone band from which two clips are one recording, as they are and with
+#: whitened spectra. Measured in benchmarks/copies.py: different clips of RAVDESS have 0.3 and 0.1
+#: at most.
+SAME_RECORDING, SAME_WHITENED = 0.8, 0.5
+#: Width of the band over which a spectrum is smoothed to whiten it.
+_WHITENED_HERTZ = 100
 #: Shares of the shorter clip's samples, and of the energy of either clip, that must be compared.
 _COMPARED_SAMPLES, _COMPARED_ENERGY = 0.7, 0.5
 #: Samples of a block (0.25 s), and how many decibels below the loudest it may be to count.
@@ -153,8 +157,8 @@ def _person_and_emotion(clip: Clip) -> tuple[str, str]:
     return canonical_speaker(clip.speaker_id or clip.speaker), clip.shared_emotion or clip.emotion
 
 
-def correlation(one: Waveform, other: Waveform) -> float:
-    """Correlate two waveforms in the telephone band, aligned where they agree most.
+def same_recording(one: Waveform, other: Waveform) -> bool:
+    """Whether two waveforms are the same recording, perhaps filtered.
 
     Parameters
     ----------
@@ -163,25 +167,50 @@ def correlation(one: Waveform, other: Waveform) -> float:
 
     Returns
     -------
+    bool
+    """
+    return (
+        correlation(one, other) >= SAME_RECORDING
+        or correlation(one, other, whiten=True) >= SAME_WHITENED
+    )
+
+
+def correlation(one: Waveform, other: Waveform, *, whiten: bool = False) -> float:
+    """Correlate two waveforms in the telephone band, aligned where they agree most.
+
+    Parameters
+    ----------
+    one, other : ndarray of float32, shape (n_samples,)
+        At 8000 Hz.
+    whiten : bool
+        Whether to flatten the spectrum of each first, so that a filter does not matter. Noise
+        counts for more then.
+
+    Returns
+    -------
     float
-        From 0 to 1: the largest absolute value, over all shifts, of the correlation of the samples
-        that overlap, divided by the root of the product of their energies; or, if that is less,
-        the median of the same over the blocks of the overlap, so that a loud beep that two
+        From 0 to 1: the largest absolute value, over all shifts, of the correlation of the analytic
+        signals that overlap, divided by the root of the product of their energies; or, if that is
+        less, the median of the same over the blocks of the overlap, so that a loud beep that two
         recordings share does not make them one. Shifts count at which most of the shorter clip
         overlaps, and half of the energy of one of them.
+
+    References
+    ----------
+    Knapp & Carter (1976), *The generalized correlation method for estimation of time delay*, IEEE
+    Transactions on Acoustics, Speech, and Signal Processing 24(4): whitening before correlation.
     """
     from scipy import fft
 
-    one, other = _in_band(one), _in_band(other)
-    n = fft.next_fast_len(len(one) + len(other), real=True)
-    product = fft.rfft(one, n) * np.conj(fft.rfft(other, n))
+    first, second = _analytic(one, whiten), _analytic(other, whiten)
+    n = fft.next_fast_len(len(one) + len(other))
+    product = fft.fft(first, n) * np.conj(fft.fft(second, n))
     shortest = min(len(one), len(other))
     least = int(np.ceil(_COMPARED_SAMPLES * shortest))
     shifts = np.arange(least - len(other), len(one) - least + 1)
-    products = np.abs(fft.irfft(product, n)[shifts])
+    products = np.abs(fft.ifft(product, n)[shifts])
     start, stop = np.maximum(shifts, 0), np.minimum(shifts + len(other), len(one))
-    sums = [np.concatenate([[0.0], np.cumsum(each.astype(np.float64) ** 2)])
-            for each in (one, other)]  # fmt: skip
+    sums = [np.concatenate([[0.0], np.cumsum(np.abs(each) ** 2)]) for each in (first, second)]
     energy = sums[0][stop] - sums[0][start]
     others = sums[1][stop - shifts] - sums[1][start - shifts]
     totals = [max(float(each[-1]), 1e-20) for each in sums]
@@ -194,34 +223,40 @@ def correlation(one: Waveform, other: Waveform) -> float:
     best = int(ratio.argmax())
     overlap = slice(start[best], stop[best])
     moved = slice(start[best] - shifts[best], stop[best] - shifts[best])
-    blocks = _median_of_blocks(one[overlap], other[moved])
+    blocks = _median_of_blocks(first[overlap], second[moved])
     return float(min(ratio[best], blocks, 1.0))
 
 
-def _median_of_blocks(one: Waveform, other: Waveform) -> float:
-    """Return the median correlation over the blocks that are not silent, of aligned waveforms."""
+def _median_of_blocks(one: NDArray[np.complex128], other: NDArray[np.complex128]) -> float:
+    """Return the median correlation over the blocks that are not silent, of aligned signals."""
     n = max(len(one) // _BLOCK, 1)
     size = len(one) // n
-    a, b = (each[: n * size].reshape(n, size).astype(np.float64) for each in (one, other))
-    energies = (a**2).sum(axis=1), (b**2).sum(axis=1)
+    a, b = (each[: n * size].reshape(n, size) for each in (one, other))
+    energies = (np.abs(a) ** 2).sum(axis=1), (np.abs(b) ** 2).sum(axis=1)
     audible = [each > each.max() * 10 ** (-_BLOCK_DECIBELS / 10) for each in energies]
     both = audible[0] & audible[1]
     if not both.any():
         return 0.0
-    products = np.abs((a * b).sum(axis=1))[both]
+    products = np.abs((a * np.conj(b)).sum(axis=1))[both]
     return float(np.median(products / np.sqrt(energies[0][both] * energies[1][both])))
 
 
-def _in_band(waveform: Waveform) -> Waveform:
-    """Remove all but the telephone band."""
+def _analytic(waveform: Waveform, whiten: bool) -> NDArray[np.complex128]:
+    """Return the analytic signal in the telephone band, whose phase a filter may turn."""
     from scipy import fft
 
-    n = fft.next_fast_len(len(waveform), real=True)
-    spectrum = fft.rfft(waveform, n)
+    n = fft.next_fast_len(len(waveform))
+    spectrum = fft.fft(waveform.astype(np.float64), n)
     low, high = (edge * n // RATE for edge in BAND)
-    spectrum[:low] = spectrum[high:] = 0
-    filtered: Waveform = fft.irfft(spectrum, n)[: len(waveform)]
-    return filtered
+    band = spectrum[low:high]
+    if whiten and len(band):
+        width = min(max(_WHITENED_HERTZ * n // RATE, 1), len(band))
+        power = np.convolve(np.abs(band) ** 2, np.full(width, 1 / width), "same")
+        band = band / np.sqrt(power + 1e-3 * power.mean() + 1e-20)
+    signal = np.zeros(n, np.complex128)
+    signal[low:high] = band
+    analytic: NDArray[np.complex128] = fft.ifft(signal)[: len(waveform)]
+    return analytic
 
 
 def _compare_all(
@@ -253,8 +288,7 @@ def _compare_all(
             if waveform is None or other is None:
                 found.append(_Comparison(first, place, None))
             else:
-                same = correlation(waveform, other) >= SAME_RECORDING
-                found.append(_Comparison(first, place, same))
+                found.append(_Comparison(first, place, same_recording(waveform, other)))
         return found
 
     tasks = [

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+from scipy.signal import butter, sosfilt
 from serpipe.artifacts.checks import run_checks
 from serpipe.artifacts.results import read_results
 from serpipe.corpora import Clip, scan
@@ -22,7 +23,12 @@ from serpipe.features.audio import read_waveform
 from serpipe.features.batching import HeardClip
 from serpipe.features.cache import open_cache
 from serpipe.features.cache_write import write_cache
-from serpipe.features.copies import SAME_RECORDING, correlation, mark_recordings
+from serpipe.features.copies import (
+    SAME_RECORDING,
+    SAME_WHITENED,
+    correlation,
+    mark_recordings,
+)
 from serpipe.features.encoder import load_encoder
 from serpipe.features.extract import extract
 from serpipe.features.fingerprint import RATE, find_candidates, fingerprint
@@ -42,6 +48,10 @@ def resampled(samples: Samples, old: int, new: int) -> Samples:
 def noisy(samples: Samples, decibels: float) -> Samples:
     noise = np.random.default_rng(0).standard_normal(len(samples))
     return samples + noise * np.sqrt(np.mean(samples**2)) * 10 ** (-decibels / 20)
+
+
+def filtered(samples: Samples, rate: int, kind: str) -> Samples:
+    return sosfilt(butter(2, 1000, kind, fs=rate, output="sos"), samples)
 
 
 def silence(seconds: float, rate: int) -> Samples:
@@ -65,6 +75,9 @@ CHANGES: dict[str, Change] = {
     "noise": lambda x, r: (noisy(x, 30), r, "wav", "PCM_16"),
     "offset": lambda x, r: (x + 0.02, r, "wav", "PCM_16"),
     "inverted": lambda x, r: (-x, r, "wav", "PCM_16"),
+    "preemphasis": lambda x, r: (np.diff(x, prepend=0), r, "wav", "PCM_16"),
+    "highpass": lambda x, r: (filtered(x, r, "highpass"), r, "wav", "PCM_16"),
+    "lowpass": lambda x, r: (filtered(x, r, "lowpass"), r, "wav", "PCM_16"),
     "stereo": lambda x, r: (np.stack([x, 0 * x], axis=1), r, "wav", "PCM_16"),
     "padded": lambda x, r: (
         np.concatenate([silence(0.3, r), x, silence(0.6, r)]), r, "wav", "PCM_16",
@@ -160,19 +173,24 @@ def test_waveforms_of_copies_agree_and_those_of_other_clips_do_not(
     waveform = read_waveform(source, RATE)[0]
     for change in CHANGES:
         copy = read_waveform(plant(source, tmp_path, change), RATE)[0]
-        assert correlation(waveform, copy) > SAME_RECORDING + 0.1
-        assert correlation(copy, waveform) == pytest.approx(correlation(waveform, copy), abs=0.01)
+        found = correlation(waveform, copy), correlation(waveform, copy, whiten=True)
+        assert max(found[0] - SAME_RECORDING, found[1] - SAME_WHITENED) > 0.1
+        assert correlation(copy, waveform) == pytest.approx(found[0], abs=0.01)
     others = [h for h in originals[1:] if h.clip.speaker == originals[0].clip.speaker]
     for other in others:
-        assert correlation(waveform, read_waveform(other.clip.file, RATE)[0]) < SAME_RECORDING - 0.2
+        different = read_waveform(other.clip.file, RATE)[0]
+        assert correlation(waveform, different) < SAME_RECORDING - 0.2
+        assert correlation(waveform, different, whiten=True) < SAME_WHITENED - 0.2
     hum = np.sin(np.arange(3 * RATE) * 2 * np.pi * 50 / RATE).astype(np.float32)
     humming = [each[: 2 * RATE] + hum[: 2 * RATE] for each in (
         waveform, read_waveform(others[0].clip.file, RATE)[0])]  # fmt: skip
     assert correlation(*humming) < SAME_RECORDING - 0.2
+    assert correlation(*humming, whiten=True) < SAME_WHITENED - 0.1
     beep = 0.5 * np.sin(np.arange(RATE // 2) * 2 * np.pi * 1000 / RATE).astype(np.float32)
     beeping = [np.concatenate([beep, each / np.abs(each).max() / 2]) for each in (
         waveform, read_waveform(others[0].clip.file, RATE)[0])]  # fmt: skip
     assert correlation(*beeping) < SAME_RECORDING - 0.2
+    assert correlation(*beeping, whiten=True) < SAME_WHITENED - 0.1
 
 
 def test_recordings_depend_neither_on_order_nor_on_other_clips(
