@@ -44,6 +44,11 @@ _PLANNED: Mapping[str, tuple[str, str]] = {
         "the same people may be on both sides under ids of their own: give each person an id, or "
         "leave these clips out",
     ),
+    "SER029": (
+        "warning",
+        "if the last part names a session and not a person, the same voices are on both sides of "
+        "the folds: give each person one id",
+    ),
     "SER027": ("note", "if they were recorded together, keep them on one side with --group"),
 }
 

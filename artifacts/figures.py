@@ -319,9 +319,7 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
                 [pair.p_holm < RESOLVED for pair in compared.pairs],
             )
             axes.axvline(0, color="black", linewidth=1)
-            axes.set_xlabel(
-                f"difference in {measure.title}{measure.unit}, 95 % interval over speakers"
-            )
+            axes.set_xlabel(f"difference in {measure.title}{measure.unit}, 95 % interval")
             figures["comparisons"] = figure
         return figures
 
@@ -421,7 +419,7 @@ def _bars(
 
 def _interval_label(found: Iterable[Interval]) -> str:
     """Say that intervals are drawn, where there are any."""
-    return "" if all(np.isnan(each.low) for each in found) else ", 95 % interval over speakers"
+    return "" if all(np.isnan(each.low) for each in found) else ", 95 % interval"
 
 
 def _new(

@@ -1,5 +1,7 @@
 """Who speaks in each clip, across corpora and spellings."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,10 @@ _PLACEHOLDERS = frozenset(
     {"unknown", "unk", "na", "n-a", "nan", "none", "null", "anonymous", "anon", "various", "mixed",
      "multiple", "other", "notavailable"}
 )  # fmt: skip
+
+
+#: The last part of an id, after a separator.
+_STEM = re.compile(r"[\W_]+[^\W_]+$")
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,14 @@ def identify_speakers(
         findings.append((
             "SER028",
             f"the speaker of {int(np.isin(ids, nobody).sum())} clips is {', '.join(nobody)}",
+        ))  # fmt: skip
+    stems = Counter(_STEM.sub("", _own(name)) for name in names if _STEM.search(_own(name)))
+    several = [stem for stem, count in stems.items() if count > 2]
+    if len(several) > 2 and 2 * sum(stems[stem] for stem in several) >= len(names):
+        alike = [name for name in names if _STEM.sub("", _own(name)) == several[0]]
+        findings.append((
+            "SER029",
+            f"many speaker ids differ in their last part only, such as {', '.join(alike[:3])}",
         ))  # fmt: skip
     counts = np.unique(ids, return_counts=True)[1]
     few = int(np.sum(counts <= 2))

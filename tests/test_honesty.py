@@ -269,6 +269,23 @@ def test_a_speaker_who_is_nobody_is_reported(tmp_path: Path) -> None:
     assert [code for code, _ in make_plan(open_cache(cache), Protocol()).findings] == ["SER028"]
 
 
+@pytest.mark.parametrize(
+    ("ids", "reported"),
+    [
+        ([f"p{p:02d}_{'abcd'[row % 4]}" for row, p in enumerate(PERSONS)], True),
+        ([f"{'FM'[p % 2]}_{p:02d}" for p in PERSONS], False),
+        ([f"spk-{p}" for p in PERSONS], False),
+        ([f"Ses{p:02d}_{'FM'[row % 2]}" for row, p in enumerate(PERSONS)], False),
+    ],
+)
+def test_ids_that_name_sessions_of_a_person_are_reported(
+    ids: list[str], reported: bool, tmp_path: Path
+) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS, speaker=ids)
+    findings = dict(make_plan(open_cache(cache), Protocol(split="kfold:3")).findings)
+    assert ("SER029" in findings) == reported
+
+
 def labels_told_by(column: str) -> Mapping[str, Any]:
     draw = np.random.default_rng(1)
     sad = draw.random(120) < 0.5
