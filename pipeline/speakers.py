@@ -25,7 +25,7 @@ _PLACEHOLDERS = frozenset(
 
 
 #: The last part of an id, after a separator.
-_STEM = re.compile(r"[\W_]+[^\W_]+$")
+_LAST_PART = re.compile(r"[\W_]+[^\W_]+$")
 
 
 @dataclass(frozen=True)
@@ -126,30 +126,31 @@ def identify_speakers(
             f"{len(groups)} groups of speaker ids differ only in spelling and count as different "
             f"people (--similar-speakers separate): {describe_similar(groups)}",
         ))  # fmt: skip
-    nobody = [
-        name for name in np.unique(ids).tolist() if canonical_speaker(_own(name)) in _PLACEHOLDERS
-    ]
+    findings += _suspicious_ids(ids)
+    return Speakers(ids, tuple(assumptions), tuple(findings))
+
+
+def _suspicious_ids(ids: NDArray[np.str_]) -> list[tuple[str, str]]:
+    """Find signs that ids name clips, sessions or nobody in particular, and not people."""
+    findings = []
+    unique, counts = np.unique(ids, return_counts=True)
+    names = unique.tolist()
+    nobody = [name for name in names if canonical_speaker(_own(name)) in _PLACEHOLDERS]
     if nobody:
-        findings.append((
-            "SER028",
-            f"the speaker of {int(np.isin(ids, nobody).sum())} clips is {', '.join(nobody)}",
-        ))  # fmt: skip
-    stems = Counter(_STEM.sub("", _own(name)) for name in names if _STEM.search(_own(name)))
-    several = [stem for stem, count in stems.items() if count > 2]
-    if len(several) > 2 and 2 * sum(stems[stem] for stem in several) >= len(names):
-        alike = [name for name in names if _STEM.sub("", _own(name)) == several[0]]
-        findings.append((
-            "SER029",
-            f"many speaker ids differ in their last part only, such as {', '.join(alike[:3])}",
-        ))  # fmt: skip
-    counts = np.unique(ids, return_counts=True)[1]
+        clips = int(np.isin(ids, nobody).sum())
+        findings.append(("SER028", f"the speaker of {clips} clips is {', '.join(nobody)}"))
+    stems = {name: _LAST_PART.sub("", _own(name)) for name in names}
+    sizes = Counter(stem for name, stem in stems.items() if stem != _own(name))
+    several = [stem for stem, size in sizes.items() if size > 2]
+    if len(several) > 2 and 2 * sum(sizes[stem] for stem in several) >= len(names):
+        alike = ", ".join([name for name in names if stems[name] == several[0]][:3])
+        found = f"many speaker ids differ in their last part only, such as {alike}"
+        findings.append(("SER029", found))
     few = int(np.sum(counts <= 2))
     if 2 * few >= len(counts):
-        findings.append((
-            "SER019",
-            f"{few} of {len(counts)} speakers have no more than two clips",
-        ))  # fmt: skip
-    return Speakers(ids, tuple(assumptions), tuple(findings))
+        found = f"{few} of {len(counts)} speakers have no more than two clips"
+        findings.append(("SER019", found))
+    return findings
 
 
 def _own(speaker: str) -> str:
