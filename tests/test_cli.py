@@ -90,7 +90,10 @@ def test_the_tables_are_the_scores_of_the_saved_predictions(
 
     def shown(head: str, layer: str, metric: str) -> str:
         row = rows[head, layer]
-        value, low, high = (100 * float(row[f"{metric}{end}"]) for end in ("", "_low", "_high"))
+        value = 100 * float(row[metric])
+        if not row[f"{metric}_low"]:
+            return f"{value:.1f}"
+        low, high = (100 * float(row[f"{metric}{end}"]) for end in ("_low", "_high"))
         return f"{value:.1f} [{low:.1f}-{high:.1f}]"
 
     lines = {layer: [shown(head, layer, "uar") for head in ("lr", "svm")] for layer in "0123"}
