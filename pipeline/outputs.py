@@ -11,7 +11,7 @@ from ..corpora.emotions import shared_word
 from ..errors import UserError
 
 #: What is said of the probabilities of a network, :func:`label_shares`.
-SOFTMAX = "not calibrated: the softmax of the model's outputs, and usually overconfident"
+SOFTMAX = "not calibrated (softmax of the model's outputs, usually overconfident)"
 #: What transformers calls outputs that nobody has named.
 _NAMELESS = re.compile(r"label_\d+", re.IGNORECASE)
 

@@ -15,7 +15,7 @@ from ..blocks import Matrix
 #: A scikit-learn classifier: ``fit(X, y)``, ``predict(X)``, ``classes_``.
 Classifier = Any
 #: What is said of probabilities that a fitted model gives by itself.
-NOT_CALIBRATED = "not calibrated: the model's own, and usually overconfident"
+NOT_CALIBRATED = "not calibrated (the model's own output, usually overconfident)"
 #: One value for each hyper-parameter.
 Point = Mapping[str, float]
 #: The values to try for each hyper-parameter.

@@ -150,7 +150,7 @@ SGD = Head(
     save=sklearn_file.save,
     load=sklearn_file.load,
     # One classifier for each label, each with an averaged and thus short vector: nothing is near 1.
-    probabilities_are="not calibrated: the model's own, and usually underconfident",
+    probabilities_are="not calibrated (the model's own output, usually underconfident)",
     streams=True,
     stands_in_for="lr",
 )
