@@ -171,7 +171,7 @@ def record_finetuning(
         raise UserError(
             f"--label-smoothing: {plan.target.column} is a number; expected labels; leave it away"
         )
-    validation = {fold.name: _validation(plan, fold) for fold in plan.split.folds}
+    validation = {fold.name: validation_clips(plan, fold) for fold in plan.split.folds}
     choices: dict[str, ProbeChoice] = {}
     everybody, plan = plan, _trial(plan, max_folds)
     trial = plan is not everybody
@@ -446,8 +446,27 @@ def _key(kind: Kind, options: TrainingOptions, device: str) -> dict[str, Any]:
     }
 
 
-def _validation(plan: Plan, fold: Fold) -> NDArray[np.intp]:
-    """Return the clips by which the epoch is chosen: the split's, or a fifth of the speakers'."""
+def validation_clips(plan: Plan, fold: Fold) -> NDArray[np.intp]:
+    """Return the training clips by which the epoch is chosen.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    fold : Fold
+        One of its folds.
+
+    Returns
+    -------
+    ndarray of int
+        The validation clips that the split names, or those of a fifth of the training speakers, or
+        of the groups of speakers that folds keep together. Positions in the clip table.
+
+    Raises
+    ------
+    UserError
+        If there are too few speakers to set some aside.
+    """
     if fold.validation is not None:
         return fold.validation
     speakers = plan.problem.kept_together[fold.train]

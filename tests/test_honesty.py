@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from serpipe.artifacts.checks import run_checks
+from serpipe.artifacts.record_finetune import validation_clips
 from serpipe.artifacts.repeats import repeated, spreads
 from serpipe.artifacts.results import RunResults, read_results
 from serpipe.artifacts.selection import ComparableResults, count_comparable
@@ -209,6 +210,11 @@ def test_sessions_stay_together_for_iemocap(serpipe: Command, tmp_path: Path) ->
             session = plan.clips["session"]
             assert not set(session[fold.train]) & set(session[fold.test])
         assert plan.problem.kept_together is not plan.problem.speakers  # of inner folds, too
+        if split == "kfold:5":  # by which `finetune` chooses the epoch
+            for fold in plan.split.folds:
+                held = validation_clips(plan, fold)
+                rest = np.setdiff1d(fold.train, held)
+                assert not set(session[held]) & set(session[rest])
     alone, said = fitted(serpipe, cache, "--group", "speaker")
     assert uar(alone) > 0.75
     assert "SER020" in codes(alone)
