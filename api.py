@@ -191,6 +191,8 @@ def extract(
             )
     if mark := contamination_mark(str(key["encoder"]), done.cache.clips):
         say(mark)
+    for part in done.damaged_parts:
+        say(f"note     {part}, of the extraction that was stopped, was damaged: computed again")
     if done.cache.shards:
         folder = done.cache.shards[0].path.parent
         say(f"shards   {len(done.cache.shards)} file(s), which belong to the cache, in {folder}")
@@ -613,12 +615,13 @@ def _to_fit(
 ) -> "tuple[Cache, Ratings | None, tuple[Head, ...], Mapping[str, Grid]]":
     """Open what is fitted to, and find the heads for it."""
     from .artifacts.latest import latest_cache
-    from .features.cache import Cache, open_cache
+    from .features.cache import Cache, check_table, open_cache
     from .pipeline.heads import find_heads, read_grids
     from .pipeline.ratings import read_ratings
 
     given = cache if isinstance(cache, Cache) else local(cache or latest_cache(), say, file=True)
     opened = given if isinstance(given, Cache) else open_cache(given)
+    check_table(opened)
     say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
     target = protocol.target
     rated = read_ratings(local(ratings, say, file=True), target) if ratings else None

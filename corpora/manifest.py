@@ -193,6 +193,11 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"{path}: separated by semicolons; expected commas; save it anew")
     if len(set(header)) < len(header):
         raise UserError(f"{path}: a column stands twice in {', '.join(header)}; expected each once")
+    for line, cells in table:
+        if any("\0" in cell for cell in cells):
+            raise UserError(
+                f"{path}, line {line}: holds a NUL character, which no cache can store; remove it"
+            )
     for line, cells in table[1:]:
         if len(cells) != len(header):
             raise UserError(

@@ -46,6 +46,7 @@ from .cache_rows import (
     Rows,
     Shard,
     blocks,
+    check_contained,
     hash_table,
     layer_name,
     one_file,
@@ -200,6 +201,7 @@ def open_cache(path: Path) -> Cache:
         raise UserError(f"{path}: no such file; expected a cache of embeddings; {fix}")
     try:
         with h5py.File(path, "r") as file:
+            check_contained(file)
             version = file.attrs.get("serpipe_cache")
             if version not in (FORMAT_VERSION, INDEX_VERSION):
                 raise UserError(
@@ -224,6 +226,28 @@ def open_cache(path: Path) -> Cache:
         reason = first_line(error)
         raise UserError(f"{path}: not a whole cache of embeddings ({reason}); {fix}") from None
     return Cache(path, key, provenance, clips, stamp, places)
+
+
+def check_table(cache: Cache) -> None:
+    """Check the clip table of a cache against its checksum.
+
+    Parameters
+    ----------
+    cache : Cache
+        An opened cache.
+
+    Raises
+    ------
+    UserError
+        If a label, a speaker or anything else in the table was changed.
+    """
+    with h5py.File(cache.path, "r") as file:
+        stated = file.attrs.get("clips_sha256")
+    if stated is not None and stated != hash_table(cache.clips):
+        raise UserError(
+            f"{cache.path}: the clip table does not have its checksum: it was damaged or changed; "
+            "run `serpipe extract` again with --overwrite"
+        )
 
 
 def verify_cache(path: Path) -> list[str]:
@@ -257,12 +281,15 @@ def verify_cache(path: Path) -> list[str]:
             for layer in cache.layers:
                 name = layer_name(pooling, layer)
                 dataset = file[name]
-                digest, finite = hashlib.sha256(), True
+                digest, finite, empty = hashlib.sha256(), True, 0
                 for _, block in blocks(dataset):
                     digest.update(block.tobytes())
                     finite = finite and bool(np.isfinite(block).all())
+                    empty += int((~block.any(axis=1)).sum())
                 if not finite:
                     wrong.append(f"{name} holds values that are not finite numbers")
+                if empty and pooling == "mean":  # the deviation of a single frame is zero
+                    wrong.append(f"{name} holds {empty} rows of zeros, which nothing has written")
                 if dataset.attrs.get("sha256") != digest.hexdigest():
                     wrong.append(f"{name} does not have its checksum: the file is damaged")
     return wrong

@@ -24,6 +24,10 @@ BLOCK_ROWS = 4096
 DAMAGED = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
+#: Groups lie in groups at most so deep: a group can also contain itself.
+_DEEPEST = 4
+
+
 @dataclass(frozen=True)
 class Shard:
     """A file that holds rows: one of those of an index, or the cache itself.
@@ -179,6 +183,7 @@ def _open_shard(
     try:
         with h5py.File(path, "r") as file:
             stamp = stamp_of(path)
+            check_contained(file)
             if file.attrs.get("serpipe_cache") != FORMAT_VERSION:
                 raise ValueError("no cache that holds its rows")
             hashes = read_column(file["clips/sha256"])
@@ -192,6 +197,36 @@ def _open_shard(
             f"{path}: is another file than {index} was made with; expected that shard; {fix}"
         )
     return Shard(path, number, len(hashes), stamp), hashes
+
+
+def check_contained(file: h5py.File) -> None:
+    """Refuse a file whose data lie elsewhere: a cache from a stranger could name any file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open for reading; nothing of it has been read.
+
+    Raises
+    ------
+    ValueError
+        If it has a link that leads elsewhere, or a dataset that is stored in other files.
+    """
+
+    def check(group: h5py.Group, depth: int) -> None:
+        for name in group:
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{name} is a link to somewhere else")
+            found = group[name]
+            if isinstance(found, h5py.Dataset):
+                if found.is_virtual or found.external:
+                    raise ValueError(f"{name} is stored in another file")
+            elif depth == _DEEPEST:
+                raise ValueError(f"{name} lies too deep")
+            else:
+                check(found, depth + 1)
+
+    check(file, 1)
 
 
 def statement(file: h5py.File) -> str:

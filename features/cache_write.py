@@ -165,7 +165,9 @@ def _write_files(
         file_of[rows], row_of[rows] = number, np.arange(len(rows))
         table = {name: column[rows] for name, column in clips.items()}
         offsets.append(_lay_out(_unfinished(path), key, provenance, table))
+    written = np.zeros(len(file_of), bool)
     for positions, values_of in sources:
+        written[positions] = True
         parts = [(n, file_of[positions] == n) for n in np.unique(file_of[positions]).tolist()]
         for name in ((pooling, layer) for pooling in key["poolings"] for layer in key["layers"]):
             values = values_of(*name)
@@ -175,6 +177,12 @@ def _write_files(
                     _unfinished(paths[number]), key["dtype"], "r+", offsets[number][name], shape
                 )
                 mapped[row_of[positions[mine]]] = values[mine]
+    lost = np.flatnonzero((file_of >= 0) & ~written)
+    if len(lost):
+        raise MachineError(
+            f"{paths[0]}: the embeddings of {len(lost)} clips are missing, the first in row "
+            f"{lost[0]}; run the same command again: what was computed is kept"
+        )
     for path in paths:
         with h5py.File(_unfinished(path), "r+") as file:
             for pooling, layer in ((p, name) for p in key["poolings"] for name in key["layers"]):
@@ -274,13 +282,15 @@ def _whole_or_not(path: Path, files: Sequence[Path]) -> Iterator[None]:
     """Leave nothing of the files of a cache if the disk does not take them."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py raises either, without errno
+    except (OSError, RuntimeError, MachineError) as error:  # h5py raises the first two
         named = {path, *(shard_path(path, number) for number in _numbers_in_place(path))}
         for file in files:
             with suppress(OSError):
                 _unfinished(file).unlink(missing_ok=True)
                 if file not in named:
                     file.unlink(missing_ok=True)
+        if isinstance(error, MachineError):
+            raise
         raise MachineError(
             f"{path}: cannot be written ({first_line(error)}); expected room for the "
             "cache; make room and run the same command again: what is computed is kept"

@@ -51,6 +51,8 @@ class Extraction:
         Clips of an earlier cache at the same place that were dropped from it.
     bad : tuple of BadClipError
         Clips left out (with ``skip_bad``).
+    damaged_parts : tuple of str
+        Parts of a stopped extraction that did not have their checksum: computed again.
     same_bytes : tuple of tuple of str
         Groups of clips (paths) that are byte for byte the same.
     same_recording : tuple of tuple of str
@@ -67,6 +69,7 @@ class Extraction:
     same_bytes: tuple[tuple[str, ...], ...]
     same_recording: tuple[tuple[str, ...], ...]
     unconfirmed: tuple[tuple[str, str], ...]
+    damaged_parts: tuple[str, ...] = ()
 
 
 def extract(
@@ -205,6 +208,7 @@ def extract_by(
         if overwrite and existing is None and parts.key() != key:
             parts.remove()  # only now, when the new work is sure to begin
         parts.begin(key)
+        damaged = parts.drop_damaged()
         done = set(existing.clips["sha256"].tolist()) if existing else set()
         done.update(hash_ for _, hashes in parts.hashes() for hash_ in hashes)
         missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
@@ -226,6 +230,7 @@ def extract_by(
             removed=tuple(removed),
             bad=tuple(bad),
             same_bytes=_same_bytes(heard),
+            damaged_parts=tuple(damaged),
             same_recording=tuple(map(tuple, copies(cache.clips))),
             unconfirmed=tuple(
                 (h.clip.path, h.unconfirmed_copy_of) for h in heard if h.unconfirmed_copy_of

@@ -1,10 +1,13 @@
 """What an extraction has done so far, kept so that a kill loses at most the last seconds.
 
-A folder beside the cache, ``FILE.h5.parts``, holds numbered safetensors files, each written under
-another name, synced and renamed, and the key that they were made with.
+A folder beside the cache, ``FILE.h5.parts``, holds safetensors files, each written under another
+name, synced and renamed, and the key that they were made with. The name of a part is its number and
+a checksum of its content: ``000003-0123456789abcdef.safetensors``.
 """
 
+import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -21,6 +24,8 @@ from ..files import write_bytes, write_text
 #: Seconds of work that a kill may lose, and bytes of results that may wait in memory.
 FLUSH_SECONDS = 20.0
 FLUSH_BYTES = 64 << 20
+
+_NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.safetensors")
 
 Embeddings = Mapping[str, NDArray[np.float32]]
 
@@ -78,15 +83,30 @@ class Parts:
                 pooling: np.concatenate([arrays[pooling] for _, arrays in self._pending], axis=1)
                 for pooling in self._pending[0][1]
             }
-            part = self.folder / f"{len(self.files()):06d}.safetensors"
-            write_bytes(part, save(tensors, metadata={"sha256": json.dumps(hashes)}))
+            content = save(tensors, metadata={"sha256": json.dumps(hashes)})
+            # After the last that is there: a part that was lost must not make two share a name.
+            numbers = [int(file.name.partition("-")[0]) for file in self.files()]
+            number = max(numbers, default=-1) + 1
+            write_bytes(self.folder / f"{number:06d}-{_checksum(content)}.safetensors", content)
             self._pending.clear()
             self._waiting_bytes = 0
         self._flushed = time.monotonic()
 
     def files(self) -> list[Path]:
         """Return the parts, in the order in which they were written."""
-        return sorted(self.folder.glob("*.safetensors"))
+        return sorted(
+            file for file in self.folder.glob("*.safetensors") if _NAME.fullmatch(file.name)
+        )
+
+    def drop_damaged(self) -> list[str]:
+        """Remove parts that do not have their checksum, and return their names."""
+        damaged = []
+        for file in self.folder.glob("*.safetensors"):
+            named = _NAME.fullmatch(file.name)
+            if not named or _checksum(file.read_bytes()) != named[2]:
+                file.unlink()
+                damaged.append(file.name)
+        return sorted(damaged)
 
     def hashes(self) -> Iterable[tuple[Path, list[str]]]:
         """Yield each part with the content hashes of its clips."""
@@ -98,6 +118,10 @@ class Parts:
         """Remove the folder: what it held now stands in the cache, or is not wanted."""
         self._pending.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_layer(part: Path, pooling: str, layer: int) -> NDArray[np.float32]:

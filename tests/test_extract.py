@@ -1,5 +1,6 @@
 """A cache holds each clip's own numbers, whatever happened on the way, and says whence."""
 
+import hashlib
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from serpipe.features import extract as extract_module
 from serpipe.features.audio import read_waveform
 from serpipe.features.batching import HeardClip, Lane, embed_batches, in_order, plan
 from serpipe.features.cache import open_cache, verify_cache
+from serpipe.features.cache_write import write_cache
 from serpipe.features.encoder import Encoder, load_encoder
 from serpipe.features.extract import Extraction, extract
 from serpipe.features.trim import trim
@@ -278,6 +280,110 @@ def test_a_stopped_overwrite_goes_on(
     assert open_cache(out).key["torch"] == "0.1"  # the old stays until the new is whole
     assert run(few_clips, encoder, out, overwrite=True).computed == 30
     assert run(few_clips, encoder, out, overwrite=True).computed == 0
+
+
+def stop_after(
+    clips: Path, encoder: Encoder, out: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> list[Path]:
+    """Stop an extraction after some clips, each in a part of its own; return the parts."""
+    embed, calls = Encoder.embed, []
+
+    def stops(self: Encoder, waveforms: list[np.ndarray]) -> dict[str, np.ndarray]:
+        calls.append(1)
+        if len(calls) > number:
+            raise KeyboardInterrupt
+        return embed(self, waveforms)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Encoder, "embed", stops)
+        patch.setattr("serpipe.features.parts.FLUSH_SECONDS", 0.0)
+        run(clips, encoder, out)
+    return sorted(out.with_name(out.name + ".parts").glob("*.safetensors"))
+
+
+def test_a_part_that_is_lost_or_damaged_is_computed_again(
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(few_clips, encoder, tmp_path / "whole.h5")
+    out = tmp_path / "c.h5"
+    parts = stop_after(few_clips, encoder, out, monkeypatch, 10)
+    assert len(parts) == 10
+    parts[3].unlink()
+    damaged = bytearray(parts[5].read_bytes())
+    damaged[-100] ^= 1
+    parts[5].write_bytes(damaged)
+    # A second stop: what is written now must not take the place of what is there.
+    assert len(stop_after(few_clips, encoder, out, monkeypatch, 5)) == 8 + 5
+    done = run(few_clips, encoder, out)
+    assert done.computed == 40 - 13
+    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert verify_cache(out) == []
+
+
+def test_a_damaged_part_is_named(
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "c.h5"
+    parts = stop_after(few_clips, encoder, out, monkeypatch, 3)
+    parts[0].write_bytes(parts[0].read_bytes()[:-1])
+    done = run(few_clips, encoder, out)
+    assert done.damaged_parts == (parts[0].name,)
+    assert done.computed == 38
+
+
+def test_rows_that_nothing_wrote_are_refused_and_found(
+    few_clips: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    cache = run(few_clips, encoder, tmp_path / "c.h5").cache
+    some = np.arange(39)
+    sources = [(some, lambda pooling, layer: cache.rows(pooling, layer, some))]
+    with pytest.raises(MachineError, match="1 clips"):
+        write_cache(tmp_path / "new.h5", cache.key, {}, cache.clips, sources)
+    assert not (tmp_path / "new.h5").exists()
+    with h5py.File(cache.path, "r+") as file:
+        layer = file["embeddings/mean/2"]
+        layer[7] = 0
+        layer.attrs["sha256"] = hashlib.sha256(layer[:].tobytes()).hexdigest()
+    assert any("rows of zeros" in line for line in verify_cache(cache.path))
+
+
+def test_a_cache_whose_data_lie_elsewhere_is_refused(
+    few_clips: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    whole = run(few_clips, encoder, tmp_path / "whole.h5").cache.path
+    secret = tmp_path / "secret.txt"
+    secret.write_text("x" * 4000)
+
+    def external_storage(file: h5py.File) -> None:
+        del file["clips/sex"]
+        file.create_dataset(
+            "clips/sex", (40,), "S4", external=[(str(secret), 0, h5py.h5f.UNLIMITED)]
+        )
+
+    def external_link(file: h5py.File) -> None:
+        del file["clips/sex"]
+        file["clips/sex"] = h5py.ExternalLink(str(whole), "clips/emotion")
+
+    def soft_link(file: h5py.File) -> None:
+        file["clips/other"] = h5py.SoftLink("/clips/sex")
+
+    def virtual(file: h5py.File) -> None:
+        layout = h5py.VirtualLayout((40,), "f8")
+        layout[:] = h5py.VirtualSource(str(whole), "clips/seconds", (40,))
+        del file["clips/seconds"]
+        file.create_virtual_dataset("clips/seconds", layout)
+
+    def circle(file: h5py.File) -> None:
+        file["clips/again"] = file["clips"]
+
+    for change in (external_storage, external_link, soft_link, virtual, circle):
+        copy = tmp_path / f"{change.__name__}.h5"
+        shutil.copy(whole, copy)
+        with h5py.File(copy, "r+") as file:
+            change(file)
+        for read in (open_cache, verify_cache):
+            with pytest.raises(UserError, match="not a whole cache"):
+                read(copy)
 
 
 def test_parts_that_lost_their_key_are_not_used(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from serpipe.artifacts.checks import run_checks
@@ -596,3 +597,19 @@ def test_what_was_found_is_beside_every_number_that_is_pasted(
     done = serpipe("fit", "--cache", cache, *QUICK, "--format", "json")
     assert "SER020" in {check["code"] for check in json.loads(done.out)["checks"]}
     assert "SER020" in serpipe("report", "--format", "csv").out
+
+
+def test_a_changed_clip_table_is_refused(serpipe: Command, tmp_path: Path) -> None:
+    cache = write_voices(tmp_path / "c.h5", PERSONS)
+    with h5py.File(cache, "r+") as file:
+        file["clips/emotion"][0] = b"sad" if file["clips/emotion"][0] == b"angry" else b"angry"
+    refused = serpipe("fit", "--cache", cache, *QUICK)
+    assert refused.code == 2
+    assert "checksum" in refused.err
+
+
+def test_a_table_with_a_nul_is_refused_with_its_line(tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    table.write_text("path,speaker,mood\na.wav,anna,calm\na.wav,an\0na,calm\n")
+    with pytest.raises(UserError, match="line 3"):
+        read_manifest(table)
