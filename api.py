@@ -9,7 +9,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -384,17 +383,10 @@ def fit_cross_corpus(
             say(f"note     {each.train_on[0]} is not tested by itself: {error}")
         else:
             possible.append(each)
-    with workers(cluster, say) as there:
-        record = partial(
-            _record, opened, heads, grids, choose_best=chooses_head(head), ratings=rated,
-            provenance=about, jobs=jobs, stream_past=stream_past, cluster=there, track=track,
-            say=say,
-        )  # fmt: skip
-        found = []
-        for each in possible:
-            found.append(record(each))
-            say(f"         {found[-1].run}")
-    return tuple(found)
+    return _record_each(
+        possible, cluster, opened, heads, grids, choose_best=chooses_head(head), ratings=rated,
+        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
+    )  # fmt: skip
 
 
 def fit_repeated(
@@ -456,18 +448,13 @@ def fit_repeated(
                 f"--repeats {repeats}: training on one corpus and testing on another draws no "
                 "folds; omit it"
             )
-    with workers(cluster, say) as there:
-        record = partial(
-            _record, opened, heads, grids, choose_best=best, ratings=rated, provenance=about,
-            jobs=jobs, stream_past=stream_past, cluster=there, track=track, say=say,
-        )  # fmt: skip
-        found = []
-        for each in each_seed:
-            found.append(record(each))
-            say(f"         {found[-1].run}")
+    found = _record_each(
+        each_seed, cluster, opened, heads, grids, choose_best=best, ratings=rated,
+        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
+    )  # fmt: skip
     for spread in spreads(found):
         say(f"{spread.head:<10} {spread}")
-    return tuple(found)
+    return found
 
 
 def report(
@@ -631,6 +618,26 @@ def _to_fit(
     if isinstance(grid, Mapping):
         grid = [f"{name}={','.join(map(str, values))}" for name, values in grid.items()]
     return opened, rated, heads, read_grids(heads, grid)
+
+
+def _record_each(
+    protocols: "Sequence[Protocol]",
+    cluster: str | None,
+    cache: "Cache",
+    heads: "tuple[Head, ...]",
+    grids: "Mapping[str, Grid]",
+    *,
+    say: Say,
+    **options: Any,
+) -> "tuple[RunResults, ...]":
+    """Fit heads by several protocols, and say where each run is."""
+    found = []
+    with workers(cluster, say) as there:
+        for each in protocols:
+            results = _record(cache, heads, grids, each, cluster=there, say=say, **options)
+            say(f"         {results.run}")
+            found.append(results)
+    return tuple(found)
 
 
 def _record(

@@ -322,7 +322,8 @@ def _nuisance(results: RunResults) -> Iterator[Check]:
         "SER021",
         "warning" if close or {FORMAT, CONDITIONS} & set(above) else "note",
         f"{measure.title} from properties of the recordings alone, chance "
-        f"{score_text(chance, measure)}: {shown}" + (", no worse than a head" if close else ""),
+        f"{score_text(chance, measure)}: {shown}"
+        + (", which reaches the interval of a head" if close else ""),
         "compare the heads with this, not with chance; if labels were recorded differently, the "
         "score says little about emotion",
     )

@@ -45,6 +45,8 @@ class Scored:
         The run.
     scores : dict of str to Interval
         By name of the score.
+    warning : str
+        What must stand beside the scores wherever they are pasted.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Scored:
     head: str
     results: RunResults
     scores: dict[str, Interval]
+    warning: str
 
     @property
     def counts(self) -> NDArray[Any]:
@@ -82,9 +85,8 @@ class Scored:
     @property
     def identity(self) -> dict[str, object]:
         """What tells this head of this run from the others in a CSV file."""
-        known = identity(self.results.summary)
-        warning = "; ".join(filter(None, [known["warning"], *grave(run_checks(self.results))]))
-        return {**known, "warning": warning, "run": self.run, "head": self.head}
+        known = {**identity(self.results.summary), "warning": self.warning}
+        return {**known, "run": self.run, "head": self.head}
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
                 f"{results.run}: {results.summary.task}, where {runs[0].run} is "
                 f"{runs[0].summary.task}; expected the same scores; compare them apart"
             )
+    warnings = [
+        "; ".join([*results.summary.warnings, *grave(run_checks(results))]) for results in runs
+    ]
     scored = [
         Scored(
             f"{number} {head}" + (f" ({told})" if (told := marks(results.summary)) else ""),
@@ -150,6 +155,7 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
             head,
             results,
             results.scores(head),
+            warnings[number - 1],
         )
         for number, results in enumerate(runs, 1)
         for head in results.heads

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,13 +69,6 @@ if TYPE_CHECKING:
 
 #: Raised when the same command gives other numbers: what an earlier version began is not resumed.
 REVISION = 3
-#: Options that came after the first runs were named: left as they are, they change no name.
-NEW_OPTIONS = {
-    field.name: field.default
-    for field in fields(Protocol)
-    if field.name
-    in ("train_on", "test_on", "task", "group", "speakers_per_corpus", "similar_speakers")
-}
 
 
 def record_run(
@@ -161,7 +154,7 @@ def record_run(
             # What was not asked for is left out: new options do not give old runs new names.
             name: value
             for name, value in (asdict(plan.protocol) | {"pooling": plan.pooling}).items()
-            if name not in NEW_OPTIONS or value != NEW_OPTIONS[name]
+            if value != getattr(Protocol, name, {})
         },
         **({"streamed": True} if streamed else {}),  # of many clips, trees have other bins
         "folds": [

@@ -92,13 +92,7 @@ class RunResults:
 
     def nuisance_p(self, title: str) -> float:
         """Return p of the permutation test of a nuisance baseline against chance."""
-        return chance_p(
-            self.truth,
-            self.nuisance[title],
-            self.clips["speaker"],
-            self.summary.labels,
-            self.measure,
-        )
+        return self._p_against_chance(self.nuisance[title])
 
     def _by_cluster(self, predicted: NDArray[Any]) -> NDArray[Any]:
         counts = count_by_group(
@@ -108,13 +102,11 @@ class RunResults:
 
     def p_against_chance(self, head: str) -> float:
         """Return p of the permutation test of the nested predictions of a head against chance."""
-        return chance_p(
-            self.truth,
-            self.predicted[head][NESTED],
-            self.clips["speaker"],
-            self.summary.labels,
-            self.measure,
-        )
+        return self._p_against_chance(self.predicted[head][NESTED])
+
+    def _p_against_chance(self, predicted: NDArray[Any]) -> float:
+        labels = self.summary.labels
+        return chance_p(self.truth, predicted, self.clips["speaker"], labels, self.measure)
 
     @property
     def speakers_of_label(self) -> dict[str, int]:

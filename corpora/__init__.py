@@ -1,6 +1,6 @@
 """Readers of data sets. Each corpus is one module; here they are registered by name."""
 
-from .clip import CLIP_COLUMNS, Clip
+from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .corpus import Corpus
 from .cremad import CREMAD
 from .emodb import EMODB
@@ -11,7 +11,7 @@ from .scan import Scan, missing, scan
 from .shemo import SHEMO
 from .tess import TESS
 
-__all__ = ["CLIP_COLUMNS", "CORPORA", "Clip", "Corpus", "Scan", "missing", "scan"]
+__all__ = ["CLIP_COLUMNS", "CORPORA", "FILLED_COLUMNS", "Clip", "Corpus", "Scan", "missing", "scan"]
 
 CORPORA = {
     corpus.name: corpus

@@ -60,6 +60,21 @@ class Clip:
         return replace(self, file=self.file.resolve())
 
 
+#: The columns of the clip table that serpipe fills, and that a manifest cannot give.
+FILLED_COLUMNS = (
+    "speaker_id",
+    "shared_emotion",
+    "sha256",
+    "audio_sha256",
+    "seconds",
+    "sampling_rate",
+    "channels",
+    "loudness",
+    "recording",
+    "unconfirmed_copy_of",
+    "contamination",
+    "kept_together",
+)
 #: The columns of the clip table that a reader fills, in the order in which they are stored.
 CLIP_COLUMNS = (
     "path",

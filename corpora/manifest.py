@@ -11,26 +11,11 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..remote import Place, Remote
-from .clip import CLIP_COLUMNS, Clip
+from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .emotions import SHARED_EMOTIONS, shared_word
 
 #: Columns of a cache that only opening the audio can fill.
-RESERVED = (
-    "label",
-    "fold",
-    "sha256",
-    "audio_sha256",
-    "recording",
-    "unconfirmed_copy_of",
-    "seconds",
-    "sampling_rate",
-    "channels",
-    "loudness",
-    "contamination",
-    "shared_emotion",
-    "kept_together",
-    "speaker_id",
-)
+RESERVED = ("label", "fold", *FILLED_COLUMNS)
 #: Wrong lines that are told at once.
 SHOWN = 10
 _COLUMN = re.compile(r"[A-Za-z]\w*")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..corpora import CLIP_COLUMNS, CORPORA
+from ..corpora import CLIP_COLUMNS, CORPORA, FILLED_COLUMNS
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -32,10 +32,7 @@ _PEOPLE = frozenset({
     "age", "sex", "gender", "accent", "dialect", "language", "ethnicity", "nationality", "country",
 })  # fmt: skip
 #: Columns that serpipe fills, and those that name a clip: none says who was recorded with whom.
-_OF_ONE_CLIP = frozenset({
-    "path", "name", "speaker_id", "sha256", "audio_sha256", "recording", "unconfirmed_copy_of",
-    "contamination", "seconds", "loudness", KEPT_TOGETHER,
-})  # fmt: skip
+_OF_ONE_CLIP = {"path", "name", *FILLED_COLUMNS} - {"shared_emotion", "sampling_rate", "channels"}
 #: Columns that describe a clip or a file and say nothing of who was recorded with whom.
 _DESCRIPTIONS = _OF_ONE_CLIP | {
     *CLIP_COLUMNS, "sampling_rate", "channels", "vocal_channel", "style", "text", "transcript",

@@ -7,24 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..corpora import FILLED_COLUMNS
 from ..errors import UserError
-from ..features.recordings import RECORDING, UNCONFIRMED
 
 #: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
-_NOT_TARGETS = (
-    "path",
-    "name",
-    "speaker",
-    "speaker_id",
-    "sha256",
-    "audio_sha256",
-    "contamination",
-    "kept_together",
-    RECORDING,
-    UNCONFIRMED,
-    "seconds",
-    "loudness",
-)
+_NOT_TARGETS = {"path", "name", "speaker", *FILLED_COLUMNS} - {"shared_emotion"}
 
 
 AUTO = "auto"
