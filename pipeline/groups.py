@@ -182,6 +182,8 @@ def crossed_columns(
 
 def recorded_together(column: str) -> bool:
     """Whether the name of a column says that its clips were recorded together."""
+    if column in _DESCRIPTIONS:  # the column "recording" tells copies
+        return False
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower()
     words = set(re.findall(r"[a-z]+", spaced))
     singular = {word.removesuffix("s") for word in words}

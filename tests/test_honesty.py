@@ -264,7 +264,7 @@ def test_a_column_that_groups_speakers_is_noticed_whatever_its_name(tmp_path: Pa
 @pytest.mark.parametrize(
     ("column", "together"),
     [("session", True), ("Sessions", True), ("dialogueId", True), ("recording_day", True),
-     ("age_group", False), ("dynamics", False), ("mood", False)],
+     ("age_group", False), ("dynamics", False), ("mood", False), ("recording", False)],
 )  # fmt: skip
 def test_names_of_columns_say_what_was_recorded_together(column: str, together: bool) -> None:
     assert recorded_together(column) is together

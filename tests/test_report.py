@@ -124,6 +124,8 @@ def test_json_holds_every_number(results: RunResults, serpipe: Command) -> None:
     assert set(content["tables"]) == {
         "nested", "nuisance", "layers", "comparisons", "classes", "groups", "confusion", "speakers",
     }  # fmt: skip
+    baselines = {row["baseline"] for row in content["tables"]["nuisance"]}
+    assert baselines == {"all of them", "duration", "loudness"}  # one corpus, one format
     assert len(content["tables"]["layers"]) == 2 * 4
     assert content["facts"]["split"] == "leave one speaker out, 5 folds"
     assert [check["code"] for check in content["checks"]] == [c.code for c in report.checks]
