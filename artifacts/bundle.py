@@ -2,18 +2,18 @@
 
 ======================== ======================================================================
 ``bundle.json``          encoder and its hashes, pooling, layers and their weights, target,
-                         labels, head and hyper-parameters, how it scored, versions
+                         labels, head and hyper-parameters, how it scored, versions; and the
+                         SHA-256 hashes of the files below and of its own text
 ``head.skops``           the classifier with its scaler, by skops; or
 ``head.lgbm.json``       the trees, in LightGBM's own text format
 ``training_record.json`` hashes of the clips and speakers that the head was fitted on
 ======================== ======================================================================
 
-Loading runs no code that the folder brings along. The names of the files are ours: nothing in
-``bundle.json`` is used as a path.
+Loading runs no code that the folder brings along. Nothing in ``bundle.json`` is used as a path:
+the names of the files are known here. Hashes find damage and edits. They are no signature: whoever
+changes a bundle on purpose can change its hashes as well.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,11 +24,15 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, first_line
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
-from ..files import write_text
+from ..integrity import hash_files, read_checked, read_sealed_json, write_sealed_json
 from ..pipeline.heads import HEADS, Classifier
 from ..pipeline.layers import Candidate, weigh
+from ..schema import from_json
+from .encoder_key import read_encoder_key
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+#: The format before files were hashed: still read; only its head has a hash.
+_UNHASHED_VERSION = 1
 _FIX = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
 
 
@@ -77,10 +81,12 @@ class BundleSummary:
     probabilities : str
         Whether the probabilities are calibrated, and how; empty for ratings. Of a bundle that does
         not say so, what its head says.
+    files : mapping of str to str, optional
+        SHA-256 hashes of the bundle's other files, by name. None in bundles of earlier versions.
     """
 
     head: str
-    parameters: Mapping[str, float]
+    parameters: Mapping[str, int | float]
     encoder: Mapping[str, Any]
     pooling: str
     layer: Mapping[str, Any]
@@ -99,6 +105,7 @@ class BundleSummary:
     head_sha256: str
     provenance: Mapping[str, Any]
     probabilities: str = ""
+    files: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,20 +169,23 @@ def save_bundle(
     training : TrainingRecord, optional
         What it was fitted on, with what is known of the encoder.
     **told
-        The fields of :class:`BundleSummary`, all but ``head_sha256`` and ``probabilities``.
+        The fields of :class:`BundleSummary`, all but ``head_sha256``, ``probabilities`` and
+        ``files``.
     """
     path = _head_path(folder, told["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if training:
         write_record(folder, training)
     HEADS[told["head"]].save(classifier, path)
+    files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
     summary = BundleSummary(
         **told,
-        head_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        head_sha256=files[path.name],
         probabilities=HEADS[told["head"]].probabilities_are,
+        files=files,
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
-    write_text(folder / "bundle.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_sealed_json(folder / "bundle.json", content)
 
 
 def read_bundle_summary(folder: Path) -> BundleSummary:
@@ -193,19 +203,20 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
     Raises
     ------
     UserError
-        If it is missing, not whole or of another format.
+        If it is missing, not whole, was changed or is of another format.
     """
     path = folder / "bundle.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content, is_sealed = read_sealed_json(path)
         version = content.pop("serpipe_bundle")
-        if version != FORMAT_VERSION:
+        if version not in (_UNHASHED_VERSION, FORMAT_VERSION):
             raise UserError(f"{path}: bundle format {version}; expected {FORMAT_VERSION}; {_FIX}")
-        summary = BundleSummary(**content)
-        if not isinstance(summary.head, str):
-            raise TypeError("head is not a name")
-        if not isinstance(summary.probabilities, str):
-            raise TypeError("probabilities is not a text")
+        summary = from_json(BundleSummary, content)
+        if is_sealed != (version == FORMAT_VERSION) or is_sealed != (summary.files is not None):
+            raise ValueError("its checksum is missing")
+        from_json(Candidate, summary.layer)
+        if not read_encoder_key(summary.encoder).width:
+            raise ValueError("encoder has no width")
         if not summary.probabilities and summary.head in HEADS:
             summary = replace(summary, probabilities=HEADS[summary.head].probabilities_are)
     except FileNotFoundError as error:
@@ -239,15 +250,13 @@ def load_bundle(folder: Path) -> Bundle:
             f"{', '.join(HEADS)}; use the version of serpipe that made it"
         )
     head_file = _head_path(folder, summary.head)
-    try:
-        digest = hashlib.sha256(head_file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{head_file}: {error.strerror}; expected a fitted head; {_FIX}") from None
-    if digest != summary.head_sha256:
-        raise UserError(
-            f"{head_file}: does not have its checksum; expected the file as it was written; "
-            "fit again, or get the bundle again"
-        )
+    remedy = "get the bundle again, or fit again"
+    files = {head_file.name: summary.head_sha256} if summary.files is None else summary.files
+    read_checked(folder, head_file.name, files, remedy)
+    if FILE_NAME in files:
+        read_checked(folder, FILE_NAME, files, remedy)
+    elif summary.files is not None and (folder / FILE_NAME).exists():
+        raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)
     bundle = Bundle(summary, HEADS[summary.head].load(head_file), training)
     try:

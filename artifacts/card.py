@@ -8,7 +8,7 @@ from .bundle import BundleSummary
 from .checks import run_checks
 from .report import markdown_table, score_note
 from .results import RunResults, chosen
-from .table import interval_text
+from .table import escape_markdown, interval_text
 from .tables import classes_table, groups_table
 
 
@@ -87,30 +87,35 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         limit = f"- It was fitted on {len(summary.speakers)} speakers of one recording set-up. "
     weights = str(summary.encoder.get("weights_sha256", ""))[:12]
     parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
+    md = escape_markdown
     lines = [
         "---", data.to_yaml(), "---", "",
-        f"# {summary.target} from {encoder}, {head}", "",
-        *(f"> **{warning}.**\n" for warning in summary.warnings),
-        f"Hears a frozen `{encoder}` (weights {weights}), layer "
-        f"{bundle.layer['name']}, {summary.pooling} pooling over time; "
-        f"{summary.heads[head].title} ({parameters}) tells {what}.", "",
+        md(f"# {summary.target} from {encoder}, {head}"), "",
+        *(f"> **{md(warning)}.**\n" for warning in summary.warnings),
+        md(
+            f"Hears a frozen `{encoder}` (weights {weights}), layer "
+            f"{bundle.layer['name']}, {summary.pooling} pooling over time; "
+            f"{summary.heads[head].title} ({parameters}) tells {what}."
+        ), "",
         "## Data", "",
-        fitted_on + (f" Labels: {', '.join(summary.changes)}." if summary.changes else ""),
-        f"{bundle.citation}. Licence of the clips: {bundle.licence}.", "",
+        md(fitted_on + (f" Labels: {', '.join(summary.changes)}." if summary.changes else "")),
+        md(f"{bundle.citation}. Licence of the clips: {bundle.licence}."), "",
         "## How it scores", "",
-        f"{summary.split_title}; {summary.inner}. {whose}", "",
+        md(f"{summary.split_title}; {summary.inner}. {whose}"), "",
         *(
             f"- {title}: {interval_text(scores[key], measure)}{measure.unit}"
             for title, key in measure.scores.items()
         ), "",
-        score_note(summary), "",
-        *([f"Its probabilities: {bundle.probabilities}.", ""] if bundle.probabilities else []),
-        *(f"{table.title}\n\n{markdown_table(table)}" for table in tables),
+        md(score_note(summary)), "",
+        *([md(f"Its probabilities: {bundle.probabilities}."), ""] if bundle.probabilities else []),
+        *(f"{md(table.title)}\n\n{markdown_table(table)}" for table in tables),
         "## Limits", "",
-        f"{limit}Other "
+        f"{md(limit)}Other "
         "languages, microphones, rooms and emotions that are felt, not acted, were not tested.",
         "- It tells how speech sounds, not what a person feels; do not judge people by it.",
-        *(f"- {check.found}: {check.advice} ({check.code})." for check in run_checks(results)), "",
+        *(
+            md(f"- {check.found}: {check.advice} ({check.code}).") for check in run_checks(results)
+        ), "",
         "## Use", "",
         "```python",
         "from pathlib import Path",
@@ -119,6 +124,6 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         "",
         'bundle = load_bundle(Path("."))  # this folder',
         "```", "",
-        f"Made by `{summary.provenance.get('command', '')}`.", "",
+        md(f"Made by `{summary.provenance.get('command', '')}`."), "",
     ]  # fmt: skip
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from ..errors import UserError
 from .figures import Picture
 from .report import Report, made_by
 from .results import RunResults
-from .run import NESTED, read_table
+from .run import NESTED, predictions_name, read_table
 
 HARDEST = 20
 #: At which the text of a figure is as large as that around it.
@@ -58,9 +58,9 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
         At most twenty, the hardest first.
     """
     found = []
-    path = results.run / "predictions" / f"{head}.csv"
+    path = results.run / predictions_name(head)
     labels = results.summary.labels
-    for row in read_table(path):
+    for row in read_table(results.run, predictions_name(head), results.summary):
         if row["layer"] != NESTED or row["truth"] == row["predicted"]:
             continue
         if results.summary.labels:

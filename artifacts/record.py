@@ -49,10 +49,12 @@ from .bundle import save_bundle
 from .latest import RUNS
 from .parts import part_writer, read_parts, remove_parts
 from .run import (
-    FORMAT_VERSION,
+    SETTINGS_VERSION,
     HeadSummary,
     RunSummary,
+    check_run,
     content_hash,
+    list_new_files,
     read_summary,
     run_name,
     save_clips,
@@ -129,7 +131,8 @@ def record_run(
     Raises
     ------
     UserError
-        If the cache does not hold what the protocol needs, or ``out`` holds something else.
+        If the cache does not hold what the protocol needs, or ``out`` holds something else or a
+        run whose files were changed.
     """
     plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, choose_best=choose_best)
     size = candidate_size(cache, plan)
@@ -146,7 +149,7 @@ def record_run(
             )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = {
-        "format": FORMAT_VERSION,
+        "format": SETTINGS_VERSION,
         "revision": REVISION,
         "content": content,
         "grids": {head.name: grids[head.name] for head in heads},
@@ -235,6 +238,7 @@ def record_run(
             summarise()
         remove_parts(run)
     save_nuisance_once(run, plan)
+    list_new_files(run)
     return run
 
 
@@ -512,4 +516,5 @@ def heads_there(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str
     if summary.provenance.get("versions") != provenance.get("versions"):
         remove_parts(run)  # other versions may give other numbers: nothing is mixed
         return {}
+    check_run(run, summary)
     return dict(summary.heads)

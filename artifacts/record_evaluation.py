@@ -28,7 +28,7 @@ from ..progress import Say, Track, no_track, say_nothing
 from .latest import RUNS
 from .record import heads_there
 from .run import (
-    FORMAT_VERSION,
+    SETTINGS_VERSION,
     HeadSummary,
     RunSummary,
     content_hash,
@@ -144,7 +144,7 @@ def record_evaluation(
     key = _key(classifier, options, device)
     content = content_hash(key, {}, plan.clips)
     settings = {
-        "format": FORMAT_VERSION,
+        "format": SETTINGS_VERSION,
         "content": content,
         "batch_size": batch_size,
         "model_map": dict(model_map or {}),

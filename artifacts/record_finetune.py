@@ -19,6 +19,7 @@ from ..features.cache import Cache
 from ..features.extract import clip_columns
 from ..features.training_record import record_clips, unite, write_record
 from ..files import json_value, make_folder
+from ..integrity import write_model_hashes
 from ..pipeline.finetune.augment import SPEED
 from ..pipeline.finetune.data import Examples, Sounds, Targets, open_all
 from ..pipeline.finetune.kinds import EncoderWithHead, Kind, rescale_outputs
@@ -39,10 +40,11 @@ from .parts import FOLDER, part_writer, read_parts, remove_parts
 from .record import heads_there, save_nuisance_once
 from .results import RunResults
 from .run import (
-    FORMAT_VERSION,
+    SETTINGS_VERSION,
     HeadSummary,
     RunSummary,
     content_hash,
+    list_new_files,
     read_summary,
     run_name,
     save_clips,
@@ -186,7 +188,7 @@ def record_finetuning(
             choices = _probe_choices(probe, kind)
     content = content_hash(key, {}, plan.clips)
     settings = {
-        "format": FORMAT_VERSION,
+        "format": SETTINGS_VERSION,
         "content": content,
         "options": asdict(options),
         "protocol": asdict(plan.protocol),
@@ -241,6 +243,7 @@ def record_finetuning(
         _with_states(training, devices[0]).export(epochs, run / MODEL, name, devices[0])
     remove_parts(run, "training")
     save_nuisance_once(run, plan)
+    list_new_files(run)
     return run
 
 
@@ -408,6 +411,7 @@ class FoldTraining:
         with quiet():
             self.kind.save(model, unfinished, about)
         write_record(unfinished, record)
+        write_model_hashes(unfinished)
         unfinished.rename(to)
 
 

@@ -19,7 +19,7 @@ from .checks import Check, grave, run_checks
 from .probe import against_probe, probe_table, read_probe
 from .results import RunResults
 from .run import RunSummary
-from .table import Table, as_csv, as_latex, as_markdown, interval_text
+from .table import Table, as_csv, as_latex, as_markdown, escape_markdown, interval_text
 from .tables import (
     classes_table,
     comparison_table,
@@ -236,20 +236,21 @@ def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
 
 def markdown(report: Report) -> str:
     """Return a report as Markdown."""
-    parts = [f"- {name}: {value}" for name, value in report.facts]
-    parts += ["", *(f"> **{warning}.**\n" for warning in report.warnings)]
+    md = escape_markdown
+    parts = [f"- {md(name)}: {md(value)}" for name, value in report.facts]
+    parts += ["", *(f"> **{md(warning)}.**\n" for warning in report.warnings)]
     for table in report.tables:
-        parts += [f"**{table.title}**\n", markdown_table(table)]
-    parts += [f"{note}  " for note in report.notes]
+        parts += [f"**{md(table.title)}**\n", markdown_table(table)]
+    parts += [f"{md(note)}  " for note in report.notes]
     if report.checks:
-        parts += ["", *(f"- {check_line(check)}" for check in report.checks)]
-    parts += ["", *(f"{line}  " for line in made_by(report))]
+        parts += ["", *(f"- {md(check_line(check))}" for check in report.checks)]
+    parts += ["", *(f"{md(line)}  " for line in made_by(report))]
     return "\n".join([*parts, ""])
 
 
 def markdown_table(table: Table) -> str:
     """Return a table as Markdown, with its note."""
-    return as_markdown(table) + (f"\n{table.note}\n" if table.note else "")
+    return as_markdown(table) + (f"\n{escape_markdown(table.note)}\n" if table.note else "")
 
 
 def check_line(check: Check) -> str:

@@ -214,7 +214,7 @@ def read_results(run: Path) -> RunResults:
             f"{run}: no head is fitted yet; expected at least one; run it again to go on: "
             f"{summary.provenance.get('command', 'serpipe fit')}"
         )
-    rows = read_table(run / "clips.csv")
+    rows = read_table(run, "clips.csv", summary)
     if len(rows) != summary.clips or not {"label", "speaker", "path"} <= set(rows[0]):
         raise UserError(
             f"{run / 'clips.csv'}: holds {len(rows)} clips; expected {summary.clips} with label, "
@@ -229,11 +229,8 @@ def read_results(run: Path) -> RunResults:
         run,
         marked(summary, clips),
         clips,
-        {
-            head: read_predictions(run, head, summary.layers, summary.labels, clips)
-            for head in summary.heads
-        },
-        read_nuisance(run, summary.labels, clips),
+        {head: read_predictions(run, head, summary, clips) for head in summary.heads},
+        read_nuisance(run, summary, clips),
     )
 
 

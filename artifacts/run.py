@@ -1,7 +1,9 @@
 """The folder of a run.
 
 =================================== ============================================================
-``run.json``                        what was asked for, what was chosen, command and versions
+``run.json``                        what was asked for, what was chosen, command and versions; and
+                                    the SHA-256 hashes of all files below but ``report/`` and
+                                    ``parts/``, against which they are checked when they are read
 ``clips.csv``                       the clips that were tested, their labels and folds
 ``nuisance.csv``                    out-of-fold predictions from sampling rate, channels, duration
                                     and loudness alone
@@ -21,7 +23,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -30,13 +32,37 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..files import write_text
+from ..integrity import (
+    MODEL_HASHES,
+    check_files,
+    hash_files,
+    read_checked,
+    read_sealed_json,
+    write_sealed_json,
+)
 from ..pipeline.fit import HeadFit, Predictions
 from ..pipeline.folds import Fold
-from ..pipeline.heads import Grid, paths
+from ..pipeline.heads import BEST, Grid, paths
 from ..pipeline.holdout import holds_out
 from ..pipeline.search import label_names
+from ..schema import from_json
+from .encoder_key import read_encoder_key
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+#: The format before files were hashed: still read, without a check.
+_UNHASHED_VERSION = 2
+#: Part of the settings that a run is named after: raised when they are written down differently.
+SETTINGS_VERSION = 2
+#: The files that ``run.json`` lists with their hashes. Bundles and models list their own.
+_HASHED = (
+    "clips.csv",
+    "nuisance.csv",
+    "predictions/*.csv",
+    "search/*.csv",
+    "bundles/*/bundle.json",
+    f"model/{MODEL_HASHES}",
+)
+_REMEDY = "put back the file as it was, or remove the run and make it again"
 #: What the nested predictions are called where layers are named.
 NESTED = "nested"
 
@@ -67,7 +93,7 @@ class HeadSummary:
 
     title: str
     scores_are: str
-    grid: Mapping[str, Sequence[float]]
+    grid: Mapping[str, Sequence[int | float]]
     choices: Sequence[Mapping[str, Any]]
     final: Mapping[str, Any]
     fits: Mapping[str, int]
@@ -135,6 +161,9 @@ class RunSummary:
     settings : str
         Hash of the clips and of all that was asked for but the seed: runs with the same one are
         repeats of each other. Empty where a run cannot be repeated with another seed.
+    files : mapping of str to str, optional
+        SHA-256 hashes of the run's files, by path in its folder; filled in when it is written. None
+        in runs of earlier versions: their files are not checked.
     """
 
     name: str
@@ -167,6 +196,7 @@ class RunSummary:
     tested: str = ""
     folds: str = ""
     settings: str = ""
+    files: Mapping[str, str] | None = None
 
     @property
     def clusters(self) -> Sequence[str]:
@@ -274,9 +304,9 @@ def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[st
 
 
 def write_summary(run: Path, summary: RunSummary) -> None:
-    """Write ``run.json``."""
-    content = {"serpipe_run": FORMAT_VERSION, **asdict(summary)}
-    write_text(run / "run.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    """Write ``run.json``, with the hashes of the files that the run has now."""
+    summary = replace(summary, files=hash_files(run, _HASHED))
+    write_sealed_json(run / "run.json", {"serpipe_run": FORMAT_VERSION, **asdict(summary)})
 
 
 def read_summary(run: Path) -> RunSummary:
@@ -285,53 +315,102 @@ def read_summary(run: Path) -> RunSummary:
     Raises
     ------
     UserError
-        If the folder is not that of a run, or is of another version's making.
+        If the folder is not that of a run, is of another version's making, or ``run.json`` was
+        changed.
     """
     path = run / "run.json"
     fix = "name a folder that `serpipe fit` made, or fit again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content, is_sealed = read_sealed_json(path)
         version = content.pop("serpipe_run")
-        if version != FORMAT_VERSION:
+        if version not in (_UNHASHED_VERSION, FORMAT_VERSION):
             raise UserError(f"{path}: run format {version}; expected {FORMAT_VERSION}; {fix}")
-        heads = {name: HeadSummary(**head) for name, head in content.pop("heads").items()}
-        summary = RunSummary(heads=heads, **content)
+        summary = from_json(RunSummary, content)
+        if is_sealed != (version == FORMAT_VERSION) or is_sealed != (summary.files is not None):
+            raise ValueError("its checksum is missing")
         _check_summary(summary)
         return summary
     except FileNotFoundError:
         raise UserError(f"{run}: no run.json there; expected the folder of a run; {fix}") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a whole run.json ({error}); {fix}") from error
+
+
+def list_new_files(run: Path) -> None:
+    """Write ``run.json`` anew if the run has files that it does not list."""
+    summary = read_summary(run)
+    if summary.files is not None and hash_files(run, _HASHED).keys() - summary.files.keys():
+        write_summary(run, summary)
+
+
+def check_run(run: Path, summary: RunSummary) -> None:
+    """Check every file of a run that ``run.json`` lists.
+
+    Raises
+    ------
+    UserError
+        If one is missing, was damaged or changed.
+    """
+    check_files(run, summary.files, _REMEDY)
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """What is read of a run's provenance, or of that of its cache."""
+
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    corpus: str = ""
+    licence: str = ""
+    citation: str = ""
+    cache: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """What is read of the agreement of several raters."""
+
+    icc_1: int | float | None
+    icc_k: int | float | None
+    kind: str
+    raters: int | float
+    clips: int
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What is read of a choice of layer and hyper-parameters."""
+
+    fold: str
+    layer: str
+    parameters: Mapping[str, int | float]
+    inner_score: int | float | None
+    head: str = ""
 
 
 def _check_summary(summary: RunSummary) -> None:
     """Raise one of the usual errors if a report could not be made of this."""
-    told = summary.provenance
-    tables = (told, told.get("versions", {}), told.get("cache", {}))
-    if not all(isinstance(table, dict) for table in (*tables, summary.encoder)):
-        raise TypeError("encoder or provenance is no table")
-    pairs = [line for finding in summary.findings for line in finding]
+    key = read_encoder_key(summary.encoder)
+    if not key.encoder or not key.revision:
+        raise ValueError("encoder has no name or revision")
+    about = from_json(_Provenance, summary.provenance, ignore_unknown=True)
+    from_json(_Provenance, about.cache, ignore_unknown=True)
+    if summary.agreement is not None:
+        from_json(_Agreement, summary.agreement)
     if any(len(finding) != 2 for finding in summary.findings):
         raise ValueError("a finding is not a code and a text")
-    for lines in (
-        summary.warnings,
-        summary.changes,
-        summary.layers,
-        summary.labels,
-        summary.assumptions,
-        pairs,
-    ):
-        if not all(isinstance(line, str) for line in lines):
-            raise TypeError("a name or warning is no text")
-    summary.encoder["encoder"], summary.encoder["revision"]
     if summary.probe is not None and not _is_plain_name(summary.probe):
         raise ValueError(f"probe {summary.probe!r} is no plain name of a folder beside it")
-    for head in summary.heads.values():
-        sum(head.fits[name] for name in ("points", "pruned", "inner_not_converged"))
-        for choice in head.choices:
-            for name, values in head.grid.items():
-                float(choice["parameters"][name]), sum(values)
-            str(choice["layer"])
+    for name, head in summary.heads.items():
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):  # it is part of a path
+            raise ValueError(f"{name!r} is no name of a head")
+        sum(head.fits[each] for each in ("points", "pruned", "inner_not_converged"))
+        for told in (*head.choices, head.final):
+            choice = from_json(_Choice, told, ignore_unknown=True)
+            if not head.grid.keys() <= choice.parameters.keys():
+                raise ValueError(f"a choice of {name} lacks a parameter of the grid")
+            if name == BEST and not choice.head:
+                raise ValueError(f"a choice of {name} names no head")
 
 
 def _is_plain_name(name: object) -> bool:
@@ -376,7 +455,7 @@ def save_nuisance(
 
 
 def read_nuisance(
-    run: Path, labels: Sequence[str], clips: Mapping[str, NDArray[np.str_]]
+    run: Path, summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]
 ) -> dict[str, NDArray[Any]]:
     """Read ``nuisance.csv``.
 
@@ -384,8 +463,8 @@ def read_nuisance(
     ----------
     run : Path
         The run's folder.
-    labels : sequence of str
-        What may be predicted; nothing for ratings, which are numbers.
+    summary : RunSummary
+        What ``run.json`` says.
     clips : mapping of str to ndarray of str, shape (n_clips,)
         ``clips.csv`` by column.
 
@@ -398,12 +477,12 @@ def read_nuisance(
     Raises
     ------
     UserError
-        If the file does not fit the clips and labels.
+        If the file was changed, or does not fit the clips and labels.
     """
-    path = run / "nuisance.csv"
-    if not path.exists():
+    path, labels = run / "nuisance.csv", summary.labels
+    if not path.exists() and path.name not in (summary.files or {}):
         return {}
-    rows = read_table(path)
+    rows = read_table(run, path.name, summary)
     titles = [title for title in (rows[0] if rows else ()) if title and title != "path"]
     predicted = {title: [row.get(title) or "" for row in rows] for title in titles}
     known = all(
@@ -460,7 +539,7 @@ def save_predictions(
                 yield [layer, *first, *scores]
 
     scored = [f"score {label}" for label in label_names(labels)]
-    _write_csv(_predictions_path(run, head), [*columns, *scored], rows())
+    _write_csv(run / predictions_name(head), [*columns, *scored], rows())
 
 
 def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
@@ -494,28 +573,40 @@ def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
     _write_csv(run / "search" / f"{head}.csv", columns, searched)
 
 
-def read_table(path: Path) -> list[dict[str, str]]:
+def read_table(run: Path, name: str, summary: RunSummary) -> list[dict[str, str]]:
     """Read a CSV table of a run.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    name : str
+        The path of the table in it.
+    summary : RunSummary
+        What ``run.json`` says.
+
+    Returns
+    -------
+    list of dict of str to str
+        Each row by column.
 
     Raises
     ------
     UserError
-        If it is not there or damaged.
+        If it is not there, was damaged or changed.
     """
+    content = read_checked(run, name, summary.files, _REMEDY)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file, strict=True))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); expected what `serpipe fit` wrote; fit again"
-        ) from error
+        text = io.StringIO(content.decode("utf-8"), newline="")
+        return list(csv.DictReader(text, strict=True))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{run / name}: not a CSV table ({error}); {_REMEDY}") from error
 
 
 def read_predictions(
     run: Path,
     head: str,
-    layers: Sequence[str],
-    labels: Sequence[str],
+    summary: RunSummary,
     clips: Mapping[str, NDArray[np.str_]],
 ) -> dict[str, NDArray[Any]]:
     """Read the out-of-fold predictions of a head.
@@ -526,10 +617,8 @@ def read_predictions(
         The run's folder.
     head : str
         Name of the head.
-    layers : sequence of str
-        The layers that must be there.
-    labels : sequence of str
-        What may be predicted; nothing for ratings, which are numbers.
+    summary : RunSummary
+        What ``run.json`` says.
     clips : mapping of str to ndarray of str, shape (n_clips,)
         ``clips.csv`` by column: each layer must have its clips, in its order.
 
@@ -541,13 +630,13 @@ def read_predictions(
     Raises
     ------
     UserError
-        If the file is not there, not whole, or was changed.
+        If the file is not there, was damaged or changed, or does not fit the clips and labels.
     """
-    path = _predictions_path(run, head)
+    path, layers, labels = run / predictions_name(head), summary.layers, summary.labels
     expected = list(zip(clips["path"].tolist(), clips["label"].tolist(), strict=True))
     told: dict[str, list[tuple[str, str]]] = {}
     said: dict[str, list[str]] = {}
-    for row in read_table(path):
+    for row in read_table(run, predictions_name(head), summary):
         layer = row.get("layer") or ""
         told.setdefault(layer, []).append((row.get("path") or "", row.get("truth") or ""))
         said.setdefault(layer, []).append(row.get("predicted") or "")
@@ -575,8 +664,9 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _predictions_path(run: Path, head: str) -> Path:
-    return run / "predictions" / f"{head}.csv"
+def predictions_name(head: str) -> str:
+    """Return the path of the predictions of a head, in the folder of its run."""
+    return f"predictions/{head}.csv"
 
 
 def folds_of_tested(folds: Sequence[Fold]) -> list[str]:

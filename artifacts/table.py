@@ -77,7 +77,7 @@ def as_terminal(table: Table) -> "RichTable":
 def as_markdown(table: Table) -> str:
     """Return the table as Markdown; marked cells are bold."""
     lines = [
-        _markdown_row(table.header),
+        _markdown_row(list(map(escape_markdown, table.header))),
         _markdown_row(["---", *["---:"] * (len(table.header) - 1)]),
     ]
     for number, row in enumerate(table.rows):
@@ -85,7 +85,7 @@ def as_markdown(table: Table) -> str:
             _markdown_row(
                 [
                     f"**{cell}**" if (number, place) in table.marked else cell
-                    for place, cell in enumerate(row)
+                    for place, cell in enumerate(map(escape_markdown, row))
                 ]
             )
         )
@@ -200,5 +200,34 @@ def _latex_number(text: str) -> str:
     return re.sub(r"(?<![\w-])-(?=\d)", "$-$", ranged)
 
 
+#: What starts HTML, links, images and emphasis. Square brackets alone do not.
+_MARKUP = re.compile(r"([\\*<]|(?<=\])[(\[]|(?<![^\W_])_|_(?![^\W_]))")
+
+
+def escape_markdown(text: str) -> str:
+    """Return text for a line of Markdown in which nothing from a name becomes markup.
+
+    Names of labels, speakers, corpora and encoders come from files of others: they could otherwise
+    put HTML, images and links into a report. Pairs of single backticks stay code.
+
+    Parameters
+    ----------
+    text : str
+        Plain text, with commands between backticks.
+
+    Returns
+    -------
+    str
+        On one line.
+    """
+    plain = " ".join(text.split())
+    parts = plain.split("`")
+    if "``" in plain or len(parts) % 2 == 0:  # then it is not ours, and pairs are not plain to see
+        return _MARKUP.sub(r"\\\1", plain).replace("`", r"\`")
+    return "`".join(
+        part if number % 2 else _MARKUP.sub(r"\\\1", part) for number, part in enumerate(parts)
+    )
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

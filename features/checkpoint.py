@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import MachineError, UserError, first_line
+from ..integrity import check_model_files
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 from .known_models import known_training, names_of_folder
 from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
@@ -191,6 +192,7 @@ def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:
 
 
 def _check_folder(folder: Path) -> None:
+    check_model_files(folder)
     for needed in ("config.json", "preprocessor_config.json"):
         if not (folder / needed).is_file():
             raise UserError(

@@ -1,19 +1,22 @@
 """What several test files need: real clips, small random encoders, the command line."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from filelock import FileLock
+from serpipe.integrity import write_sealed_json
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -255,3 +258,19 @@ def run_python(*arguments: object, cwd: Path | None = None) -> subprocess.Comple
         env=os.environ | {"NO_COLOR": "1"},
         cwd=cwd,
     )
+
+
+def write_unhashed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a ``run.json`` or ``bundle.json`` as it was before files were hashed."""
+    versions = {"serpipe_run": 2, "serpipe_bundle": 1}
+    earlier = {name: versions.get(name, value) for name, value in content.items()}
+    path.write_text(json.dumps(without_hashes(earlier), indent=1))
+
+
+def write_hashed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a changed ``run.json`` or ``bundle.json`` with a hash that fits its text."""
+    write_sealed_json(path, {k: v for k, v in content.items() if k != "sha256"})
+
+
+def without_hashes(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name not in ("files", "sha256")}

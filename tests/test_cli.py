@@ -19,7 +19,7 @@ import pytest
 from serpipe.pipeline.heads import HEADS, find_heads
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from .conftest import Command, run_python, save_encoder, write_wav
+from .conftest import Command, run_python, save_encoder, write_hashed, write_wav
 
 
 @pytest.fixture
@@ -632,7 +632,7 @@ def test_folds_done_by_other_versions_are_not_mixed_in(serpipe: Command, extract
     predictions = (run / "predictions" / "lr.csv").read_bytes()
     summary = json.loads((run / "run.json").read_text())
     summary["provenance"]["versions"]["scipy"] = "0.1"
-    (run / "run.json").write_text(json.dumps(summary))
+    write_hashed(run / "run.json", summary)
     (run / "predictions" / "lr.csv").write_text("of another version")
     assert serpipe("fit", "--layers", "1").code == 0
     assert (run / "predictions" / "lr.csv").read_bytes() == predictions

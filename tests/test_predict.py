@@ -24,7 +24,7 @@ from serpipe.pipeline.finetune.model import build_model, save_model
 from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
 from serpipe.pipeline.predict import Prediction, equal_windows, windows
 
-from .conftest import Command, run_python, write_wav
+from .conftest import Command, run_python, write_hashed, write_wav
 
 EMOTIONS = ("angry", "calm", "happy")
 
@@ -333,7 +333,7 @@ def test_what_a_bundle_calls_its_encoder_is_never_a_path(
     content = json.loads(Path("bundle/bundle.json").read_text())
     for name in ("here/encoder", "./here/encoder", str(tmp_path / "here" / "encoder"), "../x"):
         content["encoder"] |= {"encoder": name, "revision": revision}
-        Path("bundle/bundle.json").write_text(json.dumps(content))
+        write_hashed(Path("bundle/bundle.json"), content)
         with pytest.raises(UserError, match="name it with --encoder DIR"):
             load_model("bundle")
 

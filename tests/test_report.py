@@ -35,7 +35,7 @@ from serpipe.pipeline.measures import LABELS
 from serpipe.pipeline.metrics import confusion, scores_of
 from serpipe.pipeline.statistics import compare, intervals, recall_intervals
 
-from .conftest import ROOT, Command
+from .conftest import ROOT, Command, write_hashed, write_unhashed
 
 
 @pytest.fixture
@@ -174,7 +174,8 @@ def test_the_hardest_clips_are_wrong_and_their_audio_stays_in_the_folder(
     secret.write_bytes(b"")
     path = results.run / "predictions" / "lr.csv"
     path.write_text(path.read_text().replace(hardest[0].path, "../secret.flac"))
-    outside = hardest_clips(results, "lr", few_clips)
+    without_hashes = replace(results, summary=replace(results.summary, files=None))
+    outside = hardest_clips(without_hashes, "lr", few_clips)
     (one,) = (clip for clip in outside if clip.path == "../secret.flac")
     assert one.address == ""
 
@@ -386,7 +387,7 @@ def test_a_run_that_has_nothing_yet_is_not_the_newest(
     empty = results.run.parent / "stopped"
     empty.mkdir()
     summary = json.loads((results.run / "run.json").read_text())
-    (empty / "run.json").write_text(json.dumps(summary | {"heads": {}}))
+    write_unhashed(empty / "run.json", summary | {"heads": {}})
     assert str(results.run.name) in serpipe("report", "--compare-layers", "lr").err
     assert "no head is fitted yet" in serpipe("report", empty).err
 
@@ -440,11 +441,11 @@ def test_a_damaged_run_json_is_one_line(serpipe: Command, results: RunResults) -
     for damage in damages:
         told = json.loads(json.dumps(whole))
         damage(told)
-        path.write_text(json.dumps(told))
+        write_hashed(path, told)
         found = serpipe("report", results.run)
         assert found.code == 2
         assert "not a whole run.json" in found.err
-    path.write_text(json.dumps(whole))
+    write_unhashed(path, whole)
     predictions = results.run / "predictions" / "lr.csv"
     text = predictions.read_text()
     predictions.write_text(re.sub(r",[-0-9.e]+$", ",many", text, flags=re.M))

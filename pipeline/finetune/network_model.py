@@ -11,6 +11,7 @@ from torch import nn
 from ...errors import UserError, first_line
 from ...features.front_end import WaveformFrontEnd
 from ...files import write_text
+from ...integrity import check_model_files
 from ..networks import NETWORKS
 from ..networks.log_mel import HOP, SAMPLING_RATE, WINDOW
 
@@ -89,6 +90,7 @@ def load_network(folder: Path) -> NetworkModel:
     from safetensors.torch import load_file
 
     fix = "expected what `serpipe finetune --network` saved; train it again"
+    check_model_files(folder)
     try:
         told: Any = json.loads((folder / "network.json").read_text(encoding="utf-8"))
         if told["serpipe_network"] != FORMAT_VERSION or told["network"] not in NETWORKS:

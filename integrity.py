@@ -1,0 +1,225 @@
+"""Find files that were damaged or changed since they were written, by their SHA-256 hashes.
+
+A *sealed* JSON file ends with the hash of its own text, and its entry ``files`` lists the hashes of
+the files that belong to it. That finds damage and edits. It is no signature: whoever changes a file
+on purpose can change its hash as well.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .files import write_text
+
+#: Entry of a sealed file that holds the hash of its text.
+_OWN_HASH = "sha256"
+#: The hash is the last entry, so that it is found in the text without a JSON parser.
+_SEAL = re.compile(rb'"sha256": "([0-9a-f]{64})"\n\}\n\Z')
+#: The largest sealed JSON file: room for hundreds of thousands of speakers, folds and choices.
+MAX_JSON_BYTES = 256 << 20
+#: Name of the sealed file of a model folder, which has no JSON file of ours that could list hashes.
+MODEL_HASHES = "files.json"
+
+
+def write_sealed_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object that ends with the hash of its own text.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write.
+    content : mapping
+        JSON values, at least one, and no entry ``sha256``.
+    """
+    unsealed = json.dumps({**content, _OWN_HASH: ""}, indent=1, allow_nan=False) + "\n"
+    digest = hashlib.sha256(unsealed.encode()).hexdigest()
+    before, _, after = unsealed.rpartition('""')
+    write_text(path, f'{before}"{digest}"{after}')
+
+
+def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
+    """Read a JSON object, and check it against the hash of its text if it has one.
+
+    Parameters
+    ----------
+    path : Path
+        A file from :func:`write_sealed_json`, or a JSON object without a hash.
+
+    Returns
+    -------
+    content : dict
+        Without the hash.
+    is_sealed : bool
+        Whether there was one.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no JSON object, or does not have its hash.
+    """
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MiB")
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    if _OWN_HASH not in content:
+        return content, False
+    seal = _SEAL.search(text)
+    if seal is None:
+        raise ValueError("it was changed or damaged since it was written")
+    unsealed = text[: seal.start(1)] + text[seal.end(1) :]
+    if hashlib.sha256(unsealed).hexdigest().encode() != seal.group(1):
+        raise ValueError("it was changed or damaged since it was written")
+    del content[_OWN_HASH]
+    return content, True
+
+
+def parse_json(text: bytes | str) -> Any:
+    """Parse JSON from an untrusted file.
+
+    Raises
+    ------
+    ValueError
+        If it is no JSON in UTF-8, is nested too deep, or holds a number that is not finite or an
+        integer of more than 64 bits.
+    """
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        if not math.isfinite(number):
+            raise ValueError(f"{digits[:40]} is not a finite number")
+        return number
+
+    def whole(digits: str) -> int:
+        if len(digits) > 20 or abs(number := int(digits)) >= 2**63:
+            raise ValueError(f"{digits[:40]} is too large an integer")
+        return number
+
+    try:
+        return json.loads(text, parse_constant=finite, parse_float=finite, parse_int=whole)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 hash of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """Hash the files of a folder that match any of some patterns.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look.
+    patterns : iterable of str
+        As :meth:`pathlib.Path.glob` takes them.
+
+    Returns
+    -------
+    dict of str to str
+        From the path in the folder, with forward slashes, to the hash; in alphabetical order.
+    """
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    names = {path.relative_to(folder).as_posix(): path for path in found}
+    return {name: hash_file(names[name]) for name in sorted(names)}
+
+
+def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remedy: str) -> bytes:
+    """Read a file of a folder and check it against its hash.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    name : str
+        The path of the file in it, with forward slashes.
+    files : mapping of str to str or None
+        The hashes, by path; None for folders written before there were any: nothing is checked.
+    remedy : str
+        What the user can do.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    UserError
+        If the file is missing, has no hash, or has another one.
+    """
+    path = folder / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    if files is not None and hashlib.sha256(content).hexdigest() != files.get(name):
+        raise UserError(f"{path}: was changed or damaged since it was written; {remedy}")
+    return content
+
+
+def check_files(folder: Path, files: Mapping[str, str] | None, remedy: str) -> None:
+    """Check all listed files of a folder against their hashes.
+
+    Raises
+    ------
+    UserError
+        If one is missing or has another hash.
+    """
+    for name, expected in (files or {}).items():
+        path = folder / name
+        try:
+            digest = hash_file(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        if digest != expected:
+            raise UserError(f"{path}: was changed or damaged since it was written; {remedy}")
+
+
+def write_model_hashes(folder: Path) -> None:
+    """Write ``files.json`` into a model's folder: the hashes of all other files in it."""
+    files = hash_files(folder, ["*"])
+    files.pop(MODEL_HASHES, None)
+    write_sealed_json(folder / MODEL_HASHES, {"serpipe_files": 1, "files": files})
+
+
+def check_model_files(folder: Path) -> None:
+    """Check a model's folder against its ``files.json``; a folder without one is not checked.
+
+    Raises
+    ------
+    UserError
+        If ``files.json`` is damaged, or a file that it lists is missing or was changed.
+    """
+    path = folder / MODEL_HASHES
+    if not path.is_file():
+        return
+    remedy = f"get the model again, or, if it was changed on purpose, delete {MODEL_HASHES}"
+    try:
+        content, is_sealed = read_sealed_json(path)
+        files = content["files"]
+        if not is_sealed or not all(is_file_name(each) for each in files):
+            raise ValueError("not a list of hashes")
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be used ({error}); {remedy}") from None
+    check_files(folder, files, remedy)
+
+
+def is_file_name(name: object) -> bool:
+    """Say whether a name from a file leads into its folder, without links upwards."""
+    return (
+        isinstance(name, str)
+        and re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", name) is not None
+        and (".." not in name.split("/"))
+    )
