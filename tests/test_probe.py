@@ -57,8 +57,8 @@ def write_run(run: Path, wrong: Mapping[str, list[int]], **fields: Any) -> Path:
     grid = {"epoch" if FINETUNED in wrong else "C": (1.0, 2.0, 3.0)}
     chosen = {"fold": "", "layer": layer, "parameters": {next(iter(grid)): 1.0},
               "inner_score": None}  # fmt: skip
-    told = HeadSummary("", "", grid, [], chosen, {"points": 1, "pruned": 0, "inner_not_converged": 0},
-                       {})  # fmt: skip
+    fits = {"points": 1, "pruned": 0, "inner_not_converged": 0}
+    told = HeadSummary("", "", grid, [], chosen, fits, {})
     for head, errors in wrong.items():
         mistaken = dict(zip(SPEAKERS, errors, strict=True))
         said = [

@@ -174,8 +174,8 @@ def test_the_hardest_clips_are_wrong_and_their_audio_stays_in_the_folder(
     secret.write_bytes(b"")
     path = results.run / "predictions" / "lr.csv"
     path.write_text(path.read_text().replace(hardest[0].path, "../secret.flac"))
-    without_hashes = replace(results, summary=replace(results.summary, files=None))
-    outside = hardest_clips(without_hashes, "lr", few_clips)
+    summary = dataclasses.replace(results.summary, files=None)
+    outside = hardest_clips(dataclasses.replace(results, summary=summary), "lr", few_clips)
     (one,) = (clip for clip in outside if clip.path == "../secret.flac")
     assert one.address == ""
 
