@@ -612,6 +612,8 @@ def _to_fit(
     say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
     target = protocol.target
     rated = read_ratings(local(ratings, say, file=True), target) if ratings else None
+    if rated and rated.description:
+        say(f"ratings  {rated.description}")
     number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
     regressed = number and protocol.task != "labels"
     heads = find_heads(head, "regression" if regressed else "classification")

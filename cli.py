@@ -1036,6 +1036,8 @@ def finetune(
     frozen = read_results(local(probe, _say)) if probe not in ("make", "none") else None
     found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
     rated = read_ratings(local(ratings, _say, file=True), target) if ratings else None
+    if rated and rated.description:
+        _say(f"ratings  {rated.description}")
     protocol = Protocol(
         split=split,
         target=target,

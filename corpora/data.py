@@ -53,6 +53,8 @@ class Data:
         Those that cannot.
     licence, citation : str
         For provenance and model cards.
+    description : str
+        How a manifest was read, if there is anything to say.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Data:
     bad: tuple[BadClipError, ...]
     licence: str
     citation: str
+    description: str = ""
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -163,9 +166,9 @@ def listed(manifest: Place, root: Place | None = None) -> Data:
     Data
     """
     table = local(manifest, file=True)
-    clips = read_manifest(table, root or manifest.parent)
+    read = read_manifest(table, root or manifest.parent)
     unknown = f"as the clips of {table.name}"
-    return Data(table.stem, table.stem, clips, (), unknown, unknown)
+    return Data(table.stem, table.stem, read.clips, (), unknown, unknown, read.description)
 
 
 def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]]:
@@ -228,6 +231,8 @@ def gather(
         found = listed(table, place(data[0]) if data else None)
         speakers = {clip.speaker for clip in found.clips}
         say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {table}")
+        if found.description:
+            say(f"         {found.description}")
         similar = similar_speakers(speakers)
         if similar:
             say(
