@@ -96,7 +96,7 @@ def read_ratings(path: Path, column: str) -> Ratings:
         lacking where each clip has one row. Rows that bear the same rater are taken for ratings of
         the same person.
     column : str
-        The column of numbers. Rows in which it is empty are left out.
+        The column of numbers, or nothing for the only one. Rows in which it is empty are left out.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def read_ratings(path: Path, column: str) -> Ratings:
         Tells each line that cannot be used, at most ten: no number, no clip or no rater, or a clip
         that the same rater rated before. Also if there is no such column, or nothing in it.
     """
-    read = read_table(path, (*_CLIP_COLUMNS, _RATER, column))
+    read = read_table(path, (*_CLIP_COLUMNS, _RATER, *([column] if column else [])))
     columns = read.columns
     by = next((key for key in _CLIP_COLUMNS if key in columns), None)
     if by is None:
@@ -117,9 +117,14 @@ def read_ratings(path: Path, column: str) -> Ratings:
             "ratings; add one of the two"
         )
     possible = [name for name in columns if name not in (*_CLIP_COLUMNS, _RATER)]
+    if not column and len(possible) == 1:
+        (column,) = possible
     if column not in possible:
+        named = (
+            f"no column {column!r} of ratings" if column else "its column of ratings is not named"
+        )
         raise UserError(
-            f"{path}: no column {column!r} of ratings; expected one of "
+            f"{path}: {named}; expected --target with one of "
             f"{', '.join(possible) or 'some'}; check its name"
         )
     wrong: list[str] = []
