@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. Exit code 2 is
 gave, 1 for failures of the machine, 130 for a stop by the user.
 """
 
+import io
 import os
 import signal
 import sys
@@ -1723,6 +1724,7 @@ def _prediction_printer(
     from dataclasses import asdict
 
     from .artifacts import prediction_text as texts
+    from .artifacts.table import byte_order_mark
 
     shown: list[dict[str, Any]] = []
 
@@ -1737,7 +1739,11 @@ def _prediction_printer(
             typer.echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
 
     if format is PredictionFormat.CSV:
-        typer.echo(texts.csv_header(model))
+        mark = ""
+        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+            sys.stdout.reconfigure(encoding="utf-8")  # a file, whatever the terminal shows
+            mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
+        typer.echo(mark + texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
         typer.echo(texts.table_header(model, sources))
     note = texts.probability_note(model)

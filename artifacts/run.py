@@ -34,6 +34,7 @@ from ..pipeline.fit import HeadFit, Predictions
 from ..pipeline.folds import Fold
 from ..pipeline.heads import Grid, paths
 from ..pipeline.holdout import holds_out
+from ..pipeline.predict import score_columns
 from ..pipeline.search import label_names
 
 FORMAT_VERSION = 2
@@ -459,7 +460,7 @@ def save_predictions(
             for *first, scores in values:
                 yield [layer, *first, *scores]
 
-    scored = [f"score {label}" for label in label_names(labels)]
+    scored = score_columns(label_names(labels))
     _write_csv(_predictions_path(run, head), [*columns, *scored], rows())
 
 

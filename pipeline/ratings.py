@@ -120,12 +120,13 @@ def read_ratings(path: Path, column: str) -> Ratings:
     if not column and len(possible) == 1:
         (column,) = possible
     if column not in possible:
-        named = (
-            f"no column {column!r} of ratings" if column else "its column of ratings is not named"
-        )
+        expected = f"one of {', '.join(possible) or 'some'}"
+        if not column:
+            raise UserError(
+                f"{path}: {len(possible)} columns of ratings; expected --target with {expected}"
+            )
         raise UserError(
-            f"{path}: {named}; expected --target with one of "
-            f"{', '.join(possible) or 'some'}; check its name"
+            f"{path}: no column {column!r} of ratings; expected {expected}; check its name"
         )
     wrong: list[str] = []
     lines: dict[tuple[str, str], int] = {}

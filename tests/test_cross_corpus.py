@@ -336,8 +336,11 @@ def test_corpora_are_listed_described_and_tabled(
     names = ("ravdess", "tess", "emodb", "cremad")
     done = serpipe("corpora", "table", *(originals / name for name in names), "--out", "t.csv")
     assert done.code == 0
-    with Path("t.csv").open() as file:
+    assert Path("t.csv").read_bytes().startswith(b"\xef\xbb\xbf")  # umlauts of EMO-DB's sentences
+    with Path("t.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
+    assert serpipe("corpora", "table", originals / "tess", "--out", "ascii.csv").code == 0
+    assert Path("ascii.csv").read_bytes().isascii()
     assert Counter(row["corpus"] for row in rows) == {
         "ravdess": 9, "tess": 8, "emodb": 11, "cremad": 10
     }  # fmt: skip
