@@ -180,6 +180,10 @@ def _decode(path: Path) -> tuple[str, str]:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}); {_EXPECTED}; check its permissions"
         ) from None
+    if content.startswith(b"PK\x03\x04"):
+        raise UserError(
+            f"{path}: is a workbook or an archive; {_EXPECTED}; save the sheet as CSV UTF-8"
+        )
     encoding, note = _encoding(content)
     try:
         return content.decode(encoding), note

@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from serpipe.artifacts.page import hardest_clips
+from serpipe.artifacts.results import read_results
 from serpipe.corpora import scan
 from serpipe.corpora.clip_paths import ClipFolder
 from serpipe.corpora.csv_table import read_numbers, read_table
@@ -126,9 +128,14 @@ def test_commas_are_decimal_signs_in_columns_of_numbers_alone(tmp_path: Path) ->
     ]
 
 
-def test_bytes_that_are_text_in_no_known_encoding_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        read_table(write(tmp_path, b"path,speaker,mood\na/1.wav,\x81\x8d,x\n"), KNOWN)
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"path,speaker,mood\na/1.wav,\x81\x8d,x\n", "cannot be read"),
+     (b"PK\x03\x04\x14\x00\x06\x00workbook", "save the sheet as CSV")],
+)  # fmt: skip
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_table(write(tmp_path, content), KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -259,3 +266,17 @@ def test_a_speaker_named_by_a_folder_is_the_same_in_every_unicode_form(tmp_path:
     found = scan(tmp_path, corpus)
     assert {clip.speaker for clip in found.clips} == {"Jürgen"}
     assert all(clip.file.is_file() for clip in found.clips if isinstance(clip.file, Path))
+
+
+def test_scores_of_a_run_are_read_under_the_column_names_of_earlier_versions(
+    fitted_once: Path, tmp_path: Path
+) -> None:
+    (run,) = (fitted_once / "artifacts" / "runs").iterdir()
+    shutil.copytree(run, tmp_path / "run")
+    expected = hardest_clips(read_results(tmp_path / "run"), "lr")
+    path = tmp_path / "run" / "predictions" / "lr.csv"
+    header, rest = path.read_text().split("\n", 1)
+    assert "score_angry" in header
+    path.write_text(header.replace("score_", "score ") + "\n" + rest)
+    assert hardest_clips(read_results(tmp_path / "run"), "lr") == expected
+    assert expected
