@@ -205,7 +205,7 @@ def fit(
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
     split: str = "loso",
     layers: str = "all",
-    target: str = "emotion",
+    target: str = "",
     ratings: str | Place | None = None,
     merge: Mapping[str, str] | None = None,
     keep: str | Sequence[str] = (),
@@ -251,7 +251,8 @@ def fit(
         The layers to choose from (``"all"``, ``"3"``, ``"6-9"``, ``"3,6"``), or several as one:
         ``"mean"``, ``"weighted"``, ``"concat:3,6,9"``.
     target : str
-        The column to predict. One of numbers is of ratings, and regressed.
+        The column to predict. One of numbers is of ratings, and regressed. By default the emotion,
+        or the only other column where clips have none.
     ratings : str or Path, optional
         A table with ratings of the target.
     merge : mapping of str to str, optional
@@ -383,9 +384,10 @@ def fit_cross_corpus(
             say(f"note     {each.train_on[0]} is not tested by itself: {error}")
         else:
             possible.append(each)
+    pairs = [f"{'+'.join(each.train_on)} > {'+'.join(each.test_on)}" for each in possible]
     return _record_each(
         possible, cluster, opened, heads, grids, choose_best=chooses_head(head), ratings=rated,
-        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
+        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say, names=pairs,
     )  # fmt: skip
 
 
@@ -474,7 +476,8 @@ def report(
     ----------
     *runs : RunResults, str or Path
         Runs, or their folders; by default the newest in ``artifacts/runs``. Several are compared,
-        clip by clip where they are of the same clips.
+        clip by clip where they are of the same clips. A folder with the list of several, as
+        ``serpipe fit --cross-corpus`` writes it, stands for these.
     baseline : bool
         Set published results beside, where corpus, split, labels and metric agree.
     compare_layers : str, optional
@@ -482,7 +485,8 @@ def report(
     audio : str or Path, optional
         Folder of the clips, to hear the hardest in the page.
     out : str or Path, optional
-        Where to write; by default ``RUN/report``, of several runs ``artifacts/comparisons/NAME``.
+        Where to write; by default ``RUN/report``, of several runs ``artifacts/comparisons/NAME``,
+        of a list of runs the folder of the list.
         Runs that are elsewhere are fetched first; a report in such a run is put there.
     show : callable, optional
         Is given the report before anything is written: a full disk does not lose it.
@@ -505,8 +509,13 @@ def report(
     from .artifacts.publish import publish, publish_comparison
     from .artifacts.report import report_run, write_report
     from .artifacts.results import RunResults, read_results
+    from .artifacts.run_set import read_run_set
     from .files import make_folder
 
+    listed = [] if len(runs) != 1 or isinstance(runs[0], RunResults) else [place(runs[0])]
+    for folder in listed:
+        if isinstance(folder, Path) and (of_list := read_run_set(folder)):
+            runs, out = of_list, folder if out is None else out
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
     if several or compare_layers is not None:
         for option, given in (("--audio", audio), ("--baseline", baseline)):
@@ -604,16 +613,17 @@ def _to_fit(
     from .artifacts.latest import latest_cache
     from .features.cache import Cache, check_table, open_cache
     from .pipeline.heads import find_heads, read_grids
+    from .pipeline.protocol import is_regression
     from .pipeline.ratings import read_ratings
 
     given = cache if isinstance(cache, Cache) else local(cache or latest_cache(), say, file=True)
     opened = given if isinstance(given, Cache) else open_cache(given)
     check_table(opened)
     say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
-    target = protocol.target
-    rated = read_ratings(local(ratings, say, file=True), target) if ratings else None
-    number = rated or opened.clips.get(target, opened.clips["path"]).dtype.kind == "f"
-    regressed = number and protocol.task != "labels"
+    rated = read_ratings(local(ratings, say, file=True), protocol.target) if ratings else None
+    if rated and rated.description:
+        say(f"ratings  {rated.description}")
+    regressed = is_regression(opened.clips, protocol, rated)
     heads = find_heads(head, "regression" if regressed else "classification")
     if isinstance(grid, Mapping):
         grid = [f"{name}={','.join(map(str, values))}" for name, values in grid.items()]
@@ -628,16 +638,25 @@ def _record_each(
     grids: "Mapping[str, Grid]",
     *,
     say: Say,
+    names: Sequence[str] = (),
     **options: Any,
 ) -> "tuple[RunResults, ...]":
-    """Fit heads by several protocols, and say where each run is."""
+    """Fit heads by several protocols, and say where each run is, on lines that begin with names."""
+    width = max(map(len, names), default=0)
     found = []
     with workers(cluster, say) as there:
-        for each in protocols:
-            results = _record(cache, heads, grids, each, cluster=there, say=say, **options)
-            say(f"         {results.run}")
+        for number, each in enumerate(protocols):
+            name = f"{names[number]:<{width}}  " if names else ""
+            named = _prefixed(say, name)
+            results = _record(cache, heads, grids, each, cluster=there, say=named, **options)
+            named(f"         {results.run}")
             found.append(results)
     return tuple(found)
+
+
+def _prefixed(say: Say, name: str) -> Say:
+    """Return what says lines that begin with a name."""
+    return lambda line: say(f"{name}{line}")
 
 
 def _record(

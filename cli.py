@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. Exit code 2 is
 gave, 1 for failures of the machine, 130 for a stop by the user.
 """
 
+import io
 import os
 import signal
 import sys
@@ -339,8 +340,9 @@ def extract(
     """
     from .api import extract as run
     from .artifacts.latest import CACHES
+    from .pipeline.target import columns_to_predict
     from .progress import track
-    from .provenance import provenance
+    from .provenance import command_line, provenance
 
     done = run(
         data or [],
@@ -378,8 +380,14 @@ def extract(
         _say(f"warning  ... and {len(done.unconfirmed) - 10} more clips that may be copies")
     if done.removed:
         _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
-    if target.parent != CACHES:  # where `serpipe fit` looks by itself
-        _say(f"next     serpipe fit --cache {target}")
+    # `serpipe fit` looks by itself in CACHES, and for emotions.
+    needed: list[object] = [] if target.parent == CACHES else ["--cache", target]
+    columns = columns_to_predict(done.cache.clips)
+    if columns[1:] and not (done.cache.clips["emotion"] != "").any():
+        _say(f"note     columns to predict: {', '.join(columns)}")
+        needed += ["--target", columns[0]]
+    if needed:
+        _say(f"next     {command_line('fit', *needed)}")
     _say(f"cache    {done.computed} clips computed, {done.reused} were there, in:")
     if format is ResultFormat.JSON:
         _print_json({
@@ -490,6 +498,7 @@ def corpora_download(
     """Download and unpack a corpus that anybody may; a stopped download goes on."""
     from .corpora import CORPORA
     from .corpora.download import download, track_bytes
+    from .provenance import command_line
 
     if name not in CORPORA:
         raise UserError(f"{name}: no such corpus; expected one of {', '.join(CORPORA)}")
@@ -506,7 +515,8 @@ def corpora_download(
     for each in done:
         checked = "as published" if each.verified else f"sha256 {each.sha256}, none is published"
         _say(f"archive  {each.path}: {each.size} bytes, checksum {checked}")
-    _say(f"next     serpipe corpora info {to}; serpipe extract --data {to}")
+    info, extraction = command_line("corpora", "info", to), command_line("extract", "--data", to)
+    _say(f"next     {info}; {extraction}")
     if format is ResultFormat.JSON:
         _print_json({
             "folder": str(to), "archives": [
@@ -654,8 +664,9 @@ def fit(
             metavar="COLUMN",
             help="What to predict: emotion, sex, intensity, ..., or a column of numbers, such as "
             "valence: these are ratings, and regressed.",
+            show_default="emotion, or the only other column",
         ),
-    ] = "emotion",
+    ] = "",
     ratings: Annotated[
         str | None,
         typer.Option(
@@ -746,10 +757,11 @@ def fit(
 
     from . import api
     from .artifacts.checks import run_checks
+    from .artifacts.run_set import corpus_matrices, write_run_set
     from .artifacts.tables import nested_table
     from .pipeline.protocol import Protocol
     from .progress import track
-    from .provenance import provenance
+    from .provenance import command_line, provenance
 
     protocol = Protocol(
         split=split,
@@ -786,8 +798,16 @@ def fit(
     else:
         found = (api.fit(cache, out=out, **vars(protocol), **asked),)
     places = [place(out or results.run) for results in found]
-    if out or several:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {' '.join(map(str, places))}")
+    matrices = corpus_matrices(found) if cross_corpus else ()
+    for table in matrices:
+        if format is ResultFormat.TABLE:
+            print_table(table)
+    if several:
+        runs = [results.run for results in found]
+        made = write_run_set(runs, "cross-corpus" if cross_corpus else "repeats")
+        _say(f"next     {command_line('report', made)}")
+    elif out:  # where `serpipe report` does not look by itself
+        _say(f"next     {command_line('report', *places)}")
     _say("run      predictions and bundles in:")
     if format is ResultFormat.JSON:
         told = [
@@ -798,7 +818,8 @@ def fit(
             }
             for where, results in zip(places, found, strict=True)
         ]
-        _print_json({"runs": told} if several else told[0])
+        cells = {table.name: list(table.json_records) for table in matrices}
+        _print_json({"runs": told, **cells} if several else told[0])
     else:
         for where in places:
             typer.echo(where)
@@ -827,9 +848,11 @@ def finetune(
     target: Annotated[
         str,
         typer.Option(
-            metavar="COLUMN", help="What to predict: a column of labels, or of numbers (ratings)."
+            metavar="COLUMN",
+            help="What to predict: a column of labels, or of numbers (ratings).",
+            show_default="emotion, or the only other column",
         ),
-    ] = "emotion",
+    ] = "",
     ratings: Annotated[
         str | None,
         typer.Option(
@@ -995,7 +1018,7 @@ def finetune(
     from .pipeline.protocol import Protocol
     from .pipeline.ratings import read_ratings
     from .progress import track
-    from .provenance import cores, provenance
+    from .provenance import command_line, cores, provenance
 
     if network and network not in NETWORKS:
         raise UserError(f"--network {network}: expected {' or '.join(NETWORKS)}")
@@ -1036,6 +1059,8 @@ def finetune(
     frozen = read_results(local(probe, _say)) if probe not in ("make", "none") else None
     found = gather(data or [], manifest, skip_bad=skip_bad, say=_say)
     rated = read_ratings(local(ratings, _say, file=True), target) if ratings else None
+    if rated and rated.description:
+        _say(f"ratings  {rated.description}")
     protocol = Protocol(
         split=split,
         target=target,
@@ -1113,7 +1138,7 @@ def finetune(
         _say(f"model    saved{whose}: {run / 'model'}")
     where = place(out or run)
     if run.parent != RUNS:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {where}")
+        _say(f"next     {command_line('report', where)}")
     _say("run      predictions in:")
     if format is ResultFormat.JSON:
         told = {"run": str(where), "nested": list(nested_table(results).json_records)}
@@ -1138,8 +1163,12 @@ def evaluate(
     manifest: Manifest = None,
     target: Annotated[
         str,
-        typer.Option(metavar="COLUMN", help="What is to be told: a column of labels or ratings."),
-    ] = "emotion",
+        typer.Option(
+            metavar="COLUMN",
+            help="What is to be told: a column of labels or ratings.",
+            show_default="emotion, or the only other column",
+        ),
+    ] = "",
     merge: Annotated[
         list[str] | None,
         typer.Option(
@@ -1195,7 +1224,7 @@ def evaluate(
     from .pipeline.finetune.classifier import load_classifier
     from .pipeline.protocol import Protocol
     from .progress import track
-    from .provenance import cores, provenance
+    from .provenance import command_line, cores, provenance
 
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device}: expected auto, cpu or cuda")
@@ -1240,7 +1269,7 @@ def evaluate(
         _say(line)
     where = place(out or run)
     if run.parent != RUNS:  # where `serpipe report` does not look by itself
-        _say(f"next     serpipe report {where}")
+        _say(f"next     {command_line('report', where)}")
     _say("run      predictions in:")
     if format is ResultFormat.JSON:
         _print_json({"run": str(where), "nested": list(nested_table(results).json_records)})
@@ -1621,16 +1650,12 @@ def _stop(signal_number: int, frame: object) -> None:
 
 def print_report(report: Any, console: Any = None) -> None:
     """Print a :class:`~serpipe.artifacts.report.Report` on a rich console, standard output's."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from .artifacts.report import check_line
-    from .artifacts.table import as_terminal
 
-    console = console or Console(highlight=False)
-    if not console.is_terminal and not console.record:  # a file has no edge at which to wrap
-        console = Console(highlight=False, width=200)
+    console = _console(console)
     facts = Table.grid(padding=(0, 2))
     for name, value in report.facts:
         facts.add_row(Text(name, style="bold"), Text(value))
@@ -1638,10 +1663,7 @@ def print_report(report: Any, console: Any = None) -> None:
     for warning in report.warnings:
         console.print(Text(f"\n{warning}.", style="bold red"))
     for table in report.printed:
-        console.print(Text(f"\n{table.title}", style="bold"))
-        console.print(as_terminal(table), end="")
-        if table.note:
-            console.print(Text(table.note))
+        print_table(table, console)
     console.print()
     for note in report.notes:
         console.print(Text(note))
@@ -1650,6 +1672,28 @@ def print_report(report: Any, console: Any = None) -> None:
         console.print(Text("\nChecks", style="bold"))
     for check in report.checks:
         console.print(Text(check_line(check), style=styles[check.severity]))
+
+
+def print_table(table: Any, console: Any = None) -> None:
+    """Print a :class:`~serpipe.artifacts.table.Table` on a rich console, standard output's."""
+    from rich.text import Text
+
+    from .artifacts.table import as_terminal
+
+    console = _console(console)
+    console.print(Text(f"\n{table.title}", style="bold"))
+    console.print(as_terminal(table), end="")
+    if table.note:
+        console.print(Text(table.note))
+
+
+def _console(console: Any = None) -> Any:
+    from rich.console import Console
+
+    console = console or Console(highlight=False)
+    if not console.is_terminal and not console.record:  # a file has no edge at which to wrap
+        return Console(highlight=False, width=200)
+    return console
 
 
 def _recordings(inputs: list[str]) -> list[Place]:
@@ -1680,6 +1724,7 @@ def _prediction_printer(
     from dataclasses import asdict
 
     from .artifacts import prediction_text as texts
+    from .artifacts.table import byte_order_mark
 
     shown: list[dict[str, Any]] = []
 
@@ -1694,7 +1739,11 @@ def _prediction_printer(
             typer.echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
 
     if format is PredictionFormat.CSV:
-        typer.echo(texts.csv_header(model))
+        mark = ""
+        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+            sys.stdout.reconfigure(encoding="utf-8")  # a file, whatever the terminal shows
+            mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
+        typer.echo(mark + texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
         typer.echo(texts.table_header(model, sources))
     note = texts.probability_note(model)

@@ -1,7 +1,9 @@
 """Where a result came from: the command, the versions and the machine."""
 
+import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -44,6 +46,16 @@ def machine() -> dict[str, Any]:
 def command() -> str:
     """Return the command line that is running, as one could type it again."""
     return shlex.join(["serpipe", *map(address_without_secrets, sys.argv[1:])])
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as a shell takes them: those with spaces are quoted."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def command_line(*words: object) -> str:
+    """Return a command of serpipe that works in a shell as it is printed."""
+    return join_words(["serpipe", *map(str, words)])
 
 
 def provenance(more: Sequence[str] = ()) -> dict[str, Any]:

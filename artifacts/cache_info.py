@@ -8,6 +8,7 @@ import numpy as np
 
 from ..features.cache import Cache
 from ..features.recordings import copies
+from ..pipeline.speakers import speaker_ids
 
 
 def describe(cache: Cache) -> Iterator[tuple[str, str]]:
@@ -32,10 +33,12 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     yield "corpus", str(cache.provenance.get("corpus", ""))
     yield "licence", str(cache.provenance.get("licence", ""))
     hours = clips["seconds"].sum() / 3600
-    yield "clips", f"{len(cache)}, {hours:.2f} hours, {len(set(clips['speaker']))} speakers"
+    speakers = len(set(speaker_ids(clips).tolist()))
+    yield "clips", f"{len(cache)}, {hours:.2f} hours, {speakers} speakers"
     same = copies(clips)
     yield "copies", f"{sum(map(len, same))} clips, of {len(same)} recording(s)" if same else "none"
-    for column in ("emotion", "sex"):
+    several = len(set(clips["corpus"].tolist())) > 1 and "shared_emotion" in clips
+    for column in ("emotion", "shared_emotion", "sex") if several else ("emotion", "sex"):
         counts = Counter(clips[column].tolist())
         yield column, ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     for name, value in cache.key.items():

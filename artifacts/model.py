@@ -27,7 +27,7 @@ from ..features.batching import in_order
 from ..features.read_ahead import Content, read_ahead
 from ..features.trim import trim
 from ..mirror import local
-from ..pipeline.predict import Prediction, Segment, equal_windows, windows
+from ..pipeline.predict import Prediction, Window, equal_windows, windows
 from ..remote import Place, Remote, place
 from .latest import bundles_of, latest_bundle
 from .listeners import Listener, Scored, open_bundle, open_classifier, open_network
@@ -350,7 +350,7 @@ class Model:
             scores = np.mean([each for _, each in heard], axis=0)
             label = self.labels[int(np.argmax(scores))] if self.labels else ""
         timeline = tuple(
-            Segment(
+            Window(
                 start / rate, end / rate, *((each[0], self._named(each[1])) if each else ("", {}))
             )
             for (start, end), each in zip(made, said, strict=True)

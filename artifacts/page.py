@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..pipeline.predict import score_columns
 from .figures import Picture
 from .report import Report, made_by
 from .results import RunResults
@@ -60,11 +61,16 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
     found = []
     path = results.run / predictions_name(head)
     labels = results.summary.labels
+    columns = dict(zip(labels, score_columns(labels), strict=True))
     for row in read_table(results.run, predictions_name(head), results.summary):
         if row["layer"] != NESTED or row["truth"] == row["predicted"]:
             continue
         if results.summary.labels:
-            scores = {label: _number(row.get(f"score {label}"), path) for label in labels}
+            # Earlier versions named the columns otherwise.
+            scores = {
+                label: _number(row.get(column, row.get(f"score {label}")), path)
+                for label, column in columns.items()
+            }
             true = scores.pop(row["truth"])
             margin = max(scores.values()) - true
         else:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from ..pipeline.predict import Prediction
+from ..pipeline.predict import Prediction, csv_columns
 from .model import Model
 
 #: Stands in the table beside a recording that the model was trained on.
@@ -26,8 +26,7 @@ def as_json_line(prediction: Prediction) -> str:
 
 def csv_header(model: Model) -> str:
     """Return the names of the columns of :func:`csv_rows`."""
-    scores = [f"score {name}" for name in model.listener.outputs]
-    return _csv(["source", "part", "start", "end", "label", "trained_on", *scores])
+    return _csv(csv_columns(model.listener.outputs))
 
 
 def csv_rows(prediction: Prediction, model: Model) -> Iterator[str]:

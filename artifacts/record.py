@@ -44,6 +44,7 @@ from ..pipeline.protocol import (
 from ..pipeline.ratings import Ratings
 from ..pipeline.statistics import count_by_group, intervals
 from ..pipeline.stream import candidate_size, room, spill, stream_plan
+from ..pipeline.target import EMOTION
 from ..progress import Say, Track, no_track, say_nothing
 from .bundle import save_bundle
 from .latest import RUNS
@@ -157,7 +158,7 @@ def record_run(
             # What was not asked for is left out: new options do not give old runs new names.
             name: value
             for name, value in (asdict(plan.protocol) | {"pooling": plan.pooling}).items()
-            if value != getattr(Protocol, name, {})
+            if value != {"target": EMOTION}.get(name, getattr(Protocol, name, {}))
         },
         **({"streamed": True} if streamed else {}),  # of many clips, trees have other bins
         "folds": [

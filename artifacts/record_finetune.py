@@ -34,6 +34,7 @@ from ..pipeline.measures import MEASURES
 from ..pipeline.protocol import Plan, Protocol, make_plan
 from ..pipeline.ratings import Ratings
 from ..pipeline.search import FoldResult
+from ..pipeline.target import DEFAULT
 from ..progress import Say, Track, no_track, say_nothing
 from .latest import RUNS
 from .parts import FOLDER, part_writer, read_parts, remove_parts
@@ -160,7 +161,7 @@ def record_finetuning(
         sorted(clip_columns(sounds.heard, kind.training).items())
     )  # in the order of a cache
     asked = protocol or Protocol()
-    if asked.target not in table and not ratings:
+    if asked.target not in (*table, DEFAULT) and not ratings:
         raise UserError(
             f"--target {asked.target}: no such column of the clips; expected one of "
             f"{', '.join(table)}; name one of labels or numbers"

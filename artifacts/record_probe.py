@@ -10,7 +10,7 @@ from ..features.cache import open_cache
 from ..features.encoder import load_encoder
 from ..features.extract import extract
 from ..pipeline.heads import find_heads, read_grids
-from ..pipeline.protocol import Protocol
+from ..pipeline.protocol import Protocol, is_regression
 from ..pipeline.ratings import Ratings
 from ..progress import Track, no_track
 from .latest import CACHES
@@ -95,9 +95,7 @@ def make_probe(
         # It was made otherwise, with other poolings or on another machine: it is left alone.
         cache = fill(CACHES / "probes" / name, overwrite=True)
     opened = open_cache(cache)
-    columns = opened.clips
-    number = ratings or columns.get(protocol.target, columns["path"]).dtype.kind == "f"
-    regressed = number and protocol.task != "labels"
+    regressed = is_regression(opened.clips, protocol, ratings)
     heads = find_heads(None, "regression" if regressed else "classification")
     return record_run(
         opened,

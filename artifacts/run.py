@@ -44,6 +44,7 @@ from ..pipeline.fit import HeadFit, Predictions
 from ..pipeline.folds import Fold
 from ..pipeline.heads import BEST, Grid, paths
 from ..pipeline.holdout import holds_out
+from ..pipeline.predict import score_columns
 from ..pipeline.search import label_names
 from ..schema import from_json
 from .encoder_key import read_encoder_key
@@ -538,7 +539,7 @@ def save_predictions(
             for *first, scores in values:
                 yield [layer, *first, *scores]
 
-    scored = [f"score {label}" for label in label_names(labels)]
+    scored = score_columns(label_names(labels))
     _write_csv(run / predictions_name(head), [*columns, *scored], rows())
 
 

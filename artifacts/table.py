@@ -107,6 +107,16 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
+def byte_order_mark(content: str) -> str:
+    """Return what a CSV file for spreadsheets begins with: a byte order mark, if it is needed.
+
+    Without one, Excel takes a file for text in the encoding of the machine, and shows ``MÃ¼ller``.
+    Simple readers take the mark for a part of the first column's name. So it is only there if the
+    content is more than ASCII, and never in files that are for programs alone.
+    """
+    return "" if content.isascii() else "\ufeff"
+
+
 def as_latex(table: Table, warnings: Sequence[str] = (), about: Sequence[str] = ()) -> str:
     """Return the table as LaTeX, for the package booktabs; marked cells are bold.
 

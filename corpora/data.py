@@ -1,12 +1,14 @@
 """From what ``--data`` says to the clips of one or more corpora."""
 
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BadClipError, BadClipsError, UserError
 from ..mirror import local
 from ..progress import Say, say_nothing
+from ..provenance import join_words
 from ..remote import Place, place
 from . import CORPORA, missing
 from .clip import Clip
@@ -53,6 +55,8 @@ class Data:
         Those that cannot.
     licence, citation : str
         For provenance and model cards.
+    description : str
+        How a manifest was read, if there is anything to say.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Data:
     bad: tuple[BadClipError, ...]
     licence: str
     citation: str
+    description: str = ""
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -91,8 +96,8 @@ def find_source(data: str) -> Source:
         own = Path(__file__).parent / SAMPLE
         return Source(own, corpus, SAMPLE, f"{corpus.title} (built-in sample)")
     name, equals, rest = data.partition("=")
-    if equals and name in CORPORA:
-        corpus, folder = CORPORA[name], place(rest)
+    if equals and name.lower() in CORPORA:
+        corpus, folder = CORPORA[name.lower()], place(rest)
     else:
         folder = place(data)
         if equals and isinstance(folder, Path) and not folder.exists():
@@ -163,9 +168,9 @@ def listed(manifest: Place, root: Place | None = None) -> Data:
     Data
     """
     table = local(manifest, file=True)
-    clips = read_manifest(table, root or manifest.parent)
+    read = read_manifest(table, root or manifest.parent)
     unknown = f"as the clips of {table.name}"
-    return Data(table.stem, table.stem, clips, (), unknown, unknown)
+    return Data(table.stem, table.stem, read.clips, (), unknown, unknown, read.description)
 
 
 def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]]:
@@ -228,6 +233,8 @@ def gather(
         found = listed(table, place(data[0]) if data else None)
         speakers = {clip.speaker for clip in found.clips}
         say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {table}")
+        if found.description:
+            say(f"         {found.description}")
         similar = similar_speakers(speakers)
         if similar:
             say(
@@ -265,15 +272,16 @@ def _told_by_names(folder: Place) -> Corpus:
             f"{folder}: no audio files ({'/'.join(sorted(suffixes))}) at any depth; expected the "
             "clips of a corpus; check --data"
         )
-    named = [PurePosixPath(folder.resolve().name) / path for path in files]
+    own = folder.resolve().name
     # A part of a corpus, such as its songs, is taken for the folder only where nothing else is.
     whole = [corpus for corpus in CORPORA.values() if not corpus.corpus]
     parts = [corpus for corpus in CORPORA.values() if corpus.corpus]
     for candidates in (whole, parts):
-        counts = {corpus.name: _count(corpus, named) for corpus in candidates}
-        most = max(counts.values())
+        named = {corpus.name: _named_as(corpus, own, files) for corpus in candidates}
+        _refuse_several(folder, named)
+        most = max(map(len, named.values()))
         if most:
-            return CORPORA[next(name for name, n in counts.items() if n == most)]
+            return CORPORA[next(name for name, found in named.items() if len(found) == most)]
     schemes = "; ".join(corpus.scheme for corpus in whole)
     raise UserError(
         f"{folder}: {len(files)} audio file(s), the first {files[0]}, none named as in a corpus "
@@ -282,11 +290,39 @@ def _told_by_names(folder: Place) -> Corpus:
     )
 
 
-def _count(corpus: Corpus, files: Sequence[PurePosixPath]) -> int:
-    n = 0
+def _named_as(corpus: Corpus, own: str, files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """Return the files that are named as clips of a corpus; ``own`` is the name of the folder."""
+    found = []
     for path in files:
         try:
-            n += not isinstance(corpus.read_name(path), str)
+            if not isinstance(corpus.read_name(own / path), str):
+                found.append(path)
         except NameOutsideSchemeError:
             continue
-    return n
+    return found
+
+
+def _refuse_several(folder: Place, named: Mapping[str, Sequence[PurePosixPath]]) -> None:
+    """Refuse a folder that holds several corpora, each in a folder of its own."""
+    tops = {
+        name: PurePosixPath(posixpath.commonpath([path.parent for path in found]))
+        for name, found in named.items()
+        if found
+    }
+    # A few names that another scheme allows as well lie within the folder of their corpus.
+    apart = [
+        name
+        for name, top in tops.items()
+        if not any(
+            top.is_relative_to(other) or other.is_relative_to(top)
+            for others_name, other in tops.items()
+            if others_name != name
+        )
+    ]
+    if len(apart) > 1:
+        held = ", ".join(f"{name} in {folder / tops[name]}" for name in apart)
+        options = [part for name in apart for part in ("--data", str(folder / tops[name]))]
+        raise UserError(
+            f"{folder}: holds several corpora: {held}; expected the folder of one corpus for each "
+            f"--data; use {join_words(options)}"
+        )

@@ -10,6 +10,7 @@ from ..errors import BadClipError, UserError
 from ..remote import Place, Remote, below
 from .clip import CLIP_COLUMNS, Clip
 from .corpus import Corpus, NameOutsideSchemeError
+from .csv_table import nfc
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def scan(folder: Place, corpus: Corpus) -> Scan:
             continue
         try:
             # With the name of the folder itself: it may be that of a speaker.
-            told = corpus.read_name(own / path)
+            told = corpus.read_name(PurePosixPath(nfc(str(own / path))))
         except NameOutsideSchemeError as error:
             bad.append(
                 BadClipError(

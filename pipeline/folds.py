@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 
+from ..corpora.csv_table import nfc, read_table
 from ..corpora.emobox import EMOBOX_FOLDS
-from ..corpora.manifest import read_rows
 from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError
 from ..features.recordings import check_recordings, recordings
@@ -479,10 +479,10 @@ def _from_file(path: Path, clips: Table) -> tuple[NDArray[np.str_], tuple[str, .
     -------
     fold_of_clip : ndarray of str, shape (n_clips,)
     assumptions : tuple of str
-        How many rows of the table were not used.
+        How the table was read, and how many of its rows were not used.
     """
-    rows = read_rows(path)
-    columns = set(rows[0].cells)
+    table = read_table(path, ("path", "speaker", "fold"))
+    columns = table.columns
     keys = [column for column in ("path", "speaker") if column in columns]
     if "fold" not in columns or not keys:
         raise UserError(
@@ -491,13 +491,13 @@ def _from_file(path: Path, clips: Table) -> tuple[NDArray[np.str_], tuple[str, .
         )
     key = keys[0]
     fold_of: dict[str, str] = {}
-    for row in rows:
-        value, fold = row.cells[key], row.cells["fold"]
+    for row in table.rows:
+        value, fold = nfc(row.cells[key]), row.cells["fold"]
         if not fold or not value:
             raise UserError(f"{path}, line {row.line}: {key} or fold is empty; expected both")
         if fold_of.setdefault(value, fold) != fold:
             raise UserError(f"{path}, line {row.line}: {value} stands in two folds; expected one")
-    values: Sequence[str] = clips[key].tolist()
+    values: Sequence[str] = [nfc(value) for value in clips[key].tolist()]
     missing = sorted(set(values) - set(fold_of))
     unknown = sorted(set(fold_of) - set(values))
     if missing:
@@ -507,12 +507,10 @@ def _from_file(path: Path, clips: Table) -> tuple[NDArray[np.str_], tuple[str, .
             + (f"; the table has {unknown[0]!r}, which no clip has" if unknown else "")
             + f"; expected one for every {key} of the cache"
         )
-    assumptions = (
-        (
+    assumptions = [read_as] if (read_as := table.description()) else []
+    if unknown:
+        assumptions.append(
             f"{len(unknown)} of the {len(fold_of)} rows of {path.name} were not used: no clip has "
-            f"the {key} {unknown[0]!r}" + (" and so on" if unknown[1:] else ""),
+            f"the {key} {unknown[0]!r}" + (" and so on" if unknown[1:] else "")
         )
-        if unknown
-        else ()
-    )
-    return np.array([fold_of[value] for value in values]), assumptions
+    return np.array([fold_of[value] for value in values]), tuple(assumptions)

@@ -1,7 +1,9 @@
 """What a model says of a recording, and the windows that a long recording is cut into."""
 
 import math
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +14,7 @@ MINIMUM_HOP = 0.05
 
 
 @dataclass(frozen=True)
-class Segment:
+class Window:
     """A window of a recording.
 
     Attributes
@@ -45,7 +47,7 @@ class Prediction:
         The label that is likeliest; empty for ratings.
     scores : mapping of str to float
         Probability of each label, or value of each rating.
-    timeline : tuple of Segment
+    timeline : tuple of Window
         The windows that it was cut into; empty if it was heard at once.
     trained_on : bool or None
         Whether the model was trained on this very recording: then the prediction says nothing about
@@ -56,8 +58,53 @@ class Prediction:
     seconds: float
     label: str
     scores: Mapping[str, float]
-    timeline: tuple[Segment, ...]
+    timeline: tuple[Window, ...]
     trained_on: bool | None = None
+
+
+def csv_columns(outputs: Sequence[str]) -> list[str]:
+    """Return the columns of predictions as CSV, from the command line and from the server.
+
+    Parameters
+    ----------
+    outputs : sequence of str
+        Labels or ratings of the model.
+
+    Returns
+    -------
+    list of str
+        Of each row the source; the part, ``"whole"`` or ``"window"``; where it starts and ends, in
+        seconds; the label; whether the model was trained on the recording; and the scores.
+    """
+    return ["source", "part", "start", "end", "label", "trained_on", *score_columns(outputs)]
+
+
+def score_columns(outputs: Sequence[str]) -> list[str]:
+    """Return the names of columns of scores, which are plain words, whatever the labels are.
+
+    Parameters
+    ----------
+    outputs : sequence of str
+        Labels or ratings.
+
+    Returns
+    -------
+    list of str
+        In the same order; all different, of ASCII letters, digits and ``_``.
+
+    Examples
+    --------
+    >>> score_columns(["angry", "Müde", "very tired", "怒"])
+    ['score_angry', 'score_Mude', 'score_very_tired', 'score_4']
+    """
+    names: list[str] = []
+    for number, output in enumerate(outputs, 1):
+        letters = unicodedata.normalize("NFKD", output).encode("ascii", "ignore").decode()
+        name = "score_" + (re.sub(r"\W+", "_", letters).strip("_") or str(number))
+        while name in names:
+            name += f"_{number}"
+        names.append(name)
+    return names
 
 
 def windows(n_samples: int, rate: int, window: float, hop: float) -> list[tuple[int, int]]:

@@ -28,7 +28,19 @@ from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
 from .ratings import Ratings, join_ratings
 from .speakers import identify_speakers
-from .target import AUTO, Target, choose_target, permute_within_speakers, stratify
+from .target import (
+    AUTO,
+    DEFAULT,
+    EMOTION,
+    Target,
+    choose_target,
+    default_target,
+    permute_within_speakers,
+    stratify,
+)
+
+#: One vocabulary for the emotions of all corpora.
+SHARED = "shared_emotion"
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Protocol:
     layers : str
         As :func:`~serpipe.pipeline.layers.choose_layers` reads it.
     target : str
-        The column that is predicted.
+        The column that is predicted. Empty for the emotion, see :func:`with_defaults`.
     merge : mapping of str to str
         Labels that are counted as another.
     keep : sequence of str
@@ -71,7 +83,7 @@ class Protocol:
 
     split: str = "loso"
     layers: str = "all"
-    target: str = "emotion"
+    target: str = DEFAULT
     merge: Mapping[str, str] = field(default_factory=dict)
     keep: Sequence[str] = ()
     normalise: str = "none"
@@ -182,6 +194,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         raise UserError(f"--normalise {protocol.normalise}: expected {' or '.join(NORMALISATIONS)}")
     candidates = choose_layers(protocol.layers, cache.layers)
     table = dict(cache.clips)
+    protocol, notes = with_defaults(table, protocol, ratings, str(cache.path))
     if ratings:
         if protocol.target in table:
             raise UserError(
@@ -189,7 +202,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
                 "of its own for ratings; rename the column in the file of ratings"
             )
         table[protocol.target] = join_ratings(ratings, table)
-    train_on, test_on = _corpora(cache, protocol)
+    train_on, test_on = _corpora(table, protocol)
     target = _target(table, protocol, train_on, test_on)
     if target.labels.dtype.kind == "f" and any(each.how == "weighted" for each in candidates):
         raise UserError(
@@ -254,7 +267,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         candidates,
         problem,
         tuple(warnings),
-        (*target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
+        (*notes, *target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
         findings,
         groups.name,
     )
@@ -280,6 +293,7 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     UserError
         If the table does not hold what the protocol needs.
     """
+    protocol, notes = with_defaults(table, protocol)
     if protocol.target not in table:
         raise UserError(
             f"--target {protocol.target}: no such column of the clips; expected one of "
@@ -292,7 +306,7 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     split = Split(NOTHING_TRAINED, "nothing trained, every clip tested", (fold,))
     problem = Problem(target.labels, clips["speaker"], split.folds, protocol.seed)
     asked = replace(protocol, split=NOTHING_TRAINED)
-    assumed = (*target.assumptions, *assumptions)
+    assumed = (*notes, *target.assumptions, *assumptions)
     return Plan(asked, "mean", clips, target, split, (), problem, (), assumed, findings)
 
 
@@ -320,6 +334,7 @@ def cross_corpus_protocols(
     UserError
         If there is one corpus, or the corpora have fewer than two labels in common.
     """
+    protocol, _ = with_defaults(cache.clips, protocol, ratings, str(cache.path))
     corpora = sorted(set(cache.clips["corpus"].tolist()))
     if len(corpora) < 2 or protocol.train_on or protocol.test_on:
         raise UserError(
@@ -411,9 +426,86 @@ def _check_tested(split: Split, target: Target) -> None:
         )
 
 
+def with_defaults(
+    table: Mapping[str, NDArray[Any]],
+    protocol: Protocol,
+    ratings: Ratings | None = None,
+    source: str = "the clips",
+) -> tuple[Protocol, tuple[str, ...]]:
+    """Return a protocol that names the target, and corpora as the clip table spells them.
+
+    Where the table holds several corpora, the emotion is the shared one, even if a single corpus
+    is used; ``emotion`` then means the words of that corpus.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+    protocol : Protocol
+        What is asked for.
+    ratings : Ratings, optional
+        Of the target, from a file of their own.
+    source : str
+        Where the table is from, for messages.
+
+    Returns
+    -------
+    protocol : Protocol
+    notes : tuple of str
+        What was chosen, unless that is the emotion.
+
+    Raises
+    ------
+    UserError
+        If a corpus is not in the table, or there are several columns to predict and no emotion.
+    """
+    there = sorted(set(table["corpus"].tolist()))
+    train_on = _spelled("--train-on", protocol.train_on, there, source)
+    test_on = _spelled("--test-on", protocol.test_on, there, source)
+    protocol = replace(protocol, train_on=train_on, test_on=test_on)
+    if protocol.target != DEFAULT:
+        return protocol, ()
+    if ratings:
+        return replace(protocol, target=ratings.column), ()
+    target, notes = default_target(table)
+    one_of_several = len(there) > 1 == len({*train_on, *test_on})
+    if target == EMOTION and one_of_several and (table.get(SHARED, np.array([""])) != "").any():
+        target = SHARED
+    return replace(protocol, target=target), notes
+
+
+def is_regression(
+    table: Mapping[str, NDArray[Any]], protocol: Protocol, ratings: Ratings | None = None
+) -> bool:
+    """Whether the target is a column of ratings, and heads for ratings are needed."""
+    target = with_defaults(table, protocol, ratings)[0].target
+    number = ratings or table.get(target, table["path"]).dtype.kind == "f"
+    return bool(number) and protocol.task != "labels"
+
+
+def _spelled(
+    option: str, corpora: Sequence[str], there: Sequence[str], source: str
+) -> tuple[str, ...]:
+    """Return names of corpora as the clip table spells them: ``EMO-DB`` is ``emodb``."""
+    names = []
+    for corpus in corpora:
+        alike = [name for name in there if _letters(name) == _letters(corpus)]
+        if corpus not in there and len(alike) != 1:
+            raise UserError(
+                f"{option} {corpus}: no such corpus in {source}; expected one of "
+                f"{', '.join(there)}; extract it with --data DIR --data DIR2"
+            )
+        names.append(corpus if corpus in there else alike[0])
+    return tuple(names)
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
 def _words(column: str, protocol: Protocol) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return ``merge`` and ``keep`` in the words of a column: people say angry as well as anger."""
-    if column != "shared_emotion":
+    if column != SHARED:
         return dict(protocol.merge), tuple(protocol.keep)
     merge = {shared_word(old): shared_word(new) for old, new in protocol.merge.items()}
     return merge, tuple(map(shared_word, protocol.keep))
@@ -421,22 +513,16 @@ def _words(column: str, protocol: Protocol) -> tuple[dict[str, str], tuple[str, 
 
 def _column(table: Mapping[str, NDArray[Any]], target: str, corpora: Sequence[str]) -> str:
     """Return the column that is predicted: corpora have but the shared words in common."""
-    shared = "shared_emotion"
-    return shared if target == "emotion" and len(corpora) > 1 and shared in table else target
+    return SHARED if target == EMOTION and len(corpora) > 1 and SHARED in table else target
 
 
-def _corpora(cache: Cache, protocol: Protocol) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _corpora(
+    table: Mapping[str, NDArray[Any]], protocol: Protocol
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the corpora to train on and to test on."""
-    there = tuple(sorted(set(cache.clips["corpus"].tolist())))
+    there = set(table["corpus"].tolist())
     train_on = tuple(sorted(set(protocol.train_on or protocol.test_on or there)))
     test_on = tuple(sorted(set(protocol.test_on))) or train_on
-    for option, corpora in (("--train-on", train_on), ("--test-on", test_on)):
-        for corpus in corpora:
-            if corpus not in there:
-                raise UserError(
-                    f"{option} {corpus}: no such corpus in {cache.path}; expected one of "
-                    f"{', '.join(there)}; extract it with --data DIR --data DIR2"
-                )
     both = sorted(set(train_on) & set(test_on))
     if both and set(train_on) != set(test_on):
         raise UserError(

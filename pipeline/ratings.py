@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corpora.manifest import read_number, read_rows, refuse_lines
+from ..corpora.csv_table import nfc, read_numbers, read_table, refuse_lines
 from ..errors import UserError
 
 #: Columns of the table that are none of ratings. The first that is there tells the clip.
@@ -69,6 +69,8 @@ class Ratings:
         a rater did not rate a clip.
     agreement : Agreement or None
         As :func:`agreement_of` finds it.
+    description : str
+        How the file was read, in one line; empty if there is nothing to say.
     """
 
     path: Path
@@ -79,6 +81,7 @@ class Ratings:
     raters: int
     table: NDArray[np.float64]
     agreement: Agreement | None
+    description: str = ""
 
 
 def read_ratings(path: Path, column: str) -> Ratings:
@@ -87,12 +90,13 @@ def read_ratings(path: Path, column: str) -> Ratings:
     Parameters
     ----------
     path : Path
-        A CSV file (tabs in a ``.tsv``) in UTF-8 with a row for each clip and rater. Its columns
-        are ``path`` (in the corpus) or ``name`` (in the cache), of which ``path`` is taken if both
-        are there; one or more of numbers; and ``rater``, which may be lacking where each clip has
-        one row. Rows that bear the same rater are taken for ratings of the same person.
+        A table, as :func:`~serpipe.corpora.csv_table.read_table` reads it, with a row for each clip
+        and rater. Its columns are ``path`` (in the corpus) or ``name`` (in the cache), of which
+        ``path`` is taken if both are there; one or more of numbers; and ``rater``, which may be
+        lacking where each clip has one row. Rows that bear the same rater are taken for ratings of
+        the same person.
     column : str
-        The column of numbers. Rows in which it is empty are left out.
+        The column of numbers, or nothing for the only one. Rows in which it is empty are left out.
 
     Returns
     -------
@@ -104,8 +108,8 @@ def read_ratings(path: Path, column: str) -> Ratings:
         Tells each line that cannot be used, at most ten: no number, no clip or no rater, or a clip
         that the same rater rated before. Also if there is no such column, or nothing in it.
     """
-    rows = read_rows(path)
-    columns = list(rows[0].cells)
+    read = read_table(path, (*_CLIP_COLUMNS, _RATER, *([column] if column else [])))
+    columns = read.columns
     by = next((key for key in _CLIP_COLUMNS if key in columns), None)
     if by is None:
         raise UserError(
@@ -113,10 +117,16 @@ def read_ratings(path: Path, column: str) -> Ratings:
             "ratings; add one of the two"
         )
     possible = [name for name in columns if name not in (*_CLIP_COLUMNS, _RATER)]
+    if not column and len(possible) == 1:
+        (column,) = possible
     if column not in possible:
+        expected = f"one of {', '.join(possible) or 'some'}"
+        if not column:
+            raise UserError(
+                f"{path}: {len(possible)} columns of ratings; expected --target with {expected}"
+            )
         raise UserError(
-            f"{path}: no column {column!r} of ratings; expected one of "
-            f"{', '.join(possible) or 'some'}; check its name"
+            f"{path}: no column {column!r} of ratings; expected {expected}; check its name"
         )
     wrong: list[str] = []
     lines: dict[tuple[str, str], int] = {}
@@ -124,12 +134,11 @@ def read_ratings(path: Path, column: str) -> Ratings:
     place_of_rater: dict[str, int] = {}
     values: list[float] = []
     places: list[tuple[int, int]] = []
-    for row in rows:
-        cell, clip, rater = row.cells[column], row.cells[by], row.cells.get(_RATER, "")
+    for row, number in zip(read.rows, read_numbers(read, column), strict=True):
+        cell, clip, rater = row.cells[column], nfc(row.cells[by]), row.cells.get(_RATER, "")
         where = f"{path}, line {row.line}"
         if not cell:
             continue
-        number = read_number(cell)
         if number is None:
             wrong.append(f"{where}: {column} is {cell!r}; expected a number or nothing")
         elif not clip or (_RATER in columns and not rater):
@@ -164,6 +173,7 @@ def read_ratings(path: Path, column: str) -> Ratings:
         raters=shape[1],
         table=table,
         agreement=agreement_of(table),
+        description=read.description(numbers=[column]),
     )
 
 
@@ -187,11 +197,13 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
     UserError
         If a rated clip is not in the cache, or stands there more than once.
     """
-    keys: list[str] = clips[ratings.by].tolist()
+    keys: list[str] = [nfc(key) for key in clips[ratings.by].tolist()]
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         rows.setdefault(key, []).append(row)
-    unknown = [clip for clip in ratings.clips if clip not in rows]
+    # A table from Windows has backslashes in its paths.
+    key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.clips}
+    unknown = [clip for clip in ratings.clips if key_of[clip] not in rows]
     if unknown:
         others = f" (nor {len(unknown) - 1} other(s))" if unknown[1:] else ""
         raise UserError(
@@ -200,15 +212,16 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
         )
     joined = np.full(len(keys), np.nan)
     for clip, mean in ratings.mean.items():
-        if len(rows[clip]) > 1:
+        found = rows[key_of[clip]]
+        if len(found) > 1:
             other = "path" if ratings.by == "name" else "name"
-            corpora = sorted({str(clips["corpus"][row]) for row in rows[clip]})
+            corpora = sorted({str(clips["corpus"][row]) for row in found})
             raise UserError(
-                f"{ratings.path}: {len(rows[clip])} clips of the cache have the {ratings.by} "
+                f"{ratings.path}: {len(found)} clips of the cache have the {ratings.by} "
                 f"{clip!r} (of {', '.join(corpora)}); expected one; tell clips by a column {other} "
                 f"in place of {ratings.by}, or make a cache for each corpus"
             )
-        joined[rows[clip][0]] = mean
+        joined[found[0]] = mean
     return joined
 
 

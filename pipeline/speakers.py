@@ -90,7 +90,7 @@ def identify_speakers(
         ids = raw
     elif per_corpus:
         ids = qualified
-        shared = _in_several_corpora(_unqualified(clips), corpora)
+        shared = _in_several_corpora(speaker_ids(clips), corpora)
         if shared:
             findings.append((
                 "SER023",
@@ -99,7 +99,7 @@ def identify_speakers(
                 "(--speakers-per-corpus)",
             ))  # fmt: skip
     else:
-        ids = _unqualified(clips)
+        ids = speaker_ids(clips)
         shared = _in_several_corpora(ids, corpora)
         if shared:
             assumptions.append(
@@ -158,8 +158,18 @@ def _own(speaker: str) -> str:
     return speaker.rpartition(":")[2]
 
 
-def _unqualified(clips: Mapping[str, NDArray[Any]]) -> NDArray[np.str_]:
-    """Return the ids as their source means them: unique across corpora, or not."""
+def speaker_ids(clips: Mapping[str, NDArray[Any]]) -> NDArray[np.str_]:
+    """Return speaker ids as their source means them: where a corpus has its own, with its name.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table; an older one has no column ``speaker_id``.
+
+    Returns
+    -------
+    ndarray of str, shape (n_clips,)
+    """
     if "speaker_id" in clips:
         return clips["speaker_id"]
     # A cache of an earlier version does not say who read the corpus.

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corpora import FILLED_COLUMNS
+from ..corpora import CLIP_COLUMNS, FILLED_COLUMNS
 from ..errors import UserError
 
 #: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
 _NOT_TARGETS = {"path", "name", "speaker", *FILLED_COLUMNS} - {"shared_emotion"}
 
 
+#: Asks for the emotion or, where clips have none, for the only other column to predict.
+DEFAULT = ""
+EMOTION = "emotion"
 AUTO = "auto"
 #: What ``--task`` says: numbers are ratings and words are labels, or which of the two.
 TASKS = (AUTO, "labels", "ratings")
@@ -44,6 +47,67 @@ class Target:
     labels: NDArray[Any]
     changes: tuple[str, ...]
     assumptions: tuple[str, ...] = ()
+
+
+def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Return the columns that a table brings besides those of every corpus, and that can be learnt.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+
+    Returns
+    -------
+    list of str
+        Columns of ratings, and columns of labels that several clips share.
+    """
+    found = []
+    for name, values in clips.items():
+        if name in CLIP_COLUMNS or name in FILLED_COLUMNS:
+            continue
+        if values.dtype.kind == "f":
+            distinct, filled = np.unique(values[np.isfinite(values)]), len(values)
+        elif values.dtype.kind == "U":
+            distinct, filled = np.unique(values[values != ""]), int(np.sum(values != "")) // 2
+        else:
+            continue
+        if 2 <= len(distinct) <= filled:
+            found.append(name)
+    return found
+
+
+def default_target(clips: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[str, ...]]:
+    """Return what is predicted if nobody says what.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray, shape (n_clips,)
+        The clip table.
+
+    Returns
+    -------
+    column : str
+        ``"emotion"``, or the only other column where no clip has an emotion.
+    notes : tuple of str
+        That it is another column.
+
+    Raises
+    ------
+    UserError
+        If no clip has an emotion, and there are several other columns.
+    """
+    if EMOTION in clips and (clips[EMOTION] != "").any():
+        return EMOTION, ()
+    others = columns_to_predict(clips)
+    if len(others) > 1:
+        raise UserError(
+            f"the clips have no emotion; expected --target with one of {', '.join(others)}; "
+            f"choose one, such as --target {others[0]}"
+        )
+    if not others:
+        return EMOTION, ()
+    return others[0], (f"{others[0]} is predicted, the only column to predict besides emotion",)
 
 
 def choose_target(
@@ -105,7 +169,7 @@ def choose_target(
     labels = clips[column].astype(object)
     changes = []
     for old, new in (merge or {}).items():
-        _check_label(f"--map {old}={new}", old, clips[column])
+        _check_label(f"--map {old}={new}", old, clips[column], column)
         labels[clips[column] == old] = new
         if old in clips[column][used]:
             changes.append(f"{old} counted as {new}")
@@ -115,7 +179,7 @@ def choose_target(
     used = used & (labels != "")
     if keep:
         for label in keep:
-            _check_label(f"--keep {','.join(keep)}", label, labels[used])
+            _check_label(f"--keep {','.join(keep)}", label, labels[used], column)
         dropped = sorted(set(labels[used]) - set(keep))
         used = used & np.isin(labels.astype(str), list(keep))
         changes += [f"{label} dropped" for label in dropped]
@@ -217,7 +281,13 @@ def permute_within_speakers(
     return permuted
 
 
-def _check_label(option: str, label: str, labels: NDArray[Any]) -> None:
+def _check_label(option: str, label: str, labels: NDArray[Any], column: str) -> None:
     there = sorted(set(labels.tolist()) - {""})
     if label not in there:
-        raise UserError(f"{option}: no clip is {label!r}; expected one of {', '.join(there)}")
+        own = (
+            f"; {column} has the words that all corpora share: for those of one corpus use "
+            "--train-on CORPUS --target emotion"
+            if column == "shared_emotion"
+            else ""
+        )
+        raise UserError(f"{option}: no clip is {label!r}; expected one of {', '.join(there)}{own}")

@@ -13,7 +13,7 @@ from typing import Any
 from ..artifacts.model import Model
 from ..errors import UserError
 from ..files import json_value
-from ..pipeline.predict import Prediction
+from ..pipeline.predict import Prediction, csv_columns
 
 #: Said with every answer.
 NOTE = (
@@ -74,7 +74,7 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``source``, ``sha256``, ``duration`` in seconds, ``label``, ``scores``, ``trained_on``
+        ``source``, ``sha256``, ``seconds`` (its length), ``label``, ``scores``, ``trained_on``
         (whether the model was trained on this very recording, null if that is not known),
         ``timeline``, ``model`` with its name, how it scored and whether its probabilities are
         calibrated, ``note``.
@@ -82,18 +82,18 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
     return {
         "source": prediction.source,
         "sha256": sha256,
-        "duration": round(prediction.seconds, 4),
+        "seconds": round(prediction.seconds, 4),
         "label": prediction.label,
         "scores": plain(prediction.scores),
         "trained_on": prediction.trained_on,
         "timeline": [
             {
-                "start": round(segment.start, 4),
-                "end": round(segment.end, 4),
-                "label": segment.label,
-                "scores": plain(segment.scores),
+                "start": round(window.start, 4),
+                "end": round(window.end, 4),
+                "label": window.label,
+                "scores": plain(window.scores),
             }
-            for segment in prediction.timeline
+            for window in prediction.timeline
         ],
         "model": {
             "name": model_name(model),
@@ -108,16 +108,20 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
 
 
 def as_csv(told: Mapping[str, Any]) -> str:
-    """Return the answer as a table: a row for the whole clip, then one for each segment."""
+    """Return the answer as a table: a row for the whole clip, then one for each window.
+
+    Programs read it: there is no byte order mark, which they would take for a part of a name.
+    """
     labels = list(told["scores"])
     trained_on = "" if told["trained_on"] is None else str(told["trained_on"]).lower()
-    whole = {"start": 0.0, "end": told["duration"], **told}
+    whole = {"start": 0.0, "end": told["seconds"], **told}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["part", "start", "end", "label", "trained_on", *labels])
-    for part, row in [("whole", whole), *(("segment", each) for each in told["timeline"])]:
+    writer.writerow(csv_columns(labels))
+    for part, row in [("whole", whole), *(("window", each) for each in told["timeline"])]:
+        where = [told["source"], part, row["start"], row["end"]]
         scores = [row["scores"].get(label) for label in labels]
-        writer.writerow([part, row["start"], row["end"], row["label"], trained_on, *scores])
+        writer.writerow([*where, row["label"], trained_on, *scores])
     return text.getvalue()
 
 
@@ -154,7 +158,7 @@ class AnswerLog:
         OSError
             If the disk does not take it.
         """
-        kept = ("sha256", "duration", "label", "scores", "timeline")
+        kept = ("sha256", "seconds", "label", "scores", "timeline")
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         line |= {key: told[key] for key in kept} | {"model": told["model"]["name"]}
         content = self._ending + as_json(line) + b"\n"

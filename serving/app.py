@@ -46,11 +46,11 @@ _QUERY: dict[str, Any] = {"ge": MINIMUM_HOP, "le": MAX_SECONDS, "allow_inf_nan":
 
 Window = Annotated[
     float | None,
-    Query(**_QUERY, description="Length of the timeline's segments, in seconds."),
+    Query(**_QUERY, description="Length of the timeline's windows, in seconds."),
 ]
 Hop = Annotated[
     float | None,
-    Query(**_QUERY, description="From one segment to the next, in seconds; not above window."),
+    Query(**_QUERY, description="From one window to the next, in seconds; not above window."),
 ]
 #: What SageMaker passes on, of its own CustomAttributes, in place of a query.
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
@@ -190,7 +190,7 @@ class Service:
         if step is not None and seconds / step > most:
             raise Refused(
                 422,
-                f"The timeline would have more than {most} segments; expected a window and a hop "
+                f"The timeline would have more than {most} windows; expected a window and a hop "
                 "that give fewer.",
             )
 
@@ -290,7 +290,7 @@ async def model(request: Request) -> Response:
     limits = {
         "bytes": options.max_bytes,
         "seconds": options.max_seconds,
-        "segments": options.max_segments,
+        "windows": options.max_segments,
     }
     return _json(model_facts(service.model) | {"limits": limits, "logged": bool(service.log)})
 

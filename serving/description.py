@@ -45,7 +45,7 @@ _SCORES = {
 _ANSWER = _object(
     source=_text("What the client calls the audio, cleaned."),
     sha256={"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Of the bytes."},
-    duration=_SECONDS,
+    seconds=_SECONDS,
     label=_text("The likeliest; empty for ratings."),
     scores=_SCORES,
     trained_on={
@@ -83,7 +83,7 @@ _MODEL = _object(
     },
     note={"type": "string"},
     limits=_object(
-        bytes={"type": "integer"}, seconds={"type": "number"}, segments={"type": "integer"}
+        bytes={"type": "integer"}, seconds={"type": "number"}, windows={"type": "integer"}
     ),
     logged={"type": "boolean", "description": "Whether answers are logged, without the audio."},
 )
@@ -93,7 +93,7 @@ _HEALTH = _object(
     waiting={"type": "integer", "minimum": 0},
     version={"type": "string"},
 )
-_CSV = _text("A row for the whole clip (part: whole), then one for each segment.")
+_CSV = _text("A row for the whole clip (part: whole), then one for each window.")
 _AUDIO = {"type": "string", "format": "binary"}
 _KINDS = ("audio/*", "video/*", "application/octet-stream", "application/ogg")
 #: Of paths that take audio.

@@ -345,7 +345,7 @@ def manifest(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_manifest_lists_any_clips(tmp_path: Path) -> None:
-    first, second = read_manifest(manifest(tmp_path, MANIFEST))
+    first, second = read_manifest(manifest(tmp_path, MANIFEST)).clips
     assert (first.path, first.name, first.speaker, first.corpus) == (
         "a/1.wav",
         "1",
@@ -364,7 +364,7 @@ def test_a_manifest_lists_any_clips(tmp_path: Path) -> None:
     elsewhere.mkdir()
     moved = elsewhere / "clips.csv"
     moved.write_text(MANIFEST)
-    assert read_manifest(moved, tmp_path)[0].file == first.file
+    assert read_manifest(moved, tmp_path).clips[0].file == first.file
 
 
 @pytest.mark.parametrize(
@@ -375,8 +375,8 @@ def test_a_manifest_lists_any_clips(tmp_path: Path) -> None:
         ("path,speaker,x\n", "at least one row"),
         ("path,speaker,seconds\na/1.wav,b,1\n", "column 'seconds' cannot be used"),
         ("path,speaker,a b\na/1.wav,b,1\n", "column 'a b' cannot be used"),
-        ("path,speaker,x,x\na/1.wav,b,1,1\n", "stands twice"),
-        ("path;speaker;x\na/1.wav;b;1\n", "semicolons"),
+        ("path,speaker,x,x\na/1.wav,b,1,1\n", "occurs twice"),
+        ("path;speaker;x\na/1.wav;b\n", "line 2: 2 cells; expected 3"),
         ("path,speaker,x\n\na/1.wav,b\n", "line 3: 2 cells; expected 3"),
         ("path,speaker,x\na/1.wav,,1\n", "line 2: path or speaker is empty"),
         ("path,speaker,x\na/3.wav,b,1\n", "line 2: .*no such file"),

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shlex
 import shutil
 import threading
 from collections import Counter
@@ -12,14 +13,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from serpipe.artifacts.results import read_results
 from serpipe.corpora import CORPORA
 from serpipe.corpora.corpus import Archive
+from serpipe.corpora.data import find_data
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.protocol import Protocol, make_plan
+from serpipe.pipeline.speakers import speaker_ids
 
 from .conftest import Command, call_in
 
@@ -132,6 +136,18 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
     assert len(runs) == 4
     told = serpipe("report", *runs, "--format", "json", "--out", "matrix")
     tables = json.loads(told.out)["tables"]
+    assert json.loads(done.out)["matrix-lr"] == tables["matrix-lr"]
+    # Each line names the pair that it is about, and the next command is short and works.
+    pairs = [f"{a} > {b}" for a in ("emodb", "ravdess") for b in ("emodb", "ravdess")]
+    about = [line for line in done.err.splitlines() if line.split("  ")[0].strip() in pairs]
+    scores = [line for line in done.err.splitlines() if " UAR " in line]
+    assert len(scores) >= 4 and set(scores) <= set(about)
+    (after,) = [line for line in done.err.splitlines() if line.startswith("next ")]
+    _, name, *words = shlex.split(after)
+    assert name == "serpipe" and len(after) < 80
+    again = serpipe(*words, "--format", "json")
+    assert json.loads(again.out)["tables"]["matrix-lr"] == tables["matrix-lr"]
+    assert (Path(words[-1]) / "index.html").is_file()
     cells = {(row["trained_on"], row["tested_on"]): row for row in tables["matrix-lr"]}
     assert set(cells) == {(a, b) for a in ("emodb", "ravdess") for b in ("emodb", "ravdess")}
     assert {row["chance"] for row in cells.values()} == {1 / 6}  # the labels that both have
@@ -159,7 +175,59 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
     # On the same clips: within EMO-DB against RAVDESS to EMO-DB, and the other way round.
     assert len(tables["comparisons"]) == 2
     assert (Path("matrix") / "matrix-lr.png").is_file()
+    printed = serpipe("fit", "--cross-corpus", "--layers", "2", "--grid", "C=0.1").out
+    assert printed.count("ravdess") > 2 and printed.splitlines()[-4:] == runs
     assert serpipe("fit", "--cross-corpus", "--out", "one").code == 2
+
+
+def test_corpora_are_named_in_any_case(cache: Path) -> None:
+    plan = make_plan(open_cache(cache), Protocol(train_on=["EMO-DB"], test_on=["RAVDESS"]))
+    assert (plan.protocol.train_on, plan.protocol.test_on) == (("emodb",), ("ravdess",))
+    assert set(plan.tested_clips["corpus"]) == {"ravdess"}
+
+
+def test_one_of_several_corpora_is_told_by_the_shared_words(serpipe: Command, cache: Path) -> None:
+    opened = open_cache(cache)
+    shared = make_plan(opened, Protocol(train_on=["emodb"], keep=["anger", "sad"]))
+    assert shared.target.column == "shared_emotion"
+    assert set(shared.problem.labels) == {"anger", "sadness"}
+    as_named = Protocol(train_on=["emodb"], keep=["Wut", "Trauer"], target="emotion")
+    own = make_plan(opened, as_named)
+    assert set(own.problem.labels) == {"Wut", "Trauer"}
+    refused = serpipe("fit", "--train-on", "emodb", "--keep", "Wut,Trauer")
+    assert refused.code == 2
+    for words in ("anger", "sadness", "--target emotion"):
+        assert words in refused.err
+    # The same labels under both names are runs of their own.
+    few = ("--train-on", "emodb", "--layers", "2", "--grid", "C=0.1")
+    runs = {serpipe("fit", *few, *more).out.strip() for more in ((), ("--target", "emotion"))}
+    assert len(runs) == 2
+
+
+def test_speakers_of_two_corpora_are_counted_apart(serpipe: Command, cache: Path) -> None:
+    info = json.loads(serpipe("cache", "info", cache, "--format", "json").out)
+    assert info["clips"].endswith(" 12 speakers")  # 03 of RAVDESS and 03 of EMO-DB are two
+    assert "happiness 12" in info["shared_emotion"]
+    with h5py.File(cache, "r+") as file:  # as earlier versions wrote it
+        del file["clips/speaker_id"]
+    table = open_cache(cache).clips
+    assert len(set(speaker_ids(table).tolist())) == 12
+
+
+def test_a_folder_of_several_corpora_is_refused_with_the_options_to_use(
+    serpipe: Command, shared: Path, tmp_path: Path
+) -> None:
+    parent = tmp_path / "my corpora"
+    for name in ("tess", "emodb", "cremad"):
+        shutil.copytree(shared / "data" / "originals" / name, parent / "audio" / name)
+    refused = serpipe("corpora", "info", parent)
+    assert refused.code == 2
+    (line,) = refused.err.splitlines()
+    options = shlex.split(line.partition("; use ")[2])
+    assert options[::2] == ["--data"] * 3
+    sources, scans = find_data(options[1::2])
+    found = {source.name: len(each.clips) for source, each in zip(sources, scans, strict=True)}
+    assert found == {"tess": 8, "emodb": 11, "cremad": 10}
 
 
 def test_words_are_merged_in_every_corpus_that_has_them(serpipe: Command, cache: Path) -> None:
@@ -268,8 +336,11 @@ def test_corpora_are_listed_described_and_tabled(
     names = ("ravdess", "tess", "emodb", "cremad")
     done = serpipe("corpora", "table", *(originals / name for name in names), "--out", "t.csv")
     assert done.code == 0
-    with Path("t.csv").open() as file:
+    assert Path("t.csv").read_bytes().startswith(b"\xef\xbb\xbf")  # umlauts of EMO-DB's sentences
+    with Path("t.csv").open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
+    assert serpipe("corpora", "table", originals / "tess", "--out", "ascii.csv").code == 0
+    assert Path("ascii.csv").read_bytes().isascii()
     assert Counter(row["corpus"] for row in rows) == {
         "ravdess": 9, "tess": 8, "emodb": 11, "cremad": 10
     }  # fmt: skip
@@ -353,9 +424,39 @@ def test_a_manifest_is_extracted_and_fitted(
         "extract", "--manifest", "clips.csv", "--data", sample, "--encoder", small_encoder
     )
     assert done.code == 0, done.err
+    assert serpipe("fit").code == 2  # mood or room: the command that extract prints says which
+    (after,) = [line for line in done.err.splitlines() if line.startswith("next ")]
+    assert shlex.split(after)[1:] == ["serpipe", "fit", "--target", "mood"]
     run = serpipe("fit", "--target", "mood", "--layers", "2", "--grid", "C=0.1")
     assert run.code == 0, run.err
     results = read_results(Path(run.out.strip()))
     assert (results.summary.target, list(results.summary.labels)) == ("mood", ["loud", "quiet"])
     assert len(results.summary.speakers) == 6
     assert serpipe("report").code == 0
+
+
+def test_the_only_column_of_a_manifest_is_predicted(
+    serpipe: Command, sample: Path, small_encoder: Path
+) -> None:
+    lines = {"mood": ["path,speaker,mood,transcript"], "fatigue": ["path,speaker,fatigue"]}
+    for actor in range(1, 5):
+        for number, clip in enumerate(sorted((sample / f"Actor_{actor:02d}").iterdir())):
+            path = clip.relative_to(sample)
+            lines["mood"].append(f"{path},a{actor},{'ab'[number % 2]},words {actor} {number}")
+            lines["fatigue"].append(f"{path},a{actor},{number / 2 + actor}")
+    few = ("--layers", "2", "--split", "kfold:4")
+    for column, rows in lines.items():
+        folder = Path(f"my {column}")
+        folder.mkdir()
+        (folder / "clips.csv").write_text("\n".join(rows))
+        done = serpipe("extract", "--manifest", folder / "clips.csv", "--data", sample,
+                       "--encoder", small_encoder, "--out", folder / "c.h5")  # fmt: skip
+        assert done.code == 0, done.err
+        (after,) = [line for line in done.err.splitlines() if line.startswith("next ")]
+        fitted = serpipe(*shlex.split(after)[2:], *few, "--out", folder / "run")
+        assert fitted.code == 0, fitted.err
+        assert f"{column} is predicted" in fitted.err
+        results = read_results(folder / "run")
+        assert results.summary.target == column
+        (after,) = [line for line in fitted.err.splitlines() if line.startswith("next ")]
+        assert serpipe(*shlex.split(after)[2:]).code == 0

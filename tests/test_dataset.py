@@ -33,7 +33,7 @@ def five_clips(folder: Path, text: str = "") -> tuple[Clip, ...]:
         "4.wav,bert,sad,0,hall\n5.wav,cleo,happy,7,kitchen\n"
     )
     (folder / "clips.csv").write_text(table)
-    return read_manifest(folder / "clips.csv")
+    return read_manifest(folder / "clips.csv").clips
 
 
 def stems(clips: Sequence[Clip]) -> list[str]:

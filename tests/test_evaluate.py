@@ -96,7 +96,7 @@ def predictions(run: Path) -> dict[str, dict[str, str]]:
 def scores(run: Path, labels: tuple[str, ...] = EMOTIONS) -> dict[str, list[float]]:
     """Return what each clip scored."""
     rows = predictions(run)
-    return {path: [float(row[f"score {label}"]) for label in labels] for path, row in rows.items()}
+    return {path: [float(row[f"score_{label}"]) for label in labels] for path, row in rows.items()}
 
 
 def score_by_hand(last: str, model: Path, clips: list[Path]) -> list[list[float]]:
@@ -251,7 +251,7 @@ def test_labels_that_no_clip_has_cannot_be_chosen_and_the_run_says_so(
     (plain,) = score([model], [few_clips / path for path in sorted(rows)[:3]])
     for path, each in zip(sorted(rows)[:3], plain, strict=True):
         added = each["ang"] + each["anger"]
-        assert abs(float(rows[path]["score angry"]) - added) < 1e-5
+        assert abs(float(rows[path]["score_angry"]) - added) < 1e-5
     shown = serpipe("report", run).out
     assert warning in shown
     assert "joy counted as happy" in shown

@@ -91,7 +91,7 @@ def test_pitch_is_learnt_and_told_of_unheard_speakers(trained: Path) -> None:
         of_layer = [row for row in told if row["layer"] == layer]
         assert np.mean([row["truth"] == row["predicted"] for row in of_layer]) > 0.95
     for row in told:
-        assert math.isclose(float(row["score high"]) + float(row["score low"]), 1, abs_tol=1e-6)
+        assert math.isclose(float(row["score_high"]) + float(row["score_low"]), 1, abs_tol=1e-6)
     assert not (trained / "parts").exists()
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
@@ -22,7 +23,13 @@ from serpipe.features.checkpoint import load_checkpoint
 from serpipe.features.front_end import prepare
 from serpipe.pipeline.finetune.model import build_model, save_model
 from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
-from serpipe.pipeline.predict import Prediction, equal_windows, windows
+from serpipe.pipeline.predict import (
+    Prediction,
+    csv_columns,
+    equal_windows,
+    score_columns,
+    windows,
+)
 
 from .conftest import Command, run_python, write_hashed, write_wav
 
@@ -133,6 +140,8 @@ def test_every_format_says_the_same(serpipe: Command, clips: list[Path], built_i
     assert whole["model"]["licence"] == "CC BY-NC-SA 4.0"
     assert [json.loads(line) for line in out["jsonl"].splitlines()] == whole["predictions"]
     rows = list(csv.DictReader(out["csv"].splitlines()))
+    assert list(rows[0]) == csv_columns(built_in.labels)
+    assert {row["part"] for row in rows} == {"whole", "window"}
     *lines, footer = out["table"].splitlines()[1:]
     assert "not calibrated" in footer and whole["model"]["probabilities"] in footer
     assert len(rows) == len(lines) == sum(1 + len(each.timeline) for each in expected)
@@ -141,8 +150,27 @@ def test_every_format_says_the_same(serpipe: Command, clips: list[Path], built_i
         assert [s["scores"] for s in found["timeline"]] == [s.scores for s in each.timeline]
     wholes = [(row, line) for row, line in zip(rows, lines, strict=True) if row["part"] == "whole"]
     for each, (row, line) in zip(expected, wholes, strict=True):
-        assert {name: float(row[f"score {name}"]) for name in each.scores} == each.scores
+        assert {name: float(row[f"score_{name}"]) for name in each.scores} == each.scores
         assert line.split()[2:4] == [each.label, f"{each.scores[each.label]:.2f}"]
+
+
+@pytest.mark.parametrize("name", ["anna.flac", "Jürgen.flac"])
+def test_csv_has_a_byte_order_mark_only_where_a_spreadsheet_needs_it(
+    serpipe: Command, clips: list[Path], name: str
+) -> None:
+    shutil.copy(clips[0], name)
+    out = serpipe("predict", name, "--format", "csv", "--device", "cpu").out
+    assert out.startswith("\ufeff") is not name.isascii()
+    (row,) = csv.DictReader(out.removeprefix("\ufeff").splitlines())
+    assert row["source"] == name
+
+
+def test_columns_of_scores_are_ascii_words_and_all_different() -> None:
+    labels = ["angry", "müde", "mude", "very tired", "怒", "5", "score"]
+    columns = score_columns(labels)
+    assert len(set(columns)) == len(labels)
+    assert all(re.fullmatch(r"score_[A-Za-z0-9_]+", column) for column in columns)
+    assert columns[:2] == ["score_angry", "score_mude"] and columns[3] == "score_very_tired"
 
 
 def test_bad_files_are_told_and_the_others_predicted(

@@ -33,7 +33,7 @@ from serpipe.artifacts.listeners import Scored
 from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model
 from serpipe.errors import UserError
 from serpipe.features.audio import Waveform, read_waveform
-from serpipe.pipeline.predict import Prediction
+from serpipe.pipeline.predict import Prediction, csv_columns
 from serpipe.serving.answers import AnswerLog, clean_name
 from serpipe.serving.decode import Decoders
 from serpipe.serving.options import Options, read_token
@@ -83,7 +83,7 @@ def test_answers_are_what_the_model_says(model: SmallModel, clips: list[Path]) -
             assert answer["label"] == prediction.label
             assert answer["scores"] == pytest.approx(dict(prediction.scores), rel=1e-6)
             assert answer["source"] == clip.name
-            assert answer["duration"] == pytest.approx(prediction.seconds, abs=1e-4)
+            assert answer["seconds"] == pytest.approx(prediction.seconds, abs=1e-4)
             labels = [each["label"] for each in answer["timeline"]]
             assert labels == [each.label for each in prediction.timeline] and len(labels) > 3
             assert "uar" in answer["model"]["result"]
@@ -93,7 +93,10 @@ def test_answers_are_what_the_model_says(model: SmallModel, clips: list[Path]) -
             rows = list(csv.DictReader(io.StringIO(recognize(
                 client, clip.read_bytes(), params=asked | {"format": "csv"}).text)))  # fmt: skip
             assert [row["label"] for row in rows] == [prediction.label, *labels]
-            assert float(rows[0][prediction.label]) == answer["scores"][prediction.label]
+            column = f"score_{prediction.label}"
+            assert float(rows[0][column]) == answer["scores"][prediction.label]
+            assert list(rows[0]) == csv_columns(list(prediction.scores))  # as of serpipe predict
+            assert {row["part"] for row in rows[1:]} == {"window"}
 
 
 def test_strangers_are_not_told_where_the_model_lies(
@@ -118,7 +121,7 @@ def test_sagemaker_asks_with_the_bytes_alone(model: SmallModel, clips: list[Path
             answer = client.post("/invocations", content=content, headers={"content-type": kind})
             assert answer.json()["label"] == form["label"]
         table = client.post("/invocations", content=content, headers={"accept": "text/csv"})
-        assert table.text.startswith("part,start,end,label,")
+        assert table.text.startswith("source,part,start,end,label,trained_on,score_")
         told = client.post("/invocations", json={"instances": []})
         check_refusal(told, 415)
         # SageMaker passes on no query, but this header.
@@ -241,7 +244,7 @@ def test_requests_that_are_no_upload_are_refused_in_a_sentence(limited: Any) -> 
         sentence = check_refusal(recognize(limited, sound, params=query), 422)
         assert "--" not in sentence  # words of the command line
     far = wav(noise(29))
-    assert "segments" in check_refusal(recognize(limited, far, params="window=0.06&hop=0.05"), 422)
+    assert "windows" in check_refusal(recognize(limited, far, params="window=0.06&hop=0.05"), 422)
     check_refusal(limited.get("/recognize"), 405)
     check_refusal(post("/recognize/", files={"audio": sound}), 404)
     check_refusal(limited.get("/page/../app.py"), 404)
@@ -534,7 +537,7 @@ def test_the_log_holds_answers_and_neither_audio_nor_names(
         recognize(client, b"no audio")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["label"] for line in lines] == [answer["label"] for answer in answers]
-    assert set(lines[0]) == {"time", "sha256", "duration", "label", "scores", "timeline", "model"}
+    assert set(lines[0]) == {"time", "sha256", "seconds", "label", "scores", "timeline", "model"}
     assert not re.search("Jane|passwd|secret|script", file.read_text())
     assert file.stat().st_mode & 0o077 == 0
     told = [answer["source"] for answer in answers]
@@ -557,7 +560,7 @@ def limit(what: int, soft: int) -> Iterator[None]:
 
 def test_a_full_disk_costs_the_log_no_line_but_those_of_its_time(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
-    told = {"sha256": "", "duration": 1.0, "label": "é", "scores": {}, "timeline": [],
+    told = {"sha256": "", "seconds": 1.0, "label": "é", "scores": {}, "timeline": [],
             "model": {"name": "small"}}  # fmt: skip
     log = AnswerLog(file)
     log.append(told)
@@ -713,7 +716,7 @@ def test_the_page_by_keyboard_with_a_token_a_dropped_file_and_a_microphone(
             browser.wait_for("/[2-9] s/.test(document.querySelector('#status').textContent)")
             browser.press(" ")
             browser.wait_for("state.told.source === 'recording.wav'")
-            assert browser.value("state.told.duration") > 1
+            assert browser.value("state.told.seconds") > 1
             assert browser.value("Math.max(...state.peaks)") > 0.01  # the clip, not silence
             assert browser.value(focus) == "record"
             assert browser.console == []

@@ -145,7 +145,7 @@ function show(told, blob, samples) {
   $("audio").src = state.url;
   $("player").classList.toggle("mute", !samples);
   $("play").disabled = !samples;
-  $("seek").max = told.duration;
+  $("seek").max = told.seconds;
   state.peaks = samples;
   $("label").textContent = told.label || values(told.scores);
   const ranked = Object.entries(told.scores).sort((a, b) => (b[1] ?? -1) - (a[1] ?? -1));
@@ -180,14 +180,14 @@ function show(told, blob, samples) {
 
 // Segments overlap: each is shown around its middle, up to halfway to the next.
 function spans(told) {
-  const parts = told.timeline.length ? told.timeline : [{ start: 0, end: told.duration, label: told.label, scores: told.scores }];
+  const parts = told.timeline.length ? told.timeline : [{ start: 0, end: told.seconds, label: told.label, scores: told.scores }];
   const middle = (part) => (part.start + part.end) / 2;
   const name = ({ label, scores }) => label || (Object.keys(scores).length ? number(Object.values(scores)[0]) : SILENT);
   return parts.map((part, i) => ({
     ...part,
     label: name(part),
     from: i ? (middle(parts[i - 1]) + middle(part)) / 2 : 0,
-    to: i + 1 < parts.length ? (middle(part) + middle(parts[i + 1])) / 2 : told.duration,
+    to: i + 1 < parts.length ? (middle(part) + middle(parts[i + 1])) / 2 : told.seconds,
   }));
 }
 
@@ -206,7 +206,7 @@ function timeline(told) {
     const made = element("button", run.label);
     made.type = "button";
     made.tabIndex = i ? -1 : 0;
-    const share = (run.to - run.from) / told.duration;
+    const share = (run.to - run.from) / told.seconds;
     made.style.flexBasis = `${100 * share}%`;
     made.style.background = colour(run.label);
     made.classList.toggle("dark", colour(run.label) === COLOURS.sadness);
@@ -216,7 +216,7 @@ function timeline(told) {
     made.addEventListener("click", () => { focusSegment(i); seekTo(run.from); if (!$("play").disabled) $("audio").play(); });
     return made;
   }));
-  $("axis").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((at) => element("span", seconds(at * told.duration))));
+  $("axis").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((at) => element("span", seconds(at * told.seconds))));
 }
 
 function focusSegment(i) {
@@ -248,7 +248,7 @@ function draw() {
   }
   const most = levels.reduce((a, b) => Math.max(a, b), 1e-6);
   levels.forEach((level, i) => {
-    const at = ((i + 0.5) / count) * state.told.duration;
+    const at = ((i + 0.5) / count) * state.told.seconds;
     const span = state.spans.find((each) => at < each.to) ?? state.spans[state.spans.length - 1];
     const tall = Math.max(scale, (level / most) * height * 0.94);
     pen.fillStyle = colour(span.label);
@@ -261,7 +261,7 @@ function draw() {
 function position() {
   const audio = $("audio");
   const at = audio.currentTime || 0;
-  const all = state.told?.duration || 1;
+  const all = state.told?.seconds || 1;
   $("head").style.left = `${100 * Math.min(1, at / all)}%`;
   $("seek").value = at;
   $("seek").setAttribute("aria-valuetext", seconds(at));

@@ -1,0 +1,153 @@
+r"""The files that the paths of a table mean, on whatever machine the table was written.
+
+A path is taken as it is written where there is such a file. Else backslashes are separators; of a
+path with a drive (``C:\corpus\a\1.wav``) the longest tail counts that is a file of the folder; and
+a name matches one that differs in its Unicode form only, as macOS and Windows write umlauts.
+"""
+
+import os
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+
+from ..remote import Place, Remote
+from .csv_table import nfc
+
+
+@dataclass(frozen=True)
+class ClipPath:
+    """What a path of a table means.
+
+    Attributes
+    ----------
+    relative : str
+        Relative to the folder, with forward slashes.
+    is_file : bool
+        Whether it is one. On a web server, everything is until it is opened.
+    dropped : PureWindowsPath or None
+        The folder of another machine that stands before it in the table.
+    changed : str
+        How it differs from what is written: ``"backslashes"``, ``"Unicode form"`` or nothing.
+    """
+
+    relative: str
+    is_file: bool
+    dropped: PureWindowsPath | None = None
+    changed: str = ""
+
+    @property
+    def leads_out(self) -> bool:
+        """Whether it is outside the folder."""
+        return self.relative.startswith(("../", "/")) or self.relative == ".."
+
+
+@dataclass
+class ClipFolder:
+    """The folder that the paths of a table are relative to.
+
+    Attributes
+    ----------
+    folder : Path or Remote
+        The folder, resolved.
+    """
+
+    folder: Place
+    _listed: dict[Path, dict[str, list[str]]] = field(default_factory=dict, repr=False)
+    _stored: dict[str, list[str]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """List a store, in which asking for each file would take long."""
+        if isinstance(self.folder, Remote) and not self.folder.is_web:
+            self._stored = _by_form(self.folder.files())
+
+    def find(self, written: str) -> ClipPath:
+        """Return what a path means; as it is written, if nothing is there."""
+        if isinstance(self.folder, Remote) and self.folder.is_web:
+            return ClipPath(self._relative(written.replace("\\", "/")), True)
+        for candidate, changed, dropped in _readings(written):
+            relative = self._relative(candidate)
+            reading = ClipPath(relative, False, dropped, changed)
+            if reading.leads_out:
+                continue
+            actual = self._actual(relative)
+            if actual is not None:
+                return ClipPath(
+                    actual, True, dropped, changed if actual == relative else "Unicode form"
+                )
+        return ClipPath(self._relative(written), False)
+
+    def file(self, relative: str) -> Place:
+        """Return the file at a path."""
+        if isinstance(self.folder, Remote):
+            return self.folder / relative
+        # Not resolved: links that the owner of the folder made may lead anywhere.
+        return Path(os.path.normpath(self.folder / relative))
+
+    def _relative(self, path: str) -> str:
+        if isinstance(self.folder, Remote):
+            return posixpath.normpath(path)
+        file = os.path.normpath(self.folder / path)
+        return Path(os.path.relpath(file, self.folder)).as_posix()
+
+    def _actual(self, relative: str) -> str | None:
+        """Return the path of a file as its folder spells it; ``None`` if there is none."""
+        if isinstance(self.folder, Remote):
+            return _spelling(self._stored, relative)
+        if _is_file(self.folder / relative):
+            return relative
+        if relative.isascii():
+            return None
+        parts: list[str] = []
+        for part in relative.split("/"):
+            spelled = _spelling(self._entries(self.folder.joinpath(*parts)), part)
+            if spelled is None:
+                return None
+            parts.append(spelled)
+        found = "/".join(parts)
+        return found if _is_file(self.folder / found) else None
+
+    def _entries(self, folder: Path) -> dict[str, list[str]]:
+        if folder not in self._listed:
+            try:
+                self._listed[folder] = _by_form(entry.name for entry in folder.iterdir())
+            except (OSError, ValueError):
+                self._listed[folder] = {}
+        return self._listed[folder]
+
+
+def _readings(written: str) -> Iterator[tuple[str, str, PureWindowsPath | None]]:
+    """Yield what a path can mean: the path, how it was changed, and what was dropped before it."""
+    yield written, "", None
+    windows = PureWindowsPath(written)
+    if windows.drive or written.startswith("\\"):
+        parts = windows.parts
+        if ".." not in parts:
+            for start in range(1, len(parts)):
+                yield "/".join(parts[start:]), "", PureWindowsPath(*parts[:start])
+    elif "\\" in written:
+        yield windows.as_posix(), "backslashes", None
+
+
+def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return names by their form NFC."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[nfc(name)].append(name)
+    return dict(found)
+
+
+def _spelling(names: dict[str, list[str]], name: str) -> str | None:
+    """Return the name that is equal, or else the only one that looks identical."""
+    alike = names.get(nfc(name), [])
+    if name in alike:
+        return name
+    return alike[0] if len(alike) == 1 else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one that no file can have
+        return False
