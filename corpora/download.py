@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import lzma
+import os
 import shutil
 import stat
 import struct
@@ -31,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..errors import MachineError, UserError, first_line
-from ..files import make_folder, put_in_place
+from ..files import make_folder, open_regular, put_in_place, read_text
 from ..progress import Track, no_track
 from .corpus import Archive
 
@@ -227,8 +228,8 @@ def _check(archive: Archive, path: Path) -> str:
     sha256 = hashlib.sha256()
     published = hashlib.new(kind or "sha256", usedforsecurity=False)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             while chunk := file.read(CHUNK_BYTES):
                 sha256.update(chunk)
                 published.update(chunk)
@@ -287,8 +288,8 @@ class _Part:
     def read_note(self) -> dict[str, Any]:
         """Return what the server told of the file; empty if it is not known, or not of this one."""
         try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            note = json.loads(read_text(self.note, CHUNK_BYTES))
+        except (OSError, ValueError, RecursionError):
             return {}
         return note if isinstance(note, dict) and note.get("url") == self.archive.url else {}
 

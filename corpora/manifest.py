@@ -1,6 +1,7 @@
 """Any labelled audio: a CSV table with a row for each clip."""
 
 import csv
+import io
 import math
 import os
 import posixpath
@@ -10,12 +11,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import read_text
 from ..remote import Place, Remote
 from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .emotions import SHARED_EMOTIONS, shared_word
 
 #: Columns of a cache that only opening the audio can fill.
 RESERVED = ("label", "fold", *FILLED_COLUMNS)
+#: Of a table, in bytes: room for millions of clips.
+MAX_BYTES = 1 << 29
 #: Wrong lines that are told at once.
 SHOWN = 10
 _COLUMN = re.compile(r"[A-Za-z]\w*")
@@ -163,13 +167,14 @@ def read_rows(path: Path) -> list[Row]:
     """
     expected = "expected a CSV table with a header line, in UTF-8"
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-            table = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        text = io.StringIO(read_text(path, MAX_BYTES).removeprefix("\ufeff"), newline="")
+        reader = csv.reader(text, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        table = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {expected}; check its name") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {expected}; save it anew") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read ({reason}); {expected}; save it anew") from None
     table = [(line, cells) for line, cells in table if any(cells)]
     if len(table) < 2:
         raise UserError(f"{path}: {len(table)} line(s); {expected} and at least one row; fill it")

@@ -1,5 +1,6 @@
 """Read a clip: bytes, samples, mono, the encoder's sampling rate. Refuse what is no clip."""
 
+import errno
 import hashlib
 import io
 import math
@@ -13,6 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 from ..errors import BadClipError, UserError, first_line
+from ..files import read_bytes
 from ..remote import Place, Remote
 from .truncation import EBML, NO_LENGTH, count_mpeg_samples, find_missing, find_missing_in_container
 
@@ -335,9 +337,11 @@ def read_clip(file: Place) -> bytes:
             content = file.read_bytes(MAX_BYTES)
             size = len(content)
         else:
-            size = file.stat().st_size
-            content = file.read_bytes() if size <= MAX_BYTES else b""
+            content = read_bytes(file, MAX_BYTES)
+            size = len(content)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _too_large(file) from None
         raise BadClipError(
             str(file),
             f"cannot be read ({error.strerror or 'it is not there'})",
@@ -345,13 +349,17 @@ def read_clip(file: Place) -> bytes:
             "check its permissions and the disk",
         ) from None
     if size > MAX_BYTES:
-        raise BadClipError(
-            str(file),
-            f"has {size / 2**20:.0f} MiB",
-            f"at most {MAX_BYTES / 2**20:.0f} MiB",
-            "split it into utterances",
-        )
+        raise _too_large(file)
     return content
+
+
+def _too_large(file: Place) -> BadClipError:
+    return BadClipError(
+        str(file),
+        f"has more than {MAX_BYTES / 2**20:.0f} MiB",
+        "no more",
+        "split it into utterances",
+    )
 
 
 def _check_content(file: Place, content: bytes) -> None:

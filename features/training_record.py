@@ -25,7 +25,7 @@ from ..corpora import CORPORA
 from ..corpora.corpus import NameOutsideSchemeError
 from ..corpora.speakers import canonical_speaker
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_text, write_text
 
 FILE_NAME = "training_record.json"
 FORMAT_VERSION = 1
@@ -184,12 +184,7 @@ def read_record(path: Path) -> TrainingRecord | None:
     try:
         if not path.is_file():
             return None
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(
-                f"{path}: has more than {_MAX_BYTES >> 20} MiB; expected a training record as "
-                f"serpipe writes it; {fix}"
-            )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, _MAX_BYTES))
         version = content["serpipe_training_record"]
         if version != FORMAT_VERSION:
             raise UserError(
