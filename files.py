@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import io
 import math
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from .errors import MachineError, UserError
 
@@ -76,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file that comes from elsewhere for reading, if it is a regular one.
 
     A device, pipe or socket, or a link to one, could be read without end or wait for ever. Whether
@@ -89,7 +90,7 @@ def open_regular(path: Path) -> BinaryIO:
 
     Returns
     -------
-    BinaryIO
+    BufferedReader
         To be closed by the caller.
 
     Raises
@@ -162,7 +163,7 @@ def read_text(path: Path, most: int) -> str:
     return read_bytes(path, most).decode("utf-8")
 
 
-def _check_size(file: BinaryIO, path: Path, most: int) -> int:
+def _check_size(file: io.BufferedReader, path: Path, most: int) -> int:
     size = os.fstat(file.fileno()).st_size
     if size > most:
         raise _too_large(path, most)

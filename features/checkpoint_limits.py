@@ -31,7 +31,7 @@ _MAX_LIST = 32
 _WIDTH, _KERNEL = (1, 1 << 14), (1, 512)
 #: Whole numbers: the smallest and the largest value. The largest published encoders have 48 layers,
 #: a width of 1920, and feed-forward layers of 7680.
-_INTEGERS: Mapping[str, tuple[int, int]] = {
+_INTEGERS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("hidden_size", "d_model", "output_hidden_size", "classifier_proj_size"), _WIDTH
     ),
@@ -71,7 +71,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "quantization_config": (None,),
 }
 
-_EXTRACTOR_INTEGERS: Mapping[str, tuple[int, int]] = {
+_EXTRACTOR_INTEGERS: Mapping[str, tuple[float, float]] = {
     "sampling_rate": RATES,
     "feature_size": (1, 512),
     "chunk_length": (1, 600),

@@ -12,6 +12,7 @@ A hash reveals nothing of the audio, but whoever has a clip can learn whether it
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,11 +179,11 @@ def read_record(path: Path) -> TrainingRecord | None:
     Raises
     ------
     UserError
-        If it is damaged or too large.
+        If it is damaged, too large, or no regular file.
     """
     fix = "get the model again, or delete the file to go by the names of the corpora alone"
     try:
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
         content = json.loads(read_text(path, _MAX_BYTES))
         version = content["serpipe_training_record"]
