@@ -188,6 +188,16 @@ def test_the_settings_inside_a_processor_configuration_are_checked_too(
         load_encoder(str(folder))
 
 
+def test_an_encoder_that_cannot_be_run_is_refused(
+    copy_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copy_of("wav2vec2-group")
+    edit(folder / "config.json", num_attention_heads=-1)
+    monkeypatch.setattr(checkpoint_limits, "_INTEGERS", {})  # as if it were not known to matter
+    with pytest.raises(UserError, match="cannot embed a second of noise"):
+        load_encoder(str(folder))
+
+
 def test_an_adapter_does_not_make_another_checkpoint_be_loaded(
     copy_of: Callable[[str], Path], family_encoder: Make
 ) -> None:
