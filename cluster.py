@@ -18,6 +18,7 @@ from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
 from .errors import MachineError, SerpipeError, UserError, first_line
+from .files import read_text
 from .progress import Say, say_nothing
 from .provenance import versions
 
@@ -28,6 +29,8 @@ CONNECT_SECONDS = 30.0
 COME_BACK_SECONDS = 300.0
 #: Seconds without a result after which it is looked whether anybody is at work.
 _LOOKED_EVERY = 5.0
+#: Bytes of a file that describes jobs.
+_MAX_YAML_BYTES = 1 << 20
 #: How often a cluster that seems well may lose what it was given.
 _LOSSES = 10
 #: Schedulers of batch systems, by the name of their class in dask-jobqueue.
@@ -453,8 +456,8 @@ def _job_cluster(path: Path) -> Any:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(path, _MAX_YAML_BYTES))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({first_line(error)}); expected YAML with scheduler, jobs and "
             "options; mend it"

@@ -1,8 +1,11 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all; read only regular files, and only so much of them."""
 
 import contextlib
+import errno
+import io
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,104 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole, as UTF-8, with the folders it needs."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file that comes from elsewhere for reading, if it is a regular one.
+
+    A device, pipe or socket, or a link to one, could be read without end or wait for ever. Whether
+    it is one is asked of what was opened, so that nothing can be put in its place in between.
+
+    Parameters
+    ----------
+    path : Path
+        The file; links are followed.
+
+    Returns
+    -------
+    BufferedReader
+        To be closed by the caller.
+
+    Raises
+    ------
+    OSError
+        If it is not there, may not be read, or is no regular file; ``strerror`` says which.
+    """
+    # Opening a pipe for reading would wait for somebody to write into it.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:  # a NUL character in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def check_regular(path: Path, most: int) -> int:
+    """Return the size of a regular file that others will open.
+
+    Parameters
+    ----------
+    path : Path
+        The file; links are followed.
+    most : int
+        Bytes that it may have.
+
+    Returns
+    -------
+    int
+        In bytes.
+
+    Raises
+    ------
+    OSError
+        As :func:`open_regular`; also if it has more.
+    """
+    with open_regular(path) as file:
+        return _check_size(file, path, most)
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Read a regular file that comes from elsewhere, if it has no more than ``most`` bytes.
+
+    Raises
+    ------
+    OSError
+        As :func:`open_regular`; also if it has more.
+    """
+    with open_regular(path) as file:
+        _check_size(file, path, most)
+        content = file.read(most + 1)  # it may grow, and those of /proc have no size
+        if len(content) > most:
+            raise _too_large(path, most)
+        return content
+
+
+def read_text(path: Path, most: int) -> str:
+    """Read a text file in UTF-8, as :func:`read_bytes` does.
+
+    Raises
+    ------
+    OSError
+        As :func:`read_bytes`.
+    UnicodeDecodeError
+        If it is not UTF-8.
+    """
+    return read_bytes(path, most).decode("utf-8")
+
+
+def _check_size(file: io.BufferedReader, path: Path, most: int) -> int:
+    size = os.fstat(file.fileno()).st_size
+    if size > most:
+        raise _too_large(path, most)
+    return size
+
+
+def _too_large(path: Path, most: int) -> OSError:
+    limit = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most} bytes"
+    return OSError(errno.EFBIG, f"it has more than {limit}", str(path))
 
 
 def json_value(value: Any) -> Any:

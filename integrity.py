@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .files import write_text
+from .files import open_regular, read_bytes, write_text
 
 #: Entry of a sealed file that holds the hash of its text.
 _OWN_HASH = "sha256"
@@ -22,6 +22,8 @@ _OWN_HASH = "sha256"
 _SEAL = re.compile(rb'"sha256": "([0-9a-f]{64})"\n\}\n\Z')
 #: The largest sealed JSON file: room for hundreds of thousands of speakers, folds and choices.
 MAX_JSON_BYTES = 256 << 20
+#: The largest file that is read whole after its hash was checked: predictions of millions of clips.
+MAX_FILE_BYTES = 4 << 30
 #: Name of the sealed file of a model folder, which has no JSON file of ours that could list hashes.
 MODEL_HASHES = "files.json"
 
@@ -36,10 +38,15 @@ def write_sealed_json(path: Path, content: Mapping[str, Any]) -> None:
     content : mapping
         JSON values, at least one, and no entry ``sha256``.
     """
+    write_text(path, seal_json(content))
+
+
+def seal_json(content: Mapping[str, Any]) -> str:
+    """Return the text that :func:`write_sealed_json` writes."""
     unsealed = json.dumps({**content, _OWN_HASH: ""}, indent=1, allow_nan=False) + "\n"
     digest = hashlib.sha256(unsealed.encode()).hexdigest()
     before, _, after = unsealed.rpartition('""')
-    write_text(path, f'{before}"{digest}"{after}')
+    return f'{before}"{digest}"{after}'
 
 
 def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
@@ -64,10 +71,7 @@ def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
     ValueError
         If it is no JSON object, or does not have its hash.
     """
-    with path.open("rb") as file:
-        text = file.read(MAX_JSON_BYTES + 1)
-    if len(text) > MAX_JSON_BYTES:
-        raise ValueError(f"more than {MAX_JSON_BYTES >> 20} MiB")
+    text = read_bytes(path, MAX_JSON_BYTES)
     content = parse_json(text)
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
@@ -111,8 +115,8 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def hash_file(path: Path) -> str:
-    """Return the SHA-256 hash of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
+    """Return the SHA-256 hash of a regular file, in hexadecimal digits."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -161,7 +165,7 @@ def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remed
     """
     path = folder / name
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     if files is not None and hashlib.sha256(content).hexdigest() != files.get(name):

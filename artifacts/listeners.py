@@ -1,6 +1,5 @@
 """The three kinds of model that tell something from clips, behind one interface."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,8 @@ from ..features.encoder import PRECISIONS, Encoder, load_encoder
 from ..features.front_end import FrontEnd, prepare
 from ..features.names import POOLINGS
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, unite
+from ..files import read_bytes
+from ..integrity import MAX_JSON_BYTES, parse_json
 from ..pipeline.measures import MEASURES
 from ..pipeline.outputs import SOFTMAX, label_shares
 from ..pipeline.statistics import Interval
@@ -206,7 +207,7 @@ def open_network(folder: Path, device: str) -> Listener:
     from ..pipeline.finetune.network_model import load_network, network_front_end
 
     network = load_network(folder)
-    content = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+    content = parse_json(read_bytes(folder / "network.json", MAX_JSON_BYTES))
     about = _about(content.get("serpipe"))
     is_rating = len(network.outputs) == 1
     return _whole_model(

@@ -1,6 +1,5 @@
 """What a run that was stopped has done so far: one small file per head, layer and fold."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import json_value
+from ..integrity import read_sealed_json, seal_json
 from ..pipeline.fit import Results
 from ..pipeline.folds import Fold
 from ..pipeline.search import FoldResult
@@ -54,7 +54,7 @@ def part_writer(
         }
         # Whole or not at all, but not synced: what a power cut takes is a fold to do again.
         unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(content), encoding="utf-8")
+        unfinished.write_text(seal_json(content), encoding="utf-8")
         unfinished.replace(path)
 
     return keep
@@ -94,8 +94,9 @@ def read_parts(
     for place, layer in enumerate(layers):
         for number, fold in enumerate(folds):
             try:
-                text = _path(run, head, place, number).read_text(encoding="utf-8")
-                content = json.loads(text)
+                content, is_sealed = read_sealed_json(_path(run, head, place, number))
+                if not is_sealed:
+                    continue
                 result = FoldResult(
                     inner=tuple(_number(value) for value in content["inner"]),
                     chosen=int(content["chosen"]),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import read_bytes
 
 #: Wrong lines that are reported at once.
 SHOWN = 10
@@ -169,16 +170,12 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
 def _decode(path: Path) -> tuple[str, str]:
     """Return the text of a file, and the name of its encoding unless that is UTF-8."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UserError(
-                f"{path}: has {path.stat().st_size} bytes; expected at most {MAX_BYTES}; divide it"
-            )
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {_EXPECTED}; check its name") from None
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); {_EXPECTED}; check its permissions"
+            f"{path}: cannot be read ({error.strerror}); {_EXPECTED}; name another file"
         ) from None
     if content.startswith(b"PK\x03\x04"):
         raise UserError(

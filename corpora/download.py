@@ -8,17 +8,16 @@ import gzip
 import hashlib
 import http.client
 import json
-import lzma
+import os
 import shutil
 import stat
-import struct
 import tarfile
 import time
+import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -30,8 +29,8 @@ from typing import IO, Any, cast
 from filelock import FileLock, Timeout
 
 from .. import __version__
-from ..errors import MachineError, UserError, first_line
-from ..files import make_folder, put_in_place
+from ..errors import MachineError, SerpipeError, UserError, first_line
+from ..files import make_folder, open_regular, put_in_place, read_text
 from ..progress import Track, no_track
 from .corpus import Archive
 
@@ -43,6 +42,9 @@ MAX_UNPACKED_BYTES = 20 * GIB
 #: ... and how many times the archive's own size: speech does not shrink to a hundredth.
 MAX_RATIO = 100
 MAX_FILES = 100_000
+#: Of each part of a name; file systems take 255 bytes, and an unfinished file has a suffix more.
+MAX_NAME_BYTES = 240
+MAX_DEPTH = 32
 MAX_REDIRECTS = 5
 #: How often one run asks for one archive; each time it goes on where the last one broke off.
 ATTEMPTS = 5
@@ -50,18 +52,6 @@ ATTEMPTS = 5
 TIMEOUT = 30.0
 CHUNK_BYTES = 2**20
 
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    NotImplementedError,  # a compression that Python does not know
-    RuntimeError,  # a password
-    ValueError,
-)
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -227,8 +217,8 @@ def _check(archive: Archive, path: Path) -> str:
     sha256 = hashlib.sha256()
     published = hashlib.new(kind or "sha256", usedforsecurity=False)
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             while chunk := file.read(CHUNK_BYTES):
                 sha256.update(chunk)
                 published.update(chunk)
@@ -287,8 +277,8 @@ class _Part:
     def read_note(self) -> dict[str, Any]:
         """Return what the server told of the file; empty if it is not known, or not of this one."""
         try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            note = json.loads(read_text(self.note, CHUNK_BYTES))
+        except (OSError, ValueError, RecursionError):
             return {}
         return note if isinstance(note, dict) and note.get("url") == self.archive.url else {}
 
@@ -480,10 +470,11 @@ def _refused(url: str, found: str, expected: str) -> MachineError:
 
 @dataclass(frozen=True)
 class _Member:
-    """A file in an archive."""
+    """A file or folder in an archive."""
 
     name: str
     size: int
+    is_folder: bool
     open: Callable[[], IO[bytes]]
 
 
@@ -515,7 +506,9 @@ def _reading(path: Path) -> Iterator[None]:
     """Tell in one line that an archive is damaged, or cannot be read."""
     try:
         yield
-    except (*_DAMAGED, OSError) as error:
+    except SerpipeError:
+        raise
+    except Exception as error:  # whatever a damaged archive makes zipfile and tarfile raise
         raise MachineError(
             f"{path}: is damaged ({first_line(error)}); expected an archive that can be unpacked; "
             "remove it and run the same command again"
@@ -537,8 +530,10 @@ def _zip_members(path: Path) -> Iterator[Iterator[_Member]]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _forbidden(path, info.filename, "is a link or a device")
-            if not info.is_dir():
-                yield _Member(info.filename, info.file_size, partial(archive.open, info))
+            # What follows a NUL character is no longer part of the name.
+            name = info.orig_filename if "\0" in info.orig_filename else info.filename
+            is_folder = name.endswith("/")
+            yield _Member(name, info.file_size, is_folder, partial(archive.open, info))
 
     with zipfile.ZipFile(path) as archive:
         yield members()
@@ -553,8 +548,7 @@ def _tar_members(path: Path) -> Iterator[Iterator[_Member]]:
         for info in archive:
             if not (info.isreg() or info.isdir()):
                 raise _forbidden(path, info.name, "is a link or a device")
-            if info.isreg():
-                yield _Member(info.name, info.size, partial(opened, info))
+            yield _Member(info.name, info.size, info.isdir(), partial(opened, info))
         # tarfile takes a header that it cannot read for the end, and gzip's checksum stands last.
         rest = 0
         while chunk := file.read(CHUNK_BYTES):
@@ -570,6 +564,8 @@ def _safe(path: Path, members: Iterator[_Member]) -> Sequence[_Member]:
     """Return the members to unpack; raise if one may not be, or if they are too much."""
     limit = min(MAX_UNPACKED_BYTES, MAX_RATIO * path.stat().st_size)
     safe, size = [], 0
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
     for count, member in enumerate(members, start=1):
         size += member.size
         if size > limit or count > MAX_FILES:
@@ -578,10 +574,27 @@ def _safe(path: Path, members: Iterator[_Member]) -> Sequence[_Member]:
                 "corpus of this size can hold; nothing is unpacked: get it by hand from its page"
             )
         parts = member.name.replace("\\", "/").split("/")
-        if parts[0] == "" or ".." in parts or PureWindowsPath(member.name).drive:
+        place = PurePosixPath(member.name)
+        if (member.name and not parts[0]) or ".." in parts or PureWindowsPath(member.name).drive:
             raise _forbidden(path, member.name, "leads out of the folder")
+        if any(unicodedata.category(sign) == "Cc" for sign in member.name):
+            raise _forbidden(path, member.name, "has control characters in its name")
+        if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts) or len(parts) > MAX_DEPTH:
+            raise _forbidden(path, f"{member.name[:40]}...", "has a name that is too long")
+        folders.update(place.parents)
+        if member.is_folder:
+            folders.add(place)
+            continue
+        if not place.parts:
+            raise _forbidden(path, member.name, "has no name")
+        if place in files:
+            raise _forbidden(path, member.name, "is there twice")
+        files.add(place)
         if "__MACOSX" not in parts and not parts[-1].startswith("._") and parts[-1] != ".DS_Store":
             safe.append(member)
+    both = sorted(map(str, files & folders))
+    if both:
+        raise _forbidden(path, both[0], "is both a file and a folder")
     return safe
 
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from ..errors import UserError
-from ..remote import Place
+from ..files import read_bytes
+from ..remote import Place, Remote
 from .corpus import Corpus, NameOutsideSchemeError, Told
 from .scan import audio_files
 
@@ -126,15 +127,31 @@ def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
     return labels
 
 
+#: Of one label file, in bytes; the largest of the release has some 60 KiB.
+_MAX_BYTES = 1 << 24
+
+
 def _lines(folder: Place, kind: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of the label files of a kind, each with where it stands."""
     for path in sorted(audio_files(folder, (".txt",))):
         if path.parent.name != kind or not path.name.startswith("Ses"):
             continue
         file = folder / path
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = _read(file).decode("utf-8", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
             yield f"{file}, line {number}", line
+
+
+def _read(file: Place) -> bytes:
+    if isinstance(file, Remote):
+        return file.read_bytes(_MAX_BYTES)[:_MAX_BYTES]
+    try:
+        return read_bytes(file, _MAX_BYTES)
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be read ({error.strerror}); expected a text file of the release; get "
+            "the label files again"
+        ) from None
 
 
 IEMOCAP = Corpus(

@@ -1,9 +1,9 @@
 """Read a clip: bytes, samples, mono, the encoder's sampling rate. Refuse what is no clip."""
 
+import errno
 import hashlib
 import io
 import math
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -14,7 +14,9 @@ import soxr
 from numpy.typing import NDArray
 
 from ..errors import BadClipError, UserError, first_line
+from ..files import read_bytes
 from ..remote import Place, Remote
+from .truncation import EBML, NO_LENGTH, count_mpeg_samples, find_missing, find_missing_in_container
 
 if TYPE_CHECKING:
     import av
@@ -39,8 +41,6 @@ SILENCE_PEAK = 1e-4
 _MP4, _MATROSKA = "mp4", "matroska"
 #: Of a file's first box, where it is MP4, M4A, 3GP or QuickTime.
 _MP4_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip")
-#: What begins a Matroska or WebM file, and the element there that holds all the rest.
-_EBML, _SEGMENT = bytes.fromhex("1A45DFA3"), bytes.fromhex("18538067")
 #: The decoders that may run on untrusted bytes; those of video are not among them.
 _DECODERS = (
     *("aac", "ac3", "alac", "amrnb", "amrwb", "eac3", "flac"),
@@ -52,6 +52,11 @@ _DECODERS = (
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "flt": 1.0, "dbl": 1.0}
 #: More packets than this in a second are not audio: a small table can name the same bytes for ever.
 _MAX_PACKETS_PER_SECOND = 1_000
+
+#: Samples that libsndfile claims for a FLAC stream of unknown length, at the end of which it fails.
+_ENDLESS = 1 << 48
+#: Samples of an MPEG stream that are not sound: four frames.
+_MPEG_MARGIN = 4 * 1152
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 
@@ -332,9 +337,11 @@ def read_clip(file: Place) -> bytes:
             content = file.read_bytes(MAX_BYTES)
             size = len(content)
         else:
-            size = file.stat().st_size
-            content = file.read_bytes() if size <= MAX_BYTES else b""
+            content = read_bytes(file, MAX_BYTES)
+            size = len(content)
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise _too_large(file) from None
         raise BadClipError(
             str(file),
             f"cannot be read ({error.strerror or 'it is not there'})",
@@ -342,13 +349,17 @@ def read_clip(file: Place) -> bytes:
             "check its permissions and the disk",
         ) from None
     if size > MAX_BYTES:
-        raise BadClipError(
-            str(file),
-            f"has {size / 2**20:.0f} MiB",
-            f"at most {MAX_BYTES / 2**20:.0f} MiB",
-            "split it into utterances",
-        )
+        raise _too_large(file)
     return content
+
+
+def _too_large(file: Place) -> BadClipError:
+    return BadClipError(
+        str(file),
+        f"has more than {MAX_BYTES / 2**20:.0f} MiB",
+        "no more",
+        "split it into utterances",
+    )
 
 
 def _check_content(file: Place, content: bytes) -> None:
@@ -365,36 +376,71 @@ def _check_content(file: Place, content: bytes) -> None:
         )
 
 
+class _Content(io.BytesIO):
+    """The bytes of a file for libsndfile, which follows damaged headers to impossible places."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a place; stay where there is none. An error here would be printed, not raised."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 def _decode(
     file: Place, content: bytes, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
     """Return the samples, shape (frames, channels), and what is known of them."""
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as audio:
+        with soundfile.SoundFile(_Content(content)) as audio:
             facts = AudioFacts(
                 sha256=hashlib.sha256(content).hexdigest(),
                 sampling_rate=audio.samplerate,
                 channels=audio.channels,
                 frames=audio.frames,
             )
+            if audio.format in NO_LENGTH or audio.frames >= _ENDLESS:
+                raise _without_length(file, audio.format)
             _check_size(file, facts, max_seconds)
-            _check_whole(file, audio.extra_info)
-            _check_whole_ogg(file, content)
+            missing = find_missing(content, audio.format, audio.frames, audio.extra_info)
+            if missing:
+                raise _broken_off(file, missing)
             # By number: some codecs, as GSM 6.10, cannot seek, and do not tell how much is left.
             samples = audio.read(audio.frames, dtype="float32", always_2d=True)
+            is_mpeg = audio.format == "MP3"
     except soundfile.LibsndfileError as error:
         container = _container(content)
         if container:
             return _decode_container(file, content, container, max_seconds)
         raise _not_decoded(file, str(error.error_string)) from None
-    if len(samples) != facts.frames:
+    if is_mpeg:
+        _check_mpeg(file, content, len(samples), facts.frames)
+        facts = replace(facts, frames=len(samples))
+        _check_size(file, facts, max_seconds)
+    elif len(samples) != facts.frames:
         raise _broken_off(file, f"{len(samples)} of {facts.frames} samples")
     return samples, facts
 
 
+def _check_mpeg(file: Place, content: bytes, decoded: int, declared: int) -> None:
+    """Refuse an MPEG stream that is not decoded whole.
+
+    Its header may declare a number of samples. Where it does not, libsndfile takes an estimate from
+    the size of the file, and only the frames themselves tell how many there are.
+    """
+    counted, missing = count_mpeg_samples(content)
+    if missing:
+        raise _broken_off(file, missing)
+    if decoded != declared and decoded != counted:
+        raise _broken_off(file, f"{decoded} of {max(declared, counted)} samples")
+    # The header's own frame, the encoder's delay and its padding are not sound.
+    if counted - decoded > _MPEG_MARGIN:
+        raise _not_decoded(file, f"its header declares {declared} samples, its frames {counted}")
+
+
 def _container(content: bytes) -> str | None:
     """Return which container these bytes begin, or None."""
-    if content.startswith(_EBML):
+    if content.startswith(EBML):
         return _MATROSKA
     return _MP4 if content[4:8] in _MP4_BOXES else None
 
@@ -416,7 +462,9 @@ def _decode_container(
             "PyAV, which decodes it",
             "install it: pip install 'serpipe[formats]'",
         ) from None
-    _check_whole_container(file, content, container)
+    missing = find_missing_in_container(content)
+    if missing:
+        raise _broken_off(file, missing)
     sha256 = hashlib.sha256(content).hexdigest()
     parts: list[NDArray[np.float32]] = []
     facts = AudioFacts(sha256, sampling_rate=RATES[0], channels=1, frames=0)
@@ -509,72 +557,21 @@ def _check_size(file: Place, facts: AudioFacts, max_seconds: float, so_far: bool
         )
 
 
-def _check_whole(file: Place, told: str) -> None:
-    """Refuse a WAV or AIFF file whose header tells of more than there is.
-
-    libsndfile reads such a file as a shorter clip and only notes it in its log. Headers of streams
-    that were never finished tell of 0 or of the most there can be; those are whole.
-    """
-    found = re.search(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)", told, re.MULTILINE)
-    if found:
-        declared, there = int(found[1]), int(found[2])
-        if there < declared < 0x7FFF0000:
-            raise _broken_off(file, f"{there} of {declared} bytes")
-
-
-def _check_whole_ogg(file: Place, content: bytes) -> None:
-    """Refuse an Ogg file that ends inside a page: libsndfile reads the pages before it."""
-    page = content.rfind(b"OggS") if content.startswith(b"OggS") else -1
-    if page >= 0:
-        count = content[page + 26] if page + 26 < len(content) else 0
-        end = page + 27 + count + sum(content[page + 27 : page + 27 + count])
-        if end > len(content):
-            raise _broken_off(file, f"{len(content)} of {end} bytes")
-
-
-def _check_whole_container(file: Place, content: bytes, container: str) -> None:
-    """Refuse an MP4 or Matroska file that ends inside one of its outermost parts.
-
-    FFmpeg reads such a file as a shorter clip. Parts of streams that were never finished do not
-    tell where they end; those are whole.
-    """
-    at = 0
-    for _ in range(100_000):  # more parts than a clip has; hostile files have millions
-        if at >= len(content):
-            return
-        read = _mp4_box_end if container == _MP4 else _matroska_element_end
-        end = read(content, at)
-        if end is None:
-            return
-        if end > len(content):
-            raise _broken_off(file, f"{len(content)} of {end} bytes")
-        at = end
-
-
-def _mp4_box_end(content: bytes, at: int) -> int | None:
-    """Return where the box ends, or None if it has no end or is none."""
-    size = int.from_bytes(content[at : at + 4], "big")
-    if size == 1:
-        size = int.from_bytes(content[at + 8 : at + 16], "big")
-    return at + size if size >= 8 else None
-
-
-def _matroska_element_end(content: bytes, at: int) -> int | None:
-    """Return where the element ends, or None if it has no end or is none."""
-    if content[at : at + 4] not in (_EBML, _SEGMENT) or len(content) < at + 12:
-        return None
-    length = 9 - content[at + 4].bit_length()  # of the size, in bytes
-    size = int.from_bytes(content[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
-    unknown = size == (1 << 7 * length) - 1
-    return None if unknown or length > 8 else at + 4 + length + size
-
-
 def _not_decoded(file: Place, reason: str) -> BadClipError:
     return BadClipError(
         str(file),
         f"cannot be decoded ({reason.rstrip('.')})",
         "audio such as WAV or FLAC",
         "fetch it again or remove it",
+    )
+
+
+def _without_length(file: Place, audio_format: str) -> BadClipError:
+    return BadClipError(
+        str(file),
+        f"declares no length in its header ({audio_format}), so that no missing end can be noticed",
+        "a format that has one",
+        "convert it to WAV or FLAC if you know it to be complete",
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,19 @@ from torch import nn
 
 from ..errors import MachineError, UserError, first_line
 from ..integrity import check_model_files
+from .checkpoint_limits import (
+    ADAPTER,
+    CONFIG,
+    EXTRACTOR,
+    PROCESSOR,
+    WEIGHTS,
+    check_config,
+    check_extractor,
+    check_frames,
+    check_weights,
+    read_settings,
+    shards,
+)
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 from .known_models import known_training, names_of_folder
 from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
@@ -105,6 +119,7 @@ def load_checkpoint(
     hub_revision = None if folder else revision
     if folder:
         _check_folder(folder)
+    place = _Place(source, folder, hub_revision)
     quiet = transformers.logging
     verbosity, hub_verbosity = quiet.get_verbosity(), hub_logging.get_verbosity()
     quiet.set_verbosity_error()  # what it would warn of is checked here, and refused
@@ -113,19 +128,15 @@ def load_checkpoint(
     try:
         # Explicitly no code from the checkpoint: by default transformers would ask on the terminal.
         here = {"revision": hub_revision, "trust_remote_code": False}
+        settings = _read_settings(name, place, option)
         config = transformers.AutoConfig.from_pretrained(source, **here)
-        told, _ = transformers.PretrainedConfig.get_config_dict(source, revision=hub_revision)
-        if config.model_type not in SUPPORTED:
-            raise UserError(
-                f"{name}: model type {config.model_type!r}; expected a speech encoder of type "
-                f"{', '.join(SUPPORTED)}; choose another {option}"
-            )
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
         config_sha256 = _hash_configs(config, extractor)
+        front_end = _front_end(name, config, extractor)
+        _check_weights(name, place, config)
         model = (load or _load_model)(name, source, hub_revision, config)
-        front_end = _front_end(config, extractor)
         weights_sha256 = _hash_weights(model)
-        training = _training(name, source, folder, hub_revision, told, weights_sha256)
+        training = _training(name, place, settings, weights_sha256)
     except UserError:
         raise
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
@@ -147,31 +158,108 @@ def load_checkpoint(
     )
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a checkpoint is: in a local folder, or on the hub under an id."""
+
+    source: str
+    folder: Path | None
+    revision: str | None
+
+    def find(self, name: str) -> Path | None:
+        """Return a file of it, fetched if need be; None if it has none of that name."""
+        from transformers.utils import cached_file
+
+        if self.folder:
+            file = self.folder / name
+            return file if os.path.lexists(file) else None
+        found = cached_file(
+            self.source,
+            name,
+            revision=self.revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return Path(found) if found else None
+
+
+def _read_settings(name: str, place: _Place, option: str) -> dict[str, Any]:
+    """Return what ``config.json`` says, having checked all that decides what is built."""
+    config = place.find(CONFIG)
+    settings = read_settings(config) if config else {}
+    # Without one, transformers says why it is not there.
+    kind = settings.get("model_type")
+    if config and kind not in SUPPORTED:
+        raise UserError(
+            f"{name}: model type {kind!r:.40}; expected a speech encoder of type "
+            f"{', '.join(SUPPORTED)}; choose another {option}"
+        )
+    check_config(config or Path(CONFIG), settings)
+    for other in (EXTRACTOR, PROCESSOR):
+        path = place.find(other)
+        if path:
+            told = read_settings(path)
+            # Newer versions of transformers save the one inside the other.
+            inner = told.get("feature_extractor") if other == PROCESSOR else told
+            if inner is not None:
+                check_extractor(path, inner if isinstance(inner, dict) else {})
+    if place.find(ADAPTER):
+        raise UserError(
+            f"{name}: holds {ADAPTER}, a change to another checkpoint; expected a whole encoder; "
+            "merge the adapter with peft and save the result with save_pretrained()"
+        )
+    return settings
+
+
+def _check_weights(name: str, place: _Place, config: Any) -> None:
+    """Refuse a configuration that asks for more than the weights that are there."""
+    files: list[Path] = []
+    for each in WEIGHTS:
+        file, index = place.find(each), place.find(f"{each}.index.json")
+        if file:
+            files = [file]
+        elif index:
+            files = [found for shard in shards(index) if (found := place.find(shard))]
+        if files:
+            break
+    if not files:  # transformers says what it looked for
+        return
+    with torch.device("meta"):  # shapes alone, no memory
+        model = _encoder_class(config)._from_config(config)
+    n_weights = sum(
+        weights.numel()
+        for key, weights in model.named_parameters()
+        if not key.startswith((*_unused(config), "masked_spec_embed"))
+    )
+    check_weights(name, files, config.num_hidden_layers, n_weights)
+
+
+def _encoder_class(config: Any) -> Any:
+    """Return the class of transformers that holds the encoder, for Whisper without its decoder."""
+    import transformers
+
+    if config.model_type in LOG_MEL_MODELS:
+        return transformers.WhisperForAudioClassification
+    return transformers.MODEL_MAPPING[type(config)]
+
+
+def _unused(config: Any) -> tuple[str, ...]:
+    """Return how the names of weights begin that no encoder needs."""
+    return ("projector.", "classifier.") if config.model_type in LOG_MEL_MODELS else ("adapter.",)
+
+
 def _training(
-    name: str,
-    source: str,
-    folder: Path | None,
-    revision: str | None,
-    config: Mapping[str, Any],
-    weights_sha256: str,
+    name: str, place: _Place, config: Mapping[str, Any], weights_sha256: str
 ) -> TrainingRecord | None:
     """Return what a checkpoint was trained on, from its record, its names and its weights."""
-    from transformers.utils import cached_file
-
     corpora = read_corpora(config.get("serpipe"))
-    if folder:
-        path: str | Path | None = folder / FILE_NAME
-    else:  # only what serpipe has trained has a record on the hub
-        optional = {
-            "_raise_exceptions_for_missing_entries": False,
-            "_raise_exceptions_for_connection_errors": False,
-        }
-        path = cached_file(source, FILE_NAME, revision=revision, **optional) if corpora else None
-    record = read_record(Path(path)) if path else None
+    # On the hub, only what serpipe has trained has a record.
+    path = place.find(FILE_NAME) if place.folder or corpora else None
+    record = read_record(path) if path else None
     unlisted = corpora - record.corpora if record else corpora
     named = TrainingRecord(corpora=corpora, unlisted=unlisted) if corpora else None
     names = [
-        *(names_of_folder(folder) if folder else [name]),
+        *(names_of_folder(place.folder) if place.folder else [name]),
         str(config.get("_name_or_path") or ""),
     ]
     return unite([record, named, known_training(names, weights_sha256)])
@@ -203,16 +291,11 @@ def _check_folder(folder: Path) -> None:
 
 def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
     """Load the weights; refuse if any is missing or does not fit."""
-    import transformers
-
     # What only training uses is switched off before loading, so that it asks for no weights.
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False
-    is_whisper = config.model_type in LOG_MEL_MODELS
-    # This class holds the Whisper encoder without its decoder.
-    loader = transformers.WhisperForAudioClassification if is_whisper else transformers.AutoModel
-    model, told = load_as(loader, name, source, revision, config)
-    unused = ("projector.", "classifier.") if is_whisper else ("adapter.",)
+    model, told = load_as(_encoder_class(config), name, source, revision, config)
+    unused = _unused(config)
     missing = sorted(key for key in told["missing_keys"] if not key.startswith(unused))
     wrong = sorted(str(key) for key in told["mismatched_keys"])
     if missing or wrong:
@@ -221,7 +304,7 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
             f"{name}: {len(missing)} weight(s) missing and {len(wrong)} of a wrong shape, first "
             f"{first}; expected all weights of the encoder; fetch the checkpoint again"
         )
-    encoder: nn.Module = model.encoder if is_whisper else model
+    encoder: nn.Module = model.encoder if config.model_type in LOG_MEL_MODELS else model
     return encoder
 
 
@@ -270,16 +353,26 @@ def load_as(
     return model, told
 
 
-def _front_end(config: Any, extractor: Any) -> FrontEnd:
+def _front_end(name: str, config: Any, extractor: Any) -> FrontEnd:
+    """Return what makes inputs of waveforms, having checked that it fits the encoder."""
     if config.model_type in LOG_MEL_MODELS:
-        samples_per_frame = extractor.n_samples // config.max_source_positions
-        return LogMelFrontEnd(extractor, samples_per_frame)
-    return WaveformFrontEnd(
+        # Two convolutions, of which the second takes every other step.
+        found = (extractor.feature_size, extractor.nb_max_frames)
+        expected = (config.num_mel_bins, 2 * config.max_source_positions)
+        if found != expected:
+            raise UserError(
+                f"{name}: {EXTRACTOR} gives {found[0]} mel bins and {found[1]} steps; expected "
+                f"{expected[0]} and {expected[1]}, as its {CONFIG} says; fetch the checkpoint again"
+            )
+        return LogMelFrontEnd(extractor, extractor.n_samples // config.max_source_positions)
+    front_end = WaveformFrontEnd(
         sampling_rate=int(extractor.sampling_rate),
         normalise=bool(extractor.do_normalize),
         kernels=tuple(config.conv_kernel),
         strides=tuple(config.conv_stride),
     )
+    check_frames(name, front_end.frames(front_end.sampling_rate))
+    return front_end
 
 
 def _hash_weights(model: nn.Module) -> str:

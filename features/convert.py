@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..corpora.scan import audio_files
 from ..errors import BadClipError, UserError
-from ..files import make_folder, write_bytes
+from ..files import make_folder, open_regular, write_bytes
 from ..progress import Track, no_track
 from .audio import CHANNEL_POLICY, RATES, RESAMPLER, Waveform, check_channels, read_waveform
 
@@ -246,7 +246,7 @@ def _convert_one(source: Path, target: Path, way: _Way) -> bool | BadClipError |
 def _hash(source: Path) -> str:
     """Return the hash of a file's bytes; nothing if it cannot be read, which reading it tells."""
     try:
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
@@ -275,7 +275,7 @@ def _encode(samples: NDArray[np.int16], way: _Way, mark: str) -> bytes:
 def _mark_of(target: Path) -> str:
     """Return what a file says of its making; nothing, if it says nothing."""
     try:
-        with soundfile.SoundFile(target) as file:
+        with open_regular(target) as content, soundfile.SoundFile(content) as file:
             return str(file.comment)
     except (soundfile.LibsndfileError, OSError):
         return ""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import UserError
+from ..errors import SerpipeError, UserError, first_line
 from .audio import Waveform
 from .checkpoint import load_checkpoint
 from .chunks import join_chunks
@@ -258,7 +258,15 @@ def load_encoder(
         valid=valid,
         training=checkpoint.training,
     )
-    layers, width = _probe(name, encoder, stack)
+    try:
+        layers, width = _probe(name, encoder, stack)
+    except (SerpipeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # what a configuration that makes no sense ends in
+        raise UserError(
+            f"{name}: cannot embed a second of noise ({first_line(error)}); expected an encoder "
+            "that can; fetch the checkpoint again"
+        ) from error
     return replace(encoder, identity=replace(identity, layers=layers, width=width))
 
 

@@ -12,6 +12,7 @@ A hash reveals nothing of the audio, but whoever has a clip can learn whether it
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ..corpora import CORPORA
 from ..corpora.corpus import NameOutsideSchemeError
 from ..corpora.speakers import canonical_speaker
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_text, write_text
 
 FILE_NAME = "training_record.json"
 FORMAT_VERSION = 1
@@ -178,18 +179,13 @@ def read_record(path: Path) -> TrainingRecord | None:
     Raises
     ------
     UserError
-        If it is damaged or too large.
+        If it is damaged, too large, or no regular file.
     """
     fix = "get the model again, or delete the file to go by the names of the corpora alone"
     try:
-        if not path.is_file():
+        if not os.path.lexists(path):
             return None
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(
-                f"{path}: has more than {_MAX_BYTES >> 20} MiB; expected a training record as "
-                f"serpipe writes it; {fix}"
-            )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, _MAX_BYTES))
         version = content["serpipe_training_record"]
         if version != FORMAT_VERSION:
             raise UserError(

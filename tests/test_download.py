@@ -7,6 +7,7 @@ import random
 import shutil
 import ssl
 import stat
+import struct
 import subprocess
 import tarfile
 import threading
@@ -16,12 +17,13 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from serpipe.corpora import download as module
 from serpipe.corpora.corpus import Archive
 from serpipe.corpora.download import ATTEMPTS, MAX_REDIRECTS, Downloaded, download, track_bytes
-from serpipe.errors import MachineError, UserError
+from serpipe.errors import MachineError, SerpipeError, UserError
 
 from .conftest import run_python
 
@@ -517,6 +519,19 @@ def test_a_file_that_differs_is_not_replaced(server: Server, tmp_path: Path) -> 
         ("a.zip", zipped({"evil": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777), "a link"),
         ("a.zip", zipped({"evil": b""}, mode=stat.S_IFIFO | 0o777), "a device"),
         ("a.zip", zipped({"ok.wav": b"1", "bomb": bytes(10**7)}), "holds more than"),
+        ("a.zip", zipped({"ok.wav": b"1", "": b"1"}), "has no name"),
+        ("a.zip", zipped({"ok.wav": b"1", ".": b"1"}), "has no name"),
+        ("a.zip", zipped({"ok.wav": b"1", "a\nb": b"1"}), "control characters"),
+        ("a.zip", zipped({"ok.wav": b"1", "evil#.wav": b"1"}).replace(b"#", b"\0"), "control"),
+        ("a.zip", zipped({"ok.wav": b"1", "x" * 250: b"1"}), "too long"),
+        ("a.zip", zipped({"ok.wav": b"1", "a/" * 99 + "b": b"1"}), "too long"),
+        ("a.zip", zipped({"ok.wav": b"1", "./ok.wav": b"2"}), "twice"),
+        ("a.zip", zipped({"a": b"1", "a/b.wav": b"2"}), "both a file and a folder"),
+        ("a.zip", zipped({"a/": b"", "a": b"2"}), "both a file and a folder"),
+        ("a.tgz", tarred({"ok.wav": b"1", "": b"1"}), "has no name"),
+        ("a.tgz", tarred({"ok.wav": b"1", "a\tb": b"1"}), "control characters"),
+        ("a.tgz", tarred({"ok.wav": b"1", "./ok.wav": b"2"}), "twice"),
+        ("a.tgz", tarred({"a": b"1", "a/b.wav": b"2"}), "both a file and a folder"),
         ("a.tgz", tarred({"ok.wav": b"1", "../evil": b"1"}), "leads out"),
         ("a.tgz", tarred({"ok.wav": b"1", "/tmp/evil": b"1"}), "leads out"),
         ("a.tgz", tarred({"evil": b""}, tarfile.SYMTYPE), "a link"),
@@ -573,6 +588,44 @@ def test_a_damaged_archive_is_told_and_leaves_no_half_files(
     found = left(tmp_path)
     assert found.pop(name) == body
     assert found in ({}, {"a.wav": b"first"})
+
+
+def with_zip64_fields(archive: bytes, values: bytes) -> bytes:
+    """Let the first entry of the central directory refer to 64-bit sizes and offsets."""
+    content, extra = bytearray(archive), struct.pack("<HH", 1, len(values)) + values
+    entry = content.index(b"PK\1\2")
+    content[entry + 20 : entry + 28] = b"\xff" * 8
+    content[entry + 42 : entry + 46] = b"\xff" * 4
+    struct.pack_into("<H", content, entry + 30, len(extra))
+    after_name = entry + 46 + struct.unpack_from("<H", content, entry + 28)[0]
+    content[after_name:after_name] = extra
+    end = content.rindex(b"PK\5\6")
+    struct.pack_into("<I", content, end + 12, end - entry)
+    return bytes(content)
+
+
+def test_any_damage_to_an_archive_ends_in_files_or_in_one_line(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    refusals = 0
+    directory = GOOD_ZIP.index(b"PK\1\2")
+    bodies = [with_zip64_fields(GOOD_ZIP, draw.bytes(24)) for _ in range(10)]
+    bodies += [with_zip64_fields(GOOD_ZIP, b"\xff" * n) for n in (0, 8, 16, 24)]
+    bodies.append(GOOD_ZIP.replace(b"a.wav", b"\0.wav"))
+    for n in range(200):
+        content = np.frombuffer(GOOD_ZIP, np.uint8).copy()
+        places = draw.integers(0 if n % 4 == 0 else directory, len(content), 4)
+        content[places] = draw.choice([0, 1, 127, 128, 255, 8, 14], 4)
+        bodies.append(content.tobytes())
+    for n, body in enumerate(bodies):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / "a.zip").write_bytes(body)
+        try:
+            module._unpack(folder / "a.zip", folder)
+        except SerpipeError as error:
+            refusals += 1
+            assert "\n" not in str(error)
+    assert 100 < refusals < len(bodies)
 
 
 def test_what_is_not_to_be_unpacked_is_not(server: Server, tmp_path: Path) -> None:

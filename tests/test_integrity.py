@@ -34,7 +34,20 @@ from serpipe.schema import from_json
 from .conftest import Command, write_hashed, write_unhashed
 
 #: One value of each JSON type, and some that no field holds.
-OTHER_VALUES = (None, True, -1, 10**18, 1e300, "x", "\0", [], [None], [[["a"]]], {}, {"a": [1]})
+OTHER_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    10**18,
+    1e300,
+    "x",
+    "\0",
+    [],
+    [None],
+    [[["a"]]],
+    {},
+    {"a": [1]},
+)
 
 
 @pytest.fixture
@@ -293,7 +306,7 @@ def test_names_are_no_markup_in_markdown(name: str, run: Path) -> None:
     """Rendered, a table and a report show a name as it is, and nothing else."""
     render = MarkdownIt("commonmark", {"html": True}).enable("table")
     plain = " ".join(name.split())
-    html = render.render(as_markdown(Table("t", "t", ("name", "n"), ((name, "1"),), ({},))))
+    html = render.render(as_markdown(Table("t", "t", ("name", "n"), ((name, "1"),))))
     inside = html.partition("<td>")[2].partition("</td>")[0]
     for tag in ("<img", "<script", "<a ", "<b>", "<i>", "<u>", "<h1", "<li", "<em", "<strong"):
         assert tag not in inside, inside
@@ -304,10 +317,10 @@ def test_names_are_no_markup_in_markdown(name: str, run: Path) -> None:
     changes = {"corpus": name, "warnings": [f"INFLATED: {name}"], "changes": [name]}
     write_hashed(run / "run.json", content | changes)
     results = read_results(run)
-    texts = (markdown(report_run(results)),)
+    texts = [markdown(report_run(results))]
     if name == NAMES[0]:
         summary = load_bundle(run / "bundles" / "lr").summary
-        texts += (card(results, "lr", summary).partition("\n---\n")[2],)
+        texts.append(card(results, "lr", summary).partition("\n---\n")[2])
     for text in texts:
         html = render.render(text)
         for tag in ("<img", "<script", "<a ", "<b>", "<i>", "<u>", "<h1>heading", "<em>"):

@@ -10,12 +10,14 @@ from torch import nn
 
 from ...errors import UserError, first_line
 from ...features.front_end import WaveformFrontEnd
-from ...files import write_text
+from ...files import check_regular, read_text, write_text
 from ...integrity import check_model_files
 from ..networks import NETWORKS
 from ..networks.log_mel import HOP, SAMPLING_RATE, WINDOW
 
 FORMAT_VERSION = 1
+#: Bytes of a JSON file and of weights that come from elsewhere.
+_MAX_BYTES, _MAX_WEIGHT_BYTES = 1 << 24, 1 << 32
 
 
 class NetworkModel(nn.Module):
@@ -92,10 +94,11 @@ def load_network(folder: Path) -> NetworkModel:
     fix = "expected what `serpipe finetune --network` saved; train it again"
     check_model_files(folder)
     try:
-        told: Any = json.loads((folder / "network.json").read_text(encoding="utf-8"))
+        told: Any = json.loads(read_text(folder / "network.json", _MAX_BYTES))
         if told["serpipe_network"] != FORMAT_VERSION or told["network"] not in NETWORKS:
             raise UserError(f"{folder}: network {told['network']!r} is not known; {fix}")
         model = NetworkModel(told["network"], [str(name) for name in told["outputs"]], seed=0)
+        check_regular(folder / "model.safetensors", _MAX_WEIGHT_BYTES)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except UserError:
         raise

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from ..blocks import Matrix
 
+#: Of a saved head that comes from elsewhere, in bytes.
+MAX_HEAD_BYTES = 1 << 30
+
 #: A scikit-learn classifier: ``fit(X, y)``, ``predict(X)``, ``classes_``.
 Classifier = Any
 #: What is said of probabilities that a fitted model gives by itself.

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
 from ...errors import UserError, first_line
-from ...files import write_text
+from ...files import read_text, write_text
 from .. import blocks
 from ..blocks import Matrix, Rows, by_block, read
 from .head import (
+    MAX_HEAD_BYTES,
     NOT_CALIBRATED,
     Classifier,
     Head,
@@ -217,9 +218,12 @@ def read_trees(path: Path, make: Callable[[lightgbm.Booster, Any], T]) -> T:
         If the file is damaged.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path, MAX_HEAD_BYTES))
         return make(lightgbm.Booster(model_str=content["trees"]), content)
-    except (OSError, KeyError, TypeError, ValueError, lightgbm.basic.LightGBMError) as error:
+    except (
+        *(OSError, KeyError, TypeError, ValueError, RecursionError),
+        lightgbm.basic.LightGBMError,
+    ) as error:
         raise UserError(
             f"{path}: cannot be read ({first_line(error)}); expected a head saved by "
             "serpipe; run `serpipe fit` again"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError, first_line
-from ...files import write_bytes
+from ...files import check_regular, write_bytes
+from .head import MAX_HEAD_BYTES
 
 
 def save(classifier: Any, path: Path) -> None:
@@ -55,6 +56,7 @@ def load(path: Path) -> Any:
         from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
+        check_regular(path, MAX_HEAD_BYTES)
         return skops_load(path, trusted=[])
     except UntrustedTypesFoundException as error:
         raise UserError(

@@ -1,0 +1,301 @@
+"""What the files of a checkpoint must be before anything is built from them.
+
+A checkpoint comes from anybody. Its configuration decides how large a model becomes and how long it
+takes to build, so that every value that does so has limits, and the size of the model is compared
+with the weights that are there.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, first_line
+from ..files import check_regular, read_text
+from .audio import RATES
+
+CONFIG, EXTRACTOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+#: The files of weights in the order in which transformers takes them.
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: A PEFT adapter names another checkpoint, which transformers would load in place of this one.
+ADAPTER = "adapter_config.json"
+
+#: Bytes of a JSON file: an index of many weights, or mel filters written out, take a few MiB.
+_MAX_JSON_BYTES = 16 << 20
+_MAX_WEIGHT_BYTES = 1 << 38
+_MAX_LABELS = 10_000
+_MAX_LIST = 32
+
+_WIDTH, _KERNEL = (1, 1 << 14), (1, 512)
+#: Whole numbers: the smallest and the largest value. The largest published encoders have 48 layers,
+#: a width of 1920, and feed-forward layers of 7680.
+_INTEGERS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        ("hidden_size", "d_model", "output_hidden_size", "classifier_proj_size"), _WIDTH
+    ),
+    **dict.fromkeys(("intermediate_size", "encoder_ffn_dim"), (1, 1 << 16)),
+    **dict.fromkeys(("num_hidden_layers", "encoder_layers"), (1, 256)),
+    **dict.fromkeys(("num_attention_heads", "encoder_attention_heads"), (1, 1024)),
+    **dict.fromkeys(("num_conv_pos_embeddings", "conv_pos_kernel_size"), _KERNEL),
+    **dict.fromkeys(("adapter_kernel_size", "adapter_stride"), _KERNEL),
+    "num_feat_extract_layers": (1, _MAX_LIST),
+    "num_conv_pos_embedding_groups": _WIDTH,
+    "num_buckets": _WIDTH,
+    "max_bucket_distance": (1, 1 << 20),
+    "num_mel_bins": (1, 512),
+    "max_source_positions": (1, 1 << 13),
+    "num_adapter_layers": (0, _MAX_LIST),
+    "num_labels": (1, _MAX_LABELS),
+}
+_LISTS: Mapping[str, tuple[int, int]] = {
+    "conv_dim": _WIDTH,
+    "conv_kernel": _KERNEL,
+    "conv_stride": _KERNEL,
+}
+_FLOATS: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("hidden_dropout", "attention_dropout", "activation_dropout"), (0, 1)),
+    **dict.fromkeys(("feat_proj_dropout", "final_dropout", "dropout"), (0, 1)),
+    **dict.fromkeys(("initializer_range", "init_std"), (0, 1)),
+    "layer_norm_eps": (1e-20, 0.1),
+}
+_BOOLEANS = (
+    *("conv_bias", "do_stable_layer_norm", "feat_proj_layer_norm", "conv_pos_batch_norm"),
+    *("add_adapter", "scale_embedding", "use_weighted_layer_sum"),
+)
+#: What may stand there, if anything does: all else would load code or files from elsewhere.
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(("attn_implementation", "_attn_implementation"), (None, "eager", "sdpa")),
+    **dict.fromkeys(("transformers_weights", "configuration_files"), (None,)),
+    "quantization_config": (None,),
+}
+
+_EXTRACTOR_INTEGERS: Mapping[str, tuple[float, float]] = {
+    "sampling_rate": RATES,
+    "feature_size": (1, 512),
+    "chunk_length": (1, 600),
+    "hop_length": (1, 1 << 13),
+    "n_fft": (2, 1 << 13),
+}
+#: Dither is random noise, with which no clip would be embedded twice to the same numbers.
+_EXTRACTOR_FLOATS: Mapping[str, tuple[float, float]] = {"padding_value": (-1, 1), "dither": (0, 0)}
+_EXTRACTOR_CHOICES: Mapping[str, tuple[object, ...]] = {
+    **dict.fromkeys(("do_normalize", "return_attention_mask"), (None, True, False)),
+    "padding_side": ("right",),
+}
+#: Frames that one second gives: 50 in every published encoder.
+_FRAMES_PER_SECOND = (2, 1000)
+
+_LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d{1,6})\.")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+        A file here, such as ``config.json``.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    UserError
+        If it is no regular file, too large, no JSON, or no object.
+    """
+    try:
+        content = json.loads(read_text(path, _MAX_JSON_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise _refused(path, f"cannot be read ({reason})", "JSON") from None
+    if not isinstance(content, dict):
+        raise _refused(path, f"holds {_shown(content)}", "a JSON object")
+    return content
+
+
+def check_config(path: Path, settings: Mapping[str, Any]) -> None:
+    """Check the values of ``config.json`` that decide size, time or numbers.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    settings : mapping
+        Its content; what is lacking has a default.
+
+    Raises
+    ------
+    UserError
+        Names the value and what may stand there.
+    """
+    for name, limits in _INTEGERS.items():
+        _check_number(path, name, settings, limits, whole=True)
+    for name, limits in _FLOATS.items():
+        _check_number(path, name, settings, limits, whole=False)
+    for name in _BOOLEANS:
+        _check_choice(path, name, settings, (True, False))
+    for name, choices in _CHOICES.items():
+        _check_choice(path, name, settings, choices)
+    if settings.get("adapter_attn_dim") is not None:
+        _check_number(path, "adapter_attn_dim", settings, _WIDTH, whole=True)
+    for name, limits in _LISTS.items():
+        values = settings.get(name, [])
+        if not isinstance(values, list) or len(values) > _MAX_LIST:
+            raise _refused(path, f"{name} is {_shown(values)}", f"at most {_MAX_LIST} numbers")
+        for value in values:
+            _check_number(path, name, {name: value}, limits, whole=True)
+    for name in ("id2label", "label2id"):
+        labels = settings.get(name)
+        if labels is not None and not (isinstance(labels, dict) and len(labels) <= _MAX_LABELS):
+            raise _refused(path, f"{name} is {_shown(labels)}", f"at most {_MAX_LABELS} labels")
+
+
+def check_extractor(path: Path, settings: Mapping[str, Any]) -> None:
+    """Check the values of ``preprocessor_config.json``, as :func:`check_config` does its own."""
+    for name, limits in _EXTRACTOR_INTEGERS.items():
+        _check_number(path, name, settings, limits, whole=True)
+    for name, limits in _EXTRACTOR_FLOATS.items():
+        _check_number(path, name, settings, limits, whole=False)
+    for name, choices in _EXTRACTOR_CHOICES.items():
+        _check_choice(path, name, settings, choices)
+
+
+def check_frames(name: str, frames: int) -> None:
+    """Refuse an encoder whose convolutions make far too many frames of one second, or too few."""
+    least, most = _FRAMES_PER_SECOND
+    if not least <= frames <= most:
+        raise UserError(
+            f"{name}: its conv_kernel, conv_stride and sampling_rate give {frames} frames for one "
+            f"second; expected {least} to {most}; fetch the checkpoint again"
+        )
+
+
+def shards(index: Path) -> list[str]:
+    """Read from an index which files hold the weights.
+
+    Parameters
+    ----------
+    index : Path
+        Such as ``model.safetensors.index.json``.
+
+    Returns
+    -------
+    list of str
+        Names of files beside the index.
+
+    Raises
+    ------
+    UserError
+        If it is damaged, or names a file elsewhere.
+    """
+    names = read_settings(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise _refused(index, "has no weight_map", "the names of the files of weights")
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
+    for name in names.values():
+        plain = isinstance(name, str) and name.endswith(suffix) and name == Path(name).name
+        if not plain or "\\" in name or "\0" in name:
+            raise _refused(index, f"names the file {_shown(name)}", f"*{suffix} files beside it")
+    return sorted(set(names.values()))
+
+
+def check_weights(
+    name: str, files: Sequence[Path], layers: int, n_weights: int, config: str = CONFIG
+) -> None:
+    """Compare the size of a model with the weights that are there, before it is built.
+
+    Parameters
+    ----------
+    name : str
+        The checkpoint, for messages.
+    files : sequence of Path
+        Its files of weights.
+    layers : int
+        How many layers its configuration gives the encoder.
+    n_weights : int
+        How many numbers the encoder then has.
+    config : str
+        The file that says so, for messages.
+
+    Raises
+    ------
+    UserError
+        If a file is no regular one or is damaged, if the numbers of layers differ, or if the
+        configuration asks for more than twice the weights that are there.
+    """
+    room, found = 0, set()
+    for file in files:
+        if file.suffix != ".safetensors":
+            room += check_weight_file(file)  # at least one byte a weight
+            continue
+        for key, shape in _shapes(file).items():
+            room += math.prod(shape)
+            found |= {int(number) for number in _LAYER.findall(key)}
+    if found and len(found) != layers:
+        raise UserError(
+            f"{name}: {config} tells of {layers} layers, the weights are of {len(found)}; expected "
+            "one checkpoint as it was saved; fetch it again"
+        )
+    # What is lacking, if it is little, is named one by one when the weights are loaded.
+    if n_weights > 2 * room:
+        raise UserError(
+            f"{name}: {config} tells of an encoder of {n_weights} weights, {room} are there; "
+            "expected one checkpoint as it was saved; fetch it again"
+        )
+
+
+def check_weight_file(file: Path) -> int:
+    """Return the size of a file of weights, in bytes; refuse what is no regular file."""
+    try:
+        return check_regular(file, _MAX_WEIGHT_BYTES)
+    except OSError as error:
+        raise _refused(file, f"cannot be read ({error.strerror})", "a file of weights") from None
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    """Read the names and shapes in the header of a safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    check_weight_file(file)
+    try:
+        with safe_open(file, framework="np") as tensors:
+            return {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _refused(file, f"is damaged ({first_line(error)})", "whole safetensors") from None
+
+
+def _check_number(
+    path: Path, name: str, settings: Mapping[str, Any], limits: tuple[float, float], *, whole: bool
+) -> None:
+    if name not in settings:
+        return
+    value = settings[name]
+    kinds = (int,) if whole else (int, float)
+    if type(value) not in kinds or not limits[0] <= value <= limits[1]:
+        kind = "a whole number" if whole else "a number"
+        expected = f"{kind} from {limits[0]:g} to {limits[1]:g}"
+        raise _refused(path, f"{name} is {_shown(value)}", expected)
+
+
+def _check_choice(
+    path: Path, name: str, settings: Mapping[str, Any], choices: tuple[object, ...]
+) -> None:
+    # By type as well: 1 equals True.
+    if name in settings and (type(settings[name]), settings[name]) not in [
+        (type(choice), choice) for choice in choices
+    ]:
+        expected = " or ".join(json.dumps(choice) for choice in choices)
+        raise _refused(path, f"{name} is {_shown(settings[name])}", expected)
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _refused(path: Path, found: str, expected: str) -> UserError:
+    return UserError(f"{path}: {found}; expected {expected}; fetch the checkpoint again")
