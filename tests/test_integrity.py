@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from serpipe.artifacts.bundle import load_bundle
 from serpipe.artifacts.card import card
+from serpipe.artifacts.parts import part_writer, read_parts
 from serpipe.artifacts.report import markdown, report_run
 from serpipe.artifacts.results import read_results
 from serpipe.artifacts.run import read_summary
@@ -29,6 +31,8 @@ from serpipe.integrity import (
     write_model_hashes,
     write_sealed_json,
 )
+from serpipe.pipeline.folds import Fold
+from serpipe.pipeline.search import FoldResult
 from serpipe.schema import from_json
 
 from .conftest import Command, write_hashed, write_unhashed
@@ -178,6 +182,16 @@ def test_a_file_that_was_written_just_before_a_kill_is_listed_by_the_next_run(
     assert serpipe(*command).code == 0
     assert "nuisance.csv" in (read_summary(fitted).files or {})
     assert serpipe("report", fitted).code == 0
+
+
+def test_each_flipped_bit_of_a_part_of_a_fit_is_a_fold_to_do_again(tmp_path: Path) -> None:
+    labels, fold = np.array(["a", "b"]), Fold("f", np.arange(4), np.arange(4, 6))
+    result = FoldResult((0.5, 0.25), 0, 0, np.array(["a", "b"]), np.eye(2), converged=True)
+    part_writer(tmp_path, "lr", ["2"], ["f"], labels.tolist())("2", "f", result)
+    assert read_parts(tmp_path, "lr", ["2"], [fold], labels, 2).keys() == {("2", "f")}
+    (part,) = tmp_path.rglob("*.json")
+    for _ in flip_bits(part, random.Random(4), 60):
+        assert not read_parts(tmp_path, "lr", ["2"], [fold], labels, 2)
 
 
 def test_runs_and_bundles_of_before_there_were_hashes_still_open(run: Path) -> None:
