@@ -356,7 +356,9 @@ def _read_index(
     numbers, number_of, row_of = (
         reader.integers(name) for name in ("shards/number", "rows/shard", "rows/row")
     )
-    stated = reader.column("shards/sha256").tolist()
+    stated = reader.column("shards/sha256")
+    if stated.dtype.kind != "U":
+        raise ValueError("shards/sha256 is not text")
     if len(stated) != len(numbers) or {len(number_of), len(row_of)} != {len(hashes)}:
         raise ValueError("columns of different lengths")
     in_order = len(numbers) > 0 and np.all(np.diff(numbers) > 0)
