@@ -256,7 +256,8 @@ def test_parts_that_are_not_what_the_key_says_are_dropped_and_named(tmp_path: Pa
         place = draw.randrange(int.from_bytes(GOOD[:8], "little") + 8)
         broken[place : place + 4] = draw.randbytes(4)
     names = []
-    for number, content in enumerate([GOOD, *BAD_PARTS.values(), *damaged.values()]):
+    contents = [GOOD, *BAD_PARTS.values(), *map(bytes, damaged.values())]
+    for number, content in enumerate(contents):
         checksum = hashlib.sha256(content).hexdigest()[:16]
         names.append(f"{number:06d}-{checksum}.safetensors")
         (parts.folder / names[-1]).write_bytes(content)
