@@ -5,14 +5,15 @@ are those of the command of the same name: `serpipe fit --split kfold:5` is
 ``serpipe.fit(split="kfold:5")``.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .errors import UserError
+from .errors import UserError, disk_error
 from .mirror import local, stored
 from .progress import Say, Track, no_track, say_nothing
 from .remote import Place, Remote, address_without_secrets, place
@@ -27,9 +28,29 @@ if TYPE_CHECKING:
     from .pipeline.protocol import Protocol
     from .pipeline.ratings import Ratings
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _with_typed_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Raise a MachineError where the system refuses a file: a read-only folder, a full disk."""
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            if error.errno is None:  # not from the system
+                raise
+            raise disk_error(error) from error
+
+    return call
+
+
 # What is heavy is imported where it is used: a wrong path is told at once, not after torch.
 
 
+@_with_typed_errors
 def extract(
     data: str | Place | Sequence[str | Place] = (),
     *,
@@ -198,6 +219,7 @@ def extract(
     return replace(done, bad=(*found.bad, *done.bad))
 
 
+@_with_typed_errors
 def fit(
     cache: "Cache | str | Place | None" = None,
     *,
@@ -334,6 +356,7 @@ def fit(
         )  # fmt: skip
 
 
+@_with_typed_errors
 def fit_cross_corpus(
     cache: "Cache | str | Place | None" = None,
     *,
@@ -391,6 +414,7 @@ def fit_cross_corpus(
     )  # fmt: skip
 
 
+@_with_typed_errors
 def fit_repeated(
     cache: "Cache | str | Place | None" = None,
     *,
@@ -459,6 +483,7 @@ def fit_repeated(
     return found
 
 
+@_with_typed_errors
 def report(
     *runs: "RunResults | str | Place",
     baseline: bool = False,

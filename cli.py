@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .errors import MachineError, SerpipeError, UserError
+from .errors import SerpipeError, UserError, disk_error
 from .remote import WAITING_THREADS, Place, Remote, place
 
 # The commands import what they need when they run: `serpipe --help` must not wait for torch.
@@ -1634,8 +1634,7 @@ def main() -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(str(MachineError(f"{where}{error.strerror}; check the disk and try again")), 1)
+        _fail(str(disk_error(error)), 1)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: let processes end in peace

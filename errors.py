@@ -69,6 +69,12 @@ class BadClipsError(UserError):
         super().__init__("\n".join(lines))
 
 
+def disk_error(error: OSError) -> MachineError:
+    """Return the one line for an error of the disk that nothing closer to its cause has named."""
+    where = f"{error.filename}: " if error.filename else ""
+    return MachineError(f"{where}{error.strerror}; check the disk and try again")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its kind if it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

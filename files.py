@@ -5,9 +5,10 @@ import errno
 import io
 import math
 import os
+import shutil
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import MachineError, UserError
 
@@ -31,6 +32,73 @@ def put_in_place(unfinished: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def create_file(path: Path) -> BinaryIO:
+    """Create a new, empty file, in place of whatever has its name.
+
+    What stands there is removed and never written to: a symbolic link that somebody left at the
+    name of a temporary file would otherwise lead to another file, and destroy it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    BinaryIO
+        The open file, for reading and writing, without a buffer.
+
+    Raises
+    ------
+    OSError
+        If it cannot be created, or something else created it at the same moment.
+    """
+    path.unlink(missing_ok=True)
+    return path.open("x+b", buffering=0)
+
+
+def open_file(path: Path, flags: int = os.O_RDWR) -> BinaryIO:
+    """Open a file that is being written, as :func:`create_file` does, but go on with it.
+
+    Parameters
+    ----------
+    path : Path
+        The file; never one that a symbolic link leads to.
+    flags : int
+        As of :func:`os.open`.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, or is a link.
+    """
+    for name in ("O_NOFOLLOW", "O_BINARY"):  # each on some systems only
+        flags |= getattr(os, name, 0)
+    appends = flags & os.O_APPEND
+    return os.fdopen(os.open(path, flags, 0o666), "ab" if appends else "r+b", buffering=0)
+
+
+def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
+    """Write to a file without a buffer until all is written: one call may take only a part."""
+    left = memoryview(content).cast("B")
+    while left:
+        left = left[file.write(left) :]
+
+
+def remove(path: Path) -> None:
+    """Remove whatever has a name: a file, a folder with all in it, or a link but not what it names.
+
+    Raises
+    ------
+    OSError
+        If it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
@@ -61,7 +129,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
+        with create_file(unfinished) as file:
+            write_all(file, content)
         put_in_place(unfinished, path)
     except OSError as error:
         with contextlib.suppress(OSError):

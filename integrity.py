@@ -93,8 +93,8 @@ def parse_json(text: bytes | str) -> Any:
     Raises
     ------
     ValueError
-        If it is no JSON in UTF-8, is nested too deep, or holds a number that is not finite or an
-        integer of more than 64 bits.
+        If it is no JSON in UTF-8, is nested too deep, or holds a number that is not finite, an
+        integer of more than 64 bits, or text that cannot be encoded.
     """
 
     def finite(digits: str) -> float:
@@ -109,7 +109,9 @@ def parse_json(text: bytes | str) -> Any:
         return number
 
     try:
-        return json.loads(text, parse_constant=finite, parse_float=finite, parse_int=whole)
+        value = json.loads(text, parse_constant=finite, parse_float=finite, parse_int=whole)
+        json.dumps(value, ensure_ascii=False).encode()  # an unpaired surrogate cannot be printed
+        return value
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

@@ -175,6 +175,7 @@ class _Copy:
         for name, file in files.items():
             make_folder(file.parent)
             with self._in_one_line():
+                _unfinished(file).unlink(missing_ok=True)  # or a link there would be followed
                 self.remote.store.get_file(self._address(name).url, str(_unfinished(file)))
         # What a run put that was killed before it wrote so down is no news.
         news = [name for name, file in files.items() if not _same(_unfinished(file), file)]

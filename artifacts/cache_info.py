@@ -42,7 +42,7 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
         counts = Counter(clips[column].tolist())
         yield column, ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     for name, value in cache.key.items():
-        yield name, ", ".join(value) if isinstance(value, list) else str(value)
+        yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     yield "made by", str(cache.provenance.get("command", ""))
 
 

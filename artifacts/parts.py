@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import json_value
+from ..files import create_file, json_value, write_all
 from ..integrity import read_sealed_json, seal_json
 from ..pipeline.fit import Results
 from ..pipeline.folds import Fold
@@ -54,7 +54,8 @@ def part_writer(
         }
         # Whole or not at all, but not synced: what a power cut takes is a fold to do again.
         unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(seal_json(content), encoding="utf-8")
+        with create_file(unfinished) as file:
+            write_all(file, seal_json(content).encode())
         unfinished.replace(path)
 
     return keep

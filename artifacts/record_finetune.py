@@ -18,7 +18,7 @@ from ..errors import MachineError, UserError, first_line
 from ..features.cache import Cache
 from ..features.extract import clip_columns
 from ..features.training_record import record_clips, unite, write_record
-from ..files import json_value, make_folder
+from ..files import json_value, make_folder, remove
 from ..integrity import write_model_hashes
 from ..pipeline.finetune.augment import SPEED
 from ..pipeline.finetune.data import Examples, Sounds, Targets, open_all
@@ -408,7 +408,7 @@ class FoldTraining:
             "warnings": list(self.plan.warnings),
         }
         unfinished = to.with_name(f"{to.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove(unfinished)
         with quiet():
             self.kind.save(model, unfinished, about)
         write_record(unfinished, record)

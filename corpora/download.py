@@ -30,7 +30,15 @@ from filelock import FileLock, Timeout
 
 from .. import __version__
 from ..errors import MachineError, SerpipeError, UserError, first_line
-from ..files import make_folder, open_regular, put_in_place, read_text
+from ..files import (
+    create_file,
+    make_folder,
+    open_file,
+    open_regular,
+    put_in_place,
+    read_text,
+    write_all,
+)
 from ..progress import Track, no_track
 from .corpus import Archive
 
@@ -291,8 +299,8 @@ class _Part:
     def start(self, note: Mapping[str, Any]) -> None:
         """Begin anew, with a note of which file this is."""
         self.drop()
-        with _writing(self.path):
-            self.note.write_text(json.dumps({"url": self.archive.url, **note}), encoding="utf-8")
+        with _writing(self.path), create_file(self.note) as file:
+            write_all(file, json.dumps({"url": self.archive.url, **note}).encode())
 
 
 class _BrokenOffError(Exception):
@@ -358,7 +366,7 @@ def _attempt(part: _Part) -> Iterator[bytes]:
             part.start(now)
             have = 0
         with _writing(part.path):
-            file = part.path.open("ab", buffering=0)
+            file = open_file(part.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with closing(file):
             while total is None or have < total:
                 # One byte more than there may be, to tell an endless body from a whole one.
@@ -374,9 +382,7 @@ def _attempt(part: _Part) -> Iterator[bytes]:
                         "get the file by hand from the corpus' page"
                     )
                 with _writing(part.path):
-                    left = memoryview(chunk)
-                    while left:
-                        left = left[file.write(left) :]
+                    write_all(file, chunk)
                 yield chunk
         if have < (archive.size or total or 1):
             raise _BrokenOffError("the connection ended early")
@@ -626,7 +632,7 @@ class _Writer:
     def __init__(self, path: Path) -> None:
         self.path = path
         with _writing(path):
-            self.file = path.open("wb")
+            self.file = create_file(path)
 
     def __enter__(self) -> "_Writer":
         return self
@@ -638,7 +644,8 @@ class _Writer:
     def write(self, chunk: bytes) -> int:
         """Write a chunk."""
         with _writing(self.path):
-            return self.file.write(chunk)
+            write_all(self.file, chunk)
+            return len(chunk)
 
 
 def _same(member: _Member, path: Path) -> bool:

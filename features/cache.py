@@ -8,6 +8,7 @@ in the file                    shape            what it is
 attribute ``clips_sha256``     text             checksum of the clip table
 attribute ``key``              JSON             all that the numbers depend on
 attribute ``provenance``       JSON             corpus, command, versions, machine
+attribute ``about_sha256``     text             checksum of the texts of key and provenance
 ============================== ================ ==================================================
 
 An index has the same table and attributes; its ``embeddings/POOLING/LAYER`` are empty groups with
@@ -26,41 +27,21 @@ in an index                    shape            what it is
 The labels of an index hold; those in a shard are those of the day on which it was written.
 """
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError, first_line
-from .cache_rows import (
-    DAMAGED,
-    FORMAT_VERSION,
-    INDEX_VERSION,
-    NO_ROWS,
-    Rows,
-    Shard,
-    blocks,
-    check_contained,
-    hash_table,
-    layer_name,
-    one_file,
-    read_column,
-    read_index,
-    row_counts,
-    stamp_of,
-)
-from .names import FINAL_NORM, POOLINGS
-
-#: Columns without which nothing can be fitted. Others may be there.
-REQUIRED_COLUMNS = frozenset(
-    {"path", "name", "corpus", "speaker", "sex", "emotion", "sha256", "seconds"}
-)
+from ..errors import UserError
+from .cache_child import read_contents
+from .cache_rows import NO_ROWS, Layer, Rows, Shard, hash_table, layer_name, one_file, stamp_of
+from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
 
 Table = dict[str, NDArray[Any]]
 
@@ -81,6 +62,8 @@ class Cache:
         The clip table by column.
     places : Rows
         Where the row of each clip lies.
+    clips_sha256 : str or None
+        The checksum of the clip table that the file states; caches of early versions lack it.
     """
 
     path: Path
@@ -89,6 +72,8 @@ class Cache:
     clips: Table
     _stamp: tuple[int, ...]
     places: Rows = NO_ROWS
+    clips_sha256: str | None = None
+    _checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -136,31 +121,24 @@ class Cache:
             clips = np.flatnonzero(self.places.shard_of == place)
             clip_of = np.full(shard.n_rows, -1)  # of a row that no clip has any more
             clip_of[self.places.row_of[clips]] = clips
-            with h5py.File(shard.path, "r") as file:
-                for n, part in enumerate(poolings):
-                    dataset, digest = file[layer_name(part, layer)], hashlib.sha256()
-                    for start, block in blocks(dataset):
-                        digest.update(block.tobytes())
-                        targets = clip_of[start : start + len(block)]
-                        wanted = targets >= 0
-                        found[targets[wanted], n * width : (n + 1) * width] = block[wanted]
-                    if dataset.attrs.get("sha256") != digest.hexdigest():
-                        raise UserError(
-                            f"{shard.path}: layer {layer} does not have its checksum; expected a "
-                            "file as it was written; make it again with `serpipe extract "
-                            "--overwrite`"
-                        )
+            for n, part in enumerate(poolings):
+                digest = hashlib.sha256()
+                for start, block in shard.blocks(part, layer):
+                    digest.update(block.tobytes())
+                    targets = clip_of[start : start + len(block)]
+                    wanted = targets >= 0
+                    found[targets[wanted], n * width : (n + 1) * width] = block[wanted]
+                if shard.layers[f"{part}/{layer}"].sha256 != digest.hexdigest():
+                    raise UserError(
+                        f"{shard.path}: layer {layer} does not have its checksum; expected a "
+                        "file as it was written; make it again with `serpipe extract "
+                        "--overwrite`"
+                    )
         return found
 
     def checksums(self) -> dict[str, str]:
         """Return the checksum of each ``POOLING/LAYER``, as the file gives it."""
-        self._check_unchanged()
-        with h5py.File(self.path, "r") as file:
-            return {
-                f"{pooling}/{layer}": str(file[layer_name(pooling, layer)].attrs.get("sha256"))
-                for pooling in self.poolings
-                for layer in self.layers
-            }
+        return dict(self._checksums)
 
     def rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """Read some rows of one layer, as they are stored, and no others."""
@@ -196,36 +174,44 @@ def open_cache(path: Path) -> Cache:
         If the file is not there, is no HDF5 file or no cache, or lacks rows; or if a shard is not
         there, or is not the one that the index was made with.
     """
-    fix = "make one with `serpipe extract`, or name another"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a cache of embeddings; {fix}")
-    try:
-        with h5py.File(path, "r") as file:
-            check_contained(file)
-            version = file.attrs.get("serpipe_cache")
-            if version not in (FORMAT_VERSION, INDEX_VERSION):
-                raise UserError(
-                    f"{path}: cache format {version}; expected {FORMAT_VERSION} or "
-                    f"{INDEX_VERSION}, those of this serpipe; {fix}"
-                )
-            stamp = stamp_of(path)
-            key = json.loads(file.attrs["key"])
-            provenance = json.loads(file.attrs["provenance"])
-            _check_names(key, provenance, set(file["clips"]))
-            clips = {name: read_column(column) for name, column in file["clips"].items()}
-            lengths = {len(column) for column in clips.values()}
-            if version == FORMAT_VERSION:
-                lengths |= row_counts(file, key)
-            if len(lengths) != 1:
-                raise UserError(f"{path}: columns of different lengths {sorted(lengths)}; {fix}")
-            if version == FORMAT_VERSION:
-                places = one_file(path, lengths.pop(), stamp)
-            else:
-                places = read_index(path, file, key, clips["sha256"])
-    except DAMAGED as error:
-        reason = first_line(error)
-        raise UserError(f"{path}: not a whole cache of embeddings ({reason}); {fix}") from None
-    return Cache(path, key, provenance, clips, stamp, places)
+        raise UserError(
+            f"{path}: no such file; expected a cache of embeddings; make one with "
+            "`serpipe extract`, or name another"
+        )
+    told, arrays = read_contents(path)
+    key = told["key"]
+    shards = tuple(
+        Shard(
+            path=Path(shard["path"]),
+            number=shard["number"],
+            n_rows=shard["n_rows"],
+            stamp=tuple(shard["stamp"]),
+            width=key["width"],
+            dtype=key["dtype"],
+            layers={name: Layer(*place) for name, place in shard["layers"].items()},
+            statement=shard["statement"],
+        )
+        for shard in told["shards"]
+    )
+    if "rows/shard" in arrays:
+        places = Rows(shards, arrays["rows/shard"], arrays["rows/row"])
+    else:
+        places = one_file(shards[0])
+    return Cache(
+        path=path,
+        key=key,
+        provenance=told["provenance"],
+        clips={
+            name.removeprefix("clips/"): column
+            for name, column in arrays.items()
+            if name.startswith("clips/")
+        },
+        _stamp=tuple(told["stamp"]),
+        places=places,
+        clips_sha256=told["clips_sha256"],
+        _checksums=told["sha256"],
+    )
 
 
 def check_table(cache: Cache) -> None:
@@ -241,9 +227,7 @@ def check_table(cache: Cache) -> None:
     UserError
         If a label, a speaker or anything else in the table was changed.
     """
-    with h5py.File(cache.path, "r") as file:
-        stated = file.attrs.get("clips_sha256")
-    if stated is not None and stated != hash_table(cache.clips):
+    if cache.clips_sha256 is not None and cache.clips_sha256 != hash_table(cache.clips):
         raise UserError(
             f"{cache.path}: the clip table does not have its checksum: it was damaged or changed; "
             "run `serpipe extract` again with --overwrite"
@@ -268,31 +252,40 @@ def verify_cache(path: Path) -> list[str]:
     UserError
         If it is not even a whole cache.
     """
-    cache = open_cache(path)
+    return wrong_with(open_cache(path))
+
+
+def wrong_with(cache: Cache) -> list[str]:
+    """Do what :func:`verify_cache` does with a cache that is open already."""
     wrong = []
     if len(set(zip(cache.clips["corpus"], cache.clips["name"], strict=True))) != len(cache):
         wrong.append("a clip stands twice in the table")
-    with h5py.File(path, "r") as file:
-        if file.attrs.get("clips_sha256") != hash_table(cache.clips):
-            wrong.append("clips do not have their checksum: the table has been changed")
-        if cache.shards:
-            return wrong + _wrong_with_shards(cache)
-        for pooling in cache.poolings:
-            for layer in cache.layers:
-                name = layer_name(pooling, layer)
-                dataset = file[name]
-                digest, finite, empty = hashlib.sha256(), True, 0
-                for _, block in blocks(dataset):
-                    digest.update(block.tobytes())
-                    finite = finite and bool(np.isfinite(block).all())
-                    empty += int((~block.any(axis=1)).sum())
-                if not finite:
-                    wrong.append(f"{name} holds values that are not finite numbers")
-                if empty and pooling == "mean":  # the deviation of a single frame is zero
-                    wrong.append(f"{name} holds {empty} rows of zeros, which nothing has written")
-                if dataset.attrs.get("sha256") != digest.hexdigest():
-                    wrong.append(f"{name} does not have its checksum: the file is damaged")
+    if cache.clips_sha256 != hash_table(cache.clips):
+        wrong.append("clips do not have their checksum: the table has been changed")
+    if cache.shards:
+        return wrong + _wrong_with_shards(cache)
+    cache._check_unchanged()
+    for shard in cache.places.shards:
+        wrong.extend(_wrong_with_layers(shard))
     return wrong
+
+
+def _wrong_with_layers(shard: Shard) -> Iterator[str]:
+    """Check each layer of a file."""
+    for name, place in shard.layers.items():
+        pooling, layer = name.split("/")
+        digest, finite, empty = hashlib.sha256(), True, 0
+        for _, block in shard.blocks(pooling, layer):
+            digest.update(block.tobytes())
+            finite = finite and bool(np.isfinite(block).all())
+            empty += int((~block.any(axis=1)).sum())
+        name = layer_name(pooling, layer)
+        if not finite:
+            yield f"{name} holds values that are not finite numbers"
+        if empty and pooling == "mean":  # the deviation of a single frame is zero
+            yield f"{name} holds {empty} rows of zeros, which nothing has written"
+        if place.sha256 != digest.hexdigest():
+            yield f"{name} does not have its checksum: the file is damaged"
 
 
 def _wrong_with_shards(cache: Cache) -> list[str]:
@@ -313,22 +306,6 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
         if old.get(field) != new.get(field):
             return f"{field} is {_short(old.get(field))} there and {_short(new.get(field))} here"
     return None
-
-
-def _check_names(key: Any, provenance: Any, columns: set[str]) -> None:
-    """Check what names things: a cache may come from elsewhere, and layers become file names."""
-    if not isinstance(key, dict) or not isinstance(provenance, dict):
-        raise ValueError("key or provenance is not a table")
-    if not isinstance(key["width"], int):
-        raise ValueError("width is no whole number")
-    layers = [layer for layer in key["layers"] if layer != FINAL_NORM]
-    if layers != [str(number) for number in range(len(layers))]:
-        raise ValueError("layers are not 0, 1, 2, ...")
-    if not key["poolings"] or not set(key["poolings"]) <= set(POOLINGS):
-        raise ValueError(f"poolings are not among {', '.join(POOLINGS)}")
-    missing = REQUIRED_COLUMNS - columns
-    if missing:
-        raise KeyError(f"no column {sorted(missing)[0]}")
 
 
 def _short(value: Any) -> str:

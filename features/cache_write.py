@@ -1,36 +1,43 @@
-"""Write a cache whole or not at all: one file, or shards and then the index that names them."""
+"""Write a cache whole or not at all: one file, or shards and then the index that names them.
+
+HDF5 never writes to the disk here. When a disk is full, it cannot close the file that it has open,
+and ends the process with a segmentation fault. So it lays a file out in memory, all but the
+embeddings (:mod:`.memory_file`), and plain writes bring both to the disk.
+"""
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MachineError, UserError, first_line
-from ..files import put_in_place
+from ..files import create_file, open_file, put_in_place, write_all
 from .cache import Cache
+from .cache_child import read_numbers
 from .cache_rows import (
-    BLOCK_ROWS,
-    DAMAGED,
     FORMAT_VERSION,
     INDEX_VERSION,
     MAX_SHARDS,
     NO_ROWS,
+    Layer,
     Rows,
     Shard,
-    blocks,
     hash_table,
+    hash_texts,
     layer_name,
     shard_path,
     stamp_of,
     statement,
 )
+from .memory_file import MemoryFile
 
 #: Clips up to which a cache is a single file, and that a shard holds: 10 GB of wav2vec2-base.
 SHARD_CLIPS = 250_000
@@ -108,7 +115,7 @@ def write_shards(
         If the disk does not take it.
     """
     n_clips = len(clips["sha256"])
-    in_place = _numbers_in_place(path)
+    in_place = read_numbers(path)
     before, old = (kept[0].places, kept[1]) if kept else (NO_ROWS, np.full(n_clips, -1))
     new = np.flatnonzero(old < 0)
     members = [new[start : start + shard_clips] for start in range(0, len(new), shard_clips)]
@@ -121,20 +128,17 @@ def write_shards(
     paths = [shard_path(path, first + n) for n in range(len(members))]
     with _whole_or_not(path, [*paths, path]):
         shard_path(path, 0).parent.mkdir(exist_ok=True)
-        _write_files(paths, members, key, provenance, clips, sources)
+        written = _write_files(paths, members, key, provenance, clips, sources, first)
         for shard in paths:
             put_in_place(_unfinished(shard), shard)
-        added = [
-            Shard(shard, first + n, len(rows), stamp_of(shard))
-            for n, (shard, rows) in enumerate(zip(paths, members, strict=True))
-        ]
+        added = [replace(shard, stamp=stamp_of(shard.path)) for shard in written]
         shard_of, row_of = np.empty(n_clips, np.intp), np.empty(n_clips, np.intp)
         stay = np.flatnonzero(old >= 0)
         shard_of[stay], row_of[stay] = before.shard_of[old[stay]], before.row_of[old[stay]]
         shard_of[new] = len(before.shards) + np.arange(len(new)) // shard_clips
         row_of[new] = np.arange(len(new)) % shard_clips
         rows = Rows((*before.shards, *added), shard_of, row_of)
-        _write_index(_unfinished(path), key, provenance, clips, rows)
+        _write_index(path, key, provenance, clips, rows)
         put_in_place(_unfinished(path), path)
 
 
@@ -150,6 +154,76 @@ def remove_unused_shards(cache: Cache) -> None:
             folder.rmdir()
 
 
+@dataclass(frozen=True)
+class _Unfinished:
+    """A file that holds rows, while it is being written.
+
+    Attributes
+    ----------
+    path : Path
+        Its final name.
+    layout : MemoryFile
+        All of it but the embeddings.
+    offsets : mapping of str to int
+        Where in the file the rows of each ``POOLING/LAYER`` go, in bytes.
+    n_rows, width : int
+        Their shape.
+    dtype : {"float32", "float16"}
+        Of the stored numbers.
+    clips_sha256 : str
+        Checksum of the clip table.
+    """
+
+    path: Path
+    layout: MemoryFile
+    offsets: Mapping[str, int]
+    n_rows: int
+    width: int
+    dtype: str
+    clips_sha256: str
+
+    def write_rows(self, name: str, rows: NDArray[np.intp], values: NDArray[Any]) -> None:
+        """Write some rows of one ``POOLING/LAYER``."""
+        order = np.argsort(rows)
+        rows, values = rows[order], values[order].astype(self.dtype, copy=False)
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows without a gap
+        with open_file(_unfinished(self.path)) as file:
+            for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+                file.seek(self.offsets[name] + int(rows[start]) * values[start].nbytes)
+                write_all(file, values[start:stop].data)
+
+    def finish(self, key: Mapping[str, Any], number: int) -> Shard:
+        """Add checksums and all but the rows, and return it as the shard it is now."""
+        shard = Shard(
+            path=_unfinished(self.path),
+            number=number,
+            n_rows=self.n_rows,
+            stamp=(),
+            width=self.width,
+            dtype=self.dtype,
+            layers={name: Layer(offset, "") for name, offset in self.offsets.items()},
+            statement="",
+        )
+        layers = {}
+        for name, offset in self.offsets.items():
+            digest = hashlib.sha256()
+            for _, block in shard.blocks(*name.split("/")):
+                digest.update(block.tobytes())
+            layers[name] = Layer(offset, digest.hexdigest())
+        with h5py.File(self.layout, "r+") as hdf5:
+            for name, layer in layers.items():
+                hdf5[layer_name(*name.split("/"))].attrs.modify("sha256", layer.sha256)
+        size = self.n_rows * self.width * np.dtype(self.dtype).itemsize
+        with open_file(_unfinished(self.path)) as file:
+            _write_layout(file, self.layout, [(offset, size) for offset in self.offsets.values()])
+        return replace(
+            shard,
+            path=self.path,
+            layers=layers,
+            statement=statement(key, self.clips_sha256, layers),
+        )
+
+
 def _write_files(
     paths: Sequence[Path],
     members: Sequence[NDArray[np.intp]],
@@ -157,39 +231,37 @@ def _write_files(
     provenance: Mapping[str, Any],
     clips: Mapping[str, NDArray[Any]],
     sources: Iterable[RowSource],
-) -> None:
-    """Write, under other names, the files that hold the rows of some clips each, in one pass."""
+    first: int = 0,
+) -> list[Shard]:
+    """Write, under other names, the files that hold the rows of some clips each, in one pass.
+
+    Returns
+    -------
+    list of Shard
+        The files under their final names, numbered from ``first``, without stamps.
+    """
     file_of, row_of = np.full(len(clips["sha256"]), -1), np.full(len(clips["sha256"]), -1)
-    offsets = []
+    files = []
     for number, (path, rows) in enumerate(zip(paths, members, strict=True)):
         file_of[rows], row_of[rows] = number, np.arange(len(rows))
         table = {name: column[rows] for name, column in clips.items()}
-        offsets.append(_lay_out(_unfinished(path), key, provenance, table))
+        files.append(_lay_out(path, key, provenance, table))
     written = np.zeros(len(file_of), bool)
     for positions, values_of in sources:
         written[positions] = True
         parts = [(n, file_of[positions] == n) for n in np.unique(file_of[positions]).tolist()]
-        for name in ((pooling, layer) for pooling in key["poolings"] for layer in key["layers"]):
-            values = values_of(*name)
+        for pooling, layer in ((p, name) for p in key["poolings"] for name in key["layers"]):
+            values = values_of(pooling, layer)
             for number, mine in parts:
-                shape = (len(members[number]), int(key["width"]))
-                mapped = np.memmap(
-                    _unfinished(paths[number]), key["dtype"], "r+", offsets[number][name], shape
-                )
-                mapped[row_of[positions[mine]]] = values[mine]
+                rows = row_of[positions[mine]]
+                files[number].write_rows(f"{pooling}/{layer}", rows, values[mine])
     lost = np.flatnonzero((file_of >= 0) & ~written)
     if len(lost):
         raise MachineError(
             f"{paths[0]}: the embeddings of {len(lost)} clips are missing, the first in row "
             f"{lost[0]}; run the same command again: what was computed is kept"
         )
-    for path in paths:
-        with h5py.File(_unfinished(path), "r+") as file:
-            for pooling, layer in ((p, name) for p in key["poolings"] for name in key["layers"]):
-                dataset, digest = file[layer_name(pooling, layer)], hashlib.sha256()
-                for _, block in blocks(dataset):
-                    digest.update(block.tobytes())
-                dataset.attrs.modify("sha256", digest.hexdigest())
+    return [file.finish(key, first + number) for number, file in enumerate(files)]
 
 
 def _lay_out(
@@ -197,24 +269,37 @@ def _lay_out(
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
     clips: Mapping[str, NDArray[Any]],
-) -> dict[tuple[str, str], int]:
-    """Write all but the embeddings, and return where in the file those go, in bytes."""
-    offsets = {}
-    with h5py.File(path, "w") as file:
+) -> _Unfinished:
+    """Lay out a file in memory, and create it on the disk, where nothing is written yet."""
+    layout, offsets = MemoryFile(), {}
+    shape, dtype = (len(clips["sha256"]), int(key["width"])), np.dtype(key["dtype"])
+    # Its place in the file is wanted at once, and nothing in it.
+    reserved = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    reserved.set_layout(h5py.h5d.CONTIGUOUS)
+    reserved.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    reserved.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    reserved.set_obj_track_times(False)  # the same command gives the same bytes
+    with h5py.File(layout, "w") as file:
         _write_head(file, FORMAT_VERSION, key, provenance, clips)
-        shape = (len(clips["sha256"]), int(key["width"]))
         for pooling in key["poolings"]:
+            group = file.require_group(f"embeddings/{pooling}")
             for layer in key["layers"]:
-                # Allocated at once, as zeros: a full disk shows here, not as a lost page later.
-                dataset = file.create_dataset(
-                    layer_name(pooling, layer), shape, key["dtype"], data=None, fillvalue=0
-                )
-                for start in range(0, shape[0], BLOCK_ROWS):
-                    stop = min(start + BLOCK_ROWS, shape[0])
-                    dataset[start:stop] = np.zeros((stop - start, shape[1]), key["dtype"])
-                dataset.attrs["sha256"] = "0" * 64  # room for the checksum
-                offsets[pooling, layer] = int(dataset.id.get_offset())
-    return offsets
+                numbers = h5py.h5t.py_create(dtype, logical=True)
+                space = h5py.h5s.create_simple(shape)
+                created = h5py.h5d.create(group.id, layer.encode(), numbers, space, reserved)
+                h5py.Dataset(created).attrs["sha256"] = "0" * 64  # room for the checksum
+                offsets[f"{pooling}/{layer}"] = int(created.get_offset())
+        clips_sha256 = str(file.attrs["clips_sha256"])
+    with create_file(_unfinished(path)) as empty:
+        empty.truncate(layout.size)
+    return _Unfinished(path, layout, offsets, *shape, dtype.name, clips_sha256)
+
+
+def _write_layout(file: BinaryIO, layout: MemoryFile, gaps: Iterable[tuple[int, int]] = ()) -> None:
+    """Write what HDF5 has laid out in memory, but for some gaps: offsets and lengths in bytes."""
+    for offset, piece in layout.pieces(gaps):
+        file.seek(offset)
+        write_all(file, piece)
 
 
 def _write_index(
@@ -224,15 +309,13 @@ def _write_index(
     clips: Mapping[str, NDArray[Any]],
     rows: Rows,
 ) -> None:
-    """Write the index of the shards in which some clip has its row."""
+    """Write, under another name, the index of the shards in which some clip has its row."""
     used = np.unique(rows.shard_of).tolist()
     shards = [rows.shards[place] for place in used]
     numbers = np.array([shard.number for shard in rows.shards], np.int32)
-    stated = []
-    for shard in shards:
-        with h5py.File(shard.path, "r") as file:
-            stated.append(statement(file))
-    with h5py.File(path, "w") as file:
+    stated = [shard.statement for shard in shards]
+    layout = MemoryFile()
+    with h5py.File(layout, "w") as file:
         _write_head(file, INDEX_VERSION, key, provenance, clips)
         file.create_dataset("rows/shard", data=numbers[rows.shard_of])
         file.create_dataset("rows/row", data=rows.row_of.astype(np.int64))
@@ -242,6 +325,8 @@ def _write_index(
             for layer in key["layers"]:
                 group = file.create_group(layer_name(pooling, layer))
                 group.attrs["sha256"] = rows.checksum(key, pooling, layer)
+    with create_file(_unfinished(path)) as file_on_disk:
+        _write_layout(file_on_disk, layout)
 
 
 def _write_head(
@@ -253,8 +338,9 @@ def _write_head(
 ) -> None:
     """Write what a file and an index have alike."""
     file.attrs["serpipe_cache"] = version
-    file.attrs["key"] = json.dumps(key)
-    file.attrs["provenance"] = json.dumps(provenance)
+    texts = json.dumps(key), json.dumps(provenance)
+    file.attrs["key"], file.attrs["provenance"] = texts
+    file.attrs["about_sha256"] = hash_texts(*texts)
     file.attrs["clips_sha256"] = hash_table(clips)
     for name, column in clips.items():
         if column.dtype.kind == "U":
@@ -262,15 +348,6 @@ def _write_head(
             file.create_dataset(f"clips/{name}", data=text, dtype=h5py.string_dtype())
         else:
             file.create_dataset(f"clips/{name}", data=column)
-
-
-def _numbers_in_place(path: Path) -> set[int]:
-    """Return the numbers of the shards that an index names, even if it is not whole."""
-    try:
-        with h5py.File(path, "r") as file:
-            return {int(number) for number in file["shards/number"][:]}
-    except DAMAGED:
-        return set()
 
 
 def _unfinished(path: Path) -> Path:
@@ -283,7 +360,7 @@ def _whole_or_not(path: Path, files: Sequence[Path]) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, MachineError) as error:  # h5py raises the first two
-        named = {path, *(shard_path(path, number) for number in _numbers_in_place(path))}
+        named = {path, *(shard_path(path, number) for number in read_numbers(path))}
         for file in files:
             with suppress(OSError):
                 _unfinished(file).unlink(missing_ok=True)

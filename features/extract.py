@@ -20,7 +20,7 @@ from ..progress import Track, no_track
 from ..provenance import cores
 from .audio import CHANNEL_POLICY
 from .batching import GPU_BATCH_SECONDS, HeardClip
-from .cache import Cache, difference, open_cache, verify_cache
+from .cache import Cache, difference, open_cache, wrong_with
 from .cache_rows import BLOCK_ROWS
 from .cache_write import (
     SHARD_CLIPS,
@@ -205,10 +205,10 @@ def extract_by(
                 f"{removed[0]}; expected them all, so that nothing computed is lost; "
                 "write elsewhere with --out, or drop them with --drop-removed"
             )
-        if overwrite and existing is None and parts.key() != key:
+        if overwrite and not parts.is_of(key):
             parts.remove()  # only now, when the new work is sure to begin
         parts.begin(key)
-        damaged = parts.drop_damaged()
+        damaged = parts.drop_damaged(key)
         done = set(existing.clips["sha256"].tolist()) if existing else set()
         done.update(hash_ for _, hashes in parts.hashes() for hash_ in hashes)
         missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
@@ -244,14 +244,22 @@ def _alone(out: Path) -> Iterator[None]:
     if out.is_dir():
         raise UserError(f"{out}: is a folder; expected a file name such as {out / 'cache.h5'}")
     make_folder(out.parent)
+    lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
     try:
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
-            yield
+        held = lock.acquire()
     except Timeout:
         raise UserError(
             f"{out}: another extraction is writing it; expected one at a time; "
             "wait for it, or write elsewhere with --out"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); expected a folder that you may write "
+            "to; choose another --out"
+        ) from None
+    try:
+        with held:
+            yield
     except (MemoryError, RuntimeError) as error:
         told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
         if not told and "allocate memory" not in str(error):  # torch's words on a CPU
@@ -281,7 +289,7 @@ def _existing(out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool) 
             cache = open_cache(out) if out.exists() else None
         except UserError:
             return None
-        return cache if cache and cache.key == key and not verify_cache(out) else None
+        return cache if cache and cache.key == key and not wrong_with(cache) else None
     cache = open_cache(out) if out.exists() else None
     for what, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):
         differs = difference(theirs, key) if theirs is not None else None
@@ -290,7 +298,7 @@ def _existing(out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool) 
                 f"{what}: was made otherwise: {differs}; expected the same key; "
                 "write elsewhere with --out, or start anew with --overwrite"
             )
-    wrong = verify_cache(out) if cache else []
+    wrong = wrong_with(cache) if cache else []
     if wrong:  # its rows would go into the new file, with new checksums
         raise UserError(f"{out}: {'; '.join(wrong)}; start anew with --overwrite")
     return cache

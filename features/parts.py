@@ -5,10 +5,10 @@ name, synced and renamed, and the key that they were made with. The name of a pa
 a checksum of its content: ``000003-0123456789abcdef.safetensors``.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from ..files import write_bytes, write_text
+from ..errors import UserError, first_line
+from ..files import remove, write_bytes, write_text
+from .cache_schema import KeyFields, check_part, parse_object
 
 #: Seconds of work that a kill may lose, and bytes of results that may wait in memory.
 FLUSH_SECONDS = 20.0
 FLUSH_BYTES = 64 << 20
 
+_MAX_KEY_BYTES = 1 << 20
 _NAME = re.compile(r"(\d{6,})-([0-9a-f]{16})\.safetensors")
 
 Embeddings = Mapping[str, NDArray[np.float32]]
@@ -46,12 +49,36 @@ class Parts:
         self._flushed = time.monotonic()
 
     def key(self) -> dict[str, Any] | None:
-        """Return the key that the parts were made with, ``None`` if there are none."""
+        """Return the key that the parts were made with, ``None`` if there are none.
+
+        Raises
+        ------
+        UserError
+            If the file of the key is damaged: then nobody knows what the parts were made with.
+        """
+        path = self.folder / "key.json"
         try:
-            key: dict[str, Any] = json.loads((self.folder / "key.json").read_text())
+            with path.open("rb") as file:
+                content = file.read(_MAX_KEY_BYTES + 1)
+            if len(content) > _MAX_KEY_BYTES:
+                raise ValueError("it is too large")
+            key = parse_object(content, "it")
+            KeyFields.of(key)
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: damaged ({first_line(error)}); expected the key that the parts beside it "
+                f"were made with; remove {self.folder}, or start anew with --overwrite"
+            ) from None
         return key
+
+    def is_of(self, key: Mapping[str, Any]) -> bool:
+        """Return whether there are parts that were made with ``key``."""
+        try:
+            return self.key() == key
+        except UserError:
+            return False
 
     def begin(self, key: Mapping[str, Any]) -> None:
         """Make the folder, if there is none, for parts made with ``key``."""
@@ -98,13 +125,20 @@ class Parts:
             file for file in self.folder.glob("*.safetensors") if _NAME.fullmatch(file.name)
         )
 
-    def drop_damaged(self) -> list[str]:
-        """Remove parts that do not have their checksum, and return their names."""
+    def drop_damaged(self, key: Mapping[str, Any]) -> list[str]:
+        """Remove parts that do not have their checksum, or that were not made with ``key``.
+
+        Returns
+        -------
+        list of str
+            Their names.
+        """
         damaged = []
         for file in self.folder.glob("*.safetensors"):
-            named = _NAME.fullmatch(file.name)
-            if not named or _checksum(file.read_bytes()) != named[2]:
-                file.unlink()
+            try:
+                _check(file, KeyFields.of(key))
+            except (OSError, ValueError, SafetensorError):
+                remove(file)
                 damaged.append(file.name)
         return sorted(damaged)
 
@@ -117,11 +151,24 @@ class Parts:
     def remove(self) -> None:
         """Remove the folder: what it held now stands in the cache, or is not wanted."""
         self._pending.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove(self.folder)
 
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _check(part: Path, key: KeyFields) -> None:
+    """Raise an error if a part does not have the checksum in its name, or not the right header."""
+    named = _NAME.fullmatch(part.name)
+    with part.open("rb") as file:
+        if not named or hashlib.file_digest(file, "sha256").hexdigest()[:16] != named[2]:
+            raise ValueError("it does not have its checksum")
+    with safe_open(part, framework="np") as tensors:
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+        found = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+        check_part(tensors.metadata(), found, key)
 
 
 def read_layer(part: Path, pooling: str, layer: int) -> NDArray[np.float32]:

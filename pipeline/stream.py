@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import MachineError, UserError, first_line
 from ..features.cache import Cache
+from ..files import create_file
 from .blocks import Rows, blocks
 from .heads import HEADS, Grid, Head
 from .layers import Candidate
@@ -149,7 +150,7 @@ def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> Rows:
     # Absolute: the processes that read it may have begun in another folder.
     path, rows, width = folder.resolve() / "rows.float32", plan.target.rows, 0
     try:
-        with path.open("wb") as file:
+        with create_file(path) as file:
             for part in blocks(len(rows)):
                 layers = [read_rows(cache, layer, plan, rows[part]) for layer in candidate.layers]
                 joined = candidate.join(layers)

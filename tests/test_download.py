@@ -500,6 +500,20 @@ def test_real_clips_are_unpacked_as_they_were(
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.flac")}
 
 
+def test_links_at_the_names_of_temporary_files_are_not_followed(
+    server: Server, tmp_path: Path
+) -> None:
+    precious, folder = tmp_path / "precious", tmp_path / "corpus"
+    precious.write_text("do not overwrite")
+    folder.mkdir()
+    for name in ("a.zip.part", "a.zip.part.json", "x.wav.unfinished"):
+        (folder / name).symlink_to(precious)
+    body = zipped({"x.wav": b"x"})
+    assert unpacked(server, body, folder).unpacked == 1
+    assert left(folder) == {"a.zip": body, "x.wav": b"x"}
+    assert precious.read_text() == "do not overwrite"
+
+
 def test_a_file_that_differs_is_not_replaced(server: Server, tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(b"mine!")
     body = zipped({"a.wav": b"a", "x.wav": b"other"})

@@ -331,6 +331,33 @@ def test_a_damaged_part_is_named(
     assert done.computed == 38
 
 
+def test_parts_with_a_damaged_key_are_refused_and_overwrite_starts_anew(
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "c.h5"
+    parts = stop_after(few_clips, encoder, out, monkeypatch, 3)
+    key = parts[0].with_name("key.json")
+    key.write_text(key.read_text()[:-9])
+    with pytest.raises(UserError, match=r"key\.json.*--overwrite"):
+        run(few_clips, encoder, out)
+    assert all(part.exists() for part in parts)
+    assert run(few_clips, encoder, out, overwrite=True).computed == 40
+
+
+def test_parts_of_another_key_beside_a_whole_cache_are_not_used_by_overwrite(
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, clips = tmp_path / "c.h5", sorted(few_clips.rglob("*.flac"))[:3]
+    stop_after(few_clips, encoder, tmp_path / "other.h5", monkeypatch, 39)
+    aside = [clip.rename(tmp_path / clip.name) for clip in clips]
+    assert run(few_clips, encoder, out).computed == 37
+    for clip, original in zip(aside, clips, strict=True):
+        clip.rename(original)
+    parts = (tmp_path / "other.h5.parts").rename(tmp_path / "c.h5.parts") / "key.json"
+    parts.write_text(json.dumps(json.loads(parts.read_text()) | {"torch": "0.1"}))
+    assert run(few_clips, encoder, out, overwrite=True).computed == 3
+
+
 def test_rows_that_nothing_wrote_are_refused_and_found(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:

@@ -1,0 +1,181 @@
+"""Read the structure of a cache in a process of its own, which may hang, crash or eat memory.
+
+The process gets a path, and answers on its standard output: for each array a line of JSON with
+name, dtype and length, and then its bytes; at the end a line with the rest. If it dies instead,
+the file is damaged, and only that process is gone. This one never parses HDF5 that it has not
+written itself.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MachineError, UserError
+
+#: Without a sign of life for so long, the file is taken for one that HDF5 never finishes with.
+SILENCE_SECONDS = 60.0
+#: Memory for the process itself, besides that for columns.
+_SPARE_BYTES = 1 << 30
+
+
+def read_contents(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read what :func:`serpipe.features.cache_read.read_cache` reads, in another process.
+
+    Parameters
+    ----------
+    path : Path
+        A cache.
+
+    Returns
+    -------
+    told : dict
+        What ``read_cache`` returns.
+    arrays : dict of str to ndarray
+        What it sends.
+
+    Raises
+    ------
+    UserError
+        As ``read_cache`` raises it; or if reading hangs, crashes, or takes too much memory.
+    MachineError
+        If no process can be started.
+    """
+    return _ask("cache", path)
+
+
+def read_numbers(path: Path) -> set[int]:
+    """Return the numbers of the shards that an index names, even if it is not whole."""
+    if not path.is_file():
+        return set()
+    try:
+        return set(_ask("numbers", path)[0]["numbers"])
+    except UserError:
+        return set()
+
+
+def _ask(what: str, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    command = [sys.executable, "-P", "-m", __name__, what, str(path), str(SILENCE_SECONDS)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # to import what is imported here
+        "OPENBLAS_NUM_THREADS": "1",  # or it reserves memory for each core
+    }
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+    except OSError as error:
+        raise MachineError(
+            f"{path}: no process can be started to read it ({error.strerror}); expected "
+            f"{sys.executable} to start; check memory and limits and run the same command again"
+        ) from None
+    assert child.stdout
+    with child:
+        try:
+            answers = _receive(child.stdout)
+        except BaseException:
+            child.kill()  # or leaving this block would wait for it
+            raise
+    if answers is None:
+        raise MachineError(
+            f"{path}: the process that was to read it did not start; expected {sys.executable} to "
+            "start and import h5py; check memory and the installation"
+        )
+    told, arrays = answers
+    if told is None:
+        kind = "crashes" if child.returncode != 1 else f"does not end in {SILENCE_SECONDS:g} s"
+        told = {
+            "error": f"{path}: not a whole cache of embeddings (reading it {kind}); make one with "
+            "`serpipe extract`, or name another"
+        }
+    if "error" in told:
+        raise UserError(told["error"])
+    return told, arrays
+
+
+def _receive(answers: IO[bytes]) -> tuple[dict[str, Any] | None, dict[str, NDArray[Any]]] | None:
+    """Return the last answer, if it came, and the arrays before it; ``None`` if none came."""
+    if not answers.readline():
+        return None
+    arrays: dict[str, NDArray[Any]] = {}
+    while line := answers.readline():
+        told: dict[str, Any] = json.loads(line)
+        if "array" not in told:
+            return told, arrays
+        array = np.empty(told["length"], told["dtype"])
+        if answers.readinto(_bytes(array)) != array.nbytes:  # type: ignore[attr-defined]
+            break
+        arrays[told["array"]] = array
+    return None, arrays
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return array.view(np.uint8).data
+
+
+def _answer(what: str, path: Path, seconds: float) -> None:
+    """Read, and tell on standard output; the other side of :func:`_ask`."""
+    from .cache_read import column_limit, read_cache, read_numbers
+
+    out = sys.stdout.buffer
+
+    def tell(told: dict[str, Any]) -> None:
+        out.write(json.dumps(told).encode() + b"\n")
+        out.flush()
+
+    def send(name: str, array: NDArray[Any]) -> None:
+        faulthandler.cancel_dump_traceback_later()  # the other side may take its time
+        array = np.ascontiguousarray(array)
+        tell({"array": name, "dtype": array.dtype.str, "length": len(array)})
+        out.write(_bytes(array))
+        out.flush()
+        still_busy()
+
+    def still_busy() -> None:
+        # Ends the process, whatever C code is at work: no Python needs to run for it.
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.stderr)
+
+    tell({"ready": True})
+    _limit_memory(_SPARE_BYTES + 2 * column_limit(path))
+    still_busy()
+    try:
+        told = (
+            {"numbers": read_numbers(path)}
+            if what == "numbers"
+            else read_cache(path, send, still_busy)
+        )
+    except UserError as error:
+        told = {"error": str(error)}
+    faulthandler.cancel_dump_traceback_later()
+    tell(told)
+
+
+def _limit_memory(n_bytes: int) -> None:
+    """Allow so much more memory, and no dump of it after a crash; where the system can."""
+    try:
+        import resource
+    except ImportError:  # not there on Windows
+        return
+    limits = {resource.RLIMIT_CORE: 0}
+    with contextlib.suppress(OSError):  # of Linux alone
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + n_bytes
+    for what, limit in limits.items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(what, (limit, limit))
+
+
+if __name__ == "__main__":
+    _answer(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]))

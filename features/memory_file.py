@@ -1,0 +1,97 @@
+"""A file in memory in which large parts may stay unwritten and take no room."""
+
+import io
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+_PAGE = 1 << 16
+
+
+class MemoryFile(io.RawIOBase):
+    """A file for HDF5 to lay out: it has room for embeddings that are never written to it.
+
+    Pages that were never written to read as zeros.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pages: dict[int, bytearray] = {}
+        self._size = self._position = 0
+
+    @property
+    def size(self) -> int:
+        """The length of the file in bytes, unwritten parts included."""
+        return self._size
+
+    def readable(self) -> bool:
+        """Tell that it can be read."""
+        return True
+
+    def writable(self) -> bool:
+        """Tell that it can be written to."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tell that it has positions."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        """Make it so long; what was written past that is not removed, as HDF5 never reads it."""
+        self._size = self._position if size is None else size
+        return self._size
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Read from the position on until the buffer is full or the file ends."""
+        into = memoryview(buffer).cast("B")
+        into = into[: max(self._size - self._position, 0)]
+        for number, start, stop, done in self._spans(len(into)):
+            page = self._pages.get(number)
+            into[done : done + stop - start] = page[start:stop] if page else bytes(stop - start)
+        return len(into)
+
+    def write(self, content: "ReadableBuffer") -> int:
+        """Write at the position."""
+        source = memoryview(content).cast("B")
+        for number, start, stop, done in self._spans(len(source)):
+            page = self._pages.setdefault(number, bytearray(_PAGE))
+            page[start:stop] = source[done : done + stop - start]
+        self._size = max(self._size, self._position)
+        return len(source)
+
+    def pieces(self, gaps: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        """Return all but some parts.
+
+        Parameters
+        ----------
+        gaps : iterable of (int, int)
+            Offset and length of each part to leave out, in bytes.
+
+        Yields
+        ------
+        int, bytes
+            The offset of a piece of at most a page, and its content.
+        """
+        begin = 0
+        for offset, length in [*sorted(gaps), (self._size, 0)]:
+            for start in range(begin, offset, _PAGE):
+                self.seek(start)
+                yield start, self.read(min(_PAGE, offset - start)) or b""
+            begin = offset + length
+
+    def _spans(self, length: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield page, first and last byte there, and what is done; move the position along."""
+        done = 0
+        while done < length:
+            number, start = divmod(self._position, _PAGE)
+            stop = min(_PAGE, start + length - done)
+            yield number, start, stop, done
+            done += stop - start
+            self._position += stop - start
