@@ -388,11 +388,16 @@ def extract(
         needed += ["--target", columns[0]]
     if needed:
         _say(f"next     {command_line('fit', *needed)}")
+    for name, count in done.copied.items():
+        _say(
+            f"note     {count} clips copied from {target.parent / name}, made with the same encoder"
+        )
     _say(f"cache    {done.computed} clips computed, {done.reused} were there, in:")
     if format is ResultFormat.JSON:
         _print_json({
             "cache": str(target), "computed": done.computed, "reused": done.reused,
-            "removed": list(done.removed), "same_bytes": [list(group) for group in done.same_bytes],
+            "copied": dict(done.copied), "removed": list(done.removed),
+            "same_bytes": [list(group) for group in done.same_bytes],
             "same_recording": [list(group) for group in done.same_recording],
             "unconfirmed": [list(pair) for pair in done.unconfirmed],
             "skipped": [str(error) for error in done.bad],

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import MachineError, UserError
 
 #: Without a sign of life for so long, the file is taken for one that HDF5 never finishes with.
-SILENCE_SECONDS = 60.0
+SILENCE_SECONDS = 30.0
 #: Memory for the process itself, besides that for columns.
 _SPARE_BYTES = 1 << 30
 

@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .cache_write import (
 from .copies import content_hash, keep_consistent, mark_recordings
 from .encoder import Encoder
 from .engine import Engine, local_engine
+from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
 from .recordings import RECORDING, UNCONFIRMED, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
@@ -47,6 +48,8 @@ class Extraction:
         The finished cache.
     computed, reused : int
         Clips that went through the encoder now, and clips whose embeddings were there already.
+    copied : dict of str to int
+        Of those that were there: how many came from each other cache beside it, by file name.
     removed : tuple of str
         Clips of an earlier cache at the same place that were dropped from it.
     bad : tuple of BadClipError
@@ -70,6 +73,7 @@ class Extraction:
     same_recording: tuple[tuple[str, ...], ...]
     unconfirmed: tuple[tuple[str, str], ...]
     damaged_parts: tuple[str, ...] = ()
+    copied: Mapping[str, int] = field(default_factory=dict)
 
 
 def extract(
@@ -100,13 +104,15 @@ def extract(
         one, on the CPU.
     out : Path
         The HDF5 file. If it is there with the same key, only clips whose content it lacks are
-        computed; if an earlier extraction was stopped, it goes on where that stopped.
+        computed; if an earlier extraction was stopped, it goes on where that stopped. Clips that
+        another cache of the same encoder in the same folder holds are copied from there.
     provenance : mapping
         JSON values to store beside the numbers.
     skip_bad : bool
         Leave bad clips out, instead of stopping before the long work.
     overwrite : bool
-        Start anew where ``out``, or what is unfinished of it, was made with another key.
+        Start anew where ``out``, or what is unfinished of it, was made with another key, and take
+        nothing from other caches.
     drop_removed : bool
         Drop clips that ``out`` holds and that are no longer among ``clips``, instead of refusing.
     shard_clips : int
@@ -212,6 +218,8 @@ def extract_by(
         done = set(existing.clips["sha256"].tolist()) if existing else set()
         done.update(hash_ for _, hashes in parts.hashes() for hash_ in hashes)
         missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
+        distinct = len({h.facts.sha256 for h in heard})
+        copied = {} if overwrite else _copy_from_others(out, key, parts, missing)
         batches = engine.plan(list(missing.values()))
         try:
             work = engine.embed(batches)
@@ -226,7 +234,8 @@ def extract_by(
         return Extraction(
             cache=cache,
             computed=len(missing),
-            reused=len({h.facts.sha256 for h in heard}) - len(missing),
+            reused=distinct - len(missing),
+            copied=copied,
             removed=tuple(removed),
             bad=tuple(bad),
             same_bytes=_same_bytes(heard),
@@ -268,6 +277,24 @@ def _alone(out: Path) -> Iterator[None]:
             f"{out}: memory does not hold a single clip; expected it to; what is computed is kept: "
             "go on with fewer --jobs or on other --devices, or start anew with --max-seconds"
         ) from None
+
+
+def _copy_from_others(
+    out: Path, key: Mapping[str, Any], parts: Parts, missing: dict[str, HeardClip]
+) -> dict[str, int]:
+    """Take what is missing from other caches in the folder, and remove it from what is missing."""
+    copied: dict[str, int] = {}
+    for cache in caches_beside(out, key) if missing else ():
+        with suppress(UserError):  # it may be written anew meanwhile
+            for hashes, embeddings in copy_rows(cache, key["poolings"], missing.keys()):
+                parts.add(hashes, embeddings)
+                copied[cache.path.name] = copied.get(cache.path.name, 0) + len(hashes)
+                for hash_ in hashes:
+                    del missing[hash_]
+        if not missing:
+            break
+    parts.flush()
+    return copied
 
 
 def _removed(existing: Cache | None, heard: Sequence[HeardClip]) -> list[str]:

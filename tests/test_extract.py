@@ -76,14 +76,13 @@ def test_the_clip_table_is_what_the_names_say(
 def test_the_file_is_the_same_bytes_for_any_order_workers_and_batch(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    run(few_clips, encoder, tmp_path / "a.h5", workers=1)
-    run(few_clips, encoder, tmp_path / "b.h5", workers=2, shuffle=True, batch_seconds=1.0)
-    run(few_clips, encoder, tmp_path / "c.h5", workers=3, batch_seconds=1e6)
-    first = (tmp_path / "a.h5").read_bytes()
-    assert (tmp_path / "b.h5").read_bytes() == first
-    assert (tmp_path / "c.h5").read_bytes() == first
-    left = [path.name for path in tmp_path.glob("*.h5*") if not path.name.startswith(".")]
-    assert sorted(left) == ["a.h5", "b.h5", "c.h5"]
+    one, two, three = (tmp_path / name / "c.h5" for name in "abc")  # nothing is copied
+    run(few_clips, encoder, one, workers=1)
+    run(few_clips, encoder, two, workers=2, shuffle=True, batch_seconds=1.0)
+    run(few_clips, encoder, three, workers=3, batch_seconds=1e6)
+    assert one.read_bytes() == two.read_bytes() == three.read_bytes()
+    left = [path.name for path in tmp_path.rglob("*.h5*") if not path.name.startswith(".")]
+    assert left == ["c.h5"] * 3
 
 
 def test_h5py_alone_reads_it(few_clips: Path, encoder: Encoder, tmp_path: Path) -> None:
@@ -113,6 +112,39 @@ def test_a_second_run_computes_nothing_and_leaves_the_file_alone(
     assert (again.computed, again.reused, again.removed) == (0, 40, ())
     assert (out.read_bytes(), out.stat().st_ino) == (before, inode)
     assert out.stat().st_mtime > 1e9  # it is the newest again: `serpipe fit` takes it
+
+
+def test_clips_of_another_cache_beside_it_are_copied_to_the_last_bit(
+    few_clips: Path, small_encoder: Path, tmp_path: Path
+) -> None:
+    both, mean = (
+        load_encoder(str(small_encoder), poolings=poolings)
+        for poolings in (("mean", "std"), ("mean",))
+    )
+    folder = tmp_path / "caches"
+    actors = sorted(few_clips.iterdir())
+    some = tmp_path / "some"
+    some.mkdir()
+    for actor in actors[:2]:
+        shutil.copytree(actor, some / actor.name)
+    n_some = len(list(some.rglob("*.flac")))
+    apart = run(few_clips, mean, tmp_path / "apart" / "all.h5")
+    assert (apart.computed, apart.copied) == (40, {})
+    assert run(some, both, folder / "some.h5").computed == n_some
+    (folder / "broken.h5").write_bytes(b"no cache")
+    done = run(few_clips, mean, folder / "all.h5")
+    assert (done.computed, done.reused) == (40 - n_some, n_some)
+    assert done.copied == {"some.h5": n_some}
+    assert (folder / "all.h5").read_bytes() == (tmp_path / "apart" / "all.h5").read_bytes()
+    # Nothing is taken from a cache with fewer poolings, other numbers, or damage; nor to overwrite.
+    assert run(few_clips, both, folder / "both.h5").copied == {"some.h5": n_some}
+    assert run(few_clips, mean, folder / "new.h5", overwrite=True).copied == {}
+    assert run(few_clips, mean, folder / "left.h5", channels="left").copied == {}
+    for path in (folder / "all.h5", folder / "both.h5", folder / "new.h5"):
+        path.unlink()
+    with h5py.File(folder / "some.h5", "r+") as file:
+        file["embeddings/mean/0"][0] += 1
+    assert run(few_clips, mean, folder / "damaged.h5").copied == {}
 
 
 def test_new_and_changed_clips_alone_are_computed_and_removed_ones_told(

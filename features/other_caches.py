@@ -1,0 +1,87 @@
+"""Embeddings that another cache in the same folder already holds: they are not computed twice."""
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from .cache import Cache, open_cache, wrong_with
+
+#: The newest caches of the folder are looked at; opening each takes a third of a second.
+MOST_CACHES = 20
+#: Rows that are copied at once: about 40 MB of a large encoder.
+_BLOCK_ROWS = 256
+
+
+def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
+    """Yield the caches in a folder whose embeddings are those that a key asks for.
+
+    Parameters
+    ----------
+    out : Path
+        The cache that is being made; it is not among them.
+    key : mapping
+        Its key. Another cache may have more poolings, and is the same in everything else.
+
+    Yields
+    ------
+    Cache
+        The newest first. Files that are damaged or no caches are passed over.
+    """
+    found = [path for path in out.parent.glob("*.h5") if path.name != out.name and path.is_file()]
+    newest = sorted(found, key=lambda path: (-path.stat().st_mtime_ns, path.name))
+    for path in newest[:MOST_CACHES]:
+        try:
+            cache = open_cache(path)
+        except UserError:
+            continue
+        if _without_poolings(cache.key) == _without_poolings(key) and set(key["poolings"]) <= set(
+            cache.poolings
+        ):
+            yield cache
+
+
+def copy_rows(
+    cache: Cache, poolings: Collection[str], wanted: Collection[str]
+) -> Iterator[tuple[list[str], dict[str, NDArray[np.float32]]]]:
+    """Yield the embeddings of some clips of a cache, a block at a time.
+
+    Parameters
+    ----------
+    cache : Cache
+        The cache. If a number or its table does not have its checksum, nothing is taken from it.
+    poolings : collection of str
+        Which poolings.
+    wanted : collection of str
+        Content hashes of the clips.
+
+    Yields
+    ------
+    hashes : list of str
+        Content hashes of the clips of the block.
+    embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
+        By pooling.
+    """
+    row_of = {hash_: row for row, hash_ in enumerate(cache.clips["sha256"].tolist())}
+    there = [hash_ for hash_ in wanted if hash_ in row_of]
+    if not there or wrong_with(cache):
+        return
+    for start in range(0, len(there), _BLOCK_ROWS):
+        hashes = there[start : start + _BLOCK_ROWS]
+        rows = np.array([row_of[hash_] for hash_ in hashes], np.intp)
+        yield (
+            hashes,
+            {
+                pooling: np.stack(
+                    [cache.rows(pooling, layer, rows) for layer in cache.layers]
+                ).astype(np.float32)
+                for pooling in poolings
+            },
+        )
+
+
+def _without_poolings(key: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in key.items() if name != "poolings"}
