@@ -23,12 +23,15 @@ import numpy as np
 
 from ..errors import BadClipError, UserError
 from ..features.audio import Waveform, decode_waveform
+from .memory import release_memory
 from .options import Options
 from .refused import Refused, unusable
 
 _LENGTH = struct.Struct("<Q")
 #: Of the environment nothing else reaches a decoder: no token, no credentials.
 _VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+#: After a clip of more bytes a decoder gives its memory back.
+_LARGE_BYTES = 4 << 20
 #: Signals that a process brings upon itself; whatever else ends a decoder came from outside.
 _CRASHES = frozenset(
     getattr(signal, name)
@@ -197,7 +200,7 @@ def _no_decoder() -> Refused:
     return Refused(503, "The server cannot start a decoder; try again later.", {"Retry-After": "5"})
 
 
-def _send(pipe: IO[bytes], content: bytes | memoryview) -> None:
+def _send(pipe: IO[bytes], content: bytes) -> None:
     pipe.write(_LENGTH.pack(len(content)))
     pipe.write(content)
     pipe.flush()
@@ -232,25 +235,33 @@ def _decode_for_ever(
             content = _receive(source)
         except EOFError:
             return
-        told, samples, audio_sha256 = b"", memoryview(b""), b""
-        try:
-            waveform, facts = decode_waveform(
-                content, sampling_rate, channels, max_seconds=max_seconds
-            )
-            samples, audio_sha256 = memoryview(waveform.tobytes()), facts.audio_sha256.encode()
-        except BadClipError as error:
-            told = json.dumps(error.parts).encode()
-        except MemoryError:
-            told = _unlike(f"needs more than {spare_bytes >> 20} MiB to decode", "less", "")
-        except UserError as error:
-            told = _unlike(f"cannot be used ({error})", "audio such as WAV or FLAC", "")
-        except Exception as error:  # whatever the libraries raise on bytes like these
-            told = _unlike(
-                f"cannot be decoded ({type(error).__name__})", "audio such as WAV or FLAC", ""
-            )
-        _send(answers, told)
-        _send(answers, samples)
-        _send(answers, audio_sha256)
+        answer = _decode(content, sampling_rate, channels, max_seconds, spare_bytes)
+        for part in answer:
+            _send(answers, part)
+        is_large = len(content) > _LARGE_BYTES
+        del content, answer
+        if is_large:
+            release_memory()
+
+
+def _decode(
+    content: bytes, sampling_rate: int, channels: str, max_seconds: float, spare_bytes: int
+) -> tuple[bytes, bytes, bytes]:
+    """Return what is wrong with a clip, if anything is, its samples, and their hash."""
+    try:
+        waveform, facts = decode_waveform(content, sampling_rate, channels, max_seconds=max_seconds)
+        return b"", waveform.tobytes(), facts.audio_sha256.encode()
+    except BadClipError as error:
+        told = json.dumps(error.parts).encode()
+    except MemoryError:
+        told = _unlike(f"needs more than {spare_bytes >> 20} MiB to decode", "less", "")
+    except UserError as error:
+        told = _unlike(f"cannot be used ({error})", "audio such as WAV or FLAC", "")
+    except Exception as error:  # whatever the libraries raise on bytes like these
+        told = _unlike(
+            f"cannot be decoded ({type(error).__name__})", "audio such as WAV or FLAC", ""
+        )
+    return told, b"", b""
 
 
 def _unlike(found: str, expected: str, fix: str) -> bytes:
