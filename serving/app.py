@@ -43,7 +43,7 @@ _FILES = {
 #: A model that has been at one batch for so many time limits is taken to hang.
 _HANGS = 3
 #: An upload that stalls for so many seconds gives way to others when there is no room.
-_STALLED_SECONDS = 2.0
+_STALLED_SECONDS = 5.0
 #: Nobody is told to come back later than in so many seconds.
 _LATEST_RETURN = 120
 #: Free memory is given back once this much has been held, when no request is in work.
@@ -157,7 +157,7 @@ class Service:
                 f"The server has {self.in_work} requests in work, which is its limit; "
                 "come back in a moment.",
             )
-        ahead = sum(each.stalled_seconds < _STALLED_SECONDS / 2 for each in self._uploads)
+        ahead = sum(each.stalled_seconds < _STALLED_SECONDS / 5 for each in self._uploads)
         if (wait := ahead * self._seconds_per_turn) > options.max_wait:
             raise Refused(
                 429,

@@ -71,7 +71,7 @@ class Upload:
         Raises
         ------
         Refused
-            413 if there is too much, 408 if it takes too long.
+            413 if there is too much, 408 if it takes too long, 503 if it is ended.
         """
         count = 0
         self._fresh_since = time.monotonic()
@@ -88,7 +88,7 @@ class Upload:
         except TimeoutError:
             if self.is_ended:
                 raise Refused(
-                    408, "The audio arrives too slowly while others wait; send it again later."
+                    503, "The audio arrives too slowly while others wait; send it again later."
                 ) from None
             raise Refused(
                 408, f"The audio takes more than {options.upload_timeout:g} s to arrive."

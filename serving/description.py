@@ -14,11 +14,11 @@ _REFUSALS = {
     400: "The form is broken.",
     401: "The token is missing or wrong.",
     403: "The server was called by another name, or by a page of another address.",
-    408: "The audio took too long to arrive, or stalled while others waited.",
+    408: "The audio took too long to arrive.",
     413: "The audio has too many bytes.",
     415: "The content-type is not the expected one.",
     422: "The audio cannot be used, or is too long; the query is invalid.",
-    429: "Too many requests are in work, or they take too long; Retry-After says when to come back.",
+    429: "The requests in work are too many or take too long; Retry-After says when to come back.",
     503: "The turn did not come in time, or memory is short; Retry-After says when to come back.",
     504: "The model was not done in time.",
 }
