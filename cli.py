@@ -1473,6 +1473,23 @@ def serve(
     port: Annotated[
         int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 is any that is free.")
     ] = 8010,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name by which the server may be called; repeat it for several.",
+            show_default="on loopback the names of this machine, elsewhere any",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Origin of pages that may send audio, such as https://voices.example.org; repeat "
+            "it for several.",
+            show_default="the server's own page alone",
+        ),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(metavar="auto|cpu|cuda", help="Where the model runs: auto is a GPU, if any."),
@@ -1494,12 +1511,30 @@ def serve(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Clips that the model hears at once.")
+        int,
+        typer.Option(metavar="N", min=1, help="Windows that the model scores at once on a GPU."),
     ] = 8,
     queue: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Requests in work at once; more are told to wait."),
     ] = 64,
+    max_wait: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.1,
+            max=3600,
+            help="Seconds that a request may expect to wait for the model; more are told to wait.",
+        ),
+    ] = 20.0,
+    work_megabytes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Memory for uploads and decoded audio of all requests in work, in MiB.",
+        ),
+    ] = 256,
     max_megabytes: Annotated[
         int, typer.Option(metavar="N", min=1, max=1024, help="Of the audio of a request, in MiB.")
     ] = 25,
@@ -1514,7 +1549,7 @@ def serve(
 
     Needs serpipe[serve]. SIGTERM or Ctrl-C ends it when all that has begun is answered.
     """
-    from .serving.options import LOOPBACK, Options, read_token
+    from .serving.options import LOOPBACK, Options, check_origins, read_token
 
     try:
         from .serving.server import listen
@@ -1536,11 +1571,18 @@ def serve(
         max_seconds=max_seconds,
         queue=queue,
         batch=batch_size,
+        max_wait=max_wait,
+        work_bytes=work_megabytes << 20,
         timeout=timeout,
         token=read_token(token_file),
         log=log,
         # Behind another address it is called by names that only its operator knows.
-        hosts=LOOPBACK if host in LOOPBACK else None,
+        hosts=(
+            (*LOOPBACK, *map(str.lower, allow_host or ()))
+            if host in LOOPBACK or allow_host
+            else None
+        ),
+        origins=check_origins(allow_origin or ()),
     )
     device = choose_devices(device, "--device")[0]
     with listen(host, port) as listener:

@@ -70,6 +70,9 @@ class Listener:
         says of a clip does not depend on the others; on a CPU to the last bit.
     training : TrainingRecord or None
         What it was trained on, its encoder included; None if nothing is known.
+    lanes : int
+        Threads that may each score one clip at the same time, which is fastest on a CPU; 0 on a
+        GPU, where one thread scores batches.
     """
 
     outputs: tuple[str, ...]
@@ -82,6 +85,7 @@ class Listener:
     card: Mapping[str, Any]
     score: Scorer
     training: TrainingRecord | None
+    lanes: int = 1
 
 
 def open_bundle(
@@ -134,6 +138,7 @@ def open_bundle(
         card=_bundle_card(told, warnings),
         score=_bundle_scorer(bundle, loaded),
         training=_bundle_training(bundle, loaded),
+        lanes=cores() if loaded.device.type == "cpu" else 0,
     )
 
 
@@ -338,6 +343,8 @@ def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
         threads = torch.get_num_threads()
         workers = max(1, min(len(waveforms), cores()))
         try:
+            if workers == 1:
+                return [one(waveform) for waveform in waveforms]
             return list(in_order(one, waveforms, workers, ahead=workers))
         finally:
             torch.set_num_threads(threads)
@@ -392,7 +399,7 @@ def _whole_model(
 
     return Listener(
         outputs, is_rating, target, front_end, front_end.maximum_samples, CHANNEL_POLICY, None,
-        card, score, training,
+        card, score, training, lanes=int(torch.device(device).type == "cpu"),
     )  # fmt: skip
 
 

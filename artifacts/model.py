@@ -1,8 +1,10 @@
 """Any saved model, ready to predict: a bundle, a model of transformers, or a small network."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,6 @@ from .listeners import Listener, Scored, open_bundle, open_classifier, open_netw
 
 #: The bundle that ships with the package.
 DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
-#: Pieces between two questions whether to go on.
-_PIECES = 16
 #: Files that are predicted together: so many, or so much of them.
 _GROUP_FILES, _GROUP_SECONDS = 32, 600.0
 
@@ -45,10 +45,40 @@ _Opened = tuple[str, tuple[Waveform, str] | BadClipError]
 
 
 @dataclass(frozen=True)
+class Recording:
+    """A recording that was checked and cut into windows, to be scored. Made by :meth:`Model.cut`.
+
+    Attributes
+    ----------
+    source : str
+        What it is called.
+    waveform : ndarray of float32, shape (n_samples,)
+        Mono, at the model's rate.
+    windows : tuple of (int, int)
+        First sample of each window, and the one after its last.
+    is_cut : bool
+        Whether the prediction has a timeline.
+    audio_sha256 : str
+        Hash of the samples as they were decoded; empty if it is not known.
+    """
+
+    source: str
+    waveform: Waveform
+    windows: tuple[_Window, ...]
+    is_cut: bool
+    audio_sha256: str
+
+    def piece(self, number: int) -> Waveform:
+        """Return the samples of a window, without copying them."""
+        start, end = self.windows[number]
+        return self.waveform[start:end]
+
+
+@dataclass(frozen=True)
 class Model:
     """A saved model. Made by :func:`load_model`.
 
-    It may be called from several threads, and computes for one at a time.
+    It may be called from several threads.
 
     Attributes
     ----------
@@ -131,7 +161,6 @@ class Model:
         audio_sha256: Sequence[str] | None = None,
         window: float | None = None,
         hop: float | None = None,
-        check: Callable[[], None] | None = None,
     ) -> list[Prediction | BadClipError]:
         """Predict several recordings; what is said of one does not depend on the others.
 
@@ -150,8 +179,6 @@ class Model:
             mean of those of its windows. Without them a recording is heard at once, unless it is
             longer than the model takes: then it is cut into equal windows, as few as can be.
             Windows with nothing to hear have no label and count for nothing.
-        check : callable, optional
-            Called before every few windows; what it raises ends the work.
 
         Returns
         -------
@@ -166,37 +193,139 @@ class Model:
             If memory does not hold a recording.
         """
         self.check_windows(window, hop)
-        cuts: list[list[_Window] | BadClipError] = []
-        pieces: list[list[Waveform | None]] = []
-        for waveform, source in zip(waveforms, sources, strict=True):
-            try:
-                cut = self._cut(waveform, source, window, hop)
-                heard = [self._hear(waveform[start:end]) for start, end in cut]
-                if all(piece is None for piece in heard):
-                    raise _nothing_heard(source)
-                cuts.append(cut)
-            except BadClipError as error:
-                cuts.append(error)
-                heard = []
-            pieces.append(heard)
-        scored = iter(self._score([p for heard in pieces for p in heard if p is not None], check))
-        found: list[Prediction | BadClipError] = []
         hashes = [""] * len(sources) if audio_sha256 is None else audio_sha256
-        rows = zip(waveforms, sources, hashes, cuts, pieces, strict=True)
-        for waveform, source, hash_, made, heard in rows:
-            if isinstance(made, BadClipError):
-                found.append(made)
+        cut: list[Recording | BadClipError] = []
+        for waveform, source, hash_ in zip(waveforms, sources, hashes, strict=True):
+            try:
+                cut.append(self.cut(waveform, source, hash_, window, hop))
+            except BadClipError as error:
+                cut.append(error)
+        recordings = [each for each in cut if isinstance(each, Recording)]
+        scored = iter(self.score([
+            each.piece(number) for each in recordings for number in range(len(each.windows))
+        ]))  # fmt: skip
+        found: list[Prediction | BadClipError] = []
+        for each in cut:
+            if isinstance(each, BadClipError):
+                found.append(each)
                 continue
-            said = [None if piece is None else next(scored) for piece in heard]
-            if any(each is not None and not np.isfinite(each[1]).all() for each in said):
-                found.append(_no_numbers(source))
-                continue
-            is_cut = window is not None or len(made) > 1
-            prediction = self._put_together(len(waveform), source, made, said, is_cut)
-            training = self.listener.training
-            trained_on = training.contains_clip(hash_) if training else None
-            found.append(replace(prediction, trained_on=trained_on))
+            scores = list(islice(scored, len(each.windows)))
+            try:
+                found.append(self.combine(each, scores))
+            except BadClipError as error:
+                found.append(error)
         return found
+
+    def cut(
+        self,
+        waveform: Waveform,
+        source: str,
+        audio_sha256: str = "",
+        window: float | None = None,
+        hop: float | None = None,
+    ) -> Recording:
+        """Check a recording and cut it into windows: the first of three steps of a prediction.
+
+        Parameters
+        ----------
+        waveform : ndarray of float32, shape (n_samples,)
+            Mono, at ``sampling_rate``.
+        source : str
+            What it is called.
+        audio_sha256 : str
+            As in :meth:`predict_batch`.
+        window, hop : float, optional
+            As :meth:`predict_batch` takes them.
+
+        Returns
+        -------
+        Recording
+
+        Raises
+        ------
+        BadClipError
+            If it cannot be used.
+        """
+        cut = tuple(self._cut(waveform, source, window, hop))
+        return Recording(source, waveform, cut, window is not None or len(cut) > 1, audio_sha256)
+
+    def score(self, pieces: Sequence[Waveform]) -> list[Scored | None]:
+        """Score windows, of one recording or several: the second step.
+
+        Parameters
+        ----------
+        pieces : sequence of ndarray of float32, shape (n_samples,)
+            From :meth:`Recording.piece`. The scores of one do not depend on the others; on a CPU to
+            the last bit.
+
+        Returns
+        -------
+        list of (str, ndarray of float64) or None
+            In the order given; None where there is nothing to hear.
+
+        Raises
+        ------
+        MachineError
+            If memory does not hold them.
+        """
+        heard = [self._hear(piece) for piece in pieces]
+        audible = [piece for piece in heard if piece is not None]
+        try:
+            with self._lock if self.listener.lanes < 2 else contextlib.nullcontext():
+                scored = iter(self.listener.score(audible) if audible else [])
+        except (MemoryError, RuntimeError) as error:
+            told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not told and "allocate memory" not in str(error):  # torch's words on a CPU
+                raise
+            raise MachineError(
+                "memory does not hold a recording at once; expected it to; cut it: --window 10"
+            ) from None
+        return [None if piece is None else next(scored) for piece in heard]
+
+    def combine(self, recording: Recording, scored: Sequence[Scored | None]) -> Prediction:
+        """Put the scores of all windows of a recording together: the last step.
+
+        Parameters
+        ----------
+        recording : Recording
+            From :meth:`cut`.
+        scored : sequence of (str, ndarray of float64) or None
+            From :meth:`score`, one for each window, in their order.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        BadClipError
+            If no window has anything to hear, or a score is not a finite number.
+        """
+        source = recording.source
+        audible = [each for each in scored if each is not None]
+        if not audible:
+            raise _nothing_heard(source)
+        if any(not np.isfinite(each[1]).all() for each in audible):
+            raise _no_numbers(source)
+        label, scores = audible[0]
+        if len(audible) > 1:
+            scores = np.mean([each for _, each in audible], axis=0)
+            label = self.labels[int(np.argmax(scores))] if self.labels else ""
+        rate, training = self.sampling_rate, self.listener.training
+        timeline = tuple(
+            Window(
+                start / rate, end / rate, *((each[0], self._named(each[1])) if each else ("", {}))
+            )
+            for (start, end), each in zip(recording.windows, scored, strict=True)
+        )
+        return Prediction(
+            source,
+            len(recording.waveform) / rate,
+            label,
+            self._named(scores),
+            timeline if recording.is_cut else (),
+            training.contains_clip(recording.audio_sha256) if training else None,
+        )
 
     def read(self, file: Place) -> Waveform:
         """Read a file as :meth:`predict_batch` takes it.
@@ -317,46 +446,6 @@ class Model:
         decibels = self.listener.trim_decibels
         heard = piece if decibels is None else trim(piece, decibels)
         return heard if len(heard) >= self.listener.front_end.minimum_samples else None
-
-    def _score(self, pieces: Sequence[Waveform], check: Callable[[], None] | None) -> list[Scored]:
-        size = len(pieces) if check is None else _PIECES
-        scored: list[Scored] = []
-        try:
-            with self._lock:
-                while len(scored) < len(pieces):
-                    if check:
-                        check()
-                    scored += self.listener.score(pieces[len(scored) : len(scored) + size])
-            return scored
-        except (MemoryError, RuntimeError) as error:
-            told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not told and "allocate memory" not in str(error):  # torch's words on a CPU
-                raise
-            raise MachineError(
-                "memory does not hold a recording at once; expected it to; cut it: --window 10"
-            ) from None
-
-    def _put_together(
-        self,
-        n_samples: int,
-        source: str,
-        made: Sequence[_Window],
-        said: Sequence[Scored | None],
-        is_cut: bool,
-    ) -> Prediction:
-        rate, heard = self.sampling_rate, [each for each in said if each is not None]
-        label, scores = heard[0]
-        if len(heard) > 1:
-            scores = np.mean([each for _, each in heard], axis=0)
-            label = self.labels[int(np.argmax(scores))] if self.labels else ""
-        timeline = tuple(
-            Window(
-                start / rate, end / rate, *((each[0], self._named(each[1])) if each else ("", {}))
-            )
-            for (start, end), each in zip(made, said, strict=True)
-        )
-        named = self._named(scores)
-        return Prediction(source, n_samples / rate, label, named, timeline if is_cut else ())
 
     def _named(self, scores: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.listener.outputs, map(float, scores), strict=True))

@@ -102,7 +102,8 @@ def server(arguments: argparse.Namespace) -> Iterator[str]:
     command = [sys.executable, "-c", code, "serve", "--port", "0", "--device", arguments.device]
     environment = {name: value for name, value in os.environ.items() if name != "SERPIPE_TOKEN"}
     process = subprocess.Popen(
-        [*command, *options, "--queue", str(max(64, *arguments.clients)), "--timeout", "600"],
+        [*command, *options, "--queue", str(max(64, *arguments.clients)), "--timeout", "600",
+         "--max-wait", "600"],
         stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     try:

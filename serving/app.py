@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,15 +17,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .. import __version__
-from ..artifacts.model import Model
+from ..artifacts.model import Model, Recording
 from ..errors import MachineError, UserError, first_line
 from ..features.audio import MAX_SECONDS, Waveform
 from ..pipeline.predict import MINIMUM_HOP, Prediction
 from .answers import NOTE, AnswerLog, answer, as_csv, as_json, clean_name, model_facts, model_name
-from .body import content_type, read_bytes, read_form
+from .body import Upload, bytes_to_hold, check_form, content_type, read_bytes, read_form
 from .decode import Decoders
 from .description import describe, security
 from .guard import Guard, refusal
+from .memory import ByteBudget, Lease, release_memory
 from .metrics import Metrics
 from .options import Options
 from .queue import Job, ModelQueue
@@ -40,6 +42,12 @@ _FILES = {
 }
 #: A model that has been at one batch for so many time limits is taken to hang.
 _HANGS = 3
+#: An upload that stalls for so many seconds gives way to others when there is no room.
+_STALLED_SECONDS = 5.0
+#: Nobody is told to come back later than in so many seconds.
+_LATEST_RETURN = 120
+#: Free memory is given back once this much has been held, when no request is in work.
+_RELEASED_BYTES = 16 << 20
 _PLAIN_BYTES = ("", "application/octet-stream", "application/x-audio", "application/ogg")
 
 _QUERY: dict[str, Any] = {"ge": MINIMUM_HOP, "le": MAX_SECONDS, "allow_inf_nan": False}
@@ -78,10 +86,18 @@ class Service:
     def __init__(self, model: Model, options: Options, log: AnswerLog | None = None) -> None:
         self.model, self.options, self.log = model, options, log
         self.metrics = Metrics()
-        self.queue = ModelQueue(model, options.batch, options.max_seconds, self.metrics.heard)
+        self.queue = ModelQueue(model, options.batch, options.max_seconds, self.metrics.measured)
         self.decoders = Decoders(model.sampling_rate, model.listener.channels, options)
         self.threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="serpipe-decode")
-        self.in_work = 0
+        self.budget = ByteBudget(options.work_bytes)
+        self._uploads: set[Upload] = set()
+        self._next_return = 0.0
+        self._held_bytes = 0
+
+    @property
+    def in_work(self) -> int:
+        """Requests that have a place, from their first byte to their answer."""
+        return len(self._uploads)
 
     @property
     def is_well(self) -> bool:
@@ -89,52 +105,116 @@ class Service:
         hangs = self.queue.busy_seconds > _HANGS * self.options.timeout
         return self.queue.is_alive and not hangs
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take one of the places of those in work, from before the first byte is read.
+    async def handle(
+        self,
+        request: Request,
+        read: Callable[[Request, Options, Upload], Awaitable[None]],
+        window: float | None,
+        hop: float | None,
+    ) -> dict[str, Any]:
+        """Read a body and return what the model says of it, as JSON values.
+
+        Parameters
+        ----------
+        request : Request
+            Whose body it is.
+        read : callable
+            Reads it: :func:`read_form` or :func:`read_bytes`.
+        window, hop : float or None
+            Of the timeline, in seconds.
 
         Raises
         ------
         Refused
-            429 if none is left.
+            429 if no place is free or the wait would be long; 503 if its memory or its turn does
+            not come in time, 504 if the model is not done in time; what ``read`` raises; 422 if
+            the audio cannot be used.
         """
-        if self.in_work >= self.options.queue:
+        self.check_query(window, hop)
+        try:
+            with self._place() as upload:
+                size = bytes_to_hold(request, self.options)
+                seconds = self.options.max_wait
+                async with self.budget.lease(size, seconds, self._end_a_stalled_upload) as lease:
+                    self._held_bytes += size
+                    await read(request, self.options, upload)
+                    work = self._recognize(upload, lease, window, hop)
+                    return await _unless_it_hangs_up(request, work)
+        except Refused as refused:
+            if refused.status in (429, 503):
+                refused.headers.setdefault("Retry-After", str(self._seconds_to_return()))
+            raise
+
+    @contextmanager
+    def _place(self) -> Iterator[Upload]:
+        """Take one of the places of those in work, from before the first byte is read."""
+        options = self.options
+        if self.in_work >= options.queue:
+            self._end_a_stalled_upload()
+        if self.in_work >= options.queue:
             raise Refused(
                 429,
                 f"The server has {self.in_work} requests in work, which is its limit; "
                 "come back in a moment.",
-                self.come_back(),
             )
-        self.in_work += 1
+        ahead = sum(each.stalled_seconds < _STALLED_SECONDS / 5 for each in self._uploads)
+        if (wait := ahead * self._seconds_per_turn) > options.max_wait:
+            raise Refused(
+                429,
+                f"The {ahead} requests in work will take about {wait:.0f} s; the server "
+                f"lets none wait for more than {options.max_wait:g} s; come back in a moment.",
+            )
+        upload = Upload()
+        self._uploads.add(upload)
         try:
-            yield
+            yield upload
         finally:
-            self.in_work -= 1
+            self._uploads.discard(upload)
+            if not self._uploads and self._held_bytes > _RELEASED_BYTES:
+                asyncio.get_running_loop().call_later(1.0, self._release_memory_if_idle)
 
-    def come_back(self) -> dict[str, str]:
-        """Return the header that says when: about when half of what is in work is done."""
-        seconds = math.ceil(self.in_work * self.metrics.seconds_per_clip / 2)
-        return {"Retry-After": str(min(max(seconds, 1), 60))}
+    def _end_a_stalled_upload(self) -> None:
+        """Give the place of the upload that has stalled for longest to others."""
+        longest = max(self._uploads, key=lambda each: each.stalled_seconds, default=None)
+        if longest and longest.stalled_seconds > _STALLED_SECONDS:
+            longest.end()
+            self._uploads.discard(longest)
 
-    async def recognize(
-        self, content: bytes, name: str | None, window: float | None, hop: float | None
-    ) -> dict[str, Any]:
-        """Return what the model tells of some bytes, as JSON values.
+    def _release_memory_if_idle(self) -> None:
+        if not self._uploads and self._held_bytes:
+            self._held_bytes = 0
+            asyncio.get_running_loop().run_in_executor(None, release_memory)
 
-        Raises
-        ------
-        Refused
-            422 if they cannot be used; 503 if their turn does not come in time, 504 if the model
-            is not done in time.
+    @property
+    def _seconds_per_turn(self) -> float:
+        """How long the model takes for one window of one request, all threads at work."""
+        return self.metrics.seconds_per_window / self.queue.lanes
+
+    def _seconds_to_return(self) -> int:
+        """Return when to come back: about when half of what is in work is done, each at a turn.
+
+        Those who are refused one after the other get times that are a turn of the model apart, so
+        that they do not all come back at once.
         """
+        now, turn = time.monotonic(), self._seconds_per_turn
+        soonest = now + min(max(1.0, self.in_work * turn / 2), _LATEST_RETURN / 2)
+        self._next_return = max(self._next_return + turn, soonest)
+        if self._next_return > now + _LATEST_RETURN:
+            self._next_return = soonest
+        return math.ceil(self._next_return - now)
+
+    async def _recognize(
+        self, upload: Upload, lease: Lease, window: float | None, hop: float | None
+    ) -> dict[str, Any]:
         job: Job | None = None
         try:
             async with asyncio.timeout(self.options.timeout):
                 loop = asyncio.get_running_loop()
-                opening = loop.run_in_executor(self.threads, self._open, content)
-                sha256, (waveform, audio_sha256) = await opening
-                self._check_timeline(waveform, window, hop)
-                job = Job(waveform, clean_name(name), window, hop, audio_sha256)
+                sha256, recording = await loop.run_in_executor(
+                    self.threads, self._open, upload, window, hop
+                )
+                lease.resize(recording.waveform.nbytes)
+                job = Job(recording)
                 self.queue.put(job)
                 prediction: Prediction = await asyncio.wrap_future(job.answer)
         except TimeoutError:
@@ -142,19 +222,19 @@ class Service:
             if job and not job.answer.cancelled():
                 raise Refused(504, f"The model takes more than {limit} for the audio.") from None
             raise Refused(
-                503, f"The audio's turn does not come within {limit}; come back later.",
-                self.come_back(),
-            ) from None  # fmt: skip
+                503, f"The audio's turn does not come within {limit}; come back later."
+            ) from None
         except UserError as error:
             raise unusable(error) from None
         except MachineError:
             raise Refused(
-                503, "The server's memory does not hold the audio; expected a shorter one.",
-                self.come_back(),
-            ) from None  # fmt: skip
+                503, "The server's memory does not hold the audio; expected a shorter one."
+            ) from None
         finally:
             if job:
                 job.given_up.set()
+            # An error that it holds refers to this frame: a cycle, which would keep the audio.
+            del job
         self.metrics.add("audio_seconds", prediction.seconds)
         told = answer(prediction, self.model, sha256)
         if self.log:
@@ -164,8 +244,17 @@ class Service:
                 self.metrics.add("log_failures")
         return told
 
-    def _open(self, content: bytes) -> tuple[str, tuple[Waveform, str]]:
-        return hashlib.sha256(content).hexdigest(), self.decoders.decode(content)
+    def _open(
+        self, upload: Upload, window: float | None, hop: float | None
+    ) -> tuple[str, Recording]:
+        """Decode an upload, let go of its bytes, and cut the recording into windows."""
+        content, upload.content = upload.content, b""
+        sha256 = hashlib.sha256(content).hexdigest()
+        waveform, audio_sha256 = self.decoders.decode(content)
+        del content
+        self._check_timeline(waveform, window, hop)
+        source = clean_name(upload.name)
+        return sha256, self.model.cut(waveform, source, audio_sha256, window, hop)
 
     def check_query(self, window: float | None, hop: float | None) -> None:
         """Refuse a window and a hop that the model cannot follow, before any byte is read.
@@ -210,12 +299,8 @@ async def recognize(
     format: Annotated[Literal["json", "csv"], Query(description="Of the answer.")] = "json",
 ) -> Response:
     """Recognize the emotion in the file of a form."""
-    service = _service(request)
-    service.check_query(window, hop)
-    with service.place():
-        content, name = await read_form(request, service.options)
-        work = service.recognize(content, name, window, hop)
-        told = await _unless_it_hangs_up(request, work)
+    check_form(request)
+    told = await _service(request).handle(request, read_form, window, hop)
     return _answer(told, format == "csv")
 
 
@@ -223,17 +308,12 @@ async def invocations(
     request: Request, window: Window = None, hop: Hop = None, attributes: Attributes = None
 ) -> Response:
     """Recognize the emotion in the body itself, as SageMaker asks for it."""
-    service = _service(request)
     if attributes:
         window, hop = _timeline_of(attributes)
     kind = content_type(request)
     if not kind.startswith(("audio/", "video/")) and kind not in _PLAIN_BYTES:
         raise Refused(415, "The body is not said to be audio; expected a content-type of audio/*.")
-    service.check_query(window, hop)
-    with service.place():
-        content = await read_bytes(request, service.options)
-        work = service.recognize(content, None, window, hop)
-        told = await _unless_it_hangs_up(request, work)
+    told = await _service(request).handle(request, read_bytes, window, hop)
     return _answer(told, request.headers.get("accept", "").startswith("text/csv"))
 
 
@@ -256,6 +336,7 @@ async def _unless_it_hangs_up(
         answer.cancel()
         leaving.cancel()
         await asyncio.gather(answer, leaving, return_exceptions=True)
+        del answer, leaving  # as in Service._recognize
 
 
 async def ping(request: Request) -> Response:
@@ -278,7 +359,12 @@ async def healthz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Count, in Prometheus' text format."""
     service = _service(request)
-    gauges = {"in_work": service.in_work, "waiting": len(service.queue), "up": service.is_well}
+    gauges = {
+        "in_work": service.in_work,
+        "waiting": len(service.queue),
+        "work_bytes": service.budget.used,
+        "up": service.is_well,
+    }
     text = service.metrics.text({name: float(value) for name, value in gauges.items()})
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -363,6 +449,16 @@ def make_app(service: Service) -> FastAPI:
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     app.openapi().setdefault("components", {}).update(security(service.options))
     app.add_middleware(Guard, options=service.options, metrics=service.metrics, paths=paths)
+    if origins := service.options.origins:  # around the guard: its refusals can be read as well
+        from starlette.middleware.cors import CORSMiddleware
+
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
     return app
 
 

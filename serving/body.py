@@ -1,6 +1,7 @@
 """Read what a request brings: into memory, within limits, to no file."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
 from starlette.datastructures import UploadFile
@@ -12,8 +13,10 @@ from .refused import Refused
 
 #: What the parts of a form may have around the audio.
 _FORM_BYTES = 64 << 10
-_FIELD = "audio"
+_FORM, _FIELD = "multipart/form-data", "audio"
 _OTHER_FIELDS = 8
+#: So much must arrive for an upload to count as one that goes on.
+_FRESH_BYTES = 16 << 10
 
 
 def content_type(request: Request) -> str:
@@ -21,31 +24,146 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_bytes(request: Request, options: Options) -> bytes:
-    """Return the body.
+class Upload:
+    """A body and how fast it arrives.
+
+    Attributes
+    ----------
+    content : bytes
+        The audio, once it is whole; empty again once it is decoded.
+    name : str or None
+        What the client calls it: not to be believed, and never a path.
+    """
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.name: str | None = None
+        self.is_ended = False
+        #: Of the body, while it arrives.
+        self._limit: asyncio.Timeout | None = None
+        self._fresh_bytes, self._fresh_since = 0, time.monotonic()
+
+    @property
+    def stalled_seconds(self) -> float:
+        """For how long less than 16 KiB have arrived of what is still missing."""
+        return time.monotonic() - self._fresh_since if self._limit else 0.0
+
+    def end(self) -> None:
+        """Refuse it, so that others have its room."""
+        if self._limit:
+            self.is_ended = True
+            self._limit.reschedule(0.0)
+
+    async def chunks(
+        self, request: Request, options: Options, most: int
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it arrives.
+
+        Parameters
+        ----------
+        request : Request
+            Whose body it is.
+        options : Options
+            The limits.
+        most : int
+            Bytes of the body.
+
+        Raises
+        ------
+        Refused
+            413 if there is too much, 408 if it takes too long, 503 if it is ended.
+        """
+        count = 0
+        self._fresh_since = time.monotonic()
+        try:
+            async with asyncio.timeout(options.upload_timeout) as self._limit:
+                async for chunk in request.stream():
+                    count += len(chunk)
+                    self._fresh_bytes += len(chunk)
+                    if count > most:
+                        raise _too_large(options)
+                    if self._fresh_bytes >= _FRESH_BYTES:
+                        self._fresh_bytes, self._fresh_since = 0, time.monotonic()
+                    yield chunk
+        except TimeoutError:
+            if self.is_ended:
+                raise Refused(
+                    503, "The audio arrives too slowly while others wait; send it again later."
+                ) from None
+            raise Refused(
+                408, f"The audio takes more than {options.upload_timeout:g} s to arrive."
+            ) from None
+        finally:
+            self._limit = None
+
+
+def bytes_to_hold(request: Request, options: Options) -> int:
+    """Return the memory that a body takes until it is decoded, before any of it is read.
 
     Parameters
     ----------
     request : Request
-        Whose body is the audio itself.
+        Whose body is the audio, or a form with it.
     options : Options
         The limits.
 
     Returns
     -------
-    bytes
+    int
+        Twice its bytes, for the parts and the whole; of a body that does not tell its length,
+        twice the most that it may have.
 
     Raises
     ------
     Refused
-        413 if there is too much, 408 if it takes too long, 400 if its length is no number.
+        413 if there is too much, 400 if its length is no number.
     """
-    parts = [chunk async for chunk in _limited(request, options, options.max_bytes)]
-    return b"".join(parts)
+    most = options.max_bytes + (_FORM_BYTES if content_type(request) == _FORM else 0)
+    told = request.headers.get("content-length")
+    if told is None:
+        return 2 * most
+    if not (told.isascii() and told.isdecimal()):
+        raise Refused(400, "The request's content-length is no number; expected that of its bytes.")
+    if int(told[:20]) > most:
+        raise _too_large(options)
+    return 2 * int(told)
 
 
-async def read_form(request: Request, options: Options) -> tuple[bytes, str | None]:
-    """Return the field ``audio`` of a form.
+async def read_bytes(request: Request, options: Options, upload: Upload) -> None:
+    """Read a body that is the audio itself.
+
+    Parameters
+    ----------
+    request : Request
+        Whose body it is.
+    options : Options
+        The limits.
+    upload : Upload
+        Where to put it.
+
+    Raises
+    ------
+    Refused
+        413 if there is too much, 408 if it takes too long.
+    """
+    parts = [chunk async for chunk in upload.chunks(request, options, options.max_bytes)]
+    upload.content = b"".join(parts)
+
+
+def check_form(request: Request) -> None:
+    """Refuse a request whose body is no form.
+
+    Raises
+    ------
+    Refused
+        With status 415.
+    """
+    if content_type(request) != _FORM:
+        raise Refused(415, f"The request is no form; expected {_FORM} with the file in {_FIELD!r}.")
+
+
+async def read_form(request: Request, options: Options, upload: Upload) -> None:
+    """Read the field ``audio`` of a form.
 
     Parameters
     ----------
@@ -53,26 +171,15 @@ async def read_form(request: Request, options: Options) -> tuple[bytes, str | No
         Whose body is ``multipart/form-data``.
     options : Options
         The limits.
-
-    Returns
-    -------
-    content : bytes
-        The audio.
-    name : str or None
-        What the client calls it: not to be believed, and never a path.
+    upload : Upload
+        Where to put the audio and its name.
 
     Raises
     ------
     Refused
-        As :func:`read_bytes`; 415 if it is no such form, 400 if it is broken, 422 if the field is
-        missing or no file.
+        As :func:`read_bytes`; 400 if it is broken, 422 if the field is missing or no file.
     """
-    if content_type(request) != "multipart/form-data":
-        raise Refused(
-            415,
-            f"The request is no form; expected multipart/form-data with the file in {_FIELD!r}.",
-        )
-    stream = _limited(request, options, options.max_bytes + _FORM_BYTES)
+    stream = upload.chunks(request, options, options.max_bytes + _FORM_BYTES)
     parser = MultiPartParser(
         request.headers,
         stream,
@@ -89,32 +196,11 @@ async def read_form(request: Request, options: Options) -> tuple[bytes, str | No
         file = form.get(_FIELD)
         if not isinstance(file, UploadFile):
             raise Refused(422, f"The form has no file in its field {_FIELD!r}; expected one.")
-        content = await file.read()
+        upload.content, upload.name = await file.read(), file.filename
     finally:
         await form.close()
-    if len(content) > options.max_bytes:
+    if len(upload.content) > options.max_bytes:
         raise _too_large(options)
-    return content, file.filename
-
-
-async def _limited(request: Request, options: Options, most: int) -> AsyncGenerator[bytes, None]:
-    told = request.headers.get("content-length", "0")
-    if not (told.isascii() and told.isdecimal()):
-        raise Refused(400, "The request's content-length is no number; expected that of its bytes.")
-    if int(told[:20]) > most:
-        raise _too_large(options)
-    count = 0
-    try:
-        async with asyncio.timeout(options.upload_timeout):
-            async for chunk in request.stream():
-                count += len(chunk)
-                if count > most:
-                    raise _too_large(options)
-                yield chunk
-    except TimeoutError:
-        raise Refused(
-            408, f"The audio takes more than {options.upload_timeout:g} s to arrive."
-        ) from None
 
 
 def _too_large(options: Options) -> Refused:

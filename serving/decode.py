@@ -2,12 +2,14 @@
 
 A decoder is C code that reads hostile bytes. Here it may crash, hang or ask for all memory, and
 only the request that brought the bytes is refused: its process is ended and another one started.
+A clip whose decoder dies is decoded once more in a new one before it is blamed.
 """
 
 import contextlib
 import json
 import os
 import queue
+import signal
 import struct
 import subprocess
 import sys
@@ -21,12 +23,29 @@ import numpy as np
 
 from ..errors import BadClipError, UserError
 from ..features.audio import Waveform, decode_waveform
+from .memory import release_memory
 from .options import Options
 from .refused import Refused, unusable
 
 _LENGTH = struct.Struct("<Q")
 #: Of the environment nothing else reaches a decoder: no token, no credentials.
 _VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+#: After a clip of more bytes a decoder gives its memory back.
+_LARGE_BYTES = 4 << 20
+#: Signals that a process brings upon itself; whatever else ends a decoder came from outside.
+_CRASHES = frozenset(
+    getattr(signal, name)
+    for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
+    if hasattr(signal, name)
+)
+
+
+class _DecoderDiedError(Exception):
+    """A decoder ended before it answered."""
+
+    def __init__(self, *, is_crash: bool) -> None:
+        self.is_crash = is_crash
+        super().__init__()
 
 
 @dataclass(frozen=True)
@@ -80,30 +99,26 @@ class Decoders:
         Raises
         ------
         Refused
-            If it is no audio that can be used, or decoding takes too much time or memory.
+            422 if it is no audio that can be used, or decoding takes too much time or memory;
+            503 if its decoder cannot be started, or is killed from outside twice.
         """
         decoder = self._idle.get()
         try:
-            # One that died meanwhile, whatever ended it, is no fault of this clip.
-            if decoder is None or decoder.process.poll() is not None:
-                decoder = self._start()
-            with self._time_limit(decoder) as is_late:
+            for is_last in (False, True):
                 try:
-                    _send(decoder.to, content)
-                    told, samples, audio_sha256 = (_receive(decoder.back) for _ in range(3))
-                except (EOFError, OSError):
-                    decoder.close()
-                    decoder = None
-                    if is_late.is_set():
-                        limit = self._options.decode_timeout
-                        raise Refused(
-                            422, f"The audio takes more than {limit:g} s to decode."
-                        ) from None
+                    if decoder is None or decoder.process.poll() is not None:
+                        decoder = self._replace(decoder)
+                    told, samples, audio_sha256 = self._ask(decoder, content)
+                    break
+                except _DecoderDiedError as error:
+                    # The kernel or the operator may have ended it: once is no evidence against the
+                    # clip, and a clip that crashes decoders has crashed none but its own.
+                    if not is_last:
+                        continue
+                    if not error.is_crash:
+                        raise _no_decoder() from None
                     raise Refused(422, "The audio makes its decoder fail; send another form of it, "
                                   "such as WAV.") from None  # fmt: skip
-            if is_late.is_set():  # in the moment in which it answered
-                decoder.close()
-                decoder = None
         finally:
             self._idle.put(decoder)
         if told:
@@ -118,7 +133,26 @@ class Decoders:
                 if decoder:
                     decoder.close()
 
-    def _start(self) -> _Decoder:
+    def _ask(self, decoder: _Decoder, content: bytes) -> tuple[bytes, bytes, bytes]:
+        """Have a decoder decode a clip; end it if it dies or takes too long."""
+        answer: tuple[bytes, bytes, bytes] | None = None
+        with self._time_limit(decoder) as is_late, contextlib.suppress(EOFError, OSError):
+            _send(decoder.to, content)
+            back = decoder.back
+            answer = _receive(back), _receive(back), _receive(back)
+        if answer is None or is_late.is_set():
+            decoder.close()
+        if answer is None and is_late.is_set():
+            limit = self._options.decode_timeout
+            raise Refused(422, f"The audio takes more than {limit:g} s to decode.")
+        if answer is None:
+            code = decoder.process.returncode
+            raise _DecoderDiedError(is_crash=code >= 0 or -code in _CRASHES)
+        return answer
+
+    def _replace(self, decoder: _Decoder | None) -> _Decoder:
+        if decoder:
+            decoder.close()
         options = self._options
         told = (self._sampling_rate, self._channels, options.max_seconds, options.decode_bytes)
         paths = os.pathsep.join(path for path in sys.path if path)
@@ -141,7 +175,7 @@ class Decoders:
             _receive(decoder.back)  # it says that it is ready
         except (EOFError, OSError):
             decoder.close()
-            raise _no_decoder() from None
+            raise _DecoderDiedError(is_crash=False) from None
         return decoder
 
     @contextlib.contextmanager
@@ -166,7 +200,7 @@ def _no_decoder() -> Refused:
     return Refused(503, "The server cannot start a decoder; try again later.", {"Retry-After": "5"})
 
 
-def _send(pipe: IO[bytes], content: bytes | memoryview) -> None:
+def _send(pipe: IO[bytes], content: bytes) -> None:
     pipe.write(_LENGTH.pack(len(content)))
     pipe.write(content)
     pipe.flush()
@@ -201,25 +235,33 @@ def _decode_for_ever(
             content = _receive(source)
         except EOFError:
             return
-        told, samples, audio_sha256 = b"", memoryview(b""), b""
-        try:
-            waveform, facts = decode_waveform(
-                content, sampling_rate, channels, max_seconds=max_seconds
-            )
-            samples, audio_sha256 = memoryview(waveform.tobytes()), facts.audio_sha256.encode()
-        except BadClipError as error:
-            told = json.dumps(error.parts).encode()
-        except MemoryError:
-            told = _unlike(f"needs more than {spare_bytes >> 20} MiB to decode", "less", "")
-        except UserError as error:
-            told = _unlike(f"cannot be used ({error})", "audio such as WAV or FLAC", "")
-        except Exception as error:  # whatever the libraries raise on bytes like these
-            told = _unlike(
-                f"cannot be decoded ({type(error).__name__})", "audio such as WAV or FLAC", ""
-            )
-        _send(answers, told)
-        _send(answers, samples)
-        _send(answers, audio_sha256)
+        answer = _decode(content, sampling_rate, channels, max_seconds, spare_bytes)
+        for part in answer:
+            _send(answers, part)
+        is_large = len(content) > _LARGE_BYTES
+        del content, answer
+        if is_large:
+            release_memory()
+
+
+def _decode(
+    content: bytes, sampling_rate: int, channels: str, max_seconds: float, spare_bytes: int
+) -> tuple[bytes, bytes, bytes]:
+    """Return what is wrong with a clip, if anything is, its samples, and their hash."""
+    try:
+        waveform, facts = decode_waveform(content, sampling_rate, channels, max_seconds=max_seconds)
+        return b"", waveform.tobytes(), facts.audio_sha256.encode()
+    except BadClipError as error:
+        told = json.dumps(error.parts).encode()
+    except MemoryError:
+        told = _unlike(f"needs more than {spare_bytes >> 20} MiB to decode", "less", "")
+    except UserError as error:
+        told = _unlike(f"cannot be used ({error})", "audio such as WAV or FLAC", "")
+    except Exception as error:  # whatever the libraries raise on bytes like these
+        told = _unlike(
+            f"cannot be decoded ({type(error).__name__})", "audio such as WAV or FLAC", ""
+        )
+    return told, b"", b""
 
 
 def _unlike(found: str, expected: str, fix: str) -> bytes:

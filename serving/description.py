@@ -18,8 +18,8 @@ _REFUSALS = {
     413: "The audio has too many bytes.",
     415: "The content-type is not the expected one.",
     422: "The audio cannot be used, or is too long; the query is invalid.",
-    429: "Too many requests are in work; Retry-After says when to come back.",
-    503: "The turn did not come in time; Retry-After says when to come back.",
+    429: "The requests in work are too many or take too long; Retry-After says when to come back.",
+    503: "The turn did not come in time, or memory is short; Retry-After says when to come back.",
     504: "The model was not done in time.",
 }
 _WITH_RETRY_AFTER = (429, 503)

@@ -16,6 +16,8 @@ from .refused import Refused
 
 _LOG = logging.getLogger("serpipe.serving")
 
+#: Methods that have nothing done.
+_READING = ("GET", "HEAD", "OPTIONS")
 #: Nothing is fetched from elsewhere, no script but the page's own runs, nobody frames it.
 _HEADERS = {
     "Content-Security-Policy": (
@@ -32,14 +34,14 @@ _HEADERS = {
 
 
 class Guard:
-    """Check host and token; count; turn what was raised into one sentence.
+    """Check host, origin and token; count; turn what was raised into one sentence.
 
     Parameters
     ----------
     app : ASGI application
         What answers.
     options : Options
-        Token and hosts.
+        Token, hosts and origins.
     metrics : Metrics
         Where answers are counted.
     paths : frozenset of str
@@ -94,11 +96,12 @@ class Guard:
             raise Refused(
                 403, f"The server is not called that; expected one of {', '.join(hosts)}."
             )
-        is_foreign = headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        if is_foreign and scope["method"] not in ("GET", "HEAD"):
-            # Nor may it make a visitor's browser send audio, even if it cannot read the answer.
+        if scope["method"] not in _READING and self._is_foreign(headers):
+            # A page elsewhere may not make a visitor's browser send audio, even where it could not
+            # read the answer.
             raise Refused(403, "The request comes from a page that is not the server's own.")
-        if token is None or scope["path"] not in SECRET:
+        # A browser asks what is allowed (OPTIONS) without the token; nothing is told there.
+        if token is None or scope["path"] not in SECRET or scope["method"] == "OPTIONS":
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(given.strip().encode(), token.encode())
@@ -109,12 +112,30 @@ class Guard:
                 {"WWW-Authenticate": "Bearer"},
             )
 
+    def _is_foreign(self, headers: Headers) -> bool:
+        """Say whether a browser sends this for a page that is neither the server's nor allowed."""
+        origins, hosts = headers.getlist("origin"), headers.getlist("host")
+        if len(origins) == 1 and origins[0] in self._options.origins:
+            return False
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return True
+        # Programs send no Origin; browsers do, but for the oldest, with all that is no GET.
+        return bool(origins) and [_authority(each) for each in origins] != [
+            host.lower() for host in hosts
+        ]
+
 
 def refusal(refused: Refused) -> JSONResponse:
     """Return the response that says it."""
     return JSONResponse(
         {"detail": refused.detail}, status_code=refused.status, headers=refused.headers
     )
+
+
+def _authority(origin: str) -> str | None:
+    """Return host and port in an Origin header, as Host has them; None if it has another form."""
+    scheme, _, authority = origin.partition("://")
+    return authority.lower() if scheme in ("http", "https") and authority else None
 
 
 def _host(header: str) -> str:

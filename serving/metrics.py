@@ -4,6 +4,8 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
+#: Of the newest run of the model in the mean of the time that a window takes.
+_WEIGHT = 0.1
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -15,7 +17,8 @@ class Metrics:
         self._answers: Counter[tuple[str, int]] = Counter()
         self._buckets = [0] * (len(_SECONDS) + 1)
         self._sums: defaultdict[str, float] = defaultdict(float)
-        self.seconds_per_clip = 0.1
+        #: Of late, in one thread; before the first was measured, a guess.
+        self.seconds_per_window = 0.1
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request.
@@ -36,13 +39,27 @@ class Metrics:
                 self._buckets[bucket] += 1
                 self._sums["request_seconds"] += seconds
 
-    def heard(self, clips: int, seconds: float) -> None:
-        """Count a batch that the model heard."""
+    def measured(self, windows: int, clips: int, seconds: float) -> None:
+        """Count a run of the model.
+
+        Parameters
+        ----------
+        windows : int
+            How many it scored.
+        clips : int
+            Recordings of which it scored the last window.
+        seconds : float
+            How long it took.
+        """
         with self._lock:
+            each = seconds / windows
+            is_first = not self._sums["batches"]
+            weight = 1.0 if is_first else _WEIGHT
+            self.seconds_per_window += weight * (each - self.seconds_per_window)
             self._sums["batches"] += 1
+            self._sums["windows"] += windows
             self._sums["clips"] += clips
             self._sums["model_seconds"] += seconds
-            self.seconds_per_clip = self._sums["model_seconds"] / self._sums["clips"]
 
     def add(self, name: str, value: float = 1.0) -> None:
         """Add to a counter: ``audio_seconds`` or ``log_failures``."""
@@ -75,8 +92,9 @@ class Metrics:
             lines += [f"serpipe_{name}_sum {self._sums[name]}", f"serpipe_{name}_count {below}"]
             for name, told in (
                 ("batches", "Times the model ran."),
-                ("clips", "Clips that it heard."),
-                ("model_seconds", "Time that it took."),
+                ("windows", "Windows that it scored; a clip without a timeline is one."),
+                ("clips", "Clips that it answered."),
+                ("model_seconds", "Time that it took, all threads together."),
                 ("audio_seconds", "Audio that was answered."),
                 ("log_failures", "Answers that could not be logged."),
             ):

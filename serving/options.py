@@ -1,6 +1,8 @@
 """What the server allows."""
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from ..errors import UserError
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _TOKEN_VARIABLE = "SERPIPE_TOKEN"
 _SHORTEST_TOKEN = 16
+_ORIGIN = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,11 @@ class Options:
         Requests that are in work at once, from their first byte to their answer; the next is told
         to come back.
     batch : int
-        Clips that the model hears at once.
+        Windows that the model scores at once on a GPU.
+    max_wait : float
+        Seconds that a request may expect to wait for the model; the next is told to come back.
+    work_bytes : int
+        Memory that uploads and decoded audio may take, all requests in work together.
     timeout : float
         Seconds that an answer may take once the audio has arrived.
     upload_timeout : float
@@ -45,6 +52,9 @@ class Options:
         File to which answers are appended, one JSON object a line.
     hosts : tuple of str or None
         Names by which the server may be called; ``None`` is any.
+    origins : tuple of str
+        Origins of foreign pages that may have a browser send audio, such as
+        ``https://voices.example.org``, compared to the letter.
     """
 
     max_bytes: int = 25 << 20
@@ -52,6 +62,8 @@ class Options:
     max_segments: int = 1000
     queue: int = 64
     batch: int = 8
+    max_wait: float = 20.0
+    work_bytes: int = 256 << 20
     timeout: float = 60.0
     upload_timeout: float = 60.0
     decode_timeout: float = 20.0
@@ -60,6 +72,33 @@ class Options:
     token: str | None = None
     log: Path | None = None
     hosts: tuple[str, ...] | None = LOOPBACK
+    origins: tuple[str, ...] = ()
+
+
+def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
+    """Return origins that may send audio, as browsers write them.
+
+    Parameters
+    ----------
+    origins : sequence of str
+        As they were given.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    UserError
+        If one is not of the form ``scheme://host[:port]``.
+    """
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise UserError(
+                f"--allow-origin {origin}: no origin; expected scheme://host or "
+                "scheme://host:port in lower case, without a path; write it as the browser does"
+            )
+    return tuple(origins)
 
 
 def read_token(file: Path | None) -> str | None:

@@ -1,16 +1,16 @@
-"""One thread that runs the model on what is waiting, several clips at once."""
+"""The threads that run the model on what is waiting, one window of each request in turn."""
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ..artifacts.model import Model
-from ..errors import BadClipError, SerpipeError
-from ..features.audio import Waveform
+from ..artifacts.listeners import Scored
+from ..artifacts.model import Model, Recording
+from ..errors import SerpipeError
 from ..pipeline.predict import Prediction
 
 _LOG = logging.getLogger("serpipe.serving")
@@ -18,55 +18,55 @@ _LOG = logging.getLogger("serpipe.serving")
 
 @dataclass(frozen=True)
 class Job:
-    """A clip to be heard.
+    """A recording to be predicted.
 
     Attributes
     ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        Mono, at the model's rate.
-    source : str
-        What the answer calls it.
-    window, hop : float or None
-        Of the timeline, in seconds.
-    audio_sha256 : str
-        Hash of the samples as they were decoded; empty if it is not known.
+    recording : Recording
+        From :meth:`Model.cut`.
     answer : Future of Prediction
-        Where the answer will be. One that is cancelled before its turn is not heard.
+        Where the answer will be. One that is cancelled before its first turn is not scored.
     given_up : Event
-        Set when nobody waits for the answer any more: then it need not be heard to its end.
+        Set when nobody waits for the answer any more: no further window of it is scored.
     """
 
-    waveform: Waveform
-    source: str
-    window: float | None
-    hop: float | None
-    audio_sha256: str = ""
+    recording: Recording
     answer: "Future[Prediction]" = field(default_factory=Future)
     given_up: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def manner(self) -> tuple[float | None, float | None]:
-        """Only jobs of the same manner can be heard at once."""
-        return self.window, self.hop
+
+class _Progress:
+    """How far a job is; changed under the lock of the queue."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.next = 0
+        self.missing = len(job.recording.windows)
+        self.scored: list[Scored | None] = [None] * self.missing
 
 
-class _GivenUpError(Exception):
-    """Nobody waits for what the model is at."""
+#: A job and the number of one of its windows.
+_Piece = tuple[_Progress, int]
 
 
 class ModelQueue:
-    """Clips that wait for the model, and the one thread that runs it.
+    """Recordings that wait for the model, and the threads that run it.
+
+    The threads take one window of each request in turn, so that a long timeline delays the others
+    by one window at a time. On a CPU each thread scores a window alone, so the scores are the bits
+    that :meth:`Model.predict` gives; on a GPU one thread scores batches.
 
     Parameters
     ----------
     model : Model
-        What hears them.
+        What predicts.
     batch : int
-        Clips at once, at most.
+        Windows in a batch on a GPU, at most.
     max_seconds : float
-        Seconds at once, at most, unless a single clip has more.
-    heard : callable
-        Called with the number of clips and the seconds that it took, after each batch.
+        Seconds of audio in a batch, at most, unless a single window has more.
+    measured : callable
+        Called after each batch with its number of windows, the number of recordings that it
+        completed, and the seconds that it took.
     """
 
     def __init__(
@@ -74,19 +74,25 @@ class ModelQueue:
         model: Model,
         batch: int,
         max_seconds: float,
-        heard: Callable[[int, float], None],
+        measured: Callable[[int, int, float], None],
     ) -> None:
-        self._model, self._batch, self._heard = model, batch, heard
+        lanes = model.listener.lanes
+        self._model, self._measured = model, measured
+        self._batch = 1 if lanes else batch
         self._max_samples = max_seconds * model.sampling_rate
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[_Progress] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._began: float | None = None
-        self._thread = threading.Thread(target=self._work, name="serpipe-model", daemon=True)
-        self._thread.start()
+        self._began: dict[int, float] = {}
+        self._threads = [
+            threading.Thread(target=self._work, args=(n,), name=f"serpipe-model-{n}", daemon=True)
+            for n in range(max(1, lanes))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, job: Job) -> None:
-        """Let a clip wait for its turn.
+        """Let a recording wait for its turns.
 
         Raises
         ------
@@ -96,85 +102,109 @@ class ModelQueue:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the queue is closed")
-            self._waiting.append(job)
+            self._waiting.append(_Progress(job))
             self._changed.notify()
 
     def __len__(self) -> int:
-        """Return how many clips wait."""
-        return len(self._waiting)
+        """Return how many recordings wait for their first turn."""
+        with self._changed:
+            return sum(progress.next == 0 for progress in self._waiting)
+
+    @property
+    def lanes(self) -> int:
+        """How many threads run the model."""
+        return len(self._threads)
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether the threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def busy_seconds(self) -> float:
-        """How long the model has been at the present batch; 0 if it is idle."""
-        began = self._began
+        """How long the model has been at the oldest present batch; 0 if it is idle."""
+        began = min(list(self._began.values()), default=None)
         return 0.0 if began is None else time.monotonic() - began
 
     def close(self, timeout: float) -> None:
-        """Hear what is waiting, then end the thread; leave a model that takes longer alone."""
+        """Answer what is waiting, then end the threads; leave a model that takes longer alone."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join(timeout)
+            self._changed.notify_all()
+        end = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
 
-    def _work(self) -> None:
-        while jobs := self._take():
-            self._began = began = time.monotonic()
-            self._hear(jobs)
-            self._began = None
-            self._heard(len(jobs), time.monotonic() - began)
+    def _work(self, lane: int) -> None:
+        while pieces := self._take():
+            self._began[lane] = began = time.monotonic()
+            completed = self._score(pieces)
+            del self._began[lane]
+            self._measured(len(pieces), completed, time.monotonic() - began)
 
-    def _take(self) -> list[Job]:
-        """Wait for clips; return those that can be heard at once. None are left: return none."""
+    def _take(self) -> list[_Piece]:
+        """Wait for windows; return the next batch of them, empty if the queue is closed."""
         with self._changed:
             while True:
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if not self._waiting:
-                    return []
-                first = self._waiting[0]
-                room = self._max_samples - len(first.waveform)
-                jobs, left = [first], deque[Job]()
-                for job in list(self._waiting)[1:]:
-                    fits = job.manner == first.manner and len(job.waveform) <= room
-                    if fits and len(jobs) < self._batch:
-                        jobs.append(job)
-                        room -= len(job.waveform)
-                    else:
-                        left.append(job)
-                self._waiting = left
-                if live := [job for job in jobs if job.answer.set_running_or_notify_cancel()]:
-                    return live
+                pieces: list[_Piece] = []
+                room = self._max_samples
+                while self._waiting and len(pieces) < self._batch:
+                    progress = self._waiting[0]
+                    if not self._is_wanted(progress):
+                        self._waiting.popleft()
+                        continue
+                    start, end = progress.job.recording.windows[progress.next]
+                    if pieces and end - start > room:
+                        break
+                    room -= end - start
+                    pieces.append((progress, progress.next))
+                    progress.next += 1
+                    self._waiting.popleft()
+                    if progress.next < len(progress.scored):
+                        self._waiting.append(progress)  # behind those who wait for their turn
+                if pieces or self._closed:
+                    return pieces
+                self._changed.wait()
 
-    def _hear(self, jobs: list[Job]) -> None:
-        def check() -> None:
-            if all(job.given_up.is_set() for job in jobs):
-                raise _GivenUpError
+    @staticmethod
+    def _is_wanted(progress: _Progress) -> bool:
+        job = progress.job
+        if job.given_up.is_set():
+            job.answer.cancel()
+            return False
+        return progress.next > 0 or job.answer.set_running_or_notify_cancel()
 
+    def _score(self, pieces: Sequence[_Piece]) -> int:
+        """Score windows and answer the recordings that this completes; return how many."""
         try:
-            window, hop = jobs[0].manner
-            told = self._model.predict_batch(
-                [job.waveform for job in jobs],
-                [job.source for job in jobs],
-                audio_sha256=[job.audio_sha256 for job in jobs],
-                window=window,
-                hop=hop,
-                check=check,
-            )
-            for job, prediction in zip(jobs, told, strict=True):
-                if isinstance(prediction, BadClipError):
-                    job.answer.set_exception(prediction)
-                else:
-                    job.answer.set_result(prediction)
+            waveforms = [progress.job.recording.piece(number) for progress, number in pieces]
+            scored = self._model.score(waveforms)
         except Exception as error:  # the thread must live, and every job be answered
-            if len(jobs) == 1:
-                if not isinstance(error, (SerpipeError, _GivenUpError)):
-                    _LOG.exception("the model failed")
-                jobs[0].answer.set_exception(error)
-                return
-            for job in jobs:  # so that one clip does not spoil the answer of the others
-                self._hear([job])
+            if len(pieces) > 1:  # so that one recording does not spoil the answer of the others
+                return sum(self._score([piece]) for piece in pieces)
+            self._fail(pieces[0][0].job, error)
+            return 0
+        completed = []
+        with self._changed:
+            for (progress, number), each in zip(pieces, scored, strict=True):
+                progress.scored[number] = each
+                progress.missing -= 1
+                if not progress.missing:
+                    completed.append(progress)
+        for progress in completed:
+            try:
+                answer = self._model.combine(progress.job.recording, progress.scored)
+            except Exception as error:
+                self._fail(progress.job, error)
+            else:
+                progress.job.answer.set_result(answer)
+        return len(completed)
+
+    @staticmethod
+    def _fail(job: Job, error: Exception) -> None:
+        if not isinstance(error, SerpipeError):
+            _LOG.error("the model failed", exc_info=error)
+        if not job.given_up.is_set():  # else another thread has failed on the same job
+            job.given_up.set()
+            # Its traceback would keep the audio of all windows in memory.
+            job.answer.set_exception(error.with_traceback(None))

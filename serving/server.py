@@ -14,9 +14,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..artifacts.model import Model
 from ..errors import UserError
-from .answers import AnswerLog
+from .answers import AnswerLog, as_json
 from .app import Service, make_app
+from .logs import quiet_logs
 from .options import LOOPBACK, Options
+from .sockets import BACKLOG, backlog_for, connections_allowed
+
+#: Seconds that the head of a request may take to arrive, and a connection may be without one.
+_HEAD_SECONDS = 10.0
+_SENTENCE = as_json({"detail": "The server has as many connections as it can; come back later."})
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
+)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
         # asyncio would, but not on a socket that does not name its protocol: without it each answer
         # waits 40 ms for the client's delayed acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -74,8 +84,10 @@ def serve(
     Raises
     ------
     UserError
-        If the log cannot be written.
+        If the log cannot be written, or the system allows too few open files.
     """
+    quiet_logs()
+    connections = connections_allowed(options)
     log = AnswerLog(options.log) if options.log else None
     app = make_app(Service(model, options, log))
     host, port = listener.getsockname()[:2]
@@ -83,11 +95,11 @@ def serve(
     if host not in LOOPBACK and options.token is None:
         say(f"warning  whoever reaches {host} can use it: there is no token; see --token-file")
     with _ends_in_peace():
-        uvicorn.Server(configure(app, options)).run(sockets=[listener])
+        uvicorn.Server(configure(app, options, connections)).run(sockets=[listener])
     say("serve    ended; all that had begun is answered")
 
 
-def configure(app: ASGIApp, options: Options) -> uvicorn.Config:
+def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicorn.Config:
     """Return how uvicorn is to run an application.
 
     Parameters
@@ -96,6 +108,8 @@ def configure(app: ASGIApp, options: Options) -> uvicorn.Config:
         From :func:`make_app`.
     options : Options
         The limits.
+    connections : int
+        Open at once at most, from :func:`.sockets.connections_allowed`.
 
     Returns
     -------
@@ -103,46 +117,83 @@ def configure(app: ASGIApp, options: Options) -> uvicorn.Config:
     """
     return uvicorn.Config(
         app,
-        http=_connection(options.upload_timeout),
+        http=_connection(options.upload_timeout, connections),
         ws="none",
+        loop="asyncio",
+        backlog=backlog_for(connections),
         log_config=None,
         log_level="error",  # below it is what strangers send
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=round(options.timeout + options.upload_timeout),
+        timeout_graceful_shutdown=round(
+            options.timeout + options.upload_timeout + options.max_wait
+        ),
     )
 
 
-def _connection(seconds: float) -> type[H11Protocol]:
-    """Return uvicorn's connection with a limit on the time that it lacks.
+def _connection(seconds: float, most: int) -> type[H11Protocol]:
+    """Return uvicorn's connection with limits on the time that it lacks, and on their number.
 
-    So long may the head of a request take to arrive, and the rest of a body that was refused.
+    Within ``seconds``, and the head of a request within ten, must arrive what a connection is
+    waiting for: the next request, the rest of a body that was refused; and an answer must be taken.
+    A connection beyond ``most`` takes the place of the one that has been idle for longest; if none
+    is idle, it is refused.
     """
+    #: Connections without a request in work, those that have been so for longest first.
+    idle: dict[H11Protocol, None] = {}
 
     class Connection(H11Protocol):
         _limit: asyncio.TimerHandle | None = None
+        _write_limit: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > most:
+                if not idle:
+                    transport.write(_TOO_MANY)
+                    transport.close()
+                    return
+                oldest = next(iter(idle))
+                del idle[oldest]
+                oldest.transport.abort()
             self._watch()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             self._watch()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._write_limit = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._write_limit:
+                self._write_limit.cancel()
+            super().resume_writing()
+
         def connection_lost(self, exc: Exception | None) -> None:
             self._unwatch()
+            if self._write_limit:
+                self._write_limit.cancel()
             super().connection_lost(exc)
 
         def _watch(self) -> None:
             theirs, ours = self.conn.their_state, self.conn.our_state
-            if theirs is h11.IDLE or (theirs is h11.SEND_BODY and ours is h11.DONE):
-                self._limit = self._limit or self.loop.call_later(seconds, self.transport.close)
+            is_refused = theirs is h11.SEND_BODY and ours is h11.DONE
+            if theirs is h11.IDLE or is_refused:
+                limit = seconds if is_refused else min(seconds, _HEAD_SECONDS)
+                self._limit = self._limit or self.loop.call_later(limit, self.transport.abort)
+                idle.setdefault(self)
             else:
                 self._unwatch()
 
         def _unwatch(self) -> None:
+            idle.pop(self, None)
             if self._limit:
                 self._limit.cancel()
                 self._limit = None

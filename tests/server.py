@@ -20,9 +20,7 @@ import soundfile
 import uvicorn
 from serpipe.artifacts.listeners import Scored
 from serpipe.artifacts.model import load_model
-from serpipe.errors import BadClipError
 from serpipe.features.audio import Waveform
-from serpipe.pipeline.predict import Prediction
 from serpipe.serving.answers import AnswerLog
 from serpipe.serving.app import Service, make_app
 from serpipe.serving.options import Options
@@ -60,12 +58,10 @@ class SmallModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def predict_batch(
-        self, waveforms: Sequence[Waveform], sources: Sequence[str], **more: Any
-    ) -> list[Prediction | BadClipError]:
+    def score(self, pieces: Sequence[Waveform]) -> list[Scored | None]:
         assert self.may_run.wait(60)
-        self.batches.append(len(waveforms))
-        return self.real.predict_batch(waveforms, sources, **more)
+        self.batches.append(len(pieces))
+        return self.real.score(pieces)
 
 
 @contextmanager
@@ -138,11 +134,14 @@ def address_of(server: "subprocess.Popen[str]") -> str:
 
 
 @contextmanager
-def command(cwd: Path, *arguments: object) -> Iterator[tuple[subprocess.Popen[str], Any]]:
-    """`serpipe serve` in a process of its own, and a client of it."""
+def command(
+    cwd: Path, *arguments: object, files: int | None = None
+) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+    """`serpipe serve` in a process of its own, with a limit on open files; a client of it."""
     code = "from serpipe.cli import main; main()"
+    limit = ["sh", "-c", f'ulimit -n {files}; exec "$0" "$@"'] if files else []
     server = subprocess.Popen(
-        [sys.executable, "-c", code, "serve", "--port", "0", "--device", "cpu",
+        [*limit, sys.executable, "-c", code, "serve", "--port", "0", "--device", "cpu",
          *map(str, arguments)],
         cwd=cwd, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

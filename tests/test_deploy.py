@@ -212,8 +212,8 @@ def test_the_limits_of_nginx_agree_with_those_of_the_server() -> None:
     assert number("client_body_buffer_size") << 20 >= most
     assert options.timeout < number("proxy_read_timeout") <= options.timeout + 30
     assert number("limit_conn") == options.queue
-    assert "TimeoutStopSec=130" in block("ini")
-    assert options.timeout + options.upload_timeout < 130
+    assert "TimeoutStopSec=150" in block("ini")
+    assert options.max_wait + options.timeout + options.upload_timeout < 150
 
 
 @pytest.fixture

@@ -1,17 +1,23 @@
 """The server answers what the model says, refuses all else in a sentence, and loses nothing."""
 
 import asyncio
+import contextlib
 import csv
+import errno
 import io
 import json
+import logging
 import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +42,9 @@ from serpipe.features.audio import Waveform, read_waveform
 from serpipe.pipeline.predict import Prediction, csv_columns
 from serpipe.serving.answers import AnswerLog, clean_name
 from serpipe.serving.decode import Decoders
-from serpipe.serving.options import Options, read_token
+from serpipe.serving.logs import OneASecond
+from serpipe.serving.options import Options, check_origins, read_token
+from serpipe.serving.queue import Job, ModelQueue
 from serpipe.serving.refused import Refused
 from serpipe.serving.server import listen
 
@@ -252,7 +260,7 @@ def test_requests_that_are_no_upload_are_refused_in_a_sentence(limited: Any) -> 
     check_refusal(limited.get("/ping", headers={"host": "evil.example"}), 403)
     # A page elsewhere that has its visitor's browser post a form here; a link to the page is fine.
     for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
-        headers = {"sec-fetch-site": site, "origin": "http://evil.example"}
+        headers = {"sec-fetch-site": site}
         assert recognize(limited, sound, headers=headers).status_code == status
         assert limited.get("/", headers=headers).status_code == 200
 
@@ -324,29 +332,60 @@ def test_who_hangs_up_frees_the_place_and_the_model(model: SmallModel) -> None:
         wait_until(lambda: client.service.in_work == 0)  # though the model is still held up
         model.may_run.set()
         wait_until(lambda: client.service.queue.busy_seconds == 0)
-        assert not scored
+        assert sum(scored) <= client.service.queue.lanes  # of 30 windows, those it was at
         assert recognize(client, content).status_code == 200
         assert 'serpipe_requests_total{path="/invocations",status="499"} 1' in client.get(
             "/metrics"
         ).text  # fmt: skip
 
 
-def test_a_prediction_ends_between_windows_when_nobody_waits(model: SmallModel) -> None:
-    scored = model.count_scored()
+def test_a_long_timeline_takes_turns_with_other_requests(model: SmallModel) -> None:
+    model.change(lanes=1)
+    order: list[int] = []
+    score = model.real.listener.score
+
+    def recording_lengths(pieces: Sequence[Waveform]) -> list[Scored]:
+        order.extend(len(piece) for piece in pieces)
+        return score(pieces)
+
     sound = noise(4).astype(np.float32)
-    whole = model.predict_batch([sound], ["a"], window=0.1)
-    assert scored == [40]  # all at once, and the same in parts
-    assert model.predict_batch([sound], ["a"], window=0.1, check=lambda: None) == whole
-    assert len(scored) > 2 and sum(scored) == 80
-    scored.clear()
+    expected = [
+        model.predict_batch([sound[:n]], ["array"], window=w)[0]
+        for n, w in ((4 * RATE, 0.1), (RATE, None), (2 * RATE, 0.5))
+    ]
+    model.change(score=recording_lengths)
+    queue = ModelQueue(model.real, 8, 120.0, lambda *_: None)
+    jobs = [Job(model.cut(sound, "array", window=0.1)), Job(model.cut(sound[:RATE], "array")),
+            Job(model.cut(sound[: 2 * RATE], "array", window=0.5))]  # fmt: skip
+    for job in jobs:
+        queue.put(job)
+    assert [job.answer.result(60) for job in jobs] == expected  # to the bit
+    assert len(order) == 40 + 1 + 4
+    assert set(order[-30:]) == {1600}  # the short ones were done long before the long one
+    gone = Job(model.cut(sound, "array", window=0.1))
+    gone.given_up.set()
+    queue.put(gone)
+    queue.close(60)
+    assert len(order) == 45 and not queue.is_alive
 
-    def check() -> None:
-        if scored:
-            raise InterruptedError
 
-    with pytest.raises(InterruptedError):
-        model.predict_batch([sound], ["a"], window=0.1, check=check)
-    assert 0 < sum(scored) < 40
+def test_scores_of_a_timeline_are_those_of_predict_whoever_else_asks(model: SmallModel) -> None:
+    sounds = [noise(seconds) for seconds in (3.0, 1.0, 1.7, 2.2)]
+    contents = [wav(sound) for sound in sounds]
+    with running(model) as client, ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(recognize, client, each, params="window=0.7&hop=0.1")
+                 for each in contents]  # fmt: skip
+        told = [each.result().json() for each in asked]
+    for content, answer in zip(contents, told, strict=True):
+        waveform, hash_ = model.decode(content, Path("clip.flac"))
+        (alone,) = model.predict_batch(
+            [waveform], ["clip.flac"], audio_sha256=[hash_], window=0.7, hop=0.1
+        )
+        assert isinstance(alone, Prediction)
+        assert answer["scores"] == alone.scores and answer["label"] == alone.label
+        assert [each["scores"] for each in answer["timeline"]] == [
+            each.scores for each in alone.timeline
+        ]
 
 
 def test_channels_become_one_as_the_model_was_fitted(model: SmallModel, tmp_path: Path) -> None:
@@ -430,8 +469,10 @@ def test_a_full_queue_says_when_to_come_back_and_loses_nobody(
 
 def test_who_waits_too_long_is_told_so_and_not_heard(model: SmallModel, clips: list[Path]) -> None:
     content = clips[0].read_bytes()
-    with running(model, timeout=2.0, batch=1) as client, ThreadPoolExecutor(1) as threads:
+    model.change(lanes=1)
+    with running(model, timeout=2.0) as client, ThreadPoolExecutor(1) as threads:
         recognize(client, content)  # decoders have started
+        wait_until(lambda: client.service.queue.busy_seconds == 0)
         model.batches.clear()
         model.may_run.clear()
         first = threads.submit(recognize, client, content)
@@ -452,6 +493,7 @@ def test_who_waits_too_long_is_told_so_and_not_heard(model: SmallModel, clips: l
 def test_many_at_once_each_get_their_own_answer(model: SmallModel, clips: list[Path]) -> None:
     sounds = [wav(read_waveform(clip, RATE)[0][8000 : 16000 + 800 * i])
               for i, clip in enumerate(clips)]  # fmt: skip
+    model.change(lanes=0)  # as on a GPU: one thread and batches
     with running(model, queue=200) as client:
         alone = [recognize(client, sound).json() for sound in sounds]
         model.batches.clear()
@@ -477,13 +519,14 @@ def test_many_at_once_each_get_their_own_answer(model: SmallModel, clips: list[P
 
 
 def test_one_bad_clip_does_not_spoil_the_batch(model: SmallModel, clips: list[Path]) -> None:
+    model.change(lanes=0)
     with running(model) as client, ThreadPoolExecutor(4) as threads:
         model.may_run.clear()
         first = threads.submit(recognize, client, clips[0].read_bytes())
         wait_until(lambda: client.service.queue.busy_seconds > 0)
         contents = [wav(noise(1)), wav(noise(0.02)), wav(noise(1.5))]
         asked = [first, *(threads.submit(recognize, client, content) for content in contents)]
-        wait_until(lambda: len(client.service.queue) == 3)  # the next batch
+        wait_until(lambda: len(client.service.queue) == 2)  # the next batch, without the short one
         model.may_run.set()
         answers = [each.result() for each in asked]
         assert [answer.status_code for answer in answers] == [200, 200, 422, 200]
@@ -545,6 +588,216 @@ def test_the_log_holds_answers_and_neither_audio_nor_names(
     assert all(re.fullmatch(r"[\w .()-]+", name) for name in told)
     with pytest.raises(UserError, match="--log"):
         AnswerLog(tmp_path / "absent" / "x.jsonl")
+
+
+def test_a_decoder_that_is_killed_at_work_costs_the_clip_nothing(clips: list[Path]) -> None:
+    content = clips[0].read_bytes()
+    decoders = Decoders(RATE, "mean", Options(decoders=1))
+    waveform, _ = decoders.decode(content)
+    decoder = decoders._idle.queue[0]
+    assert decoder is not None
+    os.kill(decoder.process.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(decoders.decode, content)
+        wait_until(decoders._idle.empty)
+        decoder.process.kill()  # as the kernel does when memory is short
+        np.testing.assert_array_equal(asked.result()[0], waveform)
+        # One that is killed whenever it is started is still no fault of the clip.
+        decoder = decoders._idle.queue[0]
+        assert decoder is not None
+        decoder.close()
+        asked = threads.submit(decoders.decode, content)
+        while not asked.done():
+            for file in Path("/proc/self/task").glob("*/children"):
+                for pid in file.read_text().split():
+                    with contextlib.suppress(OSError):
+                        if b"serpipe.serving.decode" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                            os.kill(int(pid), signal.SIGKILL)
+        with pytest.raises(Refused) as refused:
+            asked.result()
+    assert refused.value.status == 503 and refused.value.headers["Retry-After"]
+    np.testing.assert_array_equal(decoders.decode(content)[0], waveform)
+    decoders.close()
+
+
+def test_pages_of_other_sites_run_nothing_on_any_address(model: SmallModel) -> None:
+    content = wav(noise(1))
+    allowed = "https://voices.example.org"
+    # As beyond loopback, where any name is taken.
+    with running(model, hosts=None, origins=(allowed,)) as client:
+        own = str(client.base_url).rstrip("/")
+        foreign = ("http://evil.example", "null", "", f"{own}.evil.example", f"{own}@evil.example",
+                   f"{own}/", own.partition("//")[2], f"{own[:-1]}", "http://127.0.0.1",
+                   f"file://{own.partition('//')[2]}", f"{own}, http://evil.example",
+                   f"{allowed}:443", f"{allowed}.evil.example",
+                   "http://voices.example.org")  # fmt: skip
+        for origin in foreign:
+            headers = {"origin": origin}
+            check_refusal(recognize(client, content, headers=headers), 403)
+            check_refusal(client.post("/invocations", content=content, headers=headers), 403)
+            assert client.get("/", headers=headers).status_code == 200
+        twice = [("origin", own), ("origin", "http://evil.example")]
+        check_refusal(client.post("/invocations", content=content, headers=twice), 403)
+        claimed = {"origin": own, "sec-fetch-site": "cross-site"}
+        check_refusal(recognize(client, content, headers=claimed), 403)
+        assert not model.batches
+        for headers in ({}, {"origin": own}, {"origin": allowed, "sec-fetch-site": "cross-site"}):
+            answer = recognize(client, content, headers=headers)
+            assert answer.status_code == 200
+            reads = answer.headers.get("access-control-allow-origin")
+            assert reads == (allowed if headers.get("origin") == allowed else None)
+        # The browser asks before it sends a token.
+        asks = {"access-control-request-method": "POST",
+                "access-control-request-headers": "authorization"}  # fmt: skip
+        for origin, status in ((allowed, 200), ("http://evil.example", 400)):
+            answer = client.options("/recognize", headers=asks | {"origin": origin})
+            assert answer.status_code == status
+            assert ("access-control-allow-origin" in answer.headers) == (status == 200)
+    with pytest.raises(UserError, match="--allow-origin"):
+        check_origins([allowed, f"{allowed}/page"])
+
+
+def test_those_who_are_refused_are_told_different_times(model: SmallModel) -> None:
+    content = wav(noise(1))
+    with running(model, queue=1) as client, ThreadPoolExecutor(1) as threads:
+        model.may_run.clear()
+        first = threads.submit(recognize, client, content)
+        wait_until(lambda: client.service.in_work == 1)
+        client.service.metrics.seconds_per_window = 2.0 * client.service.queue.lanes
+        told = [int(recognize(client, content).headers["retry-after"]) for _ in range(100)]
+        assert all(1 <= seconds <= 120 for seconds in told)
+        assert max(told.count(seconds) for seconds in told) <= 3
+        model.may_run.set()
+        assert first.result().status_code == 200
+
+
+def test_nobody_is_let_in_to_wait_for_longer_than_the_limit(model: SmallModel) -> None:
+    content = wav(noise(1))
+    with running(model, max_wait=20.0) as client, ThreadPoolExecutor(1) as threads:
+        model.may_run.clear()
+        first = threads.submit(recognize, client, content)
+        wait_until(lambda: client.service.queue.busy_seconds > 0)
+        client.service.metrics.seconds_per_window = 21.0 * client.service.queue.lanes
+        answer = recognize(client, content)
+        assert "21 s" in check_refusal(answer, 429) and answer.headers["retry-after"]
+        model.may_run.set()
+        assert first.result().status_code == 200
+        assert recognize(client, content).status_code == 200  # alone it waits for nobody
+
+
+def _begin(client: Any, length: int) -> socket.socket:
+    """Say that a body of some bytes follows, and send two of them."""
+    raw = socket.create_connection((client.base_url.host, client.base_url.port), 20)
+    raw.sendall(b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\nab"
+                % length)  # fmt: skip
+    return raw
+
+
+def test_uploads_that_memory_does_not_hold_wait_unread_and_are_told(model: SmallModel) -> None:
+    content = wav(noise(1))
+    with running(model, work_bytes=1 << 20, max_bytes=1 << 20, max_wait=0.5) as client:
+        recognize(client, content)
+        with _begin(client, 500_000):
+            wait_until(lambda: client.service.budget.used == 1_000_000)
+            # A length alone, and no body at all: an answer means that nobody waited for it.
+            with _begin(client, 500_000) as second:
+                assert second.recv(1000).startswith(b"HTTP/1.1 503 ")
+            large = client.post("/invocations", content=content + bytes(500_000))
+            assert "memory" in check_refusal(large, 503) and large.headers["retry-after"]
+            assert recognize(client, wav(noise(0.2))).status_code == 200  # a small one fits
+        wait_until(lambda: client.service.in_work == 0)
+        assert client.service.budget.used == 0
+        assert recognize(client, content).status_code == 200
+        assert client.post("/invocations", content=content + bytes(500_000)).status_code == 200
+        wait_until(lambda: client.service.budget.used == 0)
+
+
+def test_uploads_that_stall_give_way_when_there_is_no_room(
+    model: SmallModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serpipe.serving.app._STALLED_SECONDS", 0.2)
+    content = wav(noise(1))
+    with running(model, queue=2) as client, _begin(client, 1000) as a, _begin(client, 1000) as b:
+        wait_until(lambda: client.service.in_work == 2)
+        wait_until(lambda: recognize(client, content).status_code == 200)
+        gone = next(raw for raw in (a, b) if raw in select.select([a, b], [], [], 20)[0])
+        assert gone.recv(100).startswith(b"HTTP/1.1 503 ")
+        wait_until(lambda: client.service.in_work == 1)  # one place was enough
+
+
+def test_an_answer_that_is_not_taken_ends_the_connection(model: SmallModel) -> None:
+    with running(model, upload_timeout=0.3) as client, socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.settimeout(20)
+        raw.connect((client.base_url.host, client.base_url.port))
+        with pytest.raises(ConnectionError):
+            while True:
+                raw.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+
+
+def test_idle_connections_and_broken_forms_keep_nobody_out_and_log_nothing(tmp_path: Path) -> None:
+    """The command itself, with as few open files as some systems allow."""
+    content = wav(noise(1))
+    with contextlib.ExitStack() as held, command(tmp_path, files=256) as (server, client):
+        there = (client.base_url.host, client.base_url.port)
+        part = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
+        for n in range(400):
+            raw = held.enter_context(socket.create_connection(there, 20))
+            raw.sendall((b"", b"GET / HT", part[:30], b"GET /ping HTTP/1.1\r\n")[n % 4])
+        for _ in range(5):
+            with httpx.Client(base_url=client.base_url, timeout=60, trust_env=False) as other:
+                assert recognize(other, content).status_code == 200
+            held.enter_context(socket.create_connection(there, 20))
+        form = {"content-type": "multipart/form-data; boundary=x"}
+        for body in (b"junk", b"--xy\r\nA", b"\r\n\r\n--z", b"--x\r\n\0: a\r\n\r\n", b"--x--more"):
+            check_refusal(client.post("/recognize", content=body, headers=form), 400, 422)
+        # What large uploads took is given back: none of these bytes is audio.
+        before = _resident(server.pid)
+        large = os.urandom(1 << 20) * 22
+        with ThreadPoolExecutor(6) as threads:
+            asked = [threads.submit(client.post, "/invocations", content=large) for _ in range(6)]
+            assert {each.result().status_code for each in asked} == {422}
+        wait_until(lambda: _resident(server.pid) < before + (40 << 20))
+        server.send_signal(signal.SIGTERM)
+        assert server.stderr
+        assert server.stderr.read().splitlines() == [
+            "serve    ended; all that had begun is answered"
+        ]
+
+
+def _resident(pid: int) -> int:
+    """Resident bytes of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) << 10
+
+
+def test_too_few_open_files_are_told_before_anybody_is_served(tmp_path: Path) -> None:
+    code = (
+        "import resource; from serpipe.serving.options import Options;"
+        "from serpipe.serving.sockets import connections_allowed;"
+        "print(connections_allowed(Options()), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+
+    def run(soft: int, hard: int) -> "subprocess.CompletedProcess[str]":
+        limits = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" "$@"'
+        words = ["sh", "-c", limits, sys.executable, "-c", code]
+        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+
+    assert "UserError: --queue 64: the system allows 90 open files" in run(90, 90).stderr
+    allowed, files = map(int, run(256, 256).stdout.split())
+    assert 64 <= allowed < 200 and files == 256
+    allowed, files = map(int, run(100, 3000).stdout.split())
+    assert allowed == 1024 and 1024 < files <= 3000  # raised as far as it is needed
+
+
+def test_a_log_takes_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("serpipe.tests.flood")
+    logger.addFilter(OneASecond())
+    failure = OSError(errno.EMFILE, "Too many open files")
+    for _ in range(3000):
+        logger.error("socket.accept() out of system resource", exc_info=failure)
+    first, *rest = caplog.records
+    assert len(rest) < 100 and "Too many open files" in first.getMessage() and not first.exc_info
 
 
 @contextmanager

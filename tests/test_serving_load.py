@@ -15,7 +15,7 @@ parser = pytest.importorskip("prometheus_client.parser", reason="needs prometheu
 from serpipe.artifacts.model import load_model
 from serpipe.features.audio import read_waveform
 
-from .server import RATE, command, recognize, wav
+from .server import RATE, command, wav
 
 AT_ONCE = 500
 #: How much more the server and its decoders may hold after a later round than after the first.
@@ -36,7 +36,8 @@ def test_five_hundred_at_once_are_answered_as_if_alone_and_memory_stays(
         file.write_bytes(contents[-1])
         told.append(model.predict(file))
     assert len({json.dumps(prediction.scores) for prediction in told}) == 24
-    options = ("--model", bundle, "--encoder", small_encoder, "--queue", AT_ONCE)
+    options = ("--model", bundle, "--encoder", small_encoder, "--queue", AT_ONCE,
+               "--max-wait", 600)  # fmt: skip
     with command(tmp_path, *options) as (server, client):
         held = []
         for _ in range(2):
@@ -50,9 +51,8 @@ def test_five_hundred_at_once_are_answered_as_if_alone_and_memory_stays(
         assert max(held[1:]) < held[0] + MARGIN, held
         counts = _metrics(client)
         assert counts["serpipe_requests_total", "/recognize", "200"] == 2 * AT_ONCE
-        assert counts["serpipe_requests_total", "/recognize", "429"] == 2
-        assert counts["serpipe_clips_total",] == 2 * AT_ONCE > counts["serpipe_batches_total",]
-        assert counts["serpipe_request_seconds_count",] == 2 * AT_ONCE + 2
+        assert counts["serpipe_clips_total",] == counts["serpipe_windows_total",] == 2 * AT_ONCE
+        assert counts["serpipe_request_seconds_count",] == 2 * AT_ONCE
         assert counts["serpipe_in_work",] == counts["serpipe_waiting",] == 0
 
 
@@ -66,8 +66,6 @@ async def _ask_at_once(client: Any, contents: list[bytes]) -> list[dict[str, Any
         streams[-1][1].write(request[:-1])
     while _metrics(client)["serpipe_in_work",] < AT_ONCE:
         await asyncio.sleep(0.1)
-    refused = recognize(client, contents[0])
-    assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
     for (_, writer), request in zip(streams, requests, strict=True):
         writer.write(request[-1:])
     whole = [await reader.read() for reader, _ in streams]
