@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import choices
+from .choices import check_choice
 from .errors import UserError
 from .mirror import local, stored
 from .progress import Say, Track, no_track, say_nothing
@@ -131,13 +133,13 @@ def extract(
     about = _about(extract, locals()) if provenance is None else provenance
     from .artifacts.latest import CACHES
     from .corpora.data import gather
-    from .features.names import POOLINGS
+    from .features.names import check_checkpoint_name
 
-    poolings = tuple(POOLINGS[POOLINGS.index(p)] for p in pooling.split(",") if p in POOLINGS)
-    if not poolings or ",".join(poolings) != pooling:
-        raise UserError(f"--pool {pooling}: expected mean, std or mean,std")
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"--dtype {dtype}: expected float32 or float16")
+    check_choice("--pool", pooling, choices.POOLINGS)
+    check_choice("--dtype", dtype, choices.DTYPES)
+    check_choice("--precision", precision, choices.EXTRACTION_PRECISIONS)
+    check_choice("--channels", channels, choices.CHANNELS)
+    check_checkpoint_name(str(encoder))
     folders = [data] if isinstance(data, str | Place) else data
     found = gather([_address(folder) for folder in folders], manifest, skip_bad=skip_bad, say=say)
 
@@ -148,7 +150,7 @@ def extract(
     options = EngineOptions(
         encoder=str(encoder),
         revision=revision,
-        poolings=poolings,
+        poolings=tuple(pooling.split(",")),
         devices=devices,
         precision=precision,
         max_seconds=max_seconds,

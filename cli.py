@@ -9,15 +9,16 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import __version__
+from . import __version__, choices
 from .errors import MachineError, SerpipeError, UserError
 from .remote import WAITING_THREADS, Place, Remote, place
 
@@ -63,6 +64,21 @@ class PredictionFormat(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
     CSV = "csv"
+
+
+def _choice(option: str, allowed: Sequence[str], help: str, show_default: str | bool = True) -> Any:
+    """Return an option that takes one of a few values, and refuses others where it is parsed."""
+    return typer.Option(
+        option,
+        metavar="|".join(allowed),
+        parser=partial(_check_choice, option, allowed),
+        help=help,
+        show_default=show_default,
+    )
+
+
+def _check_choice(option: str, allowed: Sequence[str], value: str) -> str:
+    return choices.check_choice(option, value, allowed)
 
 
 ResultFormatOption = Annotated[
@@ -126,9 +142,10 @@ KeptLabels = Annotated[
 ]
 Task = Annotated[
     str,
-    typer.Option(
-        metavar="auto|labels|ratings",
-        help="How the target is read: auto takes numbers for ratings and words for labels.",
+    _choice(
+        "--task",
+        choices.TASKS,
+        "How the target is read: auto takes numbers for ratings and words for labels.",
     ),
 ]
 Group = Annotated[
@@ -150,9 +167,10 @@ SpeakersPerCorpus = Annotated[
 ]
 SimilarSpeakers = Annotated[
     str,
-    typer.Option(
-        metavar="refuse|merge|separate",
-        help="Speaker ids that differ only in spelling, such as Actor1 and actor01.",
+    _choice(
+        "--similar-speakers",
+        choices.SIMILAR_SPEAKERS,
+        "Speaker ids that differ only in spelling, such as Actor1 and actor01.",
     ),
 ]
 RunFolder = Annotated[
@@ -172,7 +190,7 @@ ModelRevision = Annotated[
     ),
 ]
 OneDevice = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
+    str, _choice("--device", choices.DEVICES, "Where it runs: auto is a GPU, if any.")
 ]
 ClusterOption = Annotated[
     str | None,
@@ -257,7 +275,7 @@ def extract(
         ),
     ] = None,
     pool: Annotated[
-        str, typer.Option(metavar="mean|std|mean,std", help="What to keep of each layer over time.")
+        str, _choice("--pool", choices.POOLINGS, "What to keep of each layer over time.")
     ] = "mean",
     revision: Revision = None,
     devices: Annotated[
@@ -269,14 +287,15 @@ def extract(
     ] = "auto",
     precision: Annotated[
         str,
-        typer.Option(
-            metavar="float32|tf32|bf16|fp16|auto",
-            help="Of weights and states. Only float32 is exact; auto is bf16 where the machine "
+        _choice(
+            "--precision",
+            choices.EXTRACTION_PRECISIONS,
+            "Of weights and states. Only float32 is exact; auto is bf16 where the machine "
             "computes it natively.",
         ),
     ] = "float32",
     dtype: Annotated[
-        str, typer.Option(metavar="float32|float16", help="Of the stored embeddings.")
+        str, _choice("--dtype", choices.DTYPES, "Of the stored embeddings.")
     ] = "float32",
     trim: Annotated[
         float | None,
@@ -289,7 +308,7 @@ def extract(
         ),
     ] = None,
     channels: Annotated[
-        str, typer.Option(metavar="mean|left|right", help="How several channels become one.")
+        str, _choice("--channels", choices.CHANNELS, "How several channels become one.")
     ] = "mean",
     max_seconds: Annotated[
         float | None,
@@ -529,10 +548,10 @@ def convert(
         int, typer.Option(metavar="HZ", help="Sampling rate of what is written.")
     ] = 16000,
     file_format: Annotated[
-        str, typer.Option("--to-format", metavar="wav|flac", help="Of what is written.")
+        str, _choice("--to-format", choices.AUDIO_FORMATS, "Of what is written.")
     ] = "wav",
     channels: Annotated[
-        str, typer.Option(metavar="mean|left|right", help="How several channels become one.")
+        str, _choice("--channels", choices.CHANNELS, "How several channels become one.")
     ] = "mean",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write every file anew, whatever is there.")
@@ -680,9 +699,10 @@ def fit(
     similar_speakers: SimilarSpeakers = "refuse",
     normalise: Annotated[
         str,
-        typer.Option(
-            metavar="none|speaker",
-            help="speaker standardises each speaker's clips by themselves. Transductive: it "
+        _choice(
+            "--normalise",
+            choices.NORMALISATIONS,
+            "speaker standardises each speaker's clips by themselves. Transductive: it "
             "presumes many clips of the new speaker, and is marked as such.",
         ),
     ] = "none",
@@ -694,9 +714,10 @@ def fit(
     ] = False,
     pool: Annotated[
         str | None,
-        typer.Option(
-            metavar="mean|std|mean,std",
-            help="Which of the cached poolings to use.",
+        _choice(
+            "--pool",
+            choices.POOLINGS,
+            "Which of the cached poolings to use.",
             show_default="all",
         ),
     ] = None,
@@ -814,9 +835,10 @@ def finetune(
     ] = "facebook/wav2vec2-base",
     network: Annotated[
         str | None,
-        typer.Option(
-            metavar="cnn|s4",
-            help="Train this small network from scratch instead of an encoder.",
+        _choice(
+            "--network",
+            choices.NETWORKS,
+            "Train this small network from scratch instead of an encoder.",
             show_default="none",
         ),
     ] = None,
@@ -883,7 +905,10 @@ def finetune(
         float, typer.Option(metavar="SHARE", help="Of the steps, over which the rates rise.")
     ] = 0.1,
     precision: Annotated[
-        str, typer.Option(metavar="float32|bf16|fp16", help="Of products; weights are float32.")
+        str,
+        _choice(
+            "--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."
+        ),
     ] = "float32",
     train_front_end: Annotated[
         bool, typer.Option("--train-front-end", help="Train the convolutions, too.")
@@ -991,14 +1016,11 @@ def finetune(
     from .mirror import local, stored
     from .pipeline.finetune.kinds import EncoderWithHead, Network
     from .pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS
-    from .pipeline.networks import NETWORKS
     from .pipeline.protocol import Protocol
     from .pipeline.ratings import read_ratings
     from .progress import track
     from .provenance import cores, provenance
 
-    if network and network not in NETWORKS:
-        raise UserError(f"--network {network}: expected {' or '.join(NETWORKS)}")
     places = choose_devices(device, "--device")
     given = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
     options = replace(
@@ -1172,7 +1194,10 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Clips computed at once.")] = 8,
     precision: Annotated[
-        str, typer.Option(metavar="float32|bf16|fp16", help="Of products; weights are float32.")
+        str,
+        _choice(
+            "--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."
+        ),
     ] = "float32",
     device: OneDevice = "auto",
     out: RunFolder = None,
@@ -1197,8 +1222,6 @@ def evaluate(
     from .progress import track
     from .provenance import cores, provenance
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
     device = choose_devices(device)[0]
     protocol = Protocol(
         target=target,
@@ -1319,8 +1342,6 @@ def predict(
 
     if bool(inputs) == (mic is not None):
         raise UserError("predict: expected recordings or --mic; name files or folders")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
     files = _recordings(inputs or [])
     device = choose_devices(device, "--device")[0]
     loaded = load_model(model, device=device, encoder=encoder, revision=revision)
@@ -1373,7 +1394,7 @@ def export(
             show_default="the newest bundle in artifacts/runs, else the one that ships",
         ),
     ] = None,
-    to: Annotated[str, typer.Option(metavar="onnx", help="What to write.")] = "onnx",
+    to: Annotated[str, _choice("--to", choices.EXPORT_FORMATS, "What to write.")] = "onnx",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -1396,8 +1417,6 @@ def export(
     """
     from .artifacts.onnx_export import export_onnx
 
-    if to != "onnx":
-        raise UserError(f"--to {to}: expected onnx")
     done = export_onnx(model, out, encoder=encoder, revision=revision, opset=opset, say=_say)
     told = done.metadata
     _say(
@@ -1441,7 +1460,7 @@ def serve(
     ] = 8010,
     device: Annotated[
         str,
-        typer.Option(metavar="auto|cpu|cuda", help="Where the model runs: auto is a GPU, if any."),
+        _choice("--device", choices.DEVICES, "Where the model runs: auto is a GPU, if any."),
     ] = "auto",
     token_file: Annotated[
         Path | None,
@@ -1495,8 +1514,6 @@ def serve(
     from .artifacts.model import load_model
     from .features.devices import choose_devices
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
     options = Options(
         max_bytes=max_megabytes << 20,
         max_seconds=max_seconds,

@@ -26,14 +26,12 @@ from ..features.audio import (
 from ..features.batching import in_order
 from ..features.read_ahead import Content, read_ahead
 from ..features.trim import trim
-from ..mirror import local
 from ..pipeline.predict import Prediction, Segment, equal_windows, windows
 from ..remote import Place, Remote, place
-from .latest import bundles_of, latest_bundle
+from .latest import DEFAULT_BUNDLE as DEFAULT_BUNDLE
+from .latest import find_model
 from .listeners import Listener, Scored, open_bundle, open_classifier, open_network
 
-#: The bundle that ships with the package.
-DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 #: Pieces between two questions whether to go on.
 _PIECES = 16
 #: Files that are predicted together: so many, or so much of them.
@@ -515,36 +513,6 @@ def _predict_group(
 def text(path: Place | str) -> str:
     """Return a path as text that can be written: on POSIX systems it may be any bytes."""
     return str(path).encode(errors="backslashreplace").decode()
-
-
-def find_model(name: str | Place | None) -> Path:
-    """Return where a model is.
-
-    Parameters
-    ----------
-    name : str, Path, Remote or None
-        As :func:`load_model` takes it.
-
-    Returns
-    -------
-    Path
-        The model of a run, or what was given: a hub id is no path that exists.
-
-    Raises
-    ------
-    UserError
-        If it is a run without a model.
-    """
-    given = latest_bundle() or DEFAULT_BUNDLE if name is None else local(name)
-    if (given / "bundle.json").is_file() or not (given / "run.json").is_file():
-        return given
-    bundles = bundles_of(given)
-    if not bundles and not (given / "model").is_dir():
-        raise UserError(
-            f"{given}: a run without a saved head or model; expected one of `serpipe fit` or "
-            "`serpipe finetune` that ended; name another with --model"
-        )
-    return bundles[0] if bundles else given / "model"
 
 
 def _check_names(found: Path, listener: Listener) -> None:

@@ -17,8 +17,9 @@ from ..features.checkpoint import load_checkpoint
 from ..files import write_bytes
 from ..provenance import versions
 from .bundle import BundleSummary, load_bundle, read_bundle_summary
+from .latest import DEFAULT_BUNDLE, find_model
 from .listeners import Scored, find_encoder
-from .model import DEFAULT_BUNDLE, Model, find_model, load_model
+from .model import Model, load_model
 from .onnx_convert import OPSETS, check_installed, run_onnx, to_onnx
 from .onnx_graph import Graph, Logits, PooledLayers, Shares, prepare_module, ready
 from .onnx_heads import head_module

@@ -10,7 +10,13 @@ import transformers
 from .. import __version__
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import CHANNEL_POLICY, RESAMPLER, check_length, decode_waveform
+from .audio import (
+    CHANNEL_POLICY,
+    RESAMPLER,
+    check_channels,
+    check_length,
+    decode_waveform,
+)
 from .batching import (
     GPU_BATCH_SECONDS,
     Batch,
@@ -268,7 +274,13 @@ def cache_key(
     -------
     dict
         JSON values.
+
+    Raises
+    ------
+    UserError
+        If there is no such choice of channels.
     """
+    check_channels(channels)  # a typo would become part of the key
     device = encoder.device
     is_cuda = device.type == "cuda"
     return {
