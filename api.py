@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import choices
 from .choices import check_choice
-from .errors import UserError
+from .errors import UserError, counted
 from .mirror import local, stored
 from .progress import Say, Track, no_track, say_nothing
 from .remote import Place, Remote, address_without_secrets, place
@@ -174,7 +174,7 @@ def extract(
         key = engine.key
         say(
             f"         {key['model_type']}, revision {key['revision']}, "
-            f"{len(key['layers'])} layers of width {key['width']}, "
+            f"{counted(len(key['layers']), 'layer')} of width {key['width']}, "
             f"{key['precision']} on {key['device']}"
         )
         name = f"{found.name}-{key['encoder'].replace('/', '--')}.h5"
@@ -222,6 +222,7 @@ def fit(
     similar_speakers: str = "refuse",
     seed: int = 0,
     out: str | Place | None = None,
+    name: str | None = None,
     jobs: int | None = None,
     stream_past: float = 4.0,
     cluster: str | None = None,
@@ -240,10 +241,10 @@ def fit(
         Embeddings that :func:`extract` made; by default the newest in ``features/cache``. One that
         is elsewhere is fetched first, and so are ``ratings``.
     head : str, optional
-        Names joined by commas, or ``"all"``. For labels ``lr`` (the default), ``svm``,
-        ``svm-linear``, ``lgbm``, ``sgd``; for ratings ``ridge`` (the default), ``svr``,
-        ``lgbm-regressor``. ``"best"``, alone or among others, adds a result for which the head,
-        too, is chosen inside the folds.
+        Names joined by commas, or ``"all"``. For labels ``lr``, ``svm`` (by default
+        these two), ``svm-linear``, ``lgbm``, ``sgd``; for ratings ``ridge`` (the default),
+        ``svr``, ``lgbm-regressor``. ``"best"``, alone or among others, adds a result for which the
+        head, too, is chosen inside the folds.
     grid : mapping of str to sequence of float, or sequence of str
         Values to try for a hyper-parameter, such as ``{"lr.C": [0.1, 1]}`` or ``["lr.C=0.1,1"]``.
     split : str
@@ -283,6 +284,8 @@ def fit(
     out : str or Path, optional
         The run's folder; by default ``artifacts/runs/NAME``. If it is elsewhere, it is written in
         a copy on this machine, then put in place.
+    name : str, optional
+        What to call the run in tables and figures.
     jobs : int, optional
         Processes; the cores there are by default. The results do not depend on it.
     stream_past : float
@@ -303,9 +306,11 @@ def fit(
         If an option is wrong or the cache does not hold what it needs.
     """
     about = _about(fit, locals()) if provenance is None else provenance
+    from .artifacts.run import check_given_name
     from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol
 
+    given_name = "" if name is None else check_given_name(name)
     protocol = Protocol(
         split=split,
         layers=layers,
@@ -330,8 +335,8 @@ def fit(
     ):
         return _record(
             opened, heads, grids, protocol, choose_best=chooses_head(head), ratings=rated,
-            provenance=about, out=folder, jobs=jobs, stream_past=stream_past, cluster=there,
-            track=track, say=say,
+            provenance=about, out=folder, given_name=given_name, jobs=jobs, stream_past=stream_past,
+            cluster=there, track=track, say=say,
         )  # fmt: skip
 
 
@@ -461,6 +466,7 @@ def fit_repeated(
 
 def report(
     *runs: "RunResults | str | Place",
+    names: Sequence[str] = (),
     baseline: bool = False,
     compare_layers: str | None = None,
     audio: str | Path | None = None,
@@ -477,6 +483,9 @@ def report(
     *runs : RunResults, str or Path
         Runs, or their folders; by default the newest in ``artifacts/runs``. Several are compared,
         clip by clip where they are of the same clips.
+    names : sequence of str
+        What to call each run in tables and figures; an empty one leaves the name that it has. By
+        default runs keep the names that they were fitted with.
     baseline : bool
         Set published results beside, where corpus, split, labels and metric agree.
     compare_layers : str, optional
@@ -509,6 +518,10 @@ def report(
     from .artifacts.results import RunResults, read_results
     from .files import make_folder
 
+    if names and len(names) != len(runs):
+        raise UserError(
+            f"{counted(len(names), 'name')} for {counted(len(runs), 'run')}; expected one for each"
+        )
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
     if several or compare_layers is not None:
         for option, given in (("--audio", audio), ("--baseline", baseline)):
@@ -536,6 +549,8 @@ def report(
         target = None if out is None else opened.enter_context(stored(out, say))
         if target:
             make_folder(target)
+        named = zip(results, names or [""] * len(results), strict=True)
+        results = [each.called(name) if name else each for each, name in named]
         folders, first = [each.run for each in results], results[0]
         show = show or _show_nothing
         if compare_layers is not None:
@@ -652,6 +667,7 @@ def _record(
     ratings: "Ratings | None",
     provenance: Mapping[str, Any],
     out: Path | None = None,
+    given_name: str = "",
     jobs: int | None,
     stream_past: float,
     cluster: "Cluster | None",
@@ -672,6 +688,7 @@ def _record(
         ratings=ratings,
         provenance=provenance,
         out=out,
+        given_name=given_name,
         jobs=_jobs(jobs),
         stream_past=stream_past,
         cluster=cluster,

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__, choices
-from .errors import MachineError, SerpipeError, UserError
+from .errors import MachineError, SerpipeError, UserError, counted
 from .remote import WAITING_THREADS, Place, Remote, place
 
 # The commands import what they need when they run: `serpipe --help` must not wait for torch.
@@ -179,6 +179,14 @@ RunFolder = Annotated[
         metavar="DIR",
         help="Where to write the run.",
         show_default="artifacts/runs/NAME",
+    ),
+]
+RunName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What to call the run in tables and figures of a report.",
+        show_default="its number",
     ),
 ]
 ModelRevision = Annotated[
@@ -399,7 +407,7 @@ def extract(
         _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
     if target.parent != CACHES:  # where `serpipe fit` looks by itself
         _say(f"next     serpipe fit --cache {target}")
-    _say(f"cache    {done.computed} clips computed, {done.reused} were there, in:")
+    _say(f"cache    {counted(done.computed, 'clip')} computed, {done.reused} were there, in:")
     if format is ResultFormat.JSON:
         _print_json({
             "cache": str(target), "computed": done.computed, "reused": done.reused,
@@ -496,7 +504,7 @@ def corpora_table_command(
     write_clip_table(opened, out)
     for error in (*found.bad, *(each.error for each in opened if each.error)):
         _say(f"bad      {error}")
-    _say(f"table    {len(opened)} clips in:")
+    _say(f"table    {counted(len(opened), 'clip')} in:")
     typer.echo(out)
 
 
@@ -602,7 +610,7 @@ def fit(
             "for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by commas, or "
             "all, without sgd. best, alone or among others, also chooses the head inside the "
             "folds.",
-            show_default="lr; for ratings ridge",
+            show_default="lr,svm; for ratings ridge",
         ),
     ] = None,
     cache: Annotated[
@@ -662,8 +670,8 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="HEAD.NAME=VALUE,...",
-            help="Values to try for a hyper-parameter, such as lr.C=0.01,0.1,1, or C=... of one "
-            "head alone; one value fixes it. Can be given several times.",
+            help="Values to try for a hyper-parameter, such as lr.C=0.01,0.1,1, or C=... of every "
+            "head that has it; one value fixes it. Can be given several times.",
             show_default=False,
         ),
     ] = None,
@@ -722,6 +730,7 @@ def fit(
         ),
     ] = None,
     out: RunFolder = None,
+    name: RunName = None,
     seed: Annotated[
         int,
         typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of folds, heads and shuffles."),
@@ -798,6 +807,11 @@ def fit(
     if several and out:
         option = "--cross-corpus" if cross_corpus else "--repeats"
         raise UserError(f"--out {out}: {option} makes several runs; omit one of the two")
+    if several and name is not None:
+        raise UserError(
+            f"--name {name}: is for one run, and several are made; omit it, and name each in the "
+            "report: serpipe report NAME=RUN NAME=RUN"
+        )
     if cross_corpus and repeats > 1:
         raise UserError("--repeats and --cross-corpus do not go together; omit one of the two")
     if cross_corpus:
@@ -805,7 +819,7 @@ def fit(
     elif repeats > 1:
         found = api.fit_repeated(cache, repeats=repeats, protocol=protocol, **asked)
     else:
-        found = (api.fit(cache, out=out, **vars(protocol), **asked),)
+        found = (api.fit(cache, out=out, name=name, **vars(protocol), **asked),)
     places = [place(out or results.run) for results in found]
     if out or several:  # where `serpipe report` does not look by itself
         _say(f"next     serpipe report {' '.join(map(str, places))}")
@@ -906,9 +920,7 @@ def finetune(
     ] = 0.1,
     precision: Annotated[
         str,
-        _choice(
-            "--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."
-        ),
+        _choice("--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."),
     ] = "float32",
     train_front_end: Annotated[
         bool, typer.Option("--train-front-end", help="Train the convolutions, too.")
@@ -981,6 +993,7 @@ def finetune(
         bool, typer.Option("--tensorboard", help="Write logs to RUN/tensorboard.")
     ] = False,
     out: RunFolder = None,
+    name: RunName = None,
     skip_bad: SkipBad = False,
     seed: Annotated[
         int,
@@ -997,7 +1010,11 @@ def finetune(
     from importlib.util import find_spec
 
     from .artifacts.latest import RUNS
+    from .artifacts.run import check_given_name
+    from .features.names import check_checkpoint_name
 
+    given_name = "" if name is None else check_given_name(name)
+    check_checkpoint_name(encoder)
     for package, extra in (("accelerate", "finetune"), ("tensorboard", "tensorboard")):
         if find_spec(package) is None and (package == "accelerate" or tensorboard):
             raise UserError(
@@ -1106,6 +1123,7 @@ def finetune(
             protocol,
             devices=places,
             cluster=there,
+            given_name=given_name,
             max_folds=max_folds,
             export=export_final,
             ratings=rated,
@@ -1195,12 +1213,11 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(metavar="N", help="Clips computed at once.")] = 8,
     precision: Annotated[
         str,
-        _choice(
-            "--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."
-        ),
+        _choice("--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."),
     ] = "float32",
     device: OneDevice = "auto",
     out: RunFolder = None,
+    name: RunName = None,
     skip_bad: SkipBad = False,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
@@ -1209,10 +1226,14 @@ def evaluate(
     Every weight must be there. A model that was trained on the corpus is marked as CONTAMINATED
     wherever a number of it appears.
     """
+    from .features.names import check_checkpoint_name
+
+    check_checkpoint_name(model, "--model")
     from .artifacts.latest import RUNS
     from .artifacts.record_evaluation import record_evaluation
     from .artifacts.report import headline
     from .artifacts.results import read_results
+    from .artifacts.run import check_given_name
     from .artifacts.tables import nested_table
     from .corpora.data import gather
     from .features.devices import choose_devices
@@ -1222,6 +1243,7 @@ def evaluate(
     from .progress import track
     from .provenance import cores, provenance
 
+    given_name = "" if name is None else check_given_name(name)
     device = choose_devices(device)[0]
     protocol = Protocol(
         target=target,
@@ -1253,6 +1275,7 @@ def evaluate(
             device=device,
             provenance=provenance(),
             out=folder,
+            given_name=given_name,
             skip_bad=skip_bad,
             workers=cores(),
             track=track,
@@ -1324,25 +1347,56 @@ def predict(
         bool,
         typer.Option("--skip-bad", help="Exit with 0 even if some recordings cannot be used."),
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the predictions to this file.",
+            show_default="standard output",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw the timeline of one recording, with --window; .pdf and .svg work as well.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[
-        PredictionFormat,
-        typer.Option(help="How to print: jsonl is a line of JSON for each recording."),
-    ] = PredictionFormat.TABLE,
+        PredictionFormat | None,
+        typer.Option(
+            help="How to print: jsonl is a line of JSON for each recording.",
+            show_default="by the suffix of --out, else table",
+        ),
+    ] = None,
 ) -> None:
     """Tell the emotion of recordings by a head or model that was trained before.
 
     A label is what the model finds likeliest of those that it knows, not what a person feels. How
     it scored, and by which protocol, is said on standard error.
     """
+    from .artifacts.latest import find_model
+    from .features.names import check_checkpoint_name
+
+    # All arguments are checked before torch is loaded, which takes seconds.
+    if bool(inputs) == (mic is not None):
+        raise UserError("predict: expected recordings or --mic; name files or folders")
+    files = _recordings(inputs or [], skip_missing=skip_bad)
+    chosen_format = _prediction_format(format, out)
+    _check_prediction_files(out, plot, files, window)
+    if encoder is not None:
+        check_checkpoint_name(encoder)
+    if model is None or isinstance(place(model), Path):
+        find_model(model)
+
     from .artifacts.model import load_model, predict_files, text
     from .artifacts.prediction_text import TRAINED_ON_NOTE, describe
     from .errors import BadClipError
     from .features.devices import choose_devices
+    from .progress import track
     from .provenance import cores
 
-    if bool(inputs) == (mic is not None):
-        raise UserError("predict: expected recordings or --mic; name files or folders")
-    files = _recordings(inputs or [])
     device = choose_devices(device, "--device")[0]
     loaded = load_model(model, device=device, encoder=encoder, revision=revision)
     for line in describe(loaded):
@@ -1357,10 +1411,11 @@ def predict(
         sound, rate = record(mic, loaded.sampling_rate), loaded.sampling_rate
         said: Any = iter([loaded.predict(sound, rate, window=window, hop=hop)])
     else:
-        said = predict_files(loaded, files, window=window, hop=hop, workers=cores())
+        said = predict_files(loaded, files, window=window, hop=hop, workers=cores(), track=track)
     sources = [text(file) for file in files] or ["array"]
     bad, any_trained_on = [], False
-    with _prediction_printer(format, loaded, sources, timeline=window is not None) as show:
+    timeline = window is not None
+    with _prediction_printer(chosen_format, loaded, sources, timeline, out) as show:
         for each in said:
             if isinstance(each, BadClipError):
                 bad.append(each)
@@ -1372,8 +1427,18 @@ def predict(
                 )
             show(each)
             any_trained_on = any_trained_on or bool(each.trained_on)
+            if plot is not None:
+                from .artifacts.figures import as_bytes
+                from .artifacts.timeline import draw_timeline
+                from .files import write_bytes
+
+                figure = draw_timeline(each, loaded.name, str(loaded.card["probabilities"]))
+                write_bytes(plot, as_bytes(figure, plot.suffix[1:].lower()))
+                _say(f"picture  {plot}")
     if any_trained_on:
         _say(f"note     {TRAINED_ON_NOTE}")
+    if out is not None:
+        _say(f"written  {counted(len(sources) - len(bad), 'prediction')} in {out}")
     for error in bad:
         _say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
     if bad and not skip_bad:
@@ -1538,9 +1603,9 @@ def report(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN...",
-            help="Folder of a run; several are compared, clip by clip where they are of the same "
-            "clips.",
+            metavar="[NAME=]RUN...",
+            help="Folder of a run, and what to call it; several are compared, clip by clip where "
+            "they are of the same clips.",
             show_default="the newest in artifacts/runs",
         ),
     ] = None,
@@ -1586,8 +1651,12 @@ def report(
     """
     from .api import report as run
 
+    named = [_split_name(given) for given in runs or ()]
+    if len(named) > 1 and not any(name for name, _ in named):
+        _say("note     tables can call runs by name: serpipe report NAME=RUN NAME=RUN")
     made = run(
-        *runs or (),
+        *(folder for _, folder in named),
+        names=[name for name, _ in named],
         baseline=baseline,
         compare_layers=compare_layers,
         audio=audio,
@@ -1669,14 +1738,30 @@ def print_report(report: Any, console: Any = None) -> None:
         console.print(Text(check_line(check), style=styles[check.severity]))
 
 
-def _recordings(inputs: list[str]) -> list[Place]:
+def _split_name(given: str) -> tuple[str, str]:
+    """Split ``NAME=RUN``; what is a path or an address as it stands has no name."""
+    name, equals, folder = given.partition("=")
+    if not equals or isinstance(place(given), Remote) or Path(given).exists():
+        return "", given
+    from .artifacts.run import check_given_name
+
+    return check_given_name(name), folder
+
+
+def _recordings(inputs: list[str], *, skip_missing: bool) -> list[Place]:
     """Return files as they are named, and the recordings of folders by name."""
     from .corpora.scan import audio_files
     from .features.convert import SUFFIXES
 
     files: list[Place] = []
+    missing: list[Place] = []
     for given in map(place, inputs):
-        if (isinstance(given, Remote) and given.is_web) or not given.is_dir():
+        if isinstance(given, Remote) and given.is_web:
+            files.append(given)
+            continue
+        if not given.is_dir():
+            if isinstance(given, Path) and not given.exists():
+                missing.append(given)
             files.append(given)
             continue
         found = [given / path for path in sorted(audio_files(given, SUFFIXES))]
@@ -1686,34 +1771,87 @@ def _recordings(inputs: list[str]) -> list[Place]:
                 "the folder that they are in"
             )
         files += found
+    if missing and (not skip_missing or len(missing) == len(files)):
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{missing[0]}: no such file or folder{more}; expected recordings or folders of them; "
+            "check the path"
+        )
     return files
+
+
+def _prediction_format(format: PredictionFormat | None, out: Path | None) -> PredictionFormat:
+    if format is not None:
+        return format
+    if out is None:
+        return PredictionFormat.TABLE
+    suffix = out.suffix[1:].lower()
+    by_suffix = [PredictionFormat.CSV, PredictionFormat.JSON, PredictionFormat.JSONL]
+    if suffix not in by_suffix:
+        raise UserError(
+            f"--out {out}: no format by that suffix; expected .csv, .json or .jsonl; rename it, or "
+            "choose a --format"
+        )
+    return PredictionFormat(suffix)
+
+
+def _check_prediction_files(
+    out: Path | None, plot: Path | None, files: list[Place], window: float | None
+) -> None:
+    """Refuse files that could not be written in the end, before the work."""
+    from .files import make_folder
+
+    for option, path in (("--out", out), ("--plot", plot)):
+        if path is None:
+            continue
+        if path.is_dir() or path in files:
+            what = "a folder" if path.is_dir() else "one of the recordings"
+            raise UserError(f"{option} {path}: is {what}; expected a new file; name another")
+        make_folder(path.parent)
+    if plot is None:
+        return
+    if plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UserError(
+            f"--plot {plot}: expected a name that ends in .png, .pdf or .svg; rename it"
+        )
+    if window is None or len(files) > 1:
+        raise UserError(
+            f"--plot {plot}: draws the timeline of one recording; expected one, and --window S"
+        )
 
 
 @contextmanager
 def _prediction_printer(
-    format: PredictionFormat, model: Any, sources: list[str], timeline: bool
+    format: PredictionFormat, model: Any, sources: list[str], timeline: bool, out: Path | None
 ) -> Iterator[Callable[[Any], None]]:
-    """Print predictions as they come; JSON, which is one text, at the end, whatever ends it."""
+    """Print predictions as they come; JSON, which is one text, at the end, whatever ends it.
+
+    With ``out`` they are written there at the end, or printed if the disk does not take them.
+    """
+    import json
     from dataclasses import asdict
 
     from .artifacts import prediction_text as texts
+    from .files import write_text
 
     shown: list[dict[str, Any]] = []
+    lines: list[str] = []
+    echo: Callable[[str], None] = typer.echo if out is None else lines.append
 
     def show(prediction: Any) -> None:
         if format is PredictionFormat.JSON:
             shown.append(asdict(prediction))
         elif format is PredictionFormat.JSONL:
-            typer.echo(texts.as_json_line(prediction))
+            echo(texts.as_json_line(prediction))
         elif format is PredictionFormat.CSV:
-            typer.echo("\n".join(texts.csv_rows(prediction, model)))
+            echo("\n".join(texts.csv_rows(prediction, model)))
         else:
-            typer.echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
+            echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
 
     if format is PredictionFormat.CSV:
-        typer.echo(texts.csv_header(model))
+        echo(texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
-        typer.echo(texts.table_header(model, sources))
+        echo(texts.table_header(model, sources))
     note = texts.probability_note(model)
     if format in (PredictionFormat.CSV, PredictionFormat.JSONL):  # their columns are fixed
         for line in note:
@@ -1722,10 +1860,18 @@ def _prediction_printer(
         yield show
     finally:
         if format is PredictionFormat.JSON:
-            _print_json({"model": dict(model.card), "predictions": shown})
+            whole = {"model": dict(model.card), "predictions": shown}
+            echo(json.dumps(whole, indent=1, allow_nan=False))
         elif format is PredictionFormat.TABLE:
             for line in note:
-                typer.echo(line)
+                echo(line)
+        if out is not None:
+            content = "".join(f"{line}\n" for line in lines)
+            try:
+                write_text(out, content)
+            except MachineError:
+                typer.echo(content, nl=False)
+                raise
 
 
 def _print_as(format: TableFormat, report: Any) -> None:

@@ -15,6 +15,10 @@ class UserError(SerpipeError):
     exit_code = 2
 
 
+class OtherCacheError(UserError):
+    """A cache is whole, and holds something else than what is asked for: another may be made."""
+
+
 class MachineError(SerpipeError):
     """The machine failed: no disk space, no network, no memory."""
 
@@ -67,6 +71,11 @@ class BadClipsError(UserError):
             "or go on without them: --skip-bad"
         )
         super().__init__("\n".join(lines))
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with a noun, such as ``"1 test"`` or ``"2 tests"``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def first_line(error: BaseException) -> str:

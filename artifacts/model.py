@@ -27,13 +27,14 @@ from ..features.batching import in_order
 from ..features.read_ahead import Content, read_ahead
 from ..features.trim import trim
 from ..pipeline.predict import Prediction, Segment, equal_windows, windows
+from ..progress import Track, no_track
 from ..remote import Place, Remote, place
 from .latest import DEFAULT_BUNDLE as DEFAULT_BUNDLE
 from .latest import find_model
 from .listeners import Listener, Scored, open_bundle, open_classifier, open_network
 
-#: Pieces between two questions whether to go on.
-_PIECES = 16
+#: Pieces between two questions whether to go on, and between two signs of progress.
+_PIECES, _TRACKED_PIECES = 16, 64
 #: Files that are predicted together: so many, or so much of them.
 _GROUP_FILES, _GROUP_SECONDS = 32, 600.0
 
@@ -130,6 +131,7 @@ class Model:
         window: float | None = None,
         hop: float | None = None,
         check: Callable[[], None] | None = None,
+        track: Track[Any] = no_track,
     ) -> list[Prediction | BadClipError]:
         """Predict several recordings; what is said of one does not depend on the others.
 
@@ -150,6 +152,8 @@ class Model:
             Windows with nothing to hear have no label and count for nothing.
         check : callable, optional
             Called before every few windows; what it raises ends the work.
+        track : callable
+            Shows progress over the windows.
 
         Returns
         -------
@@ -177,7 +181,8 @@ class Model:
                 cuts.append(error)
                 heard = []
             pieces.append(heard)
-        scored = iter(self._score([p for heard in pieces for p in heard if p is not None], check))
+        to_score = [p for heard in pieces for p in heard if p is not None]
+        scored = iter(self._score(to_score, check, track))
         found: list[Prediction | BadClipError] = []
         hashes = [""] * len(sources) if audio_sha256 is None else audio_sha256
         rows = zip(waveforms, sources, hashes, cuts, pieces, strict=True)
@@ -316,16 +321,26 @@ class Model:
         heard = piece if decibels is None else trim(piece, decibels)
         return heard if len(heard) >= self.listener.front_end.minimum_samples else None
 
-    def _score(self, pieces: Sequence[Waveform], check: Callable[[], None] | None) -> list[Scored]:
-        size = len(pieces) if check is None else _PIECES
-        scored: list[Scored] = []
+    def _score(
+        self,
+        pieces: Sequence[Waveform],
+        check: Callable[[], None] | None,
+        track: Track[Any],
+    ) -> list[Scored]:
+        if check or track is not no_track:
+            size = _PIECES if check else _TRACKED_PIECES
+        else:
+            size = max(1, len(pieces))
+
+        def score() -> Iterator[Scored]:
+            for start in range(0, len(pieces), size):
+                if check:
+                    check()
+                yield from self.listener.score(pieces[start : start + size])
+
         try:
             with self._lock:
-                while len(scored) < len(pieces):
-                    if check:
-                        check()
-                    scored += self.listener.score(pieces[len(scored) : len(scored) + size])
-            return scored
+                return list(track(score(), "scoring windows", len(pieces)))
         except (MemoryError, RuntimeError) as error:
             told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
             if not told and "allocate memory" not in str(error):  # torch's words on a CPU
@@ -434,6 +449,7 @@ def predict_files(
     window: float | None = None,
     hop: float | None = None,
     workers: int = 1,
+    track: Track[Any] = no_track,
 ) -> Iterator[Prediction | BadClipError]:
     """Predict files, a group at a time.
 
@@ -447,6 +463,8 @@ def predict_files(
         As :meth:`Model.predict_batch` takes them.
     workers : int
         Threads that decode.
+    track : callable
+        Shows progress: over the files, or over the windows if there is one file.
 
     Yields
     ------
@@ -466,17 +484,25 @@ def predict_files(
         except BadClipError as error:
             return text(file), error
 
-    group: list[_Opened] = []
-    seconds = 0.0
-    items = read_ahead(files, lambda file: file)
-    for source, opened in in_order(read, items, workers, ahead=workers):
-        group.append((source, opened))
-        if not isinstance(opened, BadClipError):
-            seconds += len(opened[0]) / model.sampling_rate
-        if len(group) >= _GROUP_FILES or seconds >= _GROUP_SECONDS:
-            yield from _predict_group(model, group, window, hop)
-            group, seconds = [], 0.0
-    yield from _predict_group(model, group, window, hop)
+    of_windows = track if len(files) == 1 else no_track
+
+    def predict_all() -> Iterator[Prediction | BadClipError]:
+        group: list[_Opened] = []
+        seconds = 0.0
+        items = read_ahead(files, lambda file: file)
+        for source, opened in in_order(read, items, workers, ahead=workers):
+            group.append((source, opened))
+            if not isinstance(opened, BadClipError):
+                seconds += len(opened[0]) / model.sampling_rate
+            if len(group) >= _GROUP_FILES or seconds >= _GROUP_SECONDS:
+                yield from _predict_group(model, group, window, hop, of_windows)
+                group, seconds = [], 0.0
+        yield from _predict_group(model, group, window, hop, of_windows)
+
+    if len(files) == 1:
+        yield from predict_all()
+    else:
+        yield from track(predict_all(), "predicting recordings", len(files))
 
 
 def _predict_group(
@@ -484,6 +510,7 @@ def _predict_group(
     group: Sequence[_Opened],
     window: float | None,
     hop: float | None,
+    track: Track[Any],
 ) -> Iterator[Prediction | BadClipError]:
     good = [(source, each) for source, each in group if not isinstance(each, BadClipError)]
 
@@ -496,6 +523,7 @@ def _predict_group(
             audio_sha256=[hash_ for _, (_, hash_) in some],
             window=window,
             hop=hop,
+            track=track,
         )
 
     def one_by_one() -> Iterator[Prediction | BadClipError]:

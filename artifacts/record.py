@@ -54,6 +54,7 @@ from .run import (
     RunSummary,
     content_hash,
     read_summary,
+    rename_run,
     run_name,
     save_clips,
     save_nuisance,
@@ -81,6 +82,7 @@ def record_run(
     ratings: Ratings | None = None,
     provenance: Mapping[str, Any],
     out: Path | None = None,
+    given_name: str = "",
     jobs: int = 1,
     stream_past: float = math.inf,
     cluster: "Cluster | None" = None,
@@ -111,6 +113,8 @@ def record_run(
         JSON values to store beside the results.
     out : Path, optional
         The run's folder; by default one named after the cache, the split and the heads.
+    given_name : str
+        What the user calls the run in tables and figures.
     jobs : int
         Processes. The results do not depend on it.
     stream_past : float
@@ -169,6 +173,7 @@ def record_run(
     name = run_name(cache.path, plan.split.name, planned, settings)
     run = out or RUNS / name
     done = heads_there(run, name, provenance)
+    earlier_name = read_summary(run).given_name if done else ""
     make_folder(run)
 
     def summarise() -> None:
@@ -203,6 +208,7 @@ def record_run(
                 groups=plan.tested_groups,
                 **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
                 settings=hashlib.sha256(asked_for.encode()).hexdigest(),
+                given_name=given_name or earlier_name,
                 heads=done,
                 provenance={**provenance, "cache": cache.provenance},
             ),
@@ -210,6 +216,7 @@ def record_run(
 
     if set(done) == set(planned):
         remove_parts(run)  # of a run that was killed between two of its last steps
+        rename_run(run, given_name)
         (run / "run.json").touch()  # the newest run is the one that was asked for last
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole

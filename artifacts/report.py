@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..errors import counted
 from ..files import write_text
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.heads import BEST, HEADS
@@ -276,9 +277,11 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     changes = f" ({', '.join(summary.changes)})" if summary.changes else ""
     what = f"{len(summary.labels)} labels" if summary.labels else "ratings"
     facts = [
+        *((("name", summary.given_name),) if summary.given_name else ()),
         (
             "corpus",
-            f"{summary.corpus}: {summary.clips} clips, {len(summary.speakers)} speakers"
+            f"{summary.corpus}: {counted(summary.clips, 'clip')}, "
+            f"{counted(len(summary.speakers), 'speaker')}"
             + (" (those that were tested)" if holds_out(summary.split) else ""),
         ),
         ("target", f"{summary.target}, {what}{changes}"),

@@ -21,6 +21,7 @@ from .run import (
     NESTED,
     HeadSummary,
     RunSummary,
+    check_given_name,
     read_nuisance,
     read_predictions,
     read_summary,
@@ -54,6 +55,25 @@ class RunResults:
     clips: Mapping[str, NDArray[np.str_]]
     predicted: Mapping[str, Mapping[str, NDArray[Any]]]
     nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def called(self, name: str) -> "RunResults":
+        """Return the same results under another name, by which tables and figures call them.
+
+        Parameters
+        ----------
+        name : str
+            As :func:`~serpipe.artifacts.run.check_given_name` allows it.
+
+        Returns
+        -------
+        RunResults
+
+        Raises
+        ------
+        UserError
+            If tables and figures cannot show it.
+        """
+        return replace(self, summary=replace(self.summary, given_name=check_given_name(name)))
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -39,6 +39,8 @@ from ..pipeline.search import label_names
 FORMAT_VERSION = 2
 #: What the nested predictions are called where layers are named.
 NESTED = "nested"
+#: Characters of a name that a user may give to a run.
+LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ class RunSummary:
     settings : str
         Hash of the clips and of all that was asked for but the seed: runs with the same one are
         repeats of each other. Empty where a run cannot be repeated with another seed.
+    given_name : str
+        What the user calls the run in tables and figures; empty if not named.
     """
 
     name: str
@@ -167,6 +171,7 @@ class RunSummary:
     tested: str = ""
     folds: str = ""
     settings: str = ""
+    given_name: str = ""
 
     @property
     def clusters(self) -> Sequence[str]:
@@ -310,6 +315,8 @@ def _check_summary(summary: RunSummary) -> None:
     tables = (told, told.get("versions", {}), told.get("cache", {}))
     if not all(isinstance(table, dict) for table in (*tables, summary.encoder)):
         raise TypeError("encoder or provenance is no table")
+    if summary.given_name:
+        check_given_name(summary.given_name)
     pairs = [line for finding in summary.findings for line in finding]
     if any(len(finding) != 2 for finding in summary.findings):
         raise ValueError("a finding is not a code and a text")
@@ -332,6 +339,41 @@ def _check_summary(summary: RunSummary) -> None:
             for name, values in head.grid.items():
                 float(choice["parameters"][name]), sum(values)
             str(choice["layer"])
+
+
+def check_given_name(name: str) -> str:
+    """Return a name that a user gave to a run, if tables and figures can show it.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the run.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    UserError
+        If it is empty or longer than 40 characters, begins or ends with a space, or holds an equals
+        sign or what cannot be printed.
+    """
+    is_short = 0 < len(name) <= LONGEST_NAME
+    if is_short and name.isprintable() and name == name.strip() and "=" not in name:
+        return name
+    raise UserError(
+        f"name {name!r}: expected 1 to {LONGEST_NAME} printable characters without '=' and without "
+        "spaces around them; choose another"
+    )
+
+
+def rename_run(run: Path, given_name: str) -> None:
+    """Give a recorded run a name; an empty one leaves the name that it has."""
+    summary = read_summary(run)
+    if given_name and summary.given_name != given_name:
+        write_summary(run, replace(summary, given_name=given_name))
 
 
 def _is_plain_name(name: object) -> bool:

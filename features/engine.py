@@ -176,8 +176,9 @@ class LocalEngine:
 
     @property
     def progress(self) -> object:
-        """What is being done."""
-        return "embedding clips"
+        """What is being done: on a CPU a batch is one clip."""
+        is_cpu = self.encoders[0].device.type == "cpu"
+        return "embedding clips" if is_cpu else "embedding batches of clips"
 
 
 def local_engine(

@@ -29,7 +29,9 @@ def looks_like_path(name: str) -> bool:
     """
     owner = name.partition("/")[0]
     return (
-        _HUB_ID.fullmatch(name) is None or owner in ("artifacts", "features") or Path(owner).is_dir()
+        _HUB_ID.fullmatch(name) is None
+        or owner in ("artifacts", "features")
+        or Path(owner).is_dir()
     )
 
 
