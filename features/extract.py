@@ -15,7 +15,15 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..corpora import CLIP_COLUMNS, Clip
-from ..errors import BadClipError, BadClipsError, MachineError, OtherCacheError, UserError
+from ..display import data_frame, text_table
+from ..errors import (
+    BadClipError,
+    BadClipsError,
+    MachineError,
+    OtherCacheError,
+    UserError,
+    counted,
+)
 from ..files import make_folder
 from ..progress import Track, no_track
 from ..provenance import cores
@@ -72,6 +80,35 @@ class Extraction:
     same_recording: tuple[tuple[str, ...], ...]
     unconfirmed: tuple[tuple[str, str], ...]
     damaged_parts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return what is in the cache, and what was done for it."""
+        cache = self.cache
+        layers = f"{counted(len(cache.layers), 'layer')} of width {cache.key['width']}"
+        pooling = f"{','.join(cache.poolings)} pooling"
+        about = f"{cache.path}: {counted(len(cache), 'clip')}, {layers}, {pooling}"
+        done = [
+            ("computed", self.computed),
+            ("reused", self.reused),
+            ("removed", len(self.removed)),
+            ("left out", len(self.bad)),
+        ]
+        return f"{about}\n{text_table(('', 'clips'), [(name, str(n)) for name, n in done])}"
+
+    def to_pandas(self) -> Any:
+        """Return the clip table of the cache as a data frame of pandas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each clip, in the order of the embeddings.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        return data_frame(dict(self.cache.clips))
 
 
 def extract(
