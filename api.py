@@ -334,9 +334,10 @@ def fit(
         workers(cluster, say) as there,
     ):
         return _record(
-            opened, heads, grids, protocol, choose_best=chooses_head(head), ratings=rated,
-            provenance=about, out=folder, given_name=given_name, jobs=jobs, stream_past=stream_past,
-            cluster=there, track=track, say=say,
+            opened, heads, grids, protocol, choose_best=chooses_head(head),
+            default_heads=head is None, ratings=rated, provenance=about, out=folder,
+            given_name=given_name, jobs=jobs, stream_past=stream_past, cluster=there,
+            track=track, say=say,
         )  # fmt: skip
 
 
@@ -391,8 +392,8 @@ def fit_cross_corpus(
         else:
             possible.append(each)
     return _record_each(
-        possible, cluster, opened, heads, grids, choose_best=chooses_head(head), ratings=rated,
-        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
+        possible, cluster, opened, heads, grids, choose_best=chooses_head(head),
+        default_heads=head is None, ratings=rated, provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
     )  # fmt: skip
 
 
@@ -456,8 +457,8 @@ def fit_repeated(
                 "folds; omit it"
             )
     found = _record_each(
-        each_seed, cluster, opened, heads, grids, choose_best=best, ratings=rated,
-        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
+        each_seed, cluster, opened, heads, grids, choose_best=best, default_heads=head is None,
+        ratings=rated, provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
     )  # fmt: skip
     for spread in spreads(found):
         say(f"{spread.head:<10} {spread}")
@@ -664,6 +665,7 @@ def _record(
     protocol: "Protocol",
     *,
     choose_best: bool,
+    default_heads: bool,
     ratings: "Ratings | None",
     provenance: Mapping[str, Any],
     out: Path | None = None,
@@ -685,6 +687,7 @@ def _record(
         grids,
         protocol,
         choose_best=choose_best,
+        default_heads=default_heads,
         ratings=ratings,
         provenance=provenance,
         out=out,

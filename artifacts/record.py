@@ -79,6 +79,7 @@ def record_run(
     protocol: Protocol | None = None,
     *,
     choose_best: bool = False,
+    default_heads: bool = False,
     ratings: Ratings | None = None,
     provenance: Mapping[str, Any],
     out: Path | None = None,
@@ -107,6 +108,9 @@ def record_run(
     choose_best : bool
         Whether the head, too, is chosen inside each fold, among ``heads``: recorded as one more
         head, ``best``.
+    default_heads : bool
+        Whether nobody asked for these heads: those that need more memory than there is are left
+        out then, instead of refused.
     ratings : Ratings, optional
         Of the target, from a file of their own.
     provenance : mapping
@@ -140,7 +144,13 @@ def record_run(
     streamed = size > stream_past
     if streamed:
         plan, heads, grids = stream_plan(
-            plan, heads, grids, size, stream_past, on_cluster=cluster is not None
+            plan,
+            heads,
+            grids,
+            size,
+            stream_past,
+            on_cluster=cluster is not None,
+            default_heads=default_heads,
         )
         say(f"note     {plan.warnings[-1]}")
         if choose_best and len(heads) < 2:

@@ -289,7 +289,7 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
     most = int(np.unique(labels, return_counts=True)[1].max())  # more folds than that are empty
     number = min(INNER_FOLDS, len(np.unique(speakers)), max(most, 2))
     fix = (
-        "fix layer and hyper-parameters beforehand (--layers 3 --grid lr.C=0.01), or extract clips "
+        "fix layer and hyper-parameters beforehand (--layers 3 --grid C=0.01), or extract clips "
         "of more speakers"
     )
     if number < 2:

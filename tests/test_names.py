@@ -1,6 +1,7 @@
 """Runs have names in all that a comparison writes, and it says once how they differ."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from serpipe.artifacts.comparison import compare_runs
 from serpipe.artifacts.figures import draw_comparison
-from serpipe.artifacts.results import RunResults, read_results
+from serpipe.artifacts.results import read_results
 from serpipe.artifacts.tables import comparison_table, identity, layers_table, nested_table
 from serpipe.errors import UserError
 from serpipe.pipeline.statistics import compare
@@ -113,13 +114,11 @@ def test_fit_alone_compares_two_heads(serpipe: Command, run: Path) -> None:
 
 
 def test_bold_marks_the_best_of_several_and_nothing_alone(run: Path) -> None:
-    both = read_results(run)
-    uar = [both.scores(head)["uar"].value for head in both.heads]
-    assert uar[0] != uar[1]
-    assert nested_table(both).marked == {(0, 1 + uar.index(max(uar)))}
-    alone = RunResults(
-        both.run, both.summary, both.clips, {"lr": both.predicted["lr"]}, both.nuisance
-    )
+    read = read_results(run)
+    right = {layer: read.truth for layer in read.predicted["svm"]}
+    both = dataclasses.replace(read, predicted={"lr": read.predicted["lr"], "svm": right})
+    assert nested_table(both).marked == {(0, 2)}
+    alone = dataclasses.replace(read, predicted={"lr": read.predicted["lr"]})
     assert not nested_table(alone).marked
     assert len(layers_table(alone).marked) == 1  # of several layers
 

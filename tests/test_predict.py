@@ -89,7 +89,7 @@ def test_what_was_done_to_the_clips_of_the_cache_is_done_again(
                    "--trim", 30, "--channels", "left", "--dtype", "float16",
                    "--max-seconds", 2)  # fmt: skip
     assert done.code == 0, done.err
-    fitted = serpipe("fit", "--layers", "weighted", "--grid", "lr.C=1")
+    fitted = serpipe("fit", "--head", "lr", "--layers", "weighted", "--grid", "lr.C=1")
     assert fitted.code == 0, fitted.err
     bundle = Path(fitted.out.strip()) / "bundles" / "lr"
     check_against_cache(Path(done.out.strip()), bundle, encoder, few_clips)
@@ -342,7 +342,9 @@ def test_a_head_that_needs_many_clips_of_a_speaker_is_refused(
     serpipe: Command, extracted_once: Path, small_encoder: Path, clips: list[Path]
 ) -> None:
     shutil.copytree(extracted_once, ".", dirs_exist_ok=True)
-    fitted = serpipe("fit", "--normalise", "speaker", "--layers", "2", "--grid", "lr.C=1")
+    fitted = serpipe(
+        "fit", "--head", "lr", "--normalise", "speaker", "--layers", "2", "--grid", "lr.C=1"
+    )
     assert fitted.code == 0, fitted.err
     done = serpipe("predict", clips[0], "--model", fitted.out.strip(), "--encoder", small_encoder)
     assert done.code == 2 and done.out == ""
