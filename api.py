@@ -393,7 +393,8 @@ def fit_cross_corpus(
             possible.append(each)
     return _record_each(
         possible, cluster, opened, heads, grids, choose_best=chooses_head(head),
-        default_heads=head is None, ratings=rated, provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
+        default_heads=head is None, ratings=rated, provenance=about, jobs=jobs,
+        stream_past=stream_past, track=track, say=say,
     )  # fmt: skip
 
 

@@ -1836,7 +1836,7 @@ def _prediction_printer(
 
     shown: list[dict[str, Any]] = []
     lines: list[str] = []
-    echo: Callable[[str], None] = typer.echo if out is None else lines.append
+    echo: Callable[[str], None] = _print_above_bar if out is None else lines.append
 
     def show(prediction: Any) -> None:
         if format is PredictionFormat.JSON:
@@ -1872,6 +1872,10 @@ def _prediction_printer(
             except MachineError:
                 typer.echo(content, nl=False)
                 raise
+
+
+def _print_above_bar(text: str) -> None:
+    print(text, flush=True)  # not typer.echo: see _say
 
 
 def _print_as(format: TableFormat, report: Any) -> None:
@@ -1913,7 +1917,9 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    # By print, not by typer.echo: that writes past what a progress bar puts in place of the stream,
+    # and into the line of the bar.
+    print(text, file=sys.stderr, flush=True)
 
 
 def _fail(text: str, code: int) -> None:

@@ -115,7 +115,7 @@ def test_fit_alone_compares_two_heads(serpipe: Command, run: Path) -> None:
 
 def test_bold_marks_the_best_of_several_and_nothing_alone(run: Path) -> None:
     read = read_results(run)
-    right = {layer: read.truth for layer in read.predicted["svm"]}
+    right = dict.fromkeys(read.predicted["svm"], read.truth)
     both = dataclasses.replace(read, predicted={"lr": read.predicted["lr"], "svm": right})
     assert nested_table(both).marked == {(0, 2)}
     alone = dataclasses.replace(read, predicted={"lr": read.predicted["lr"]})

@@ -1,6 +1,9 @@
 """A long work says what it counts and how far it is, and does nothing twice."""
 
+import contextlib
 import io
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -59,6 +62,36 @@ def test_a_file_gets_lines_even_while_one_item_takes_long(monkeypatch: pytest.Mo
 def test_a_short_work_says_nothing_to_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track(range(3), "embedding clips", 3)) == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def test_on_a_terminal_what_is_printed_stands_above_the_bar() -> None:
+    pty = pytest.importorskip("pty")
+    code = (
+        "from serpipe import cli, progress\n"
+        "for number in progress.track(range(2), 'embedding clips', 2):\n"
+        "    cli._print_above_bar(f'row {number}')\n"
+        "    cli._say(f'note {number}')\n"
+    )
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=theirs,
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how the end of a terminal is told
+            while part := os.read(ours, 65536):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    # What a terminal has cleared is not seen any more.
+    seen = [line.rpartition("\x1b[2K")[2].strip() for line in shown.decode().split("\n")]
+    assert [line for line in seen if line[:3] in ("row", "not")] == [
+        "row 0", "note 0", "row 1", "note 1",
+    ]  # fmt: skip
+    assert "embedding clips" in shown.decode()
 
 
 def test_what_is_counted_is_named(few_clips: Path, small_encoder: Path, serpipe: Command) -> None:
