@@ -1014,7 +1014,8 @@ def finetune(
     from .features.names import check_checkpoint_name
 
     given_name = "" if name is None else check_given_name(name)
-    check_checkpoint_name(encoder)
+    if network is None:
+        check_checkpoint_name(encoder)
     for package, extra in (("accelerate", "finetune"), ("tensorboard", "tensorboard")):
         if find_spec(package) is None and (package == "accelerate" or tensorboard):
             raise UserError(
@@ -1376,19 +1377,13 @@ def predict(
     A label is what the model finds likeliest of those that it knows, not what a person feels. How
     it scored, and by which protocol, is said on standard error.
     """
-    from .artifacts.latest import find_model
-    from .features.names import check_checkpoint_name
-
     # All arguments are checked before torch is loaded, which takes seconds.
     if bool(inputs) == (mic is not None):
         raise UserError("predict: expected recordings or --mic; name files or folders")
     files = _recordings(inputs or [], skip_missing=skip_bad)
     chosen_format = _prediction_format(format, out)
     _check_prediction_files(out, plot, files, window)
-    if encoder is not None:
-        check_checkpoint_name(encoder)
-    if model is None or isinstance(place(model), Path):
-        find_model(model)
+    _check_model(model, encoder)
 
     from .artifacts.model import load_model, predict_files, text
     from .artifacts.prediction_text import TRAINED_ON_NOTE, describe
@@ -1480,6 +1475,7 @@ def export(
     Needs serpipe[onnx]. The file is run on clips of several lengths before it is put in place, and
     refused if a score differs from that of torch by more than 0.0001.
     """
+    _check_model(model, encoder)
     from .artifacts.onnx_export import export_onnx
 
     done = export_onnx(model, out, encoder=encoder, revision=revision, opset=opset, say=_say)
@@ -1564,6 +1560,7 @@ def serve(
 
     Needs serpipe[serve]. SIGTERM or Ctrl-C ends it when all that has begun is answered.
     """
+    _check_model(model, encoder)
     from .serving.options import LOOPBACK, Options, read_token
 
     try:
@@ -1748,6 +1745,17 @@ def _split_name(given: str) -> tuple[str, str]:
     return check_given_name(name), folder
 
 
+def _check_model(model: str | None, encoder: str | None) -> None:
+    """Refuse a model or an encoder on this machine that is not there, before torch is loaded."""
+    from .artifacts.latest import find_model
+    from .features.names import check_checkpoint_name
+
+    if encoder is not None:
+        check_checkpoint_name(encoder)
+    if model is None or isinstance(place(model), Path):
+        find_model(model)
+
+
 def _recordings(inputs: list[str], *, skip_missing: bool) -> list[Place]:
     """Return files as they are named, and the recordings of folders by name."""
     from .corpora.scan import audio_files
@@ -1801,10 +1809,11 @@ def _check_prediction_files(
     """Refuse files that could not be written in the end, before the work."""
     from .files import make_folder
 
+    recordings = {file.resolve() for file in files if isinstance(file, Path)}
     for option, path in (("--out", out), ("--plot", plot)):
         if path is None:
             continue
-        if path.is_dir() or path in files:
+        if path.is_dir() or path.resolve() in recordings:
             what = "a folder" if path.is_dir() else "one of the recordings"
             raise UserError(f"{option} {path}: is {what}; expected a new file; name another")
         make_folder(path.parent)

@@ -281,7 +281,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
         (("fit", "--target", "sex", "--permute-labels"), ["changes nothing, each has one sex"]),
         (("fit", "--map", "calm"), ["--map calm", "LABEL=LABEL"]),
         (("fit", "--map", "calm=sad", "--map", "calm=happy"), ["calm is sad already"]),
-        (("fit", "--pool", "mean,mean"), ["expected mean,mean", "--pool"]),
+        (("fit", "--pool", "mean,mean"), ["--pool mean,mean", "mean,std"]),
         (("fit", "--keep", "calm,bored"), ["no clip is 'bored'"]),
         (("fit", "--normalise", "corpus"), ["--normalise corpus", "none or speaker"]),
         (("cache", "info", rubbish), ["rubbish.h5: not a whole cache"]),
