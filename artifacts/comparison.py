@@ -194,8 +194,8 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     apart = []
     if others:
         apart.append(
-            f"Not tested against {called[0]}, as clips or labels are others: {', '.join(others)}. "
-            "Any two runs are tested that predict the same."
+            f"Other clips or labels than {called[0]}, so not tested against it: "
+            f"{', '.join(others)}. Any two runs that predict the same are tested."
         )
     if shown:
         apart.append(NOT_TESTED)
