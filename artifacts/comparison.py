@@ -194,8 +194,8 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     apart = []
     if others:
         apart.append(
-            f"Other clips or labels than {called[0]}, so not tested against it: "
-            f"{', '.join(others)}. Any two runs that predict the same are tested."
+            f"{', '.join(others)}: other clips or labels than {called[0]}, so not tested against it. "
+            "Any two runs that predict the same are tested."
         )
     if shown:
         apart.append(NOT_TESTED)

@@ -362,7 +362,7 @@ def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
     assert pairs == [(1, "lr", 1, "svm"), (1, "lr", 3, "lr"), (1, "svm", 3, "lr")]
     chance = [record["chance"] for record in content["tables"]["runs"]]
     assert chance == [1 / 8, 1 / 8, 1 / 3, 1 / 8]
-    assert "than run 1, so not tested against it: run 2." in " ".join(content["notes"])
+    assert "run 2: other clips or labels than run 1" in " ".join(content["notes"])
     page = Path(re.search(r"page +(.+?);", told.err)[1])  # type: ignore[index]
     assert page.parent.parent == Path("artifacts/comparisons")
     assert {path.name for path in page.parent.glob("*.png")} == {"runs.png", "comparisons.png"}
