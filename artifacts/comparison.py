@@ -194,7 +194,7 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     apart = []
     if others:
         apart.append(
-            f"{', '.join(others)}: other clips or labels than {called[0]}, so not tested against it. "
+            f"{', '.join(others)}: other clips or labels than {called[0]}, not tested against it. "
             "Any two runs that predict the same are tested."
         )
     if shown:
