@@ -1928,7 +1928,9 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
 def _say(text: str) -> None:
     # By print, not by typer.echo: that writes past what a progress bar puts in place of the stream,
     # and into the line of the bar.
-    print(text, file=sys.stderr, flush=True)
+    # Names of files may hold anything: what would do something to a terminal is shown as its code.
+    shown = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    print(shown, file=sys.stderr, flush=True)
 
 
 def _fail(text: str, code: int) -> None:
