@@ -184,7 +184,7 @@ def test_the_report_is_of_the_tested_clips_and_says_what_chose(
     assert [row["path"] for row in rows] == plan.clips["path"][test].tolist()
     assert {row["fold"] for row in rows} == {"test"} and len(rows) == 8
     told = json.loads(serpipe("report", "--format", "json").out)
-    assert told["facts"]["corpus"].startswith("RAVDESS speech: 8 clips, 1 speakers (those that")
+    assert told["facts"]["corpus"].startswith("RAVDESS speech: 8 clips, 1 speaker (those that")
     assert told["facts"]["split"].startswith("one split by speaker: 3 to train, 1 to choose, 1 to")
     assert f"validation part, {len(validation)} clips of 1 speaker;" in told["facts"]["chosen"]
     assert "folds" not in told["facts"]["chosen"]
