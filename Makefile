@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	mkdir -p $(DEMO)
 	cd $(DEMO) && HF_HUB_OFFLINE=1 ../$(BIN)/serpipe extract --data sample --encoder whisper-tiny.en
-	cd $(DEMO) && ../$(BIN)/serpipe fit --head lr,svm
+	cd $(DEMO) && ../$(BIN)/serpipe fit
 	cd $(DEMO) && ../$(BIN)/serpipe report
 	cd $(DEMO) && ../$(BIN)/serpipe predict ../corpora/sample/Actor_01/03-01-05-01-01-02-01.flac
 

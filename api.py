@@ -13,7 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .errors import UserError, disk_error
+from . import choices
+from .choices import check_choice
+from .errors import UserError, counted, disk_error
 from .mirror import local, stored
 from .progress import Say, Track, no_track, say_nothing
 from .remote import Place, Remote, address_without_secrets, place
@@ -152,13 +154,13 @@ def extract(
     about = _about(extract, locals()) if provenance is None else provenance
     from .artifacts.latest import CACHES
     from .corpora.data import gather
-    from .features.names import POOLINGS
+    from .features.names import check_checkpoint_name
 
-    poolings = tuple(POOLINGS[POOLINGS.index(p)] for p in pooling.split(",") if p in POOLINGS)
-    if not poolings or ",".join(poolings) != pooling:
-        raise UserError(f"--pool {pooling}: expected mean, std or mean,std")
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"--dtype {dtype}: expected float32 or float16")
+    check_choice("--pool", pooling, choices.POOLINGS)
+    check_choice("--dtype", dtype, choices.DTYPES)
+    check_choice("--precision", precision, choices.EXTRACTION_PRECISIONS)
+    check_choice("--channels", channels, choices.CHANNELS)
+    check_checkpoint_name(str(encoder))
     folders = [data] if isinstance(data, str | Place) else data
     found = gather([_address(folder) for folder in folders], manifest, skip_bad=skip_bad, say=say)
 
@@ -169,7 +171,7 @@ def extract(
     options = EngineOptions(
         encoder=str(encoder),
         revision=revision,
-        poolings=poolings,
+        poolings=tuple(pooling.split(",")),
         devices=devices,
         precision=precision,
         max_seconds=max_seconds,
@@ -193,7 +195,7 @@ def extract(
         key = engine.key
         say(
             f"         {key['model_type']}, revision {key['revision']}, "
-            f"{len(key['layers'])} layers of width {key['width']}, "
+            f"{counted(len(key['layers']), 'layer')} of width {key['width']}, "
             f"{key['precision']} on {key['device']}"
         )
         name = f"{found.name}-{key['encoder'].replace('/', '--')}.h5"
@@ -242,6 +244,7 @@ def fit(
     similar_speakers: str = "refuse",
     seed: int = 0,
     out: str | Place | None = None,
+    name: str | None = None,
     jobs: int | None = None,
     stream_past: float = 4.0,
     cluster: str | None = None,
@@ -260,10 +263,10 @@ def fit(
         Embeddings that :func:`extract` made; by default the newest in ``features/cache``. One that
         is elsewhere is fetched first, and so are ``ratings``.
     head : str, optional
-        Names joined by commas, or ``"all"``. For labels ``lr`` (the default), ``svm``,
-        ``svm-linear``, ``lgbm``, ``sgd``; for ratings ``ridge`` (the default), ``svr``,
-        ``lgbm-regressor``. ``"best"``, alone or among others, adds a result for which the head,
-        too, is chosen inside the folds.
+        Names joined by commas, or ``"all"``. For labels ``lr``, ``svm`` (by default
+        these two), ``svm-linear``, ``lgbm``, ``sgd``; for ratings ``ridge`` (the default),
+        ``svr``, ``lgbm-regressor``. ``"best"``, alone or among others, adds a result for which the
+        head, too, is chosen inside the folds.
     grid : mapping of str to sequence of float, or sequence of str
         Values to try for a hyper-parameter, such as ``{"lr.C": [0.1, 1]}`` or ``["lr.C=0.1,1"]``.
     split : str
@@ -304,6 +307,8 @@ def fit(
     out : str or Path, optional
         The run's folder; by default ``artifacts/runs/NAME``. If it is elsewhere, it is written in
         a copy on this machine, then put in place.
+    name : str, optional
+        What to call the run in tables and figures.
     jobs : int, optional
         Processes; the cores there are by default. The results do not depend on it.
     stream_past : float
@@ -324,9 +329,11 @@ def fit(
         If an option is wrong or the cache does not hold what it needs.
     """
     about = _about(fit, locals()) if provenance is None else provenance
+    from .artifacts.run import check_given_name
     from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol
 
+    given_name = "" if name is None else check_given_name(name)
     protocol = Protocol(
         split=split,
         layers=layers,
@@ -350,8 +357,9 @@ def fit(
         workers(cluster, say) as there,
     ):
         return _record(
-            opened, heads, grids, protocol, choose_best=chooses_head(head), ratings=rated,
-            provenance=about, out=folder, jobs=jobs, stream_past=stream_past, cluster=there,
+            opened, heads, grids, protocol, choose_best=chooses_head(head),
+            default_heads=head is None, ratings=rated, provenance=about, out=folder,
+            given_name=given_name, jobs=jobs, stream_past=stream_past, cluster=there,
             track=track, say=say,
         )  # fmt: skip
 
@@ -409,8 +417,9 @@ def fit_cross_corpus(
             possible.append(each)
     pairs = [f"{'+'.join(each.train_on)} > {'+'.join(each.test_on)}" for each in possible]
     return _record_each(
-        possible, cluster, opened, heads, grids, choose_best=chooses_head(head), ratings=rated,
-        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say, names=pairs,
+        possible, cluster, opened, heads, grids, choose_best=chooses_head(head),
+        default_heads=head is None, ratings=rated, provenance=about, jobs=jobs,
+        stream_past=stream_past, track=track, say=say, names=pairs,
     )  # fmt: skip
 
 
@@ -475,8 +484,8 @@ def fit_repeated(
                 "folds; omit it"
             )
     found = _record_each(
-        each_seed, cluster, opened, heads, grids, choose_best=best, ratings=rated,
-        provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
+        each_seed, cluster, opened, heads, grids, choose_best=best, default_heads=head is None,
+        ratings=rated, provenance=about, jobs=jobs, stream_past=stream_past, track=track, say=say,
     )  # fmt: skip
     for spread in spreads(found):
         say(f"{spread.head:<10} {spread}")
@@ -486,6 +495,7 @@ def fit_repeated(
 @_with_typed_errors
 def report(
     *runs: "RunResults | str | Place",
+    names: Sequence[str] = (),
     baseline: bool = False,
     compare_layers: str | None = None,
     audio: str | Path | None = None,
@@ -503,6 +513,10 @@ def report(
         Runs, or their folders; by default the newest in ``artifacts/runs``. Several are compared,
         clip by clip where they are of the same clips. A folder with the list of several, as
         ``serpipe fit --cross-corpus`` writes it, stands for these.
+        clip by clip where they are of the same clips.
+    names : sequence of str
+        What to call each run in tables and figures; an empty one leaves the name that it has. By
+        default runs keep the names that they were fitted with.
     baseline : bool
         Set published results beside, where corpus, split, labels and metric agree.
     compare_layers : str, optional
@@ -541,6 +555,10 @@ def report(
     for folder in listed:
         if isinstance(folder, Path) and (of_list := read_run_set(folder)):
             runs, out = of_list, folder if out is None else out
+    if names and len(names) != len(runs):
+        raise UserError(
+            f"{counted(len(names), 'name')} for {counted(len(runs), 'run')}; expected one for each"
+        )
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
     if several or compare_layers is not None:
         for option, given in (("--audio", audio), ("--baseline", baseline)):
@@ -568,6 +586,8 @@ def report(
         target = None if out is None else opened.enter_context(stored(out, say))
         if target:
             make_folder(target)
+        named = zip(results, names or [""] * len(results), strict=True)
+        results = [each.called(name) if name else each for each, name in named]
         folders, first = [each.run for each in results], results[0]
         show = show or _show_nothing
         if compare_layers is not None:
@@ -691,9 +711,11 @@ def _record(
     protocol: "Protocol",
     *,
     choose_best: bool,
+    default_heads: bool,
     ratings: "Ratings | None",
     provenance: Mapping[str, Any],
     out: Path | None = None,
+    given_name: str = "",
     jobs: int | None,
     stream_past: float,
     cluster: "Cluster | None",
@@ -711,9 +733,11 @@ def _record(
         grids,
         protocol,
         choose_best=choose_best,
+        default_heads=default_heads,
         ratings=ratings,
         provenance=provenance,
         out=out,
+        given_name=given_name,
         jobs=_jobs(jobs),
         stream_past=stream_past,
         cluster=cluster,

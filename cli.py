@@ -10,16 +10,17 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import __version__
-from .errors import SerpipeError, UserError, disk_error
+from . import __version__, choices
+from .errors import MachineError, SerpipeError, UserError, counted, disk_error
 from .remote import WAITING_THREADS, Place, Remote, place
 
 # The commands import what they need when they run: `serpipe --help` must not wait for torch.
@@ -64,6 +65,21 @@ class PredictionFormat(StrEnum):
     JSON = "json"
     JSONL = "jsonl"
     CSV = "csv"
+
+
+def _choice(option: str, allowed: Sequence[str], help: str, show_default: str | bool = True) -> Any:
+    """Return an option that takes one of a few values, and refuses others where it is parsed."""
+    return typer.Option(
+        option,
+        metavar="|".join(allowed),
+        parser=partial(_check_choice, option, allowed),
+        help=help,
+        show_default=show_default,
+    )
+
+
+def _check_choice(option: str, allowed: Sequence[str], value: str) -> str:
+    return choices.check_choice(option, value, allowed)
 
 
 ResultFormatOption = Annotated[
@@ -127,9 +143,10 @@ KeptLabels = Annotated[
 ]
 Task = Annotated[
     str,
-    typer.Option(
-        metavar="auto|labels|ratings",
-        help="How the target is read: auto takes numbers for ratings and words for labels.",
+    _choice(
+        "--task",
+        choices.TASKS,
+        "How the target is read: auto takes numbers for ratings and words for labels.",
     ),
 ]
 Group = Annotated[
@@ -151,9 +168,10 @@ SpeakersPerCorpus = Annotated[
 ]
 SimilarSpeakers = Annotated[
     str,
-    typer.Option(
-        metavar="refuse|merge|separate",
-        help="Speaker ids that differ only in spelling, such as Actor1 and actor01.",
+    _choice(
+        "--similar-speakers",
+        choices.SIMILAR_SPEAKERS,
+        "Speaker ids that differ only in spelling, such as Actor1 and actor01.",
     ),
 ]
 RunFolder = Annotated[
@@ -162,6 +180,14 @@ RunFolder = Annotated[
         metavar="DIR",
         help="Where to write the run.",
         show_default="artifacts/runs/NAME",
+    ),
+]
+RunName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What to call the run in tables and figures of a report.",
+        show_default="its number",
     ),
 ]
 ModelRevision = Annotated[
@@ -173,7 +199,7 @@ ModelRevision = Annotated[
     ),
 ]
 OneDevice = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda", help="Where it runs: auto is a GPU, if any.")
+    str, _choice("--device", choices.DEVICES, "Where it runs: auto is a GPU, if any.")
 ]
 ClusterOption = Annotated[
     str | None,
@@ -258,7 +284,7 @@ def extract(
         ),
     ] = None,
     pool: Annotated[
-        str, typer.Option(metavar="mean|std|mean,std", help="What to keep of each layer over time.")
+        str, _choice("--pool", choices.POOLINGS, "What to keep of each layer over time.")
     ] = "mean",
     revision: Revision = None,
     devices: Annotated[
@@ -270,14 +296,15 @@ def extract(
     ] = "auto",
     precision: Annotated[
         str,
-        typer.Option(
-            metavar="float32|tf32|bf16|fp16|auto",
-            help="Of weights and states. Only float32 is exact; auto is bf16 where the machine "
+        _choice(
+            "--precision",
+            choices.EXTRACTION_PRECISIONS,
+            "Of weights and states. Only float32 is exact; auto is bf16 where the machine "
             "computes it natively.",
         ),
     ] = "float32",
     dtype: Annotated[
-        str, typer.Option(metavar="float32|float16", help="Of the stored embeddings.")
+        str, _choice("--dtype", choices.DTYPES, "Of the stored embeddings.")
     ] = "float32",
     trim: Annotated[
         float | None,
@@ -290,7 +317,7 @@ def extract(
         ),
     ] = None,
     channels: Annotated[
-        str, typer.Option(metavar="mean|left|right", help="How several channels become one.")
+        str, _choice("--channels", choices.CHANNELS, "How several channels become one.")
     ] = "mean",
     max_seconds: Annotated[
         float | None,
@@ -390,9 +417,9 @@ def extract(
         _say(f"next     {command_line('fit', *needed)}")
     for name, count in done.copied.items():
         _say(
-            f"note     {count} clips copied from {target.parent / name}, made with the same encoder"
+            f"note     {counted(count, 'clip')} copied from {target.parent / name}: the same encoder"
         )
-    _say(f"cache    {done.computed} clips computed, {done.reused} were there, in:")
+    _say(f"cache    {counted(done.computed, 'clip')} computed, {done.reused} were there, in:")
     if format is ResultFormat.JSON:
         _print_json({
             "cache": str(target), "computed": done.computed, "reused": done.reused,
@@ -490,7 +517,7 @@ def corpora_table_command(
     write_clip_table(opened, out)
     for error in (*found.bad, *(each.error for each in opened if each.error)):
         _say(f"bad      {error}")
-    _say(f"table    {len(opened)} clips in:")
+    _say(f"table    {counted(len(opened), 'clip')} in:")
     typer.echo(out)
 
 
@@ -544,10 +571,10 @@ def convert(
         int, typer.Option(metavar="HZ", help="Sampling rate of what is written.")
     ] = 16000,
     file_format: Annotated[
-        str, typer.Option("--to-format", metavar="wav|flac", help="Of what is written.")
+        str, _choice("--to-format", choices.AUDIO_FORMATS, "Of what is written.")
     ] = "wav",
     channels: Annotated[
-        str, typer.Option(metavar="mean|left|right", help="How several channels become one.")
+        str, _choice("--channels", choices.CHANNELS, "How several channels become one.")
     ] = "mean",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write every file anew, whatever is there.")
@@ -598,7 +625,7 @@ def fit(
             "for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by commas, or "
             "all, without sgd. best, alone or among others, also chooses the head inside the "
             "folds.",
-            show_default="lr; for ratings ridge",
+            show_default="lr,svm; for ratings ridge",
         ),
     ] = None,
     cache: Annotated[
@@ -658,8 +685,8 @@ def fit(
         list[str] | None,
         typer.Option(
             metavar="HEAD.NAME=VALUE,...",
-            help="Values to try for a hyper-parameter, such as lr.C=0.01,0.1,1, or C=... of one "
-            "head alone; one value fixes it. Can be given several times.",
+            help="Values to try for a hyper-parameter, such as lr.C=0.01,0.1,1, or C=... of every "
+            "head that has it; one value fixes it. Can be given several times.",
             show_default=False,
         ),
     ] = None,
@@ -696,9 +723,10 @@ def fit(
     similar_speakers: SimilarSpeakers = "refuse",
     normalise: Annotated[
         str,
-        typer.Option(
-            metavar="none|speaker",
-            help="speaker standardises each speaker's clips by themselves. Transductive: it "
+        _choice(
+            "--normalise",
+            choices.NORMALISATIONS,
+            "speaker standardises each speaker's clips by themselves. Transductive: it "
             "presumes many clips of the new speaker, and is marked as such.",
         ),
     ] = "none",
@@ -710,13 +738,15 @@ def fit(
     ] = False,
     pool: Annotated[
         str | None,
-        typer.Option(
-            metavar="mean|std|mean,std",
-            help="Which of the cached poolings to use.",
+        _choice(
+            "--pool",
+            choices.POOLINGS,
+            "Which of the cached poolings to use.",
             show_default="all",
         ),
     ] = None,
     out: RunFolder = None,
+    name: RunName = None,
     seed: Annotated[
         int,
         typer.Option(metavar="N", min=0, max=2**31 - 1, help="Of folds, heads and shuffles."),
@@ -794,6 +824,11 @@ def fit(
     if several and out:
         option = "--cross-corpus" if cross_corpus else "--repeats"
         raise UserError(f"--out {out}: {option} makes several runs; omit one of the two")
+    if several and name is not None:
+        raise UserError(
+            f"--name {name}: is for one run, and several are made; omit it, and name each in the "
+            "report: serpipe report NAME=RUN NAME=RUN"
+        )
     if cross_corpus and repeats > 1:
         raise UserError("--repeats and --cross-corpus do not go together; omit one of the two")
     if cross_corpus:
@@ -801,7 +836,7 @@ def fit(
     elif repeats > 1:
         found = api.fit_repeated(cache, repeats=repeats, protocol=protocol, **asked)
     else:
-        found = (api.fit(cache, out=out, **vars(protocol), **asked),)
+        found = (api.fit(cache, out=out, name=name, **vars(protocol), **asked),)
     places = [place(out or results.run) for results in found]
     matrices = corpus_matrices(found) if cross_corpus else ()
     for table in matrices:
@@ -840,9 +875,10 @@ def finetune(
     ] = "facebook/wav2vec2-base",
     network: Annotated[
         str | None,
-        typer.Option(
-            metavar="cnn|s4",
-            help="Train this small network from scratch instead of an encoder.",
+        _choice(
+            "--network",
+            choices.NETWORKS,
+            "Train this small network from scratch instead of an encoder.",
             show_default="none",
         ),
     ] = None,
@@ -911,7 +947,8 @@ def finetune(
         float, typer.Option(metavar="SHARE", help="Of the steps, over which the rates rise.")
     ] = 0.1,
     precision: Annotated[
-        str, typer.Option(metavar="float32|bf16|fp16", help="Of products; weights are float32.")
+        str,
+        _choice("--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."),
     ] = "float32",
     train_front_end: Annotated[
         bool, typer.Option("--train-front-end", help="Train the convolutions, too.")
@@ -984,6 +1021,7 @@ def finetune(
         bool, typer.Option("--tensorboard", help="Write logs to RUN/tensorboard.")
     ] = False,
     out: RunFolder = None,
+    name: RunName = None,
     skip_bad: SkipBad = False,
     seed: Annotated[
         int,
@@ -1000,7 +1038,12 @@ def finetune(
     from importlib.util import find_spec
 
     from .artifacts.latest import RUNS
+    from .artifacts.run import check_given_name
+    from .features.names import check_checkpoint_name
 
+    given_name = "" if name is None else check_given_name(name)
+    if network is None:
+        check_checkpoint_name(encoder)
     for package, extra in (("accelerate", "finetune"), ("tensorboard", "tensorboard")):
         if find_spec(package) is None and (package == "accelerate" or tensorboard):
             raise UserError(
@@ -1019,14 +1062,11 @@ def finetune(
     from .mirror import local, stored
     from .pipeline.finetune.kinds import EncoderWithHead, Network
     from .pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS
-    from .pipeline.networks import NETWORKS
     from .pipeline.protocol import Protocol
     from .pipeline.ratings import read_ratings
     from .progress import track
     from .provenance import command_line, cores, provenance
 
-    if network and network not in NETWORKS:
-        raise UserError(f"--network {network}: expected {' or '.join(NETWORKS)}")
     places = choose_devices(device, "--device")
     given = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
     options = replace(
@@ -1114,6 +1154,7 @@ def finetune(
             protocol,
             devices=places,
             cluster=there,
+            given_name=given_name,
             max_folds=max_folds,
             export=export_final,
             ratings=rated,
@@ -1206,10 +1247,12 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Clips computed at once.")] = 8,
     precision: Annotated[
-        str, typer.Option(metavar="float32|bf16|fp16", help="Of products; weights are float32.")
+        str,
+        _choice("--precision", choices.TRAINING_PRECISIONS, "Of products; weights are float32."),
     ] = "float32",
     device: OneDevice = "auto",
     out: RunFolder = None,
+    name: RunName = None,
     skip_bad: SkipBad = False,
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
@@ -1218,10 +1261,14 @@ def evaluate(
     Every weight must be there. A model that was trained on the corpus is marked as CONTAMINATED
     wherever a number of it appears.
     """
+    from .features.names import check_checkpoint_name
+
+    check_checkpoint_name(model, "--model")
     from .artifacts.latest import RUNS
     from .artifacts.record_evaluation import record_evaluation
     from .artifacts.report import headline
     from .artifacts.results import read_results
+    from .artifacts.run import check_given_name
     from .artifacts.tables import nested_table
     from .corpora.data import gather
     from .features.devices import choose_devices
@@ -1231,8 +1278,7 @@ def evaluate(
     from .progress import track
     from .provenance import command_line, cores, provenance
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
+    given_name = "" if name is None else check_given_name(name)
     device = choose_devices(device)[0]
     protocol = Protocol(
         target=target,
@@ -1264,6 +1310,7 @@ def evaluate(
             device=device,
             provenance=provenance(),
             out=folder,
+            given_name=given_name,
             skip_bad=skip_bad,
             workers=cores(),
             track=track,
@@ -1335,27 +1382,50 @@ def predict(
         bool,
         typer.Option("--skip-bad", help="Exit with 0 even if some recordings cannot be used."),
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the predictions to this file.",
+            show_default="standard output",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw the timeline of one recording, with --window; .pdf and .svg work as well.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[
-        PredictionFormat,
-        typer.Option(help="How to print: jsonl is a line of JSON for each recording."),
-    ] = PredictionFormat.TABLE,
+        PredictionFormat | None,
+        typer.Option(
+            help="How to print: jsonl is a line of JSON for each recording.",
+            show_default="by the suffix of --out, else table",
+        ),
+    ] = None,
 ) -> None:
     """Tell the emotion of recordings by a head or model that was trained before.
 
     A label is what the model finds likeliest of those that it knows, not what a person feels. How
     it scored, and by which protocol, is said on standard error.
     """
+    # All arguments are checked before torch is loaded, which takes seconds.
+    if bool(inputs) == (mic is not None):
+        raise UserError("predict: expected recordings or --mic; name files or folders")
+    files = _recordings(inputs or [], skip_missing=skip_bad)
+    chosen_format = _prediction_format(format, out)
+    _check_prediction_files(out, plot, files, window)
+    _check_model(model, encoder)
+
     from .artifacts.model import load_model, predict_files, text
     from .artifacts.prediction_text import TRAINED_ON_NOTE, describe
     from .errors import BadClipError
     from .features.devices import choose_devices
+    from .progress import track
     from .provenance import cores
 
-    if bool(inputs) == (mic is not None):
-        raise UserError("predict: expected recordings or --mic; name files or folders")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
-    files = _recordings(inputs or [])
     device = choose_devices(device, "--device")[0]
     loaded = load_model(model, device=device, encoder=encoder, revision=revision)
     for line in describe(loaded):
@@ -1370,10 +1440,11 @@ def predict(
         sound, rate = record(mic, loaded.sampling_rate), loaded.sampling_rate
         said: Any = iter([loaded.predict(sound, rate, window=window, hop=hop)])
     else:
-        said = predict_files(loaded, files, window=window, hop=hop, workers=cores())
+        said = predict_files(loaded, files, window=window, hop=hop, workers=cores(), track=track)
     sources = [text(file) for file in files] or ["array"]
     bad, any_trained_on = [], False
-    with _prediction_printer(format, loaded, sources, timeline=window is not None) as show:
+    timeline = window is not None
+    with _prediction_printer(chosen_format, loaded, sources, timeline, out) as show:
         for each in said:
             if isinstance(each, BadClipError):
                 bad.append(each)
@@ -1385,8 +1456,18 @@ def predict(
                 )
             show(each)
             any_trained_on = any_trained_on or bool(each.trained_on)
+            if plot is not None:
+                from .artifacts.figures import as_bytes
+                from .artifacts.timeline import draw_timeline
+                from .files import write_bytes
+
+                figure = draw_timeline(each, loaded.name, str(loaded.card["probabilities"]))
+                write_bytes(plot, as_bytes(figure, plot.suffix[1:].lower()))
+                _say(f"picture  {plot}")
     if any_trained_on:
         _say(f"note     {TRAINED_ON_NOTE}")
+    if out is not None:
+        _say(f"written  {counted(len(sources) - len(bad), 'prediction')} in {out}")
     for error in bad:
         _say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
     if bad and not skip_bad:
@@ -1407,7 +1488,7 @@ def export(
             show_default="the newest bundle in artifacts/runs, else the one that ships",
         ),
     ] = None,
-    to: Annotated[str, typer.Option(metavar="onnx", help="What to write.")] = "onnx",
+    to: Annotated[str, _choice("--to", choices.EXPORT_FORMATS, "What to write.")] = "onnx",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -1428,10 +1509,9 @@ def export(
     Needs serpipe[onnx]. The file is run on clips of several lengths before it is put in place, and
     refused if a score differs from that of torch by more than 0.0001.
     """
+    _check_model(model, encoder)
     from .artifacts.onnx_export import export_onnx
 
-    if to != "onnx":
-        raise UserError(f"--to {to}: expected onnx")
     done = export_onnx(model, out, encoder=encoder, revision=revision, opset=opset, say=_say)
     told = done.metadata
     _say(
@@ -1492,7 +1572,7 @@ def serve(
     ] = None,
     device: Annotated[
         str,
-        typer.Option(metavar="auto|cpu|cuda", help="Where the model runs: auto is a GPU, if any."),
+        _choice("--device", choices.DEVICES, "Where the model runs: auto is a GPU, if any."),
     ] = "auto",
     token_file: Annotated[
         Path | None,
@@ -1549,6 +1629,7 @@ def serve(
 
     Needs serpipe[serve]. SIGTERM or Ctrl-C ends it when all that has begun is answered.
     """
+    _check_model(model, encoder)
     from .serving.options import LOOPBACK, Options, check_origins, read_token
 
     try:
@@ -1564,8 +1645,6 @@ def serve(
     from .artifacts.model import load_model
     from .features.devices import choose_devices
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: expected auto, cpu or cuda")
     options = Options(
         max_bytes=max_megabytes << 20,
         max_seconds=max_seconds,
@@ -1597,9 +1676,9 @@ def report(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN...",
-            help="Folder of a run; several are compared, clip by clip where they are of the same "
-            "clips.",
+            metavar="[NAME=]RUN...",
+            help="Folder of a run, and what to call it; several are compared, clip by clip where "
+            "they are of the same clips.",
             show_default="the newest in artifacts/runs",
         ),
     ] = None,
@@ -1645,8 +1724,12 @@ def report(
     """
     from .api import report as run
 
+    named = [_split_name(given) for given in runs or ()]
+    if len(named) > 1 and not any(name for name, _ in named):
+        _say("note     tables can call runs by name: serpipe report NAME=RUN NAME=RUN")
     made = run(
-        *runs or (),
+        *(folder for _, folder in named),
+        names=[name for name, _ in named],
         baseline=baseline,
         compare_layers=compare_layers,
         audio=audio,
@@ -1742,14 +1825,41 @@ def _console(console: Any = None) -> Any:
     return console
 
 
-def _recordings(inputs: list[str]) -> list[Place]:
+def _split_name(given: str) -> tuple[str, str]:
+    """Split ``NAME=RUN``; what is a path or an address as it stands has no name."""
+    name, equals, folder = given.partition("=")
+    if not equals or isinstance(place(given), Remote) or Path(given).exists():
+        return "", given
+    from .artifacts.run import check_given_name
+
+    return check_given_name(name), folder
+
+
+def _check_model(model: str | None, encoder: str | None) -> None:
+    """Refuse a model or an encoder on this machine that is not there, before torch is loaded."""
+    from .artifacts.latest import find_model
+    from .features.names import check_checkpoint_name
+
+    if encoder is not None:
+        check_checkpoint_name(encoder)
+    if model is None or isinstance(place(model), Path):
+        find_model(model)
+
+
+def _recordings(inputs: list[str], *, skip_missing: bool) -> list[Place]:
     """Return files as they are named, and the recordings of folders by name."""
     from .corpora.scan import audio_files
     from .features.convert import SUFFIXES
 
     files: list[Place] = []
+    missing: list[Place] = []
     for given in map(place, inputs):
-        if (isinstance(given, Remote) and given.is_web) or not given.is_dir():
+        if isinstance(given, Remote) and given.is_web:
+            files.append(given)
+            continue
+        if not given.is_dir():
+            if isinstance(given, Path) and not given.exists():
+                missing.append(given)
             files.append(given)
             continue
         found = [given / path for path in sorted(audio_files(given, SUFFIXES))]
@@ -1759,39 +1869,95 @@ def _recordings(inputs: list[str]) -> list[Place]:
                 "the folder that they are in"
             )
         files += found
+    if missing and (not skip_missing or len(missing) == len(files)):
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{missing[0]}: no such file or folder{more}; expected recordings or folders of them; "
+            "check the path"
+        )
     return files
+
+
+def _prediction_format(format: PredictionFormat | None, out: Path | None) -> PredictionFormat:
+    if format is not None:
+        return format
+    if out is None:
+        return PredictionFormat.TABLE
+    suffix = out.suffix[1:].lower()
+    by_suffix = [PredictionFormat.CSV, PredictionFormat.JSON, PredictionFormat.JSONL]
+    if suffix not in by_suffix:
+        raise UserError(
+            f"--out {out}: no format by that suffix; expected .csv, .json or .jsonl; rename it, or "
+            "choose a --format"
+        )
+    return PredictionFormat(suffix)
+
+
+def _check_prediction_files(
+    out: Path | None, plot: Path | None, files: list[Place], window: float | None
+) -> None:
+    """Refuse files that could not be written in the end, before the work."""
+    from .files import make_folder
+
+    recordings = {file.resolve() for file in files if isinstance(file, Path)}
+    for option, path in (("--out", out), ("--plot", plot)):
+        if path is None:
+            continue
+        if path.is_dir() or path.resolve() in recordings:
+            what = "a folder" if path.is_dir() else "one of the recordings"
+            raise UserError(f"{option} {path}: is {what}; expected a new file; name another")
+        make_folder(path.parent)
+    if plot is None:
+        return
+    if plot.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UserError(
+            f"--plot {plot}: expected a name that ends in .png, .pdf or .svg; rename it"
+        )
+    if window is None or len(files) > 1:
+        raise UserError(
+            f"--plot {plot}: draws the timeline of one recording; expected one, and --window S"
+        )
 
 
 @contextmanager
 def _prediction_printer(
-    format: PredictionFormat, model: Any, sources: list[str], timeline: bool
+    format: PredictionFormat, model: Any, sources: list[str], timeline: bool, out: Path | None
 ) -> Iterator[Callable[[Any], None]]:
-    """Print predictions as they come; JSON, which is one text, at the end, whatever ends it."""
+    """Print predictions as they come; JSON, which is one text, at the end, whatever ends it.
+
+    With ``out`` they are written there at the end, or printed if the disk does not take them.
+    """
+    import json
     from dataclasses import asdict
 
     from .artifacts import prediction_text as texts
     from .artifacts.table import byte_order_mark
+    from .files import write_text
 
     shown: list[dict[str, Any]] = []
+    lines: list[str] = []
+    echo: Callable[[str], None] = _print_above_bar if out is None else lines.append
 
     def show(prediction: Any) -> None:
         if format is PredictionFormat.JSON:
             shown.append(asdict(prediction))
         elif format is PredictionFormat.JSONL:
-            typer.echo(texts.as_json_line(prediction))
+            echo(texts.as_json_line(prediction))
         elif format is PredictionFormat.CSV:
-            typer.echo("\n".join(texts.csv_rows(prediction, model)))
+            echo("\n".join(texts.csv_rows(prediction, model)))
         else:
-            typer.echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
+            echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
 
     if format is PredictionFormat.CSV:
         mark = ""
-        if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        if out is not None:
+            mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
+        elif isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")  # a file, whatever the terminal shows
             mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
-        typer.echo(mark + texts.csv_header(model))
+        echo(mark + texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
-        typer.echo(texts.table_header(model, sources))
+        echo(texts.table_header(model, sources))
     note = texts.probability_note(model)
     if format in (PredictionFormat.CSV, PredictionFormat.JSONL):  # their columns are fixed
         for line in note:
@@ -1800,10 +1966,22 @@ def _prediction_printer(
         yield show
     finally:
         if format is PredictionFormat.JSON:
-            _print_json({"model": dict(model.card), "predictions": shown})
+            whole = {"model": dict(model.card), "predictions": shown}
+            echo(json.dumps(whole, indent=1, allow_nan=False))
         elif format is PredictionFormat.TABLE:
             for line in note:
-                typer.echo(line)
+                echo(line)
+        if out is not None:
+            content = "".join(f"{line}\n" for line in lines)
+            try:
+                write_text(out, content)
+            except MachineError:
+                typer.echo(content, nl=False)
+                raise
+
+
+def _print_above_bar(text: str) -> None:
+    print(text, flush=True)  # not typer.echo: see _say
 
 
 def _print_as(format: TableFormat, report: Any) -> None:
@@ -1845,7 +2023,11 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    # By print, not by typer.echo: that writes past what a progress bar puts in place of the stream,
+    # and into the line of the bar.
+    # Names of files may hold anything: what would do something to a terminal is shown as its code.
+    shown = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    print(shown, file=sys.stderr, flush=True)
 
 
 def _fail(text: str, code: int) -> None:

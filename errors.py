@@ -15,6 +15,10 @@ class UserError(SerpipeError):
     exit_code = 2
 
 
+class OtherCacheError(UserError):
+    """A cache is whole, and holds something else than what is asked for: another may be made."""
+
+
 class MachineError(SerpipeError):
     """The machine failed: no disk space, no network, no memory."""
 
@@ -73,6 +77,11 @@ def disk_error(error: OSError) -> MachineError:
     """Return the one line for an error of the disk that nothing closer to its cause has named."""
     where = f"{error.filename}: " if error.filename else ""
     return MachineError(f"{where}{error.strerror}; check the disk and try again")
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with a noun, such as ``"1 test"`` or ``"2 tests"``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def first_line(error: BaseException) -> str:

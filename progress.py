@@ -1,15 +1,21 @@
-"""What a long work says meanwhile: lines, and progress bars where standard error is a terminal."""
+"""What a long work says meanwhile: lines, and progress on standard error."""
 
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: Wraps an iterable of known length: ``track(items, what, total)``. What is being done is a text,
-#: or an object whose text changes meanwhile.
+#: Wraps an iterable of known length: ``track(items, what, total)``. What is being done is a text
+#: that names what is counted, such as "embedding clips", or an object whose text changes meanwhile.
 Track = Callable[[Iterable[T], Any, int], Iterable[T]]
 #: Takes a line that tells what is done.
 Say = Callable[[str], None]
+
+#: Seconds between two lines of progress where standard error is no terminal.
+SECONDS_BETWEEN_LINES = 30.0
 
 
 def no_track(items: Iterable[T], what: object, total: int) -> Iterable[T]:
@@ -22,14 +28,15 @@ def say_nothing(text: str) -> None:
 
 
 def track(items: Iterable[T], what: object, total: int) -> Iterator[T]:
-    """Show a progress bar with the rate and the time left.
+    """Show how far the work is: a bar on a terminal, else a line every half minute.
 
     Parameters
     ----------
     items : iterable
         What to go through.
     what : str or object
-        What is being done; of an object, its text is shown anew after each item.
+        What is being done, ending in what is counted; of an object, its text is shown anew after
+        each item.
     total : int
         How many items there are.
 
@@ -38,10 +45,18 @@ def track(items: Iterable[T], what: object, total: int) -> Iterator[T]:
     object
         The items.
     """
+    from rich.console import Console
+
+    console = Console(stderr=True)
     if not total:
         yield from items
-        return
-    from rich.console import Console
+    elif console.is_terminal:
+        yield from _track_by_bar(items, what, total, console)
+    else:
+        yield from _track_by_lines(items, what, total)
+
+
+def _track_by_bar(items: Iterable[T], what: object, total: int, console: Any) -> Iterator[T]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -51,17 +66,59 @@ def track(items: Iterable[T], what: object, total: int) -> Iterator[T]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("elapsed"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    # Results that are printed meanwhile appear above the bar, unless they go to a file.
+    redirect = sys.stdout.isatty()
+    with Progress(*columns, console=console, redirect_stdout=redirect) as progress:
         task = progress.add_task(str(what), total=total)
         for item in items:
             yield item
             progress.update(task, advance=1, description=str(what))
+
+
+def _track_by_lines(items: Iterable[T], what: object, total: int) -> Iterator[T]:
+    began = time.monotonic()
+    done, said = 0, False
+    ended = threading.Event()
+
+    def say_status() -> None:
+        elapsed = time.monotonic() - began
+        left = f", about {_clock(elapsed / done * (total - done))} left" if done else ""
+        print(
+            f"{what}: {done} of {total}, {_clock(elapsed)} elapsed{left if done < total else ''}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def say_regularly() -> None:
+        nonlocal said
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            said = True
+            say_status()
+
+    # A thread, because a single item may take longer than that.
+    thread = threading.Thread(target=say_regularly, daemon=True)
+    thread.start()
+    try:
+        for item in items:
+            yield item
+            done += 1
+    finally:
+        ended.set()
+        thread.join()
+        if said:
+            say_status()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

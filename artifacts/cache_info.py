@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import counted
 from ..features.cache import Cache
 from ..features.recordings import copies
 from ..pipeline.speakers import speaker_ids
@@ -28,13 +29,15 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     yield "file", f"{cache.path} ({_mebibytes(cache.path)})"
     used = np.bincount(cache.places.shard_of)
     for shard, n_clips in zip(cache.shards, used.tolist(), strict=False):  # none if one file
-        told = f"{n_clips} clips" + (f" in {shard.n_rows} rows" if n_clips < shard.n_rows else "")
+        told = counted(n_clips, "clip")
+        if n_clips < shard.n_rows:
+            told += f" in {shard.n_rows} rows"
         yield f"shard {shard.number}", f"{shard.path} ({_mebibytes(shard.path)}), {told}"
     yield "corpus", str(cache.provenance.get("corpus", ""))
     yield "licence", str(cache.provenance.get("licence", ""))
     hours = clips["seconds"].sum() / 3600
-    speakers = len(set(speaker_ids(clips).tolist()))
-    yield "clips", f"{len(cache)}, {hours:.2f} hours, {speakers} speakers"
+    speakers = counted(len(set(speaker_ids(clips).tolist())), "speaker")
+    yield "clips", f"{len(cache)}, {hours:.2f} hours, {speakers}"
     same = copies(clips)
     yield "copies", f"{sum(map(len, same))} clips, of {len(same)} recording(s)" if same else "none"
     several = len(set(clips["corpus"].tolist())) > 1 and "shared_emotion" in clips

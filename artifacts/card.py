@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+from ..errors import counted
 from ..pipeline.holdout import holds_out
 from .bundle import BundleSummary
 from .checks import run_checks
@@ -68,7 +69,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         f"{name} " + ", ".join(f"{value} in {n}" for value, n in counted.most_common())
         for name, counted in chosen(summary.heads[head]).items()
     )
-    tested = f"{summary.clips} clips of {len(summary.speakers)} speakers"
+    tested = f"{counted(summary.clips, 'clip')} of {counted(len(summary.speakers), 'speaker')}"
     if holds_out(summary.split):
         fitted_on = f"{summary.corpus}, {summary.split_title}; tested: {tested}."
         whose = f"This very head was tested: it never heard the tested clips ({in_folds})."
@@ -84,7 +85,8 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
             "head has heard all of them, and its layer and hyper-parameters were chosen by all of "
             f"them (in the folds: {in_folds})."
         )
-        limit = f"- It was fitted on {len(summary.speakers)} speakers of one recording set-up. "
+        speakers = counted(len(summary.speakers), "speaker")
+        limit = f"- It was fitted on {speakers} of one recording set-up. "
     weights = str(summary.encoder.get("weights_sha256", ""))[:12]
     parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
     md = escape_markdown

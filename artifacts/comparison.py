@@ -1,6 +1,7 @@
 """Reports that compare: several runs, or the layers of one."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -36,7 +37,9 @@ class Scored:
     Attributes
     ----------
     name : str
-        The number of the run, the head, and how the run is marked.
+        What the run is called, the head, and how the run is marked.
+    run_name : str
+        The name that the user gave to the run, else its number.
     run : int
         Number of the run, from 1.
     head : str
@@ -50,6 +53,7 @@ class Scored:
     """
 
     name: str
+    run_name: str
     run: int
     head: str
     results: RunResults
@@ -86,7 +90,7 @@ class Scored:
     def identity(self) -> dict[str, object]:
         """What tells this head of this run from the others in a CSV file."""
         known = {**identity(self.results.summary), "warning": self.warning}
-        return {**known, "run": self.run, "head": self.head}
+        return {**known, "name": self.run_name, "run": self.run, "head": self.head}
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,10 @@ class RunsCompared:
     ----------
     shared : str
         What all runs have in common.
+    names : tuple of str
+        What each run is called: the name that the user gave to it, or ``"run 1"`` for the first.
     titles : tuple of str
-        What each run is besides.
+        How each run differs from the others.
     scored : tuple of Scored
         Every head of every run.
     pairs : tuple of Comparison
@@ -108,6 +114,7 @@ class RunsCompared:
     """
 
     shared: str
+    names: tuple[str, ...]
     titles: tuple[str, ...]
     scored: tuple[Scored, ...]
     pairs: tuple[Comparison, ...]
@@ -134,7 +141,8 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     Raises
     ------
     UserError
-        If a run is named twice, or some are of labels and some of ratings.
+        If a run is given twice or two have the same name, or some are of labels and some of
+        ratings.
     """
     first: dict[object, int] = {}
     for number, results in enumerate(runs, 1):
@@ -145,12 +153,15 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
                 f"{results.run}: {results.summary.task}, where {runs[0].run} is "
                 f"{runs[0].summary.task}; expected the same scores; compare them apart"
             )
+    names = _names([results.summary for results in runs])
     warnings = [
         "; ".join([*results.summary.warnings, *grave(run_checks(results))]) for results in runs
     ]
     scored = [
         Scored(
-            f"{number} {head}" + (f" ({told})" if (told := marks(results.summary)) else ""),
+            f"{names[number - 1]} {head}"
+            + (f" ({told})" if (told := marks(results.summary)) else ""),
+            names[number - 1],
             number,
             head,
             results,
@@ -176,12 +187,15 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     measure = runs[0].measure
     tested = _compare(counts, fair, measure)
     shown = [replace(each, p=np.nan, p_holm=np.nan) for each in _compare(counts, unfair, measure)]
-    others = [str(number) for number in range(2, len(runs) + 1) if clips[number - 1] != clips[0]]
+    called = tuple(name if name != str(n) else f"run {n}" for n, name in enumerate(names, 1))
+    others = [
+        name for name, theirs in zip(called[1:], clips[1:], strict=True) if theirs != clips[0]
+    ]
     apart = []
     if others:
         apart.append(
-            f"Run {', '.join(others)}: other clips or labels than run 1, not tested against it; "
-            "any two runs are tested that predict the same."
+            f"{', '.join(others)}: other clips or labels than {called[0]}, not tested against it. "
+            "Any two runs that predict the same are tested."
         )
     if shown:
         apart.append(NOT_TESTED)
@@ -198,7 +212,7 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     ):
         apart.append("Runs of different splits differ in their training clips, too.")
     shared, titles = _titles([results.summary for results in runs])
-    return RunsCompared(shared, titles, tuple(scored), (*tested, *shown), tuple(apart))
+    return RunsCompared(shared, called, titles, tuple(scored), (*tested, *shown), tuple(apart))
 
 
 def report_runs(compared: RunsCompared) -> Report:
@@ -215,7 +229,7 @@ def report_runs(compared: RunsCompared) -> Report:
     """
     scored, measure = compared.scored, compared.measure
     runs = {each.run: each.results for each in scored}
-    legend = tuple((f"run {n}", title) for n, title in enumerate(compared.titles, 1))
+    legend = tuple(zip(compared.names, compared.titles, strict=True))
     table = Table(
         "runs",
         "Results",
@@ -236,8 +250,7 @@ def report_runs(compared: RunsCompared) -> Report:
             )
             for each in scored
         ),
-        note="; ".join(f"{name}: {title}" for name, title in legend)
-        + f". Nuisance: {measure.title} from file format, duration and loudness alone, "
+        note=f"Nuisance: {measure.title} from file format, duration and loudness alone, "
         "on the folds of the run.",
         records=tuple(
             {
@@ -261,7 +274,7 @@ def report_runs(compared: RunsCompared) -> Report:
     return Report(
         ((("all runs", compared.shared),) if compared.shared else ()) + legend,
         tuple(
-            f"run {number}: {warning}"
+            f"{compared.names[number - 1]}: {warning}"
             for number, results in runs.items()
             for warning in results.summary.warnings
         ),
@@ -273,7 +286,7 @@ def report_runs(compared: RunsCompared) -> Report:
             *compared.apart,
         ),
         tuple(
-            replace(check, found=f"run {number}: {check.found}")
+            replace(check, found=f"{compared.names[number - 1]}: {check.found}")
             for number, results in runs.items()
             for check in run_checks(results, _probe_among(runs.values(), results))
         ),
@@ -415,35 +428,79 @@ def _unfair(summary: RunSummary) -> list[str]:
     return [mark for mark in told if mark != "RESTRICTED"]
 
 
+def _names(summaries: Sequence[RunSummary]) -> tuple[str, ...]:
+    """Return what rows call each run: the name that it was given, or its number."""
+    names = [summary.given_name or str(n) for n, summary in enumerate(summaries, 1)]
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise UserError(
+            f"two runs are called {twice[0]}; expected a name of its own for each; give other "
+            "names: serpipe report NAME=RUN NAME=RUN"
+        )
+    return tuple(names)
+
+
 def _titles(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]:
-    """Say what runs have in common, and what each is besides."""
-    told = [
+    """Say what runs have in common, and how each differs from the others."""
+    described = [
         {
             "corpus": summary.corpus,
             "target": ", ".join([summary.target, *summary.changes]),
             "encoder": str(summary.encoder["encoder"]),
             "pooling": f"{summary.pooling} pooling",
-            "layers": f"layers {', '.join(summary.layers)}",
+            "layers": f"layers {_ranges(summary.layers)}",
             "normalise": f"normalised by {summary.normalise}",
             "split": summary.split_title,
-            "grid": "; ".join(
-                f"{head} {name} {', '.join(f'{value:g}' for value in values)}"
-                for head, about in summary.heads.items()
-                for name, values in about.grid.items()
-            ),
+            "grid": _grid_of_its_own(summary, summaries),
         }
         for summary in summaries
     ]
-    if all(each["normalise"] == "normalised by none" for each in told):
-        for each in told:
+    if all(each["normalise"] == "normalised by none" for each in described):
+        for each in described:
             del each["normalise"]
-    same = {name for name in told[0] if len({each[name] for each in told}) == 1}
-    shared = ", ".join(told[0][name] for name in told[0] if name in same and name != "grid")
-    titles = [", ".join(value for name, value in each.items() if name not in same) for each in told]
-    names = [summary.name for summary in summaries]
-    if len(set(titles)) < len(titles):
-        titles = [f"{title} ({name})".strip() for title, name in zip(titles, names, strict=True)]
+    same = {name for name in described[0] if len({each[name] for each in described}) == 1}
+    shared = ", ".join(text for name, text in described[0].items() if name in same - {"grid"})
+    titles = [
+        ", ".join(text for name, text in each.items() if text and name not in same)
+        for each in described
+    ]
+    # Rows name the heads, and nobody reads the names of folders: only where nothing else differs.
+    for more in (
+        [f"heads {', '.join(summary.heads)}" for summary in summaries],
+        [summary.name for summary in summaries],
+    ):
+        if len(set(titles)) < len(titles):
+            titles = [", ".join(filter(None, pair)) for pair in zip(titles, more, strict=True)]
     return shared, tuple(titles)
+
+
+def _grid_of_its_own(summary: RunSummary, summaries: Sequence[RunSummary]) -> str:
+    """Return the hyper-parameters for which runs with the same head tried other values."""
+    different = []
+    for head, fitted in summary.heads.items():
+        for name, values in fitted.grid.items():
+            tried = {
+                tuple(each.heads[head].grid.get(name, ()))
+                for each in summaries
+                if head in each.heads
+            }
+            if len(tried) > 1:
+                different.append(f"{head} {name} {', '.join(f'{value:g}' for value in values)}")
+    return "; ".join(different)
+
+
+def _ranges(layers: Sequence[str]) -> str:
+    """Return names of layers with consecutive numbers as ranges, such as ``"0-12, final_norm"``."""
+    parts: list[str] = []
+    first = last = -1
+    for layer in layers:
+        if layer.isdecimal() and parts and int(layer) == last + 1:
+            last = int(layer)
+            parts[-1] = f"{first}-{last}"
+        else:
+            first = last = int(layer) if layer.isdecimal() else -2
+            parts.append(layer)
+    return ", ".join(parts)
 
 
 def _clips(results: RunResults) -> tuple[tuple[str, ...], ...]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import counted
 from ..files import write_bytes
 from ..pipeline.measures import Measure
 from ..pipeline.metrics import recalls
@@ -35,7 +36,7 @@ HATCHES = ("", "//", "..", "xx", "\\\\", "++")
 #: More bars than this cannot be told apart side by side.
 MOST_BARS = 120
 #: Names come from outside: a dollar sign in them is no formula.
-_PLAIN: Any = {"text.parse_math": False}
+PLAIN_TEXT: Any = {"text.parse_math": False}
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
 
 
@@ -72,7 +73,7 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
     from matplotlib import rc_context
 
     figures = {}
-    with rc_context(_PLAIN):
+    with rc_context(PLAIN_TEXT):
         if len(results.summary.layers) > 1:
             figures["layers"] = draw_layers(results)
         figures["speakers"] = draw_speakers(results)
@@ -102,7 +103,7 @@ def as_bytes(figure: "Figure", suffix: str) -> bytes:
 
     content = BytesIO()
     dates = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    with rc_context({"svg.hashsalt": "serpipe", "pdf.fonttype": 42, **_PLAIN}):
+    with rc_context({"svg.hashsalt": "serpipe", "pdf.fonttype": 42, **PLAIN_TEXT}):
         figure.savefig(content, format=suffix, dpi=160, metadata=dates[suffix])
     return content.getvalue()
 
@@ -277,9 +278,15 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
     """
     from matplotlib import rc_context
 
-    with rc_context(_PLAIN):
+    with rc_context(PLAIN_TEXT):
         about = "; ".join(
-            [compared.shared, *(f"{n}: {title}" for n, title in enumerate(compared.titles, 1))]
+            [
+                compared.shared,
+                *(
+                    f"{name}: {title}"
+                    for name, title in zip(compared.names, compared.titles, strict=True)
+                ),
+            ]
         ).removeprefix("; ")
         scored = compared.scored
         measure = compared.measure
@@ -430,7 +437,7 @@ def _new(
     marks = "".join(f"\n{warning.partition(':')[0]}" for warning in summary.warnings)
     about = (
         f"{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}, "
-        f"n = {summary.clips} clips of {len(summary.speakers)} speakers"
+        f"n = {counted(summary.clips, 'clip')} of {counted(len(summary.speakers), 'speaker')}"
     )
     figure, (axes, *_) = _axes(title + marks, about, width, height, rows)
     return figure, axes

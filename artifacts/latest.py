@@ -1,4 +1,4 @@
-"""Where things are put by default, and which of them is the newest."""
+"""Where things are put by default, which of them is the newest, and where a saved model is."""
 
 import hashlib
 import json
@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..features.names import looks_like_path
+from ..mirror import local
+from ..remote import Place
 
 #: Below the working directory.
 CACHES = Path("features/cache")
 RUNS = Path("artifacts/runs")
 COMPARISONS = Path("artifacts/comparisons")
+#: The bundle that ships with the package.
+DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
 
 
 def latest_cache() -> Path:
@@ -51,6 +56,41 @@ def latest_bundle() -> Path | None:
 def bundles_of(run: Path) -> list[Path]:
     """Return the bundles of a run, by name."""
     return sorted(path.parent for path in run.glob("bundles/*/bundle.json"))
+
+
+def find_model(name: str | Place | None) -> Path:
+    """Return where a model is.
+
+    Parameters
+    ----------
+    name : str, Path, Remote or None
+        As :func:`~serpipe.artifacts.model.load_model` takes it.
+
+    Returns
+    -------
+    Path
+        The model of a run, or what was given: a hub id is no path that exists.
+
+    Raises
+    ------
+    UserError
+        If it is a path where nothing is, or a run without a model.
+    """
+    given = latest_bundle() or DEFAULT_BUNDLE if name is None else local(name)
+    if not given.exists() and looks_like_path(str(name)):
+        raise UserError(
+            f"{name}: no such folder; expected RUN/bundles/HEAD, RUN, or the folder or hub id of a "
+            "trained audio classifier; check --model"
+        )
+    if (given / "bundle.json").is_file() or not (given / "run.json").is_file():
+        return given
+    bundles = bundles_of(given)
+    if not bundles and not (given / "model").is_dir():
+        raise UserError(
+            f"{given}: a run without a saved head or model; expected one of `serpipe fit` or "
+            "`serpipe finetune` that ended; name another with --model"
+        )
+    return bundles[0] if bundles else given / "model"
 
 
 def _latest(folder: Path, pattern: str, what: str, fix: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..features.audio import CHANNEL_POLICY, Waveform, check_channels
 from ..features.batching import GPU_BATCH_SECONDS, Lane, in_order
 from ..features.checkpoint import BUILT_IN
@@ -429,7 +429,8 @@ def _bundle_score(told: BundleSummary) -> str:
         unit = " %" if measure.in_percent else ""
         return (
             f"{measure.title} {said}{unit}, {told.result['split']}, "
-            f"{told.result['clips']} clips of {told.result['speakers']} speakers"
+            f"{counted(told.result['clips'], 'clip')} of "
+            f"{counted(told.result['speakers'], 'speaker')}"
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return "not known"
@@ -452,7 +453,8 @@ def _model_card(
             unit = " %" if measure.in_percent else ""
             score = (
                 f"{measure.title} {said}{unit}, {results.summary.split_title}, "
-                f"{results.summary.clips} clips of {len(results.summary.speakers)} speakers"
+                f"{counted(results.summary.clips, 'clip')} of "
+                f"{counted(len(results.summary.speakers), 'speaker')}"
             )
             provenance = _about(results.summary.provenance.get("cache"))
         except (UserError, IndexError, KeyError):

@@ -28,14 +28,15 @@ from ..features.audio import (
 from ..features.batching import in_order
 from ..features.read_ahead import Content, read_ahead
 from ..features.trim import trim
-from ..mirror import local
 from ..pipeline.predict import Prediction, Window, equal_windows, windows
+from ..progress import Track, no_track
 from ..remote import Place, Remote, place
-from .latest import bundles_of, latest_bundle
+from .latest import DEFAULT_BUNDLE as DEFAULT_BUNDLE
+from .latest import find_model
 from .listeners import Listener, Scored, open_bundle, open_classifier, open_network
 
-#: The bundle that ships with the package.
-DEFAULT_BUNDLE = Path(__file__).parent / "default_bundle"
+#: Windows that are scored between two signs of progress.
+_TRACKED_WINDOWS = 64
 #: Files that are predicted together: so many, or so much of them.
 _GROUP_FILES, _GROUP_SECONDS = 32, 600.0
 
@@ -161,6 +162,7 @@ class Model:
         audio_sha256: Sequence[str] | None = None,
         window: float | None = None,
         hop: float | None = None,
+        track: Track[Any] = no_track,
     ) -> list[Prediction | BadClipError]:
         """Predict several recordings; what is said of one does not depend on the others.
 
@@ -179,6 +181,8 @@ class Model:
             mean of those of its windows. Without them a recording is heard at once, unless it is
             longer than the model takes: then it is cut into equal windows, as few as can be.
             Windows with nothing to hear have no label and count for nothing.
+        track : callable
+            Shows progress over the windows.
 
         Returns
         -------
@@ -201,9 +205,11 @@ class Model:
             except BadClipError as error:
                 cut.append(error)
         recordings = [each for each in cut if isinstance(each, Recording)]
-        scored = iter(self.score([
-            each.piece(number) for each in recordings for number in range(len(each.windows))
-        ]))  # fmt: skip
+        pieces = [each.piece(number) for each in recordings for number in range(len(each.windows))]
+        size = max(1, len(pieces)) if track is no_track else _TRACKED_WINDOWS
+        groups = (pieces[start : start + size] for start in range(0, len(pieces), size))
+        each_window = (score for group in groups for score in self.score(group))
+        scored = iter(list(track(each_window, "scoring windows", len(pieces))))
         found: list[Prediction | BadClipError] = []
         for each in cut:
             if isinstance(each, BadClipError):
@@ -525,6 +531,7 @@ def predict_files(
     window: float | None = None,
     hop: float | None = None,
     workers: int = 1,
+    track: Track[Any] = no_track,
 ) -> Iterator[Prediction | BadClipError]:
     """Predict files, a group at a time.
 
@@ -538,6 +545,8 @@ def predict_files(
         As :meth:`Model.predict_batch` takes them.
     workers : int
         Threads that decode.
+    track : callable
+        Shows progress: over the files, or over the windows if there is one file.
 
     Yields
     ------
@@ -557,17 +566,25 @@ def predict_files(
         except BadClipError as error:
             return text(file), error
 
-    group: list[_Opened] = []
-    seconds = 0.0
-    items = read_ahead(files, lambda file: file)
-    for source, opened in in_order(read, items, workers, ahead=workers):
-        group.append((source, opened))
-        if not isinstance(opened, BadClipError):
-            seconds += len(opened[0]) / model.sampling_rate
-        if len(group) >= _GROUP_FILES or seconds >= _GROUP_SECONDS:
-            yield from _predict_group(model, group, window, hop)
-            group, seconds = [], 0.0
-    yield from _predict_group(model, group, window, hop)
+    of_windows = track if len(files) == 1 else no_track
+
+    def predict_all() -> Iterator[Prediction | BadClipError]:
+        group: list[_Opened] = []
+        seconds = 0.0
+        items = read_ahead(files, lambda file: file)
+        for source, opened in in_order(read, items, workers, ahead=workers):
+            group.append((source, opened))
+            if not isinstance(opened, BadClipError):
+                seconds += len(opened[0]) / model.sampling_rate
+            if len(group) >= _GROUP_FILES or seconds >= _GROUP_SECONDS:
+                yield from _predict_group(model, group, window, hop, of_windows)
+                group, seconds = [], 0.0
+        yield from _predict_group(model, group, window, hop, of_windows)
+
+    if len(files) == 1:
+        yield from predict_all()
+    else:
+        yield from track(predict_all(), "predicting recordings", len(files))
 
 
 def _predict_group(
@@ -575,6 +592,7 @@ def _predict_group(
     group: Sequence[_Opened],
     window: float | None,
     hop: float | None,
+    track: Track[Any],
 ) -> Iterator[Prediction | BadClipError]:
     good = [(source, each) for source, each in group if not isinstance(each, BadClipError)]
 
@@ -587,6 +605,7 @@ def _predict_group(
             audio_sha256=[hash_ for _, (_, hash_) in some],
             window=window,
             hop=hop,
+            track=track,
         )
 
     def one_by_one() -> Iterator[Prediction | BadClipError]:
@@ -604,36 +623,6 @@ def _predict_group(
 def text(path: Place | str) -> str:
     """Return a path as text that can be written: on POSIX systems it may be any bytes."""
     return str(path).encode(errors="backslashreplace").decode()
-
-
-def find_model(name: str | Place | None) -> Path:
-    """Return where a model is.
-
-    Parameters
-    ----------
-    name : str, Path, Remote or None
-        As :func:`load_model` takes it.
-
-    Returns
-    -------
-    Path
-        The model of a run, or what was given: a hub id is no path that exists.
-
-    Raises
-    ------
-    UserError
-        If it is a run without a model.
-    """
-    given = latest_bundle() or DEFAULT_BUNDLE if name is None else local(name)
-    if (given / "bundle.json").is_file() or not (given / "run.json").is_file():
-        return given
-    bundles = bundles_of(given)
-    if not bundles and not (given / "model").is_dir():
-        raise UserError(
-            f"{given}: a run without a saved head or model; expected one of `serpipe fit` or "
-            "`serpipe finetune` that ended; name another with --model"
-        )
-    return bundles[0] if bundles else given / "model"
 
 
 def _check_names(found: Path, listener: Listener) -> None:

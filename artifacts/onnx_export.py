@@ -17,11 +17,12 @@ from ..features.checkpoint import load_checkpoint
 from ..files import write_bytes
 from ..provenance import versions
 from .bundle import BundleSummary, load_bundle, read_bundle_summary
+from .latest import DEFAULT_BUNDLE, find_model
 from .listeners import Scored, find_encoder
-from .model import DEFAULT_BUNDLE, Model, find_model, load_model
+from .model import Model, load_model
 from .onnx_convert import OPSETS, check_installed, run_onnx, to_onnx
 from .onnx_graph import Graph, Logits, PooledLayers, Shares, prepare_module, ready
-from .onnx_heads import head_module
+from .onnx_heads import check_exportable, head_module
 from .prediction_text import describe
 
 #: Scores may differ by this from those of torch; ratings beyond 1 by this part of themselves.
@@ -93,7 +94,8 @@ def export_onnx(
     Raises
     ------
     UserError
-        If the model needs what a graph does not hold (trimmed silence, half precision), is larger
+        If the model needs what a graph does not hold (trimmed silence, half precision), its head
+        cannot be exported (:func:`~serpipe.artifacts.onnx_heads.check_exportable`), it is larger
         than an ONNX file can be, or does not give the same scores there; or if serpipe[onnx] is not
         installed.
     MachineError
@@ -166,6 +168,7 @@ def check_clips(model: Model, longest: int | None) -> list[Waveform]:
 
 
 def _check_bundle(title: str, told: BundleSummary) -> None:
+    check_exportable(told.head)
     trim, precision = told.encoder.get("trim_decibels"), told.encoder.get("precision", "float32")
     if trim is not None:
         raise UserError(

@@ -51,6 +51,26 @@ def head_module(name: str, classifier: Classifier) -> nn.Module:
         ) from None
 
 
+def check_exportable(name: str) -> None:
+    """Refuse a head that cannot be turned into a module.
+
+    Parameters
+    ----------
+    name : str
+        The head, as in ``HEADS``.
+
+    Raises
+    ------
+    UserError
+        Names the heads that can.
+    """
+    if name not in _MAKERS:
+        raise UserError(
+            f"head {name}: cannot be exported; expected one of {', '.join(_MAKERS)}; fit one of "
+            "these, or use this one with serpipe"
+        )
+
+
 class Chain(nn.Module):
     """Modules one after the other; the last makes scores, of which the largest is chosen.
 

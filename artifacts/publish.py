@@ -84,7 +84,7 @@ def publish_comparison(folder: Path, compared: RunsCompared, report: Report) -> 
     Path
         The page.
     """
-    title = f"{len(compared.titles)} runs compared"
+    title = f"{len(compared.titles)} runs compared: {', '.join(compared.names)}"
     return _write(folder, title, report, draw_comparison(compared))
 
 

@@ -57,6 +57,7 @@ from .run import (
     content_hash,
     list_new_files,
     read_summary,
+    rename_run,
     run_name,
     save_clips,
     save_nuisance,
@@ -81,9 +82,11 @@ def record_run(
     protocol: Protocol | None = None,
     *,
     choose_best: bool = False,
+    default_heads: bool = False,
     ratings: Ratings | None = None,
     provenance: Mapping[str, Any],
     out: Path | None = None,
+    given_name: str = "",
     jobs: int = 1,
     stream_past: float = math.inf,
     cluster: "Cluster | None" = None,
@@ -108,12 +111,17 @@ def record_run(
     choose_best : bool
         Whether the head, too, is chosen inside each fold, among ``heads``: recorded as one more
         head, ``best``.
+    default_heads : bool
+        Whether nobody asked for these heads: those that need more memory than there is are left
+        out then, instead of refused.
     ratings : Ratings, optional
         Of the target, from a file of their own.
     provenance : mapping
         JSON values to store beside the results.
     out : Path, optional
         The run's folder; by default one named after the cache, the split and the heads.
+    given_name : str
+        What the user calls the run in tables and figures.
     jobs : int
         Processes. The results do not depend on it.
     stream_past : float
@@ -140,7 +148,13 @@ def record_run(
     streamed = size > stream_past
     if streamed:
         plan, heads, grids = stream_plan(
-            plan, heads, grids, size, stream_past, on_cluster=cluster is not None
+            plan,
+            heads,
+            grids,
+            size,
+            stream_past,
+            on_cluster=cluster is not None,
+            default_heads=default_heads,
         )
         say(f"note     {plan.warnings[-1]}")
         if choose_best and len(heads) < 2:
@@ -173,6 +187,7 @@ def record_run(
     name = run_name(cache.path, plan.split.name, planned, settings)
     run = out or RUNS / name
     done = heads_there(run, name, provenance)
+    earlier_name = read_summary(run).given_name if done else ""
     make_folder(run)
 
     def summarise() -> None:
@@ -207,6 +222,7 @@ def record_run(
                 groups=plan.tested_groups,
                 **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
                 settings=hashlib.sha256(asked_for.encode()).hexdigest(),
+                given_name=given_name or earlier_name,
                 heads=done,
                 provenance={**provenance, "cache": cache.provenance},
             ),
@@ -214,6 +230,7 @@ def record_run(
 
     if set(done) == set(planned):
         remove_parts(run)  # of a run that was killed between two of its last steps
+        rename_run(run, given_name)
         (run / "run.json").touch()  # the newest run is the one that was asked for last
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora.data import Data
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..features.extract import clip_columns
 from ..files import make_folder
 from ..pipeline.contamination import contamination_mark
@@ -32,6 +32,7 @@ from .run import (
     HeadSummary,
     RunSummary,
     content_hash,
+    rename_run,
     run_name,
     save_clips,
     save_predictions,
@@ -74,6 +75,7 @@ def record_evaluation(
     device: str = "cpu",
     provenance: Mapping[str, Any],
     out: Path | None = None,
+    given_name: str = "",
     skip_bad: bool = False,
     workers: int = 1,
     track: Track[Any] = no_track,
@@ -101,6 +103,8 @@ def record_evaluation(
         JSON values to store beside the results.
     out : Path, optional
         The run's folder.
+    given_name : str
+        What the user calls the run in tables and figures.
     skip_bad : bool
         Leave bad clips out, instead of stopping before the long work.
     workers : int
@@ -154,20 +158,22 @@ def record_evaluation(
     name = run_name(Path(where), plan.split.name, [HEAD], settings)
     run = out or RUNS / name
     if HEAD in heads_there(run, name, provenance):
+        rename_run(run, given_name)
         (run / "run.json").touch()  # the newest run is the one that was asked for last
         return run
     make_folder(run)
     used = plan.target.rows.tolist()
     held = {n: sounds.held[row] for n, row in enumerate(used) if row in sounds.held}
     tested = Sounds(tuple(sounds.heard[row] for row in used), sounds.front_end, held)
-    say(f"scoring  {len(used)} clips")
+    say(f"scoring  {counted(len(used), 'clip')}")
     said = _read_scores(plan, meaning, run_classifier(classifier, tested, options, device))
     choice = Choice(plan.split.folds[0].name, LAYER, {}, math.nan)
     fit = HeadFit(said, {LAYER: said}, (choice,), choice, {})
     save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
     save_predictions(run, HEAD, fit, plan.tested_clips, plan.tested_labels, plan.split.folds)
     save_search(run, HEAD, {}, fit)
-    write_summary(run, _summary(name, content, found, plan, meaning, key, provenance))
+    summary = _summary(name, content, found, plan, meaning, key, provenance)
+    write_summary(run, replace(summary, given_name=given_name))
     return run
 
 

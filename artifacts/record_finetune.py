@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora.data import Data
-from ..errors import MachineError, UserError, first_line
+from ..errors import MachineError, UserError, counted, first_line
 from ..features.cache import Cache
 from ..features.extract import clip_columns
 from ..features.training_record import record_clips, unite, write_record
@@ -79,6 +79,7 @@ def record_finetuning(
     logs: bool = False,
     provenance: Mapping[str, Any],
     out: Path | None = None,
+    given_name: str = "",
     skip_bad: bool = False,
     workers: int = 1,
     track: Track[Any] = no_track,
@@ -121,6 +122,8 @@ def record_finetuning(
         JSON values to store beside the results.
     out : Path, optional
         The run's folder.
+    given_name : str
+        What the user calls the run in tables and figures.
     skip_bad : bool
         Leave bad clips out, instead of stopping before the long work.
     workers : int
@@ -199,6 +202,7 @@ def record_finetuning(
     name = run_name(where.with_name(where.name + ".h5"), plan.split.name, [kind.head], settings)
     run = out or RUNS / name
     done = heads_there(run, name, provenance)
+    earlier_name = read_summary(run).given_name if done else ""
     if kind.head not in done:  # a model stands for the folds: it is trained after them
         shutil.rmtree(run / MODEL, ignore_errors=True)
     make_folder(run)
@@ -218,13 +222,16 @@ def record_finetuning(
 
     def summarise() -> None:
         summary = _summary(name, content, found, training, key, provenance, done)
-        write_summary(run, replace(summary, probe=beside))
+        write_summary(run, replace(summary, probe=beside, given_name=given_name or earlier_name))
 
     if kind.head in done:
         remove_parts(run, kind.head)
         # The newest run is the one that was asked for last; the probe beside it may be another.
         told = read_summary(run)
-        write_summary(run, replace(told, probe=beside or told.probe))
+        write_summary(
+            run,
+            replace(told, probe=beside or told.probe, given_name=given_name or told.given_name),
+        )
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
@@ -240,7 +247,7 @@ def record_finetuning(
     if export and not trial and not (run / MODEL).is_dir():
         epochs = int(done[kind.head].final["parameters"]["epoch"])
         whom = "all but the test speakers" if holds_out(plan.split.name) else "all speakers"
-        say(f"final    {whom}, {epochs} epochs: the median of the folds")
+        say(f"final    {whom}, {counted(epochs, 'epoch')}: the median of the folds")
         _with_states(training, devices[0]).export(epochs, run / MODEL, name, devices[0])
     remove_parts(run, "training")
     save_nuisance_once(run, plan)
@@ -702,7 +709,7 @@ def _summary(
         split=plan.split.name,
         split_title=plan.split.title,
         inner=f"epoch chosen by the {title} of speakers held out of the training speakers of each "
-        f"fold, with early stopping after {options.patience} epochs without a "
+        f"fold, with early stopping after {counted(options.patience, 'epoch')} without a "
         f"better{begin}",
         warnings=plan.warnings,
         seed=plan.protocol.seed,

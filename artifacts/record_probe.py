@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..corpora.data import Data
-from ..errors import BadClipsError, UserError
+from ..errors import OtherCacheError
 from ..features.cache import open_cache
 from ..features.encoder import load_encoder
 from ..features.extract import extract
@@ -33,7 +33,7 @@ def make_probe(
     """Do what ``serpipe extract`` and ``serpipe fit`` do; what is there is not done again.
 
     The head is logistic regression, or ridge regression of ratings. Where the cache of this name
-    was made otherwise, another is made in a folder beside.
+    has other contents, another is made in a folder beside.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def make_probe(
     BadClipsError
         If clips cannot be used, unless ``skip_bad``.
     UserError
-        If the clips do not fit the protocol.
+        If the clips do not fit the protocol, or the cache is damaged or being written.
     """
     loaded = [load_encoder(encoder, revision=revision, device=device) for device in devices]
     name = f"{found.name}-{loaded[0].identity.encoder.replace('/', '--')}.h5"
@@ -87,16 +87,13 @@ def make_probe(
     there = CACHES / name
     try:
         cache = fill(there, overwrite=False)
-    except BadClipsError:
-        raise
-    except UserError:
-        if not there.exists():
-            raise
-        # It was made otherwise, with other poolings or on another machine: it is left alone.
+    except OtherCacheError:
+        # It was made with other poolings, on another machine or of more clips: it is left alone.
         cache = fill(CACHES / "probes" / name, overwrite=True)
     opened = open_cache(cache)
     regressed = is_regression(opened.clips, protocol, ratings)
-    heads = find_heads(None, "regression" if regressed else "classification")
+    head, task = ("ridge", "regression") if regressed else ("lr", "classification")
+    heads = find_heads(head, task)
     return record_run(
         opened,
         heads,

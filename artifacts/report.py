@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..display import data_frame, text_table
+from ..errors import UserError, counted
 from ..files import write_text
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.heads import BEST, HEADS
@@ -82,6 +84,42 @@ class Report:
     def __str__(self) -> str:
         """Return it as Markdown."""
         return markdown(self)
+
+    def __repr__(self) -> str:
+        """Return the first table, and all warnings; all of it is Markdown by ``print``."""
+        first = self.tables[0]
+        others = ", ".join(table.name for table in self.tables[1:])
+        return "\n".join(
+            [
+                first.title,
+                text_table(first.header, first.rows),
+                *(f"WARNING: {warning}" for warning in self.warnings),
+                *([f"Other tables: {others}"] if others else []),
+                *([str(self.folder)] if self.folder else []),
+            ]
+        )
+
+    def to_pandas(self, table: str | None = None) -> Any:
+        """Return the records of a table as a data frame of pandas, in full precision.
+
+        Parameters
+        ----------
+        table : str, optional
+            Name of a table, such as ``"classes"``; by default the first, which has the results.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        UserError
+            If there is no such table, or pandas is not installed.
+        """
+        tables = {each.name: each for each in self.tables}
+        if table is not None and table not in tables:
+            raise UserError(f"table {table!r}: is not in the report; expected {', '.join(tables)}")
+        return data_frame((self.tables[0] if table is None else tables[table]).records)
 
     def _repr_markdown_(self) -> str:
         """Show it in a notebook."""
@@ -277,9 +315,11 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     changes = f" ({', '.join(summary.changes)})" if summary.changes else ""
     what = f"{len(summary.labels)} labels" if summary.labels else "ratings"
     facts = [
+        *((("name", summary.given_name),) if summary.given_name else ()),
         (
             "corpus",
-            f"{summary.corpus}: {summary.clips} clips, {len(summary.speakers)} speakers"
+            f"{summary.corpus}: {counted(summary.clips, 'clip')}, "
+            f"{counted(len(summary.speakers), 'speaker')}"
             + (" (those that were tested)" if holds_out(summary.split) else ""),
         ),
         ("target", f"{summary.target}, {what}{changes}"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import data_frame, text_table
 from ..errors import UserError
 from ..pipeline.contamination import MARK, contamination_mark
 from ..pipeline.groups import KEPT_TOGETHER
@@ -21,11 +22,13 @@ from .run import (
     NESTED,
     HeadSummary,
     RunSummary,
+    check_given_name,
     read_nuisance,
     read_predictions,
     read_summary,
     read_table,
 )
+from .table import interval_text
 
 #: Columns of the clip table by which scores are told apart, where a corpus has them.
 GROUPS = ("sex", "intensity", "corpus")
@@ -54,6 +57,57 @@ class RunResults:
     clips: Mapping[str, NDArray[np.str_]]
     predicted: Mapping[str, Mapping[str, NDArray[Any]]]
     nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def called(self, name: str) -> "RunResults":
+        """Return the same results under another name, by which tables and figures call them.
+
+        Parameters
+        ----------
+        name : str
+            As :func:`~serpipe.artifacts.run.check_given_name` allows it.
+
+        Returns
+        -------
+        RunResults
+
+        Raises
+        ------
+        UserError
+            If tables and figures cannot show it.
+        """
+        return replace(self, summary=replace(self.summary, given_name=check_given_name(name)))
+
+    def __repr__(self) -> str:
+        """Return the scores of each head as a short table, with all warnings."""
+        summary, measure = self.summary, self.measure
+        name = f"{summary.given_name}: " if summary.given_name else ""
+        about = f"{name}{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}"
+        scores = {head: self.scores(head) for head in self.heads}
+        rows = [
+            (head, *(interval_text(found[key], measure) for key in measure.scores.values()))
+            for head, found in scores.items()
+        ]
+        table = text_table(("head", *measure.scores), rows)
+        warnings = [f"WARNING: {warning}" for warning in summary.warnings]
+        return "\n".join([f"{about} ({self.kind})", table, *warnings, str(self.run)])
+
+    def to_pandas(self) -> Any:
+        """Return the out-of-fold predictions as a data frame of pandas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns of ``clips.csv``, with numbers for ratings, and for each head the column
+            ``predicted HEAD``: its nested predictions. For scores take
+            :meth:`serpipe.artifacts.report.Report.to_pandas`.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        predicted = {f"predicted {head}": layers[NESTED] for head, layers in self.predicted.items()}
+        return data_frame({**self.clips, "label": self.truth, **predicted})
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -66,6 +66,8 @@ _HASHED = (
 _REMEDY = "put back the file as it was, or remove the run and make it again"
 #: What the nested predictions are called where layers are named.
 NESTED = "nested"
+#: Characters of a name that a user may give to a run.
+LONGEST_NAME = 40
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,8 @@ class RunSummary:
     files : mapping of str to str, optional
         SHA-256 hashes of the run's files, by path in its folder; filled in when it is written. None
         in runs of earlier versions: their files are not checked.
+    given_name : str
+        What the user calls the run in tables and figures; empty if not named.
     """
 
     name: str
@@ -198,6 +202,7 @@ class RunSummary:
     folds: str = ""
     settings: str = ""
     files: Mapping[str, str] | None = None
+    given_name: str = ""
 
     @property
     def clusters(self) -> Sequence[str]:
@@ -398,6 +403,8 @@ def _check_summary(summary: RunSummary) -> None:
     from_json(_Provenance, about.cache, ignore_unknown=True)
     if summary.agreement is not None:
         from_json(_Agreement, summary.agreement)
+    if summary.given_name:
+        check_given_name(summary.given_name)
     if any(len(finding) != 2 for finding in summary.findings):
         raise ValueError("a finding is not a code and a text")
     if summary.probe is not None and not _is_plain_name(summary.probe):
@@ -412,6 +419,41 @@ def _check_summary(summary: RunSummary) -> None:
                 raise ValueError(f"a choice of {name} lacks a parameter of the grid")
             if name == BEST and not choice.head:
                 raise ValueError(f"a choice of {name} names no head")
+
+
+def check_given_name(name: str) -> str:
+    """Return a name that a user gave to a run, if tables and figures can show it.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the run.
+
+    Returns
+    -------
+    str
+        The name.
+
+    Raises
+    ------
+    UserError
+        If it is empty or longer than 40 characters, begins or ends with a space, or holds an equals
+        sign or what cannot be printed.
+    """
+    is_short = 0 < len(name) <= LONGEST_NAME
+    if is_short and name.isprintable() and name == name.strip() and "=" not in name:
+        return name
+    raise UserError(
+        f"name {name!r}: expected 1 to {LONGEST_NAME} printable characters without '=' and without "
+        "spaces around them; choose another"
+    )
+
+
+def rename_run(run: Path, given_name: str) -> None:
+    """Give a recorded run a name; an empty one leaves the name that it has."""
+    summary = read_summary(run)
+    if given_name and summary.given_name != given_name:
+        write_summary(run, replace(summary, given_name=given_name))
 
 
 def _is_plain_name(name: object) -> bool:

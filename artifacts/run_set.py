@@ -68,7 +68,7 @@ def read_run_set(folder: Path) -> tuple[Path, ...]:
 def corpus_matrices(runs: Sequence[RunResults]) -> tuple[Table, ...]:
     """Return, for each head, the scores by the corpora trained on and tested on."""
     return matrices([
-        Scored(f"run {number}", number, head, results, results.scores(head), "")
+        Scored(f"run {number}", str(number), number, head, results, results.scores(head), "")
         for number, results in enumerate(runs, 1)
         for head in results.heads
     ])  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import counted
 from ..pipeline.folds import NOTHING_TRAINED
 from ..pipeline.measures import Measure
 from ..pipeline.permutation import least_swap_p
@@ -39,6 +40,7 @@ def marks(summary: RunSummary) -> str:
 def identity(summary: RunSummary) -> dict[str, Any]:
     """Return what a row of a CSV file needs to stand for itself."""
     return {
+        "name": summary.given_name,
         "corpus": summary.corpus,
         "encoder": summary.encoder["encoder"],
         "revision": summary.encoder["revision"],
@@ -80,29 +82,41 @@ def nested_table(results: RunResults) -> Table:
     p = {head: results.p_against_chance(head) for head in heads}
     shown = [each for head in heads for each in scores[head].values()]
     trained = results.summary.split != NOTHING_TRAINED
-    counted = {head: chosen(results.summary.heads[head]) if trained else {} for head in heads}
+    choices = {head: chosen(results.summary.heads[head]) if trained else {} for head in heads}
     rows = [
         (title, *(interval_text(scores[head][key], measure) for head in heads))
         for title, key in measure.scores.items()
     ]
     if not all(map(math.isnan, p.values())):
         rows.append(("p against chance", *(p_text(p[head]) for head in heads)))
-    for name in dict.fromkeys(name for head in heads for name in counted[head]):
+    for name in dict.fromkeys(name for head in heads for name in choices[head]):
         told = (
-            ", ".join(f"{value} ({n})" for value, n in counted[head][name].most_common())
-            if name in counted[head]
+            ", ".join(f"{value} ({n})" for value, n in choices[head][name].most_common())
+            if name in choices[head]
             else ""
             for head in heads
         )
         rows.append((f"{name} (folds)", *told))
+    first = [_or_least(scores[head][measure.key].value) for head in heads]
+    # Bold marks one of several: a single head is neither better nor worse.
+    several = len(heads) > 1
+    best = [n for n, value in enumerate(first, 1) if several and value == max(first)]
     return Table(
         "nested",
         ("Nested result" if results.kind == "nested" else f"Result, {results.kind}")
         + ("" if all(math.isnan(each.low) for each in shown) else " [95 % interval]"),
         ("", *heads),
         tuple(rows),
-        note=_interval_note(results, shown, _NO_INTERVAL),
-        marked=frozenset((0, place) for place in range(1, len(heads) + 1)),
+        note=" ".join(
+            filter(
+                None,
+                (
+                    f"Bold: the highest {measure.title}." if best else "",
+                    _interval_note(results, shown, _NO_INTERVAL),
+                ),
+            )
+        ),
+        marked=frozenset((0, column) for column in best),
         records=tuple(
             {
                 **identity(results.summary),
@@ -166,8 +180,12 @@ def layers_table(results: RunResults) -> Table:
         return f"≈ {text}" if key in level else text
 
     note = (
-        "Bold: the best row of each head. It is not a result: to take it is to choose on the "
-        "test speakers."
+        ""
+        if len(layers) == 1
+        else (
+            "Bold: the best row of each head. It is not a result: to take it is to choose on the "
+            "test speakers."
+        )
     )
     if level:
         note += (
@@ -184,7 +202,7 @@ def layers_table(results: RunResults) -> Table:
             (row, column)
             for row, layer in enumerate(layers)
             for column, head in enumerate(heads, 1)
-            if layer == best[head]
+            if layer == best[head] and len(layers) > 1
         ),
         records=tuple(
             {
@@ -389,7 +407,8 @@ def comparison_table(
     least = tests * least_swap_p(n_speakers)
     if tests and least >= RESOLVED:
         note += (
-            f" With {n_speakers} speakers and {tests} tests p (Holm) is at least {p_text(least)}."
+            f" With {counted(n_speakers, 'speaker')} and {counted(tests, 'test')} p (Holm) is at "
+            f"least {p_text(least)}."
         )
     return Table(
         "comparisons",

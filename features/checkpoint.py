@@ -28,6 +28,7 @@ from .checkpoint_limits import (
 )
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 from .known_models import known_training, names_of_folder
+from .names import check_checkpoint_name
 from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
 
 #: Encoders that ship with the package.
@@ -271,11 +272,7 @@ def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:
         return str(BUILT_IN[name]), "built-in"
     if Path(name).exists():
         return name, "local"
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"{name}: no such folder; expected a local folder, a hub id such as {DEFAULT_ENCODER}, "
-            f"or the built-in {', '.join(BUILT_IN)}; check {option}"
-        )
+    check_checkpoint_name(name, option)
     return name, revision or PINNED_REVISIONS.get(name, "main")
 
 

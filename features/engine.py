@@ -10,7 +10,13 @@ import transformers
 from .. import __version__
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import CHANNEL_POLICY, RESAMPLER, check_length, decode_waveform
+from .audio import (
+    CHANNEL_POLICY,
+    RESAMPLER,
+    check_channels,
+    check_length,
+    decode_waveform,
+)
 from .batching import (
     GPU_BATCH_SECONDS,
     Batch,
@@ -170,8 +176,9 @@ class LocalEngine:
 
     @property
     def progress(self) -> object:
-        """What is being done."""
-        return "embedding clips"
+        """What is being done: on a CPU a batch is one clip."""
+        is_cpu = self.encoders[0].device.type == "cpu"
+        return "embedding clips" if is_cpu else "embedding batches of clips"
 
 
 def local_engine(
@@ -268,7 +275,13 @@ def cache_key(
     -------
     dict
         JSON values.
+
+    Raises
+    ------
+    UserError
+        If there is no such choice of channels.
     """
+    check_channels(channels)  # a typo would become part of the key
     device = encoder.device
     is_cuda = device.type == "cuda"
     return {

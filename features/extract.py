@@ -1,8 +1,9 @@
 """Audio in, cache of layer-wise pooled embeddings out: once over every clip."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,20 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..corpora import CLIP_COLUMNS, Clip
-from ..errors import BadClipError, BadClipsError, MachineError, UserError
+from ..display import data_frame, text_table
+from ..errors import (
+    BadClipError,
+    BadClipsError,
+    MachineError,
+    OtherCacheError,
+    UserError,
+    counted,
+)
 from ..files import make_folder
 from ..progress import Track, no_track
 from ..provenance import cores
-from .audio import CHANNEL_POLICY
-from .batching import GPU_BATCH_SECONDS, HeardClip
+from .audio import CHANNEL_POLICY, AudioFacts
+from .batching import GPU_BATCH_SECONDS, HeardClip, in_order
 from .cache import Cache, difference, open_cache, wrong_with
 from .cache_rows import BLOCK_ROWS
 from .cache_write import (
@@ -34,6 +43,7 @@ from .encoder import Encoder
 from .engine import Engine, local_engine
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
+from .read_ahead import Content, read_ahead
 from .recordings import RECORDING, UNCONFIRMED, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
 
@@ -74,6 +84,35 @@ class Extraction:
     unconfirmed: tuple[tuple[str, str], ...]
     damaged_parts: tuple[str, ...] = ()
     copied: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return what is in the cache, and what was done for it."""
+        cache = self.cache
+        layers = f"{counted(len(cache.layers), 'layer')} of width {cache.key['width']}"
+        pooling = f"{','.join(cache.poolings)} pooling"
+        about = f"{cache.path}: {counted(len(cache), 'clip')}, {layers}, {pooling}"
+        done = [
+            ("computed", self.computed),
+            ("reused", self.reused),
+            ("removed", len(self.removed)),
+            ("left out", len(self.bad)),
+        ]
+        return f"{about}\n{text_table(('', 'clips'), [(name, str(n)) for name, n in done])}"
+
+    def to_pandas(self) -> Any:
+        """Return the clip table of the cache as a data frame of pandas.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each clip, in the order of the embeddings.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        return data_frame(dict(self.cache.clips))
 
 
 def extract(
@@ -139,8 +178,10 @@ def extract(
     ------
     BadClipsError
         If clips cannot be used, unless ``skip_bad``.
+    OtherCacheError
+        If ``out`` was made with another key, or holds clips that are not among ``clips``.
     UserError
-        If ``out`` holds something else, or another extraction is writing it.
+        If ``out`` is damaged or no cache, or another extraction is writing it.
     MachineError
         If memory runs out for a single clip, or the disk is full.
     """
@@ -201,12 +242,17 @@ def extract_by(
         key = engine.key
         parts = Parts(out)
         existing = _existing(out, parts, key, overwrite)
-        heard, bad = _listen(clips, engine, _known_recordings(existing), track)
+        unchanged = _unchanged(clips, existing, track)
+        if unchanged is None:
+            heard, bad = _listen(clips, engine, _known_recordings(existing), track)
+        else:
+            bad = []
+            heard = keep_consistent(unchanged, bad)
         if bad and (not skip_bad or not heard):
             raise BadClipsError(bad, f"{len(heard)} can")
         removed = _removed(existing, heard)
         if removed and not drop_removed:
-            raise UserError(
+            raise OtherCacheError(
                 f"{out}: holds {len(removed)} clip(s) that are no longer in the corpus, first "
                 f"{removed[0]}; expected them all, so that nothing computed is lost; "
                 "write elsewhere with --out, or drop them with --drop-removed"
@@ -321,7 +367,7 @@ def _existing(out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool) 
     for what, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):
         differs = difference(theirs, key) if theirs is not None else None
         if differs:
-            raise UserError(
+            raise OtherCacheError(
                 f"{what}: was made otherwise: {differs}; expected the same key; "
                 "write elsewhere with --out, or start anew with --overwrite"
             )
@@ -338,6 +384,68 @@ def _known_recordings(existing: Cache | None) -> dict[str, str]:
     columns = (existing.clips[name] for name in ("audio_sha256", RECORDING, UNCONFIRMED))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return {samples: recording for samples, recording, unconfirmed in rows if not unconfirmed}
+
+
+def _unchanged(
+    clips: Sequence[Clip], existing: Cache | None, track: Track[Any]
+) -> list[HeardClip] | None:
+    """Return clips as the cache knows them, if it was made of exactly these bytes.
+
+    What decoding tells depends on the bytes and the key alone, and the cache has it: a clip whose
+    hash is in the cache need not be decoded again. Copies are searched among all clips, so that one
+    new, changed or missing clip is reason enough to open all of them.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+        What to embed.
+    existing : Cache or None
+        What is there, made with the same key.
+    track : callable
+        Shows progress.
+
+    Returns
+    -------
+    list of HeardClip or None
+        In the order of the clips; None if any clip must be opened.
+    """
+    if existing is None or len(clips) != len(existing):
+        return None
+    table = existing.clips
+    if not {RECORDING, UNCONFIRMED, "audio_sha256", "loudness", "channels"} <= set(table):
+        return None  # made by an earlier version
+    if (table[UNCONFIRMED] != "").any():  # copies that could not be compared may be readable now
+        return None
+    hashes = table["sha256"].tolist()
+    row_of = {each: row for row, each in enumerate(hashes)}
+
+    def hash_bytes(item: tuple[Clip, Content]) -> str:
+        try:
+            return hashlib.sha256(item[1]()).hexdigest()
+        except BadClipError:
+            return ""
+
+    def known(hashes_now: Iterator[str]) -> Iterator[HeardClip]:
+        for clip, sha256 in zip(clips, hashes_now, strict=True):
+            row = row_of.get(sha256)
+            if row is None:
+                return
+            rate, seconds = int(table["sampling_rate"][row]), float(table["seconds"][row])
+            facts = AudioFacts(
+                sha256,
+                rate,
+                int(table["channels"][row]),
+                round(seconds * rate),
+                str(table["audio_sha256"][row]),
+                float(table["loudness"][row]),
+            )
+            yield HeardClip(clip, facts, str(table[RECORDING][row]))
+
+    items = read_ahead(clips, lambda clip: clip.file)
+    with closing(in_order(hash_bytes, items, cores(), ahead=16)) as read:  # type: ignore[type-var]
+        found = list(track(known(read), "hashing clips", len(clips)))
+    same = len(found) == len(clips) and {each.facts.sha256 for each in found} == set(hashes)
+    return found if same else None
 
 
 def _listen(

@@ -211,7 +211,9 @@ def fit_head(
     names = [(candidate.name, fold.name) for candidate, left in missing for fold in left]
 
     def told(found: Iterable[tuple[tuple[str, str], FoldResult]]) -> None:
-        for (layer, fold), result in track(found, f"fitting {head.title}", len(names)):
+        for (layer, fold), result in track(
+            found, f"{head.title}: fits, one per layer and fold", len(names)
+        ):
             results[layer, fold] = result
             if keep:
                 keep(layer, fold, result)

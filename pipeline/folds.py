@@ -14,7 +14,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedGroupKFold
 from ..corpora.csv_table import nfc, read_table
 from ..corpora.emobox import EMOBOX_FOLDS
 from ..corpora.standard_folds import STANDARD_FOLDS
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..features.recordings import check_recordings, recordings
 from .groups import SPEAKER, Groups
 from .holdout import Indices, divide, holds_out, read_shares
@@ -197,10 +197,11 @@ def cross_corpus_split(
     train = np.flatnonzero(np.isin(clips["corpus"], list(train_on)))
     test = np.flatnonzero(np.isin(clips["corpus"], list(test_on)))
     name = f"{'+'.join(train_on)}>{'+'.join(test_on)}"
+    speakers = counted(len(np.unique(clips["speaker"][train])), "speaker")
     split = Split(
         f"cross:{name}",
-        f"trained on {', '.join(train_on)} ({len(train)} clips of "
-        f"{len(np.unique(clips['speaker'][train]))} speakers), tested on {', '.join(test_on)}",
+        f"trained on {', '.join(train_on)} ({counted(len(train), 'clip')} of "
+        f"{speakers}), tested on {', '.join(test_on)}",
         (Fold(name, train, test),),
     )
     check_folds(split, clips, labels, test, groups if groups and groups.chosen else None)
@@ -288,7 +289,7 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
     most = int(np.unique(labels, return_counts=True)[1].max())  # more folds than that are empty
     number = min(INNER_FOLDS, len(np.unique(speakers)), max(most, 2))
     fix = (
-        "fix layer and hyper-parameters beforehand (--layers 3 --grid lr.C=0.01), or extract clips "
+        "fix layer and hyper-parameters beforehand (--layers 3 --grid C=0.01), or extract clips "
         "of more speakers"
     )
     if number < 2:

@@ -6,7 +6,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+from ..display import data_frame, text_table
 from ..errors import UserError
 
 #: Windows begin at least this far apart, in seconds: a recording has no more than so many.
@@ -60,6 +62,61 @@ class Prediction:
     scores: Mapping[str, float]
     timeline: tuple[Window, ...]
     trained_on: bool | None = None
+
+    def __repr__(self) -> str:
+        """Return the scores, or the timeline, as a short table."""
+        title = f"{self.source}, {self.seconds:.2f} s"
+        title += f": {self.label}" if self.label else ""
+        title += ", TRAINED ON" if self.trained_on else ""
+        scores = sorted(self.scores.items(), key=lambda score: -score[1])
+        if not self.timeline:
+            kind = "probability" if self.label else "rating"
+            rows = [(name, f"{value:.3f}") for name, value in scores]
+            return f"{title}\n{text_table(('label' if self.label else '', kind), rows)}"
+        windows = [
+            (
+                f"{each.start:.2f} - {each.end:.2f} s",
+                *(
+                    [each.label, f"{each.scores[each.label]:.3f}" if each.label else ""]
+                    if self.label
+                    else [f"{each.scores[name]:.3f}" if each.scores else "" for name in self.scores]
+                ),
+            )
+            for each in self.timeline
+        ]
+        columns = ("label", "probability") if self.label else tuple(self.scores)
+        return f"{title}\n{text_table(('window', *columns), windows)}"
+
+    def to_pandas(self) -> Any:
+        """Return a row for the whole recording, and one for each window, as pandas has them.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``source``, ``part`` (``whole`` or ``window``), ``start`` and ``end`` in
+            seconds, ``label``, and ``score_NAME`` for each score; NaN where nothing is heard.
+
+        Raises
+        ------
+        UserError
+            If pandas is not installed.
+        """
+        columns = dict(zip(self.scores, score_columns(list(self.scores)), strict=True))
+        whole = Window(0.0, self.seconds, self.label, self.scores)
+        return data_frame(
+            [
+                {
+                    "source": self.source,
+                    "part": part,
+                    "start": each.start,
+                    "end": each.end,
+                    "label": each.label,
+                    **{column: each.scores.get(name, math.nan) for name, column in columns.items()},
+                }
+                for part, parts in (("whole", (whole,)), ("window", self.timeline))
+                for each in parts
+            ]
+        )
 
 
 def csv_columns(outputs: Sequence[str]) -> list[str]:

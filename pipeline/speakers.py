@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..corpora import CORPORA
 from ..corpora.speakers import canonical_speaker, describe_similar, similar_speakers
-from ..errors import UserError
+from ..errors import UserError, counted
 
 #: What to do with speaker ids that differ only in spelling.
 SIMILAR_SPEAKERS = ("refuse", "merge", "separate")
@@ -94,8 +94,7 @@ def identify_speakers(
         if shared:
             findings.append((
                 "SER023",
-                f"{len(shared)} speaker ids occur in several corpora, such as "
-                f"{_where(shared)}, and count as a different person in each "
+                f"{_in_several(shared)}, such as {_where(shared)}: a different person in each "
                 "(--speakers-per-corpus)",
             ))  # fmt: skip
     else:
@@ -103,7 +102,7 @@ def identify_speakers(
         shared = _in_several_corpora(ids, corpora)
         if shared:
             assumptions.append(
-                f"{len(shared)} speaker ids occur in several corpora, such as {_where(shared)}; "
+                f"{_in_several(shared)}, such as {_where(shared)}; "
                 "each is taken to be one person (if they are different people: "
                 "--speakers-per-corpus)"
             )
@@ -123,11 +122,18 @@ def identify_speakers(
     elif groups:
         findings.append((
             "SER026",
-            f"{len(groups)} groups of speaker ids differ only in spelling and count as different "
-            f"people (--similar-speakers separate): {describe_similar(groups)}",
+            f"{counted(len(groups), 'group')} of speaker ids with no difference but the spelling, "
+            f"taken for different people (--similar-speakers separate): {describe_similar(groups)}",
         ))  # fmt: skip
     findings += _suspicious_ids(ids)
     return Speakers(ids, tuple(assumptions), tuple(findings))
+
+
+def _in_several(shared: Mapping[str, object]) -> str:
+    return (
+        f"{counted(len(shared), 'speaker id')} {'occurs' if len(shared) == 1 else 'occur'} in "
+        "several corpora"
+    )
 
 
 def _suspicious_ids(ids: NDArray[np.str_]) -> list[tuple[str, str]]:
@@ -138,7 +144,9 @@ def _suspicious_ids(ids: NDArray[np.str_]) -> list[tuple[str, str]]:
     nobody = [name for name in names if canonical_speaker(_own(name)) in _PLACEHOLDERS]
     if nobody:
         clips = int(np.isin(ids, nobody).sum())
-        findings.append(("SER028", f"the speaker of {clips} clips is {', '.join(nobody)}"))
+        findings.append(
+            ("SER028", f"the speaker of {counted(clips, 'clip')} is {', '.join(nobody)}")
+        )
     stems = {name: _LAST_PART.sub("", _own(name)) for name in names}
     sizes = Counter(stem for name, stem in stems.items() if stem != _own(name))
     several = [stem for stem, size in sizes.items() if size > 2]

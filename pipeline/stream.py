@@ -34,6 +34,7 @@ def stream_plan(
     limit: float,
     *,
     on_cluster: bool,
+    default_heads: bool = False,
 ) -> tuple[Plan, tuple[Head, ...], dict[str, Grid]]:
     """Say how what is past the limit is fitted instead.
 
@@ -49,6 +50,9 @@ def stream_plan(
         What the embeddings of a candidate take, and what they may, in GiB.
     on_cluster : bool
         Whether the workers of a cluster are to do it.
+    default_heads : bool
+        Whether nobody asked for these heads: those that cannot stream are left out then, if any
+        can.
 
     Returns
     -------
@@ -81,6 +85,9 @@ def stream_plan(
     fitted: dict[str, Grid] = {}
     for head in heads:
         other = _that_streams(head)
+        if not other and default_heads and any(map(_that_streams, heads)):
+            said.append(f"{head.name} left out, as it needs all of them")
+            continue
         if not other:
             of_task = [each for each in HEADS.values() if each.task == head.task]
             able = [each.name for each in of_task if _that_streams(each)]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CLIP_COLUMNS, FILLED_COLUMNS
-from ..errors import UserError
+from ..errors import UserError, counted
 
 #: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
 _NOT_TARGETS = {"path", "name", "speaker", *FILLED_COLUMNS} - {"shared_emotion"}
@@ -175,7 +175,7 @@ def choose_target(
             changes.append(f"{old} counted as {new}")
     without = int(np.sum(used & (labels == "")))
     if without:
-        changes.append(f"{without} clips without {column} left out")
+        changes.append(f"{counted(without, 'clip')} without {column} left out")
     used = used & (labels != "")
     if keep:
         for label in keep:
@@ -222,7 +222,7 @@ def _ratings(
             "that differ; rate more clips"
         )
     left = int(used.sum()) - len(rows)
-    changes = (f"{left} clips without {column} left out",) if left else ()
+    changes = (f"{counted(left, 'clip')} without {column} left out",) if left else ()
     ratings = values[rows].astype(np.float64)
     distinct = np.unique(ratings)
     few = len(distinct) <= FEW_VALUES and (distinct == np.round(distinct)).all()

@@ -110,7 +110,7 @@ def test_the_tables_are_the_scores_of_the_saved_predictions(
 
 
 def test_recalls_confusions_and_groups_add_up(serpipe: Command, extracted: Path) -> None:
-    run = Path(serpipe("fit").out.strip())
+    run = Path(serpipe("fit", "--head", "lr").out.strip())
     assert serpipe("report").code == 0
 
     def read(name: str) -> list[dict[str, str]]:
@@ -171,10 +171,10 @@ def test_pooling_is_chosen_at_extraction_and_may_be_narrowed(
 ) -> None:
     assert serpipe("extract", "--data", few_clips, "--encoder", small_encoder,
                    "--pool", "mean,std").code == 0  # fmt: skip
-    both = serpipe("fit", "--layers", "2")
+    both = serpipe("fit", "--head", "lr", "--layers", "2")
     assert both.code == 0
     assert "mean,std pooling" in serpipe("report").out
-    assert serpipe("fit", "--layers", "2", "--pool", "mean").out != both.out
+    assert serpipe("fit", "--head", "lr", "--layers", "2", "--pool", "mean").out != both.out
     wrong = serpipe("fit", "--pool", "max")
     assert wrong.code == 2
     assert "mean,std" in wrong.err
@@ -281,7 +281,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
         (("fit", "--target", "sex", "--permute-labels"), ["changes nothing, each has one sex"]),
         (("fit", "--map", "calm"), ["--map calm", "LABEL=LABEL"]),
         (("fit", "--map", "calm=sad", "--map", "calm=happy"), ["calm is sad already"]),
-        (("fit", "--pool", "mean,mean"), ["expected mean,mean", "--pool"]),
+        (("fit", "--pool", "mean,mean"), ["--pool mean,mean", "mean,std"]),
         (("fit", "--keep", "calm,bored"), ["no clip is 'bored'"]),
         (("fit", "--normalise", "corpus"), ["--normalise corpus", "none or speaker"]),
         (("cache", "info", rubbish), ["rubbish.h5: not a whole cache"]),
@@ -371,13 +371,13 @@ def test_a_cache_from_elsewhere_cannot_write_outside_the_run(
 
 
 def test_a_run_with_missing_predictions_is_refused(serpipe: Command, extracted: Path) -> None:
-    run = Path(serpipe("fit").out.strip())
+    run = Path(serpipe("fit", "--head", "lr").out.strip())
     path = run / "predictions" / "lr.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
     stopped = serpipe("report")
     assert stopped.code == 2
     one_clear_line(stopped.err, "lr.csv", "197 predictions")
-    whole = serpipe("fit", "--out", "whole").out.strip()
+    whole = serpipe("fit", "--head", "lr", "--out", "whole").out.strip()
     path = Path(whole) / "predictions" / "lr.csv"
     header, *rows = path.read_text().splitlines(keepends=True)
     first = rows[0].split(",")
@@ -427,9 +427,9 @@ def test_a_run_is_not_written_over_something_else(
     stopped = serpipe("fit", "--out", tmp_path / "thesis")
     assert stopped.code == 2
     one_clear_line(stopped.err, "thesis: holds other things")
-    assert serpipe("fit", "--out", "run").code == 0
-    assert serpipe("fit", "--out", "run").code == 0
-    other = serpipe("fit", "--out", "run", "--grid", "C=1")
+    assert serpipe("fit", "--head", "lr", "--out", "run").code == 0
+    assert serpipe("fit", "--head", "lr", "--out", "run").code == 0
+    other = serpipe("fit", "--head", "lr", "--out", "run", "--grid", "C=1")
     assert other.code == 2
     one_clear_line(other.err, "run: holds another run")
 
@@ -468,7 +468,7 @@ def test_only_bad_clips_are_listed_even_if_they_may_be_skipped(
 
 
 def test_results_go_to_stdout_and_all_else_to_stderr(serpipe: Command, extracted: Path) -> None:
-    fitted = serpipe("fit")
+    fitted = serpipe("fit", "--head", "lr")
     assert fitted.out.count("\n") == 1
     assert Path(fitted.out.strip()).is_dir()
     assert "\x1b" not in serpipe("report").out  # no colours where there is no terminal
@@ -477,14 +477,14 @@ def test_results_go_to_stdout_and_all_else_to_stderr(serpipe: Command, extracted
 def test_an_inflated_number_is_said_to_be_one_wherever_it_appears(
     serpipe: Command, extracted: Path
 ) -> None:
-    honest = Path(serpipe("fit", "--layers", "1-2").out.strip())
+    honest = Path(serpipe("fit", "--head", "lr", "--layers", "1-2").out.strip())
     inflated = {}
     for option, word in (
         (("--split", "random:4"), "INFLATED"),
         (("--normalise", "speaker"), "TRANSDUCTIVE"),
         (("--permute-labels",), "PERMUTED LABELS"),
     ):
-        fitted = serpipe("fit", "--layers", "1-2", *option)
+        fitted = serpipe("fit", "--head", "lr", "--layers", "1-2", *option)
         assert f"WARNING: {word}" in fitted.err
         inflated[word] = Path(fitted.out.strip())
         is_marked_alone(inflated[word], word, serpipe("report").out)
@@ -523,7 +523,7 @@ def test_layers_may_be_chosen_joined_or_weighted(serpipe: Command, extracted: Pa
         ("all", ["0", "1", "2", "3"]), ("3", ["3"]), ("1-2", ["1", "2"]), ("mean", ["mean"]),
         ("concat:1,3", ["concat-1-3"]), ("weighted", ["weighted"]),
     ):  # fmt: skip
-        run = Path(serpipe("fit", "--layers", layers).out.strip())
+        run = Path(serpipe("fit", "--head", "lr", "--layers", layers).out.strip())
         assert json.loads((run / "run.json").read_text())["layers"] == names
         bundle = json.loads((run / "bundles" / "lr" / "bundle.json").read_text())
         assert bundle["layer"]["name"] in names
@@ -533,7 +533,9 @@ def test_layers_may_be_chosen_joined_or_weighted(serpipe: Command, extracted: Pa
     with (run / "search" / "lr.csv").open() as file:
         weights = [row["layer_weights"].split() for row in csv.DictReader(file) if row["note"]]
     assert all(len(each) == 4 for each in weights if each)
-    against = serpipe("report", serpipe("fit").out.strip(), "--compare-layers", "lr")
+    against = serpipe(
+        "report", serpipe("fit", "--head", "lr").out.strip(), "--compare-layers", "lr"
+    )
     assert against.out.count("nested - ") == 4
     assert serpipe("report", "--compare-layers", "svm").code == 2
 
@@ -541,13 +543,13 @@ def test_layers_may_be_chosen_joined_or_weighted(serpipe: Command, extracted: Pa
 def test_any_column_may_be_the_target_and_labels_merged_or_dropped(
     serpipe: Command, extracted: Path
 ) -> None:
-    run = Path(serpipe("fit", "--target", "intensity", "--layers", "2").out.strip())
+    run = Path(serpipe("fit", "--head", "lr", "--target", "intensity", "--layers", "2").out.strip())
     assert json.loads((run / "run.json").read_text())["labels"] == ["normal", "strong"]
     told = serpipe("report").out
     assert "intensity, 2 labels" in told
     assert "intensity normal" not in told  # a group by what is predicted says nothing
     options = ("--map", "calm=neutral", "--keep", "neutral,sad", "--layers", "2")
-    run = Path(serpipe("fit", *options).out.strip())
+    run = Path(serpipe("fit", "--head", "lr", *options).out.strip())
     summary = json.loads((run / "run.json").read_text())
     assert (summary["clips"], summary["labels"]) == (15, ["neutral", "sad"])
     assert "calm counted as neutral, angry dropped" in serpipe("report").out
@@ -561,7 +563,9 @@ def test_folds_come_from_a_file(serpipe: Command, extracted: Path, tmp_path: Pat
         speakers = sorted(set(file["clips/speaker"].asstr()[:]))
     path = tmp_path / "folds.csv"
     path.write_text("speaker,fold\n" + "".join(f"{s},{n % 2}\n" for n, s in enumerate(speakers)))
-    run = Path(serpipe("fit", "--split", f"file:{path}", "--layers", "2").out.strip())
+    run = Path(
+        serpipe("fit", "--head", "lr", "--split", f"file:{path}", "--layers", "2").out.strip()
+    )
     assert "2 folds of folds.csv" in serpipe("report").out
     with (run / "clips.csv").open() as file:
         fold = {row["speaker"]: row["fold"] for row in csv.DictReader(file)}
@@ -610,29 +614,29 @@ def test_a_killed_fit_goes_on_where_it_stopped_and_ends_the_same(
 def test_embeddings_that_changed_under_the_same_key_are_another_run(
     serpipe: Command, extracted: Path
 ) -> None:
-    first = serpipe("fit").out
+    first = serpipe("fit", "--head", "lr").out
     with h5py.File(extracted, "r+") as file:
         dataset = file["embeddings/mean/2"]
         dataset[:] = dataset[:] * 1.5
         dataset.attrs["sha256"] = hashlib.sha256(dataset[:].tobytes()).hexdigest()
-    assert serpipe("fit").out != first
+    assert serpipe("fit", "--head", "lr").out != first
 
 
 def test_a_run_that_is_asked_for_again_is_the_newest(serpipe: Command, extracted: Path) -> None:
-    first = serpipe("fit", "--layers", "1").out.strip()
-    other = serpipe("fit", "--layers", "2").out.strip()
+    first = serpipe("fit", "--head", "lr", "--layers", "1").out.strip()
+    other = serpipe("fit", "--head", "lr", "--layers", "2").out.strip()
     newest = ("report", "--compare-layers", "lr")  # which draws nothing
     assert other in serpipe(*newest).err
-    assert serpipe("fit", "--layers", "1").out.strip() == first
+    assert serpipe("fit", "--head", "lr", "--layers", "1").out.strip() == first
     assert first in serpipe(*newest).err
 
 
 def test_folds_done_by_other_versions_are_not_mixed_in(serpipe: Command, extracted: Path) -> None:
-    run = Path(serpipe("fit", "--layers", "1").out.strip())
+    run = Path(serpipe("fit", "--head", "lr", "--layers", "1").out.strip())
     predictions = (run / "predictions" / "lr.csv").read_bytes()
     summary = json.loads((run / "run.json").read_text())
     summary["provenance"]["versions"]["scipy"] = "0.1"
     write_hashed(run / "run.json", summary)
     (run / "predictions" / "lr.csv").write_text("of another version")
-    assert serpipe("fit", "--layers", "1").code == 0
+    assert serpipe("fit", "--head", "lr", "--layers", "1").code == 0
     assert (run / "predictions" / "lr.csv").read_bytes() == predictions

@@ -244,7 +244,9 @@ def test_copies_of_one_speaker_stay_together_and_a_check_names_them(
     told = json.loads(done.out)
     assert [len(group) for group in told["same_recording"]] == [2, 2, 2, 2]
     assert told["same_bytes"] == []
-    fitted = serpipe("fit", "--split", "random:5", "--layers", "1", "--grid", "lr.C=0.01")
+    fitted = serpipe(
+        "fit", "--head", "lr", "--split", "random:5", "--layers", "1", "--grid", "lr.C=0.01"
+    )
     run = Path(fitted.out.strip())
     with (run / "clips.csv").open(newline="") as file:
         rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
@@ -363,7 +365,7 @@ def test_fit_finds_copies_in_a_cache_that_knows_of_no_recordings(
 
         write_cache(Path("old.h5"), cache.key, {}, table, [(np.arange(len(rows)), values)])
 
-    fit = ("fit", "--cache", "old.h5", "--layers", "1", "--grid", "lr.C=0.01")
+    fit = ("fit", "--head", "lr", "--cache", "old.h5", "--layers", "1", "--grid", "lr.C=0.01")
     rows = np.arange(len(cache))
     write(rows)
     assert serpipe(*fit).code == 0

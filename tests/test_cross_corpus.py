@@ -120,7 +120,7 @@ def test_a_corpus_is_tested_by_what_another_taught(serpipe: Command, cache: Path
         "--grid",
         "C=0.1",
     )
-    run = Path(serpipe("fit", *arguments).out.strip())
+    run = Path(serpipe("fit", "--head", "lr", *arguments).out.strip())
     results = read_results(run)
     assert results.summary.clips == 36
     assert set(results.clips["corpus"]) == {"ravdess"}
@@ -131,7 +131,18 @@ def test_a_corpus_is_tested_by_what_another_taught(serpipe: Command, cache: Path
 
 
 def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache: Path) -> None:
-    done = serpipe("fit", "--cross-corpus", "--layers", "2", "--grid", "C=0.1", "--format", "json")
+    done = serpipe(
+        "fit",
+        "--head",
+        "lr",
+        "--cross-corpus",
+        "--layers",
+        "2",
+        "--grid",
+        "C=0.1",
+        "--format",
+        "json",
+    )
     runs = [each["run"] for each in json.loads(done.out)["runs"]]
     assert len(runs) == 4
     told = serpipe("report", *runs, "--format", "json", "--out", "matrix")
@@ -158,10 +169,10 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
         assert cells[train, test]["accuracy"] == pytest.approx(right.mean())
     # A marked run is in no cell, and of two runs of one pair none is.
     shuffled = ("--train-on", "emodb", "--test-on", "ravdess", "--layers", "2", "--permute-labels")
-    marked = serpipe("fit", *shuffled, "--grid", "C=0.1").out.strip()
+    marked = serpipe("fit", "--head", "lr", *shuffled, "--grid", "C=0.1").out.strip()
     again = json.loads(serpipe("report", *runs, marked, "--format", "json").out)["tables"]
     assert again["matrix-lr"] == tables["matrix-lr"]
-    other = serpipe("fit", *shuffled[:-1], "--grid", "C=1").out.strip()
+    other = serpipe("fit", "--head", "lr", *shuffled[:-1], "--grid", "C=1").out.strip()
     twice = json.loads(serpipe("report", *runs, other, "--format", "json").out)["tables"]
     assert "matrix-lr" not in twice
     # What the card says of a head that never heard those it was tested on.
@@ -232,7 +243,17 @@ def test_a_folder_of_several_corpora_is_refused_with_the_options_to_use(
 
 def test_words_are_merged_in_every_corpus_that_has_them(serpipe: Command, cache: Path) -> None:
     few = ("--layers", "2", "--grid", "C=0.1", "--format", "json")
-    done = serpipe("fit", "--cross-corpus", "--map", "calm=neutral", "--map", "fearful=sad", *few)
+    done = serpipe(
+        "fit",
+        "--head",
+        "lr",
+        "--cross-corpus",
+        "--map",
+        "calm=neutral",
+        "--map",
+        "fearful=sad",
+        *few,
+    )
     assert done.code == 0, done.err
     runs = [Path(each["run"]) for each in json.loads(done.out)["runs"]]
     for run in runs:
@@ -400,7 +421,7 @@ def test_iemocap_is_read_split_by_session_and_its_ratings_regressed(
         (evaluations / f"{dialogue}.txt").write_text("\n".join(lines))
     assert serpipe("extract", "--data", root, "--encoder", small_encoder).code == 0
     few = ("--layers", "2", "--split", "standard")
-    run = serpipe("fit", "--map", "excited=happiness", "--grid", "C=0.1", *few)
+    run = serpipe("fit", "--head", "lr", "--map", "excited=happiness", "--grid", "C=0.1", *few)
     results = read_results(Path(run.out.strip()))
     assert list(results.summary.labels) == ["anger", "happiness", "neutral"]
     assert len(results.summary.speakers) == 10

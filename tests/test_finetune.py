@@ -257,7 +257,7 @@ def test_folds_are_those_of_fit_and_reports_compare_with_its_probe(
     trained: Path, tones: Path, small_encoder: Path, serpipe: Command
 ) -> None:
     assert serpipe("extract", "--manifest", tones, "--encoder", small_encoder).code == 0
-    fitted = serpipe("fit", "--target", "pitch", "--split", "kfold:3")
+    fitted = serpipe("fit", "--head", "lr", "--target", "pitch", "--split", "kfold:3")
     assert fitted.code == 0, fitted.err
     probe = Path(fitted.out.strip())
     assert (probe / "clips.csv").read_bytes() == (trained / "clips.csv").read_bytes()
@@ -275,7 +275,9 @@ def test_folds_are_those_of_fit_and_reports_compare_with_its_probe(
     assert compared.code == 0, compared.err
     assert "epoch 1" not in compared.err
     assert "1 finetuned - 2 lr" in compared.out
-    other = serpipe("fit", "--target", "pitch", "--split", "kfold:3", "--map", "low=deep")
+    other = serpipe(
+        "fit", "--head", "lr", "--target", "pitch", "--split", "kfold:3", "--map", "low=deep"
+    )
     refused = serpipe(*options(tones, small_encoder), "--probe", other.out.strip())
     assert refused.code == 2
     assert "other clips, labels or folds" in refused.err

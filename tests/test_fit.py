@@ -402,7 +402,12 @@ def test_heads_and_grids_are_read() -> None:
     assert read_grids(heads, ["lr.C=1,1e-3"])["lr"]["C"] == (0.001, 1)
     assert read_grids(find_heads("svm"), ["C=3"]) == {"svm": {"C": (3.0,)}}
     assert read_grids(heads, [])["svm"] == HEADS["svm"].grid
-    for wrong in ("C=1", "lr.gamma=1", "lgbm.max_bin=3"):
+    of_every_head = read_grids(heads, ["C=3,1"])
+    assert of_every_head["lr"]["C"] == of_every_head["svm"]["C"] == (1.0, 3.0)
+    with pytest.raises(UserError, match=r"lr\.C is given twice"):
+        read_grids(heads, ["C=1", "lr.C=1"])
+    assert [head.name for head in find_heads(None)] == ["lr", "svm"]
+    for wrong in ("D=1", "lr.gamma=1", "lgbm.max_bin=3"):
         with pytest.raises(UserError, match=r"one of lr\.max_iter, lr\.C, svm\.C"):
             read_grids(heads, [wrong])
     for wrong in ("lr.C=much", "lr.C", "lr.C=-1", "lr.C=nan", "lr.C=1,inf", "svm.C=0", "lr.C=1,"):

@@ -162,7 +162,17 @@ def cache(serpipe: Command, extracted_once: Path) -> Path:
 def test_the_report_is_of_the_tested_clips_and_says_what_chose(
     serpipe: Command, cache: Path
 ) -> None:
-    command = ("fit", "--split", "holdout:50/25/25", "--layers", "1-2", "--grid", "C=0.1,1,10")
+    command = (
+        "fit",
+        "--head",
+        "lr",
+        "--split",
+        "holdout:50/25/25",
+        "--layers",
+        "1-2",
+        "--grid",
+        "C=0.1,1,10",
+    )
     done = serpipe(*command)
     assert done.code == 0, done.err
     run = Path(done.out.strip())
@@ -174,7 +184,7 @@ def test_the_report_is_of_the_tested_clips_and_says_what_chose(
     assert [row["path"] for row in rows] == plan.clips["path"][test].tolist()
     assert {row["fold"] for row in rows} == {"test"} and len(rows) == 8
     told = json.loads(serpipe("report", "--format", "json").out)
-    assert told["facts"]["corpus"].startswith("RAVDESS speech: 8 clips, 1 speakers (those that")
+    assert told["facts"]["corpus"].startswith("RAVDESS speech: 8 clips, 1 speaker (those that")
     assert told["facts"]["split"].startswith("one split by speaker: 3 to train, 1 to choose, 1 to")
     assert f"validation part, {len(validation)} clips of 1 speaker;" in told["facts"]["chosen"]
     assert "folds" not in told["facts"]["chosen"]
@@ -192,7 +202,17 @@ def test_the_report_is_of_the_tested_clips_and_says_what_chose(
 
 
 def test_random_shares_are_marked_as_inflated(serpipe: Command, cache: Path) -> None:
-    done = serpipe("fit", "--split", "random:50/20/30", "--layers", "2", "--keep", "happy,sad,calm")
+    done = serpipe(
+        "fit",
+        "--head",
+        "lr",
+        "--split",
+        "random:50/20/30",
+        "--layers",
+        "2",
+        "--keep",
+        "happy,sad,calm",
+    )
     assert done.code == 0, done.err
     assert "WARNING: INFLATED: random:50/20/30" in done.err
     told = json.loads(serpipe("report", "--format", "json").out)

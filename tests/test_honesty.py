@@ -27,7 +27,7 @@ from serpipe.pipeline.protocol import Protocol, make_plan
 from .conftest import Command, write_wav
 
 #: One value of the hyper-parameter: these tests look at folds, not at the search.
-QUICK = ("--grid", "lr.C=1", "--split", "loso")
+QUICK = ("--head", "lr", "--grid", "lr.C=1", "--split", "loso")
 
 
 def write_voices(
@@ -339,7 +339,9 @@ def test_what_is_left_out_is_counted(serpipe: Command, tmp_path: Path) -> None:
     folds.write_text("speaker,fold\nnobody,1\n" + "".join(
         f"p{person:02d},{person % 2}\n" for person in range(10)
     ))  # fmt: skip
-    done = serpipe("fit", "--cache", cache, "--grid", "lr.C=0.01", "--split", f"file:{folds}")
+    done = serpipe(
+        "fit", "--head", "lr", "--cache", cache, "--grid", "lr.C=0.01", "--split", f"file:{folds}"
+    )
     assert done.code == 0
     results = read_results(Path(done.out.strip()))
     assert "7 clips without emotion left out" in results.summary.changes
@@ -436,7 +438,7 @@ def test_a_choice_of_the_head_that_was_stopped_goes_on(
 
 def test_repeats_show_the_spread_over_seeds(serpipe: Command, tmp_path: Path) -> None:
     cache = write_voices(tmp_path / "c.h5", PERSONS)
-    command = ("fit", "--cache", cache, "--grid", "lr.C=1", "--repeats", "3")
+    command = ("fit", "--head", "lr", "--cache", cache, "--grid", "lr.C=1", "--repeats", "3")
     done = serpipe(*command, "--split", "holdout:60/20/20")
     assert done.code == 0, done.err
     runs = [read_results(Path(line)) for line in done.out.split()]

@@ -454,7 +454,7 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
     learnt = epochs > 20  # that S4 learns, too, is told by tests/test_networks.py
     assert not learnt or np.mean([row["truth"] == row["predicted"] for row in told]) > 0.9
     assert serpipe("extract", "--manifest", pitches, "--encoder", small_encoder).code == 0
-    probe = serpipe("fit", "--target", "pitch", "--split", "kfold:3").out.strip()
+    probe = serpipe("fit", "--head", "lr", "--target", "pitch", "--split", "kfold:3").out.strip()
     assert (Path(probe) / "clips.csv").read_bytes() == (run / "clips.csv").read_bytes()
     report = serpipe("report", run, probe)
     assert report.code == 0, report.err

@@ -287,7 +287,7 @@ def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path)
     other = serpipe("fit", *arguments, "--head", "lgbm-regressor", "--grid", "n_estimators=20")
     both = serpipe("report", run, other.out.strip(), "--format", "json")
     assert len(json.loads(both.out)["tables"]["comparisons"]) == 3
-    emotions = serpipe("fit", "--layers", "1", "--grid", "C=0.1").out.strip()
+    emotions = serpipe("fit", "--head", "lr", "--layers", "1", "--grid", "C=0.1").out.strip()
     assert "expected the same scores" in serpipe("report", run, emotions).err
 
 

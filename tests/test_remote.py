@@ -143,7 +143,7 @@ def test_clips_cache_run_and_model_of_a_bucket_give_what_they_give_here(
     ):
         for command in (
             ("extract", "--data", data, "--encoder", small_encoder, "--out", cache),
-            ("fit", "--cache", cache, *fit, "--out", run),
+            ("fit", "--head", "lr", "--cache", cache, *fit, "--out", run),
             ("report", run),
         ):
             tell_another_machine(monkeypatch, tmp_path / f"machine-{command[0]}")

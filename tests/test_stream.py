@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from serpipe.artifacts.results import read_results
 from serpipe.pipeline import blocks
 from serpipe.pipeline.blocks import Rows
 from serpipe.pipeline.heads import HEADS
@@ -124,6 +125,16 @@ def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
     assert "STREAMED" not in below.err
     name = Path("predictions/lgbm.csv")
     assert (Path("past") / name).read_bytes() == (Path("below") / name).read_bytes()
+
+
+def test_a_default_head_that_cannot_stream_is_left_out(
+    serpipe: Command, extracted_once: Path
+) -> None:
+    (cache,) = extracted_once.glob("features/cache/*.h5")
+    options = ("--layers", "1", "--grid", "C=0.1", "--split", "kfold:2", "--out", "run")
+    done = serpipe("fit", "--cache", cache, "--stream-past", 0, *options)
+    assert done.code == 0, done.err
+    assert read_results(Path("run")).heads == ("sgd",)
 
 
 @pytest.mark.parametrize(

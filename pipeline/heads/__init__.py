@@ -14,6 +14,7 @@ from .svr import SVR
 
 __all__ = [
     "BEST",
+    "DEFAULT_HEADS",
     "HEADS",
     "Classifier",
     "Grid",
@@ -29,6 +30,9 @@ __all__ = [
 #: What ``--head`` says for the head that is chosen among the others inside each fold.
 BEST = "best"
 
+#: What is fitted unless the user says otherwise: quick, and two to compare. By task.
+DEFAULT_HEADS = {"classification": ("lr", "svm"), "regression": ("ridge",)}
+
 HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM, SGD, RIDGE, SVR, LGBM_REGRESSOR)}
 
 
@@ -39,7 +43,7 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     ----------
     names : str or None
         One name, several joined by commas, or ``"all"``, which leaves out those that only stand in
-        for another; ``None`` for the first of the task. ``"best"`` is no head of its own: by itself
+        for another; ``None`` for :data:`DEFAULT_HEADS`. ``"best"`` is no head of its own: by itself
         it stands for all, and among other names it is passed over, see :func:`chooses_head`.
     task : str
         ``"classification"`` or ``"regression"``.
@@ -56,7 +60,7 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     """
     of_task = [name for name, head in HEADS.items() if head.task == task]
     if names is None:
-        return (HEADS[of_task[0]],)
+        return tuple(HEADS[name] for name in DEFAULT_HEADS[task])
     asked = {name.strip() for name in names.split(",")}
     one_alone = BEST in asked and len(asked) == 2 and "all" not in asked
     asked -= {BEST}
@@ -90,7 +94,7 @@ def read_grids(heads: tuple[Head, ...], given: Sequence[str]) -> dict[str, Grid]
     heads : tuple of Head
         The heads that will be fitted.
     given : sequence of str
-        ``"HEAD.NAME=VALUE,VALUE"``, or ``"NAME=VALUE,VALUE"`` where there is one head. One value
+        ``"HEAD.NAME=VALUE,VALUE"``, or ``"NAME=VALUE,VALUE"`` for all heads that have it. One value
         fixes the hyper-parameter.
 
     Returns
@@ -109,19 +113,19 @@ def read_grids(heads: tuple[Head, ...], given: Sequence[str]) -> dict[str, Grid]
     for text in given:
         left, _, values = text.partition("=")
         head, _, name = left.rpartition(".")
-        if not head and len(heads) == 1:
-            head = heads[0].name
-        if name not in grids.get(head, {}):
+        of_heads = [each for each in ([head] if head else grids) if name in grids.get(each, {})]
+        if not of_heads:
             raise UserError(f"--grid {text}: expected HEAD.NAME=NUMBER,... with one of {known}")
-        if (head, name) in seen:
-            raise UserError(f"--grid {text}: {head}.{name} is given twice; expected it once")
-        seen.add((head, name))
-        allowed = HEADS[head].parameters[name]
         try:
             numbers = tuple(sorted({float(value) for value in values.split(",")}))
         except ValueError:
             numbers = ()
-        if not numbers or not all(allowed.allows(number) for number in numbers):
-            raise UserError(f"--grid {text}: expected each {head}.{name} to be {allowed}")
-        grids[head][name] = numbers
+        for each in of_heads:
+            if (each, name) in seen:
+                raise UserError(f"--grid {text}: {each}.{name} is given twice; expected it once")
+            seen.add((each, name))
+            allowed = HEADS[each].parameters[name]
+            if not numbers or not all(allowed.allows(number) for number in numbers):
+                raise UserError(f"--grid {text}: expected each {each}.{name} to be {allowed}")
+            grids[each][name] = numbers
     return {**grids}

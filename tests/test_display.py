@@ -1,0 +1,118 @@
+"""Results show themselves as short tables in Python, as files, as pictures, as data frames."""
+
+import io
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import serpipe as package
+from PIL import Image
+from serpipe.artifacts.results import read_results
+from serpipe.artifacts.timeline import draw_timeline
+from serpipe.errors import UserError
+from serpipe.pipeline.predict import Prediction, Window
+
+from .conftest import Command
+
+LONG = Prediction(
+    "call.wav",
+    40.0,
+    "sad",
+    {"happy": 0.25, "sad": 0.75},
+    tuple(
+        Window(n, n + 1.0, "sad" if n % 2 else "", {"happy": 0.2, "sad": 0.8} if n % 2 else {})
+        for n in range(40)
+    ),
+)
+
+
+def test_results_show_the_scores_of_every_head(fitted_once: Path, serpipe: Command) -> None:
+    shutil.copytree(fitted_once, ".", dirs_exist_ok=True)
+    (run,) = Path("artifacts/runs").iterdir()
+    results = read_results(run).called("mine")
+    shown = repr(results).splitlines()
+    assert shown[0].startswith("mine: RAVDESS speech") and shown[-1] == str(run)
+    for head, line in zip(("lr", "svm"), shown[2:4], strict=True):
+        assert line.split()[:2] == [head, f"{100 * results.scores(head)['uar'].value:.1f}"]
+    report = package.report(results)
+    assert f"{100 * results.scores('svm')['uar'].value:.1f}" in repr(report)
+    assert len(repr(report).splitlines()) < 15
+
+
+def test_a_prediction_shows_its_scores_or_its_timeline() -> None:
+    whole = Prediction("a.wav", 2.0, "sad", {"happy": 0.25, "sad": 0.75}, ())
+    assert [line.split() for line in repr(whole).splitlines()] == [
+        ["a.wav,", "2.00", "s:", "sad"],
+        ["label", "probability"],
+        ["sad", "0.750"],
+        ["happy", "0.250"],
+    ]
+    shown = repr(LONG).splitlines()
+    assert len(shown) < 20 and shown[-1] == "... and 28 more"
+    rating = Prediction("a.wav", 2.0, "", {"valence": 3.5}, (Window(0, 2, "", {"valence": 3.5}),))
+    assert "3.500" in repr(rating)
+
+
+def test_data_frames_need_pandas_and_say_so(fitted_once: Path, serpipe: Command) -> None:
+    shutil.copytree(fitted_once, ".", dirs_exist_ok=True)
+    (run,) = Path("artifacts/runs").iterdir()
+    results = read_results(run)
+    if find_spec("pandas") is None:
+        for of in (results, LONG):
+            with pytest.raises(UserError, match="pip install pandas"):
+                of.to_pandas()
+        return
+    frame = results.to_pandas()
+    assert frame["predicted svm"].tolist() == results.predicted["svm"]["nested"].tolist()
+    report = package.report(results)
+    assert report.to_pandas()["uar"].tolist() == [
+        results.scores(head)["uar"].value for head in results.heads
+    ]
+    assert len(report.to_pandas("classes")) == 2 * len(results.summary.labels)
+    windows = LONG.to_pandas()
+    assert windows["part"].tolist() == ["whole"] + 40 * ["window"]
+    assert np.isnan(windows["score_sad"][1]) and windows["score_sad"][2] == 0.8
+
+
+def test_predictions_are_written_as_the_suffix_says(
+    serpipe: Command, sample: Path, tmp_path: Path
+) -> None:
+    clip = sorted(sample.rglob("*.flac"))[0]
+    predict = ("predict", clip, "--window", 1, "--device", "cpu")
+    for suffix in ("csv", "json", "jsonl"):
+        out = tmp_path / "new" / f"said.{suffix}"
+        written = serpipe(*predict, "--out", out, "--plot", tmp_path / f"{suffix}.png")
+        assert written.code == 0 and written.out == "", written.err
+        assert out.read_text() == serpipe(*predict, "--format", suffix).out
+        assert Image.open(tmp_path / f"{suffix}.png").size[0] > 1000
+    table = serpipe(*predict, "--out", tmp_path / "said.txt", "--format", "table")
+    assert table.code == 0
+    assert (tmp_path / "said.txt").read_text() == serpipe(*predict).out
+    for wrong in (("--out", tmp_path), ("--out", clip), ("--plot", tmp_path / "a.bmp")):
+        assert serpipe(*predict, *wrong).code == 2
+    assert clip.stat().st_size > 10_000
+    (tmp_path / "blocked.json.unfinished").mkdir()  # so that it cannot be written in the end
+    failed = serpipe(*predict, "--out", tmp_path / "blocked.json")
+    assert failed.code == 1
+    assert json.loads(failed.out)["predictions"][0]["source"] == str(clip)  # not lost
+
+
+def test_the_picture_shows_each_window_where_it_is() -> None:
+    figure = draw_timeline(LONG, "a model", "calibrated")
+    axes = figure.axes[0]
+    assert axes.get_xlim() == (0, 40)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["happy", "sad"]
+    marks = axes.collections[-1].get_offsets()
+    assert np.asarray(marks).tolist() == [[n + 0.5, 1] for n in range(1, 40, 2)]
+    ratings = {"valence": 3.0, "arousal": 2.0}
+    rated = Prediction("a.wav", 2.0, "", ratings, (Window(0, 2, "", ratings),))
+    drawn = draw_timeline(rated, "a model", "")
+    assert len(drawn.axes[0].lines) == 2
+    content = io.BytesIO()
+    drawn.savefig(content, format="png")
+    assert Image.open(io.BytesIO(content.getvalue())).size[0] > 500
+    with pytest.raises(UserError):
+        draw_timeline(Prediction("a.wav", 2.0, "sad", {"sad": 1.0}, ()), "a model", "")

@@ -1,0 +1,169 @@
+"""Arguments are looked at first: what cannot be right is refused before torch is loaded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import serpipe as package
+from serpipe import choices
+from serpipe.artifacts.model import DEFAULT_BUNDLE
+from serpipe.artifacts.onnx_heads import check_exportable
+from serpipe.artifacts.record_probe import make_probe
+from serpipe.corpora.data import gather
+from serpipe.errors import UserError
+from serpipe.features.audio import CHANNEL_POLICIES
+from serpipe.features.convert import FORMATS
+from serpipe.features.devices import choose_precision
+from serpipe.features.encoder import load_encoder
+from serpipe.features.engine import cache_key
+from serpipe.features.names import POOLINGS, looks_like_path
+from serpipe.pipeline.finetune.options import PRECISIONS
+from serpipe.pipeline.heads import HEADS
+from serpipe.pipeline.networks import NETWORKS
+from serpipe.pipeline.normalise import NORMALISATIONS
+from serpipe.pipeline.protocol import Protocol
+from serpipe.pipeline.speakers import SIMILAR_SPEAKERS
+from serpipe.pipeline.target import TASKS
+
+from .conftest import Command, run_python
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("predict", "/nofile.wav"), "/nofile.wav"),
+        (("predict", "clip.wav", "--model", "artifacts/nope"), "artifacts/nope"),
+        (("predict", "clip.wav", "--encoder", "some/other/encoder"), "some/other/encoder"),
+        (("predict", "clip.wav", "--out", "said.xlsx"), "said.xlsx"),
+        (("predict", "clip.wav", "--plot", "said.png"), "said.png"),
+        (("extract", "--encoder", "./nope"), "./nope"),
+        (("extract", "--channels", "rihgt"), "rihgt"),
+        (("export", "artifacts/runs/nope"), "artifacts/runs/nope"),
+        (("serve", "--model", "artifacts/runs/nope"), "artifacts/runs/nope"),
+        (("evaluate", "--model", "here/nope"), "here/nope"),
+        (("finetune", "--encoder", "here/nope"), "here/nope"),
+    ],
+)
+def test_a_mistake_is_one_line_before_torch_is_loaded(
+    arguments: tuple[str, ...], named: str, tmp_path: Path, sample: Path
+) -> None:
+    shutil.copy(next(sample.rglob("*.flac")), tmp_path / "clip.wav")
+    (tmp_path / "here").mkdir()
+    code = (
+        "import sys\n"
+        "from serpipe.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    sys.exit(end.code)\n"
+    )
+    done = run_python("-c", code, *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("serpipe: ") and named in line
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("facebook/wav2vec2-base", False),
+        ("artifacts/nope", True),
+        ("here/nope", True),  # of a folder that is there
+        ("./nope", True),
+        ("../nope", True),
+        ("~/nope", True),
+        ("/nope", True),
+        ("a/b/c", True),
+        ("nope", True),
+        ("owner/", True),
+    ],
+)
+def test_names_of_the_hub_and_paths_are_told_apart(
+    name: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert looks_like_path(name) is expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("extract", "--channels"), ("extract", "--pool"), ("extract", "--precision"),
+        ("extract", "--dtype"), ("convert", "in", "--to", "out", "--channels"),
+        ("convert", "in", "--to", "out", "--to-format"), ("fit", "--pool"), ("fit", "--task"),
+        ("fit", "--normalise"), ("fit", "--similar-speakers"), ("finetune", "--network"),
+        ("finetune", "--precision"), ("finetune", "--task"), ("finetune", "--similar-speakers"),
+        ("evaluate", "--model", "m", "--precision"), ("evaluate", "--model", "m", "--device"),
+        ("evaluate", "--model", "m", "--task"), ("predict", "clip.wav", "--device"),
+        ("export", "--to"), ("serve", "--device"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_an_option_with_fixed_values_takes_no_other(
+    arguments: tuple[str, ...], serpipe: Command
+) -> None:
+    done = serpipe(*arguments, "rihgt")
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"serpipe: {arguments[-1]} rihgt: expected ")
+
+
+def test_the_values_of_options_are_those_that_the_code_knows() -> None:
+    assert choices.CHANNELS == CHANNEL_POLICIES
+    assert set(choices.POOLINGS) == {*POOLINGS, ",".join(POOLINGS)}
+    assert choices.TRAINING_PRECISIONS == PRECISIONS
+    assert choices.TASKS == TASKS
+    assert choices.SIMILAR_SPEAKERS == SIMILAR_SPEAKERS
+    assert choices.NORMALISATIONS == NORMALISATIONS
+    assert set(choices.AUDIO_FORMATS) == set(FORMATS)
+    assert set(choices.NETWORKS) == set(NETWORKS)
+    for precision in choices.EXTRACTION_PRECISIONS:
+        assert choose_precision(precision, "cpu")
+
+
+def test_the_functions_refuse_the_same_values(small_encoder: Path) -> None:
+    for option in ("channels", "pooling", "precision", "dtype"):
+        with pytest.raises(UserError, match="rihgt: expected"):
+            package.extract(**{option: "rihgt"})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="rihgt"):  # or it would be in the key of a cache
+        cache_key(load_encoder(str(small_encoder)), channels="rihgt")
+
+
+def test_only_a_cache_with_other_contents_makes_the_probe_extract_elsewhere(
+    serpipe: Command, few_clips: Path, small_encoder: Path
+) -> None:
+    encoder = str(small_encoder)
+    made = serpipe("extract", "--data", few_clips, "--encoder", encoder, "--pool", "mean,std")
+    cache = Path(made.out.strip())
+    found = gather([str(few_clips)], None)
+    protocol = Protocol(split="kfold:2", layers="1")
+    run = make_probe(found, encoder, None, protocol, provenance={"versions": {}})
+    assert json.loads((run / "run.json").read_text())["planned"] == ["lr"]
+    elsewhere = cache.parent / "probes" / cache.name
+    assert elsewhere.is_file()
+    elsewhere.unlink()
+    cache.write_bytes(cache.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=cache.name):
+        make_probe(found, encoder, None, protocol, provenance={"versions": {}})
+    assert not elsewhere.exists()
+
+
+def test_a_head_that_cannot_be_exported_is_refused_with_those_that_can() -> None:
+    with pytest.raises(UserError) as refused:
+        check_exportable("knn")
+    assert set(HEADS) <= set(str(refused.value).replace(",", " ").replace(";", " ").split())
+    for name in HEADS:
+        check_exportable(name)
+
+
+def test_export_of_such_a_head_says_so(serpipe: Command) -> None:
+    pytest.importorskip("onnxruntime")
+    shutil.copytree(DEFAULT_BUNDLE, "bundle")
+    content = json.loads(Path("bundle/bundle.json").read_text())
+    Path("bundle/bundle.json").write_text(json.dumps(content | {"head": "knn"}))
+    done = serpipe("export", "bundle")
+    assert done.code == 2
+    assert "head knn: cannot be exported; expected one of lr, svm" in done.err.splitlines()[-1]
