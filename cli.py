@@ -416,9 +416,7 @@ def extract(
     if needed:
         _say(f"next     {command_line('fit', *needed)}")
     for name, count in done.copied.items():
-        _say(
-            f"note     {counted(count, 'clip')} copied from {target.parent / name}: the same encoder"
-        )
+        _say(f"note     {counted(count, 'clip')} copied from {target.parent / name}")
     _say(f"cache    {counted(done.computed, 'clip')} computed, {done.reused} were there, in:")
     if format is ResultFormat.JSON:
         _print_json({
