@@ -19,7 +19,7 @@ import pytest
 from serpipe.pipeline.heads import HEADS, find_heads
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
-from .conftest import Command, run_python, save_encoder, write_hashed, write_wav
+from .conftest import Command, run_python, save_encoder, write_hashed, write_unhashed, write_wav
 
 
 @pytest.fixture
@@ -143,9 +143,9 @@ def test_recalls_confusions_and_groups_add_up(serpipe: Command, extracted: Path)
 def test_the_same_command_gives_the_same_bytes(serpipe: Command, extracted: Path) -> None:
     def contents(run: Path) -> dict[str, bytes]:
         return {
-            # Two files hold the command, with its --out and --jobs.
+            # Two files hold the command, with its --out and --jobs, and hashes over it.
             str(path.relative_to(run)): re.sub(
-                rb'"command": "serpipe fit .*"', b"", path.read_bytes()
+                rb'"(command": "serpipe fit .*|(sha256|bundles/.*)": ".*)"', b"", path.read_bytes()
             )
             for path in sorted(run.rglob("*"))
             if path.is_file()
@@ -376,9 +376,12 @@ def test_a_run_with_missing_predictions_is_refused(serpipe: Command, extracted: 
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
     stopped = serpipe("report")
     assert stopped.code == 2
-    one_clear_line(stopped.err, "lr.csv", "197 predictions")
+    one_clear_line(stopped.err, "lr.csv", "changed or damaged")
+    write_unhashed(run / "run.json", json.loads((run / "run.json").read_text()))
+    one_clear_line(serpipe("report").err, "lr.csv", "197 predictions")
     whole = serpipe("fit", "--head", "lr", "--out", "whole").out.strip()
     path = Path(whole) / "predictions" / "lr.csv"
+    write_unhashed(Path(whole) / "run.json", json.loads((Path(whole) / "run.json").read_text()))
     header, *rows = path.read_text().splitlines(keepends=True)
     first = rows[0].split(",")
     for changed, line in (

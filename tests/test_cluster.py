@@ -95,6 +95,7 @@ def extract(
     def run(out: str, **options: Any) -> Any:
         data = Path("..") / few_clips.name
         given: dict[str, Any] = {"encoder": small_encoder, "provenance": SAME} | options
+        given["overwrite"] = given.get("overwrite", not Path(out).exists())  # nothing is copied
         return package.extract(data, out=out, **given)
 
     return run

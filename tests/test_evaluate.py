@@ -326,7 +326,7 @@ def test_a_model_that_tells_other_corpora_is_not_marked(
     ("wrong", "told"),
     [
         (("--precision", "fp16"), "expected a GPU"),
-        (("--precision", "int8"), "expected float32, bf16, fp16"),
+        (("--precision", "int8"), "expected float32, bf16 or fp16"),
         (("--batch-size", 0), "expected at least 1"),
         (("--target", "gloom"), "no such column"),
         (("--device", "tpu"), "expected auto, cpu or cuda"),

@@ -247,8 +247,8 @@ def test_what_is_computed_survives_an_error_in_the_middle(
     assert not out.exists()
     resumed = run(few_clips, encoder, out)
     assert resumed.computed == 30
-    run(few_clips, encoder, tmp_path / "whole.h5")
-    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    run(few_clips, encoder, tmp_path / "whole" / "whole.h5")
+    assert out.read_bytes() == (tmp_path / "whole" / "whole.h5").read_bytes()
 
 
 def test_a_clip_that_changes_under_way_is_noticed(
@@ -336,7 +336,7 @@ def stop_after(
 def test_a_part_that_is_lost_or_damaged_is_computed_again(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(few_clips, encoder, tmp_path / "whole.h5")
+    run(few_clips, encoder, tmp_path / "whole" / "whole.h5")
     out = tmp_path / "c.h5"
     parts = stop_after(few_clips, encoder, out, monkeypatch, 10)
     assert len(parts) == 10
@@ -348,7 +348,7 @@ def test_a_part_that_is_lost_or_damaged_is_computed_again(
     assert len(stop_after(few_clips, encoder, out, monkeypatch, 5)) == 8 + 5
     done = run(few_clips, encoder, out)
     assert done.computed == 40 - 13
-    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert out.read_bytes() == (tmp_path / "whole" / "whole.h5").read_bytes()
     assert verify_cache(out) == []
 
 
@@ -409,7 +409,7 @@ def test_rows_that_nothing_wrote_are_refused_and_found(
 def test_a_cache_whose_data_lie_elsewhere_is_refused(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    whole = run(few_clips, encoder, tmp_path / "whole.h5").cache.path
+    whole = run(few_clips, encoder, tmp_path / "whole" / "whole.h5").cache.path
     secret = tmp_path / "secret.txt"
     secret.write_text("x" * 4000)
 
@@ -542,7 +542,7 @@ for _ in sys.stdin:
 def test_a_kill_at_any_moment_corrupts_nothing(
     few_clips: Path, encoder: Encoder, small_encoder: Path, tmp_path: Path
 ) -> None:
-    run(few_clips, encoder, tmp_path / "whole.h5")
+    run(few_clips, encoder, tmp_path / "whole" / "whole.h5")
     out = tmp_path / "killed.h5"
     moments = random.Random(0)
     # The whole takes about half a second. The shortest first: what is whole is not begun again.
@@ -565,7 +565,7 @@ def test_a_kill_at_any_moment_corrupts_nothing(
         process.stdin.close()
     assert process.returncode == 0
     run(few_clips, encoder, out)
-    assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert out.read_bytes() == (tmp_path / "whole" / "whole.h5").read_bytes()
 
 
 FULL_DISK = """

@@ -158,7 +158,7 @@ def test_too_few_speakers_or_labels_are_refused() -> None:
     two = table(2)
     with pytest.raises(UserError, match="fold 01: its training clips have one label, 02"):
         make_split("loso", two, two["speaker"])
-    with pytest.raises(UserError, match=r"one training speaker, 01.*--grid lr\.C=0\.01"):
+    with pytest.raises(UserError, match=r"one training speaker, 01.*--grid C=0\.01"):
         inner_folds(one["emotion"], one["speaker"])
 
 

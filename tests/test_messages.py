@@ -26,7 +26,7 @@ from serpipe.pipeline.protocol import Protocol
 from serpipe.pipeline.speakers import SIMILAR_SPEAKERS
 from serpipe.pipeline.target import TASKS
 
-from .conftest import Command, run_python
+from .conftest import Command, run_python, write_hashed
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_export_of_such_a_head_says_so(serpipe: Command) -> None:
     pytest.importorskip("onnxruntime")
     shutil.copytree(DEFAULT_BUNDLE, "bundle")
     content = json.loads(Path("bundle/bundle.json").read_text())
-    Path("bundle/bundle.json").write_text(json.dumps(content | {"head": "knn"}))
+    write_hashed(Path("bundle/bundle.json"), content | {"head": "knn"})
     done = serpipe("export", "bundle")
     assert done.code == 2
     assert "head knn: cannot be exported; expected one of lr, svm" in done.err.splitlines()[-1]
