@@ -1727,7 +1727,7 @@ def report(
         _say("note     tables can call runs by name: serpipe report NAME=RUN NAME=RUN")
     made = run(
         *(folder for _, folder in named),
-        names=[name for name, _ in named],
+        names=[name for name, _ in named] if any(name for name, _ in named) else (),
         baseline=baseline,
         compare_layers=compare_layers,
         audio=audio,

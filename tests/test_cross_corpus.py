@@ -157,6 +157,7 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
     _, name, *words = shlex.split(after)
     assert name == "serpipe" and len(after) < 80
     again = serpipe(*words, "--format", "json")
+    assert again.code == 0, again.err
     assert json.loads(again.out)["tables"]["matrix-lr"] == tables["matrix-lr"]
     assert (Path(words[-1]) / "index.html").is_file()
     cells = {(row["trained_on"], row["tested_on"]): row for row in tables["matrix-lr"]}
