@@ -187,7 +187,8 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
     # On the same clips: within EMO-DB against RAVDESS to EMO-DB, and the other way round.
     assert len(tables["comparisons"]) == 2
     assert (Path("matrix") / "matrix-lr.png").is_file()
-    printed = serpipe("fit", "--cross-corpus", "--layers", "2", "--grid", "C=0.1").out
+    command = ("fit", "--head", "lr", "--cross-corpus", "--layers", "2", "--grid", "C=0.1")
+    printed = serpipe(*command).out
     assert printed.count("ravdess") > 2 and printed.splitlines()[-4:] == runs
     assert serpipe("fit", "--cross-corpus", "--out", "one").code == 2
 
