@@ -513,7 +513,6 @@ def report(
         Runs, or their folders; by default the newest in ``artifacts/runs``. Several are compared,
         clip by clip where they are of the same clips. A folder with the list of several, as
         ``serpipe fit --cross-corpus`` writes it, stands for these.
-        clip by clip where they are of the same clips.
     names : sequence of str
         What to call each run in tables and figures; an empty one leaves the name that it has. By
         default runs keep the names that they were fitted with.
@@ -763,14 +762,16 @@ def _shown(value: Any) -> Any:
 
 def _words(given: str | Sequence[str]) -> tuple[str, ...]:
     """Return names that were given one by one, or joined by commas as on the command line."""
-    return tuple(given.split(",")) if isinstance(given, str) else tuple(given)
+    return (
+        tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
+    )
 
 
 def _jobs(given: int | None) -> int:
     from .provenance import cores
 
     if given is not None and given < 1:
-        raise UserError(f"--jobs {given}: expected at least 1; leave it away for all cores")
+        raise UserError(f"--jobs {given}: expected at least 1; leave it out for all cores")
     return given or cores()
 
 

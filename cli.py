@@ -535,7 +535,7 @@ def corpora_download(
     corpus = CORPORA[name]
     if not corpus.archives:
         raise UserError(
-            f"{name}: is not downloaded by anybody, {corpus.licence}; expected you to get it: "
+            f"{name}: cannot be downloaded freely ({corpus.licence}); request it yourself: "
             f"{corpus.access}"
         )
     _say(f"corpus   {corpus.title}, {corpus.homepage}")
@@ -1091,7 +1091,7 @@ def finetune(
     if max_folds is not None and probe == "make":
         raise UserError(
             f"--probe make with --max-folds {max_folds}: a probe tests all folds; expected one of "
-            "the two; leave one away"
+            "the two; leave one out"
         )
     probe = probe or ("none" if network or max_folds is not None else "make")
     if network and probe == "make":
@@ -1464,8 +1464,6 @@ def predict(
                 _say(f"picture  {plot}")
     if any_trained_on:
         _say(f"note     {TRAINED_ON_NOTE}")
-    if out is not None:
-        _say(f"written  {counted(len(sources) - len(bad), 'prediction')} in {out}")
     for error in bad:
         _say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
     if bad and not skip_bad:
@@ -1897,6 +1895,10 @@ def _check_prediction_files(
     """Refuse files that could not be written in the end, before the work."""
     from .files import make_folder
 
+    if out and plot and out.resolve() == plot.resolve():
+        raise UserError(
+            f"--out {out}: is the file of --plot, too; expected two files; name another"
+        )
     recordings = {file.resolve() for file in files if isinstance(file, Path)}
     for option, path in (("--out", out), ("--plot", plot)):
         if path is None:
@@ -1934,9 +1936,12 @@ def _prediction_printer(
 
     shown: list[dict[str, Any]] = []
     lines: list[str] = []
+    n_shown = 0
     echo: Callable[[str], None] = _print_above_bar if out is None else lines.append
 
     def show(prediction: Any) -> None:
+        nonlocal n_shown
+        n_shown += 1
         if format is PredictionFormat.JSON:
             shown.append(asdict(prediction))
         elif format is PredictionFormat.JSONL:
@@ -1952,7 +1957,8 @@ def _prediction_printer(
             mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
         elif isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")  # a file, whatever the terminal shows
-            mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
+            if _is_file(sys.stdout):  # what reads a pipe would take the mark for part of a name
+                mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
         echo(mark + texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
         echo(texts.table_header(model, sources))
@@ -1960,8 +1966,10 @@ def _prediction_printer(
     if format in (PredictionFormat.CSV, PredictionFormat.JSONL):  # their columns are fixed
         for line in note:
             _say(line)
+    is_whole = False
     try:
         yield show
+        is_whole = True
     finally:
         if format is PredictionFormat.JSON:
             whole = {"model": dict(model.card), "predictions": shown}
@@ -1969,13 +1977,28 @@ def _prediction_printer(
         elif format is PredictionFormat.TABLE:
             for line in note:
                 echo(line)
-        if out is not None:
+        if out is not None and n_shown:
             content = "".join(f"{line}\n" for line in lines)
+            # What an earlier command wrote is not lost to one that was stopped.
+            partial = out.with_name(f"{out.stem}.partial{out.suffix}")
+            where = partial if out.exists() and not is_whole else out
             try:
-                write_text(out, content)
+                write_text(where, content)
+                _say(f"written  {counted(n_shown, 'prediction')} in {where}")
             except MachineError:
                 typer.echo(content, nl=False)
                 raise
+
+
+def _is_file(stream: io.TextIOWrapper) -> bool:
+    """Say whether a stream writes into a regular file."""
+    import os
+    import stat
+
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # it has no descriptor
+        return False
 
 
 def _print_above_bar(text: str) -> None:

@@ -141,7 +141,7 @@ class Model:
         if isinstance(audio, (str, Path, Remote)):
             file = place(audio)
             if rate is not None:
-                raise UserError(f"{file}: a file knows its rate; expected no other; leave it away")
+                raise UserError(f"{file}: a file has its own sampling rate; do not pass rate")
             source = text(file)
             waveform, audio_sha256 = self.decode(read_clip(file), file)
         else:
@@ -402,7 +402,7 @@ class Model:
             most = f" to {longest / self.sampling_rate:g}" if longest else ""
             raise UserError(
                 f"--window {window:g}: {self.name} hears clips of at least "
-                f"{shortest / self.sampling_rate:g}{most} s; choose within that"
+                f"{shortest / self.sampling_rate:g}{most} s; choose a length in that range"
             )
 
     def _from_samples(self, samples: NDArray[Any], rate: int | None) -> tuple[Waveform, str]:
@@ -496,7 +496,7 @@ def load_model(
     if encoder is not None and not (found / "bundle.json").is_file():
         raise UserError(
             f"--encoder {encoder}: {found} is no bundle; expected one, which needs an encoder; "
-            "leave it away"
+            "leave it out"
         )
     if (found / "bundle.json").is_file():
         listener = open_bundle(found, device, encoder, revision)
@@ -628,7 +628,9 @@ def text(path: Place | str) -> str:
 def _check_names(found: Path, listener: Listener) -> None:
     """Refuse names that would do something to a terminal."""
     if not all(name.isprintable() for name in (*listener.outputs, listener.target)):
-        raise UserError(f"{found}: its labels hold signs that cannot be printed; mend them")
+        raise UserError(
+            f"{found}: its labels contain characters that cannot be printed; rename them"
+        )
 
 
 def _nothing_heard(source: str) -> BadClipError:

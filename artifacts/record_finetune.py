@@ -175,7 +175,7 @@ def record_finetuning(
     plan = make_plan(Cache(where, key, {"corpus": found.title}, table, ()), asked, ratings)
     if plan.task == "regression" and options.label_smoothing:
         raise UserError(
-            f"--label-smoothing: {plan.target.column} is a number; expected labels; leave it away"
+            f"--label-smoothing: {plan.target.column} is a number; expected labels; leave it out"
         )
     validation = {fold.name: validation_clips(plan, fold) for fold in plan.split.folds}
     choices: dict[str, ProbeChoice] = {}
@@ -185,7 +185,7 @@ def record_finetuning(
         if trial:
             raise UserError(
                 f"--probe {probe.run}: with --max-folds {max_folds} other clips are tested; "
-                "expected one of the two; leave one away"
+                "expected one of the two; leave one out"
             )
         _check_probe(probe, plan)
         if start and isinstance(kind, EncoderWithHead):

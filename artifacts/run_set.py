@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import read_text, write_text
 from .comparison import Scored, matrices
 from .latest import COMPARISONS
 from .results import RunResults
@@ -52,8 +52,8 @@ def read_run_set(folder: Path) -> tuple[Path, ...]:
     if not path.is_file():
         return ()
     try:
-        with path.open(encoding="utf-8") as file:
-            lines = file.read(MOST_RUNS * 1000).splitlines()
+        text = read_text(path, MOST_RUNS * 1000)
+        lines = [line for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}); expected a list of runs; name the runs instead"

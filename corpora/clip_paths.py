@@ -89,7 +89,10 @@ class ClipFolder:
         if isinstance(self.folder, Remote):
             return posixpath.normpath(path)
         file = os.path.normpath(self.folder / path)
-        return Path(os.path.relpath(file, self.folder)).as_posix()
+        try:
+            return Path(os.path.relpath(file, self.folder)).as_posix()
+        except ValueError:  # on another drive of Windows
+            return f"../{path}"
 
     def _actual(self, relative: str) -> str | None:
         """Return the path of a file as its folder spells it; ``None`` if there is none."""

@@ -326,7 +326,8 @@ def read_number(cell: str, *, decimal_comma: bool = False) -> float | None:
         number = float(cell)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    # To Python 1_11 is a number, too: to others it is a name.
+    return number if math.isfinite(number) and "_" not in cell else None
 
 
 def refuse_lines(wrong: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Any labelled audio: a CSV table with a row for each clip."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -81,7 +82,8 @@ def read_manifest(path: Path, root: Place | None = None) -> Manifest:
     values = {column: read_column(table, column, wrong) for column in more}
     folder = ClipFolder((root or path.parent).resolve())
     found = [folder.find(row.cells["path"]) for row in table.rows]
-    dropped = {each.dropped for each in found if each.dropped}
+    dropped = Counter(each.dropped for each in found if each.dropped)
+    stands_for = max(dropped, key=lambda each: dropped[each], default=None)
     first: dict[tuple[str, str], int] = {}
     clips = []
     for number, (row, each) in enumerate(zip(table.rows, found, strict=True)):
@@ -89,9 +91,6 @@ def read_manifest(path: Path, root: Place | None = None) -> Manifest:
         where = f"{path}, line {row.line}"
         name = cells.get("name") or nfc(Path(each.relative).stem)
         corpus = cells.get("corpus") or nfc(path.stem)
-        above = next(
-            (other for other in dropped if each.dropped and other in each.dropped.parents), None
-        )
         if not cells["path"] or not cells["speaker"]:
             wrong.append(f"{where}: path or speaker is empty; expected both")
         elif each.leads_out:
@@ -101,14 +100,14 @@ def read_manifest(path: Path, root: Place | None = None) -> Manifest:
             )
         elif not each.is_file:
             wrong.append(f"{where}: {folder.file(each.relative)}: no such file; expected a clip")
-        elif above:
+        elif each.dropped != stands_for and each.dropped:
             wrong.append(
                 f"{where}: {cells['path']}: no such file below {folder.folder}, which stands for "
-                f"{above} in other lines; expected a clip; copy it there, or correct the path"
+                f"{stands_for} in other lines; expected a clip; copy it there, or correct the path"
             )
         elif (earlier := first.setdefault((corpus, name), row.line)) != row.line:
             wrong.append(
-                f"{where}: clip {name} stands in line {earlier} already; expected each once; "
+                f"{where}: clip {name} is already in line {earlier}; expected each once; "
                 "give them names in a column name"
             )
         else:

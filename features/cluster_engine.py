@@ -326,7 +326,7 @@ def _embed(
     if differs:
         raise UserError(
             f"--cluster: worker {worker} would compute otherwise: {differs}; expected workers that "
-            "are alike; leave it away, or name another --devices or --precision"
+            "are alike; leave it out, or name another --devices or --precision"
         )
     for heard in (heard for batch in shard for heard in batch):
         file = heard.clip.file

@@ -285,7 +285,7 @@ def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> 
     if not 1 <= max_seconds <= window:
         raise UserError(
             f"--max-seconds {max_seconds:g}: {name} takes chunks of 1 to {window:g} s; "
-            "choose within that"
+            "choose a length in that range"
         )
 
 

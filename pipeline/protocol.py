@@ -220,7 +220,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         if protocol.split != Protocol.split:
             raise UserError(
                 f"--split {protocol.split}: {', '.join(train_on)} train and {', '.join(test_on)} "
-                "are tested; expected no --split with that; leave it away"
+                "are tested; expected no --split with that; leave it out"
             )
         split = cross_corpus_split(clips, stratify(labels), train_on, test_on, groups)
         if labels.dtype.kind == "f" and len(np.unique(labels[split.folds[0].test])) < 2:

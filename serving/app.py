@@ -174,11 +174,15 @@ class Service:
                 asyncio.get_running_loop().call_later(1.0, self._release_memory_if_idle)
 
     def _end_a_stalled_upload(self) -> None:
-        """Give the place of the upload that has stalled for longest to others."""
+        """Give the place of the upload that has stalled for longest, or is too slow, to others."""
         longest = max(self._uploads, key=lambda each: each.stalled_seconds, default=None)
-        if longest and longest.stalled_seconds > _STALLED_SECONDS:
-            longest.end()
-            self._uploads.discard(longest)
+        is_stalled = longest is not None and longest.stalled_seconds > _STALLED_SECONDS
+        limit = self.options.upload_timeout
+        too_slow = (each for each in self._uploads if each.is_too_slow(limit))
+        ended = longest if is_stalled else next(too_slow, None)
+        if ended:
+            ended.end()
+            self._uploads.discard(ended)
 
     def _release_memory_if_idle(self) -> None:
         if not self._uploads and self._held_bytes:
@@ -231,6 +235,7 @@ class Service:
                 503, "The server's memory does not hold the audio; expected a shorter one."
             ) from None
         finally:
+            upload.content = b""  # whoever hung up may still wait for a decoder
             if job:
                 job.given_up.set()
             # An error that it holds refers to this frame: a cycle, which would keep the audio.

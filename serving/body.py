@@ -17,6 +17,8 @@ _FORM, _FIELD = "multipart/form-data", "audio"
 _OTHER_FIELDS = 8
 #: So much must arrive for an upload to count as one that goes on.
 _FRESH_BYTES = 16 << 10
+#: After so long the speed of an upload says when it will be whole.
+_JUDGED_SECONDS = 5.0
 
 
 def content_type(request: Request) -> str:
@@ -42,15 +44,26 @@ class Upload:
         #: Of the body, while it arrives.
         self._limit: asyncio.Timeout | None = None
         self._fresh_bytes, self._fresh_since = 0, time.monotonic()
+        self._count, self._announced, self._began = 0, 0, self._fresh_since
 
     @property
     def stalled_seconds(self) -> float:
         """For how long less than 16 KiB have arrived of what is still missing."""
         return time.monotonic() - self._fresh_since if self._limit else 0.0
 
+    def is_too_slow(self, seconds: float) -> bool:
+        """Whether a body that arrives as it has so far will take more than a time."""
+        taken = time.monotonic() - self._began
+        announced = self._announced
+        return (
+            bool(self._limit)
+            and taken > _JUDGED_SECONDS
+            and (self._count * seconds < announced * taken)
+        )
+
     def end(self) -> None:
         """Refuse it, so that others have its room."""
-        if self._limit:
+        if self._limit and not self._limit.expired():
             self.is_ended = True
             self._limit.reschedule(0.0)
 
@@ -73,14 +86,15 @@ class Upload:
         Refused
             413 if there is too much, 408 if it takes too long, 503 if it is ended.
         """
-        count = 0
-        self._fresh_since = time.monotonic()
+        self._fresh_since = self._began = time.monotonic()
+        announced = request.headers.get("content-length", "")
+        self._announced = int(announced[:20]) if announced.isdecimal() else 0
         try:
             async with asyncio.timeout(options.upload_timeout) as self._limit:
                 async for chunk in request.stream():
-                    count += len(chunk)
+                    self._count += len(chunk)
                     self._fresh_bytes += len(chunk)
-                    if count > most:
+                    if self._count > most:
                         raise _too_large(options)
                     if self._fresh_bytes >= _FRESH_BYTES:
                         self._fresh_bytes, self._fresh_since = 0, time.monotonic()

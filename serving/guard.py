@@ -94,7 +94,7 @@ class Guard:
         if hosts is not None and _host(headers.get("host", "")) not in hosts:
             # A foreign page whose name leads here could otherwise read what is answered.
             raise Refused(
-                403, f"The server is not called that; expected one of {', '.join(hosts)}."
+                403, f"The server does not answer to that name; expected one of {', '.join(hosts)}."
             )
         if scope["method"] not in _READING and self._is_foreign(headers):
             # A page elsewhere may not make a visitor's browser send audio, even where it could not

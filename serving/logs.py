@@ -5,27 +5,34 @@ import logging
 import threading
 import time
 
+#: Records are told apart by so much of their text, and so many kinds of them.
+_KEY_CHARACTERS, _MOST_KINDS = 60, 100
 #: What asyncio reports when a connection cannot be accepted.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class OneASecond(logging.Filter):
-    """Let one record a second pass, and say how many did not."""
+    """Of records that say the same, let one a second pass, and say how many did not."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._next, self._withheld = 0.0, 0
+        #: By what a record says: when the next may pass, and how many have not.
+        self._state: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether a record passes."""
+        error = record.exc_info[1] if record.exc_info else None
+        key = str(record.msg)[:_KEY_CHARACTERS], type(error).__name__
         with self._lock:
             now = time.monotonic()
-            if now < self._next:
-                self._withheld += 1
+            if key not in self._state and len(self._state) >= _MOST_KINDS:
+                key = "", ""  # so many kinds of records that they count as one
+            following, withheld = self._state.get(key, (0.0, 0))
+            if now < following:
+                self._state[key] = following, withheld + 1
                 return False
-            withheld, self._next, self._withheld = self._withheld, now + 1.0, 0
-        error = record.exc_info[1] if record.exc_info else None
+            self._state[key] = now + 1.0, 0
         if isinstance(error, OSError) and error.errno in _EXHAUSTED:
             # The cause in a line: that asyncio was accepting a connection is all the rest tells.
             record.msg, record.args, record.exc_info = (

@@ -104,5 +104,5 @@ def release_memory() -> None:
     glibc keeps what large uploads leave free, in one heap for each thread, until it is asked.
     """
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library, another system
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library or system
         ctypes.CDLL(None).malloc_trim(0)

@@ -95,7 +95,7 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise UserError(
-                f"--allow-origin {origin}: no origin; expected scheme://host or "
+                f"--allow-origin {origin}: is not an origin; expected scheme://host or "
                 "scheme://host:port in lower case, without a path; write it as the browser does"
             )
     return tuple(origins)
@@ -133,7 +133,7 @@ def read_token(file: Path | None) -> str | None:
         return None
     if len(token) < _SHORTEST_TOKEN or not all("!" <= sign <= "~" for sign in token):
         raise UserError(
-            f"{where}: {len(token)} signs; expected at least {_SHORTEST_TOKEN}, of ASCII and "
+            f"{where}: {len(token)} characters; expected at least {_SHORTEST_TOKEN}, of ASCII and "
             "without spaces; make one with `openssl rand -hex 32`"
         )
     return token

@@ -162,6 +162,7 @@ class ModelQueue:
                     self._waiting.popleft()
                     if progress.next < len(progress.scored):
                         self._waiting.append(progress)  # behind those who wait for their turn
+                        self._changed.notify()  # an idle thread can take the next window
                 if pieces or self._closed:
                     return pieces
                 self._changed.wait()
@@ -200,11 +201,11 @@ class ModelQueue:
                 progress.job.answer.set_result(answer)
         return len(completed)
 
-    @staticmethod
-    def _fail(job: Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, SerpipeError):
             _LOG.error("the model failed", exc_info=error)
-        if not job.given_up.is_set():  # else another thread has failed on the same job
-            job.given_up.set()
-            # Its traceback would keep the audio of all windows in memory.
-            job.answer.set_exception(error.with_traceback(None))
+        job.given_up.set()
+        with self._changed:  # another thread may fail on the same job at the same moment
+            if not job.answer.done():
+                # Its traceback would keep the audio of all windows in memory.
+                job.answer.set_exception(error.with_traceback(None))

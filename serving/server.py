@@ -96,7 +96,7 @@ def serve(
         say(f"warning  whoever reaches {host} can use it: there is no token; see --token-file")
     with _ends_in_peace():
         uvicorn.Server(configure(app, options, connections)).run(sockets=[listener])
-    say("serve    ended; all that had begun is answered")
+    say("serve    stopped; every request in progress was answered")
 
 
 def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicorn.Config:

@@ -15,7 +15,7 @@ from serpipe.artifacts.timeline import draw_timeline
 from serpipe.errors import UserError
 from serpipe.pipeline.predict import Prediction, Window
 
-from .conftest import Command
+from .conftest import Command, write_wav
 
 LONG = Prediction(
     "call.wav",
@@ -91,8 +91,14 @@ def test_predictions_are_written_as_the_suffix_says(
     table = serpipe(*predict, "--out", tmp_path / "said.txt", "--format", "table")
     assert table.code == 0
     assert (tmp_path / "said.txt").read_text() == serpipe(*predict).out
-    for wrong in (("--out", tmp_path), ("--out", clip), ("--plot", tmp_path / "a.bmp")):
+    same = tmp_path / "same.png"
+    for wrong in (("--out", tmp_path), ("--out", clip), ("--plot", tmp_path / "a.bmp"),
+                  ("--out", same, "--format", "csv", "--plot", same)):  # fmt: skip
         assert serpipe(*predict, *wrong).code == 2
+    before = (tmp_path / "said.txt").read_text()
+    silent = write_wav(tmp_path / "silent.wav", np.zeros(16000))
+    done = serpipe("predict", silent, "--device", "cpu", "--out", tmp_path / "said.txt")
+    assert done.code == 2 and (tmp_path / "said.txt").read_text() == before
     assert clip.stat().st_size > 10_000
     (tmp_path / "blocked.json.unfinished").mkdir()  # so that it cannot be written in the end
     failed = serpipe(*predict, "--out", tmp_path / "blocked.json")

@@ -18,6 +18,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +38,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx, the client of these te
 # ruff: noqa: E402  # what is imported from here on needs the extra
 from serpipe.artifacts.listeners import Scored
 from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model
-from serpipe.errors import UserError
+from serpipe.errors import MachineError, UserError
 from serpipe.features.audio import Waveform, read_waveform
 from serpipe.pipeline.predict import Prediction, csv_columns
 from serpipe.serving.answers import AnswerLog, clean_name
@@ -337,6 +338,41 @@ def test_who_hangs_up_frees_the_place_and_the_model(model: SmallModel) -> None:
         assert 'serpipe_requests_total{path="/invocations",status="499"} 1' in client.get(
             "/metrics"
         ).text  # fmt: skip
+
+
+def test_a_timeline_alone_is_scored_by_all_threads(model: SmallModel) -> None:
+    """Two windows are scored at the same time, or each would wait for the other in vain."""
+    together = threading.Barrier(2)
+    score = model.real.listener.score
+
+    def meeting(pieces: Sequence[Waveform]) -> list[Scored]:
+        together.wait(30)
+        return score(pieces)
+
+    model.change(lanes=2, score=meeting)
+    queue = ModelQueue(model.real, 8, 120.0, lambda *_: None)
+    job = Job(model.cut(noise(1).astype(np.float32), "array", window=0.25))
+    queue.put(job)
+    assert len(job.answer.result(60).timeline) == 4
+    queue.close(60)
+
+
+def test_a_job_that_fails_in_two_threads_at_once_ends_neither(model: SmallModel) -> None:
+    together = threading.Barrier(2)
+
+    def failing(pieces: Sequence[Waveform]) -> list[Scored]:
+        together.wait(30)
+        raise MachineError("memory is short")
+
+    model.change(lanes=2, score=failing)
+    queue = ModelQueue(model.real, 8, 120.0, lambda *_: None)
+    for _ in range(20):
+        job = Job(model.cut(noise(1).astype(np.float32), "array", window=0.5))
+        queue.put(job)
+        with pytest.raises(MachineError):
+            job.answer.result(60)
+    assert queue.is_alive
+    queue.close(60)
 
 
 def test_a_long_timeline_takes_turns_with_other_requests(model: SmallModel) -> None:
@@ -761,7 +797,7 @@ def test_idle_connections_and_broken_forms_keep_nobody_out_and_log_nothing(tmp_p
         server.send_signal(signal.SIGTERM)
         assert server.stderr
         assert server.stderr.read().splitlines() == [
-            "serve    ended; all that had begun is answered"
+            "serve    stopped; every request in progress was answered"
         ]
 
 
@@ -798,6 +834,8 @@ def test_a_log_takes_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
         logger.error("socket.accept() out of system resource", exc_info=failure)
     first, *rest = caplog.records
     assert len(rest) < 100 and "Too many open files" in first.getMessage() and not first.exc_info
+    logger.exception("a request failed")
+    assert caplog.records[-1].getMessage() == "a request failed"  # another line is not withheld
 
 
 @contextmanager
@@ -993,7 +1031,7 @@ def test_sigterm_finishes_what_has_begun(tmp_path: Path, clips: list[Path]) -> N
         assert server.stderr
         rest = server.stderr.read()
         assert server.wait(60) == 0
-        assert "all that had begun is answered" in rest and "Traceback" not in rest
+        assert "every request in progress was answered" in rest and "Traceback" not in rest
         assert sorted(path for path in tmp_path.rglob("*")) == there  # nothing was written
 
 

@@ -162,6 +162,10 @@ def test_the_longest_tail_of_a_path_counts_and_one_folder_stands_for_all(tmp_pat
     # b\1.wav is missing: that 1.wav is another clip.
     with pytest.raises(UserError, match=r"line 3: C:\\corpus\\b\\1\.wav: no such file"):
         read_manifest(write(tmp_path, f"{text}C:\\corpus\\b\\1.wav,x,awake\n"))
+    named = "path,speaker,mood,name\nC:\\c\\mon\\1.wav,x,tired,m\n"
+    for sibling in ("C:\\c\\tue\\1.wav", "D:\\c\\mon\\1.wav"):  # one file for two clips
+        with pytest.raises(UserError, match="line 3: "):
+            read_manifest(write(tmp_path, f"{named}{sibling},y,awake,t\n"))
 
 
 @pytest.mark.parametrize(

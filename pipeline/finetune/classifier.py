@@ -91,7 +91,9 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
             f"expected 0 to {len(named) - 1}; mend its id2label"
         )
     if not all(str(label).isprintable() for label in named.values()):
-        raise UserError(f"{name}: its id2label holds signs that cannot be printed; mend it")
+        raise UserError(
+            f"{name}: its id2label contains characters that cannot be printed; rename them"
+        )
     if not checkpoint.is_whisper:
         keep_padding_out(model, model.base_model, checkpoint.front_end)
     head = STANDARD if isinstance(model.classifier, nn.Linear) else DENSE_TANH

@@ -123,7 +123,7 @@ class TrainingOptions:
             option = "--train-front-end" if self.train_front_end else "--layer-decay"
             raise UserError(
                 f"--lora with {option}: the encoder's own weights are not trained then; expected "
-                "one of the two; leave one away"
+                "one of the two; leave one out"
             )
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
@@ -161,7 +161,7 @@ class TrainingOptions:
             if asked:
                 raise UserError(
                     f"{option} with --network: is for pretrained encoders; expected one of the "
-                    "two; leave one away"
+                    "two; leave one out"
                 )
 
 
