@@ -171,7 +171,7 @@ def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remed
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     if files is not None and hashlib.sha256(content).hexdigest() != files.get(name):
-        raise UserError(f"{path}: was changed or damaged since it was written; {remedy}")
+        raise UserError(f"{path}: has been changed or damaged since it was written; {remedy}")
     return content
 
 
@@ -181,16 +181,18 @@ def check_files(folder: Path, files: Mapping[str, str] | None, remedy: str) -> N
     Raises
     ------
     UserError
-        If one is missing or has another hash.
+        If one is missing, has another hash, or its name leads out of the folder.
     """
     for name, expected in (files or {}).items():
+        if not is_file_name(name):
+            raise UserError(f"{folder}: lists {name!r}, which is no file in it; {remedy}")
         path = folder / name
         try:
             digest = hash_file(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
         if digest != expected:
-            raise UserError(f"{path}: was changed or damaged since it was written; {remedy}")
+            raise UserError(f"{path}: has been changed or damaged since it was written; {remedy}")
 
 
 def write_model_hashes(folder: Path) -> None:
@@ -201,7 +203,7 @@ def write_model_hashes(folder: Path) -> None:
 
 
 def check_model_files(folder: Path) -> None:
-    """Check a model's folder against its ``files.json``; a folder without one is not checked.
+    """Check a model's folder against its ``files.json``; a folder without one of ours is not.
 
     Raises
     ------
@@ -214,10 +216,12 @@ def check_model_files(folder: Path) -> None:
     remedy = f"get the model again, or, if it was changed on purpose, delete {MODEL_HASHES}"
     try:
         content, is_sealed = read_sealed_json(path)
-        files = content["files"]
-        if not is_sealed or not all(is_file_name(each) for each in files):
-            raise ValueError("not a list of hashes")
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        if "serpipe_files" not in content:
+            return  # somebody else's file of that name
+        files = content.get("files")
+        if not is_sealed or not isinstance(files, dict):
+            raise ValueError("it holds no sealed list of hashes")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be used ({error}); {remedy}") from None
     check_files(folder, files, remedy)
 

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..features.cache_schema import MAX_WIDTH
 from ..schema import from_json
-
-#: Numbers in the largest hidden state that is accepted: ten times those of the largest known.
-_MAX_WIDTH = 65_536
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,6 @@ def read_encoder_key(key: Mapping[str, Any]) -> EncoderKey:
         If an entry is of another type or out of range.
     """
     found = from_json(EncoderKey, key, ignore_unknown=True)
-    if not 0 <= found.width <= _MAX_WIDTH:
-        raise ValueError(f"width: {found.width} is not a number of features")
+    if not 0 <= found.width <= MAX_WIDTH:
+        raise ValueError(f"width: {found.width}; expected 0 to {MAX_WIDTH}")
     return found

@@ -55,7 +55,6 @@ from .run import (
     RunSummary,
     check_run,
     content_hash,
-    list_new_files,
     read_summary,
     rename_run,
     run_name,
@@ -64,6 +63,7 @@ from .run import (
     save_predictions,
     save_search,
     tested_hashes,
+    update_hashes,
     write_summary,
 )
 
@@ -256,7 +256,7 @@ def record_run(
             summarise()
         remove_parts(run)
     save_nuisance_once(run, plan)
-    list_new_files(run)
+    update_hashes(run)
     return run
 
 

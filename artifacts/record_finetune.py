@@ -45,13 +45,13 @@ from .run import (
     HeadSummary,
     RunSummary,
     content_hash,
-    list_new_files,
     read_summary,
     run_name,
     save_clips,
     save_predictions,
     save_search,
     tested_hashes,
+    update_hashes,
     write_summary,
 )
 
@@ -251,7 +251,7 @@ def record_finetuning(
         _with_states(training, devices[0]).export(epochs, run / MODEL, name, devices[0])
     remove_parts(run, "training")
     save_nuisance_once(run, plan)
-    list_new_files(run)
+    update_hashes(run)
     return run
 
 

@@ -71,14 +71,15 @@ def make_probe(
     loaded = [load_encoder(encoder, revision=revision, device=device) for device in devices]
     name = f"{found.name}-{loaded[0].identity.encoder.replace('/', '--')}.h5"
 
-    def fill(cache: Path, overwrite: bool) -> Path:
+    def fill(cache: Path, *, is_ours: bool) -> Path:
         extract(
             found.clips,
             loaded,
             cache,
             provenance={**found.provenance, **provenance},
             skip_bad=skip_bad,
-            overwrite=overwrite,
+            overwrite=is_ours,
+            drop_removed=is_ours,
             workers=jobs,
             track=track,
         )
@@ -86,10 +87,10 @@ def make_probe(
 
     there = CACHES / name
     try:
-        cache = fill(there, overwrite=False)
+        cache = fill(there, is_ours=False)
     except OtherCacheError:
         # It was made with other poolings, on another machine or of more clips: it is left alone.
-        cache = fill(CACHES / "probes" / name, overwrite=True)
+        cache = fill(CACHES / "probes" / name, is_ours=True)
     opened = open_cache(cache)
     regressed = is_regression(opened.clips, protocol, ratings)
     head, task = ("ridge", "regression") if regressed else ("lr", "classification")

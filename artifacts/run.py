@@ -54,15 +54,6 @@ FORMAT_VERSION = 3
 _UNHASHED_VERSION = 2
 #: Part of the settings that a run is named after: raised when they are written down differently.
 SETTINGS_VERSION = 2
-#: The files that ``run.json`` lists with their hashes. Bundles and models list their own.
-_HASHED = (
-    "clips.csv",
-    "nuisance.csv",
-    "predictions/*.csv",
-    "search/*.csv",
-    "bundles/*/bundle.json",
-    f"model/{MODEL_HASHES}",
-)
 _REMEDY = "put back the file as it was, or remove the run and make it again"
 #: What the nested predictions are called where layers are named.
 NESTED = "nested"
@@ -311,7 +302,7 @@ def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[st
 
 def write_summary(run: Path, summary: RunSummary) -> None:
     """Write ``run.json``, with the hashes of the files that the run has now."""
-    summary = replace(summary, files=hash_files(run, _HASHED))
+    summary = replace(summary, files=_hash_run(run, summary))
     write_sealed_json(run / "run.json", {"serpipe_run": FORMAT_VERSION, **asdict(summary)})
 
 
@@ -342,22 +333,42 @@ def read_summary(run: Path) -> RunSummary:
         raise UserError(f"{path}: not a whole run.json ({error}); {fix}") from error
 
 
-def list_new_files(run: Path) -> None:
-    """Write ``run.json`` anew if the run has files that it does not list."""
+def update_hashes(run: Path) -> None:
+    """Write ``run.json`` anew if the run has other files than it lists."""
     summary = read_summary(run)
-    if summary.files is not None and hash_files(run, _HASHED).keys() - summary.files.keys():
+    if summary.files is not None and _hash_run(run, summary) != summary.files:
         write_summary(run, summary)
 
 
 def check_run(run: Path, summary: RunSummary) -> None:
     """Check every file of a run that ``run.json`` lists.
 
+    A bundle or model that was removed is no damage: nothing else is read from it.
+
     Raises
     ------
     UserError
-        If one is missing, was damaged or changed.
+        If one was damaged or changed, or another is missing.
     """
-    check_files(run, summary.files, _REMEDY)
+    files = {
+        name: digest
+        for name, digest in (summary.files or {}).items()
+        if not name.startswith(("bundles/", "model/")) or (run / name).exists()
+    }
+    check_files(run, files, _REMEDY)
+
+
+def _hash_run(run: Path, summary: RunSummary) -> dict[str, str]:
+    """Hash the files of the heads that are done, and what they share.
+
+    Files of other heads may be about to be written anew, or be none of the run's.
+    """
+    if not summary.heads:
+        return {}
+    names = ["clips.csv", "nuisance.csv", f"model/{MODEL_HASHES}"]
+    for head in summary.heads:
+        names += [predictions_name(head), f"search/{head}.csv", f"bundles/{head}/bundle.json"]
+    return hash_files(run, names)
 
 
 @dataclass(frozen=True)

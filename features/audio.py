@@ -28,6 +28,8 @@ CHANNEL_POLICY = "mean"
 CHANNEL_POLICIES = ("mean", "left", "right")
 RESAMPLER = f"soxr VHQ {soxr.__version__}"
 
+#: Raised when files are refused that were read before: clips of older caches are checked again.
+AUDIO_CHECKS = 2
 #: Limits on what is read from an untrusted file.
 MAX_BYTES = 1 << 30
 MAX_SECONDS = 600.0
@@ -577,7 +579,10 @@ def _without_length(file: Place, audio_format: str) -> BadClipError:
 
 def _broken_off(file: Place, where: str) -> BadClipError:
     return BadClipError(
-        str(file), f"breaks off after {where}", "the whole clip", "fetch it again or remove it"
+        str(file),
+        f"breaks off after {where}",
+        "the whole clip",
+        "fetch it again, or convert it to WAV or FLAC if you know it to be complete",
     )
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MachineError, UserError
+from ..errors import MachineError, UserError, first_line
 
 #: Without a sign of life for so long, the file is taken for one that HDF5 never finishes with.
 SILENCE_SECONDS = 30.0
@@ -95,7 +95,8 @@ def _ask(what: str, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
         )
     told, arrays = answers
     if told is None:
-        kind = "crashes" if child.returncode != 1 else f"does not end in {SILENCE_SECONDS:g} s"
+        limit = f"did not finish within {SILENCE_SECONDS:g} s"
+        kind = "crashed" if child.returncode != 1 else limit
         told = {
             "error": f"{path}: not a whole cache of embeddings (reading it {kind}); make one with "
             "`serpipe extract`, or name another"
@@ -148,9 +149,9 @@ def _answer(what: str, path: Path, seconds: float) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.stderr)
 
     tell({"ready": True})
-    _limit_memory(_SPARE_BYTES + 2 * column_limit(path))
     still_busy()
     try:
+        _limit_memory(_SPARE_BYTES + 2 * column_limit(path))
         told = (
             {"numbers": read_numbers(path)}
             if what == "numbers"
@@ -158,6 +159,10 @@ def _answer(what: str, path: Path, seconds: float) -> None:
         )
     except UserError as error:
         told = {"error": str(error)}
+    except (OSError, MemoryError) as error:  # it vanished, or is larger than memory
+        told = {
+            "error": f"{path}: cannot be read ({first_line(error)}); try again, or name another"
+        }
     faulthandler.cancel_dump_traceback_later()
     tell(told)
 

@@ -16,7 +16,8 @@ from ..integrity import parse_json
 from .names import FINAL_NORM, POOLINGS
 
 MAX_LAYERS = 1000
-MAX_WIDTH = 1 << 20
+#: Numbers in the largest hidden state that is accepted: ten times those of the largest known.
+MAX_WIDTH = 1 << 16
 DTYPES = ("float32", "float16")
 
 #: Columns without which nothing can be fitted. Others may be there.

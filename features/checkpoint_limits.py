@@ -237,13 +237,14 @@ def check_weights(
             found |= {int(number) for number in _LAYER.findall(key)}
     if found and len(found) != layers:
         raise UserError(
-            f"{name}: {config} tells of {layers} layers, the weights are of {len(found)}; expected "
-            "one checkpoint as it was saved; fetch it again"
+            f"{name}: {config} declares {layers} layers, but the weights have {len(found)}; "
+            "expected one checkpoint as it was saved; fetch it again"
         )
     # What is lacking, if it is little, is named one by one when the weights are loaded.
     if n_weights > 2 * room:
         raise UserError(
-            f"{name}: {config} tells of an encoder of {n_weights} weights, {room} are there; "
+            f"{name}: {config} describes an encoder with {n_weights} weights, but only {room} "
+            "are there; "
             "expected one checkpoint as it was saved; fetch it again"
         )
 

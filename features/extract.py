@@ -27,7 +27,7 @@ from ..errors import (
 from ..files import make_folder
 from ..progress import Track, no_track
 from ..provenance import cores
-from .audio import CHANNEL_POLICY, AudioFacts
+from .audio import AUDIO_CHECKS, CHANNEL_POLICY, AudioFacts
 from .batching import GPU_BATCH_SECONDS, HeardClip, in_order
 from .cache import Cache, difference, open_cache, wrong_with
 from .cache_rows import BLOCK_ROWS
@@ -273,9 +273,8 @@ def extract_by(
                 parts.add([h.facts.sha256 for h in batch], embeddings)
         finally:
             parts.flush()  # whatever happened: what is computed is kept
-        cache = _consolidate(
-            out, key, provenance, heard, engine.training, existing, parts, shard_clips
-        )
+        about = {**provenance, "audio_checks": AUDIO_CHECKS}
+        cache = _consolidate(out, key, about, heard, engine.training, existing, parts, shard_clips)
         parts.remove()
         return Extraction(
             cache=cache,
@@ -410,6 +409,8 @@ def _unchanged(
         In the order of the clips; None if any clip must be opened.
     """
     if existing is None or len(clips) != len(existing):
+        return None
+    if existing.provenance.get("audio_checks") != AUDIO_CHECKS:
         return None
     table = existing.clips
     if not {RECORDING, UNCONFIRMED, "audio_sha256", "loudness", "channels"} <= set(table):

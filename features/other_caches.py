@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from .cache import Cache, open_cache, wrong_with
+from .cache_rows import stamp_of
 
 #: The newest caches of the folder are looked at; opening each takes a third of a second.
 MOST_CACHES = 20
@@ -31,8 +32,9 @@ def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
     Cache
         The newest first. Files that are damaged or no caches are passed over.
     """
-    found = [path for path in out.parent.glob("*.h5") if path.name != out.name and path.is_file()]
-    newest = sorted(found, key=lambda path: (-path.stat().st_mtime_ns, path.name))
+    # Of one that is gone meanwhile nothing is known.
+    found = {path: stamp_of(path) for path in out.parent.glob("*.h5") if path.name != out.name}
+    newest = sorted(filter(found.get, found), key=lambda path: (-found[path][-1], path.name))
     for path in newest[:MOST_CACHES]:
         try:
             cache = open_cache(path)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import UserError, first_line
-from ..files import remove, write_bytes, write_text
+from ..files import open_regular, read_bytes, remove, write_bytes, write_text
 from .cache_schema import KeyFields, check_part, parse_object
 
 #: Seconds of work that a kill may lose, and bytes of results that may wait in memory.
@@ -58,11 +58,7 @@ class Parts:
         """
         path = self.folder / "key.json"
         try:
-            with path.open("rb") as file:
-                content = file.read(_MAX_KEY_BYTES + 1)
-            if len(content) > _MAX_KEY_BYTES:
-                raise ValueError("it is too large")
-            key = parse_object(content, "it")
+            key = parse_object(read_bytes(path, _MAX_KEY_BYTES), "it")
             KeyFields.of(key)
         except FileNotFoundError:
             return None
@@ -162,7 +158,7 @@ def _checksum(content: bytes) -> str:
 def _check(part: Path, key: KeyFields) -> None:
     """Raise an error if a part does not have the checksum in its name, or not the right header."""
     named = _NAME.fullmatch(part.name)
-    with part.open("rb") as file:
+    with open_regular(part) as file:
         if not named or hashlib.file_digest(file, "sha256").hexdigest()[:16] != named[2]:
             raise ValueError("it does not have its checksum")
     with safe_open(part, framework="np") as tensors:

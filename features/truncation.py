@@ -224,7 +224,7 @@ def _ogg_missing(content: bytes, at: int) -> str | None:
     is_last = has_data = False
     for n_pages, (page, end) in enumerate(_ogg_pages(content, at), start=1):
         if n_pages > _MAX_PAGES:
-            return f"{n_pages} pages, more than a clip has,"
+            return f"{_MAX_PAGES} pages"
         if end > len(content):
             return f"{len(content)} of {end} bytes"
         flags = content[page + 5]

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from serpipe.artifacts import record
 from serpipe.artifacts.bundle import load_bundle
 from serpipe.artifacts.card import card
 from serpipe.artifacts.parts import part_writer, read_parts
 from serpipe.artifacts.report import markdown, report_run
 from serpipe.artifacts.results import read_results
-from serpipe.artifacts.run import read_summary
+from serpipe.artifacts.run import check_run, read_summary
 from serpipe.artifacts.table import Table, as_markdown
 from serpipe.errors import UserError
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.integrity import (
     check_model_files,
+    hash_file,
     parse_json,
     read_sealed_json,
     write_model_hashes,
@@ -52,6 +54,10 @@ OTHER_VALUES: tuple[Any, ...] = (
     {},
     {"a": [1]},
 )
+
+
+#: Tables of a run of one head that its fit writes.
+LISTED = ("clips.csv", "search/lr.csv", "predictions/lr.csv")
 
 
 @pytest.fixture
@@ -255,6 +261,61 @@ def test_no_value_of_another_type_in_run_json_ends_in_a_traceback(run: Path) -> 
     assert refused > 50
 
 
+def test_no_file_outside_a_run_is_read_for_its_hash(run: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    outside = run.parent / "outside.json"
+    outside.write_text("{}")
+    write_hashed(run / "run.json", content | {"files": {"../outside.json": hash_file(outside)}})
+    with pytest.raises(UserError, match="no file in it"):
+        check_run(run, read_summary(run))
+
+
+def test_a_run_of_other_versions_that_is_fitted_anew_survives_a_kill_at_any_moment(
+    extracted_once: Path, serpipe: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(extracted_once, ".", dirs_exist_ok=True)
+    command = ("fit", "--head", "lr", "--layers", "2", "--grid", "C=1")
+    fitted = Path(serpipe(*command).out.strip())
+    expected = {fitted / name: (fitted / name).read_bytes() for name in LISTED}
+
+    def as_of_another_version() -> None:
+        content = json.loads((fitted / "run.json").read_text())
+        content["provenance"]["versions"]["numpy"] = "0.1"
+        for path in expected:
+            path.write_bytes(path.read_bytes().replace(b"0.", b"0.1"))
+        content["files"] = {name: hash_file(fitted / name) for name in content["files"]}
+        write_hashed(fitted / "run.json", content)
+
+    for step in ("save_clips", "save_search", "save_predictions", "_record_bundle"):
+        as_of_another_version()
+        with monkeypatch.context() as patch:
+            done = getattr(record, step)
+
+            def stop(*values: Any, done: Callable[..., Any] = done, **more: Any) -> None:
+                done(*values, **more)
+                raise KeyboardInterrupt
+
+            patch.setattr(record, step, stop)
+            assert serpipe(*command).code != 0
+        assert serpipe(*command).code == 0, step
+        assert {path: path.read_bytes() for path in expected} == expected, step
+
+
+def test_what_a_user_adds_or_removes_does_not_stop_a_run(
+    extracted_once: Path, serpipe: Command
+) -> None:
+    shutil.copytree(extracted_once, ".", dirs_exist_ok=True)
+    command = ("fit", "--head", "lr", "--layers", "2", "--grid", "C=1")
+    fitted = Path(serpipe(*command).out.strip())
+    notes = fitted / "predictions" / "notes.csv"
+    notes.write_text("mine")
+    shutil.rmtree(fitted / "bundles")  # to save room
+    assert serpipe(*command).code == 0
+    notes.unlink()
+    assert serpipe(*command).code == 0
+    assert serpipe("report", fitted).code == 0
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", "C:\\x", ".", ".."])
 def test_the_name_of_a_head_is_never_a_path(name: str, run: Path) -> None:
     content = json.loads((run / "run.json").read_text())
@@ -274,11 +335,18 @@ def test_a_changed_file_of_a_trained_model_is_found(small_encoder: Path, tmp_pat
     check_model_files(model)
     hashes = model / "files.json"
     content, _ = read_sealed_json(hashes)
-    for names in (["../run.json"], ["/etc/passwd"], ["config.json"], [7]):
-        files = dict.fromkeys(map(str, names), "0" * 64)
-        write_sealed_json(hashes, content | {"files": names if names == [7] else files})
+    outside = tmp_path / "outside.json"
+    outside.write_text("{}")
+    for name in ("../outside.json", str(outside), "a/../../outside.json"):  # with its right hash
+        write_sealed_json(hashes, content | {"files": {name: hash_file(outside)}})
+        with pytest.raises(UserError, match="no file in it"):
+            check_model_files(model)
+    for files in ([7], None, "x", {"config.json": "0" * 64}):
+        write_sealed_json(hashes, content | {"files": files})
         with pytest.raises(UserError):
             check_model_files(model)
+    hashes.write_text('{"dataset": "abc"}')  # somebody else's
+    load_checkpoint(str(model), None)
     hashes.unlink()  # by somebody who changed the model on purpose
     load_checkpoint(str(model), None)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import MachineError, UserError
-from ...integrity import MODEL_HASHES, check_model_files, write_model_hashes
+from ...integrity import check_model_files, write_model_hashes
 from ...progress import Say, say_nothing
 from ..measures import LABELS, RATINGS
 from .data import ByLength, Collator, Examples, Targets, VariedExamples
@@ -385,21 +386,23 @@ def _checkpoint(folder: Path, state: dict[str, Any], step: int | None = None) ->
 def _last_state(folder: Path) -> dict[str, Any] | None:
     """Return the state of the last whole checkpoint; what a kill left of others is removed.
 
-    The hashes of a checkpoint are written last: where they are, all else is there. If a file does
-    not have its hash, no checkpoint is used, since later ones began with an earlier one.
+    The Trainer writes the state last: where it can be read, all else is there. The hashes are
+    written after that. If a file does not have its hash, no checkpoint is used, since later ones
+    began with an earlier one.
     """
     found: dict[int, dict[str, Any]] = {}
     for path in folder.glob("checkpoint-*"):
-        if not (path / MODEL_HASHES).is_file():
-            shutil.rmtree(path, ignore_errors=True)
-            continue
         try:
             check_model_files(path)
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found[int(state["global_step"])] = state
-        except (UserError, OSError, ValueError, KeyError, TypeError):
+        except UserError:
             shutil.rmtree(folder, ignore_errors=True)
             return None
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            found[int(state["global_step"])] = state
+            math.ceil(state["epoch"]), state["log_history"]
+        except (OSError, ValueError, KeyError, TypeError):
+            shutil.rmtree(path, ignore_errors=True)
     return found[max(found)] if found else None
 
 
