@@ -15,11 +15,11 @@ from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
-from . import __version__, choices
+from . import __version__, choices, plugins
 from .errors import MachineError, SerpipeError, UserError, counted, disk_error
 from .remote import WAITING_THREADS, Place, Remote, place
 
@@ -246,7 +246,20 @@ def serpipe(
     """
 
 
-@app.command()
+class _CommandWithPlugins(typer.core.TyperCommand):
+    """A command whose help also lists what other packages register, without importing these."""
+
+    GROUPS: ClassVar = {"head": plugins.HEAD_GROUP, "data": plugins.CORPUS_GROUP}
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for option in self.params:
+            names = plugins.registered_names(self.GROUPS.get(str(option.name), ""))
+            if names and isinstance(option, typer.core.TyperOption):
+                option.help = f"{option.help} Of other packages: {', '.join(names)}."
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=_CommandWithPlugins)
 def extract(
     data: Annotated[
         list[str] | None,
@@ -612,7 +625,7 @@ def convert(
         raise UserError(f"{len(done.bad)} file(s) could not be converted, see above; mend them")
 
 
-@app.command()
+@app.command(cls=_CommandWithPlugins)
 def fit(
     head: Annotated[
         str | None,
@@ -621,7 +634,7 @@ def fit(
             help="For labels lr (logistic regression), svm (RBF kernel), svm-linear, lgbm "
             "(LightGBM), sgd (lr by gradient descent, for more embeddings than memory holds); "
             "for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by commas, or "
-            "all, without sgd. best, alone or among others, also chooses the head inside the "
+            "all of these but sgd. best, alone or among others, also chooses the head inside the "
             "folds.",
             show_default="lr,svm; for ratings ridge",
         ),

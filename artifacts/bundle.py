@@ -247,7 +247,8 @@ def load_bundle(folder: Path) -> Bundle:
     if summary.head not in HEADS:
         raise UserError(
             f"{folder / 'bundle.json'}: head {summary.head!r} is not known here; expected "
-            f"{', '.join(HEADS)}; use the version of serpipe that made it"
+            f"{', '.join(HEADS)}; use the version of serpipe that made it, or install the package "
+            "that registers this head"
         )
     head_file = _head_path(folder, summary.head)
     remedy = "get the bundle again, or fit again"

@@ -80,7 +80,8 @@ def find_source(data: str) -> Source:
     ----------
     data : str
         ``"sample"`` for the built-in sample; a folder, whose corpus is told by the names of its
-        clips; or ``"CORPUS=DIR"``. A folder may be the address of one elsewhere.
+        clips; or ``"CORPUS=DIR"``, the only way to name a corpus that another package registers.
+        A folder may be the address of one elsewhere.
 
     Returns
     -------
@@ -265,7 +266,8 @@ def _told_by_names(folder: Place) -> Corpus:
             f"{folder}: {what} there; expected the folder of a corpus; "
             "give it with --data DIR, or take the built-in sample: --data sample"
         )
-    suffixes = tuple({suffix for corpus in CORPORA.values() for suffix in corpus.suffixes})
+    built_in = CORPORA.built_in.values()
+    suffixes = tuple({suffix for corpus in built_in for suffix in corpus.suffixes})
     files = list(audio_files(folder, suffixes))
     if not files:
         raise UserError(
@@ -274,8 +276,8 @@ def _told_by_names(folder: Place) -> Corpus:
         )
     own = folder.resolve().name
     # A part of a corpus, such as its songs, is taken for the folder only where nothing else is.
-    whole = [corpus for corpus in CORPORA.values() if not corpus.corpus]
-    parts = [corpus for corpus in CORPORA.values() if corpus.corpus]
+    whole = [corpus for corpus in built_in if not corpus.corpus]
+    parts = [corpus for corpus in built_in if corpus.corpus]
     for candidates in (whole, parts):
         named = {corpus.name: _named_as(corpus, own, files) for corpus in candidates}
         _refuse_several(folder, named)
