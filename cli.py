@@ -419,7 +419,7 @@ def extract(
     if done.unconfirmed[10:]:
         _say(f"warning  ... and {len(done.unconfirmed) - 10} more clips that may be copies")
     if done.removed:
-        _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
+        _say(f"dropped  {counted(len(done.removed), 'clip')} that the corpus has no more")
     # `serpipe fit` looks by itself in CACHES, and for emotions.
     needed: list[object] = [] if target.parent == CACHES else ["--cache", target]
     columns = columns_to_predict(done.cache.clips)
@@ -622,7 +622,9 @@ def convert(
     else:
         typer.echo(to)
     if done.bad:
-        raise UserError(f"{len(done.bad)} file(s) could not be converted, see above; mend them")
+        raise UserError(
+            f"{counted(len(done.bad), 'file')} could not be converted, see above; mend them"
+        )
 
 
 @app.command(cls=_CommandWithPlugins)
@@ -1483,8 +1485,8 @@ def predict(
         _say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
     if bad and not skip_bad:
         raise UserError(
-            f"{len(bad)} of {len(sources)} recording(s) cannot be used, see above; mend or remove "
-            "them, or go on without them: --skip-bad"
+            f"{len(bad)} of {counted(len(sources), 'recording')} cannot be used, see above; mend "
+            "or remove them, or go on without them: --skip-bad"
         )
 
 
@@ -1534,8 +1536,8 @@ def export(
     _say(f"         not in the file: decoding, one channel of several ({told['channels']}), rates")
     lengths = f"{min(done.seconds):.1f} to {max(done.seconds):.1f} s"
     _say(
-        f"checked  {len(done.seconds)} clips of {lengths} in onnxruntime: scores differ from "
-        f"torch's by {done.difference:.1e} at most"
+        f"checked  {counted(len(done.seconds), 'clip')} of {lengths} in onnxruntime: scores differ "
+        f"from torch's by {done.difference:.1e} at most"
     )
     _say(f"onnx     {done.n_bytes / 1e6:.1f} MB in:")
     if format is ResultFormat.JSON:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import BadClipError, BadClipsError, UserError
+from ..errors import BadClipError, BadClipsError, UserError, counted
 from ..mirror import local
 from ..progress import Say, say_nothing
 from ..provenance import join_words
@@ -233,7 +233,7 @@ def gather(
         table = place(manifest)
         found = listed(table, place(data[0]) if data else None)
         speakers = {clip.speaker for clip in found.clips}
-        say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {table}")
+        say(f"clips    {len(found.clips)} of {counted(len(speakers), 'speaker')} in {table}")
         if found.description:
             say(f"         {found.description}")
         similar = similar_speakers(speakers)
@@ -245,7 +245,7 @@ def gather(
         return found
     sources, scans = find_data(data or [SAMPLE])
     for source, scanned in zip(sources, scans, strict=True):
-        say(f"corpus   {source.title}: {len(scanned.clips)} clips in {source.folder}")
+        say(f"corpus   {source.title}: {counted(len(scanned.clips), 'clip')} in {source.folder}")
         for what, count in scanned.left_out.items():
             say(f"         {count} x {what} left out: not a clip of {source.title}")
         short = {} if source.name == SAMPLE else missing(scanned.clips, source.corpus)
@@ -254,7 +254,9 @@ def gather(
             say(f"         not the whole release: {told}")
     found = join(sources, scans)
     if found.bad and (not skip_bad or not found.clips):
-        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+        raise BadClipsError(
+            found.bad, f"{counted(len(found.clips), 'other')} can, to judge by names"
+        )
     return found
 
 
@@ -286,7 +288,8 @@ def _told_by_names(folder: Place) -> Corpus:
             return CORPORA[next(name for name, found in named.items() if len(found) == most)]
     schemes = "; ".join(corpus.scheme for corpus in whole)
     raise UserError(
-        f"{folder}: {len(files)} audio file(s), the first {files[0]}, none named as in a corpus "
+        f"{folder}: {counted(len(files), 'audio file')}, the first {files[0]}, none named as in a "
+        "corpus "
         f"that serpipe reads; expected {schemes}; name the corpus with --data CORPUS=DIR to see "
         "what is wrong with each name, or describe the clips in a table: --manifest clips.csv"
     )
