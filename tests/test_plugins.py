@@ -15,7 +15,7 @@ from serpipe.corpora import CORPORA
 from serpipe.errors import UserError
 from serpipe.pipeline.heads import HEADS, find_heads
 
-from .conftest import ROOT, Command
+from .conftest import ROOT, Command, run_python
 
 Install = Callable[..., Path]
 CHEAP = ("--layers", "2", "--jobs", 1)
@@ -78,9 +78,11 @@ def test_the_head_of_the_page_is_fitted_reported_and_predicts(
 ) -> None:
     shutil.copytree(extracted_once, ".", dirs_exist_ok=True)
     grid = ("--grid", "C=0.1", "--grid", "covariance=0.3,0.6")
-    done = serpipe("fit", "--head", "lr,lda,best", *grid, "--layers", 2, "--jobs", 2)
-    assert done.code == 0, done.err
-    run = Path(done.out.strip())
+    # In a process of its own: its workers, too, must find the package.
+    fit = ("fit", "--head", "lr,lda,best", *grid, "--layers", 2, "--jobs", 2)
+    done = run_python("-m", "serpipe", *fit)
+    assert done.returncode == 0, done.stderr
+    run = Path(done.stdout.strip())
     summary = json.loads((run / "run.json").read_text())
     assert set(summary["heads"]) == {"lr", "lda", "best"}
     assert summary["provenance"]["versions"]["my-heads"] == "1.0"
