@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import typer
 
@@ -249,11 +249,10 @@ def serpipe(
 class _CommandWithPlugins(typer.core.TyperCommand):
     """A command whose help also lists what other packages register, without importing these."""
 
-    GROUPS: ClassVar = {"head": plugins.HEAD_GROUP, "data": plugins.CORPUS_GROUP}
-
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        groups = {"head": plugins.HEAD_GROUP, "data": plugins.CORPUS_GROUP}
         for option in self.params:
-            names = plugins.registered_names(self.GROUPS.get(str(option.name), ""))
+            names = plugins.registered_names(groups.get(str(option.name), ""))
             if names and isinstance(option, typer.core.TyperOption):
                 option.help = f"{option.help} Of other packages: {', '.join(names)}."
         super().format_help(ctx, formatter)

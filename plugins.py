@@ -5,7 +5,7 @@ A package is imported only when a head or corpus of its is used by name.
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -75,7 +75,7 @@ class Registry(Mapping[str, T]):
         entry = self._plugins().get(name)
         return self.built_in[name] if entry is None else self._load(entry)
 
-    def packages(self, names: Mapping[str, object] | set[str]) -> dict[str, str]:
+    def packages(self, names: Iterable[str]) -> dict[str, str]:
         """Return the packages that register some of these names, each with its version."""
         entries = self._plugins()
         found = (entries[name].dist for name in names if name in entries)

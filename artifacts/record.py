@@ -143,7 +143,7 @@ def record_run(
         If the cache does not hold what the protocol needs, or ``out`` holds something else or a
         run whose files were changed.
     """
-    packages = HEADS.packages({head.name for head in heads})
+    packages = HEADS.packages(head.name for head in heads)
     if packages:  # another version of theirs may give other numbers
         versions = {**provenance.get("versions", {}), **packages}
         provenance = {**provenance, "versions": versions}
