@@ -217,7 +217,7 @@ def extract(
         say(f"note     {part}, of the extraction that was stopped, was damaged: computed again")
     if done.cache.shards:
         folder = done.cache.shards[0].path.parent
-        say(f"shards   {len(done.cache.shards)} file(s), which belong to the cache, in {folder}")
+        say(f"shards   {counted(len(done.cache.shards), 'file')} of the cache in {folder}")
     return replace(done, bad=(*found.bad, *done.bad))
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, choices
+from . import __version__, choices, plugins
 from .errors import MachineError, SerpipeError, UserError, counted, disk_error
 from .remote import WAITING_THREADS, Place, Remote, place
 
@@ -246,7 +246,19 @@ def serpipe(
     """
 
 
-@app.command()
+class _CommandWithPlugins(typer.core.TyperCommand):
+    """A command whose help also lists what other packages register, without importing these."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        groups = {"head": plugins.HEAD_GROUP, "data": plugins.CORPUS_GROUP}
+        for option in self.params:
+            names = plugins.registered_names(groups.get(str(option.name), ""))
+            if names and isinstance(option, typer.core.TyperOption):
+                option.help = f"{option.help} Of other packages: {', '.join(names)}."
+        super().format_help(ctx, formatter)
+
+
+@app.command(cls=_CommandWithPlugins)
 def extract(
     data: Annotated[
         list[str] | None,
@@ -406,7 +418,7 @@ def extract(
     if done.unconfirmed[10:]:
         _say(f"warning  ... and {len(done.unconfirmed) - 10} more clips that may be copies")
     if done.removed:
-        _say(f"dropped  {len(done.removed)} clip(s) that the corpus has no more")
+        _say(f"dropped  {counted(len(done.removed), 'clip')} that the corpus has no more")
     # `serpipe fit` looks by itself in CACHES, and for emotions.
     needed: list[object] = [] if target.parent == CACHES else ["--cache", target]
     columns = columns_to_predict(done.cache.clips)
@@ -609,10 +621,12 @@ def convert(
     else:
         typer.echo(to)
     if done.bad:
-        raise UserError(f"{len(done.bad)} file(s) could not be converted, see above; mend them")
+        raise UserError(
+            f"{counted(len(done.bad), 'file')} could not be converted, see above; mend them"
+        )
 
 
-@app.command()
+@app.command(cls=_CommandWithPlugins)
 def fit(
     head: Annotated[
         str | None,
@@ -621,7 +635,7 @@ def fit(
             help="For labels lr (logistic regression), svm (RBF kernel), svm-linear, lgbm "
             "(LightGBM), sgd (lr by gradient descent, for more embeddings than memory holds); "
             "for ratings ridge, svr (RBF kernel), lgbm-regressor. Several joined by commas, or "
-            "all, without sgd. best, alone or among others, also chooses the head inside the "
+            "all of these but sgd. best, alone or among others, also chooses the head inside the "
             "folds.",
             show_default="lr,svm; for ratings ridge",
         ),
@@ -1468,8 +1482,8 @@ def predict(
         _say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
     if bad and not skip_bad:
         raise UserError(
-            f"{len(bad)} of {len(sources)} recording(s) cannot be used, see above; mend or remove "
-            "them, or go on without them: --skip-bad"
+            f"{len(bad)} of {counted(len(sources), 'recording')} cannot be used, see above; mend "
+            "or remove them, or go on without them: --skip-bad"
         )
 
 
@@ -1519,8 +1533,8 @@ def export(
     _say(f"         not in the file: decoding, one channel of several ({told['channels']}), rates")
     lengths = f"{min(done.seconds):.1f} to {max(done.seconds):.1f} s"
     _say(
-        f"checked  {len(done.seconds)} clips of {lengths} in onnxruntime: scores differ from "
-        f"torch's by {done.difference:.1e} at most"
+        f"checked  {counted(len(done.seconds), 'clip')} of {lengths} in onnxruntime: scores differ "
+        f"from torch's by {done.difference:.1e} at most"
     )
     _say(f"onnx     {done.n_bytes / 1e6:.1f} MB in:")
     if format is ResultFormat.JSON:

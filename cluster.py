@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster, get_worker, wait
 from distributed.client import FutureCancelledError, FuturesCancelledError
 from distributed.scheduler import KilledWorker
 
-from .errors import MachineError, SerpipeError, UserError, first_line
+from .errors import MachineError, SerpipeError, UserError, counted, first_line
 from .files import read_text
 from .progress import Say, say_nothing
 from .provenance import versions
@@ -195,7 +195,10 @@ def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
         stack.callback(lambda: found.client.close())
         _check_workers(client, where)
         n_workers = len(client.ncores())
-        say(f"cluster  {n_workers} worker(s), {found.threads} thread(s); {client.dashboard_link}")
+        say(
+            f"cluster  {counted(n_workers, 'worker')}, {counted(found.threads, 'thread')}; "
+            f"{client.dashboard_link}"
+        )
         yield found
 
 

@@ -67,7 +67,7 @@ class BadClipsError(UserError):
         if len(errors) > self.SHOWN:
             lines.append(f"... and {len(errors) - self.SHOWN} more")
         lines.append(
-            f"{len(errors)} clip(s) cannot be used, {others}. Mend or remove them, "
+            f"{counted(len(errors), 'clip')} cannot be used, {others}. Mend or remove them, "
             "or go on without them: --skip-bad"
         )
         super().__init__("\n".join(lines))

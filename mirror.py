@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from .errors import UserError, first_line
+from .errors import UserError, counted, first_line
 from .files import make_folder, put_in_place, write_text
 from .progress import Say, say_nothing
 from .remote import Place, Remote, in_one_line, place, version, without_secrets
@@ -170,7 +170,7 @@ class _Copy:
             if _is_newer(name, there, record) or not self._file(name).exists()
         ]
         if asked:
-            say(f"fetching {self.remote}: {len(asked)} file(s)")
+            say(f"fetching {self.remote}: {counted(len(asked), 'file')}")
         files = {name: self._file(name) for name in asked}
         for name, file in files.items():
             make_folder(file.parent)
@@ -234,7 +234,7 @@ class _Copy:
             del record[name]
             self._write_record(record)
         if changed:
-            say(f"stored   {self.remote}: {len(changed)} file(s)")
+            say(f"stored   {self.remote}: {counted(len(changed), 'file')}")
 
     @contextmanager
     def _in_one_line(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError, first_line
+from ..errors import UserError, counted, first_line
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ..integrity import hash_files, read_checked, read_sealed_json, write_sealed_json
 from ..pipeline.heads import HEADS, Classifier
@@ -247,7 +247,8 @@ def load_bundle(folder: Path) -> Bundle:
     if summary.head not in HEADS:
         raise UserError(
             f"{folder / 'bundle.json'}: head {summary.head!r} is not known here; expected "
-            f"{', '.join(HEADS)}; use the version of serpipe that made it"
+            f"{', '.join(HEADS)}; use the version of serpipe that made it, or install the package "
+            "that registers this head"
         )
     head_file = _head_path(folder, summary.head)
     remedy = "get the bundle again, or fit again"
@@ -265,7 +266,7 @@ def load_bundle(folder: Path) -> Bundle:
         _, probabilities = bundle.predict(nothing)
         if probabilities.shape != (1, len(summary.labels)):
             raise ValueError(
-                f"{probabilities.shape[1]} probabilities, {len(summary.labels)} labels"
+                f"{probabilities.shape[1]} probabilities, {counted(len(summary.labels), 'label')}"
             )
     except Exception as error:  # whatever an object that is no classifier raises
         raise UserError(

@@ -31,7 +31,7 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     for shard, n_clips in zip(cache.shards, used.tolist(), strict=False):  # none if one file
         told = counted(n_clips, "clip")
         if n_clips < shard.n_rows:
-            told += f" in {shard.n_rows} rows"
+            told += f" in {counted(shard.n_rows, 'row')}"
         yield f"shard {shard.number}", f"{shard.path} ({_mebibytes(shard.path)}), {told}"
     yield "corpus", str(cache.provenance.get("corpus", ""))
     yield "licence", str(cache.provenance.get("licence", ""))
@@ -39,7 +39,10 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     speakers = counted(len(set(speaker_ids(clips).tolist())), "speaker")
     yield "clips", f"{len(cache)}, {hours:.2f} hours, {speakers}"
     same = copies(clips)
-    yield "copies", f"{sum(map(len, same))} clips, of {len(same)} recording(s)" if same else "none"
+    yield (
+        "copies",
+        f"{sum(map(len, same))} clips, of {counted(len(same), 'recording')}" if same else "none",
+    )
     several = len(set(clips["corpus"].tolist())) > 1 and "shared_emotion" in clips
     for column in ("emotion", "shared_emotion", "sex") if several else ("emotion", "sex"):
         counts = Counter(clips[column].tolist())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import CORPORA, Corpus
+from ..errors import counted
 from ..features.recordings import UNCONFIRMED, copies
 from ..pipeline.contamination import MARK
 from ..pipeline.folds import NOTHING_TRAINED
@@ -279,8 +280,8 @@ def _selection(results: RunResults) -> Iterator[Check]:
             "SER024",
             "warning" if beside.total >= MANY_RESULTS else "note",
             ", ".join([
-                f"one of {beside.results} results of {beside.runs} run(s) on the same clips, folds "
-                "and target",
+                f"one of {beside.results} results of {counted(beside.runs, 'run')} on the same "
+                "clips, folds and target",
                 *filter(None, others),
             ]),
             "the best of several is too high by chance: quote the one that was planned, or confirm "
@@ -333,8 +334,8 @@ def _search(results: RunResults) -> Iterator[Check]:
     layers = list(results.summary.layers)
     for head, told in results.summary.heads.items():
         folds = len(told.choices)
-        for name, counted in at_edge(told).items():
-            times = ", ".join(f"{name}={value} in {n}" for value, n in counted.items())
+        for name, folds_by_value in at_edge(told).items():
+            times = ", ".join(f"{name}={value} in {n}" for value, n in folds_by_value.items())
             yield Check(
                 "SER010", "note",
                 f"{head}: chosen at the edge of its grid, {times} of {folds} folds",

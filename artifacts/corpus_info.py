@@ -13,7 +13,7 @@ from ..corpora.scan import Scan
 from ..features.survey import Surveyed
 from ..files import json_value, write_text
 from .report import Report
-from .table import Table, as_csv, byte_order_mark
+from .table import Table, as_csv_file
 
 
 def list_corpora() -> Report:
@@ -200,5 +200,4 @@ def _counted(values: Iterator[str] | Any) -> str:
 
 def write_clip_table(surveyed: Sequence[Surveyed], out: Path) -> None:
     """Write the clip table as CSV."""
-    text = as_csv(clip_table(surveyed))
-    write_text(out, byte_order_mark(text) + text)
+    write_text(out, as_csv_file(clip_table(surveyed)))

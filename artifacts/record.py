@@ -143,6 +143,10 @@ def record_run(
         If the cache does not hold what the protocol needs, or ``out`` holds something else or a
         run whose files were changed.
     """
+    packages = HEADS.packages(head.name for head in heads)
+    if packages:  # another version of theirs may give other numbers
+        versions = {**provenance.get("versions", {}), **packages}
+        provenance = {**provenance, "versions": versions}
     plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, choose_best=choose_best)
     size = candidate_size(cache, plan)
     streamed = size > stream_past

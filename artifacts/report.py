@@ -21,7 +21,7 @@ from .checks import Check, grave, run_checks
 from .probe import against_probe, probe_table, read_probe
 from .results import RunResults
 from .run import RunSummary
-from .table import Table, as_csv, as_latex, as_markdown, escape_markdown, interval_text
+from .table import Table, as_csv_file, as_latex, as_markdown, escape_markdown, interval_text
 from .tables import (
     classes_table,
     comparison_table,
@@ -261,7 +261,7 @@ def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
         What was written, the Markdown first.
     """
     texts = {"report.md": markdown(report), "results.json": as_json(report)}
-    texts |= {f"{table.name}.csv": as_csv(table) for table in report.tables}
+    texts |= {f"{table.name}.csv": as_csv_file(table) for table in report.tables}
     about = [*(f"{name}: {value}" for name, value in report.facts), *report.notes]
     texts |= {
         f"{table.name}.tex": as_latex(table, (*report.warnings, *grave(report.checks)), about)
@@ -366,7 +366,8 @@ def probability_notes(summary: RunSummary) -> list[str]:
     notes = []
     for name, told in summary.heads.items():
         head = HEADS.get(str(told.final["head"]) if name == BEST else name)
-        notes.append(f"Probabilities of {name}: {head.probabilities_are if head else SOFTMAX}.")
+        if head or "softmax" in told.scores_are:  # else of a package that is not installed here
+            notes.append(f"Probabilities of {name}: {head.probabilities_are if head else SOFTMAX}.")
     return notes
 
 

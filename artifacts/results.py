@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..corpora import CLIP_COLUMNS
 from ..display import data_frame, text_table
 from ..errors import UserError
 from ..pipeline.contamination import MARK, contamination_mark
@@ -97,8 +98,8 @@ class RunResults:
         Returns
         -------
         pandas.DataFrame
-            The columns of ``clips.csv``, with numbers for ratings, and for each head the column
-            ``predicted HEAD``: its nested predictions. For scores take
+            The columns of :meth:`columns`, and for each head the column ``predicted HEAD``: its
+            nested predictions. For scores take
             :meth:`serpipe.artifacts.report.Report.to_pandas`.
 
         Raises
@@ -107,7 +108,19 @@ class RunResults:
             If pandas is not installed.
         """
         predicted = {f"predicted {head}": layers[NESTED] for head, layers in self.predicted.items()}
-        return data_frame({**self.clips, "label": self.truth, **predicted})
+        return data_frame({**self.columns(), **predicted})
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns of ``clips.csv`` with the types that they had in the cache.
+
+        Returns
+        -------
+        dict of str to ndarray, shape (n_clips,)
+            int64 for ``sampling_rate`` and ``channels``; float64 for ``seconds``, ``loudness`` and
+            ratings; str for all others, so that the speaker ``01`` keeps its zero.
+        """
+        typed = {name: _typed(name, column) for name, column in self.clips.items()}
+        return {**typed, "label": self.truth}
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -358,3 +371,20 @@ def at_edge(told: HeadSummary) -> dict[str, Counter[str]]:
         if found:
             edges[name] = found
     return edges
+
+
+def _typed(name: str, column: NDArray[np.str_]) -> NDArray[Any]:
+    """Return a column of numbers as numbers; only a float is written as Python writes floats."""
+    cells = column.tolist()
+    if name in ("sampling_rate", "channels") and all(map(str.isdecimal, cells)):
+        return column.astype(np.int64)
+    if name not in CLIP_COLUMNS and all(map(_is_written_float, cells)):
+        return column.astype(np.float64)
+    return column
+
+
+def _is_written_float(text: str) -> bool:
+    try:
+        return repr(float(text)) == text
+    except ValueError:
+        return False

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import write_text
 from ..integrity import (
     MODEL_HASHES,
@@ -698,7 +698,7 @@ def read_predictions(
     if found != len(expected) * (len(layers) + 1) or list(said) != [NESTED, *layers]:
         raise UserError(
             f"{path}: holds {found} predictions; expected {len(expected)}, nested and for each of "
-            f"{len(layers)} layers; fit again"
+            f"{counted(len(layers), 'layer')}; fit again"
         )
     numbers = not labels and all(_is_number(each) for rows in said.values() for each in rows)
     for layer, rows in told.items():

@@ -107,6 +107,12 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
+def as_csv_file(table: Table) -> str:
+    """Return the records as the text of a CSV file that spreadsheets open, too."""
+    text = as_csv(table)
+    return byte_order_mark(text) + text
+
+
 def byte_order_mark(content: str) -> str:
     """Return what a CSV file for spreadsheets begins with: a byte order mark, if it is needed.
 

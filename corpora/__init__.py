@@ -1,5 +1,6 @@
-"""Readers of data sets. Each corpus is one module; here they are registered by name."""
+"""Readers of data sets, registered by name: one module each, and those of other packages."""
 
+from ..plugins import CORPUS_GROUP, Registry
 from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .corpus import Corpus
 from .cremad import CREMAD
@@ -13,17 +14,11 @@ from .tess import TESS
 
 __all__ = ["CLIP_COLUMNS", "CORPORA", "FILLED_COLUMNS", "Clip", "Corpus", "Scan", "missing", "scan"]
 
-CORPORA = {
-    corpus.name: corpus
-    for corpus in (
-        RAVDESS,
-        SONG,
-        SPEECH_AND_SONG,
-        CREMAD,
-        EMODB,
-        SAVEE,
-        SHEMO,
-        TESS,
-        IEMOCAP,
-    )
-}
+_BUILT_IN = (RAVDESS, SONG, SPEECH_AND_SONG, CREMAD, EMODB, SAVEE, SHEMO, TESS, IEMOCAP)
+
+CORPORA = Registry(
+    CORPUS_GROUP,
+    Corpus,
+    {corpus.name: corpus for corpus in _BUILT_IN},
+    reserved=frozenset({"sample"}),
+)

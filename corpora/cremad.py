@@ -7,6 +7,7 @@ release's VideoDemographics.csv, and copied here, as that file is often not besi
 
 from pathlib import PurePosixPath
 
+from ..errors import counted
 from .corpus import Archive, Corpus, NameOutsideSchemeError, Told
 from .emotions import shared_word
 
@@ -64,7 +65,7 @@ def read_name(path: PurePosixPath) -> Told | str:
     name = _MISNAMED.get(path.stem, path.stem)
     parts = name.split("_")
     if len(parts) != 4:
-        raise NameOutsideSchemeError(f"{len(parts)} part(s) instead of 4")
+        raise NameOutsideSchemeError(f"{counted(len(parts), 'part')} instead of 4")
     actor, sentence, emotion, intensity = parts
     for what, known, code in (
         ("actor", ACTORS, actor),

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import read_bytes
 
 #: Wrong lines that are reported at once.
@@ -140,7 +140,9 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
             f"{path}: cannot be read ({error}); {_EXPECTED}; save it again as CSV"
         ) from None
     if len(table) < 2:
-        raise UserError(f"{path}: {len(table)} line(s); {_EXPECTED} and at least one row; fill it")
+        raise UserError(
+            f"{path}: {counted(len(table), 'line')}; {_EXPECTED} and at least one row; fill it"
+        )
     for line, cells in table:
         if any("\0" in cell for cell in cells):
             raise UserError(

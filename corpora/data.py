@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..errors import BadClipError, BadClipsError, UserError
+from ..errors import BadClipError, BadClipsError, UserError, counted
 from ..mirror import local
 from ..progress import Say, say_nothing
 from ..provenance import join_words
@@ -80,7 +80,8 @@ def find_source(data: str) -> Source:
     ----------
     data : str
         ``"sample"`` for the built-in sample; a folder, whose corpus is told by the names of its
-        clips; or ``"CORPUS=DIR"``. A folder may be the address of one elsewhere.
+        clips; or ``"CORPUS=DIR"``, the only way to name a corpus that another package registers.
+        A folder may be the address of one elsewhere.
 
     Returns
     -------
@@ -232,7 +233,7 @@ def gather(
         table = place(manifest)
         found = listed(table, place(data[0]) if data else None)
         speakers = {clip.speaker for clip in found.clips}
-        say(f"clips    {len(found.clips)} of {len(speakers)} speakers in {table}")
+        say(f"clips    {len(found.clips)} of {counted(len(speakers), 'speaker')} in {table}")
         if found.description:
             say(f"         {found.description}")
         similar = similar_speakers(speakers)
@@ -244,7 +245,7 @@ def gather(
         return found
     sources, scans = find_data(data or [SAMPLE])
     for source, scanned in zip(sources, scans, strict=True):
-        say(f"corpus   {source.title}: {len(scanned.clips)} clips in {source.folder}")
+        say(f"corpus   {source.title}: {counted(len(scanned.clips), 'clip')} in {source.folder}")
         for what, count in scanned.left_out.items():
             say(f"         {count} x {what} left out: not a clip of {source.title}")
         short = {} if source.name == SAMPLE else missing(scanned.clips, source.corpus)
@@ -253,7 +254,9 @@ def gather(
             say(f"         not the whole release: {told}")
     found = join(sources, scans)
     if found.bad and (not skip_bad or not found.clips):
-        raise BadClipsError(found.bad, f"{len(found.clips)} others are named well")
+        raise BadClipsError(
+            found.bad, f"{counted(len(found.clips), 'other')} can, to judge by names"
+        )
     return found
 
 
@@ -265,7 +268,8 @@ def _told_by_names(folder: Place) -> Corpus:
             f"{folder}: {what} there; expected the folder of a corpus; "
             "give it with --data DIR, or take the built-in sample: --data sample"
         )
-    suffixes = tuple({suffix for corpus in CORPORA.values() for suffix in corpus.suffixes})
+    built_in = CORPORA.built_in.values()
+    suffixes = tuple({suffix for corpus in built_in for suffix in corpus.suffixes})
     files = list(audio_files(folder, suffixes))
     if not files:
         raise UserError(
@@ -274,8 +278,8 @@ def _told_by_names(folder: Place) -> Corpus:
         )
     own = folder.resolve().name
     # A part of a corpus, such as its songs, is taken for the folder only where nothing else is.
-    whole = [corpus for corpus in CORPORA.values() if not corpus.corpus]
-    parts = [corpus for corpus in CORPORA.values() if corpus.corpus]
+    whole = [corpus for corpus in built_in if not corpus.corpus]
+    parts = [corpus for corpus in built_in if corpus.corpus]
     for candidates in (whole, parts):
         named = {corpus.name: _named_as(corpus, own, files) for corpus in candidates}
         _refuse_several(folder, named)
@@ -284,7 +288,8 @@ def _told_by_names(folder: Place) -> Corpus:
             return CORPORA[next(name for name, found in named.items() if len(found) == most)]
     schemes = "; ".join(corpus.scheme for corpus in whole)
     raise UserError(
-        f"{folder}: {len(files)} audio file(s), the first {files[0]}, none named as in a corpus "
+        f"{folder}: {counted(len(files), 'audio file')}, the first {files[0]}, none named as in a "
+        "corpus "
         f"that serpipe reads; expected {schemes}; name the corpus with --data CORPUS=DIR to see "
         "what is wrong with each name, or describe the clips in a table: --manifest clips.csv"
     )

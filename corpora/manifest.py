@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..remote import Place
 from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .clip_paths import ClipFolder, ClipPath
@@ -138,7 +138,7 @@ def _path_notes(found: Sequence[ClipPath], folder: Place) -> list[str]:
         notes.append("backslashes in paths")
     alike = sum(each.changed == "Unicode form" for each in found)
     if alike:
-        notes.append(f"{alike} file name(s) in another Unicode form")
+        notes.append(f"{counted(alike, 'file name')} in another Unicode form")
     dropped = dict.fromkeys(each.dropped for each in found if each.dropped)
     if dropped:
         notes.append(f"{' and '.join(map(str, dropped))} taken for {folder}")

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from ..errors import counted
 from .corpus import Archive, Corpus, NameOutsideSchemeError, Told
 from .emotions import shared_word
 
@@ -58,7 +59,7 @@ def read_any_name(path: PurePosixPath) -> Told | str:
     """
     codes = path.stem.split("-")
     if len(codes) != len(_PARTS):
-        raise NameOutsideSchemeError(f"{len(codes)} part(s) instead of {len(_PARTS)}")
+        raise NameOutsideSchemeError(f"{counted(len(codes), 'part')} instead of {len(_PARTS)}")
     told = {}
     for (part, known), code in zip(_PARTS.items(), codes, strict=True):
         if code not in known:

@@ -39,7 +39,7 @@ def modules() -> Iterator[ModuleType]:
         yield package
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             yield importlib.import_module(found.name)
-    for name in ("api", "cluster", "errors", "progress", "provenance", "files"):
+    for name in ("api", "cluster", "errors", "progress", "provenance", "files", "plugins"):
         yield importlib.import_module(f"serpipe.{name}")
 
 

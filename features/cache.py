@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .cache_child import read_contents
 from .cache_rows import NO_ROWS, Layer, Rows, Shard, hash_table, layer_name, one_file, stamp_of
 from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
@@ -283,7 +283,7 @@ def _wrong_with_layers(shard: Shard) -> Iterator[str]:
         if not finite:
             yield f"{name} holds values that are not finite numbers"
         if empty and pooling == "mean":  # the deviation of a single frame is zero
-            yield f"{name} holds {empty} rows of zeros, which nothing has written"
+            yield f"{name} holds {counted(empty, 'row')} of zeros, which nothing has written"
         if place.sha256 != digest.hexdigest():
             yield f"{name} does not have its checksum: the file is damaged"
 

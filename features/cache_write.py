@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MachineError, UserError, first_line
+from ..errors import MachineError, UserError, counted, first_line
 from ..files import create_file, open_file, put_in_place, write_all
 from .cache import Cache
 from .cache_child import read_numbers
@@ -258,8 +258,8 @@ def _write_files(
     lost = np.flatnonzero((file_of >= 0) & ~written)
     if len(lost):
         raise MachineError(
-            f"{paths[0]}: the embeddings of {len(lost)} clips are missing, the first in row "
-            f"{lost[0]}; run the same command again: what was computed is kept"
+            f"{paths[0]}: the embeddings of {counted(len(lost), 'clip')} are missing, the first in "
+            f"row {lost[0]}; run the same command again: what was computed is kept"
         )
     return [file.finish(key, first + number) for number, file in enumerate(files)]
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import MachineError, UserError, first_line
+from ..errors import MachineError, UserError, counted, first_line
 from ..integrity import check_model_files
 from .checkpoint_limits import (
     ADAPTER,
@@ -298,8 +298,8 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
     if missing or wrong:
         first = (missing + wrong)[0]
         raise UserError(
-            f"{name}: {len(missing)} weight(s) missing and {len(wrong)} of a wrong shape, first "
-            f"{first}; expected all weights of the encoder; fetch the checkpoint again"
+            f"{name}: {counted(len(missing), 'weight')} missing and {len(wrong)} of a wrong shape, "
+            f"first {first}; expected all weights of the encoder; fetch the checkpoint again"
         )
     encoder: nn.Module = model.encoder if config.model_type in LOG_MEL_MODELS else model
     return encoder

@@ -12,7 +12,7 @@ from distributed import get_worker
 
 from ..cluster import Cluster, Failed, as_it_is, device_here, run_all
 from ..corpora import Clip
-from ..errors import BadClipError, MachineError, UserError, first_line
+from ..errors import BadClipError, MachineError, UserError, counted, first_line
 from ..remote import Remote
 from .batching import Batch, Embeddings, HeardClip, plan
 from .cache import difference
@@ -183,7 +183,8 @@ class ClusterEngine:
             shard, error = lost[0]
             n_clips = sum(len(batch) for shard, _ in lost for batch in shard)
             raise MachineError(
-                f"--cluster: {len(lost)} of {len(found)} shards ({n_clips} clips, one of the first "
+                f"--cluster: {len(lost)} of {counted(len(found), 'shard')} "
+                f"({counted(n_clips, 'clip')}, one of the first "
                 f"{shard[0][0].clip.file}) failed too often ({first_line(error)}); expected each "
                 "to be done; what the others gave is kept: run the same command again, or remove "
                 "what is wrong"
@@ -255,7 +256,7 @@ class _Speed:
             return "embedding clips"
         total = sum(done for done, _ in self.work.values()) / (time.monotonic() - self.began)
         return (
-            f"embedding clips: {total:.1f} s of audio a second by {len(rates)} worker(s); "
+            f"embedding clips: {total:.1f} s of audio a second by {counted(len(rates), 'worker')}; "
             f"slowest {slowest}: {rates[slowest]:.1f}"
         )
 

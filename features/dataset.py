@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from ..corpora import CLIP_COLUMNS, Clip
 from ..corpora.data import gather
-from ..errors import UserError
+from ..errors import UserError, counted
 from .audio import CHANNEL_POLICY, RATES, check_channels, read_waveform
 
 #: A waveform, shape (n_samples,), and the position of its label or its number.
@@ -219,8 +219,8 @@ def _having(clips: Sequence[Clip], target: str) -> list[tuple[Clip, str | float]
             pairs.append((clip, value))
     if not pairs:
         raise UserError(
-            f"target {target}: empty for all {len(clips)} clip(s); expected a label or a number "
-            "for some; choose another target"
+            f"target {target}: empty for {counted(len(clips), 'clip')}; expected a label or a "
+            "number for some; choose another target"
         )
     return pairs
 

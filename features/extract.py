@@ -253,7 +253,7 @@ def extract_by(
         removed = _removed(existing, heard)
         if removed and not drop_removed:
             raise OtherCacheError(
-                f"{out}: holds {len(removed)} clip(s) that are no longer in the corpus, first "
+                f"{out}: holds {counted(len(removed), 'clip')} no longer in the corpus, first "
                 f"{removed[0]}; expected them all, so that nothing computed is lost; "
                 "write elsewhere with --out, or drop them with --drop-removed"
             )

@@ -278,7 +278,7 @@ def original_speaker(corpus: str, speaker: str, path: str) -> tuple[str, str]:
         Of the built-in corpus whose naming scheme the file follows; as given if there is none. If
         ``corpus`` is itself a built-in one, only its own scheme counts.
     """
-    for known in [CORPORA[corpus]] if corpus in CORPORA else CORPORA.values():
+    for known in [CORPORA[corpus]] if corpus in CORPORA else CORPORA.built_in.values():
         try:
             told = known.read_name(PurePosixPath(path))
         except NameOutsideSchemeError:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora.emotions import shared_word
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..features.cache import Cache
 from .contamination import contamination_mark
 from .fit import Problem
@@ -590,7 +590,7 @@ def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False)
         speakers = len(np.unique(plan.problem.speakers[validation]))
         return (
             f"{_listed(chosen)} chosen by the {MEASURES[plan.task].title} of a validation "
-            f"part, {len(validation)} clips of {speakers} speaker{'s' if speakers > 1 else ''}; "
+            f"part, {counted(len(validation), 'clip')} of {counted(speakers, 'speaker')}; "
             "fitted again on that part, too"
         )
     return (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora.csv_table import nfc, read_numbers, read_table, refuse_lines
-from ..errors import UserError
+from ..errors import UserError, counted
 
 #: Columns of the table that are none of ratings. The first that is there tells the clip.
 _CLIP_COLUMNS = ("path", "name")
@@ -205,7 +205,7 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
     key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.clips}
     unknown = [clip for clip in ratings.clips if key_of[clip] not in rows]
     if unknown:
-        others = f" (nor {len(unknown) - 1} other(s))" if unknown[1:] else ""
+        others = f" (nor {counted(len(unknown) - 1, 'other')})" if unknown[1:] else ""
         raise UserError(
             f"{ratings.path}: {ratings.by} {unknown[0]!r} is not in the cache{others}; expected "
             f"each {ratings.by} as the cache has it, such as {keys[0]!r}; rename or remove it"

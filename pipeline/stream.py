@@ -89,7 +89,7 @@ def stream_plan(
             said.append(f"{head.name} left out, as it needs all of them")
             continue
         if not other:
-            of_task = [each for each in HEADS.values() if each.task == head.task]
+            of_task = [each for each in HEADS.built_in.values() if each.task == head.task]
             able = [each.name for each in of_task if _that_streams(each)]
             raise UserError(
                 f"--head {head.name}: {taken}; expected a head that streams: {', '.join(able)}; "
@@ -103,14 +103,16 @@ def stream_plan(
             if name in other.grid and values != head.grid[name]
         }
         fitted[other.name] = {**fitted.get(other.name, other.grid), **given}
-    chosen = tuple(head for name, head in HEADS.items() if name in fitted)
+    chosen = tuple(HEADS[name] for name in HEADS if name in fitted)
     return replace(plan, warnings=(*plan.warnings, "; ".join(said))), chosen, fitted
 
 
 def _that_streams(head: Head) -> Head | None:
     """Return a head, or the one that stands in for it; None if it needs all in memory."""
-    able = (each for each in HEADS.values() if each.streams)
-    return next((each for each in able if head.name in (each.name, each.stands_in_for)), None)
+    if head.streams:
+        return head
+    able = (each for each in HEADS.built_in.values() if each.streams)
+    return next((each for each in able if each.stands_in_for == head.name), None)
 
 
 @contextmanager

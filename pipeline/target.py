@@ -218,8 +218,8 @@ def _ratings(
     rows = np.flatnonzero(used & np.isfinite(values))
     if len(np.unique(values[rows])) < 2:
         raise UserError(
-            f"--target {column}: {len(rows)} clips have one, and all the same; expected ratings "
-            "that differ; rate more clips"
+            f"--target {column}: known for {counted(len(rows), 'clip')}, and always the same; "
+            "expected ratings that differ; rate more clips"
         )
     left = int(used.sum()) - len(rows)
     changes = (f"{counted(left, 'clip')} without {column} left out",) if left else ()

@@ -262,7 +262,7 @@ def test_copies_of_one_speaker_stay_together_and_a_check_names_them(
     codes = [{each.code for each in run_checks(each)} for each in (results, changed)]
     assert ["SER022" in each for each in codes] == [False, True]
     info = serpipe("cache", "info").out
-    assert "8 clips, of 4 recording(s)" in info
+    assert "8 clips, of 4 recordings" in info
 
 
 def test_finetune_refuses_a_copy_under_another_speaker(serpipe: Command, few_clips: Path) -> None:

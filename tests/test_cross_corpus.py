@@ -392,7 +392,7 @@ def test_a_corpus_is_downloaded_unpacked_and_read(
             corpus = replace(
                 CORPORA["ravdess"], archives=(Archive(address, "ravdess.zip", size, checksum),)
             )
-            monkeypatch.setitem(CORPORA, "ravdess", corpus)
+            monkeypatch.setitem(CORPORA.built_in, "ravdess", corpus)
             done = serpipe("corpora", "download", "ravdess", "--to", "there")
             assert done.code == code, done.err
             assert "CC BY-NC-SA 4.0" in done.err

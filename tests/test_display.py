@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 from serpipe.artifacts.results import read_results
 from serpipe.artifacts.timeline import draw_timeline
 from serpipe.errors import UserError
+from serpipe.features.cache import open_cache
 from serpipe.pipeline.predict import Prediction, Window
 
 from .conftest import Command, write_wav
@@ -75,6 +77,36 @@ def test_data_frames_need_pandas_and_say_so(fitted_once: Path, serpipe: Command)
     windows = LONG.to_pandas()
     assert windows["part"].tolist() == ["whole"] + 40 * ["window"]
     assert np.isnan(windows["score_sad"][1]) and windows["score_sad"][2] == 0.8
+
+
+def test_numbers_of_a_run_are_numbers_and_ids_keep_their_zeros(
+    fitted_once: Path, serpipe: Command
+) -> None:
+    shutil.copytree(fitted_once, ".", dirs_exist_ok=True)
+    (run,) = Path("artifacts/runs").iterdir()
+    results = read_results(run)
+    cache = open_cache(next(Path("features/cache").glob("*.h5"))).clips
+    columns = results.columns()
+    for name, kind in (
+        ("seconds", "f"),
+        ("loudness", "f"),
+        ("sampling_rate", "i"),
+        ("channels", "i"),
+    ):
+        assert columns[name].dtype.kind == kind
+        assert columns[name].tolist() == cache[name].tolist()
+    assert columns["speaker"].tolist() == cache["speaker"].tolist()
+    assert (
+        set(columns["speaker"]) == {f"0{n}" for n in range(1, 6)}
+        and columns["repetition"].dtype.kind == "U"
+    )
+    more = {
+        "valence": np.array(["3.5", "nan", "2.0"] * 13 + ["1e-07"]),
+        "room": np.array(["1", "2"] * 20),
+    }
+    rated = replace(results, clips={**results.clips, **more}).columns()
+    assert rated["valence"].dtype.kind == "f" and rated["valence"][39] == 1e-7
+    assert rated["room"].tolist() == ["1", "2"] * 20
 
 
 def test_predictions_are_written_as_the_suffix_says(

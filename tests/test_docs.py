@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from serpipe.features.audio import RATES
 
 from .conftest import ROOT, run_python
 
@@ -45,3 +46,12 @@ def test_every_dependency_is_pinned_in_the_constraints() -> None:
     pinned = (ROOT / "constraints.txt").read_text().lower().replace("_", "-")
     for package in declared:
         assert f"\n{package.lower().replace('_', '-')}==" in pinned, package
+
+
+@pytest.mark.parametrize("page", ["use-your-own-clips.md", "mend-a-corpus.md"])
+def test_the_sampling_rates_in_the_how_tos_are_those_of_the_code(page: str) -> None:
+    lowest, highest = (rate // 1000 for rate in RATES)
+    stated = re.findall(
+        r"(\d+) to (\d+) kHz", (ROOT / "docs" / "how-to" / page).read_text().replace("\n", " ")
+    )
+    assert stated == [(str(lowest), str(highest))]

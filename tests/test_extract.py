@@ -396,14 +396,14 @@ def test_rows_that_nothing_wrote_are_refused_and_found(
     cache = run(few_clips, encoder, tmp_path / "c.h5").cache
     some = np.arange(39)
     sources = [(some, lambda pooling, layer: cache.rows(pooling, layer, some))]
-    with pytest.raises(MachineError, match="1 clips"):
+    with pytest.raises(MachineError, match="1 clip "):
         write_cache(tmp_path / "new.h5", cache.key, {}, cache.clips, sources)
     assert not (tmp_path / "new.h5").exists()
     with h5py.File(cache.path, "r+") as file:
         layer = file["embeddings/mean/2"]
         layer[7] = 0
         layer.attrs["sha256"] = hashlib.sha256(layer[:].tobytes()).hexdigest()
-    assert any("rows of zeros" in line for line in verify_cache(cache.path))
+    assert any("of zeros" in line for line in verify_cache(cache.path))
 
 
 def test_a_cache_whose_data_lie_elsewhere_is_refused(

@@ -1,6 +1,7 @@
 """Arguments are looked at first: what cannot be right is refused before torch is loaded."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -167,3 +168,26 @@ def test_export_of_such_a_head_says_so(serpipe: Command) -> None:
     done = serpipe("export", "bundle")
     assert done.code == 2
     assert "head knn: cannot be exported; expected one of lr, svm" in done.err.splitlines()[-1]
+
+
+def test_one_of_something_is_singular(serpipe: Command, sample: Path, small_encoder: Path) -> None:
+    clip = "03-01-05-01-01-02-01.flac"
+    Path("one").mkdir()
+    shutil.copy(sample / "Actor_01" / clip, "one")
+    extracted = ("extract", "--encoder", small_encoder, "--out", "one.h5")
+    first = serpipe(*extracted, "--data", "one")
+    assert first.code == 0 and "1 clip in" in first.err
+    Path("one/notes.flac").touch()
+    refused = serpipe(*extracted, "--data", "ravdess=one")
+    assert refused.code == 2 and "1 clip cannot be used, 1 other can" in refused.err
+    Path("one/notes.flac").unlink()
+    Path("one.csv").write_text(f"path,speaker,mood\none/{clip},anna,sad\n")
+    listed = serpipe(
+        "extract", "--manifest", "one.csv", "--encoder", small_encoder, "--out", "2.h5"
+    )
+    assert listed.code == 0 and "1 of 1 speaker in" in listed.err
+    other = sample / "Actor_02"
+    dropped = serpipe(*extracted, "--data", other, "--drop-removed")
+    assert dropped.code == 0 and "dropped  1 clip " in dropped.err
+    for done in (first, refused, listed, dropped):
+        assert not re.search(r"\b1 (\w+ )?\w+s\b (?!x)|\(s\)", done.err), done.err

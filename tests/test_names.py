@@ -130,3 +130,18 @@ def test_one_test_is_not_plural(run: Path) -> None:
     members = {head: identity(results.summary) for head in heads}
     table = comparison_table(compare(heads, results.measure), "", members, 5, results.measure)
     assert "5 speakers and 1 test " in table.note
+
+
+def test_csv_files_of_a_report_begin_with_a_mark_only_where_they_are_not_ascii(
+    serpipe: Command, run: Path
+) -> None:
+    assert serpipe("report", f"müde={run}", "--out", "named").code == 0
+    named = Path("named/nested.csv").read_bytes()
+    assert named.startswith(b"\xef\xbb\xbf") and "müde".encode() in named
+    (row, *_) = csv.DictReader(named.decode("utf-8-sig").splitlines())
+    assert row["name"] == "müde"
+    assert serpipe("report", run, "--out", "plain").code == 0
+    for path in Path("plain").glob("*.csv"):
+        assert path.read_bytes().isascii(), path
+    printed = serpipe("report", f"müde={run}", "--out", "again", "--format", "csv").out
+    assert printed.encode() == named[3:]  # what is printed is for programs

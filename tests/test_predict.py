@@ -194,7 +194,7 @@ def test_bad_files_are_told_and_the_others_predicted(
     bad = [line for line in done.err.splitlines() if line.startswith("bad ")]
     for line, words in zip(bad, ("cannot be decoded", "silent", "short"), strict=True):
         assert words in line
-    assert "3 of 5 recording(s) cannot be used" in done.err.splitlines()[-1]
+    assert "3 of 5 recordings cannot be used" in done.err.splitlines()[-1]
     assert "Traceback" not in done.err and "\x1b" not in done.out + done.err
     missing = folder / "nowhere.wav"
     skipped = serpipe(

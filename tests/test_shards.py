@@ -309,7 +309,7 @@ def test_the_commands_say_that_there_are_shards(
 ) -> None:
     done = serpipe("extract", "--data", clips, "--encoder", small_encoder, "--out", "c.h5",
                    "--shard-clips", "4")  # fmt: skip
-    assert "shards   3 file(s), which belong to the cache, in c.h5.shards" in done.err
+    assert "shards   3 files of the cache in c.h5.shards" in done.err
     told = serpipe("cache", "info", "c.h5").out.splitlines()
     assert [line.split()[:3] for line in told[1:4]] == [
         ["shard", str(n), f"c.h5.shards/00000{n}.h5"] for n in range(3)

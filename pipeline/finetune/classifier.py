@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...errors import MachineError, UserError
+from ...errors import MachineError, UserError, counted
 from ...features.checkpoint import LOG_MEL_MODELS, Checkpoint, load_as, load_checkpoint
 from .data import Examples, Sounds
 from .model import keep_padding_out
@@ -164,8 +164,8 @@ def run_classifier(
         ) from None
     except MachineError:
         raise MachineError(
-            f"memory does not hold a batch of {options.batch_size} clips; expected it to; take a "
-            "smaller --batch-size"
+            f"memory does not hold a batch of {counted(options.batch_size, 'clip')}; expected it "
+            "to; take a smaller --batch-size"
         ) from None
 
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...errors import MachineError, UserError
+from ...errors import MachineError, UserError, counted
 from ...integrity import check_model_files, write_model_hashes
 from ...progress import Say, say_nothing
 from ..measures import LABELS, RATINGS
@@ -456,7 +456,8 @@ def enough_memory(options: TrainingOptions) -> Iterator[None]:
         if not told and "allocate memory" not in str(error):  # torch's words on a CPU
             raise
         raise MachineError(
-            f"memory does not hold a batch of {options.batch_size} clips; expected it to; take a "
+            f"memory does not hold a batch of {counted(options.batch_size, 'clip')}; expected it "
+            "to; take a "
             "smaller --batch-size with more --accumulate, or --gradient-checkpointing; what is "
             "done is kept"
         ) from None

@@ -1,8 +1,9 @@
-"""The heads, registered by name. A new one is one new module and one more entry here."""
+"""The heads, registered by name: one module each, and those of other installed packages."""
 
 from collections.abc import Sequence
 
 from ...errors import UserError
+from ...plugins import HEAD_GROUP, Registry
 from .head import Classifier, Grid, Head, Point, Tested, Tester, paths
 from .lgbm import LGBM
 from .lgbm_regressor import LGBM_REGRESSOR
@@ -33,7 +34,12 @@ BEST = "best"
 #: What is fitted unless the user says otherwise: quick, and two to compare. By task.
 DEFAULT_HEADS = {"classification": ("lr", "svm"), "regression": ("ridge",)}
 
-HEADS = {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM, SGD, RIDGE, SVR, LGBM_REGRESSOR)}
+HEADS = Registry(
+    HEAD_GROUP,
+    Head,
+    {head.name: head for head in (LR, SVM, SVM_LINEAR, LGBM, SGD, RIDGE, SVR, LGBM_REGRESSOR)},
+    reserved=frozenset({BEST, "all"}),
+)
 
 
 def find_heads(names: str | None, task: str = "classification") -> tuple[Head, ...]:
@@ -42,9 +48,10 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     Parameters
     ----------
     names : str or None
-        One name, several joined by commas, or ``"all"``, which leaves out those that only stand in
-        for another; ``None`` for :data:`DEFAULT_HEADS`. ``"best"`` is no head of its own: by itself
-        it stands for all, and among other names it is passed over, see :func:`chooses_head`.
+        One name, several joined by commas, or ``"all"``: the built-in ones but for those that only
+        stand in for another, so that it means the same whatever else is installed; ``None`` for
+        :data:`DEFAULT_HEADS`. ``"best"`` is no head of its own: by itself it stands for all, and
+        among other names it is passed over, see :func:`chooses_head`.
     task : str
         ``"classification"`` or ``"regression"``.
 
@@ -56,9 +63,10 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     Raises
     ------
     UserError
-        If a name is not known, or is that of a head for another task.
+        If a name is not known, or is that of a head for another task, or if a package that
+        registers it cannot be loaded.
     """
-    of_task = [name for name, head in HEADS.items() if head.task == task]
+    of_task = [name for name, head in HEADS.built_in.items() if head.task == task]
     if names is None:
         return tuple(HEADS[name] for name in DEFAULT_HEADS[task])
     asked = {name.strip() for name in names.split(",")}
@@ -66,19 +74,19 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[Head, .
     asked -= {BEST}
     if asked <= {"all"}:
         asked = {name for name in of_task if not HEADS[name].stands_in_for}
-    unknown = sorted(asked - set(of_task))
+    found = {name: HEADS[name] for name in HEADS if name in asked}
+    unknown = sorted(asked - {name for name, head in found.items() if head.task == task})
     if unknown:
         what = "labels" if task == "classification" else "ratings"
-        found = f"is no head for {what}" if unknown[0] in HEADS else "is no head"
-        raise UserError(
-            f"--head {names}: {unknown[0]!r} {found}; expected {', '.join(of_task)}, all or best"
-        )
+        problem = f"is no head for {what}" if unknown[0] in found else "is no head"
+        known = ", ".join([*of_task, *(name for name in HEADS if name not in HEADS.built_in)])
+        raise UserError(f"--head {names}: {unknown[0]!r} {problem}; expected {known}, all or best")
     if one_alone:
         raise UserError(
             f"--head {names}: there is one head, and nothing to choose from; name several, or best "
             "alone to choose from all"
         )
-    return tuple(head for name, head in HEADS.items() if name in asked)
+    return tuple(found.values())
 
 
 def chooses_head(names: str | None) -> bool:

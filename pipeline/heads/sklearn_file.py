@@ -5,7 +5,7 @@ import pickle
 import re
 import sys
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,27 @@ def save(classifier: Any, path: Path) -> None:
     write_bytes(path, content.getvalue())
 
 
-def load(path: Path) -> Any:
+def load(path: Path, trusted: Sequence[str] = ()) -> Any:
     """Read a classifier that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    trusted : sequence of str
+        Types that the file may contain besides those of scikit-learn and numpy, such as
+        ``"my_package.MyClassifier"``. A head states them in its code; they must never come from
+        a file.
+
+    Returns
+    -------
+    object
+        The classifier.
 
     Raises
     ------
     UserError
-        If the file asks for anything but what scikit-learn and numpy bring, or is damaged.
+        If the file asks for any other type, or is damaged.
     """
     with _without_arrays_of_others():
         from skops.io import load as skops_load
@@ -57,11 +71,11 @@ def load(path: Path) -> Any:
 
     try:
         check_regular(path, MAX_HEAD_BYTES)
-        return skops_load(path, trusted=[])
+        return skops_load(path, trusted=list(trusted))
     except UntrustedTypesFoundException as error:
         raise UserError(
-            f"{path}: asks for code that is not scikit-learn's ({error}); expected a head saved by "
-            "serpipe; do not use this file"
+            f"{path}: asks for code that this head does not use ({error}); expected a head saved "
+            "by serpipe; do not use this file"
         ) from None
     except Exception as error:  # whatever a damaged archive makes the reader raise
         raise UserError(

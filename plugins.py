@@ -1,0 +1,144 @@
+"""Heads and corpora that other installed packages register, as entry points.
+
+A package is imported only when a head or corpus of its is used by name.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, TypeVar
+
+from .errors import UserError, first_line
+
+#: The groups of entry points.
+HEAD_GROUP, CORPUS_GROUP = "serpipe.heads", "serpipe.corpora"
+#: Names become parts of paths and of comma-separated options.
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Named)
+
+
+@dataclass(frozen=True, eq=False)
+class Registry(Mapping[str, T]):
+    """What serpipe brings and what other packages register, by name.
+
+    Names are listed without importing any package; a value is imported when it is looked up.
+
+    Attributes
+    ----------
+    group : str
+        The group of entry points.
+    kind : type
+        What each entry point must refer to.
+    built_in : dict
+        What serpipe brings.
+    reserved : frozenset of str
+        Names that mean something else on the command line.
+    """
+
+    group: str
+    kind: type[T]
+    built_in: dict[str, T]
+    reserved: frozenset[str]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over all names: those that are built in, then the others in sorted order."""
+        yield from self.built_in
+        yield from self._plugins()
+
+    def __len__(self) -> int:
+        return len(self.built_in) + len(self._plugins())
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is something of this name, which is not imported."""
+        return name in self._plugins() or name in self.built_in
+
+    def __getitem__(self, name: str) -> T:
+        """Return what has this name.
+
+        Raises
+        ------
+        KeyError
+            If nothing has.
+        UserError
+            If a package registers it and cannot be loaded, or registers a name that is taken.
+        """
+        entry = self._plugins().get(name)
+        return self.built_in[name] if entry is None else self._load(entry)
+
+    def packages(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the packages that register some of these names, each with its version."""
+        entries = self._plugins()
+        found = (entries[name].dist for name in names if name in entries)
+        return {dist.name: dist.version for dist in found if dist}
+
+    def _plugins(self) -> dict[str, EntryPoint]:
+        """Return the entry points by name, and refuse those whose names cannot be used."""
+        found: dict[str, EntryPoint] = {}
+        for entry in _entry_points(self.group, tuple(sys.path)):
+            problem = ""
+            if entry.name in self.built_in or entry.name in self.reserved:
+                problem = "serpipe has that name itself"
+            elif entry.name in found:
+                problem = f"{_package(found[entry.name])} registers that name, too"
+            elif not _NAME.fullmatch(entry.name):
+                problem = "a name has at most 40 of a-z, 0-9, - and _"
+            if problem:
+                raise UserError(
+                    f"{_package(entry)}: registers {entry.name!r} in {self.group}: {problem}; "
+                    "expected a name of its own; rename it in the package, or uninstall one"
+                )
+            found[entry.name] = entry
+        return found
+
+    def _load(self, entry: EntryPoint) -> T:
+        try:
+            loaded = entry.load()
+        except Exception as error:  # whatever the code of another package raises
+            problem = f"{type(error).__name__}: {first_line(error)}"
+        else:
+            if isinstance(loaded, self.kind) and loaded.name == entry.name:
+                return loaded
+            named = f" named {loaded.name!r}" if isinstance(loaded, self.kind) else ""
+            problem = f"is a {type(loaded).__name__}{named}"
+        raise UserError(
+            f"{_package(entry)}: {entry.name!r} of {self.group} cannot be loaded from "
+            f"{entry.value} ({problem}); expected a {self.kind.__name__} named {entry.name!r}; "
+            "mend or uninstall the package"
+        )
+
+
+def registered_names(group: str) -> tuple[str, ...]:
+    """List the names that other packages register, for a help text: nothing is imported.
+
+    Parameters
+    ----------
+    group : str
+        The group of entry points.
+
+    Returns
+    -------
+    tuple of str
+        Sorted, without those that are no names.
+    """
+    found = _entry_points(group, tuple(sys.path))
+    return tuple(dict.fromkeys(entry.name for entry in found if _NAME.fullmatch(entry.name)))
+
+
+@cache
+def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Read them once for each state of ``sys.path``."""
+    return tuple(sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)))
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"package {entry.dist.name}" if entry.dist else "a package"
