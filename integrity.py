@@ -195,6 +195,34 @@ def check_files(folder: Path, files: Mapping[str, str] | None, remedy: str) -> N
             raise UserError(f"{path}: has been changed or damaged since it was written; {remedy}")
 
 
+def check_listed(folder: Path, name: str, remedy: str) -> None:
+    """Check a file against the ``run.json`` of the run in whose folder it lies, if there is one.
+
+    A bundle or model of another run is whole by itself, but is not the one that this run scored.
+
+    Parameters
+    ----------
+    folder : Path
+        What would be the run's folder.
+    name : str
+        The path of the file in it.
+    remedy : str
+        What the user can do.
+
+    Raises
+    ------
+    UserError
+        If the run lists the file with another hash.
+    """
+    try:
+        content, _ = read_sealed_json(folder / "run.json")
+        expected = (content.get("files") or {}).get(name)
+    except (OSError, ValueError, AttributeError):
+        return  # no run, or a damaged one, which says so by itself
+    if expected is not None and hash_file(folder / name) != expected:
+        raise UserError(f"{folder / name}: is not the file of this run, but another; {remedy}")
+
+
 def write_model_hashes(folder: Path) -> None:
     """Write ``files.json`` into a model's folder: the hashes of all other files in it."""
     files = hash_files(folder, ["*"])
@@ -214,6 +242,8 @@ def check_model_files(folder: Path) -> None:
     if not path.is_file():
         return
     remedy = f"get the model again, or, if it was changed on purpose, delete {MODEL_HASHES}"
+    if folder.resolve().name == "model":  # of a run, which lists it
+        check_listed(folder.resolve().parent, f"model/{MODEL_HASHES}", remedy)
     try:
         content, is_sealed = read_sealed_json(path)
         if "serpipe_files" not in content:

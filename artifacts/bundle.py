@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, counted, first_line
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
-from ..integrity import hash_files, read_checked, read_sealed_json, write_sealed_json
+from ..integrity import (
+    check_listed,
+    hash_files,
+    read_checked,
+    read_sealed_json,
+    write_sealed_json,
+)
 from ..pipeline.heads import HEADS, Classifier
 from ..pipeline.layers import Candidate, weigh
 from ..schema import from_json
@@ -214,15 +220,23 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
         summary = from_json(BundleSummary, content)
         if is_sealed != (version == FORMAT_VERSION) or is_sealed != (summary.files is not None):
             raise ValueError("its checksum is missing")
-        from_json(Candidate, summary.layer)
-        if not read_encoder_key(summary.encoder).width:
+        candidate, key = from_json(Candidate, summary.layer), read_encoder_key(summary.encoder)
+        if not key.width:
             raise ValueError("encoder has no width")
+        if key.layers and not set(candidate.layers) <= set(key.layers):
+            raise ValueError("its layers are none of the encoder")
+        if len(set(summary.labels)) < len(summary.labels):
+            raise ValueError("a label occurs twice")
         if not summary.probabilities and summary.head in HEADS:
             summary = replace(summary, probabilities=HEADS[summary.head].probabilities_are)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: no such file; expected a bundle; {_FIX}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a whole bundle.json ({error}); {_FIX}") from error
+    bundles = folder.resolve().parent
+    if bundles.name == "bundles":
+        name = f"bundles/{folder.resolve().name}/bundle.json"
+        check_listed(bundles.parent, name, "move it out of the run, or fit again")
     return summary
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import MachineError
 from ..files import create_file, json_value, write_all
 from ..integrity import read_sealed_json, seal_json
 from ..pipeline.fit import Results
@@ -54,9 +55,15 @@ def part_writer(
         }
         # Whole or not at all, but not synced: what a power cut takes is a fold to do again.
         unfinished = path.with_suffix(".unfinished")
-        with create_file(unfinished) as file:
-            write_all(file, seal_json(content).encode())
-        unfinished.replace(path)
+        try:
+            with create_file(unfinished) as file:
+                write_all(file, seal_json(content).encode())
+            unfinished.replace(path)
+        except OSError as error:
+            raise MachineError(
+                f"{path}: cannot be written ({error.strerror}); make room and run the same command "
+                "again: what is done is kept"
+            ) from None
 
     return keep
 

@@ -17,6 +17,10 @@ from ..files import read_bytes
 SHOWN = 10
 #: A table is read whole; this many bytes hold some ten million rows.
 MAX_BYTES = 1 << 30
+#: Of a rating or another number in a table.
+LARGEST_NUMBER = 1e15
+#: Columns of a table: each becomes a dataset of the cache.
+MAX_COLUMNS = 1000
 #: Delimiters and their names, in the order in which they are preferred.
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 #: Other names of columns, which nobody uses for anything else.
@@ -242,6 +246,11 @@ def _columns(
     names = [nfc(name) for name in header]
     while names and not names[-1]:  # a spreadsheet's empty columns at the right
         names.pop()
+    if len(names) > MAX_COLUMNS:
+        raise UserError(
+            f"{path}: has {len(names)} columns; expected at most {MAX_COLUMNS}; remove those that "
+            "are not about the clips"
+        )
     columns = [name.lower() if name.lower() in known else name for name in names]
     renamed = []
     for column, others in SYNONYMS.items():
@@ -317,7 +326,10 @@ def read_numbers(table: CsvTable, column: str) -> list[float | None]:
 
 
 def read_number(cell: str, *, decimal_comma: bool = False) -> float | None:
-    """Return the finite number that a cell holds, NaN if it is empty, ``None`` if it is none."""
+    """Return the number that a cell holds, NaN if it is empty, ``None`` if it is none.
+
+    Numbers beyond :data:`LARGEST_NUMBER` are none: their squares do not fit single precision.
+    """
     if not cell:
         return math.nan
     if decimal_comma:
@@ -329,7 +341,7 @@ def read_number(cell: str, *, decimal_comma: bool = False) -> float | None:
     except ValueError:
         return None
     # To Python 1_11 is a number, too: to others it is a name.
-    return number if math.isfinite(number) and "_" not in cell else None
+    return number if abs(number) <= LARGEST_NUMBER and "_" not in cell else None
 
 
 def refuse_lines(wrong: Sequence[str]) -> None:

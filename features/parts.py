@@ -44,6 +44,7 @@ class Parts:
 
     def __init__(self, cache: Path) -> None:
         self.folder = cache.with_name(cache.name + ".parts")
+        self._key_sha256 = ""
         self._pending: list[tuple[list[str], Embeddings]] = []
         self._waiting_bytes = 0
         self._flushed = time.monotonic()
@@ -78,6 +79,7 @@ class Parts:
 
     def begin(self, key: Mapping[str, Any]) -> None:
         """Make the folder, if there is none, for parts made with ``key``."""
+        self._key_sha256 = _hash_key(key)
         if self.key() is None:
             self.remove()  # parts that nobody says the key of are of no use
             write_text(self.folder / "key.json", json.dumps(key))
@@ -106,7 +108,8 @@ class Parts:
                 pooling: np.concatenate([arrays[pooling] for _, arrays in self._pending], axis=1)
                 for pooling in self._pending[0][1]
             }
-            content = save(tensors, metadata={"sha256": json.dumps(hashes)})
+            about = {"sha256": json.dumps(hashes), "key_sha256": self._key_sha256}
+            content = save(tensors, metadata=about)
             # After the last that is there: a part that was lost must not make two share a name.
             numbers = [int(file.name.partition("-")[0]) for file in self.files()]
             number = max(numbers, default=-1) + 1
@@ -132,7 +135,7 @@ class Parts:
         damaged = []
         for file in self.folder.glob("*.safetensors"):
             try:
-                _check(file, KeyFields.of(key))
+                _check(file, key)
             except (OSError, ValueError, SafetensorError):
                 remove(file)
                 damaged.append(file.name)
@@ -155,8 +158,12 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _check(part: Path, key: KeyFields) -> None:
-    """Raise an error if a part does not have the checksum in its name, or not the right header."""
+def _hash_key(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _check(part: Path, key: Mapping[str, Any]) -> None:
+    """Raise an error if a part does not have the checksum in its name, or is of another key."""
     named = _NAME.fullmatch(part.name)
     with open_regular(part) as file:
         if not named or hashlib.file_digest(file, "sha256").hexdigest()[:16] != named[2]:
@@ -164,7 +171,9 @@ def _check(part: Path, key: KeyFields) -> None:
     with safe_open(part, framework="np") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
         found = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
-        check_part(tensors.metadata(), found, key)
+        check_part(tensors.metadata(), found, KeyFields.of(key))
+        if (tensors.metadata() or {}).get("key_sha256") != _hash_key(key):
+            raise ValueError("it was made with another key")
 
 
 def read_layer(part: Path, pooling: str, layer: int) -> NDArray[np.float32]:

@@ -206,6 +206,8 @@ async def read_form(request: Request, options: Options, upload: Upload) -> None:
         form = await parser.parse()
     except MultiPartException as error:
         raise Refused(400, f"The form cannot be read: {error.message.rstrip('.')}.") from None
+    except (UnicodeError, LookupError):  # of the character set that it declares
+        raise Refused(400, "The form cannot be read: its text is not in its charset.") from None
     try:
         file = form.get(_FIELD)
         if not isinstance(file, UploadFile):

@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import re
 import time
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -139,7 +140,6 @@ def _authority(origin: str) -> str | None:
 
 
 def _host(header: str) -> str:
-    """Return the name in a Host header, without the port."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].lower()
+    """Return the name in a Host header, without the port; nothing if it is no such header."""
+    found = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^\s:@/\[\]]+))(?::\d{1,5})?", header.lower())
+    return (found[1] or found[2]) if found else ""

@@ -315,7 +315,12 @@ def test_a_stopped_overwrite_goes_on(
 
 
 def stop_after(
-    clips: Path, encoder: Encoder, out: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    clips: Path,
+    encoder: Encoder,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    **options: object,
 ) -> list[Path]:
     """Stop an extraction after some clips, each in a part of its own; return the parts."""
     embed, calls = Encoder.embed, []
@@ -329,8 +334,23 @@ def stop_after(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Encoder, "embed", stops)
         patch.setattr("serpipe.features.parts.FLUSH_SECONDS", 0.0)
-        run(clips, encoder, out)
+        run(clips, encoder, out, **options)
     return sorted(out.with_name(out.name + ".parts").glob("*.safetensors"))
+
+
+def test_a_part_of_another_extraction_is_computed_again(
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole, of the same clips and shape, but made with other options."""
+    whole, out, left = (tmp_path / name / "c.h5" for name in ("whole", "out", "left"))
+    run(few_clips, encoder, whole)
+    parts = stop_after(few_clips, encoder, out, monkeypatch, 3)
+    (other, *_) = stop_after(few_clips, encoder, left, monkeypatch, 3, trim_decibels=20.0)
+    parts[0].unlink()
+    shutil.copy(other, parts[0].parent)
+    done = run(few_clips, encoder, out)
+    assert done.damaged_parts == (other.name,)
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_part_that_is_lost_or_damaged_is_computed_again(

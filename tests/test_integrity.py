@@ -8,6 +8,7 @@ import csv
 import json
 import random
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from serpipe.integrity import (
     write_sealed_json,
 )
 from serpipe.pipeline.folds import Fold
+from serpipe.pipeline.heads import sklearn_file
+from serpipe.pipeline.heads.head import MAX_HEAD_BYTES
 from serpipe.pipeline.search import FoldResult
 from serpipe.schema import from_json
 
@@ -69,7 +72,8 @@ def run(fitted_once: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bundle(run: Path) -> Path:
-    return run / "bundles" / "lr"
+    """A bundle that was taken out of its run."""
+    return shutil.copytree(run / "bundles" / "lr", run.parent.parent / "bundle")
 
 
 def flip_bits(path: Path, rng: random.Random, count: int) -> Iterator[None]:
@@ -144,6 +148,49 @@ def test_a_changed_layer_or_label_of_a_bundle_is_refused(bundle: Path) -> None:
         path.write_text(json.dumps({k: v for k, v in whole.items() if k != missing}, indent=1))
         with pytest.raises(UserError):
             load_bundle(bundle)
+
+
+def test_a_bundle_of_another_run_is_not_taken_for_that_of_the_run(
+    run: Path, serpipe: Command
+) -> None:
+    """It is whole, but the scores of the run are not its scores."""
+    bundle = run / "bundles" / "lr"
+    content = json.loads((bundle / "bundle.json").read_text())
+    write_hashed(bundle / "bundle.json", content | {"target": "sex"})
+    for command in (("report", run), ("predict", "--mic", "1", "--model", run), ("export", run)):
+        done = serpipe(*command)
+        assert done.code == 2
+        assert "bundles/lr/bundle.json" in done.err
+    alone = shutil.copytree(bundle, run.parent / "alone")
+    assert load_bundle(alone).summary.target == "sex"
+
+
+@pytest.mark.parametrize("changed", ["labels", "layer"])
+def test_a_bundle_whose_labels_or_layers_cannot_be_is_refused(
+    changed: str, bundle: Path, tmp_path: Path
+) -> None:
+    alone = shutil.copytree(bundle, tmp_path / "alone")
+    path = alone / "bundle.json"
+    content = json.loads(path.read_text())
+    values = {
+        "labels": content["labels"][:1] * len(content["labels"]),
+        "layer": {"name": "99", "layers": ["99"], "how": "single"},
+    }
+    write_hashed(path, content | {changed: values[changed]})
+    with pytest.raises(UserError, match=r"bundle\.json"):
+        load_bundle(alone)
+
+
+def test_a_head_that_unpacks_to_more_than_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "head.skops"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("schema.json", "w", force_zip64=True) as member,
+    ):
+        for _ in range((MAX_HEAD_BYTES >> 24) + 1):
+            member.write(b" " * (1 << 24))
+    with pytest.raises(UserError, match="unpacks to more"):
+        sklearn_file.load(path)
 
 
 def test_a_training_record_cannot_be_removed_or_added_unnoticed(bundle: Path) -> None:

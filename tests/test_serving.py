@@ -236,6 +236,10 @@ def test_requests_that_are_no_upload_are_refused_in_a_sentence(limited: Any) -> 
     post = limited.post
     assert "form" in check_refusal(post("/recognize", content=b"abc"), 415)
     assert "form" in check_refusal(post("/recognize", json={"audio": "x"}), 415)
+    for charset in ("undefined", "no-such-one"):
+        strange = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+        field = b'--x\r\nContent-Disposition: form-data; name="a\xff"\r\n\r\nb\r\n--x--\r\n'
+        check_refusal(post("/recognize", content=field, headers=strange), 400, 422)
     no_boundary = {"content-type": "multipart/form-data"}
     check_refusal(post("/recognize", content=b"abc", headers=no_boundary), 400)
     nameless = b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--"

@@ -88,6 +88,21 @@ def test_a_cell_may_hold_delimiters_quotes_and_line_breaks(tmp_path: Path) -> No
     assert (second.speaker, second.more["mood"]) == ("x,y", "a\r\nb")
 
 
+@pytest.mark.parametrize("number", ["1e300", "1e16", "-1e307", "nan", "inf"])
+def test_a_number_that_single_precision_cannot_square_is_none(tmp_path: Path, number: str) -> None:
+    rows = "".join(f"a/1.wav,x,n{n},{n}\n" for n in range(4))
+    table = f"path,speaker,name,score\n{rows}a/2.wav,x,last,{number}\n"
+    with pytest.raises(UserError, match="line 6: score is"):
+        read_manifest(write(tmp_path, table))
+
+
+def test_a_table_of_very_many_columns_is_refused(tmp_path: Path) -> None:
+    names = ",".join(f"c{n}" for n in range(1001))
+    values = ",".join("1" for _ in range(1001))
+    with pytest.raises(UserError, match="1003 columns"):
+        read_table(write(tmp_path, f"path,speaker,{names}\na/1.wav,x,{values}\n"), KNOWN)
+
+
 def test_line_numbers_are_those_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "sep=;\npath;speaker;mood\na/1.wav;x;1\n\na/3.wav;x;2\n")
     with pytest.raises(UserError, match=r"line 5: .*no such file"):

@@ -355,8 +355,8 @@ def test_predict_knows_what_the_encoder_of_a_head_was_trained_on(
     for actor, is_trained in (("01", True), ("04", True), ("07", False)):
         assert model.predict(clips_of(sample, [actor])[0]).trained_on is is_trained
     (run / "bundles" / "lr" / FILE_NAME).unlink()  # as in an older bundle
-    path = run / "bundles" / "lr" / "bundle.json"
-    write_unhashed(path, json.loads(path.read_text()))
+    for path in (run / "run.json", run / "bundles" / "lr" / "bundle.json"):
+        write_unhashed(path, json.loads(path.read_text()))
     model = load_model(run, encoder=trained_model)
     for actor, expected in (("01", True), ("04", None), ("07", None)):
         assert model.predict(clips_of(sample, [actor])[0]).trained_on is expected

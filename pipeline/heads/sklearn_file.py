@@ -71,6 +71,9 @@ def load(path: Path, trusted: Sequence[str] = ()) -> Any:
 
     try:
         check_regular(path, MAX_HEAD_BYTES)
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_HEAD_BYTES:
+                raise ValueError(f"it unpacks to more than {MAX_HEAD_BYTES >> 20} MiB")
         return skops_load(path, trusted=list(trusted))
     except UntrustedTypesFoundException as error:
         raise UserError(
