@@ -386,7 +386,7 @@ def test_a_manifest_lists_any_clips(tmp_path: Path) -> None:
         ("path,speaker,x\n../../../../../../../..,b,1\n", "line 2: .* leads out of"),
         (f"path,speaker,x\n{'a' * 5000},b,1\n", "line 2: .*no such file"),
         ("path,speaker,x\n.,b,1\n", "line 2: .*no such file"),
-        ("path,speaker,x\na/1.wav,b,1\na/1.wav,b,1\n", "line 3: clip 1 stands in line 2"),
+        ("path,speaker,x\na/1.wav,b,1\na/1.wav,b,1\n", "line 3: clip 1 is already in line 2"),
         ("path,speaker,x\na/1.wav,b,1\na/2.wav,b,high\n", "1 numbers and 1 other values"),
         ("path,speaker,x,y\na/1.wav,b,1,1\na/2.wav,b,2,x\na/2.wav,b,3,4\n", "line 3: y is 'x'"),
     ],

@@ -93,7 +93,7 @@ def test_channels_are_chosen_as_asked(tmp_path: Path) -> None:
     [
         ({"target": "mood"}, "target 'mood': there is no such column; .*emotion.*fatigue, room"),
         ({"target": "speaker"}, "target 'speaker': there is no such column"),
-        ({"target": "intensity"}, "target intensity: empty for all 5 clip"),
+        ({"target": "intensity"}, "target intensity: empty for 5 clips"),
         ({"labels": ["sad", "angry"]}, "5.wav: its emotion is 'happy'; expected one of sad, angry"),
         ({"labels": ["sad", "angry", "sad", "happy"]}, "one stands twice"),
         ({"labels": ["sad"], "target": "fatigue"}, "leave labels out"),

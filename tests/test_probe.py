@@ -58,7 +58,7 @@ def write_run(run: Path, wrong: Mapping[str, list[int]], **fields: Any) -> Path:
     chosen = {"fold": "", "layer": layer, "parameters": {next(iter(grid)): 1.0},
               "inner_score": None}  # fmt: skip
     fits = {"points": 1, "pruned": 0, "inner_not_converged": 0}
-    told = HeadSummary("", "", grid, [], chosen, fits, {})
+    told = HeadSummary("", "probabilities (softmax)", grid, [], chosen, fits, {})
     for head, errors in wrong.items():
         mistaken = dict(zip(SPEAKERS, errors, strict=True))
         said = [

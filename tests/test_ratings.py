@@ -120,7 +120,7 @@ def test_each_clip_of_a_cache_gets_its_own_rating(tmp_path: Path) -> None:
 
 def test_a_rating_of_no_clip_or_of_two_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "name,x\nc,1\ne.wav,2\nf,1\n")
-    with pytest.raises(UserError, match=r"name 'e.wav' is not in the cache \(nor 1 other\(s\)\)"):
+    with pytest.raises(UserError, match=r"name 'e.wav' is not in the cache \(nor 1 other\)"):
         join_ratings(read_ratings(path, "x"), cache_table())
     path = write(tmp_path, "path,x\nc,1\n")
     with pytest.raises(UserError, match=r"ratings.csv: path 'c' is not .* such as 'd.wav'"):
