@@ -28,6 +28,9 @@ _TOO_MANY = (
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
 )
 
+#: Connections that the system may hold until the server takes them.
+_WAITING = 2048
+
 
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket at an address.
@@ -95,8 +98,21 @@ def serve(
     if host not in LOOPBACK and options.token is None:
         say(f"warning  whoever reaches {host} can use it: there is no token; see --token-file")
     with _ends_in_peace():
-        uvicorn.Server(configure(app, options, connections)).run(sockets=[listener])
+        _Server(configure(app, options, connections)).run(sockets=[listener])
     say("serve    stopped; every request in progress was answered")
+
+
+class _Server(uvicorn.Server):
+    """A server that lets many connections wait in the system, though it takes few in one go.
+
+    asyncio has one number for both. What the system does not let wait is tried again by the client
+    a second later.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_WAITING)
 
 
 def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicorn.Config:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import UserError
 from .options import Options
 
-#: Connections that the system may hold until the server takes them, and that it takes in one go.
+#: Connections that the server takes in one go.
 BACKLOG = 128
 #: So many goes pass before one that is closed has given its file back.
 _GOES = 4
