@@ -78,13 +78,50 @@ def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
     if _OWN_HASH not in content:
         return content, False
     seal = _SEAL.search(text)
-    if seal is None:
-        raise ValueError("it was changed or damaged since it was written")
-    unsealed = text[: seal.start(1)] + text[seal.end(1) :]
-    if hashlib.sha256(unsealed).hexdigest().encode() != seal.group(1):
+    unsealed = text[: seal.start(1)] + text[seal.end(1) :] if seal else b""
+    if not seal or hashlib.sha256(unsealed).hexdigest().encode() != seal.group(1):
         raise ValueError("it was changed or damaged since it was written")
     del content[_OWN_HASH]
     return content, True
+
+
+def read_record_json(
+    path: Path, kind: str, version: int, unhashed_version: int, remedy: str
+) -> dict[str, Any]:
+    """Read the sealed JSON object of a run or bundle, or one of before there were hashes.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    kind : str
+        What it is of: its entry ``serpipe_KIND`` is the version of its format.
+    version, unhashed_version : int
+        The present format, and the last without hashes.
+    remedy : str
+        What the user can do.
+
+    Returns
+    -------
+    dict
+        Without version and hash; with ``files`` if and only if it is sealed.
+
+    Raises
+    ------
+    UserError
+        If it is of another format.
+    OSError, ValueError
+        As :func:`read_sealed_json`; also if a part of its hashes is missing.
+    """
+    content, is_sealed = read_sealed_json(path)
+    found = content.pop(f"serpipe_{kind}", None)
+    if found is None:
+        raise ValueError(f"it has no entry serpipe_{kind}")
+    if found not in (unhashed_version, version):
+        raise UserError(f"{path}: {kind} format {found}; expected {version}; {remedy}")
+    if not is_sealed == (found == version) == (content.get("files") is not None):
+        raise ValueError("its checksum is missing")
+    return content
 
 
 def parse_json(text: bytes | str) -> Any:
@@ -122,24 +159,22 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_files(folder: Path, patterns: Iterable[str]) -> dict[str, str]:
-    """Hash the files of a folder that match any of some patterns.
+def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Hash files of a folder.
 
     Parameters
     ----------
     folder : Path
-        Where to look.
-    patterns : iterable of str
-        As :meth:`pathlib.Path.glob` takes them.
+        The folder.
+    names : iterable of str
+        Paths in it, with forward slashes.
 
     Returns
     -------
     dict of str to str
-        From the path in the folder, with forward slashes, to the hash; in alphabetical order.
+        From the path to the hash, in alphabetical order; files that are not there are left out.
     """
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    names = {path.relative_to(folder).as_posix(): path for path in found}
-    return {name: hash_file(names[name]) for name in sorted(names)}
+    return {name: hash_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
 
 
 def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remedy: str) -> bytes:
@@ -225,8 +260,8 @@ def check_listed(folder: Path, name: str, remedy: str) -> None:
 
 def write_model_hashes(folder: Path) -> None:
     """Write ``files.json`` into a model's folder: the hashes of all other files in it."""
-    files = hash_files(folder, ["*"])
-    files.pop(MODEL_HASHES, None)
+    names = {path.name for path in folder.iterdir()} - {MODEL_HASHES}
+    files = hash_files(folder, names)
     write_sealed_json(folder / MODEL_HASHES, {"serpipe_files": 1, "files": files})
 
 

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from ..errors import UserError, counted, first_line
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ..integrity import (
+    check_files,
     check_listed,
     hash_files,
-    read_checked,
-    read_sealed_json,
+    read_record_json,
     write_sealed_json,
 )
 from ..pipeline.heads import HEADS, Classifier
@@ -213,13 +213,8 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
     """
     path = folder / "bundle.json"
     try:
-        content, is_sealed = read_sealed_json(path)
-        version = content.pop("serpipe_bundle")
-        if version not in (_UNHASHED_VERSION, FORMAT_VERSION):
-            raise UserError(f"{path}: bundle format {version}; expected {FORMAT_VERSION}; {_FIX}")
+        content = read_record_json(path, "bundle", FORMAT_VERSION, _UNHASHED_VERSION, _FIX)
         summary = from_json(BundleSummary, content)
-        if is_sealed != (version == FORMAT_VERSION) or is_sealed != (summary.files is not None):
-            raise ValueError("its checksum is missing")
         candidate, key = from_json(Candidate, summary.layer), read_encoder_key(summary.encoder)
         if not key.width:
             raise ValueError("encoder has no width")
@@ -267,10 +262,9 @@ def load_bundle(folder: Path) -> Bundle:
     head_file = _head_path(folder, summary.head)
     remedy = "get the bundle again, or fit again"
     files = {head_file.name: summary.head_sha256} if summary.files is None else summary.files
-    read_checked(folder, head_file.name, files, remedy)
-    if FILE_NAME in files:
-        read_checked(folder, FILE_NAME, files, remedy)
-    elif summary.files is not None and (folder / FILE_NAME).exists():
+    names = [head_file.name, *([FILE_NAME] if FILE_NAME in files else [])]
+    check_files(folder, {name: files.get(name, "") for name in names}, remedy)
+    if FILE_NAME not in files and summary.files is not None and (folder / FILE_NAME).exists():
         raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)
     bundle = Bundle(summary, HEADS[summary.head].load(head_file), training)

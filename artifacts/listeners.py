@@ -1,7 +1,6 @@
 """The three kinds of model that tell something from clips, behind one interface."""
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..features.batching import GPU_BATCH_SECONDS, Lane, in_order
 from ..features.checkpoint import BUILT_IN
 from ..features.encoder import PRECISIONS, Encoder, load_encoder
 from ..features.front_end import FrontEnd, prepare
-from ..features.names import POOLINGS
+from ..features.names import HUB_ID, POOLINGS
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ..files import read_bytes
 from ..integrity import MAX_JSON_BYTES, parse_json
@@ -37,8 +36,6 @@ Scorer = Callable[[Sequence[Waveform]], list[Scored]]
 
 #: Clips that share a batch of a whole model on a GPU.
 _BATCH_SIZE = 8
-#: A hub id in a bundle, which may come from anywhere: never a path out of here.
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 #: What an encoder must have in common with the one that a head was fitted on.
 _SAME = ("weights_sha256", "model_type", "sampling_rate", "normalise", "layers", "width")
 
@@ -256,7 +253,7 @@ def find_encoder(
         If it is of a local folder that is not given.
     """
     name, recorded = str(told.encoder.get("encoder")), str(told.encoder.get("revision"))
-    is_hub = recorded not in ("local", "built-in") and _HUB_ID.fullmatch(name)
+    is_hub = recorded not in ("local", "built-in") and HUB_ID.fullmatch(name)
     if given is not None:
         return str(given), revision
     if (recorded == "built-in" and name in BUILT_IN) or (is_hub and not Path(name).exists()):

@@ -37,7 +37,7 @@ from ..integrity import (
     check_files,
     hash_files,
     read_checked,
-    read_sealed_json,
+    read_record_json,
     write_sealed_json,
 )
 from ..pipeline.fit import HeadFit, Predictions
@@ -318,13 +318,8 @@ def read_summary(run: Path) -> RunSummary:
     path = run / "run.json"
     fix = "name a folder that `serpipe fit` made, or fit again"
     try:
-        content, is_sealed = read_sealed_json(path)
-        version = content.pop("serpipe_run")
-        if version not in (_UNHASHED_VERSION, FORMAT_VERSION):
-            raise UserError(f"{path}: run format {version}; expected {FORMAT_VERSION}; {fix}")
+        content = read_record_json(path, "run", FORMAT_VERSION, _UNHASHED_VERSION, fix)
         summary = from_json(RunSummary, content)
-        if is_sealed != (version == FORMAT_VERSION) or is_sealed != (summary.files is not None):
-            raise ValueError("its checksum is missing")
         _check_summary(summary)
         return summary
     except FileNotFoundError:

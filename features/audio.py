@@ -13,6 +13,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from ..choices import CHANNELS
 from ..errors import BadClipError, UserError, first_line
 from ..files import read_bytes
 from ..remote import Place, Remote
@@ -25,7 +26,7 @@ Waveform = NDArray[np.float32]
 
 #: How channels become one and rates become one: part of what embeddings depend on.
 CHANNEL_POLICY = "mean"
-CHANNEL_POLICIES = ("mean", "left", "right")
+CHANNEL_POLICIES = CHANNELS
 RESAMPLER = f"soxr VHQ {soxr.__version__}"
 
 #: Raised when files are refused that were read before: clips of older caches are checked again.
@@ -337,10 +338,8 @@ def read_clip(file: Place) -> bytes:
     try:
         if isinstance(file, Remote):
             content = file.read_bytes(MAX_BYTES)
-            size = len(content)
         else:
             content = read_bytes(file, MAX_BYTES)
-            size = len(content)
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise _too_large(file) from None
@@ -350,7 +349,7 @@ def read_clip(file: Place) -> bytes:
             "a readable file",
             "check its permissions and the disk",
         ) from None
-    if size > MAX_BYTES:
+    if len(content) > MAX_BYTES:
         raise _too_large(file)
     return content
 

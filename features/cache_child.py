@@ -6,7 +6,6 @@ the file is damaged, and only that process is gone. This one never parses HDF5 t
 written itself.
 """
 
-import contextlib
 import faulthandler
 import json
 import os
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MachineError, UserError, first_line
+from ..process_limits import limit_process
 
 #: Without a sign of life for so long, the file is taken for one that HDF5 never finishes with.
 SILENCE_SECONDS = 30.0
@@ -151,7 +151,7 @@ def _answer(what: str, path: Path, seconds: float) -> None:
     tell({"ready": True})
     still_busy()
     try:
-        _limit_memory(_SPARE_BYTES + 2 * column_limit(path))
+        limit_process(_SPARE_BYTES + 2 * column_limit(path), writes_files=True)
         told = (
             {"numbers": read_numbers(path)}
             if what == "numbers"
@@ -165,21 +165,6 @@ def _answer(what: str, path: Path, seconds: float) -> None:
         }
     faulthandler.cancel_dump_traceback_later()
     tell(told)
-
-
-def _limit_memory(n_bytes: int) -> None:
-    """Allow so much more memory, and no dump of it after a crash; where the system can."""
-    try:
-        import resource
-    except ImportError:  # not there on Windows
-        return
-    limits = {resource.RLIMIT_CORE: 0}
-    with contextlib.suppress(OSError):  # of Linux alone
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + n_bytes
-    for what, limit in limits.items():
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(what, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import DTYPES
 from ..integrity import parse_json
 from .names import FINAL_NORM, POOLINGS
 
 MAX_LAYERS = 1000
 #: Numbers in the largest hidden state that is accepted: ten times those of the largest known.
 MAX_WIDTH = 1 << 16
-DTYPES = ("float32", "float16")
 
 #: Columns without which nothing can be fitted. Others may be there.
 REQUIRED_COLUMNS = frozenset(

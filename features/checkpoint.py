@@ -28,12 +28,11 @@ from .checkpoint_limits import (
 )
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 from .known_models import known_training, names_of_folder
-from .names import check_checkpoint_name
+from .names import DEFAULT_ENCODER, check_checkpoint_name
 from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
 
 #: Encoders that ship with the package.
 BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
-DEFAULT_ENCODER = "facebook/wav2vec2-base"
 #: Commits that hub ids stand for unless the user names another: numbers must not drift.
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
 

@@ -244,8 +244,7 @@ def check_weights(
     if n_weights > 2 * room:
         raise UserError(
             f"{name}: {config} describes an encoder with {n_weights} weights, but only {room} "
-            "are there; "
-            "expected one checkpoint as it was saved; fetch it again"
+            "are there; expected one checkpoint as it was saved; fetch it again"
         )
 
 

@@ -1,6 +1,7 @@
 """A file in memory in which large parts may stay unwritten and take no room."""
 
 import io
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ class MemoryFile(io.RawIOBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self._pages: dict[int, bytearray] = {}
+        self._pages: defaultdict[int, bytearray] = defaultdict(lambda: bytearray(_PAGE))
         self._size = self._position = 0
 
     @property
@@ -61,8 +62,7 @@ class MemoryFile(io.RawIOBase):
         """Write at the position."""
         source = memoryview(content).cast("B")
         for number, start, stop, done in self._spans(len(source)):
-            page = self._pages.setdefault(number, bytearray(_PAGE))
-            page[start:stop] = source[done : done + stop - start]
+            self._pages[number][start:stop] = source[done : done + stop - start]
         self._size = max(self._size, self._position)
         return len(source)
 

@@ -8,9 +8,11 @@ from ..errors import UserError
 #: The norm after the last block; the other layers are numbered, see :mod:`.pooling`.
 FINAL_NORM = "final_norm"
 POOLINGS = ("mean", "std")
+DEFAULT_ENCODER = "facebook/wav2vec2-base"
 #: Encoders that ship with the package.
 BUILT_IN_ENCODERS = ("whisper-tiny.en",)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+#: A hub id, as a bundle may hold it that comes from anywhere: never a path out of here.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def looks_like_path(name: str) -> bool:
@@ -29,9 +31,7 @@ def looks_like_path(name: str) -> bool:
     """
     owner = name.partition("/")[0]
     return (
-        _HUB_ID.fullmatch(name) is None
-        or owner in ("artifacts", "features")
-        or Path(owner).is_dir()
+        HUB_ID.fullmatch(name) is None or owner in ("artifacts", "features") or Path(owner).is_dir()
     )
 
 
@@ -54,5 +54,5 @@ def check_checkpoint_name(name: str, option: str = "--encoder") -> None:
         return
     raise UserError(
         f"{name}: no such folder; expected a local folder, a hub id such as "
-        f"facebook/wav2vec2-base, or the built-in {', '.join(BUILT_IN_ENCODERS)}; check {option}"
+        f"{DEFAULT_ENCODER}, or the built-in {', '.join(BUILT_IN_ENCODERS)}; check {option}"
     )

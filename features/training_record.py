@@ -26,7 +26,8 @@ from ..corpora import CORPORA
 from ..corpora.corpus import NameOutsideSchemeError
 from ..corpora.speakers import canonical_speaker
 from ..errors import UserError
-from ..files import read_text, write_text
+from ..files import read_bytes, write_text
+from ..integrity import parse_json
 
 FILE_NAME = "training_record.json"
 FORMAT_VERSION = 1
@@ -185,7 +186,7 @@ def read_record(path: Path) -> TrainingRecord | None:
     try:
         if not os.path.lexists(path):
             return None
-        content = json.loads(read_text(path, _MAX_BYTES))
+        content = parse_json(read_bytes(path, _MAX_BYTES))
         version = content["serpipe_training_record"]
         if version != FORMAT_VERSION:
             raise UserError(
@@ -200,7 +201,7 @@ def read_record(path: Path) -> TrainingRecord | None:
         )
         if not record.unlisted <= record.corpora or (record.clips and not record.corpora):
             raise ValueError("its corpora do not fit together")
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: not a whole training record ({error}); expected the file as serpipe wrote "
             f"it; {fix}"

@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-#: What ``--normalise`` may be.
-NORMALISATIONS = ("none", "speaker")
+from ..choices import NORMALISATIONS as NORMALISATIONS
 
 
 def by_speaker(X: NDArray[np.float32], speakers: NDArray[np.str_]) -> NDArray[np.float32]:

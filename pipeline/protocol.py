@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import check_choice
 from ..corpora.emotions import shared_word
 from ..errors import UserError, counted
 from ..features.cache import Cache
@@ -190,8 +191,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             f"{cache.path}: holds {','.join(cache.poolings)} pooling; expected {pooling}; "
             "choose what it holds with --pool, or extract again"
         )
-    if protocol.normalise not in NORMALISATIONS:
-        raise UserError(f"--normalise {protocol.normalise}: expected {' or '.join(NORMALISATIONS)}")
+    check_choice("--normalise", protocol.normalise, NORMALISATIONS)
     candidates = choose_layers(protocol.layers, cache.layers)
     table = dict(cache.clips)
     protocol, notes = with_defaults(table, protocol, ratings, str(cache.path))

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import SIMILAR_SPEAKERS as SIMILAR_SPEAKERS
+from ..choices import check_choice
 from ..corpora import CORPORA
 from ..corpora.speakers import canonical_speaker, describe_similar, similar_speakers
 from ..errors import UserError, counted
-
-#: What to do with speaker ids that differ only in spelling.
-SIMILAR_SPEAKERS = ("refuse", "merge", "separate")
-
 
 #: Ids, as :func:`canonical_speaker` gives them, that are of nobody in particular.
 _PLACEHOLDERS = frozenset(
@@ -80,8 +78,7 @@ def identify_speakers(
     UserError
         If ids differ only in spelling, and ``similar`` is ``"refuse"``.
     """
-    if similar not in SIMILAR_SPEAKERS:
-        raise UserError(f"--similar-speakers {similar}: expected {', '.join(SIMILAR_SPEAKERS)}")
+    check_choice("--similar-speakers", similar, SIMILAR_SPEAKERS)
     corpora, raw = clips["corpus"], clips["speaker"]
     qualified = np.char.add(np.char.add(corpora, ":"), raw)
     assumptions: list[str] = []

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import TASKS as TASKS
+from ..choices import check_choice
 from ..corpora import CLIP_COLUMNS, FILLED_COLUMNS
 from ..errors import UserError, counted
 
@@ -17,9 +19,8 @@ _NOT_TARGETS = {"path", "name", "speaker", *FILLED_COLUMNS} - {"shared_emotion"}
 #: Asks for the emotion or, where clips have none, for the only other column to predict.
 DEFAULT = ""
 EMOTION = "emotion"
+#: Of ``--task``: numbers are ratings and words are labels.
 AUTO = "auto"
-#: What ``--task`` says: numbers are ratings and words are labels, or which of the two.
-TASKS = (AUTO, "labels", "ratings")
 #: A column of so few whole numbers may well hold codes of labels.
 FEW_VALUES = 10
 
@@ -145,8 +146,7 @@ def choose_target(
         If there is no such column or label, it cannot be read as ``task`` says, or fewer than two
         labels are left.
     """
-    if task not in TASKS:
-        raise UserError(f"--task {task}: expected {', '.join(TASKS)}")
+    check_choice("--task", task, TASKS)
     if used is None:
         used = np.ones(len(clips["corpus"]), dtype=bool)
     if column in clips and clips[column].dtype.kind == "f" and column not in _NOT_TARGETS:

@@ -16,13 +16,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from ..errors import BadClipError, UserError
 from ..features.audio import Waveform, decode_waveform
+from ..process_limits import limit_process
 from .memory import release_memory
 from .options import Options
 from .refused import Refused, unusable
@@ -228,7 +228,7 @@ def _decode_for_ever(
     os.dup2(2, 1)
     with contextlib.suppress(ImportError):
         import av  # noqa: F401  # before the limits, which leave no room for it
-    _limit(spare_bytes)
+    limit_process(spare_bytes, writes_files=False)
     _send(answers, b"ready")
     while True:
         try:
@@ -266,21 +266,6 @@ def _decode(
 
 def _unlike(found: str, expected: str, fix: str) -> bytes:
     return json.dumps(["audio", found, expected, fix]).encode()
-
-
-def _limit(spare_bytes: int) -> None:
-    """Allow so much more memory, no files written, no cores dumped; where the system can."""
-    try:
-        import resource
-    except ImportError:  # not there on Windows
-        return
-    limits = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}
-    with contextlib.suppress(OSError):  # of Linux alone
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + spare_bytes
-    for what, limit in limits.items():
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(what, (limit, limit))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...choices import TRAINING_PRECISIONS, check_choice
 from ...errors import MachineError, UserError, counted
 from ...features.checkpoint import LOG_MEL_MODELS, Checkpoint, load_as, load_checkpoint
 from .data import Examples, Sounds
 from .model import keep_padding_out
-from .options import PRECISIONS, TrainingOptions
+from .options import TrainingOptions
 from .train import predict
 
 #: Names of the two kinds of head, as runs record them.
@@ -117,8 +118,7 @@ def check_options(options: TrainingOptions, device: str) -> None:
     """
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: expected at least 1")
-    if options.precision not in PRECISIONS:
-        raise UserError(f"--precision {options.precision}: expected {', '.join(PRECISIONS)}")
+    check_choice("--precision", options.precision, TRAINING_PRECISIONS)
     if options.precision == "fp16" and not device.startswith("cuda"):
         raise UserError(
             f"--precision fp16: is not for {device}; expected a GPU; take float32, or bf16"

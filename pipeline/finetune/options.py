@@ -4,10 +4,11 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from ...choices import TRAINING_PRECISIONS, check_choice
 from ...errors import UserError
 
 #: Of weights and states while training; weights themselves are always kept in float32.
-PRECISIONS = ("float32", "bf16", "fp16")
+PRECISIONS = TRAINING_PRECISIONS
 #: What training clips can be changed by, in the order in which it is done.
 AUGMENTATIONS = ("speed", "pitch", "noise")
 
@@ -135,8 +136,7 @@ class TrainingOptions:
                 f"--device {device}: expected the first GPU to be cuda:0; choose the visible ones "
                 "with the environment variable CUDA_VISIBLE_DEVICES"
             )
-        if self.precision not in PRECISIONS:
-            raise UserError(f"--precision {self.precision}: expected {', '.join(PRECISIONS)}")
+        check_choice("--precision", self.precision, PRECISIONS)
         if self.precision == "fp16" and not device.startswith("cuda"):
             raise UserError(
                 f"--precision fp16: cannot be trained with on {device}; expected a GPU; "

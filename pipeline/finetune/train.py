@@ -114,7 +114,7 @@ def train(
                 control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            write_model_hashes(_checkpoint(folder, {"global_step": state.global_step}))
+            write_model_hashes(_checkpoint(folder, {}, state.global_step))
 
     varied = VariedExamples(training, options) if options.augment or options.mixup else None
 
@@ -457,7 +457,6 @@ def enough_memory(options: TrainingOptions) -> Iterator[None]:
             raise
         raise MachineError(
             f"memory does not hold a batch of {counted(options.batch_size, 'clip')}; expected it "
-            "to; take a "
-            "smaller --batch-size with more --accumulate, or --gradient-checkpointing; what is "
-            "done is kept"
+            "to; take a smaller --batch-size with more --accumulate, or --gradient-checkpointing; "
+            "what is done is kept"
         ) from None
