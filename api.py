@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from . import choices
 from .choices import check_choice
 from .errors import UserError, counted, disk_error
+from .features.names import DEFAULT_ENCODER
 from .mirror import local, stored
 from .progress import Say, Track, no_track, say_nothing
 from .remote import Place, Remote, address_without_secrets, place
@@ -57,7 +58,7 @@ def extract(
     data: str | Place | Sequence[str | Place] = (),
     *,
     manifest: str | Place | None = None,
-    encoder: str | Path = "facebook/wav2vec2-base",
+    encoder: str | Path = DEFAULT_ENCODER,
     revision: str | None = None,
     out: str | Place | None = None,
     pooling: str = "mean",

@@ -21,6 +21,7 @@ import typer
 
 from . import __version__, choices, plugins
 from .errors import MachineError, SerpipeError, UserError, counted, disk_error
+from .features.names import DEFAULT_ENCODER
 from .remote import WAITING_THREADS, Place, Remote, place
 
 # The commands import what they need when they run: `serpipe --help` must not wait for torch.
@@ -286,7 +287,7 @@ def extract(
             "(wav2vec 2.0, XLS-R, HuBERT, WavLM, data2vec-audio, Whisper), or "
             "'whisper-tiny.en': ships with serpipe, needs no network.",
         ),
-    ] = "facebook/wav2vec2-base",
+    ] = DEFAULT_ENCODER,
     out: Annotated[
         str | None,
         typer.Option(
@@ -884,7 +885,7 @@ def finetune(
     encoder: Annotated[
         str,
         typer.Option(metavar="ID_OR_DIR", help="Hub id or local folder of a speech encoder."),
-    ] = "facebook/wav2vec2-base",
+    ] = DEFAULT_ENCODER,
     network: Annotated[
         str | None,
         _choice(
@@ -1966,13 +1967,11 @@ def _prediction_printer(
             echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
 
     if format is PredictionFormat.CSV:
-        mark = ""
-        if out is not None:
-            mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
-        elif isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        into_file = out is not None
+        if not into_file and isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")  # a file, whatever the terminal shows
-            if _is_file(sys.stdout):  # what reads a pipe would take the mark for part of a name
-                mark = byte_order_mark("".join([*sources, *model.listener.outputs]))
+            into_file = _is_file(sys.stdout)  # a pipe: the mark would be part of the first name
+        mark = byte_order_mark("".join([*sources, *model.listener.outputs])) if into_file else ""
         echo(mark + texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
         echo(texts.table_header(model, sources))
