@@ -6,11 +6,12 @@ embeddings) -> ``pipeline`` (heads, trained and scored on top) -> ``artifacts`` 
 
 from typing import TYPE_CHECKING
 
+# Absolute: pytest imports this file by its path, under whatever name the folder has.
+from serpipe._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .api import extract, fit, report
-    from .artifacts.model import load_model as load
-
-__version__ = "0.1.0"
+    from .artifacts.models.saved_model import load_model as load
 
 __all__ = ["extract", "fit", "load", "report"]
 
@@ -18,7 +19,7 @@ __all__ = ["extract", "fit", "load", "report"]
 def __getattr__(name: str) -> object:
     """Import what is asked for, and only then: ``import serpipe`` must not wait for torch."""
     if name == "load":
-        from .artifacts.model import load_model
+        from .artifacts.models.saved_model import load_model
 
         return load_model
     if name in __all__:

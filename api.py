@@ -22,8 +22,8 @@ from .progress import Say, Track, no_track, say_nothing
 from .remote import Place, Remote, address_without_secrets, place
 
 if TYPE_CHECKING:
-    from .artifacts.report import Report
-    from .artifacts.results import RunResults
+    from .artifacts.report.report import Report
+    from .artifacts.run.results import RunResults
     from .cluster import Cluster
     from .features.cache import Cache
     from .features.extract import Extraction
@@ -153,7 +153,7 @@ def extract(
         If memory runs out, the disk is full, or the hub cannot be reached.
     """
     about = _about(extract, locals()) if provenance is None else provenance
-    from .artifacts.latest import CACHES
+    from .artifacts.run.latest import CACHES
     from .corpora.data import gather
     from .features.names import check_checkpoint_name
 
@@ -330,7 +330,7 @@ def fit(
         If an option is wrong or the cache does not hold what it needs.
     """
     about = _about(fit, locals()) if provenance is None else provenance
-    from .artifacts.run import check_given_name
+    from .artifacts.run.run import check_given_name
     from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol
 
@@ -400,7 +400,7 @@ def fit_cross_corpus(
         If there is one corpus, or a pair cannot be fitted. Nothing is fitted then.
     """
     about = _about(fit_cross_corpus, locals()) if provenance is None else provenance
-    from .artifacts.record import plan_run
+    from .artifacts.run.record_fit import plan_run
     from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol, cross_corpus_protocols
 
@@ -462,8 +462,8 @@ def fit_repeated(
         If the split does not depend on the seed, or a run cannot be fitted. Nothing is fitted then.
     """
     about = _about(fit_repeated, locals()) if provenance is None else provenance
-    from .artifacts.record import plan_run
-    from .artifacts.repeats import spreads
+    from .artifacts.report.repeats import spreads
+    from .artifacts.run.record_fit import plan_run
     from .pipeline.folds import draws_by_seed
     from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol
@@ -543,12 +543,12 @@ def report(
     UserError
         If a run is not there or damaged, or the options do not go together.
     """
-    from .artifacts.comparison import compare_runs, report_layers, report_runs
-    from .artifacts.latest import comparison_folder, latest_run
-    from .artifacts.publish import publish, publish_comparison
-    from .artifacts.report import report_run, write_report
-    from .artifacts.results import RunResults, read_results
-    from .artifacts.run_set import read_run_set
+    from .artifacts.report.comparison import compare_runs, report_layers, report_runs
+    from .artifacts.report.publish import publish, publish_comparison
+    from .artifacts.report.report import report_run, write_report
+    from .artifacts.run.latest import comparison_folder, latest_run
+    from .artifacts.run.results import RunResults, read_results
+    from .artifacts.run.run_set import read_run_set
     from .files import make_folder
 
     listed = [] if len(runs) != 1 or isinstance(runs[0], RunResults) else [place(runs[0])]
@@ -655,7 +655,7 @@ def _to_fit(
     say: Say,
 ) -> "tuple[Cache, Ratings | None, tuple[Head, ...], Mapping[str, Grid]]":
     """Open what is fitted to, and find the heads for it."""
-    from .artifacts.latest import latest_cache
+    from .artifacts.run.latest import latest_cache
     from .features.cache import Cache, check_table, open_cache
     from .pipeline.heads import find_heads, read_grids
     from .pipeline.protocol import is_regression
@@ -723,9 +723,9 @@ def _record(
     say: Say,
 ) -> "RunResults":
     """Fit heads by one protocol, and say what came of it."""
-    from .artifacts.record import record_run
-    from .artifacts.report import headline
-    from .artifacts.results import read_results
+    from .artifacts.report.report import headline
+    from .artifacts.run.record_fit import record_run
+    from .artifacts.run.results import read_results
 
     run = record_run(
         cache,

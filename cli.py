@@ -19,7 +19,8 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, choices, plugins
+from . import choices, plugins
+from ._version import __version__
 from .errors import MachineError, SerpipeError, UserError, counted, disk_error
 from .features.names import DEFAULT_ENCODER
 from .remote import WAITING_THREADS, Place, Remote, place
@@ -379,7 +380,7 @@ def extract(
     A second run computes only what is missing; a stopped run goes on where it stopped.
     """
     from .api import extract as run
-    from .artifacts.latest import CACHES
+    from .artifacts.run.latest import CACHES
     from .pipeline.target import columns_to_predict
     from .progress import track
     from .provenance import command_line, provenance
@@ -450,8 +451,8 @@ def cache_info(
     format: ResultFormatOption = ResultFormat.TABLE,
 ) -> None:
     """Print what is inside."""
-    from .artifacts.cache_info import describe
-    from .artifacts.latest import latest_cache
+    from .artifacts.report.cache_info import describe
+    from .artifacts.run.latest import latest_cache
     from .features.cache import open_cache
     from .mirror import local
 
@@ -466,7 +467,7 @@ def cache_info(
 @cache_app.command("verify")
 def cache_verify(file: CacheFile = None, format: ResultFormatOption = ResultFormat.TABLE) -> None:
     """Check every number against its checksum; exit code 2 if the file is damaged."""
-    from .artifacts.latest import latest_cache
+    from .artifacts.run.latest import latest_cache
     from .features.cache import verify_cache
     from .mirror import local
 
@@ -487,7 +488,7 @@ def corpora_list(
     format: Annotated[TableFormat, typer.Option(help="How to print.")] = TableFormat.TABLE,
 ) -> None:
     """Print the corpora that are read, and how to get each."""
-    from .artifacts.corpus_info import list_corpora
+    from .artifacts.report.corpus_info import list_corpora
 
     _print_as(format, list_corpora())
 
@@ -499,7 +500,7 @@ def corpora_info(
     jobs: Threads = None,
 ) -> None:
     """Open every clip and tell what is there, what is missing and what is wrong."""
-    from .artifacts.corpus_info import describe_source
+    from .artifacts.report.corpus_info import describe_source
     from .corpora.data import find_data
     from .features.survey import survey
     from .progress import track
@@ -517,7 +518,7 @@ def corpora_table_command(
     jobs: Threads = None,
 ) -> None:
     """Write a row for each clip: speaker, emotion, text, duration, rate, hash."""
-    from .artifacts.corpus_info import write_clip_table
+    from .artifacts.report.corpus_info import write_clip_table
     from .corpora.data import find_data, join
     from .features.survey import survey
     from .progress import track
@@ -804,9 +805,9 @@ def fit(
     from dataclasses import asdict
 
     from . import api
-    from .artifacts.checks import run_checks
-    from .artifacts.run_set import corpus_matrices, write_run_set
-    from .artifacts.tables import nested_table
+    from .artifacts.report.checks import run_checks
+    from .artifacts.report.result_tables import nested_table
+    from .artifacts.run.run_set import corpus_matrices, write_run_set
     from .pipeline.protocol import Protocol
     from .progress import track
     from .provenance import command_line, provenance
@@ -1050,8 +1051,8 @@ def finetune(
     from dataclasses import replace
     from importlib.util import find_spec
 
-    from .artifacts.latest import RUNS
-    from .artifacts.run import check_given_name
+    from .artifacts.run.latest import RUNS
+    from .artifacts.run.run import check_given_name
     from .features.names import check_checkpoint_name
 
     given_name = "" if name is None else check_given_name(name)
@@ -1063,12 +1064,12 @@ def finetune(
                 f"finetune: {package} is not installed; expected it; pip install 'serpipe[{extra}]'"
             )
     from .api import workers
-    from .artifacts.comparison import compare_runs, report_runs
-    from .artifacts.record_finetune import probe_advice, record_finetuning
-    from .artifacts.record_probe import make_probe
-    from .artifacts.report import headline
-    from .artifacts.results import read_results
-    from .artifacts.tables import nested_table
+    from .artifacts.report.comparison import compare_runs, report_runs
+    from .artifacts.report.report import headline
+    from .artifacts.report.result_tables import nested_table
+    from .artifacts.run.record_finetune import probe_advice, record_finetuning
+    from .artifacts.run.record_probe import make_probe
+    from .artifacts.run.results import read_results
     from .corpora.data import gather
     from .features.checkpoint import load_checkpoint
     from .features.devices import choose_devices
@@ -1277,12 +1278,12 @@ def evaluate(
     from .features.names import check_checkpoint_name
 
     check_checkpoint_name(model, "--model")
-    from .artifacts.latest import RUNS
-    from .artifacts.record_evaluation import record_evaluation
-    from .artifacts.report import headline
-    from .artifacts.results import read_results
-    from .artifacts.run import check_given_name
-    from .artifacts.tables import nested_table
+    from .artifacts.report.report import headline
+    from .artifacts.report.result_tables import nested_table
+    from .artifacts.run.latest import RUNS
+    from .artifacts.run.record_evaluation import record_evaluation
+    from .artifacts.run.results import read_results
+    from .artifacts.run.run import check_given_name
     from .corpora.data import gather
     from .features.devices import choose_devices
     from .mirror import stored
@@ -1432,8 +1433,8 @@ def predict(
     _check_prediction_files(out, plot, files, window)
     _check_model(model, encoder)
 
-    from .artifacts.model import load_model, predict_files, text
-    from .artifacts.prediction_text import TRAINED_ON_NOTE, describe
+    from .artifacts.models.prediction_text import TRAINED_ON_NOTE, describe
+    from .artifacts.models.saved_model import load_model, predict_files, text
     from .errors import BadClipError
     from .features.devices import choose_devices
     from .progress import track
@@ -1470,8 +1471,8 @@ def predict(
             show(each)
             any_trained_on = any_trained_on or bool(each.trained_on)
             if plot is not None:
-                from .artifacts.figures import as_bytes
-                from .artifacts.timeline import draw_timeline
+                from .artifacts.report.figures import as_bytes
+                from .artifacts.report.timeline import draw_timeline
                 from .files import write_bytes
 
                 figure = draw_timeline(each, loaded.name, str(loaded.card["probabilities"]))
@@ -1521,7 +1522,7 @@ def export(
     refused if a score differs from that of torch by more than 0.0001.
     """
     _check_model(model, encoder)
-    from .artifacts.onnx_export import export_onnx
+    from .artifacts.onnx_export.export import export_onnx
 
     done = export_onnx(model, out, encoder=encoder, revision=revision, opset=opset, say=_say)
     told = done.metadata
@@ -1653,7 +1654,7 @@ def serve(
             f"serve: {error.name} is not installed; expected the extra; "
             "install it: pip install 'serpipe[serve]'"
         ) from None
-    from .artifacts.model import load_model
+    from .artifacts.models.saved_model import load_model
     from .features.devices import choose_devices
 
     options = Options(
@@ -1789,11 +1790,11 @@ def _stop(signal_number: int, frame: object) -> None:
 
 
 def print_report(report: Any, console: Any = None) -> None:
-    """Print a :class:`~serpipe.artifacts.report.Report` on a rich console, standard output's."""
+    """Print a report (`Report`) on a rich console, standard output's."""
     from rich.table import Table
     from rich.text import Text
 
-    from .artifacts.report import check_line
+    from .artifacts.report.report import check_line
 
     console = _console(console)
     facts = Table.grid(padding=(0, 2))
@@ -1815,10 +1816,10 @@ def print_report(report: Any, console: Any = None) -> None:
 
 
 def print_table(table: Any, console: Any = None) -> None:
-    """Print a :class:`~serpipe.artifacts.table.Table` on a rich console, standard output's."""
+    """Print a table (`Table`) on a rich console, standard output's."""
     from rich.text import Text
 
-    from .artifacts.table import as_terminal
+    from .artifacts.report.table import as_terminal
 
     console = _console(console)
     console.print(Text(f"\n{table.title}", style="bold"))
@@ -1841,14 +1842,14 @@ def _split_name(given: str) -> tuple[str, str]:
     name, equals, folder = given.partition("=")
     if not equals or isinstance(place(given), Remote) or Path(given).exists():
         return "", given
-    from .artifacts.run import check_given_name
+    from .artifacts.run.run import check_given_name
 
     return check_given_name(name), folder
 
 
 def _check_model(model: str | None, encoder: str | None) -> None:
     """Refuse a model or an encoder on this machine that is not there, before torch is loaded."""
-    from .artifacts.latest import find_model
+    from .artifacts.run.latest import find_model
     from .features.names import check_checkpoint_name
 
     if encoder is not None:
@@ -1945,8 +1946,8 @@ def _prediction_printer(
     import json
     from dataclasses import asdict
 
-    from .artifacts import prediction_text as texts
-    from .artifacts.table import byte_order_mark
+    from .artifacts.models import prediction_text as texts
+    from .artifacts.report.table import byte_order_mark
     from .files import write_text
 
     shown: list[dict[str, Any]] = []
@@ -2019,8 +2020,8 @@ def _print_above_bar(text: str) -> None:
 
 
 def _print_as(format: TableFormat, report: Any) -> None:
-    from .artifacts.report import as_json, markdown
-    from .artifacts.table import as_csv
+    from .artifacts.report.report import as_json, markdown
+    from .artifacts.report.table import as_csv
 
     if format is TableFormat.TABLE:
         print_report(report)

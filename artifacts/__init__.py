@@ -1,1 +1,1 @@
-"""What a run leaves behind: predictions, fitted heads, tables. Written and read here alone."""
+"""What is kept of a run, read back from disk: run files, saved models, ONNX files and reports."""

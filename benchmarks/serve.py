@@ -28,7 +28,7 @@ from typing import Any
 
 import httpx
 import numpy as np
-from serpipe.artifacts.model import Model, load_model
+from serpipe.artifacts.models.saved_model import Model, load_model
 from serpipe.corpora import scan
 from serpipe.corpora.data import find_source
 from serpipe.provenance import provenance

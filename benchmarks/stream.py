@@ -60,9 +60,9 @@ def measure(folder: str, head: str, way: str) -> dict[str, float]:
         make(Path(folder), int(way))
         return {}
     import serpipe
+    from serpipe.artifacts.report import report  # noqa: F401
 
     # As `fit` would load it, for a baseline that has all of the program in it.
-    from serpipe.artifacts import record, report, results  # noqa: F401
     from serpipe.features.cache import open_cache
 
     cache = open_cache(Path(folder) / "cache.h5")
@@ -109,7 +109,7 @@ def make(folder: Path, n_clips: int) -> None:
 
 def predictions(run: Path, head: str) -> list[str]:
     """Return the predicted labels of a run, in the order of its clips."""
-    from serpipe.artifacts.results import read_results
+    from serpipe.artifacts.run.results import read_results
 
     found: list[str] = read_results(run).predicted[head]["nested"].tolist()
     return found

@@ -28,7 +28,7 @@ from typing import IO, Any, cast
 
 from filelock import FileLock, Timeout
 
-from .. import __version__
+from .._version import __version__
 from ..errors import MachineError, SerpipeError, UserError, first_line
 from ..files import (
     create_file,

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from serpipe.artifacts.report import report_run
-from serpipe.artifacts.results import read_results
+from serpipe.artifacts.report.report import report_run
+from serpipe.artifacts.run.results import read_results
 from serpipe.cli import print_report
 
 SHOWN = ("nested", "comparisons", "layers")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 import transformers
 
-from .. import __version__
+from .._version import __version__
 from ..corpora import Clip
 from ..errors import BadClipError
 from .audio import (

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..artifacts.model import Model
+from ..artifacts.models.prediction import Prediction, csv_columns
+from ..artifacts.models.saved_model import Model
 from ..errors import UserError
 from ..files import json_value
-from ..pipeline.predict import Prediction, csv_columns
 
 #: Said with every answer.
 NOTE = (

@@ -16,11 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from .. import __version__
-from ..artifacts.model import Model, Recording
+from .._version import __version__
+from ..artifacts.models.prediction import MINIMUM_HOP, Prediction
+from ..artifacts.models.saved_model import Model, Recording
 from ..errors import MachineError, UserError, first_line
 from ..features.audio import MAX_SECONDS, Waveform
-from ..pipeline.predict import MINIMUM_HOP, Prediction
 from .answers import NOTE, AnswerLog, answer, as_csv, as_json, clean_name, model_facts, model_name
 from .body import Upload, bytes_to_hold, check_form, content_type, read_bytes, read_form
 from .decode import Decoders

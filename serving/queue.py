@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ..artifacts.listeners import Scored
-from ..artifacts.model import Model, Recording
+from ..artifacts.models.prediction import Prediction
+from ..artifacts.models.predictors import Scored
+from ..artifacts.models.saved_model import Model, Recording
 from ..errors import SerpipeError
-from ..pipeline.predict import Prediction
 
 _LOG = logging.getLogger("serpipe.serving")
 

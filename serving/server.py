@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..artifacts.model import Model
+from ..artifacts.models.saved_model import Model
 from ..errors import UserError
 from .answers import AnswerLog, as_json
 from .app import Service, make_app

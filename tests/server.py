@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 import uvicorn
-from serpipe.artifacts.listeners import Scored
-from serpipe.artifacts.model import load_model
+from serpipe.artifacts.models.predictors import Scored
+from serpipe.artifacts.models.saved_model import load_model
 from serpipe.features.audio import Waveform
 from serpipe.serving.answers import AnswerLog
 from serpipe.serving.app import Service, make_app

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
-from serpipe.artifacts.bundle import load_bundle, save_bundle
+from serpipe.artifacts.models.bundle import load_bundle, save_bundle
 from serpipe.errors import UserError
 from serpipe.pipeline.fit import fit_final
 from serpipe.pipeline.folds import inner_folds

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 import soxr
 from scipy.signal import butter, sosfilt
-from serpipe.artifacts.checks import run_checks
-from serpipe.artifacts.results import read_results
+from serpipe.artifacts.report.checks import run_checks
+from serpipe.artifacts.run.results import read_results
 from serpipe.corpora import Clip, scan
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.errors import UserError

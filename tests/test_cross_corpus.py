@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from serpipe.artifacts.results import read_results
+from serpipe.artifacts.run.results import read_results
 from serpipe.corpora import CORPORA
 from serpipe.corpora.corpus import Archive
 from serpipe.corpora.data import find_data

@@ -24,7 +24,7 @@ pytest.importorskip("python_multipart", reason="needs serpipe[serve]")
 httpx = pytest.importorskip("httpx", reason="needs httpx, the client of these tests")
 
 # ruff: noqa: E402  # what is imported from here on needs the extra
-from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
 from serpipe.serving.options import Options
 
 from .conftest import ROOT, Command, run_python

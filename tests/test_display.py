@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import serpipe as package
 from PIL import Image
-from serpipe.artifacts.results import read_results
-from serpipe.artifacts.timeline import draw_timeline
+from serpipe.artifacts.models.prediction import Prediction, Window
+from serpipe.artifacts.report.timeline import draw_timeline
+from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
-from serpipe.pipeline.predict import Prediction, Window
 
 from .conftest import Command, write_wav
 

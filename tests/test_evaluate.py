@@ -14,9 +14,9 @@ import soxr
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from serpipe.artifacts.models.outputs import label_shares, match_labels
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.pipeline.finetune.model import build_model, save_model
-from serpipe.pipeline.outputs import label_shares, match_labels
 
 from .conftest import Command
 from .test_finetune import score  # which says the same without serpipe, as is proven there

@@ -8,11 +8,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from serpipe.artifacts.checks import run_checks
-from serpipe.artifacts.record_finetune import validation_clips
-from serpipe.artifacts.repeats import repeated, spreads
-from serpipe.artifacts.results import RunResults, read_results
-from serpipe.artifacts.selection import ComparableResults, count_comparable
+from serpipe.artifacts.report.checks import run_checks
+from serpipe.artifacts.report.repeats import repeated, spreads
+from serpipe.artifacts.report.selection import ComparableResults, count_comparable
+from serpipe.artifacts.run.record_finetune import validation_clips
+from serpipe.artifacts.run.results import RunResults, read_results
 from serpipe.corpora.manifest import read_manifest
 from serpipe.corpora.speakers import canonical_speaker, similar_speakers
 from serpipe.errors import UserError
@@ -409,7 +409,7 @@ def test_the_head_is_chosen_inside_the_folds(serpipe: Command, tmp_path: Path) -
 def test_a_choice_of_the_head_that_was_stopped_goes_on(
     serpipe: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serpipe.artifacts import record
+    from serpipe.artifacts.run import record_fit as record
 
     cache = write_voices(tmp_path / "c.h5", PERSONS)
     command = ("fit", "--cache", cache, "--head", "lr,svm,best", "--grid", "lr.C=0.01",

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from serpipe.artifacts import record
-from serpipe.artifacts.bundle import load_bundle
-from serpipe.artifacts.card import card
-from serpipe.artifacts.parts import part_writer, read_parts
-from serpipe.artifacts.report import markdown, report_run
-from serpipe.artifacts.results import read_results
-from serpipe.artifacts.run import check_run, read_summary
-from serpipe.artifacts.table import Table, as_markdown
+from serpipe.artifacts.models.bundle import load_bundle
+from serpipe.artifacts.report.card import card
+from serpipe.artifacts.report.report import markdown, report_run
+from serpipe.artifacts.report.table import Table, as_markdown
+from serpipe.artifacts.run import record_fit as record
+from serpipe.artifacts.run.fold_results import part_writer, read_parts
+from serpipe.artifacts.run.results import read_results
+from serpipe.artifacts.run.run import check_run, read_summary
 from serpipe.errors import UserError
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.integrity import (
@@ -409,7 +409,7 @@ def test_json_that_python_alone_reads_is_refused(text: str | bytes) -> None:
 
 
 def test_a_schema_takes_no_value_for_one_of_another_type() -> None:
-    from serpipe.artifacts.encoder_key import EncoderKey
+    from serpipe.artifacts.run.encoder_key import EncoderKey
 
     assert from_json(EncoderKey, {"width": 3, "max_seconds": 2}).max_seconds == 2
     wrong: tuple[Callable[[Any], dict[str, Any]], ...] = (

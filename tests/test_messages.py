@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import serpipe as package
 from serpipe import choices
-from serpipe.artifacts.model import DEFAULT_BUNDLE
-from serpipe.artifacts.onnx_heads import check_exportable
-from serpipe.artifacts.record_probe import make_probe
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE
+from serpipe.artifacts.onnx_export.heads import check_exportable
+from serpipe.artifacts.run.record_probe import make_probe
 from serpipe.corpora.data import gather
 from serpipe.errors import UserError
 from serpipe.features.audio import CHANNEL_POLICIES

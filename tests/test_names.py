@@ -8,10 +8,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from serpipe.artifacts.comparison import compare_runs
-from serpipe.artifacts.figures import draw_comparison
-from serpipe.artifacts.results import read_results
-from serpipe.artifacts.tables import comparison_table, identity, layers_table, nested_table
+from serpipe.artifacts.report.comparison import compare_runs
+from serpipe.artifacts.report.figures import draw_comparison
+from serpipe.artifacts.report.result_tables import (
+    comparison_table,
+    identity,
+    layers_table,
+    nested_table,
+)
+from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
 from serpipe.pipeline.statistics import compare
 

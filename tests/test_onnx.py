@@ -15,11 +15,12 @@ import pytest
 import serpipe as package
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
-from serpipe.artifacts import onnx_convert, onnx_export
-from serpipe.artifacts.bundle import save_bundle
-from serpipe.artifacts.model import DEFAULT_BUNDLE, Model
-from serpipe.artifacts.onnx_export import EXPORTS, TOLERANCE, export_onnx
-from serpipe.artifacts.onnx_heads import head_module
+from serpipe.artifacts.models.bundle import save_bundle
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, Model
+from serpipe.artifacts.onnx_export import convert as onnx_convert
+from serpipe.artifacts.onnx_export import export as onnx_export
+from serpipe.artifacts.onnx_export.export import EXPORTS, TOLERANCE, export_onnx
+from serpipe.artifacts.onnx_export.heads import head_module
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import Waveform, read_waveform
 from serpipe.features.checkpoint import load_checkpoint

@@ -14,8 +14,15 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from serpipe.artifacts.bundle import load_bundle
-from serpipe.artifacts.model import DEFAULT_BUNDLE, Model, load_model
+from serpipe.artifacts.models.bundle import load_bundle
+from serpipe.artifacts.models.prediction import (
+    Prediction,
+    csv_columns,
+    equal_windows,
+    score_columns,
+    windows,
+)
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, Model, load_model
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import SILENCE_PEAK, read_waveform
 from serpipe.features.cache import open_cache
@@ -23,13 +30,6 @@ from serpipe.features.checkpoint import load_checkpoint
 from serpipe.features.front_end import prepare
 from serpipe.pipeline.finetune.model import build_model, save_model
 from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
-from serpipe.pipeline.predict import (
-    Prediction,
-    csv_columns,
-    equal_windows,
-    score_columns,
-    windows,
-)
 
 from .conftest import Command, run_python, write_hashed, write_wav
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serpipe.artifacts.comparison import compare_runs, report_runs
-from serpipe.artifacts.report import Report, report_run
-from serpipe.artifacts.results import read_results
-from serpipe.artifacts.run import (
+from serpipe.artifacts.report.comparison import compare_runs, report_runs
+from serpipe.artifacts.report.report import Report, report_run
+from serpipe.artifacts.report.table import Table
+from serpipe.artifacts.run.results import read_results
+from serpipe.artifacts.run.run import (
     HeadSummary,
     RunSummary,
     read_summary,
@@ -21,7 +22,6 @@ from serpipe.artifacts.run import (
     save_predictions,
     write_summary,
 )
-from serpipe.artifacts.table import Table
 from serpipe.errors import UserError
 from serpipe.pipeline.fit import Choice, HeadFit, Predictions
 from serpipe.pipeline.folds import Fold

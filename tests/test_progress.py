@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import serpipe as package
 from serpipe import progress
-from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model, predict_files
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model, predict_files
 
 from .conftest import Command, write_wav
 

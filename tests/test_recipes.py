@@ -16,7 +16,7 @@ import pytest
 import torch
 from scipy.signal import find_peaks
 from serpipe.api import workers
-from serpipe.artifacts.record_finetune import record_finetuning
+from serpipe.artifacts.run.record_finetune import record_finetuning
 from serpipe.corpora import scan
 from serpipe.corpora.data import listed
 from serpipe.corpora.ravdess import RAVDESS

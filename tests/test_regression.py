@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import ModelCard
 from scipy.stats import pearsonr
 from scipy.stats import t as student
-from serpipe.artifacts.bundle import load_bundle, save_bundle
-from serpipe.artifacts.parts import part_writer, read_parts
-from serpipe.artifacts.results import read_results
+from serpipe.artifacts.models.bundle import load_bundle, save_bundle
+from serpipe.artifacts.run.fold_results import part_writer, read_parts
+from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.fit import Problem, fit_final, fit_head

@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
-from serpipe.artifacts.baselines import baselines_for
-from serpipe.artifacts.bundle import load_bundle
-from serpipe.artifacts.checks import run_checks
-from serpipe.artifacts.figures import as_bytes, draw_figures, draw_speakers
-from serpipe.artifacts.page import hardest_clips, render_page
-from serpipe.artifacts.report import as_json, headline, report_run
-from serpipe.artifacts.results import RunResults, read_results
-from serpipe.artifacts.run import NESTED
-from serpipe.artifacts.table import Table, as_latex, as_markdown
-from serpipe.artifacts.tables import (
+from serpipe.artifacts.models.bundle import load_bundle
+from serpipe.artifacts.report.baselines import baselines_for
+from serpipe.artifacts.report.checks import run_checks
+from serpipe.artifacts.report.figures import as_bytes, draw_figures, draw_speakers
+from serpipe.artifacts.report.page import hardest_clips, render_page
+from serpipe.artifacts.report.report import as_json, headline, report_run
+from serpipe.artifacts.report.result_tables import (
     classes_table,
     comparison_table,
     groups_table,
     layers_table,
     nested_table,
 )
+from serpipe.artifacts.report.table import Table, as_latex, as_markdown
+from serpipe.artifacts.run.results import RunResults, read_results
+from serpipe.artifacts.run.run import NESTED
 from serpipe.pipeline.measures import LABELS
 from serpipe.pipeline.metrics import confusion, scores_of
 from serpipe.pipeline.statistics import compare, intervals, recall_intervals
@@ -106,7 +106,7 @@ _GRADED = {"SER021", "SER024"}
 
 
 def test_every_code_is_in_the_docs_with_its_severity() -> None:
-    code = (ROOT / "artifacts" / "checks.py").read_text()
+    code = (ROOT / "artifacts" / "report" / "checks.py").read_text()
     used = set(re.findall(r'"(SER\d+)"(?:,|: \()\s*"(invalid|warning|note)"', code))
     table = re.findall(
         r"^\| (SER\d+) \| ([\w ]+) \|", (ROOT / "docs" / "checks.md").read_text(), re.M

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serpipe.artifacts.record import record_run
-from serpipe.artifacts.results import at_edge, chosen, read_results
+from serpipe.artifacts.run.record_fit import record_run
+from serpipe.artifacts.run.results import at_edge, chosen, read_results
 from serpipe.corpora import CLIP_COLUMNS
 from serpipe.errors import UserError
 from serpipe.features.cache import Cache, open_cache

@@ -36,11 +36,11 @@ pytest.importorskip("python_multipart", reason="needs serpipe[serve]")
 httpx = pytest.importorskip("httpx", reason="needs httpx, the client of these tests")
 
 # ruff: noqa: E402  # what is imported from here on needs the extra
-from serpipe.artifacts.listeners import Scored
-from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model
+from serpipe.artifacts.models.prediction import Prediction, csv_columns
+from serpipe.artifacts.models.predictors import Scored
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
 from serpipe.errors import MachineError, UserError
 from serpipe.features.audio import Waveform, read_waveform
-from serpipe.pipeline.predict import Prediction, csv_columns
 from serpipe.serving.answers import AnswerLog, clean_name
 from serpipe.serving.decode import Decoders
 from serpipe.serving.logs import OneASecond

@@ -12,7 +12,7 @@ pytest.importorskip("fastapi", reason="needs serpipe[serve]")
 parser = pytest.importorskip("prometheus_client.parser", reason="needs prometheus-client")
 
 # ruff: noqa: E402  # what is imported from here on needs the extra
-from serpipe.artifacts.model import load_model
+from serpipe.artifacts.models.saved_model import load_model
 from serpipe.features.audio import read_waveform
 
 from .server import RATE, command, wav

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from serpipe.artifacts.record import record_run
+from serpipe.artifacts.run.record_fit import record_run
 from serpipe.corpora import scan
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.errors import MachineError, UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serpipe.artifacts.results import read_results
+from serpipe.artifacts.run.results import read_results
 from serpipe.pipeline import blocks
 from serpipe.pipeline.blocks import Rows
 from serpipe.pipeline.heads import HEADS

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from serpipe.artifacts.page import hardest_clips
-from serpipe.artifacts.results import read_results
+from serpipe.artifacts.report.page import hardest_clips
+from serpipe.artifacts.run.results import read_results
 from serpipe.corpora import scan
 from serpipe.corpora.clip_paths import ClipFolder
 from serpipe.corpora.csv_table import read_numbers, read_table

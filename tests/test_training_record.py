@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from serpipe.artifacts.model import DEFAULT_BUNDLE, load_model
-from serpipe.artifacts.results import read_results
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
+from serpipe.artifacts.run.results import read_results
 from serpipe.corpora.data import SAMPLE, find_data
 from serpipe.errors import UserError
 from serpipe.features import known_models

@@ -1,0 +1,282 @@
+"""A bundle: a fitted head with all that predicting needs, in a folder of its own.
+
+======================== ======================================================================
+``bundle.json``          encoder and its hashes, pooling, layers and their weights, target,
+                         labels, head and hyper-parameters, how it scored, versions; and the
+                         SHA-256 hashes of the files below and of its own text
+``head.skops``           the classifier with its scaler, by skops; or
+``head.lgbm.json``       the trees, in LightGBM's own text format
+``training_record.json`` hashes of the clips and speakers that the head was fitted on
+======================== ======================================================================
+
+Loading runs no code that the folder brings along. Nothing in ``bundle.json`` is used as a path:
+the names of the files are known here. Hashes find damage and edits. They are no signature: whoever
+changes a bundle on purpose can change its hashes as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UserError, counted, first_line
+from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
+from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
+from ...pipeline.heads import HEADS, Classifier
+from ...pipeline.layers import Candidate, weigh
+from ...schema import from_json
+from ..run.encoder_key import read_encoder_key
+
+FORMAT_VERSION = 2
+#: The format before files were hashed: still read; only its head has a hash.
+_UNHASHED_VERSION = 1
+_FIX = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
+
+
+@dataclass(frozen=True)
+class BundleSummary:
+    """What ``bundle.json`` says.
+
+    Attributes
+    ----------
+    head : str
+        Name of the head.
+    parameters : mapping of str to float
+        Its hyper-parameters.
+    encoder : mapping
+        The key of the cache: checkpoint, revision and hash of the weights, and all else that
+        embeddings depend on.
+    pooling : str
+        Poolings, joined by commas.
+    layer : mapping
+        ``name``, ``layers`` and ``how``, as in :class:`~serpipe.pipeline.layers.Candidate`.
+    layer_weights : sequence of float
+        Of each of these layers, where weights were learnt.
+    target : str
+        What is predicted.
+    changes : sequence of str
+        Labels that were counted as another, or dropped.
+    labels : sequence of str
+        What it can be, in the order of the probabilities.
+    normalise : str
+        ``"speaker"``: the embeddings of each speaker must be standardised by themselves.
+    converged : bool
+        Whether the classifier reached its optimum.
+    result : mapping
+        Nested UAR, accuracy and macro-F1, with intervals, from 0 to 1: how the protocol that made
+        this head did on speakers that it had not heard.
+    warnings : sequence of str
+        What must be said with these numbers.
+    corpus, licence, citation : str
+        Of the clips that it was fitted on.
+    content : str
+        Hash of these clips, their labels and the cache's key.
+    head_sha256 : str
+        Hash of the file of the classifier.
+    provenance : mapping
+        Command, versions, machine.
+    probabilities : str
+        Whether the probabilities are calibrated, and how; empty for ratings. Of a bundle that does
+        not say so, what its head says.
+    files : mapping of str to str, optional
+        SHA-256 hashes of the bundle's other files, by name. None in bundles of earlier versions.
+    """
+
+    head: str
+    parameters: Mapping[str, int | float]
+    encoder: Mapping[str, Any]
+    pooling: str
+    layer: Mapping[str, Any]
+    layer_weights: Sequence[float]
+    target: str
+    changes: Sequence[str]
+    labels: Sequence[str]
+    normalise: str
+    converged: bool
+    result: Mapping[str, Any]
+    warnings: Sequence[str]
+    corpus: str
+    licence: str
+    citation: str
+    content: str
+    head_sha256: str
+    provenance: Mapping[str, Any]
+    probabilities: str = ""
+    files: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded bundle.
+
+    Attributes
+    ----------
+    summary : BundleSummary
+        What it is.
+    classifier : object
+        The fitted head.
+    training : TrainingRecord or None
+        What the head was fitted on; None if the bundle is older than such records.
+    """
+
+    summary: BundleSummary
+    classifier: Classifier
+    training: TrainingRecord | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        """The layers that it hears."""
+        told = self.summary.layer
+        return Candidate(str(told["name"]), tuple(told["layers"]), str(told["how"]))
+
+    def predict(
+        self, embeddings: Mapping[str, NDArray[np.float32]]
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Predict clips from their embeddings.
+
+        Parameters
+        ----------
+        embeddings : mapping of str to ndarray of float32, shape (n_clips, n_features)
+            By layer, pooled as the bundle says: at least ``candidate.layers``.
+
+        Returns
+        -------
+        predicted : ndarray of str or float64, shape (n_clips,)
+            Labels or ratings.
+        probabilities : ndarray of float64, shape (n_clips, n_labels)
+            In the order of ``summary.labels``.
+        """
+        X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
+        if X.ndim == 3:
+            X = weigh(X, np.array(self.summary.layer_weights))
+        return HEADS[self.summary.head].predict(self.classifier, X)
+
+
+def save_bundle(
+    folder: Path, classifier: Classifier, *, training: TrainingRecord | None = None, **told: Any
+) -> None:
+    """Write a bundle.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to.
+    classifier : object
+        The fitted head.
+    training : TrainingRecord, optional
+        What it was fitted on, with what is known of the encoder.
+    **told
+        The fields of :class:`BundleSummary`, all but ``head_sha256``, ``probabilities`` and
+        ``files``.
+    """
+    path = _head_path(folder, told["head"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if training:
+        write_record(folder, training)
+    HEADS[told["head"]].save(classifier, path)
+    files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
+    summary = BundleSummary(
+        **told,
+        head_sha256=files[path.name],
+        probabilities=HEADS[told["head"]].probabilities_are,
+        files=files,
+    )
+    content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
+    write_sealed_json(folder / "bundle.json", content)
+
+
+def read_bundle_summary(folder: Path) -> BundleSummary:
+    """Return what the ``bundle.json`` of a bundle says; its head is not touched.
+
+    Parameters
+    ----------
+    folder : Path
+        ``RUN/bundles/HEAD``.
+
+    Returns
+    -------
+    BundleSummary
+
+    Raises
+    ------
+    UserError
+        If it is missing, not whole, was changed or is of another format.
+    """
+    path = folder / "bundle.json"
+    try:
+        content = read_record_json(path, "bundle", FORMAT_VERSION, _UNHASHED_VERSION, _FIX)
+        summary = from_json(BundleSummary, content)
+        candidate, key = from_json(Candidate, summary.layer), read_encoder_key(summary.encoder)
+        if not key.width:
+            raise ValueError("encoder has no width")
+        if key.layers and not set(candidate.layers) <= set(key.layers):
+            raise ValueError("its layers are none of the encoder")
+        if len(set(summary.labels)) < len(summary.labels):
+            raise ValueError("a label occurs twice")
+        if not summary.probabilities and summary.head in HEADS:
+            summary = replace(summary, probabilities=HEADS[summary.head].probabilities_are)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; expected a bundle; {_FIX}") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not a whole bundle.json ({error}); {_FIX}") from error
+    bundles = folder.resolve().parent
+    if bundles.name == "bundles":
+        name = f"bundles/{folder.resolve().name}/bundle.json"
+        check_listed(bundles.parent, name, "move it out of the run, or fit again")
+    return summary
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Load a bundle, from wherever it comes: no code of its own is run.
+
+    Parameters
+    ----------
+    folder : Path
+        Written by ``serpipe fit``: ``RUN/bundles/HEAD``.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    UserError
+        If it is not whole, was changed, or asks for code.
+    """
+    summary = read_bundle_summary(folder)
+    if summary.head not in HEADS:
+        raise UserError(
+            f"{folder / 'bundle.json'}: head {summary.head!r} is not known here; expected "
+            f"{', '.join(HEADS)}; use the version of serpipe that made it, or install the package "
+            "that registers this head"
+        )
+    head_file = _head_path(folder, summary.head)
+    remedy = "get the bundle again, or fit again"
+    files = {head_file.name: summary.head_sha256} if summary.files is None else summary.files
+    names = [head_file.name, *([FILE_NAME] if FILE_NAME in files else [])]
+    check_files(folder, {name: files.get(name, "") for name in names}, remedy)
+    if FILE_NAME not in files and summary.files is not None and (folder / FILE_NAME).exists():
+        raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
+    training = read_record(folder / FILE_NAME)
+    bundle = Bundle(summary, HEADS[summary.head].load(head_file), training)
+    try:
+        silence = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
+        nothing = {layer: silence.astype(np.float32) for layer in bundle.candidate.layers}
+        _, probabilities = bundle.predict(nothing)
+        if probabilities.shape != (1, len(summary.labels)):
+            raise ValueError(
+                f"{probabilities.shape[1]} probabilities, {counted(len(summary.labels), 'label')}"
+            )
+    except Exception as error:  # whatever an object that is no classifier raises
+        raise UserError(
+            f"{head_file}: does not predict what bundle.json says ({first_line(error)}); expected "
+            f"a head of the kind {summary.head}; {_FIX}"
+        ) from None
+    return bundle
+
+
+def _head_path(folder: Path, head: str) -> Path:
+    return folder / f"head{HEADS[head].suffix}"

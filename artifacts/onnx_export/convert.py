@@ -1,0 +1,169 @@
+"""A torch module as the bytes of an ONNX file, and those bytes at work in onnxruntime."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from ..._version import __version__
+from ...errors import UserError, first_line
+from ...features.audio import Waveform
+from .graph import Graph
+
+#: Versions of the operators: what the exporter writes, and the runtime that checks it reads.
+OPSETS = range(18, 24)
+#: Most bytes of an ONNX file, which is one protobuf message; the rest of 2 GiB is for the graph.
+MAX_BYTES = (1 << 31) - (32 << 20)
+#: Those of the exporter that speak of what nobody here can change.
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
+
+
+def check_installed() -> None:
+    """Refuse to begin without serpipe[onnx].
+
+    Raises
+    ------
+    UserError
+        Says how to install it.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"export: {error.name} is not installed; expected the extra; "
+            "install it: pip install 'serpipe[onnx]'"
+        ) from None
+
+
+def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str]) -> bytes:
+    """Turn a graph into the bytes of an ONNX file.
+
+    Parameters
+    ----------
+    graph : Graph
+        In evaluation mode.
+    n_samples : int
+        Of a clip that it is traced with; others may have other lengths.
+    opset : int
+        One of :data:`OPSETS`.
+    metadata : mapping of str to str
+        What the file says of itself.
+
+    Returns
+    -------
+    bytes
+        The same for the same graph; nothing in them names this machine.
+
+    Raises
+    ------
+    UserError
+        If it is too large for one file, or has what ONNX cannot hold.
+    """
+    import onnx
+
+    tensors = [*graph.parameters(), *graph.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if size > MAX_BYTES:
+        raise UserError(
+            f"the weights take {size / 2**30:.1f} GiB; expected less than 2 GiB, the most that an "
+            "ONNX file holds; choose a smaller encoder, or one of its lower layers"
+        )
+    example = torch.sin(torch.arange(2 * n_samples) / 7).reshape(2, n_samples)
+    clips = torch.export.Dim("clips", min=1)
+    samples = torch.export.Dim("samples", min=graph.shortest, max=graph.longest)
+    has_labels = metadata["kind"] == "labels"
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                input_names=["audio"],
+                output_names=["scores", "label_index"] if has_labels else ["scores"],
+                dynamic_shapes={"audio": {0: clips, 1: samples}},
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+        if program is None:
+            raise RuntimeError("nothing was made")
+        model = program.model_proto
+    except Exception as error:  # the exporter raises what its many parts raise
+        raise UserError(
+            f"the model cannot be turned into a graph ({first_line(error)}); expected an encoder "
+            "of transformers whose operators ONNX has; choose another"
+        ) from error
+    _clean(model.graph)
+    del model.functions[:], model.metadata_props[:]
+    model.producer_name, model.producer_version = "serpipe", __version__
+    model.doc_string = metadata["what"]
+    onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def run_onnx(content: bytes, clips: Sequence[Waveform]) -> list[list[NDArray[Any]]]:
+    """Run an ONNX file on clips, each by itself, by one thread.
+
+    Parameters
+    ----------
+    content : bytes
+        From :func:`to_onnx`.
+    clips : sequence of ndarray of float32, shape (n_samples,)
+        What to run it on.
+
+    Returns
+    -------
+    list of list of ndarray
+        For each clip the outputs of the graph.
+
+    Raises
+    ------
+    UserError
+        If onnxruntime does not take it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return [session.run(None, {"audio": clip[None]}) for clip in clips]
+    except Exception as error:  # of classes that its extension module makes
+        raise UserError(
+            f"onnxruntime does not run the graph ({first_line(error)}); expected it to; choose "
+            "another --opset, or use the model with serpipe"
+        ) from error
+
+
+def _clean(graph: Any) -> None:
+    """Take out what the exporter tells of its own source files, and shapes that runtimes infer."""
+    for node in graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+    del graph.value_info[:], graph.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from talking."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

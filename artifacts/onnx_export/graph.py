@@ -1,0 +1,316 @@
+"""From samples to scores as one torch module, front end included: what is exported."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ...features.audio import SILENCE_PEAK
+from ...features.checkpoint import Checkpoint
+from ...features.front_end import FrontEnd, LogMelFrontEnd
+from ...features.names import FINAL_NORM
+from ...features.padding import ValidForAll
+from ...features.whisper import ask_for_valid_frames
+from ..models.bundle import BundleSummary
+from .heads import Said
+
+
+class Graph(nn.Module):
+    """A model that hears samples and scores them.
+
+    Parameters
+    ----------
+    prepare : Module
+        From samples, float32, shape (n_clips, n_samples), to what ``embed`` takes.
+    embed : Module
+        From that and the number of samples to what ``head`` takes.
+    head : Module
+        From that to :data:`~serpipe.artifacts.onnx_export.heads.Said`.
+    shortest, longest : int, int or None
+        Samples of the shortest and the longest clip.
+    """
+
+    def __init__(
+        self,
+        prepare: nn.Module,
+        embed: nn.Module,
+        head: nn.Module,
+        shortest: int,
+        longest: int | None,
+    ) -> None:
+        super().__init__()
+        self.prepare, self.embed, self.head = prepare, embed, head
+        self.shortest, self.longest = shortest, longest
+
+    def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Score clips of one length.
+
+        Parameters
+        ----------
+        audio : Tensor of float32, shape (n_clips, n_samples)
+            Mono, full scale 1.
+
+        Returns
+        -------
+        scores : Tensor of float32, shape (n_clips, n_outputs)
+            NaN for what serpipe refuses: silence, clips that are too short or too long, samples
+            that are not finite.
+        label_index : Tensor of int64, shape (n_clips,)
+            Of the label that is chosen, -1 where scores are NaN; not there for ratings.
+        """
+        n_samples = audio.shape[1]
+        count = torch.full((1,), n_samples, dtype=torch.int64)
+        peak = audio.abs().amax(dim=1)
+        # Not by the peak: the largest of numbers, to runtimes, may be one though NaN is among them.
+        is_finite = torch.isfinite(audio).all(dim=1)
+        is_good = (count >= self.shortest) & (peak >= SILENCE_PEAK) & is_finite
+        if self.longest is not None:
+            is_good = is_good & (count <= self.longest)
+        scores, chosen = self.head(self.embed(self.prepare(audio), n_samples))
+        scores = torch.where(is_good[:, None], scores.float(), math.nan)
+        return (scores,) if chosen is None else (scores, torch.where(is_good, chosen, -1))
+
+
+class Normalised(nn.Module):
+    """Each clip at zero mean and unit variance; or, if that is not asked for, as it is."""
+
+    def __init__(self, is_asked: bool) -> None:
+        super().__init__()
+        self.is_asked = is_asked
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        """Scale samples, float32, shape (n_clips, n_samples)."""
+        if not self.is_asked:
+            return audio
+        # Runtimes add up as many float32 less exactly than numpy does.
+        exact = audio.double()
+        centred = exact - exact.mean(dim=1, keepdim=True)
+        variance = centred.square().mean(dim=1, keepdim=True)
+        return (centred / (variance + 1e-7).sqrt()).float()
+
+
+class LogMel(nn.Module):
+    """Whisper's spectrogram; the Fourier transform is a convolution with sines and cosines.
+
+    Parameters
+    ----------
+    extractor : WhisperFeatureExtractor
+        The checkpoint's own.
+    """
+
+    def __init__(self, extractor: Any) -> None:
+        super().__init__()
+        size, self.hop, self.window = extractor.n_fft, extractor.hop_length, extractor.n_samples
+        self.n_bins = size // 2 + 1
+        turns = np.outer(np.arange(self.n_bins), np.arange(size)) / size
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+        waves = np.concatenate([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)]) * hann
+        self.register_buffer("waves", torch.from_numpy(waves[:, None].astype(np.float32)))
+        filters = np.asarray(extractor.mel_filters.T, np.float32).copy()
+        self.register_buffer("filters", torch.from_numpy(filters))
+        self.edge = size // 2
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        """Return the spectrogram of the whole window, shape (n_clips, n_mels, n_steps)."""
+        padded = nn.functional.pad(audio, (0, self.window - audio.shape[1]))
+        # Mirrored at the start, as the Fourier transform of torch does at both ends.
+        mirrored = nn.functional.pad(padded[:, None], (self.edge, self.edge), mode="reflect")
+        spectrum = nn.functional.conv1d(mirrored, self.get_buffer("waves"), stride=self.hop)
+        parts = spectrum[..., :-1].square()
+        power = parts[:, : self.n_bins] + parts[:, self.n_bins :]
+        logs = (self.get_buffer("filters") @ power).clamp(min=1e-10).log10()
+        logs = torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - 8.0)
+        return (logs + 4.0) / 4.0
+
+
+class PooledLayers(nn.Module):
+    """An encoder up to the last layer that is needed, its layers pooled and put together.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        The encoder; it is taken apart and is of no other use afterwards.
+    told : BundleSummary
+        Layers, their weights and poolings.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, told: BundleSummary) -> None:
+        super().__init__()
+        self.encoder: Any = checkpoint.model
+        self.front_end, self.is_whisper = checkpoint.front_end, checkpoint.is_whisper
+        self.layers, self.how = tuple(told.layer["layers"]), str(told.layer["how"])
+        self.poolings = told.pooling.split(",")
+        self.is_half = told.encoder.get("dtype") == "float16"
+        weights = torch.tensor([float(weight) for weight in told.layer_weights])
+        self.register_buffer("weights", weights)
+        self.states: dict[str, torch.Tensor] = {}
+        stack: Any = self.encoder if self.is_whisper else self.encoder.encoder
+        if FINAL_NORM not in self.layers:
+            stack.layers = stack.layers[: max(1, *map(int, self.layers))]
+        self.n_blocks = len(stack.layers)
+        self.valid = ValidForAll()
+        if self.is_whisper:
+            ask_for_valid_frames(stack.layers[-1], self.valid)
+        self._watch(stack)
+
+    def forward(self, inputs: torch.Tensor, n_samples: int) -> torch.Tensor:
+        """Return embeddings, float32, shape (n_clips, n_features)."""
+        self.states.clear()
+        n_frames = self.front_end.frames(n_samples)
+        self.valid.frames = [n_frames] if self.is_whisper else None
+        self.encoder(inputs)
+        found = [self._pool(self.states[layer], n_frames) for layer in self.layers]
+        self.states.clear()
+        if self.how == "concat":
+            return torch.cat(found, dim=1)
+        if self.how == "weighted":
+            return (torch.stack(found, dim=2) * self.get_buffer("weights")).sum(dim=2)
+        if self.how == "mean":
+            return torch.stack(found, dim=2).mean(dim=2)
+        (single,) = found
+        return single
+
+    def _pool(self, states: torch.Tensor, n_frames: int) -> torch.Tensor:
+        if self.is_whisper:  # the others have no frame beyond the clip
+            states = states[:, :n_frames]
+        mean = states.mean(dim=1)
+        pooled = []
+        for pooling in self.poolings:
+            variance = (states - mean[:, None]).square().mean(dim=1)
+            pooled.append(mean if pooling == "mean" else variance.sqrt())
+        joined = torch.cat(pooled, dim=1)
+        return joined.half().float() if self.is_half else joined
+
+    def _watch(self, stack: Any) -> None:
+        """Keep the layers as :mod:`serpipe.features.pooling` names them."""
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self.states["0"] = args[0] if args else kwargs["hidden_states"]
+
+        def after(number: int) -> Any:
+            def keep(module: nn.Module, args: Any, output: Any) -> None:
+                self.states[str(number)] = output[0] if isinstance(output, tuple) else output
+
+            return keep
+
+        def after_norm(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+            if str(self.n_blocks) in self.states:  # post-norm models call it before the blocks
+                self.states[FINAL_NORM] = output
+
+        stack.layers[0].register_forward_pre_hook(before, with_kwargs=True)
+        for number, block in enumerate(stack.layers, start=1):
+            block.register_forward_hook(after(number))
+        norm = getattr(stack, "layer_norm", None)
+        if norm is not None:
+            norm.register_forward_hook(after_norm)
+
+
+class Logits(nn.Module):
+    """A whole classifier of transformers.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Of audio classification.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: torch.Tensor, n_samples: int) -> torch.Tensor:
+        """Return logits or ratings, float32, shape (n_clips, n_outputs)."""
+        logits: torch.Tensor = self.model(inputs).logits
+        return logits
+
+
+class Shares(nn.Module):
+    """From logits to the share of each label; outputs of one name are added up.
+
+    Parameters
+    ----------
+    places : sequence of int
+        The label of each logit.
+    is_rating : bool
+        Whether they are ratings, and are left as they are.
+    """
+
+    def __init__(self, places: list[int], is_rating: bool) -> None:
+        super().__init__()
+        self.is_rating = is_rating
+        self.register_buffer("members", nn.functional.one_hot(torch.tensor(places)).float())
+
+    def forward(self, logits: torch.Tensor) -> Said:
+        """Score logits, shape (n_clips, n_logits)."""
+        if self.is_rating:
+            return logits, None
+        shares = logits.softmax(dim=1) @ self.get_buffer("members")
+        return shares, shares.argmax(dim=1)
+
+
+def prepare_module(front_end: FrontEnd) -> nn.Module:
+    """Return what makes an encoder's input of samples."""
+    scale = Normalised(front_end.normalise)
+    if isinstance(front_end, LogMelFrontEnd):
+        return nn.Sequential(scale, LogMel(front_end.extractor))
+    return scale
+
+
+def ready(graph: Graph) -> Graph:
+    """Put a graph into evaluation mode, for runtimes that compute less exactly than torch.
+
+    The mean that onnxruntime takes over thousands of float32 is less exact than torch's. In a group
+    norm that shifts all frames of a channel a little, and the layer norms after it make much of
+    this in frames of digital silence: scores differed by 6e-4. So group norms are put otherwise.
+
+    Parameters
+    ----------
+    graph : Graph
+        Changed in place: weights that are computed from others are put in their place, too.
+
+    Returns
+    -------
+    Graph
+    """
+    for module in list(graph.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.GroupNorm):
+                setattr(module, name, ExactGroupNorm(child))
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
+    return graph.eval().requires_grad_(False)
+
+
+class ExactGroupNorm(nn.Module):
+    """A group norm, one channel per group, whose mean over thousands of steps is exact.
+
+    Parameters
+    ----------
+    norm : GroupNorm
+        The layer it stands for.
+    """
+
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        if norm.num_groups != norm.num_channels:
+            raise ValueError("expected one channel per group")
+        self.norm = norm
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Normalise ``states`` of shape (n_clips, n_channels, n_steps); same shape back."""
+        states = states - _mean_over_steps(states)
+        scale = (_mean_over_steps(states.square()) + self.norm.eps).sqrt()
+        return states / scale * self.norm.weight[:, None] + self.norm.bias[:, None]
+
+
+def _mean_over_steps(states: torch.Tensor) -> torch.Tensor:
+    """Add up in blocks, and their sums in float64: all steps in float64 would take much memory."""
+    n_steps, size = states.shape[2], 256
+    missing = size - 1 - (n_steps + size - 1) % size
+    padded = nn.functional.pad(states, (0, missing))
+    sums = padded.reshape(*states.shape[:2], -1, size).sum(dim=3).double()
+    return (sums.sum(dim=2, keepdim=True) / n_steps).to(states.dtype)

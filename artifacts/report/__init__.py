@@ -1,0 +1,1 @@
+"""Reports: tables, figures, checks, comparisons, model cards and the page."""

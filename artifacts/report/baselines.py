@@ -1,0 +1,121 @@
+"""Published results to set beside one's own: not reproduced here, each with its source."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...pipeline.statistics import Interval
+from ..run.results import RunResults
+from .table import Table, percent_interval
+
+_HSN = (
+    "hsn07pk/ravdess-speaker-independent-ser, results/table_all.csv: LOSO, layer and C chosen "
+    "inside, silence trimmed, logistic regression"
+)
+_EMOBOX = (
+    "Ma et al. (2024), EmoBox, Table 4: last layer, two-layer head; how the epoch was chosen is "
+    "not said"
+)
+_RAVDESS = frozenset(
+    {"angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"}
+)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One published result.
+
+    Attributes
+    ----------
+    corpus, split : str
+        As they are called here.
+    labels : frozenset of str
+        The label set.
+    clips : int
+        How many it was scored on.
+    features : str
+        The encoder or features.
+    uar : Interval
+        From 0 to 1; NaN for an interval that was not published.
+    source : str
+        Where it stands, and what else was different.
+    """
+
+    corpus: str
+    split: str
+    labels: frozenset[str]
+    clips: int
+    features: str
+    uar: Interval
+    source: str
+
+
+def _published(split: str, source: str, rows: dict[str, tuple[float, ...]]) -> tuple[Baseline, ...]:
+    return tuple(
+        Baseline(
+            "ravdess", split, _RAVDESS, 1440, features,
+            Interval(*(value / 100 for value in (*numbers, np.nan, np.nan)[:3])), source,
+        )
+        for features, numbers in rows.items()
+    )  # fmt: skip
+
+
+BASELINES = (
+    *_published("loso", _HSN, {
+        "XLS-R 300M": (81.90, 77.80, 85.94), "WavLM large": (81.32, 77.08, 85.22),
+        "Whisper large-v3": (80.21, 75.78, 84.31), "HuBERT large": (77.80, 72.46, 82.62),
+        "emotion2vec base, last layer": (66.67, 62.30, 70.83),
+        "ComParE 2016": (63.61, 58.98, 68.42), "eGeMAPS": (53.06, 49.54, 56.45),
+    }),
+    *_published("emobox", _EMOBOX, {
+        "Whisper large-v3": (75.32,), "WavLM large": (72.00,), "data2vec2 large": (71.15,),
+        "HuBERT large": (70.00,), "HuBERT base": (65.43,), "data2vec2 base": (64.66,),
+        "WavLM base": (61.56,), "data2vec large": (59.30,), "wav2vec2 base": (54.33,),
+        "data2vec base": (51.92,),
+    }),
+)  # fmt: skip
+
+
+def baselines_for(results: RunResults) -> tuple[Baseline, ...]:
+    """Find published results that may stand beside a run.
+
+    Parameters
+    ----------
+    results : RunResults
+        A run.
+
+    Returns
+    -------
+    tuple of Baseline
+        Those of the same corpus, split, label set and number of clips; none for a run that is
+        inflated, transductive or permuted, whose numbers mean something else.
+    """
+    summary = results.summary
+    return tuple(
+        each
+        for each in BASELINES
+        if set(results.clips["corpus"].tolist()) == {each.corpus}
+        and summary.target == "emotion"
+        and summary.split == each.split
+        and set(summary.labels) == each.labels
+        and not summary.changes
+        and not summary.warnings
+        and summary.clips == each.clips
+    )
+
+
+def baseline_table(results: RunResults) -> Table:
+    """Return the published results that may stand beside a run as a table."""
+    found = sorted(baselines_for(results), key=lambda each: -each.uar.value)
+    return Table(
+        "baselines",
+        "Published, not reproduced here",
+        ("features", "UAR [95 %]"),
+        tuple((each.features, percent_interval(each.uar)) for each in found),
+        note="; ".join(dict.fromkeys(each.source for each in found)) + ".",
+        records=tuple(
+            {"features": each.features, "uar": each.uar.value, "uar_low": each.uar.low,
+             "uar_high": each.uar.high, "reproduced": False, "source": each.source}
+            for each in found
+        ),
+    )  # fmt: skip

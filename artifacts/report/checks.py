@@ -1,0 +1,400 @@
+"""What is wrong or to be known about a run, each with a code that docs/checks.md explains."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...corpora import CORPORA, Corpus
+from ...errors import counted
+from ...features.recordings import UNCONFIRMED, copies
+from ...pipeline.contamination import MARK
+from ...pipeline.folds import NOTHING_TRAINED
+from ...pipeline.holdout import holds_out
+from ...pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
+from ...pipeline.statistics import FEWEST_SPEAKERS
+from ..run.results import RunResults, at_edge, chosen, marked
+from ..run.run import RunSummary
+from .frozen_probe import against_probe, from_scratch, read_probe
+from .result_tables import RESOLVED
+from .selection import count_comparable
+from .table import interval_text, score_text
+
+#: So many results on the same clips make the best of them worth a warning.
+MANY_RESULTS = 10
+#: Checks that repeat a mark, which every output shows as a warning of its own.
+MARKS = frozenset({"SER001", "SER002", "SER003", "SER007"})
+#: Severity and advice of what was noticed when a run was planned.
+_PLANNED: Mapping[str, tuple[str, str]] = {
+    "SER019": (
+        "warning",
+        "if the ids name clips or sessions and not people, the same voices are on both sides of "
+        "the folds: give each person one id in the column speaker",
+    ),
+    "SER020": ("warning", "keep them on one side with --group and the name of the column"),
+    "SER023": (
+        "note",
+        "without the option each id is one person; with it the same voice may be on both sides",
+    ),
+    "SER026": ("warning", "unless they are different people: --similar-speakers merge"),
+    "SER028": (
+        "warning",
+        "the same people may be on both sides under ids of their own: give each person an id, or "
+        "leave these clips out",
+    ),
+    "SER029": (
+        "warning",
+        "if the last part names a session and not a person, the same voices are on both sides of "
+        "the folds: give each person one id",
+    ),
+    "SER027": ("note", "if they were recorded together, keep them on one side with --group"),
+}
+
+#: Recordings whose copies a check names.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was found.
+
+    Attributes
+    ----------
+    code : str
+        As in docs/checks.md.
+    severity : str
+        ``"invalid"``: the number does not mean what it seems to; ``"warning"``: it may mislead;
+        ``"note"``: to be known.
+    found : str
+        What was found.
+    advice : str
+        What to do about it.
+    """
+
+    code: str
+    severity: str
+    found: str
+    advice: str
+
+
+def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Check, ...]:
+    """Check a run.
+
+    Parameters
+    ----------
+    results : RunResults
+        From :func:`~serpipe.artifacts.run.results.read_results`.
+    probe : RunResults, optional
+        Of a fine-tuned run: the frozen probe that stands beside it, where it is not the one that
+        the run names.
+
+    Returns
+    -------
+    tuple of Check
+        What was found, the gravest first.
+    """
+    order = {"invalid": 0, "warning": 1, "note": 2}
+    found = [
+        *_protocol(results),
+        *_planned(results),
+        *_data(results),
+        *_search(results),
+        *_nuisance(results),
+        *_selection(results),
+        *_probe(results, probe),
+    ]
+    return tuple(sorted(found, key=lambda check: (order[check.severity], check.code)))
+
+
+def grave(checks: Sequence[Check]) -> tuple[str, ...]:
+    """Return what must stand beside numbers wherever they are pasted.
+
+    Parameters
+    ----------
+    checks : sequence of Check
+        Of a run.
+
+    Returns
+    -------
+    tuple of str
+        Code and finding of those that are more than notes and that no mark repeats.
+    """
+    return tuple(
+        f"{check.code}: {check.found}"
+        for check in checks
+        if check.severity != "note" and check.code not in MARKS
+    )
+
+
+def _protocol(results: RunResults) -> Iterator[Check]:
+    summary = marked(results.summary, results.clips)
+    for warning in summary.warnings:
+        kind = warning.partition(":")[0]
+        if kind == "INFLATED":
+            yield Check(
+                "SER001", "invalid", f"speakers on both sides of {summary.split}",
+                "fit with --split loso or kfold:N, and report that",
+            )  # fmt: skip
+        elif kind == "TRANSDUCTIVE":
+            yield Check(
+                "SER002", "invalid",
+                "each speaker's clips were normalised by themselves, test speakers included",
+                "say so with the number, or fit without --normalise",
+            )  # fmt: skip
+        elif kind == "PERMUTED LABELS":
+            yield Check(
+                "SER003", "invalid", "labels were shuffled", "expect chance, and nothing else"
+            )
+        elif kind == "STREAMED":
+            yield Check(
+                "SER017", "note", warning.removeprefix("STREAMED: "),
+                "with the memory for it, raise the limit and fit again",
+            )  # fmt: skip
+        elif kind == MARK:
+            yield Check(
+                "SER007", "invalid", warning.removeprefix(f"{MARK}: ").partition(";")[0],
+                "test on clips of speakers that it was not trained on, or take another model",
+            )  # fmt: skip
+    if len(summary.clusters) < FEWEST_SPEAKERS:
+        yield Check(
+            "SER004", "warning",
+            f"{len(summary.clusters)} {summary.group}s: too few for an interval",
+            "show each speaker; do not claim differences",
+        )  # fmt: skip
+    left = [head for head in summary.planned if head not in summary.heads]
+    if left:
+        yield Check(
+            "SER005", "warning", f"NOT WHOLE: {', '.join(left)} not fitted yet",
+            "run the same command again",
+        )  # fmt: skip
+    cached, used = _layers(summary)
+    if used < cached:
+        yield Check(
+            "SER006", "note",
+            f"{len(used)} of the {len(cached)} layers of the cache were named with --layers",
+            "valid if they were named before anybody saw the scores of the layers; else the test "
+            "speakers chose them: use --layers all",
+        )  # fmt: skip
+
+
+def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
+    """Return the layers of the cache, and those that heads could see; none if none were chosen."""
+    if summary.split == NOTHING_TRAINED or summary.trained:
+        return set(), set()
+    cached = {str(layer) for layer in summary.encoder.get("layers", ())}
+    used: set[str] = set()
+    for candidate in summary.layers:
+        if candidate in ("mean", "weighted"):
+            return cached, cached
+        used.update(candidate.removeprefix("concat-").split("-"))
+    return cached, used
+
+
+def _planned(results: RunResults) -> Iterator[Check]:
+    """Yield what was noticed in the clips and folds when the run was planned."""
+    for code, found in results.summary.findings:
+        if code in _PLANNED:
+            severity, advice = _PLANNED[code]
+            yield Check(code, severity, found, advice)
+
+
+def _data(results: RunResults) -> Iterator[Check]:
+    summary = results.summary
+    corpora = set(results.clips.get("corpus", ()))
+    same = copies(results.clips)
+    if same:
+        named = "; ".join(" and ".join(paths) for paths in same[:NAMED])
+        more = f"; {len(same) - NAMED} more recordings" if same[NAMED:] else ""
+        yield Check(
+            "SER008", "note",
+            f"{sum(map(len, same))} clips are copies of one another: {named}{more}",
+            "each recording is on one side of every fold; clips.csv gives it for every clip",
+        )  # fmt: skip
+    possible = results.clips.get(UNCONFIRMED, np.array([], dtype=str))
+    rows = np.flatnonzero(possible != "")
+    if len(rows):
+        path = results.clips["path"][rows[0]]
+        yield Check(
+            "SER022", "warning",
+            f"{len(rows)} clips may be copies of others, which could not be read to compare them, "
+            f"the first {path} of {possible[rows[0]]}",
+            "run `serpipe extract` again where it can read the audio, then fit again",
+        )  # fmt: skip
+    few = {
+        label: speakers
+        for label, speakers in results.speakers_of_label.items()
+        if speakers < FEWEST_SPEAKERS
+    }
+    if few and len(summary.clusters) >= FEWEST_SPEAKERS:  # else SER004 says it of all labels
+        yield Check(
+            "SER018", "warning",
+            f"labels held by fewer than {FEWEST_SPEAKERS} speakers: "
+            + ", ".join(f"{label} ({speakers})" for label, speakers in few.items()),
+            "claim nothing of these labels; merge them (--map), leave them out (--keep), or add "
+            "speakers",
+        )  # fmt: skip
+    if not summary.changes and not holds_out(summary.split):  # what was trained on is not told
+        for name in sorted(corpora & set(CORPORA)):
+            rows = results.clips["corpus"] == name
+            expected = sum(_part(name, results.clips, rows).expected.values())
+            n = int(rows.sum())
+            if n < expected:
+                yield Check(
+                    "SER014", "note", f"{name}: {n} of the {expected} clips of the release",
+                    "say so with the number; `serpipe extract` tells what is missing or left out",
+                )  # fmt: skip
+    made: Mapping[str, Any] = summary.provenance.get("cache", {}).get("versions", {})
+    here: Mapping[str, Any] = summary.provenance.get("versions", {})
+    other = [
+        f"{name} {made[name]}, here {here[name]}"
+        for name in ("serpipe", "torch", "transformers")
+        if name in made and name in here and made[name] != here[name]
+    ]
+    if other:
+        yield Check(
+            "SER009", "note", f"the cache was made with {'; '.join(other)}",
+            "compare only runs on caches of the same versions",
+        )  # fmt: skip
+
+
+def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.bool_]) -> Corpus:
+    """Return the part of a corpus that some clips are of: RAVDESS speech, song, or both."""
+    channels = set(clips.get("vocal_channel", np.array([""] * len(rows)))[rows].tolist())
+    if name == "ravdess" and "song" in channels:
+        return CORPORA["ravdess-all" if "speech" in channels else "ravdess-song"]
+    return CORPORA[name]
+
+
+def _selection(results: RunResults) -> Iterator[Check]:
+    """Yield of how many results this is one, and whether its speakers were drawn once."""
+    beside, summary = count_comparable(results), results.summary
+    if beside.total > 1:
+        others = [
+            f"{beside.other_folds} more in other folds" if beside.other_folds else "",
+            f"{beside.other_seeds} more with other seeds" if beside.other_seeds else "",
+        ]
+        yield Check(
+            "SER024",
+            "warning" if beside.total >= MANY_RESULTS else "note",
+            ", ".join([
+                f"one of {beside.results} results of {counted(beside.runs, 'run')} on the same "
+                "clips, folds and target",
+                *filter(None, others),
+            ]),
+            "the best of several is too high by chance: quote the one that was planned, or confirm "
+            "it on other speakers"
+            + ("" if summary.trained else "; --head best chooses inside the folds"),
+        )  # fmt: skip
+    if holds_out(summary.split):
+        yield Check(
+            "SER025",
+            "note",
+            f"one draw of test speakers, seed {summary.seed}",
+            "another --seed gives another score; the best of several seeds is no result"
+            + ("" if summary.trained else "; --repeats 10 shows the spread"),
+        )
+
+
+def _nuisance(results: RunResults) -> Iterator[Check]:
+    """Yield what the recordings tell without being listened to, where that is above chance."""
+    measure, scores = results.measure, results.nuisance_scores()
+    chance = measure.chance(len(results.summary.labels))
+    of_heads = [results.scores(head)[measure.key] for head in results.heads]
+    reached = min(score.value if math.isnan(score.low) else score.low for score in of_heads)
+
+    tested = (ALL_OF_THEM, FORMAT, CONDITIONS)  # the others are parts of the first
+
+    def differs(title: str) -> bool:
+        score = scores[title]
+        if math.isnan(score.low):  # too few speakers, or all alike
+            return score.value > chance and results.nuisance_p(title) < RESOLVED / len(tested)
+        return score.low > chance or score.high < chance
+
+    above = {title: scores[title] for title in scores if title in tested and differs(title)}
+    if not above:
+        return
+    best = max(above, key=lambda title: above[title].value)
+    shown = "; ".join(f"{title} {interval_text(above[title], measure)}" for title in above)
+    close = above[best].value >= reached
+    yield Check(
+        "SER021",
+        "warning" if close or {FORMAT, CONDITIONS} & set(above) else "note",
+        f"{measure.title} from properties of the recordings alone, chance "
+        f"{score_text(chance, measure)}: {shown}"
+        + (", which reaches the interval of a head" if close else ""),
+        "compare the heads with this, not with chance; if labels were recorded differently, the "
+        "score says little about emotion",
+    )
+
+
+def _search(results: RunResults) -> Iterator[Check]:
+    layers = list(results.summary.layers)
+    for head, told in results.summary.heads.items():
+        folds = len(told.choices)
+        for name, folds_by_value in at_edge(told).items():
+            times = ", ".join(f"{name}={value} in {n}" for value, n in folds_by_value.items())
+            yield Check(
+                "SER010", "note",
+                f"{head}: chosen at the edge of its grid, {times} of {folds} folds",
+                "train for other numbers of epochs, with --epochs and --patience"
+                if results.summary.trained
+                else f"widen it with --grid {head}.{name}=...",
+            )  # fmt: skip
+        ends = {layer: chosen(told)["layer"][layer] for layer in (layers[0], layers[-1])}
+        last = {layer: n for layer, n in ends.items() if 2 * n > folds}
+        if last and len(layers) > 2:
+            yield Check(
+                "SER011", "note", f"{head}: layer {next(iter(last))}, at the end, was chosen most",
+                "look at the curve: a better layer may lie outside",
+            )  # fmt: skip
+        failed = sum(len(names) for names in told.not_converged.values())
+        inner = told.fits["inner_not_converged"]
+        if failed or inner:
+            yield Check(
+                "SER012", "warning",
+                f"{head}: {failed} tested and {inner} inner fits did not converge",
+                "raise max_iter, or leave out the weakest penalties",
+            )  # fmt: skip
+        pruned, points = told.fits["pruned"], told.fits["points"]
+        if pruned:
+            yield Check(
+                "SER013", "note", f"{head}: the search left out {pruned} of {points} grid points",
+                f"see search/{head}.csv",
+            )  # fmt: skip
+
+
+def _probe(results: RunResults, probe: RunResults | None) -> Iterator[Check]:
+    summary, measure = results.summary, results.measure
+    if not summary.trained:
+        return
+    probe = probe or read_probe(results)
+    if probe:
+        lost = [
+            f"{score_text(-each.difference.value, measure)} to {each.second}"
+            for each in against_probe(results, probe)
+            if each.p_holm < RESOLVED and each.difference.value < 0
+        ]
+        if lost:
+            how = "training from scratch" if from_scratch(summary) else "fine-tuning"
+            points = "points of " if measure.in_percent else ""
+            yield Check(
+                "SER016", "warning",
+                f"{how} lost to the frozen probe, in {points}{measure.title}: {', '.join(lost)}",
+                "use the probe, or another recipe",
+            )  # fmt: skip
+    elif not from_scratch(summary):
+        named = (
+            f": {summary.probe} is not there, or of other clips, folds or weights"
+            if summary.probe
+            else ""
+        )
+        trial = any(warning.startswith("TRIAL") for warning in summary.warnings)
+        yield Check(
+            "SER015", "warning", f"no frozen probe beside it{named}",
+            ("train all folds, then " if trial else "")
+            + f"make one: serpipe extract --encoder {summary.encoder['encoder']}, serpipe fit "
+            f"--split {summary.split} with the same clips and labels, serpipe report RUN PROBE_RUN",
+        )  # fmt: skip

@@ -1,0 +1,203 @@
+"""What is known of corpora, and what a folder of one holds, as tables."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...corpora import CLIP_COLUMNS, CORPORA, Clip, missing
+from ...corpora.data import Source
+from ...corpora.scan import Scan
+from ...features.survey import Surveyed
+from ...files import json_value, write_text
+from .report import Report
+from .table import Table, as_csv_file
+
+
+def list_corpora() -> Report:
+    """Report the corpora that are read, and how to get each."""
+    notes = tuple(f"{each.title}: {each.access}" for each in CORPORA.values() if not each.archives)
+    return Report((), (), (_corpora_table(),), notes)
+
+
+def _corpora_table() -> Table:
+    return Table(
+        "corpora",
+        "Corpora",
+        ("name", "title", "clips", "speakers", "labels", "language", "licence", "how to get it"),
+        tuple(
+            (each.name, each.title, str(sum(each.expected.values())), str(each.speakers),
+             str(len(each.expected)), each.language, each.licence,
+             "download" if each.archives else "ask its home page")
+            for each in CORPORA.values()
+        ),
+        records=tuple(
+            {"name": each.name, "title": each.title, "clips": sum(each.expected.values()),
+             "speakers": each.speakers, "labels": list(each.expected), "language": each.language,
+             "licence": each.licence, "access": each.access, "homepage": each.homepage,
+             "citation": each.citation, "faults": list(each.faults)}
+            for each in CORPORA.values()
+        ),
+    )  # fmt: skip
+
+
+def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed]) -> Report:
+    """Tell what a folder holds, against what the release of its corpus does.
+
+    Parameters
+    ----------
+    source : Source
+        The folder and its corpus.
+    scanned : Scan
+        Its clips, by their names.
+    surveyed : sequence of Surveyed
+        The same, opened.
+
+    Returns
+    -------
+    Report
+        Facts, a table by emotion and one by speaker; what is wrong stands in the notes.
+    """
+    corpus = source.corpus
+    good = [each for each in surveyed if each.facts]
+    bad = [*scanned.bad, *(each.error for each in surveyed if each.error)]
+    seconds = np.array([each.facts.seconds for each in good if each.facts])
+    copies = _copies(good)
+    short = missing(scanned.clips, corpus)
+    notes = [f"left out: {count} x {what}" for what, count in scanned.left_out.items()]
+    notes += [
+        f"missing against the release: {of - n} of {of} {emotion}"
+        for emotion, (n, of) in short.items()
+    ]
+    notes += [f"the same bytes: {', '.join(paths)}" for paths in copies]
+    notes += [f"cannot be used: {error}" for error in bad]
+    notes += [f"known of the release: {fault}" for fault in corpus.faults]
+    length = (
+        f"{seconds.sum() / 3600:.2f} hours, {seconds.min():.2f} to {seconds.max():.2f} s"
+        if len(seconds)
+        else "nothing"
+    )
+    return Report(
+        (
+            ("corpus", f"{source.title} ({corpus.name}), {corpus.language}"),
+            ("folder", str(source.folder)),
+            ("clips", f"{len(scanned.clips)} of {sum(corpus.expected.values())} of the release"),
+            ("audio", length),
+            ("rates", _counted(f"{each.facts.sampling_rate} Hz" for each in good if each.facts)),
+            ("channels", _counted(str(each.facts.channels) for each in good if each.facts)),
+            ("copies", str(sum(map(len, copies)))),
+            ("unusable", str(len(bad))),
+            ("licence", corpus.licence),
+            ("citation", corpus.citation),
+            ("home page", corpus.homepage),
+        ),
+        (),
+        (_by_emotion(source, scanned.clips, short), _by_speaker(scanned.clips)),
+        tuple(notes),
+    )
+
+
+def clip_table(surveyed: Sequence[Surveyed]) -> Table:
+    """Return the clip table of opened clips: a row for each, in their order.
+
+    Parameters
+    ----------
+    surveyed : sequence of Surveyed
+        Clips; those that cannot be used have no audio columns.
+
+    Returns
+    -------
+    Table
+    """
+    more = sorted({name for each in surveyed for name in each.clip.more})
+    records = tuple(_record(each, more) for each in surveyed)
+    return Table("clips", "Clips", tuple(records[0]) if records else (), (), records=records)
+
+
+def _record(each: Surveyed, more: Sequence[str]) -> dict[str, Any]:
+    facts = each.facts
+    return {
+        **{name: getattr(each.clip, name) for name in CLIP_COLUMNS},
+        **{name: json_value(each.clip.more.get(name, "")) for name in more},
+        "seconds": facts.seconds if facts else "",
+        "sampling_rate": facts.sampling_rate if facts else "",
+        "channels": facts.channels if facts else "",
+        "sha256": facts.sha256 if facts else "",
+    }
+
+
+def _by_emotion(source: Source, clips: Sequence[Clip], short: dict[str, Any]) -> Table:
+    """Return the counts as the literature gives them: emotions by sex, with the total."""
+    corpus = source.corpus
+    counts = Counter((clip.emotion, clip.sex) for clip in clips)
+    sexes = sorted({clip.sex for clip in clips})
+    emotions = [*corpus.expected, "total"]
+
+    def n(emotion: str, sex: str) -> int:
+        return sum(
+            number
+            for (its, whose), number in counts.items()
+            if emotion in (its, "total") and sex in (whose, "all")
+        )
+
+    expected = {**corpus.expected, "total": sum(corpus.expected.values())}
+    return Table(
+        "emotions",
+        "Clips by emotion",
+        ("emotion", "shared word", *sexes, "all", "in the release"),
+        tuple(
+            (emotion, corpus.shared.get(emotion, ""),
+             *(str(n(emotion, sex)) for sex in [*sexes, "all"]), str(expected[emotion]))
+            for emotion in emotions
+        ),
+        marked=frozenset((row, 3 + len(sexes) - 1) for row, emotion in enumerate(emotions)
+                         if emotion in short),
+        records=tuple(
+            {"corpus": corpus.name, "emotion": emotion,
+             "shared_emotion": corpus.shared.get(emotion, ""),
+             **{sex: n(emotion, sex) for sex in sexes}, "all": n(emotion, "all"),
+             "release": expected[emotion]}
+            for emotion in emotions
+        ),
+    )  # fmt: skip
+
+
+def _by_speaker(clips: Sequence[Clip]) -> Table:
+    counts = Counter(clip.speaker for clip in clips)
+    sex = {clip.speaker: clip.sex for clip in clips}
+    emotions = Counter((clip.speaker, clip.emotion) for clip in clips)
+    names = sorted({clip.emotion for clip in clips})
+    return Table(
+        "by_speaker",
+        "Clips by speaker",
+        ("speaker", "sex", "clips", *names),
+        tuple(
+            (speaker, sex[speaker], str(counts[speaker]),
+             *(str(emotions[speaker, name]) for name in names))
+            for speaker in sorted(counts)
+        ),
+        records=tuple(
+            {"speaker": speaker, "sex": sex[speaker], "clips": counts[speaker],
+             **{name: emotions[speaker, name] for name in names}}
+            for speaker in sorted(counts)
+        ),
+    )  # fmt: skip
+
+
+def _copies(good: Sequence[Surveyed]) -> list[list[str]]:
+    paths = defaultdict(list)
+    for each in good:
+        if each.facts:
+            paths[each.facts.sha256].append(each.clip.path)
+    return [sorted(those) for those in paths.values() if len(those) > 1]
+
+
+def _counted(values: Iterator[str] | Any) -> str:
+    return ", ".join(f"{value} ({n})" for value, n in Counter(values).most_common()) or "none"
+
+
+def write_clip_table(surveyed: Sequence[Surveyed], out: Path) -> None:
+    """Write the clip table as CSV."""
+    write_text(out, as_csv_file(clip_table(surveyed)))

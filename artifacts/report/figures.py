@@ -1,0 +1,459 @@
+"""Figures of a run.
+
+Colours are those of Okabe and Ito, which colour-blind readers tell apart; heads differ by line,
+marker and hatch, too, so that the figures survive black-and-white print.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import counted
+from ...files import write_bytes
+from ...pipeline.measures import Measure
+from ...pipeline.metrics import recalls
+from ...pipeline.statistics import Interval, intervals
+from ..run.results import RunResults
+from ..run.run import NESTED
+from .comparison import RunsCompared, matrices
+from .result_tables import RESOLVED, n_labels
+from .table import Table, score_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+HATCHES = ("", "//", "..", "xx", "\\\\", "++")
+#: More bars than this cannot be told apart side by side.
+MOST_BARS = 120
+#: Names come from outside: a dollar sign in them is no formula.
+PLAIN_TEXT: Any = {"text.parse_math": False}
+_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure.
+
+    Attributes
+    ----------
+    png : bytes
+        The file.
+    width : float
+        In inches, so that its text is of the size that it was drawn for.
+    """
+
+    png: bytes
+    width: float
+
+
+def draw_figures(results: RunResults) -> dict[str, "Figure"]:
+    """Draw the figures of a run.
+
+    Parameters
+    ----------
+    results : RunResults
+        From :func:`~serpipe.artifacts.run.results.read_results`.
+
+    Returns
+    -------
+    dict of str to Figure
+        By name: ``layers`` where there are several, ``speakers``, ``groups`` where the corpus tells
+        any, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
+    """
+    from matplotlib import rc_context
+
+    figures = {}
+    with rc_context(PLAIN_TEXT):
+        if len(results.summary.layers) > 1:
+            figures["layers"] = draw_layers(results)
+        figures["speakers"] = draw_speakers(results)
+        if results.group_columns:
+            figures["groups"] = draw_groups(results)
+        for head in results.heads:
+            if results.summary.labels:
+                figures[f"confusion-{head}"] = draw_confusion(results, head)
+            else:
+                figures[f"ratings-{head}"] = draw_ratings(results, head)
+    return figures
+
+
+def save_figures(folder: Path, figures: Mapping[str, "Figure"]) -> dict[str, Picture]:
+    """Write figures as PNG and PDF, and return the PNG; the same figure gives the same bytes."""
+    pictures = {}
+    for name, figure in figures.items():
+        pictures[name] = Picture(as_bytes(figure, "png"), figure.get_figwidth())
+        write_bytes(folder / f"{name}.png", pictures[name].png)
+        write_bytes(folder / f"{name}.pdf", as_bytes(figure, "pdf"))
+    return pictures
+
+
+def as_bytes(figure: "Figure", suffix: str) -> bytes:
+    """Return a figure as ``"png"``, ``"pdf"`` or ``"svg"``, without a date."""
+    from matplotlib import rc_context
+
+    content = BytesIO()
+    dates = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with rc_context({"svg.hashsalt": "serpipe", "pdf.fonttype": 42, **PLAIN_TEXT}):
+        figure.savefig(content, format=suffix, dpi=160, metadata=dates[suffix])
+    return content.getvalue()
+
+
+def draw_layers(results: RunResults) -> "Figure":
+    """Draw the first score of each layer with its interval, and the nested one of each head."""
+    measure = results.measure
+    title = f"{measure.title} of each layer held fixed (descriptive)"
+    figure, axes = _new(results, title, 8.5, 4.4)
+    layers = list(results.summary.layers)
+    first = {
+        head: [results.scores(head, layer)[measure.key] for layer in layers]
+        for head in results.heads
+    }
+    for number, head in enumerate(results.heads):
+        found = first[head]
+        nested = score_text(results.scores(head)[measure.key].value, measure)
+        place = np.arange(len(layers)) + 0.08 * (number - (len(results.heads) - 1) / 2)
+        values = measure.scale * np.array([each.value for each in found])
+        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
+        axes.errorbar(
+            place,
+            values,
+            yerr=None if np.isnan(ends).all() else ends,
+            capsize=2,
+            linewidth=1.4,
+            markersize=5,
+            linestyle=LINES[number],
+            label=f"{head} ({results.kind} {nested})",
+            **style,
+        )
+    chance = measure.scale * measure.chance(len(results.summary.labels))
+    axes.axhline(chance, color="0.5", linewidth=1, linestyle=":")
+    axes.annotate(
+        f"chance {chance:.{1 if chance else 0}f}",
+        (0, chance),
+        xytext=(0, 3),
+        color="0.35",
+        fontsize=8,
+        textcoords="offset points",
+    )
+    axes.set_xticks(np.arange(len(layers)), layers, rotation=45 if len(layers) > 14 else 0)
+    axes.set_xlabel("layer")
+    axes.set_ylabel(measure.title + measure.unit + _interval_label(chain(*first.values())))
+    if measure.in_percent:
+        axes.set_ylim(0, 100)
+    axes.legend(**_BESIDE)
+    return figure
+
+
+def draw_speakers(results: RunResults) -> "Figure":
+    """Draw each speaker's first score: bars side by side, or below each other if they are many."""
+    heads, measure = results.heads, results.measure
+    counts = {head: results.counts(head) for head in heads}
+    speakers = list(counts[heads[0]])
+    first = {
+        head: [Interval(float(measure.first(c)), np.nan, np.nan) for c in counts[head].values()]
+        for head in heads
+    }
+    title = f"{measure.title} of each speaker, {results.kind}"
+    chance = measure.scale * measure.chance(len(results.summary.labels))
+    crowded = len(heads) * len(speakers) > MOST_BARS
+    rows = [[head] for head in heads] if crowded else [list(heads)]
+    width = _bars_width(rows[0], speakers)
+    figure, _ = _new(
+        results, title, width, 4.2 if len(rows) == 1 else 2.0 * len(rows) + 1.2, rows=len(rows)
+    )
+    for axes, shown in zip(figure.axes, rows, strict=True):
+        _bars(axes, speakers, {head: first[head] for head in shown}, measure, list(heads))
+        axes.axhline(chance, color="black", linewidth=1.2, linestyle=":", label="chance")
+        axes.set_ylabel(measure.title + measure.unit)
+        axes.legend(**_BESIDE)
+    for axes in figure.axes[:-1]:
+        axes.tick_params(labelbottom=False)
+    if len(speakers) > 30:
+        figure.axes[-1].tick_params(axis="x", labelrotation=90, labelsize=6)
+    figure.axes[-1].set_xlabel("speaker")
+    return figure
+
+
+def draw_groups(results: RunResults) -> "Figure":
+    """Draw the first score of each group of clips as bars, with its interval."""
+    heads, measure = results.heads, results.measure
+    groups = {head: results.groups(head) for head in heads}
+    keys = list(groups[heads[0]])
+    first = {
+        head: [intervals(groups[head][key], measure)[measure.key] for key in keys] for head in heads
+    }
+    figure, axes = _new(
+        results,
+        f"{measure.title} by group of clips, {results.kind}",
+        _bars_width(heads, keys),
+        4.2,
+    )
+    _bars(axes, [f"{column}\n{group or '(none)'}" for column, group in keys], first, measure)
+    for place, key in enumerate(keys):  # of a group that lacks a label, chance is higher
+        column, group = key
+        there = n_labels(results, results.clips[column] == group)
+        chance = measure.scale * measure.chance(there)
+        axes.hlines(
+            chance,
+            place - 0.45,
+            place + 0.45,
+            color="black",
+            linewidth=1.2,
+            linestyle=":",
+            label="" if place else "chance",
+        )
+    axes.set_xlabel("group")
+    axes.set_ylabel(measure.title + measure.unit + _interval_label(chain(*first.values())))
+    axes.legend(**_BESIDE)
+    return figure
+
+
+def draw_ratings(results: RunResults, head: str) -> "Figure":
+    """Draw predicted ratings over true ones, a dot for each clip."""
+    figure, axes = _new(results, f"{head}: ratings predicted, {results.kind}", 5.4, 5.0)
+    truth, said = results.truth, results.predicted[head][NESTED]
+    ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+    axes.plot(ends, ends, color="0.5", linewidth=1, linestyle=":", label="as rated")
+    axes.scatter(truth, said, s=9, color=COLOURS[0], alpha=0.5, linewidths=0)
+    axes.set_xlabel(f"{results.summary.target}, as rated")
+    axes.set_ylabel(f"{results.summary.target}, predicted")
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_confusion(results: RunResults, head: str) -> "Figure":
+    """Draw who was taken for whom, in percent of the clips of each label."""
+    labels = list(results.summary.labels)
+    counts = results.by_speaker(head).sum(axis=0)
+    side = 2.0 + 0.45 * len(labels)
+    figure, axes = _new(
+        results, f"{head}: who was taken for whom, {results.kind}", side + 0.8, side
+    )
+    with np.errstate(invalid="ignore"):
+        share = 100 * counts / counts.sum(axis=1, keepdims=True)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(share.shape):
+        dark = share[row, column] > 55
+        axes.text(
+            column,
+            row,
+            f"{share[row, column]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else "black",
+        )
+    places = np.arange(len(labels))
+    axes.set_xticks(places, labels, rotation=45, ha="right")
+    found = recalls(counts)
+    axes.set_yticks(places, [f"{n} ({100 * r:.0f})" for n, r in zip(labels, found, strict=True)])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth (recall in %)")
+    return figure
+
+
+def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
+    """Draw runs side by side: ``runs``, their scores, and ``comparisons``, the differences.
+
+    Parameters
+    ----------
+    compared : RunsCompared
+        From :func:`~serpipe.artifacts.report.comparison.compare_runs`.
+
+    Returns
+    -------
+    dict of str to Figure
+        Without ``comparisons`` where no two could be compared.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(PLAIN_TEXT):
+        about = "; ".join(
+            [
+                compared.shared,
+                *(
+                    f"{name}: {title}"
+                    for name, title in zip(compared.names, compared.titles, strict=True)
+                ),
+            ]
+        ).removeprefix("; ")
+        scored = compared.scored
+        measure = compared.measure
+        first = [each.scores[measure.key] for each in scored]
+        figure, axes = _forest(
+            f"{measure.title} of each run and head",
+            about,
+            [each.name for each in scored],
+            first,
+            measure,
+        )
+        for place, each in enumerate(scored):
+            axes.vlines(
+                measure.scale * each.chance,
+                place - 0.4,
+                place + 0.4,
+                color="black",
+                linewidth=1.2,
+                linestyle=":",
+                label="" if place else "chance",
+            )
+        if measure.in_percent:
+            axes.set_xlim(0, 100)
+        axes.set_xlabel(measure.title + measure.unit + _interval_label(first))
+        axes.legend(**_BESIDE)
+        figures = {"runs": figure}
+        for table in matrices(scored):
+            figures[table.name] = draw_matrix(table, about, measure)
+        if compared.pairs:
+            pairs = [f"{pair.first} - {pair.second}" for pair in compared.pairs]
+            figure, axes = _forest(
+                f"Differences in {measure.title}; filled: resolved, p (Holm) below {RESOLVED}",
+                about,
+                pairs,
+                [pair.difference for pair in compared.pairs],
+                measure,
+                [pair.p_holm < RESOLVED for pair in compared.pairs],
+            )
+            axes.axvline(0, color="black", linewidth=1)
+            axes.set_xlabel(f"difference in {measure.title}{measure.unit}, 95 % interval")
+            figures["comparisons"] = figure
+        return figures
+
+
+def draw_matrix(table: Table, about: str, measure: Measure) -> "Figure":
+    """Draw a cross-corpus matrix: the first score, the corpus trained on down the side."""
+    trained, tested = [row[0] for row in table.rows], table.header[1:]
+    found = {
+        (each["trained_on"], each["tested_on"]): measure.scale * each[measure.key]
+        for each in table.records
+    }
+    values = np.array([[found.get((a, b), np.nan) for b in tested] for a in trained])
+    figure, (axes,) = _axes(table.title, about, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained))
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=measure.scale, aspect="auto")
+    for row, column in np.ndindex(values.shape):
+        if not np.isnan(values[row, column]):
+            axes.text(
+                column,
+                row,
+                score_text(float(values[row, column]) / measure.scale, measure),
+                ha="center",
+                va="center",
+                color="white" if values[row, column] > 0.55 * measure.scale else "black",
+            )
+    axes.set_xticks(np.arange(len(tested)), tested)
+    axes.set_yticks(np.arange(len(trained)), trained)
+    axes.set_xlabel(f"tested on ({measure.title}{measure.unit})")
+    axes.set_ylabel("trained on")
+    return figure
+
+
+def _forest(
+    title: str,
+    about: str,
+    names: list[str],
+    found: list[Interval],
+    measure: Measure,
+    filled: list[bool] | None = None,
+) -> tuple["Figure", "Axes"]:
+    """Return a figure of one value and its interval per line, the first on top."""
+    figure, (axes,) = _axes(title, about, 9.0, 1.6 + 0.3 * len(names))
+    for place, each in enumerate(found):
+        known = filled is None or filled[place]
+        ends = measure.scale * np.array([[each.value - each.low], [each.high - each.value]])
+        axes.errorbar(
+            measure.scale * each.value,
+            place,
+            xerr=None if np.isnan(ends).any() else ends,
+            capsize=3,
+            color=COLOURS[0],
+            marker="o",
+            markerfacecolor=COLOURS[0] if known else "white",
+        )
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _bars_width(heads: Sequence[str], names: Sequence[object]) -> float:
+    return min(12.0, max(6.0, 2 + 0.34 * len(names) * max(len(heads), 1.5)))
+
+
+def _bars(
+    axes: "Axes",
+    names: list[str],
+    bars: Mapping[str, Sequence[Interval]],
+    measure: Measure,
+    heads: Sequence[str] | None = None,
+) -> None:
+    """Draw bars in groups; a head keeps its colour whichever others are drawn with it."""
+    width = 0.8 / len(bars)
+    heads = heads or list(bars)
+    for number, (head, found) in enumerate(bars.items()):
+        style = heads.index(head) % len(COLOURS)
+        place = np.arange(len(names)) + width * (number - (len(bars) - 1) / 2)
+        values = measure.scale * np.array([each.value for each in found])
+        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+        axes.bar(
+            place,
+            values,
+            width,
+            label=head,
+            color=COLOURS[style],
+            edgecolor="black",
+            linewidth=0.4,
+            hatch=HATCHES[style],
+            yerr=None if np.isnan(ends).all() else ends,
+            error_kw={"linewidth": 1, "capsize": 2},
+        )
+    axes.set_xticks(np.arange(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    if measure.in_percent:
+        axes.set_ylim(0, 100)
+
+
+def _interval_label(found: Iterable[Interval]) -> str:
+    """Say that intervals are drawn, where there are any."""
+    return "" if all(np.isnan(each.low) for each in found) else ", 95 % interval"
+
+
+def _new(
+    results: RunResults, title: str, width: float, height: float, rows: int = 1
+) -> tuple["Figure", "Axes"]:
+    """Return a figure whose title says the corpus, encoder, split and number of clips."""
+    summary = results.summary
+    marks = "".join(f"\n{warning.partition(':')[0]}" for warning in summary.warnings)
+    about = (
+        f"{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}, "
+        f"n = {counted(summary.clips, 'clip')} of {counted(len(summary.speakers), 'speaker')}"
+    )
+    figure, (axes, *_) = _axes(title + marks, about, width, height, rows)
+    return figure, axes
+
+
+def _axes(
+    title: str, about: str, width: float, height: float, rows: int = 1
+) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    found = list(figure.subplots(rows, squeeze=False)[:, 0])
+    for axes in found:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    lines = fill(about, int(14 * (width - 0.3)))  # about as many letters as there is room for
+    figure.supxlabel(lines, fontsize=7.5, color="0.3", x=0.01, ha="left")
+    return figure, found

@@ -1,0 +1,113 @@
+"""Write all that a report leaves: in the folder of its run, or in one of its own."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...files import write_text
+from ..models.bundle import read_bundle_summary
+from ..run.results import RunResults
+from .card import card
+from .comparison import RunsCompared
+from .figures import draw_comparison, draw_figures, save_figures
+from .page import HardClips, hardest_clips, render_page
+from .report import Report, write_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: What tables and figures of a report can be called, besides the confusion matrices of heads.
+REPORTED = frozenset(
+    {"nested", "probe", "baselines", "comparisons", "layers", "classes", "groups", "speakers",
+     "few-speakers", "confusion", "runs"}
+)  # fmt: skip
+
+
+def publish(
+    results: RunResults, report: Report, audio: Path | None = None, out: Path | None = None
+) -> Path:
+    """Write tables, figures and the page of a run, and a model card into each bundle.
+
+    Parameters
+    ----------
+    results : RunResults
+        The run.
+    report : Report
+        What is said of it.
+    audio : Path, optional
+        The folder of the clips, to hear the hardest in the page.
+    out : Path, optional
+        Where to; ``RUN/report``, and the cards into the bundles, by default. With it, nothing is
+        written into the run.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    UserError
+        If a bundle is damaged.
+    """
+    summary = results.summary
+    head = results.heads[0]
+    page = _write(
+        out or results.run / "report",
+        f"{summary.corpus}: {summary.target} from {summary.encoder['encoder']}",
+        report,
+        draw_figures(results),
+        HardClips(head, hardest_clips(results, head, audio), audio),
+    )
+    for head in results.heads:
+        bundle = results.run / "bundles" / head
+        if bundle.is_dir():  # labels that were shuffled leave none
+            path = out / f"card-{head}.md" if out else bundle / "README.md"
+            write_text(path, card(results, head, read_bundle_summary(bundle)))
+    return page
+
+
+def publish_comparison(folder: Path, compared: RunsCompared, report: Report) -> Path:
+    """Write tables, figures and the page of compared runs.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to.
+    compared : RunsCompared
+        What to draw.
+    report : Report
+        What is said of it.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    title = f"{len(compared.titles)} runs compared: {', '.join(compared.names)}"
+    return _write(folder, title, report, draw_comparison(compared))
+
+
+def _write(
+    folder: Path,
+    title: str,
+    report: Report,
+    figures: Mapping[str, "Figure"],
+    hardest: HardClips | None = None,
+) -> Path:
+    _remove_earlier(folder, {*(table.name for table in report.tables), *figures})
+    write_report(folder, report)
+    page = folder / "index.html"
+    write_text(page, render_page(title, report, save_figures(folder, figures), hardest))
+    return page
+
+
+def _remove_earlier(folder: Path, names: Collection[str]) -> None:
+    """Remove tables and figures of an earlier report that this one does not have."""
+    if not (folder / "results.json").is_file():
+        return
+    for path in folder.iterdir():
+        stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
+        ours = stem in REPORTED or stem.startswith(("confusion-", "matrix-", "ratings-"))
+        if ours and stem not in names:
+            path.unlink()

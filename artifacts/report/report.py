@@ -1,0 +1,390 @@
+"""What a report of runs says: its tables, its notes, and what must be said with every number."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...display import data_frame, text_table
+from ...errors import UserError, counted
+from ...files import write_text
+from ...pipeline.folds import NOTHING_TRAINED
+from ...pipeline.heads import BEST, HEADS
+from ...pipeline.holdout import holds_out
+from ...pipeline.measures import MEASURES
+from ...pipeline.nuisance import ALL_OF_THEM
+from ...pipeline.statistics import FEWEST_SPEAKERS, compare
+from ..models.outputs import SOFTMAX
+from ..run.results import RunResults
+from ..run.run import RunSummary
+from .baselines import baseline_table
+from .checks import Check, grave, run_checks
+from .frozen_probe import against_probe, probe_table, read_probe
+from .result_tables import (
+    classes_table,
+    comparison_table,
+    confusion_table,
+    groups_table,
+    identity,
+    layers_table,
+    nested_table,
+    nuisance_table,
+    p_text,
+    speakers_table,
+)
+from .table import Table, as_csv_file, as_latex, as_markdown, escape_markdown, interval_text
+
+TEST_NOTE = (
+    "p: two-sided permutation test of the difference that is shown: the two sets of predictions of "
+    "whole speakers are swapped. p (Holm): corrected for all pairs."
+)
+CHANCE_NOTE = (
+    "p against chance: one-sided permutation test of the first score; the truth is permuted among "
+    "the clips of each speaker, or among speakers whose clips all have the same. Not corrected for "
+    "the number of heads."
+)
+_NO_BASELINE = (
+    "No published result that we know agrees in corpus, split, labels and number of clips."
+)
+#: Tables that are written to files and not printed.
+LONG = ("confusion", "speakers")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is printed and written.
+
+    Attributes
+    ----------
+    facts : tuple of (str, str)
+        What stands above: corpus, encoder, split.
+    warnings : tuple of str
+        What must be said with every number.
+    tables : tuple of Table
+        In the order in which they are read.
+    notes : tuple of str
+        What stands below.
+    checks : tuple of Check
+        What was found wrong, or is to be known.
+    provenance : tuple of mapping
+        Command, versions and machine of each run.
+    folder : Path or None
+        Where it was written.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    tables: tuple[Table, ...]
+    notes: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
+    provenance: tuple[Mapping[str, Any], ...] = ()
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """Return it as Markdown."""
+        return markdown(self)
+
+    def __repr__(self) -> str:
+        """Return the first table, and all warnings; all of it is Markdown by ``print``."""
+        first = self.tables[0]
+        others = ", ".join(table.name for table in self.tables[1:])
+        return "\n".join(
+            [
+                first.title,
+                text_table(first.header, first.rows),
+                *(f"WARNING: {warning}" for warning in self.warnings),
+                *([f"Other tables: {others}"] if others else []),
+                *([str(self.folder)] if self.folder else []),
+            ]
+        )
+
+    def to_pandas(self, table: str | None = None) -> Any:
+        """Return the records of a table as a data frame of pandas, in full precision.
+
+        Parameters
+        ----------
+        table : str, optional
+            Name of a table, such as ``"classes"``; by default the first, which has the results.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        UserError
+            If there is no such table, or pandas is not installed.
+        """
+        tables = {each.name: each for each in self.tables}
+        if table is not None and table not in tables:
+            raise UserError(f"table {table!r}: is not in the report; expected {', '.join(tables)}")
+        return data_frame((self.tables[0] if table is None else tables[table]).records)
+
+    def _repr_markdown_(self) -> str:
+        """Show it in a notebook."""
+        return markdown(self)
+
+    @property
+    def printed(self) -> tuple[Table, ...]:
+        """The tables that fit on a terminal."""
+        return tuple(table for table in self.tables if table.name not in LONG)
+
+
+def report_run(results: RunResults, *, baseline: bool = False) -> Report:
+    """Report one run.
+
+    Parameters
+    ----------
+    results : RunResults
+        From :func:`~serpipe.artifacts.run.results.read_results`.
+    baseline : bool
+        Whether published results stand beside it, where there are any that may.
+
+    Returns
+    -------
+    Report
+    """
+    summary = results.summary
+    tables = [nested_table(results)]
+    notes = [score_note(summary), CHANCE_NOTE, *probability_notes(summary)]
+    warnings = list(summary.warnings)
+    probe = read_probe(results)
+    if probe:
+        found = against_probe(results, probe)
+        tables.append(probe_table(results, probe, found))
+        notes.append(TEST_NOTE)
+        of_probe = [each for each in probe.summary.warnings if each not in warnings]
+        warnings += [f"frozen probe: {warning}" for warning in of_probe]
+    if baseline:
+        published = baseline_table(results)
+        tables += [published] if published.rows else []
+        notes += [] if published.rows else [_NO_BASELINE]
+    if len(results.heads) > 1:
+        heads = {head: results.by_speaker(head) for head in results.heads}
+        members = {head: {**identity(summary), "head": head} for head in heads}
+        title = f"Heads compared, {results.kind}"
+        tables.append(
+            comparison_table(
+                compare(heads, results.measure),
+                title,
+                members,
+                len(summary.clusters),
+                results.measure,
+            )
+        )
+        notes.append(TEST_NOTE)
+        if BEST not in results.heads:
+            notes.append(
+                "To pick the best of these heads is to choose on the test speakers: --head best "
+                "chooses inside the folds."
+            )
+    if results.nuisance:
+        tables.append(nuisance_table(results))
+    if summary.split != NOTHING_TRAINED:  # there is no layer to look at
+        tables.append(layers_table(results))
+    if summary.labels:
+        tables.append(classes_table(results))
+    if results.group_columns:
+        tables.append(groups_table(results))
+    tables.append(speakers_table(results))
+    tables += [confusion_table(results)] if summary.labels else []
+    checks = run_checks(results, probe)
+    return Report(
+        facts(summary),
+        tuple(warnings),
+        tuple(_flagged(table, grave(checks)) for table in tables),
+        tuple(notes),
+        checks,
+        (summary.provenance, *((probe.summary.provenance,) if probe else ())),
+    )
+
+
+def _flagged(table: Table, lines: Sequence[str]) -> Table:
+    """Add lines to the warnings of all records of a table."""
+    records = tuple(
+        {**record, "warning": "; ".join(filter(None, [record["warning"], *lines]))}
+        if "warning" in record
+        else record
+        for record in table.records
+    )
+    return replace(table, records=records)
+
+
+def headline(results: RunResults) -> tuple[str, ...]:
+    """Return what a run found in a few lines.
+
+    What was merged, left out or assumed; the first score of each head; all warnings; and the checks
+    that are more than notes.
+    """
+    summary = results.summary
+    lines = [f"note     {assumption}" for assumption in summary.assumptions]
+    if summary.changes:
+        lines.insert(0, f"target   {summary.target}: {', '.join(summary.changes)}")
+    for head in results.heads:
+        measure = results.measure
+        first = interval_text(results.scores(head)[measure.key], measure)
+        p = p_text(results.p_against_chance(head))
+        lines.append(
+            f"{head:<10} {measure.title} {first}, "
+            + (f"p against chance {p}, " if p else "")
+            + f"{results.kind}, {results.summary.split_title}"
+        )
+    if results.nuisance:
+        scores = results.nuisance_scores()
+        title = max(scores, key=lambda name: scores[name].value)
+        seen = "format, duration and loudness" if title == ALL_OF_THEM else title
+        lines.append(
+            f"{'nuisance':<10} {results.measure.title} "
+            f"{interval_text(scores[title], results.measure)}, from {seen} alone, same folds"
+        )
+    return (
+        *lines,
+        *(f"WARNING: {warning}" for warning in summary.warnings),
+        *(f"CHECK    {check_line(check)}" for check in run_checks(results) if grave([check])),
+    )
+
+
+def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
+    """Write a report as Markdown and JSON, and each table as CSV and LaTeX.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to.
+    report : Report
+        What to write.
+
+    Returns
+    -------
+    tuple of Path
+        What was written, the Markdown first.
+    """
+    texts = {"report.md": markdown(report), "results.json": as_json(report)}
+    texts |= {f"{table.name}.csv": as_csv_file(table) for table in report.tables}
+    about = [*(f"{name}: {value}" for name, value in report.facts), *report.notes]
+    texts |= {
+        f"{table.name}.tex": as_latex(table, (*report.warnings, *grave(report.checks)), about)
+        for table in report.tables
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return tuple(folder / name for name in texts)
+
+
+def markdown(report: Report) -> str:
+    """Return a report as Markdown."""
+    md = escape_markdown
+    parts = [f"- {md(name)}: {md(value)}" for name, value in report.facts]
+    parts += ["", *(f"> **{md(warning)}.**\n" for warning in report.warnings)]
+    for table in report.tables:
+        parts += [f"**{md(table.title)}**\n", markdown_table(table)]
+    parts += [f"{md(note)}  " for note in report.notes]
+    if report.checks:
+        parts += ["", *(f"- {md(check_line(check))}" for check in report.checks)]
+    parts += ["", *(f"{md(line)}  " for line in made_by(report))]
+    return "\n".join([*parts, ""])
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table as Markdown, with its note."""
+    return as_markdown(table) + (f"\n{escape_markdown(table.note)}\n" if table.note else "")
+
+
+def check_line(check: Check) -> str:
+    """Return a check in one line."""
+    return f"{check.code} {check.severity}: {check.found}; {check.advice}"
+
+
+def as_json(report: Report) -> str:
+    """Return a report as JSON: facts, warnings, checks, and the records of each table."""
+    content = {
+        "facts": dict(report.facts),
+        "warnings": report.warnings,
+        "checks": [asdict(check) for check in report.checks],
+        "notes": report.notes,
+        "provenance": report.provenance,
+        "tables": {table.name: table.json_records for table in report.tables},
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Return what stands above the tables of a run."""
+    encoder = summary.encoder
+    changes = f" ({', '.join(summary.changes)})" if summary.changes else ""
+    what = f"{len(summary.labels)} labels" if summary.labels else "ratings"
+    facts = [
+        *((("name", summary.given_name),) if summary.given_name else ()),
+        (
+            "corpus",
+            f"{summary.corpus}: {counted(summary.clips, 'clip')}, "
+            f"{counted(len(summary.speakers), 'speaker')}"
+            + (" (those that were tested)" if holds_out(summary.split) else ""),
+        ),
+        ("target", f"{summary.target}, {what}{changes}"),
+        *_agreement(summary),
+        (
+            "encoder",
+            f"{encoder['encoder']} ({str(encoder['revision'])[:12]}), {summary.pooling} pooling, "
+            f"{encoder['precision']} on {encoder['device']}",
+        ),
+        ("split", summary.split_title),
+        *((("assumed", "; ".join(summary.assumptions)),) if summary.assumptions else ()),
+        ("chosen", summary.inner),
+    ]
+    return tuple(facts)
+
+
+def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Say how far the raters agreed: no head can be expected to agree with them more."""
+    told = summary.agreement
+    if not told or told["icc_1"] is None:
+        return ()
+    return (
+        (
+            "raters",
+            f"{told['raters']:g}, agreement {told['kind']}: {told['icc_1']:.2f} for one, "
+            f"{told['icc_k']:.2f} for their mean, over {told['clips']} clips",
+        ),
+    )
+
+
+def made_by(report: Report) -> tuple[str, ...]:
+    """Return the command and the versions that made each run, a line each."""
+    return tuple(
+        f"Made by `{told.get('command', '')}` with "
+        + ", ".join(f"{name} {version}" for name, version in told.get("versions", {}).items())
+        for told in report.provenance
+    )
+
+
+def probability_notes(summary: RunSummary) -> list[str]:
+    """Say of each head whether the probabilities that it predicts with are calibrated."""
+    if not summary.labels:
+        return []
+    notes = []
+    for name, told in summary.heads.items():
+        head = HEADS.get(str(told.final["head"]) if name == BEST else name)
+        if head or "softmax" in told.scores_are:  # else of a package that is not installed here
+            notes.append(f"Probabilities of {name}: {head.probabilities_are if head else SOFTMAX}.")
+    return notes
+
+
+def score_note(summary: RunSummary, *, chance: bool = True) -> str:
+    """Say what the scores are, and, for one run, what chance would give."""
+    few = len(summary.clusters) < FEWEST_SPEAKERS
+    over = f"{summary.group}s"
+    intervals_are = "" if few else f"; 95 % intervals by the jackknife over {over}, Student's t"
+    measure = MEASURES[summary.task]
+    first = measure.definition + (
+        f", chance {100 / len(summary.labels):.1f}." if chance and summary.labels else "."
+    )
+    alone = (
+        f" {len(summary.clusters)} {over} are too few for an interval: see each speaker."
+        if few
+        else ""
+    )
+    unit = "Scores in %" if measure.in_percent else "Scores"
+    which = "" if summary.split == NOTHING_TRAINED else "out-of-fold "
+    return f"{unit}, over all {which}predictions{intervals_are}. {first}{alone}"
