@@ -330,7 +330,7 @@ def fit(
         If an option is wrong or the cache does not hold what it needs.
     """
     about = _about(fit, locals()) if provenance is None else provenance
-    from .artifacts.run.run import check_given_name
+    from .artifacts.run.summary import check_given_name
     from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol
 

@@ -806,8 +806,9 @@ def fit(
 
     from . import api
     from .artifacts.report.checks import run_checks
+    from .artifacts.report.comparison import corpus_matrices
     from .artifacts.report.result_tables import nested_table
-    from .artifacts.run.run_set import corpus_matrices, write_run_set
+    from .artifacts.run.run_set import write_run_set
     from .pipeline.protocol import Protocol
     from .progress import track
     from .provenance import command_line, provenance
@@ -1052,7 +1053,7 @@ def finetune(
     from importlib.util import find_spec
 
     from .artifacts.run.latest import RUNS
-    from .artifacts.run.run import check_given_name
+    from .artifacts.run.summary import check_given_name
     from .features.names import check_checkpoint_name
 
     given_name = "" if name is None else check_given_name(name)
@@ -1068,7 +1069,7 @@ def finetune(
     from .artifacts.report.report import headline
     from .artifacts.report.result_tables import nested_table
     from .artifacts.run.record_finetune import probe_advice, record_finetuning
-    from .artifacts.run.record_probe import make_probe
+    from .artifacts.run.record_probe import record_probe
     from .artifacts.run.results import read_results
     from .corpora.data import gather
     from .features.checkpoint import load_checkpoint
@@ -1143,7 +1144,7 @@ def finetune(
             f"{precision} on {', '.join(places)}"
         )
     if probe == "make":
-        made = make_probe(
+        made = record_probe(
             found,
             encoder,
             revision,
@@ -1283,7 +1284,7 @@ def evaluate(
     from .artifacts.run.latest import RUNS
     from .artifacts.run.record_evaluation import record_evaluation
     from .artifacts.run.results import read_results
-    from .artifacts.run.run import check_given_name
+    from .artifacts.run.summary import check_given_name
     from .corpora.data import gather
     from .features.devices import choose_devices
     from .mirror import stored
@@ -1434,7 +1435,7 @@ def predict(
     _check_model(model, encoder)
 
     from .artifacts.models.prediction_text import TRAINED_ON_NOTE, describe
-    from .artifacts.models.saved_model import load_model, predict_files, text
+    from .artifacts.models.saved_model import load_model, predict_files, printable_path
     from .errors import BadClipError
     from .features.devices import choose_devices
     from .progress import track
@@ -1455,7 +1456,7 @@ def predict(
         said: Any = iter([loaded.predict(sound, rate, window=window, hop=hop)])
     else:
         said = predict_files(loaded, files, window=window, hop=hop, workers=cores(), track=track)
-    sources = [text(file) for file in files] or ["array"]
+    sources = [printable_path(file) for file in files] or ["array"]
     bad, any_trained_on = [], False
     timeline = window is not None
     with _prediction_printer(chosen_format, loaded, sources, timeline, out) as show:
@@ -1842,14 +1843,14 @@ def _split_name(given: str) -> tuple[str, str]:
     name, equals, folder = given.partition("=")
     if not equals or isinstance(place(given), Remote) or Path(given).exists():
         return "", given
-    from .artifacts.run.run import check_given_name
+    from .artifacts.run.summary import check_given_name
 
     return check_given_name(name), folder
 
 
 def _check_model(model: str | None, encoder: str | None) -> None:
     """Refuse a model or an encoder on this machine that is not there, before torch is loaded."""
-    from .artifacts.run.latest import find_model
+    from .artifacts.models.find import find_model
     from .features.names import check_checkpoint_name
 
     if encoder is not None:
@@ -1972,7 +1973,7 @@ def _prediction_printer(
         if not into_file and isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
             sys.stdout.reconfigure(encoding="utf-8")  # a file, whatever the terminal shows
             into_file = _is_file(sys.stdout)  # a pipe: the mark would be part of the first name
-        mark = byte_order_mark("".join([*sources, *model.listener.outputs])) if into_file else ""
+        mark = byte_order_mark("".join([*sources, *model.predictor.outputs])) if into_file else ""
         echo(mark + texts.csv_header(model))
     elif format is PredictionFormat.TABLE:
         echo(texts.table_header(model, sources))

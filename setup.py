@@ -1,4 +1,4 @@
-"""List the packages: the repository root is ``serpipe``, a prefix that pyproject.toml cannot set."""
+"""List the packages: the repository root is ``serpipe``, which pyproject.toml cannot express."""
 
 from setuptools import find_packages, setup  # type: ignore[import-untyped]
 

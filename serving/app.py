@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .._version import __version__
-from ..artifacts.models.prediction import MINIMUM_HOP, Prediction
+from ..artifacts.models.prediction import Prediction
 from ..artifacts.models.saved_model import Model, Recording
+from ..artifacts.models.windows import MINIMUM_HOP
 from ..errors import MachineError, UserError, first_line
 from ..features.audio import MAX_SECONDS, Waveform
 from .answers import NOTE, AnswerLog, answer, as_csv, as_json, clean_name, model_facts, model_name
@@ -87,7 +88,7 @@ class Service:
         self.model, self.options, self.log = model, options, log
         self.metrics = Metrics()
         self.queue = ModelQueue(model, options.batch, options.max_seconds, self.metrics.measured)
-        self.decoders = Decoders(model.sampling_rate, model.listener.channels, options)
+        self.decoders = Decoders(model.sampling_rate, model.predictor.channels, options)
         self.threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="serpipe-decode")
         self.budget = ByteBudget(options.work_bytes)
         self._uploads: set[Upload] = set()

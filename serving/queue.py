@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ..artifacts.models.prediction import Prediction
-from ..artifacts.models.predictors import Scored
+from ..artifacts.models.predictors import ClipScores
 from ..artifacts.models.saved_model import Model, Recording
 from ..errors import SerpipeError
 
@@ -42,7 +42,7 @@ class _Progress:
         self.job = job
         self.next = 0
         self.missing = len(job.recording.windows)
-        self.scored: list[Scored | None] = [None] * self.missing
+        self.scored: list[ClipScores | None] = [None] * self.missing
 
 
 #: A job and the number of one of its windows.
@@ -76,7 +76,7 @@ class ModelQueue:
         max_seconds: float,
         measured: Callable[[int, int, float], None],
     ) -> None:
-        lanes = model.listener.lanes
+        lanes = model.predictor.lanes
         self._model, self._measured = model, measured
         self._batch = 1 if lanes else batch
         self._max_samples = max_seconds * model.sampling_rate

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import uvicorn
-from serpipe.artifacts.models.predictors import Scored
+from serpipe.artifacts.models.predictors import ClipScores
 from serpipe.artifacts.models.saved_model import load_model
 from serpipe.features.audio import Waveform
 from serpipe.serving.answers import AnswerLog
@@ -41,14 +41,14 @@ class SmallModel:
 
     def change(self, **changes: Any) -> None:
         """Change what hears."""
-        self.real = replace(self.real, listener=replace(self.real.listener, **changes))
+        self.real = replace(self.real, predictor=replace(self.real.predictor, **changes))
 
     def count_scored(self) -> list[int]:
         """Return a list to which the number of pieces is appended whenever some are scored."""
         scored: list[int] = []
-        score = self.real.listener.score
+        score = self.real.predictor.score
 
-        def counting(pieces: Sequence[Waveform]) -> list[Scored]:
+        def counting(pieces: Sequence[Waveform]) -> list[ClipScores]:
             scored.append(len(pieces))
             return score(pieces)
 
@@ -58,7 +58,7 @@ class SmallModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def score(self, pieces: Sequence[Waveform]) -> list[Scored | None]:
+    def score(self, pieces: Sequence[Waveform]) -> list[ClipScores | None]:
         assert self.may_run.wait(60)
         self.batches.append(len(pieces))
         return self.real.score(pieces)

@@ -400,7 +400,7 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
     serpipe: Command, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from serpipe.artifacts.run import record_fit as record
-    from serpipe.artifacts.run.run import save_predictions
+    from serpipe.artifacts.run.csv_files import save_predictions
 
     command = ("fit", "--head", "lr,svm", "--layers", "2", "--grid", "svm.C=1,10")
     saved: list[int] = []

@@ -256,7 +256,7 @@ def test_copies_of_one_speaker_stay_together_and_a_check_names_them(
     results = read_results(run)
     (check,) = [check for check in run_checks(results) if check.code == "SER008"]
     for name in list(copies)[:3]:
-        assert name in check.found
+        assert name in check.finding
     unread = np.array(["", "x.wav", *[""] * (len(rows) - 2)])
     changed = replace(results, clips={**results.clips, "unconfirmed_copy_of": unread})
     codes = [{each.code for each in run_checks(each)} for each in (results, changed)]

@@ -14,7 +14,7 @@ import soxr
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from serpipe.artifacts.models.outputs import label_shares, match_labels
+from serpipe.artifacts.models.outputs import label_probabilities, match_labels
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.pipeline.finetune.model import build_model, save_model
 
@@ -235,7 +235,7 @@ def test_labels_match_by_name_or_as_the_same_emotion_and_their_probabilities_are
     places = match_labels(outputs, ["anger", "happy", "sad"])
     assert places.tolist() == [0, 2, 1, 1, -1]
     logits = np.log([[0.1, 0.15, 0.2, 0.25, 0.3]])
-    np.testing.assert_allclose(label_shares(logits, places, 3), [[0.1, 0.45, 0.15]])
+    np.testing.assert_allclose(label_probabilities(logits, places, 3), [[0.1, 0.45, 0.15]])
 
 
 def test_labels_that_no_clip_has_cannot_be_chosen_and_the_run_says_so(

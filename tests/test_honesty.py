@@ -9,15 +9,15 @@ import h5py
 import numpy as np
 import pytest
 from serpipe.artifacts.report.checks import run_checks
-from serpipe.artifacts.report.repeats import repeated, spreads
+from serpipe.artifacts.report.repeats import are_repeats, spreads
 from serpipe.artifacts.report.selection import ComparableResults, count_comparable
-from serpipe.artifacts.run.record_finetune import validation_clips
 from serpipe.artifacts.run.results import RunResults, read_results
 from serpipe.corpora.manifest import read_manifest
 from serpipe.corpora.speakers import canonical_speaker, similar_speakers
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.features.cache_write import write_cache
+from serpipe.pipeline.finetune.fold_training import validation_clips
 from serpipe.pipeline.fit import fit_head
 from serpipe.pipeline.folds import Fold
 from serpipe.pipeline.groups import recorded_together
@@ -463,7 +463,7 @@ def test_results_on_the_same_clips_are_counted(serpipe: Command, tmp_path: Path)
     assert counts == [ComparableResults(11, 11), ComparableResults(11, 11)]
     (check,) = (each for each in run_checks(found[-1]) if each.code == "SER024")
     assert check.severity == "warning"
-    assert "one of 11 results" in check.found
+    assert "one of 11 results" in check.finding
     others = [
         fitted(serpipe, cache, "--layers", "0", *options)[0]
         for options in (("--permute-labels",), ("--split", "kfold:3"))
@@ -493,8 +493,8 @@ def test_only_runs_that_differ_in_the_seed_alone_are_repeats(
     first, _ = fitted(serpipe, cache, *options)
     seed, _ = fitted(serpipe, cache, *options, "--seed", 1)
     other, _ = fitted(serpipe, cache, *options, "--seed", 1, "--speakers-per-corpus")
-    assert repeated(first.summary, seed.summary)
-    assert not repeated(first.summary, other.summary)
+    assert are_repeats(first.summary, seed.summary)
+    assert not are_repeats(first.summary, other.summary)
     (spread,) = spreads([first, first, seed, other])
     assert spread.seeds == (0, 1)
 
@@ -575,7 +575,7 @@ def test_other_folds_and_seeds_on_the_same_clips_are_counted(
     found = [fitted(serpipe, cache, *options)[0] for options in splits]
     assert count_comparable(found[-1]) == ComparableResults(1, 1, 5, 0)
     assert "5 more in other folds" in next(
-        check.found for check in run_checks(found[0]) if check.code == "SER024"
+        check.finding for check in run_checks(found[0]) if check.code == "SER024"
     )
 
 

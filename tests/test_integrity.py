@@ -21,9 +21,9 @@ from serpipe.artifacts.report.card import card
 from serpipe.artifacts.report.report import markdown, report_run
 from serpipe.artifacts.report.table import Table, as_markdown
 from serpipe.artifacts.run import record_fit as record
-from serpipe.artifacts.run.fold_results import part_writer, read_parts
+from serpipe.artifacts.run.fold_results import fold_writer, read_fold_results
 from serpipe.artifacts.run.results import read_results
-from serpipe.artifacts.run.run import check_run, read_summary
+from serpipe.artifacts.run.summary import check_run, read_summary
 from serpipe.errors import UserError
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.integrity import (
@@ -240,11 +240,11 @@ def test_a_file_that_was_written_just_before_a_kill_is_listed_by_the_next_run(
 def test_each_flipped_bit_of_a_part_of_a_fit_is_a_fold_to_do_again(tmp_path: Path) -> None:
     labels, fold = np.array(["a", "b"]), Fold("f", np.arange(4), np.arange(4, 6))
     result = FoldResult((0.5, 0.25), 0, 0, np.array(["a", "b"]), np.eye(2), converged=True)
-    part_writer(tmp_path, "lr", ["2"], ["f"], labels.tolist())("2", "f", result)
-    assert read_parts(tmp_path, "lr", ["2"], [fold], labels, 2).keys() == {("2", "f")}
+    fold_writer(tmp_path, "lr", ["2"], ["f"], labels.tolist())("2", "f", result)
+    assert read_fold_results(tmp_path, "lr", ["2"], [fold], labels, 2).keys() == {("2", "f")}
     (part,) = tmp_path.rglob("*.json")
     for _ in flip_bits(part, random.Random(4), 60):
-        assert not read_parts(tmp_path, "lr", ["2"], [fold], labels, 2)
+        assert not read_fold_results(tmp_path, "lr", ["2"], [fold], labels, 2)
 
 
 def test_runs_and_bundles_of_before_there_were_hashes_still_open(run: Path) -> None:

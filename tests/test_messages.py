@@ -10,7 +10,7 @@ import serpipe as package
 from serpipe import choices
 from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE
 from serpipe.artifacts.onnx_export.heads import check_exportable
-from serpipe.artifacts.run.record_probe import make_probe
+from serpipe.artifacts.run.record_probe import record_probe
 from serpipe.corpora.data import gather
 from serpipe.errors import UserError
 from serpipe.features.audio import CHANNEL_POLICIES
@@ -141,14 +141,14 @@ def test_only_a_cache_with_other_contents_makes_the_probe_extract_elsewhere(
     cache = Path(made.out.strip())
     found = gather([str(few_clips)], None)
     protocol = Protocol(split="kfold:2", layers="1")
-    run = make_probe(found, encoder, None, protocol, provenance={"versions": {}})
+    run = record_probe(found, encoder, None, protocol, provenance={"versions": {}})
     assert json.loads((run / "run.json").read_text())["planned"] == ["lr"]
     elsewhere = cache.parent / "probes" / cache.name
     assert elsewhere.is_file()
     elsewhere.unlink()
     cache.write_bytes(cache.read_bytes()[:-1000])
     with pytest.raises(UserError, match=cache.name):
-        make_probe(found, encoder, None, protocol, provenance={"versions": {}})
+        record_probe(found, encoder, None, protocol, provenance={"versions": {}})
     assert not elsewhere.exists()
 
 

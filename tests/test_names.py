@@ -123,10 +123,10 @@ def test_bold_marks_the_best_of_several_and_nothing_alone(run: Path) -> None:
     read = read_results(run)
     right = dict.fromkeys(read.predicted["svm"], read.truth)
     both = dataclasses.replace(read, predicted={"lr": read.predicted["lr"], "svm": right})
-    assert nested_table(both).marked == {(0, 2)}
+    assert nested_table(both).bold == {(0, 2)}
     alone = dataclasses.replace(read, predicted={"lr": read.predicted["lr"]})
-    assert not nested_table(alone).marked
-    assert len(layers_table(alone).marked) == 1  # of several layers
+    assert not nested_table(alone).bold
+    assert len(layers_table(alone).bold) == 1  # of several layers
 
 
 def test_one_test_is_not_plural(run: Path) -> None:

@@ -15,14 +15,10 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from serpipe.artifacts.models.bundle import load_bundle
-from serpipe.artifacts.models.prediction import (
-    Prediction,
-    csv_columns,
-    equal_windows,
-    score_columns,
-    windows,
-)
+from serpipe.artifacts.models.prediction import Prediction, csv_columns
 from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, Model, load_model
+from serpipe.artifacts.models.windows import equal_windows, windows
+from serpipe.artifacts.score_columns import score_columns
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import SILENCE_PEAK, read_waveform
 from serpipe.features.cache import open_cache
@@ -329,7 +325,7 @@ def test_a_network_folder_predicts_as_the_network_does(
 
 
 def check_whole_model(model: Model, module: Any, clips: list[Path]) -> None:
-    front_end = model.listener.front_end
+    front_end = model.predictor.front_end
     together = model.predict_batch([model.read(clip) for clip in clips], list(map(str, clips)))
     different = set()
     for clip, said in zip(clips, together, strict=True):

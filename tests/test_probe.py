@@ -13,15 +13,9 @@ import pytest
 from serpipe.artifacts.report.comparison import compare_runs, report_runs
 from serpipe.artifacts.report.report import Report, report_run
 from serpipe.artifacts.report.table import Table
+from serpipe.artifacts.run.csv_files import save_clips, save_predictions
 from serpipe.artifacts.run.results import read_results
-from serpipe.artifacts.run.run import (
-    HeadSummary,
-    RunSummary,
-    read_summary,
-    save_clips,
-    save_predictions,
-    write_summary,
-)
+from serpipe.artifacts.run.summary import HeadSummary, RunSummary, read_summary, write_summary
 from serpipe.errors import UserError
 from serpipe.pipeline.fit import Choice, HeadFit, Predictions
 from serpipe.pipeline.folds import Fold
@@ -145,7 +139,7 @@ def test_the_probe_stands_right_below_the_headline_with_the_numbers_of_the_paire
         assert record["difference"] == pytest.approx(scores[0] - score)
         assert record["low"] < record["difference"] < record["high"] < 0
         assert (record["p"], record["p_holm"]) == pytest.approx((p, 2 * p))
-    assert table.marked == {(row, column) for row in (1, 2) for column in (0, 2, 3, 4)}
+    assert table.bold == {(row, column) for row in (1, 2) for column in (0, 2, 3, 4)}
     assert table.rows[1][2].startswith("-24.0 [")
 
 
@@ -220,7 +214,7 @@ def test_another_run_is_not_taken_for_its_probe(
     assert "SER015" in codes(report) and "SER016" not in codes(report)
     if change is not shutil.rmtree and (probe / "predictions" / "svm.csv").is_file():
         (check,) = (check for check in report.checks if check.code == "SER015")
-        assert "probe is not there, or of other clips" in check.found
+        assert "probe is not there, or of other clips" in check.finding
 
 
 @pytest.mark.parametrize(
@@ -244,16 +238,16 @@ def test_a_loss_to_the_probe_is_a_warning_where_it_is_resolved_and_a_gain_never(
     report = report_run(read_results(tuned))
     (check,) = (check for check in report.checks if check.code == "SER016")
     assert check.severity == "warning"
-    assert "24.0 to lr, 23.5 to svm" in check.found
+    assert "24.0 to lr, 23.5 to svm" in check.finding
     write_run(tuned, {FINETUNED: [*MIXED[:9], 4]}, probe=probe.name)  # worse, but not surely
     found = beside(report_run(read_results(tuned)))
-    assert found and found.records[0]["difference"] < 0 and not found.marked
+    assert found and found.records[0]["difference"] < 0 and not found.bold
     assert "SER016" not in codes(report_run(read_results(tuned)))
     write_run(probe, {"lr": MANY})
     write_run(tuned, {FINETUNED: FEW}, probe=probe.name)
     report = report_run(read_results(tuned))
     gained = beside(report)
-    assert gained and gained.marked and gained.rows[1][2].startswith("+24.0 [")
+    assert gained and gained.bold and gained.rows[1][2].startswith("+24.0 [")
     assert not codes(report) & {"SER015", "SER016"}
 
 
@@ -261,7 +255,7 @@ def test_a_mark_on_one_side_is_told_and_nothing_is_tested(tuned: Path, probe: Pa
     edit(probe, warnings=["TRANSDUCTIVE: so it is"])
     report = report_run(read_results(tuned))
     table = beside(report)
-    assert table and not table.marked
+    assert table and not table.bold
     assert table.rows[1][0] == "frozen lr (TRANSDUCTIVE)"
     assert table.rows[1][2].startswith("-24.0 [") and table.rows[1][3:] == ("", "")
     assert "not tested" in table.note
@@ -292,7 +286,7 @@ def test_a_network_from_scratch_needs_no_probe_but_may_stand_beside_any(
 def test_a_probe_that_it_is_compared_with_is_beside_it(tuned: Path, probe: Path) -> None:
     edit(tuned, probe=None)
     (check,) = (each for each in report_run(read_results(tuned)).checks if each.code == "SER015")
-    assert check.found == "no frozen probe beside it"
+    assert check.finding == "no frozen probe beside it"
     assert "serpipe fit --split loso" in check.advice
 
     def both() -> set[str]:

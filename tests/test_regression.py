@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from scipy.stats import pearsonr
 from scipy.stats import t as student
 from serpipe.artifacts.models.bundle import load_bundle, save_bundle
-from serpipe.artifacts.run.fold_results import part_writer, read_parts
+from serpipe.artifacts.run.fold_results import fold_writer, read_fold_results
 from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
@@ -200,10 +200,10 @@ def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) ->
     X, ratings, speakers = clips()
     problem = loso(ratings, speakers)
     folds = [*problem.folds, problem.everybody()]
-    keep = part_writer(tmp_path, name, ["3"], [fold.name for fold in folds], [])
+    keep = fold_writer(tmp_path, name, ["3"], [fold.name for fold in folds], [])
     first = fit(name, X, problem, keep=keep, jobs=2)
     n_points = len([point for path in paths(GRIDS[name]) for point in path])
-    there = read_parts(tmp_path, name, ["3"], folds, np.array([], dtype=str), n_points)
+    there = read_fold_results(tmp_path, name, ["3"], folds, np.array([], dtype=str), n_points)
     assert len(there) == len(folds)
     again = fit(name, X, problem, there=there)
     np.testing.assert_array_equal(first.nested.predicted, again.nested.predicted)

@@ -29,8 +29,8 @@ from serpipe.artifacts.report.result_tables import (
     nested_table,
 )
 from serpipe.artifacts.report.table import Table, as_latex, as_markdown
+from serpipe.artifacts.run.csv_files import NESTED
 from serpipe.artifacts.run.results import RunResults, read_results
-from serpipe.artifacts.run.run import NESTED
 from serpipe.pipeline.measures import LABELS
 from serpipe.pipeline.metrics import confusion, scores_of
 from serpipe.pipeline.statistics import compare, intervals, recall_intervals
@@ -262,7 +262,7 @@ def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunRes
     best = many_speakers(dataclasses.replace(best, predicted={"lr": same}), 10)
     table = layers_table(best)
     cells = {row[0]: row[1] for row in table.rows}
-    assert table.marked == {(0, 1)}
+    assert table.bold == {(0, 1)}
     assert cells["2"].startswith("≈ ")
     assert not cells["1"].startswith("≈")
     assert "≈: not resolved" in table.note
@@ -315,7 +315,7 @@ def test_a_label_that_few_speakers_hold_is_named_and_counted_and_has_no_interval
     few = held_by(results, "sad", 2)
     (check,) = (check for check in run_checks(few) if check.code == "SER018")
     assert check.severity == "warning"
-    assert "sad (2)" in check.found
+    assert "sad (2)" in check.finding
     place = results.summary.labels.index("sad")
     table = classes_table(few)
     assert table.header[2] == "speakers"

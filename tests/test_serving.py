@@ -37,7 +37,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx, the client of these te
 
 # ruff: noqa: E402  # what is imported from here on needs the extra
 from serpipe.artifacts.models.prediction import Prediction, csv_columns
-from serpipe.artifacts.models.predictors import Scored
+from serpipe.artifacts.models.predictors import ClipScores
 from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
 from serpipe.errors import MachineError, UserError
 from serpipe.features.audio import Waveform, read_waveform
@@ -347,9 +347,9 @@ def test_who_hangs_up_frees_the_place_and_the_model(model: SmallModel) -> None:
 def test_a_timeline_alone_is_scored_by_all_threads(model: SmallModel) -> None:
     """Two windows are scored at the same time, or each would wait for the other in vain."""
     together = threading.Barrier(2)
-    score = model.real.listener.score
+    score = model.real.predictor.score
 
-    def meeting(pieces: Sequence[Waveform]) -> list[Scored]:
+    def meeting(pieces: Sequence[Waveform]) -> list[ClipScores]:
         together.wait(30)
         return score(pieces)
 
@@ -364,7 +364,7 @@ def test_a_timeline_alone_is_scored_by_all_threads(model: SmallModel) -> None:
 def test_a_job_that_fails_in_two_threads_at_once_ends_neither(model: SmallModel) -> None:
     together = threading.Barrier(2)
 
-    def failing(pieces: Sequence[Waveform]) -> list[Scored]:
+    def failing(pieces: Sequence[Waveform]) -> list[ClipScores]:
         together.wait(30)
         raise MachineError("memory is short")
 
@@ -382,9 +382,9 @@ def test_a_job_that_fails_in_two_threads_at_once_ends_neither(model: SmallModel)
 def test_a_long_timeline_takes_turns_with_other_requests(model: SmallModel) -> None:
     model.change(lanes=1)
     order: list[int] = []
-    score = model.real.listener.score
+    score = model.real.predictor.score
 
-    def recording_lengths(pieces: Sequence[Waveform]) -> list[Scored]:
+    def recording_lengths(pieces: Sequence[Waveform]) -> list[ClipScores]:
         order.extend(len(piece) for piece in pieces)
         return score(pieces)
 
@@ -439,12 +439,12 @@ def test_channels_become_one_as_the_model_was_fitted(model: SmallModel, tmp_path
 
 
 def test_memory_that_does_not_suffice_is_told_and_passes(model: SmallModel) -> None:
-    score = model.listener.score
+    score = model.predictor.score
 
-    def short_of_memory(pieces: Sequence[Waveform]) -> list[Scored]:
+    def short_of_memory(pieces: Sequence[Waveform]) -> list[ClipScores]:
         if any(len(piece) > 3 * RATE for piece in pieces):
             raise MemoryError
-        scored: list[Scored] = score(pieces)
+        scored: list[ClipScores] = score(pieces)
         return scored
 
     model.change(score=short_of_memory)

@@ -1,17 +1,17 @@
-"""A bundle: a fitted head with all that predicting needs, in a folder of its own.
+"""A bundle: a fitted head in a folder, with everything that inference needs.
 
 ======================== ======================================================================
 ``bundle.json``          encoder and its hashes, pooling, layers and their weights, target,
-                         labels, head and hyper-parameters, how it scored, versions; and the
+                         labels, head and hyper-parameters, scores, versions; and the
                          SHA-256 hashes of the files below and of its own text
 ``head.skops``           the classifier with its scaler, by skops; or
 ``head.lgbm.json``       the trees, in LightGBM's own text format
 ``training_record.json`` hashes of the clips and speakers that the head was fitted on
 ======================== ======================================================================
 
-Loading runs no code that the folder brings along. Nothing in ``bundle.json`` is used as a path:
-the names of the files are known here. Hashes find damage and edits. They are no signature: whoever
-changes a bundle on purpose can change its hashes as well.
+Loading runs no code from the folder, and no entry of ``bundle.json`` is used as a path. Hashes
+detect damage and edits; they are not a signature: whoever changes a bundle on purpose can change
+its hashes as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 
 from ...errors import UserError, counted, first_line
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
-from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
+from ...integrity import (
+    check_files,
+    check_listed,
+    hash_files,
+    read_record_json,
+    write_sealed_json,
+)
 from ...pipeline.heads import HEADS, Classifier
 from ...pipeline.layers import Candidate, weigh
 from ...schema import from_json
@@ -33,12 +39,12 @@ from ..run.encoder_key import read_encoder_key
 FORMAT_VERSION = 2
 #: The format before files were hashed: still read; only its head has a hash.
 _UNHASHED_VERSION = 1
-_FIX = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
+_REMEDY = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
 
 
 @dataclass(frozen=True)
 class BundleSummary:
-    """What ``bundle.json`` says.
+    """The content of ``bundle.json``.
 
     Attributes
     ----------
@@ -47,31 +53,31 @@ class BundleSummary:
     parameters : mapping of str to float
         Its hyper-parameters.
     encoder : mapping
-        The key of the cache: checkpoint, revision and hash of the weights, and all else that
+        The key of the cache: checkpoint, revision and hash of the weights, and everything else that
         embeddings depend on.
     pooling : str
         Poolings, joined by commas.
     layer : mapping
         ``name``, ``layers`` and ``how``, as in :class:`~serpipe.pipeline.layers.Candidate`.
     layer_weights : sequence of float
-        Of each of these layers, where weights were learnt.
+        Learnt weights of these layers, if any.
     target : str
-        What is predicted.
+        The predicted column.
     changes : sequence of str
-        Labels that were counted as another, or dropped.
+        Labels that were merged or dropped.
     labels : sequence of str
-        What it can be, in the order of the probabilities.
+        In the order of the probabilities; empty for ratings.
     normalise : str
         ``"speaker"``: the embeddings of each speaker must be standardised by themselves.
     converged : bool
         Whether the classifier reached its optimum.
     result : mapping
-        Nested UAR, accuracy and macro-F1, with intervals, from 0 to 1: how the protocol that made
-        this head did on speakers that it had not heard.
+        Nested UAR, accuracy and macro-F1, with intervals, from 0 to 1: the scores of the protocol
+        that made this head, on held-out speakers.
     warnings : sequence of str
-        What must be said with these numbers.
+        Marks of these scores.
     corpus, licence, citation : str
-        Of the clips that it was fitted on.
+        Of the training clips.
     content : str
         Hash of these clips, their labels and the cache's key.
     head_sha256 : str
@@ -79,8 +85,8 @@ class BundleSummary:
     provenance : mapping
         Command, versions, machine.
     probabilities : str
-        Whether the probabilities are calibrated, and how; empty for ratings. Of a bundle that does
-        not say so, what its head says.
+        Whether and how the probabilities are calibrated; empty for ratings. By default from the
+        head.
     files : mapping of str to str, optional
         SHA-256 hashes of the bundle's other files, by name. None in bundles of earlier versions.
     """
@@ -115,11 +121,11 @@ class Bundle:
     Attributes
     ----------
     summary : BundleSummary
-        What it is.
+        Its ``bundle.json``.
     classifier : object
         The fitted head.
     training : TrainingRecord or None
-        What the head was fitted on; None if the bundle is older than such records.
+        The training clips of the head; None if the bundle is older than such records.
     """
 
     summary: BundleSummary
@@ -128,9 +134,9 @@ class Bundle:
 
     @property
     def candidate(self) -> Candidate:
-        """The layers that it hears."""
-        told = self.summary.layer
-        return Candidate(str(told["name"]), tuple(told["layers"]), str(told["how"]))
+        """The layers that it uses."""
+        layer = self.summary.layer
+        return Candidate(str(layer["name"]), tuple(layer["layers"]), str(layer["how"]))
 
     def predict(
         self, embeddings: Mapping[str, NDArray[np.float32]]
@@ -156,32 +162,33 @@ class Bundle:
 
 
 def save_bundle(
-    folder: Path, classifier: Classifier, *, training: TrainingRecord | None = None, **told: Any
+    folder: Path, classifier: Classifier, *, training: TrainingRecord | None = None, **fields: Any
 ) -> None:
     """Write a bundle.
 
     Parameters
     ----------
     folder : Path
-        Where to.
+        Its folder.
     classifier : object
         The fitted head.
     training : TrainingRecord, optional
-        What it was fitted on, with what is known of the encoder.
-    **told
-        The fields of :class:`BundleSummary`, all but ``head_sha256``, ``probabilities`` and
+        Its training clips, and what is known of the encoder's.
+    **fields
+        The fields of :class:`BundleSummary` but for ``head_sha256``, ``probabilities`` and
         ``files``.
     """
-    path = _head_path(folder, told["head"])
+    head = HEADS[fields["head"]]
+    path = _head_path(folder, fields["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if training:
         write_record(folder, training)
-    HEADS[told["head"]].save(classifier, path)
+    head.save(classifier, path)
     files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
     summary = BundleSummary(
-        **told,
+        **fields,
         head_sha256=files[path.name],
-        probabilities=HEADS[told["head"]].probabilities_are,
+        probabilities=head.probabilities_are,
         files=files,
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
@@ -189,25 +196,16 @@ def save_bundle(
 
 
 def read_bundle_summary(folder: Path) -> BundleSummary:
-    """Return what the ``bundle.json`` of a bundle says; its head is not touched.
-
-    Parameters
-    ----------
-    folder : Path
-        ``RUN/bundles/HEAD``.
-
-    Returns
-    -------
-    BundleSummary
+    """Read the ``bundle.json`` of a bundle, without its head.
 
     Raises
     ------
     UserError
-        If it is missing, not whole, was changed or is of another format.
+        If it is missing, incomplete, changed, or of another format version.
     """
     path = folder / "bundle.json"
     try:
-        content = read_record_json(path, "bundle", FORMAT_VERSION, _UNHASHED_VERSION, _FIX)
+        content = read_record_json(path, "bundle", FORMAT_VERSION, _UNHASHED_VERSION, _REMEDY)
         summary = from_json(BundleSummary, content)
         candidate, key = from_json(Candidate, summary.layer), read_encoder_key(summary.encoder)
         if not key.width:
@@ -218,10 +216,10 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
             raise ValueError("a label occurs twice")
         if not summary.probabilities and summary.head in HEADS:
             summary = replace(summary, probabilities=HEADS[summary.head].probabilities_are)
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file; expected a bundle; {_FIX}") from None
+    except FileNotFoundError:
+        raise UserError(f"{folder}: not a bundle, it has no bundle.json; {_REMEDY}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole bundle.json ({error}); {_FIX}") from error
+        raise UserError(f"{path}: cannot be read as a bundle.json ({error}); {_REMEDY}") from error
     bundles = folder.resolve().parent
     if bundles.name == "bundles":
         name = f"bundles/{folder.resolve().name}/bundle.json"
@@ -230,12 +228,12 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Load a bundle, from wherever it comes: no code of its own is run.
+    """Load a bundle from any source, without running code from it.
 
     Parameters
     ----------
     folder : Path
-        Written by ``serpipe fit``: ``RUN/bundles/HEAD``.
+        ``RUN/bundles/HEAD``, as ``serpipe fit`` writes it.
 
     Returns
     -------
@@ -244,12 +242,12 @@ def load_bundle(folder: Path) -> Bundle:
     Raises
     ------
     UserError
-        If it is not whole, was changed, or asks for code.
+        If it is incomplete, was changed, or would need code.
     """
     summary = read_bundle_summary(folder)
     if summary.head not in HEADS:
         raise UserError(
-            f"{folder / 'bundle.json'}: head {summary.head!r} is not known here; expected "
+            f"{folder / 'bundle.json'}: its head {summary.head!r} is not one of "
             f"{', '.join(HEADS)}; use the version of serpipe that made it, or install the package "
             "that registers this head"
         )
@@ -263,17 +261,17 @@ def load_bundle(folder: Path) -> Bundle:
     training = read_record(folder / FILE_NAME)
     bundle = Bundle(summary, HEADS[summary.head].load(head_file), training)
     try:
-        silence = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
-        nothing = {layer: silence.astype(np.float32) for layer in bundle.candidate.layers}
-        _, probabilities = bundle.predict(nothing)
+        zeros = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
+        embeddings = {layer: zeros.astype(np.float32) for layer in bundle.candidate.layers}
+        _, probabilities = bundle.predict(embeddings)
         if probabilities.shape != (1, len(summary.labels)):
             raise ValueError(
                 f"{probabilities.shape[1]} probabilities, {counted(len(summary.labels), 'label')}"
             )
-    except Exception as error:  # whatever an object that is no classifier raises
+    except Exception as error:  # whatever an object that is not a classifier raises
         raise UserError(
-            f"{head_file}: does not predict what bundle.json says ({first_line(error)}); expected "
-            f"a head of the kind {summary.head}; {_FIX}"
+            f"{head_file}: does not predict as a {summary.head} that fits bundle.json "
+            f"({first_line(error)}); {_REMEDY}"
         ) from None
     return bundle
 

@@ -1,4 +1,4 @@
-"""Which output of a trained model stands for which label of the clips, or for their rating."""
+"""Match the outputs of a trained model with the labels of clips, or with their rating."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,25 +10,14 @@ from numpy.typing import NDArray
 from ...corpora.emotions import shared_word
 from ...errors import UserError
 
-#: What is said of the probabilities of a network, :func:`label_shares`.
+#: Description of the probabilities of :func:`label_probabilities`.
 SOFTMAX = "not calibrated (softmax of the model's outputs, usually overconfident)"
-#: What transformers calls outputs that nobody has named.
-_NAMELESS = re.compile(r"label_\d+", re.IGNORECASE)
+#: How transformers names outputs that have no name.
+_UNNAMED = re.compile(r"label_\d+", re.IGNORECASE)
 
 
 def rename_outputs(outputs: Sequence[str], changes: Mapping[str, str]) -> tuple[str, ...]:
-    """Give outputs of a model other names; several may have the same.
-
-    Parameters
-    ----------
-    outputs : sequence of str
-        As the model calls them.
-    changes : mapping of str to str
-        Old name to new name.
-
-    Returns
-    -------
-    tuple of str
+    """Rename outputs of a model, given old and new names; several may get the same name.
 
     Raises
     ------
@@ -38,8 +27,8 @@ def rename_outputs(outputs: Sequence[str], changes: Mapping[str, str]) -> tuple[
     for old, new in changes.items():
         if old not in outputs:
             raise UserError(
-                f"--model-map {old}={new}: the model has no label {old!r}; expected one of "
-                f"{', '.join(outputs)}; mend it"
+                f"--model-map {old}={new}: the model has no label {old!r}; choose one of "
+                f"{', '.join(outputs)}"
             )
     return tuple(changes.get(name, name) for name in outputs)
 
@@ -50,100 +39,91 @@ def match_labels(outputs: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
     Parameters
     ----------
     outputs : sequence of str
-        Of the model.
+        Outputs of the model.
     labels : sequence of str
-        Of the clips.
+        Labels of the clips.
 
     Returns
     -------
     ndarray of int, shape (n_outputs,)
-        Place among ``labels``: of the one with the same name, in whatever case; else of the one
-        with the same shared word for an emotion; -1 if no clip has it. Several outputs may stand
-        for one label.
+        Index into ``labels``: of the same name in any case, else of the same shared word for an
+        emotion; -1 if there is none. Several outputs may stand for one label.
 
     Raises
     ------
     UserError
         If no output stands for a label, an output could stand for two, or outputs have no names.
     """
-    fix = "rename labels of the model with --model-map"
-    places = np.full(len(outputs), -1)
+    remedy = "rename labels of the model with --model-map"
+    indices = np.full(len(outputs), -1)
     for number, output in enumerate(outputs):
-        named = [place for place, label in enumerate(labels) if label.lower() == output.lower()]
         word = shared_word(output.lower())
-        found = named or [n for n, label in enumerate(labels) if shared_word(label.lower()) == word]
-        if len(found) > 1:
-            both = " and ".join(labels[place] for place in found)
+        matches = [n for n, label in enumerate(labels) if label.lower() == output.lower()] or [
+            n for n, label in enumerate(labels) if shared_word(label.lower()) == word
+        ]
+        if len(matches) > 1:
+            both = " and ".join(labels[index] for index in matches)
             raise UserError(
-                f"the model's label {output} could be {both} of the clips; expected one of them; "
-                f"join these with --map, or {fix}"
+                f"the model's label {output} could be {both} of the clips; join these with --map, "
+                f"or {remedy}"
             )
-        if found:
-            places[number] = found[0]
-        elif _NAMELESS.fullmatch(output):
+        if matches:
+            indices[number] = matches[0]
+        elif _UNNAMED.fullmatch(output):
             raise UserError(
-                f"the model calls a label {output}, which says nothing; expected names; find in "
-                f"its description what its {len(outputs)} labels are, and name each: "
-                f"--model-map {output}={labels[0]}"
+                f"the model's label {output} is only a number; look up the meaning of its "
+                f"{len(outputs)} labels, and name each: --model-map {output}={labels[0]}"
             )
-    unsaid = [label for place, label in enumerate(labels) if place not in places]
-    if unsaid:
+    missing = [label for index, label in enumerate(labels) if index not in indices]
+    if missing:
         raise UserError(
-            f"label {unsaid[0]} of the clips: the model cannot say it; expected one of "
-            f"{', '.join(outputs)}; leave it out with --keep, count it as another with --map, or "
-            f"{fix}"
+            f"label {missing[0]} of the clips: the model has only {', '.join(outputs)}; omit it "
+            f"with --keep, count it as another with --map, or {remedy}"
         )
-    return places
+    return indices
 
 
 def find_rating(outputs: Sequence[str], target: str) -> int:
-    """Find the output that gives a rating, and return its place.
-
-    Parameters
-    ----------
-    outputs : sequence of str
-        Of the model.
-    target : str
-        The column of ratings.
+    """Return the index of the output that gives a rating.
 
     Raises
     ------
     UserError
-        If there is not one output of that name, in whatever case.
+        Unless exactly one output has the name of the target, in any case.
     """
-    found = [n for n, output in enumerate(outputs) if output.lower() == target.lower()]
-    if len(found) != 1:
+    matches = [n for n, output in enumerate(outputs) if output.lower() == target.lower()]
+    if len(matches) != 1:
         raise UserError(
-            f"--target {target}: {len(found)} outputs of the model have that name; expected one "
-            f"among {', '.join(outputs)}; name it with --model-map {outputs[0]}={target}"
+            f"--target {target}: {len(matches)} outputs of the model ({', '.join(outputs)}) have "
+            f"that name; name one with --model-map {outputs[0]}={target}"
         )
-    return found[0]
+    return matches[0]
 
 
-def label_shares(
-    logits: NDArray[np.float64], places: NDArray[np.intp], n_labels: int
+def label_probabilities(
+    logits: NDArray[np.float64], indices: NDArray[np.intp], n_labels: int
 ) -> NDArray[np.float64]:
     """Return the probability of each label of the clips.
 
     Parameters
     ----------
     logits : ndarray of float64, shape (n_clips, n_outputs)
-        Of the model.
-    places : ndarray of int, shape (n_outputs,)
+        Outputs of the model.
+    indices : ndarray of int, shape (n_outputs,)
         From :func:`match_labels`.
     n_labels : int
-        How many labels the clips have.
+        Number of labels.
 
     Returns
     -------
     ndarray of float64, shape (n_clips, n_labels)
-        The softmax over all outputs, added up by label. What goes to outputs that stand for none
-        is missing from the sum of a row.
+        The softmax over all outputs, summed by label. A row sums to less than one where outputs
+        stand for no label.
     """
-    shares: NDArray[Any] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    of_label = np.zeros((len(logits), n_labels))
-    for output, place in enumerate(places.tolist()):
-        if place >= 0:
-            of_label[:, place] += shares[:, output]
-    return of_label
+    softmax: NDArray[Any] = np.exp(logits - logits.max(axis=1, keepdims=True))
+    softmax /= softmax.sum(axis=1, keepdims=True)
+    probabilities = np.zeros((len(logits), n_labels))
+    for output, index in enumerate(indices.tolist()):
+        if index >= 0:
+            probabilities[:, index] += softmax[:, output]
+    return probabilities

@@ -1,4 +1,4 @@
-"""Predictions as rows of a table, CSV or JSON; and what is said of the model beside them."""
+"""Predictions as rows of a table, CSV or JSON, and the description of the model."""
 
 import csv
 import io
@@ -6,17 +6,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from .prediction import Prediction, csv_columns
+from .prediction import TRAINED_ON, Prediction, Window, csv_columns
 from .saved_model import Model
 
-#: Stands in the table beside a recording that the model was trained on.
-TRAINED_ON = "TRAINED ON"
 TRAINED_ON_NOTE = (
     f"{TRAINED_ON}: the model was trained on this very recording; this prediction is no "
     "evidence of how well it works on new recordings"
 )
-#: Width of a column of seconds, and of one of labels at the least.
+#: Widths of a column of seconds, and of one of labels.
 _NUMBER, _LABEL = 9, 10
+_SILENCE = "(nothing heard)"
 
 
 def as_json_line(prediction: Prediction) -> str:
@@ -26,79 +25,61 @@ def as_json_line(prediction: Prediction) -> str:
 
 def csv_header(model: Model) -> str:
     """Return the names of the columns of :func:`csv_rows`."""
-    return _csv(csv_columns(model.listener.outputs))
+    return _csv(csv_columns(model.predictor.outputs))
 
 
 def csv_rows(prediction: Prediction, model: Model) -> Iterator[str]:
-    """Yield a row for the whole recording, then one for each window; seconds, scores in full."""
-    whole = ("whole", 0.0, prediction.seconds, prediction.label, prediction.scores)
+    """Yield a row for the whole recording and one for each window, scores in full precision."""
     trained_on = "" if prediction.trained_on is None else str(prediction.trained_on).lower()
-    parts = [("window", s.start, s.end, s.label, s.scores) for s in prediction.timeline]
-    for part, start, end, label, scores in [whole, *parts]:
-        values = [scores.get(name, "") for name in model.listener.outputs]
-        yield _csv([prediction.source, part, start, end, label, trained_on, *values])
+    for part, each in prediction.parts:
+        scores = [each.scores.get(name, "") for name in model.predictor.outputs]
+        yield _csv([prediction.source, part, each.start, each.end, each.label, trained_on, *scores])
 
 
 def table_header(model: Model, sources: Sequence[str]) -> str:
-    """Return the head of :func:`table_rows`."""
-    columns = ["label", "probability"] if model.labels else list(model.listener.outputs)
+    """Return the header of :func:`table_rows`."""
+    columns = ["label", "probability"] if model.labels else list(model.predictor.outputs)
     return _row("file", "seconds", columns, _width(sources))
 
 
 def table_rows(
     prediction: Prediction, model: Model, sources: Sequence[str], timeline: bool
 ) -> Iterator[str]:
-    """Yield a row for the recording and, if they are asked for, one for each window.
+    """Yield a row for the recording and, if ``timeline``, one for each window.
 
-    Parameters
-    ----------
-    prediction : Prediction
-        What to print.
-    model : Model
-        What said it.
-    sources : sequence of str
-        All that will be printed: the first column is as wide as the longest of them.
-    timeline : bool
-        Whether windows are.
-
-    Yields
-    ------
-    str
+    The first column is as wide as the longest of ``sources``, all that will be printed.
     """
 
-    def cells(label: str, scores: dict[str, float]) -> list[str]:
+    def cells(part: Window) -> list[str]:
         if model.labels:
-            return [label, f"{scores[label]:.2f}"] if label else ["(nothing heard)", ""]
-        return [f"{value:.3f}" for value in scores.values()] or ["(nothing heard)"]
+            return [part.label, f"{part.scores[part.label]:.2f}"] if part.label else [_SILENCE, ""]
+        return [f"{value:.3f}" for value in part.scores.values()] or [_SILENCE]
 
     width = _width(sources)
-    whole = cells(prediction.label, dict(prediction.scores))
-    if prediction.trained_on:
-        whole.append(TRAINED_ON)
-    yield _row(prediction.source, f"{prediction.seconds:.2f}", whole, width)
+    (_, whole), *_ = prediction.parts
+    mark = [TRAINED_ON] if prediction.trained_on else []
+    yield _row(prediction.source, f"{prediction.seconds:.2f}", [*cells(whole), *mark], width)
     for each in prediction.timeline if timeline else ():
         span = f"  {each.start:.2f} - {each.end:.2f} s"
-        yield _row(
-            span, f"{each.end - each.start:.2f}", cells(each.label, dict(each.scores)), width
-        )
+        yield _row(span, f"{each.end - each.start:.2f}", cells(each), width)
 
 
 def describe(model: Model) -> list[str]:
-    """Return what is to be said of a model before what it says: lines of a name and a text."""
-    card = model.card
-    told = [
-        f"model    {_printable(model.name)}: {_printable(str(card['what']))}",
-        f"score    {_printable(str(card['score']))}",
-        f"data     {_printable(str(card['corpus']))}; licence {_printable(str(card['licence']))}",
+    """Return the description of a model that is printed before its predictions, as lines."""
+    card = {name: _printable(str(value)) for name, value in model.card.items()}
+    return [
+        f"model    {_printable(model.name)}: {card['what']}",
+        f"score    {card['score']}",
+        f"data     {card['corpus']}; licence {card['licence']}",
         "         its predictions of clips that it was trained on say nothing about others",
+        *(f"WARNING: {_printable(warning)}" for warning in model.card["warnings"]),
     ]
-    return [*told, *(f"WARNING: {_printable(warning)}" for warning in card["warnings"])]
 
 
 def probability_note(model: Model) -> list[str]:
-    """Return a line that says whether the probabilities are calibrated; none for ratings."""
-    told = _printable(str(model.card["probabilities"]))
-    return [f"probabilities: {told}"] if told else []
+    """Return a line on the calibration of the probabilities; none for ratings."""
+    note = _printable(str(model.card["probabilities"]))
+    return [f"probabilities: {note}"] if note else []
 
 
 def _row(first: str, seconds: str, columns: Sequence[str], width: int) -> str:
@@ -111,7 +92,7 @@ def _width(sources: Sequence[str]) -> int:
 
 
 def _printable(text: str) -> str:
-    """Return text without what would do something to a terminal: file names may be anything."""
+    """Escape characters that would control a terminal: file names may contain any."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The three kinds of model that tell something from clips, behind one interface."""
+"""Bundles, models of transformers and networks as predictors, behind one interface."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,54 +19,53 @@ from ...features.encoder import PRECISIONS, Encoder, load_encoder
 from ...features.front_end import FrontEnd, prepare
 from ...features.names import HUB_ID, POOLINGS
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
-from ...files import read_bytes
-from ...integrity import MAX_JSON_BYTES, parse_json
-from ...pipeline.measures import MEASURES
+from ...pipeline.marks import Mark, MarkKind
+from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.statistics import Interval
 from ...provenance import cores
-from ..report.table import interval_text
 from ..run.results import read_results
+from ..score_text import interval_text
 from .bundle import Bundle, BundleSummary, load_bundle
-from .outputs import SOFTMAX, label_shares
+from .outputs import SOFTMAX, label_probabilities
 
-#: Of a clip: its label, empty for ratings, and its scores, shape (n_outputs,). NaN where the model
-#: gives no numbers.
-Scored = tuple[str, NDArray[np.float64]]
-Scorer = Callable[[Sequence[Waveform]], list[Scored]]
+#: Of a clip: its label, empty for ratings, and its scores, float64, shape (n_outputs,). NaN where
+#: the model gives no numbers.
+ClipScores = tuple[str, NDArray[np.float64]]
+Scorer = Callable[[Sequence[Waveform]], list[ClipScores]]
 
-#: Clips that share a batch of a whole model on a GPU.
+#: Clips per batch of a whole model on a GPU.
 _BATCH_SIZE = 8
-#: What an encoder must have in common with the one that a head was fitted on.
+#: Fields in which an encoder must equal the one that a head was fitted on.
 _SAME = ("weights_sha256", "model_type", "sampling_rate", "normalise", "layers", "width")
 
 
 @dataclass(frozen=True)
-class Listener:
-    """What scores clips.
+class Predictor:
+    """A model that scores clips.
 
     Attributes
     ----------
     outputs : tuple of str
         Names of the scores: labels or ratings.
     is_rating : bool
-        Which of the two.
+        Whether they are ratings.
     target : str
-        What is told, as far as is known.
+        The predicted column; empty if unknown.
     front_end : FrontEnd
-        Its rate, its shortest clip, and whether each clip is brought to one loudness.
+        Its sampling rate, shortest clip, and whether each clip is normalised.
     maximum_samples : int or None
         The longest clip.
     channels : {"mean", "left", "right"}
         How several channels become one.
     trim_decibels : float or None
-        Below which the ends of a clip are trimmed.
+        Level below which the ends of a clip are trimmed.
     card : mapping
-        What it is, how it scored, whether its probabilities are calibrated, warnings, licence.
+        Description, scores, calibration, warnings, licence.
     score : callable
-        From clips, mono float32 at its rate and within its limits, to what it says of each. What it
-        says of a clip does not depend on the others; on a CPU to the last bit.
+        From clips, mono float32 at its rate and within its limits, to their scores. The scores of a
+        clip do not depend on the other clips; on a CPU to the last bit.
     training : TrainingRecord or None
-        What it was trained on, its encoder included; None if nothing is known.
+        Its training clips, those of its encoder included; None if nothing is known.
     lanes : int
         Threads that may each score one clip at the same time, which is fastest on a CPU; 0 on a
         GPU, where one thread scores batches.
@@ -85,9 +84,9 @@ class Listener:
     lanes: int = 1
 
 
-def open_bundle(
+def bundle_predictor(
     folder: Path, device: str, encoder: str | Path | None, revision: str | None
-) -> Listener:
+) -> Predictor:
     """Load a fitted head and the encoder that it was fitted on.
 
     Parameters
@@ -95,7 +94,7 @@ def open_bundle(
     folder : Path
         The bundle.
     device : str
-        Where the encoder runs, in torch's words.
+        Torch device of the encoder.
     encoder : str or Path, optional
         Where the encoder is, if it is neither built in nor on the hub.
     revision : str, optional
@@ -103,62 +102,48 @@ def open_bundle(
 
     Returns
     -------
-    Listener
+    Predictor
 
     Raises
     ------
     UserError
-        If the bundle is not whole or needs many clips of each speaker, or the encoder is not there
-        or is another one.
+        If the bundle is incomplete or needs many clips of each speaker, or the encoder is missing
+        or another one.
     MachineError
         If the hub cannot be reached.
     """
     bundle = load_bundle(folder)
-    told, key = bundle.summary, bundle.summary.encoder
-    if told.normalise != "none":
+    summary, key = bundle.summary, bundle.summary.encoder
+    if summary.normalise != "none":
         raise UserError(
-            f"{folder}: was fitted on embeddings that are standardised for each {told.normalise}: "
-            "it needs many clips of one, not a clip; expected a head that hears clips as they are; "
-            "fit with --normalise none"
+            f"{folder}: was fitted on embeddings standardised for each {summary.normalise}, so it "
+            "needs many clips of one; fit with --normalise none"
         )
-    loaded, warnings = _load_its_encoder(folder, told, device, encoder, revision)
+    loaded, warnings = _load_its_encoder(folder, summary, device, encoder, revision)
     trim, channels = key.get("trim_decibels"), key.get("channels", CHANNEL_POLICY)
     check_channels(channels)
-    return Listener(
-        outputs=tuple(map(str, told.labels)) or (told.target,),
-        is_rating=not told.labels,
-        target=told.target,
+    return Predictor(
+        outputs=tuple(map(str, summary.labels)) or (summary.target,),
+        is_rating=not summary.labels,
+        target=summary.target,
         front_end=loaded.front_end,
         maximum_samples=loaded.maximum_samples,
         channels=channels,
         trim_decibels=None if trim is None else float(trim),
-        card=_bundle_card(told, warnings),
+        card=_bundle_card(summary, warnings),
         score=_bundle_scorer(bundle, loaded),
         training=_bundle_training(bundle, loaded),
         lanes=cores() if loaded.device.type == "cpu" else 0,
     )
 
 
-def open_classifier(name: str, device: str, revision: str | None) -> Listener:
-    """Load a model of transformers.
-
-    Parameters
-    ----------
-    name : str
-        Folder or hub id.
-    device : str
-        In torch's words.
-    revision : str, optional
-        Of a hub id.
-
-    Returns
-    -------
-    Listener
+def classifier_predictor(name: str, device: str, revision: str | None) -> Predictor:
+    """Load a model of transformers, from a folder or by hub id and revision.
 
     Raises
     ------
     UserError
-        If it is not there, not whole, or tells several labels of one clip.
+        If it is missing or incomplete, or gives several labels to a clip.
     MachineError
         If the hub cannot be reached.
     """
@@ -168,73 +153,59 @@ def open_classifier(name: str, device: str, revision: str | None) -> Listener:
     checkpoint, kind = loaded.checkpoint, loaded.problem_type
     if kind not in ("", "single_label_classification", "regression"):
         raise UserError(
-            f"{name}: was trained for {kind}; expected one label of a clip, or ratings; choose "
+            f"{name}: was trained for {kind}, not for one label of a clip, or ratings; choose "
             "another --model"
         )
     config: Any = checkpoint.model.config
-    about = _about(getattr(config, "serpipe", None))
-    is_rating = kind == "regression" or (not kind and len(loaded.outputs) == 1)
     what = f"{checkpoint.model_type} classifier, revision {checkpoint.revision}"
     return _whole_model(
         checkpoint.model,
         checkpoint.front_end,
         loaded.outputs,
-        is_rating,
+        kind == "regression" or (not kind and len(loaded.outputs) == 1),
         device,
-        _model_card(Path(name), what, about, is_rating),
-        str(about.get("target", "")),
+        Path(name),
+        what,
+        getattr(config, "serpipe", None),
         checkpoint.training,
     )
 
 
-def open_network(folder: Path, device: str) -> Listener:
-    """Load a network that was trained from scratch.
-
-    Parameters
-    ----------
-    folder : Path
-        That ``serpipe finetune --network`` saved.
-    device : str
-        In torch's words.
-
-    Returns
-    -------
-    Listener
+def network_predictor(folder: Path, device: str) -> Predictor:
+    """Load a network that ``serpipe finetune --network`` saved.
 
     Raises
     ------
     UserError
-        If it is not whole.
+        If it is incomplete.
     """
     from ...pipeline.finetune.network_model import load_network, network_front_end
 
     network = load_network(folder)
-    content = parse_json(read_bytes(folder / "network.json", MAX_JSON_BYTES))
-    about = _about(content.get("serpipe"))
-    is_rating = len(network.outputs) == 1
     return _whole_model(
         network,
         network_front_end(),
-        tuple(network.outputs),
-        is_rating,
+        network.outputs,
+        len(network.outputs) == 1,
         device,
-        _model_card(folder, f"{network.name} network, trained from scratch", about, is_rating),
-        str(about.get("target", "")),
+        folder,
+        f"{network.name} network, trained from scratch",
+        network.about,
         read_record(folder / FILE_NAME),
     )
 
 
 def find_encoder(
-    folder: Path, told: BundleSummary, given: str | Path | None, revision: str | None
+    folder: Path, bundle: BundleSummary, given: str | Path | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """Find the encoder of a bundle by name.
+    """Find the encoder of a bundle.
 
     Parameters
     ----------
     folder : Path
         The bundle.
-    told : BundleSummary
-        What it says.
+    bundle : BundleSummary
+        Its ``bundle.json``.
     given : str, Path or None
         Where the encoder is, if it is neither built in nor on the hub.
     revision : str or None
@@ -250,36 +221,36 @@ def find_encoder(
     Raises
     ------
     UserError
-        If it is of a local folder that is not given.
+        If it is in a local folder that is not given.
     """
-    name, recorded = str(told.encoder.get("encoder")), str(told.encoder.get("revision"))
+    name, recorded = str(bundle.encoder.get("encoder")), str(bundle.encoder.get("revision"))
     is_hub = recorded not in ("local", "built-in") and HUB_ID.fullmatch(name)
     if given is not None:
         return str(given), revision
     if (recorded == "built-in" and name in BUILT_IN) or (is_hub and not Path(name).exists()):
-        # What a bundle says is a name, never a path: it may come from anybody.
+        # A bundle may come from anybody: its entry is used as a name, never as a path.
         return name, recorded if is_hub else None
     raise UserError(
-        f"{folder}: was fitted on the encoder {name!r} of a local folder; expected to be told "
-        "where that is; name it with --encoder DIR"
+        f"{folder}: was fitted on the encoder {name!r} from a local folder; name that folder with "
+        "--encoder DIR"
     )
 
 
 def _load_its_encoder(
     folder: Path,
-    told: BundleSummary,
+    bundle: BundleSummary,
     device: str,
     given: str | Path | None,
     revision: str | None,
 ) -> tuple[Encoder, list[str]]:
-    """Load the encoder of a bundle by name, and refuse another one."""
-    key, name = told.encoder, str(told.encoder.get("encoder"))
-    source, revision = find_encoder(folder, told, given, revision)
-    poolings, precision = told.pooling.split(","), key.get("precision", "float32")
+    """Load the encoder of a bundle, and refuse another one; return warnings with it."""
+    key = bundle.encoder
+    source, revision = find_encoder(folder, bundle, given, revision)
+    poolings, precision = bundle.pooling.split(","), key.get("precision", "float32")
     if not set(poolings) <= set(POOLINGS) or precision not in PRECISIONS:
         raise UserError(
-            f"{folder / 'bundle.json'}: pooling {told.pooling!r} in {precision!r}; expected what "
-            "this serpipe knows; use the version of serpipe that made it"
+            f"{folder / 'bundle.json'}: this version of serpipe does not know pooling "
+            f"{bundle.pooling!r} in {precision!r}; use the version that made the bundle"
         )
     encoder = load_encoder(
         source,
@@ -290,50 +261,52 @@ def _load_its_encoder(
         max_seconds=key.get("max_seconds"),
     )
     for field in _SAME:
-        here = getattr(encoder.identity, field)
-        if key.get(field) != (list(here) if isinstance(here, tuple) else here):
+        value = getattr(encoder.identity, field)
+        if key.get(field) != (list(value) if isinstance(value, tuple) else value):
             raise UserError(
-                f"{source}: is not the encoder {name} that {folder} was fitted on ({field} "
-                "differs); expected the very same weights; name their folder with --encoder DIR"
+                f"{source}: is not the encoder {key.get('encoder')} that {folder} was fitted on "
+                f"({field} differs); name the folder of the same weights with --encoder DIR"
             )
     if key.get("config_sha256") == encoder.identity.config_sha256:
         return encoder, []
-    return encoder, [
-        f"CONFIGURATION: that of {source} differs from what the head was fitted with, in itself or "
-        "by another version of transformers: scores may differ"
-    ]
+    warning = Mark(
+        MarkKind.CONFIGURATION,
+        f"that of {source} differs from what the head was fitted with, in itself or by another "
+        "version of transformers: scores may differ",
+    )
+    return encoder, [str(warning)]
 
 
 def _bundle_training(bundle: Bundle, encoder: Encoder) -> TrainingRecord | None:
-    """Return what head and encoder were trained on."""
-    # An older bundle names its data, and lists no clip of them.
+    """Return the training clips of head and encoder."""
+    # An older bundle names its data, but lists no clips of them.
     corpora = frozenset({bundle.summary.corpus})
     of_head = bundle.training or TrainingRecord(corpora=corpora, unlisted=corpora)
     return unite([of_head, encoder.training])
 
 
 def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
-    told, key = bundle.summary, bundle.summary.encoder
-    rate, places = encoder.identity.sampling_rate, list(key["layers"])
-    stored = np.float16 if key.get("dtype") == "float16" else np.float32
-    # By its own name: one with labels says which it chose, which is not always the likeliest.
-    is_rating = not told.labels
+    summary, key = bundle.summary, bundle.summary.encoder
+    rate, layers = encoder.identity.sampling_rate, list(key["layers"])
+    poolings = summary.pooling.split(",")
+    dtype = np.float16 if key.get("dtype") == "float16" else np.float32
 
-    def classify(pooled: Mapping[str, NDArray[np.float32]], column: int) -> Scored:
-        layers = {}
+    def classify(pooled: Mapping[str, NDArray[np.float32]], column: int) -> ClipScores:
+        embeddings = {}
         for layer in bundle.candidate.layers:
-            parts = [pooled[p][places.index(layer), [column]] for p in told.pooling.split(",")]
-            layers[layer] = np.concatenate(parts, axis=1).astype(stored).astype(np.float32)
-        if not all(np.isfinite(layer).all() for layer in layers.values()):
-            return "", np.full(len(told.labels) or 1, math.nan)
-        predicted, probabilities = bundle.predict(layers)
-        if is_rating:
+            parts = [pooled[pooling][layers.index(layer), [column]] for pooling in poolings]
+            embeddings[layer] = np.concatenate(parts, axis=1).astype(dtype).astype(np.float32)
+        if not all(np.isfinite(each).all() for each in embeddings.values()):
+            return "", np.full(len(summary.labels) or 1, math.nan)
+        predicted, probabilities = bundle.predict(embeddings)
+        if not summary.labels:
             return "", np.asarray(predicted[:1], np.float64)
+        # The chosen label is not always the most probable one: an SVM chooses by votes.
         return str(predicted[0]), probabilities[0]
 
-    def on_cpu(waveforms: Sequence[Waveform]) -> list[Scored]:
+    def on_cpu(waveforms: Sequence[Waveform]) -> list[ClipScores]:
         # As in extraction: each clip alone, by one thread, so that the bits are those of a cache.
-        def one(waveform: Waveform) -> Scored:
+        def one(waveform: Waveform) -> ClipScores:
             torch.set_num_threads(1)
             return classify(encoder.embed([waveform]), 0)
 
@@ -348,14 +321,14 @@ def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
 
     lane = Lane(encoder)
 
-    def on_gpu(waveforms: Sequence[Waveform]) -> list[Scored]:
-        scored: list[Scored] = []
-        room = int(GPU_BATCH_SECONDS * rate)
+    def on_gpu(waveforms: Sequence[Waveform]) -> list[ClipScores]:
+        scored: list[ClipScores] = []
+        capacity = int(GPU_BATCH_SECONDS * rate)
         while len(scored) < len(waveforms):
-            left = waveforms[len(scored) :]
-            longest = np.maximum.accumulate([len(waveform) for waveform in left])
-            fits = int(np.sum(longest * np.arange(1, len(left) + 1) <= room))
-            batch = list(left[: max(1, fits)])
+            remaining = waveforms[len(scored) :]
+            longest = np.maximum.accumulate([len(waveform) for waveform in remaining])
+            n_clips = int(np.sum(longest * np.arange(1, len(remaining) + 1) <= capacity))
+            batch = list(remaining[: max(1, n_clips)])
             pooled = lane.embed(batch)
             scored += [classify(pooled, column) for column in range(len(batch))]
         return scored
@@ -369,23 +342,26 @@ def _whole_model(
     names: Sequence[str],
     is_rating: bool,
     device: str,
-    card: Mapping[str, Any],
-    target: str,
+    folder: Path,
+    what: str,
+    about: Any,
     training: TrainingRecord | None,
-) -> Listener:
+) -> Predictor:
+    """Return a predictor of a model with its own head; ``about`` is its untrusted description."""
     module.to(device).eval()
-    outputs = tuple(dict.fromkeys(names))  # several may have one name: they are added up
-    places = np.array([outputs.index(name) for name in names])
+    about = about if isinstance(about, Mapping) else {}
+    outputs = tuple(dict.fromkeys(names))  # several may have one name: they are summed
+    indices = np.array([outputs.index(name) for name in names])
     size = 1 if torch.device(device).type == "cpu" else _BATCH_SIZE
 
-    def read(logits: NDArray[np.float64]) -> Scored:
+    def read(logits: NDArray[np.float64]) -> ClipScores:
         if is_rating:
             return "", logits[0]
-        shares = label_shares(logits, places, len(outputs))[0]
-        return outputs[int(np.argmax(shares))], shares
+        probabilities = label_probabilities(logits, indices, len(outputs))[0]
+        return outputs[int(np.argmax(probabilities))], probabilities
 
-    def score(waveforms: Sequence[Waveform]) -> list[Scored]:
-        scored: list[Scored] = []
+    def score(waveforms: Sequence[Waveform]) -> list[ClipScores]:
+        scored: list[ClipScores] = []
         for start in range(0, len(waveforms), size):
             batch = [prepare(front_end, each) for each in waveforms[start : start + size]]
             inputs = {name: each.to(device) for name, each in front_end.inputs(batch).items()}
@@ -394,68 +370,85 @@ def _whole_model(
             scored += [read(logits[[row]]) for row in range(len(batch))]
         return scored
 
-    return Listener(
-        outputs, is_rating, target, front_end, front_end.maximum_samples, CHANNEL_POLICY, None,
-        card, score, training, lanes=int(torch.device(device).type == "cpu"),
-    )  # fmt: skip
+    return Predictor(
+        outputs=outputs,
+        is_rating=is_rating,
+        target=str(about.get("target", "")),
+        front_end=front_end,
+        maximum_samples=front_end.maximum_samples,
+        channels=CHANNEL_POLICY,
+        trim_decibels=None,
+        card=_model_card(folder, what, about, is_rating),
+        score=score,
+        training=training,
+        lanes=int(torch.device(device).type == "cpu"),
+    )
 
 
-def _bundle_card(told: BundleSummary, warnings: Sequence[str]) -> dict[str, Any]:
-    layer = told.layer.get("name")
+def _bundle_card(bundle: BundleSummary, warnings: Sequence[str]) -> dict[str, Any]:
+    layer = bundle.layer.get("name")
     return {
         "kind": "bundle",
-        "what": f"{told.head} on layer {layer} of {told.encoder.get('encoder')}",
-        "corpus": told.corpus,
-        "score": _bundle_score(told),
-        "probabilities": told.probabilities if told.labels else "",
-        "result": dict(told.result),
-        "warnings": [*map(str, told.warnings), *warnings],
-        "licence": told.licence,
-        "citation": told.citation,
+        "what": f"{bundle.head} on layer {layer} of {bundle.encoder.get('encoder')}",
+        "corpus": bundle.corpus,
+        "score": _bundle_score(bundle),
+        "probabilities": bundle.probabilities if bundle.labels else "",
+        "result": dict(bundle.result),
+        "warnings": [*map(str, bundle.warnings), *warnings],
+        "licence": bundle.licence,
+        "citation": bundle.citation,
     }
 
 
-def _bundle_score(told: BundleSummary) -> str:
-    measure = MEASURES["classification" if told.labels else "regression"]
+def _bundle_score(bundle: BundleSummary) -> str:
+    measure = MEASURES["classification" if bundle.labels else "regression"]
+    result = bundle.result
     try:
         numbers = {
             part: math.nan if value is None else float(value)
-            for part, value in told.result[measure.key].items()
+            for part, value in result[measure.key].items()
         }
-        said = interval_text(Interval(**numbers), measure)
-        unit = " %" if measure.in_percent else ""
-        return (
-            f"{measure.title} {said}{unit}, {told.result['split']}, "
-            f"{counted(told.result['clips'], 'clip')} of "
-            f"{counted(told.result['speakers'], 'speaker')}"
+        return _score_line(
+            measure, Interval(**numbers), result["split"], result["clips"], result["speakers"]
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return "not known"
 
 
+def _score_line(
+    measure: Measure, interval: Interval, split: str, n_clips: int, n_speakers: int
+) -> str:
+    unit = " %" if measure.in_percent else ""
+    return (
+        f"{measure.title} {interval_text(interval, measure)}{unit}, {split}, "
+        f"{counted(n_clips, 'clip')} of {counted(n_speakers, 'speaker')}"
+    )
+
+
 def _model_card(
     folder: Path, what: str, about: Mapping[str, Any], is_rating: bool
 ) -> dict[str, Any]:
-    """Tell of a trained model what it says of itself, and how its run scored if that is here."""
+    """Return what a trained model says of itself, and the score of its run if that exists."""
     score = "not known: `serpipe evaluate` scores it on a corpus"
     warnings = about.get("warnings")
     corpora = about.get("corpora")
-    provenance: Mapping[str, Any] = {}
+    cache: Any = {}
     run = folder.resolve().parent
     if folder.is_dir() and folder.resolve().name == "model" and (run / "run.json").is_file():
         try:
             results = read_results(run)
-            head, measure = results.heads[0], results.measure
-            said = interval_text(results.scores(head)[measure.key], measure)
-            unit = " %" if measure.in_percent else ""
-            score = (
-                f"{measure.title} {said}{unit}, {results.summary.split_title}, "
-                f"{counted(results.summary.clips, 'clip')} of "
-                f"{counted(len(results.summary.speakers), 'speaker')}"
+            summary, measure = results.summary, results.measure
+            score = _score_line(
+                measure,
+                results.scores(results.heads[0])[measure.key],
+                summary.split_title,
+                summary.clips,
+                len(summary.speakers),
             )
-            provenance = _about(results.summary.provenance.get("cache"))
+            cache = summary.provenance.get("cache")
         except (UserError, IndexError, KeyError):
-            pass  # the model predicts without the run that it comes from
+            pass  # the model predicts without its run
+    provenance = cache if isinstance(cache, Mapping) else {}
     return {
         "kind": "model",
         "what": what,
@@ -466,7 +459,3 @@ def _model_card(
         "licence": str(provenance.get("licence", "not known")),
         "citation": str(provenance.get("citation", "")),
     }
-
-
-def _about(told: Any) -> Mapping[str, Any]:
-    return told if isinstance(told, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Any saved model, ready to predict: a bundle, a model of transformers, or a small network."""
+"""Any saved model, ready for inference: a bundle, a model of transformers, or a small network."""
 
 import contextlib
 import threading
@@ -30,29 +30,35 @@ from ...features.read_ahead import Content, read_ahead
 from ...features.trim import trim
 from ...progress import Track, no_track
 from ...remote import Place, Remote, place
-from ..run.latest import DEFAULT_BUNDLE as DEFAULT_BUNDLE
-from ..run.latest import find_model
-from .prediction import Prediction, Window, equal_windows, windows
-from .predictors import Listener, Scored, open_bundle, open_classifier, open_network
+from .find import DEFAULT_BUNDLE as DEFAULT_BUNDLE
+from .find import find_model
+from .prediction import Prediction, Window
+from .predictors import (
+    ClipScores,
+    Predictor,
+    bundle_predictor,
+    classifier_predictor,
+    network_predictor,
+)
+from .windows import equal_windows, windows
 
-#: Windows that are scored between two signs of progress.
+#: Windows that are scored between two updates of the progress.
 _TRACKED_WINDOWS = 64
-#: Files that are predicted together: so many, or so much of them.
+#: Limits of a group of files that are predicted together.
 _GROUP_FILES, _GROUP_SECONDS = 32, 600.0
 
-_Window = tuple[int, int]
-#: A file's name; its waveform and the hash of its audio, or what is wrong with it.
-_Opened = tuple[str, tuple[Waveform, str] | BadClipError]
+#: A file's name; its waveform and the hash of its audio, or the error.
+_DecodedFile = tuple[str, tuple[Waveform, str] | BadClipError]
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording that was checked and cut into windows, to be scored. Made by :meth:`Model.cut`.
+    """A recording that was checked and cut into windows by :meth:`Model.cut`.
 
     Attributes
     ----------
     source : str
-        What it is called.
+        Its name.
     waveform : ndarray of float32, shape (n_samples,)
         Mono, at the model's rate.
     windows : tuple of (int, int)
@@ -60,12 +66,12 @@ class Recording:
     is_cut : bool
         Whether the prediction has a timeline.
     audio_sha256 : str
-        Hash of the samples as they were decoded; empty if it is not known.
+        Hash of the samples as they were decoded; empty if unknown.
     """
 
     source: str
     waveform: Waveform
-    windows: tuple[_Window, ...]
+    windows: tuple[tuple[int, int], ...]
     is_cut: bool
     audio_sha256: str
 
@@ -77,25 +83,25 @@ class Recording:
 
 @dataclass(frozen=True)
 class Model:
-    """A saved model. Made by :func:`load_model`.
-
-    It may be called from several threads.
+    """A saved model, loaded by :func:`load_model`. Several threads may call it.
 
     Attributes
     ----------
     name : str
         What was loaded.
     labels : tuple of str
-        What it tells apart; empty for ratings.
+        Its labels; empty for ratings.
     target : str
-        What it tells, such as emotion; empty where that is not known.
+        What it predicts, such as emotion; empty if unknown.
     sampling_rate : int
-        The rate of what it hears, in Hz.
+        Of its input, in Hz.
     card : mapping
-        ``name``, ``kind``, ``what``, ``corpus``, ``score`` (how it scored, by which protocol),
-        ``probabilities`` (whether they are calibrated; empty for ratings), ``warnings``,
-        ``licence``, ``citation`` and ``normalises`` (whether each clip is brought to zero mean and
-        unit variance first): JSON values.
+        ``name``, ``kind``, ``what``, ``corpus``, ``score`` (with the protocol), ``probabilities``
+        (whether they are calibrated; empty for ratings), ``warnings``, ``licence``, ``citation``
+        and ``normalises`` (whether each clip is scaled to zero mean and unit variance): JSON
+        values.
+    predictor : Predictor
+        Scores windows.
     """
 
     name: str
@@ -103,7 +109,7 @@ class Model:
     target: str
     sampling_rate: int
     card: Mapping[str, Any]
-    listener: Listener = field(repr=False)
+    predictor: Predictor = field(repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def predict(
@@ -119,11 +125,11 @@ class Model:
         Parameters
         ----------
         audio : Path, Remote, str or ndarray of float, shape (n_samples,) or (n_samples, n_channels)
-            A file, or the address of one elsewhere; or samples, of which full scale is 1.
+            A file or address; or samples of full scale 1.
         rate : int, optional
-            Of samples, in Hz.
+            Sampling rate of samples, in Hz.
         window, hop : float, optional
-            As :meth:`predict_batch` takes them.
+            See :meth:`predict_batch`.
 
         Returns
         -------
@@ -136,23 +142,23 @@ class Model:
         UserError
             If the arguments do not fit.
         MachineError
-            If memory does not hold it.
+            If the recording does not fit in memory.
         """
         if isinstance(audio, (str, Path, Remote)):
             file = place(audio)
             if rate is not None:
                 raise UserError(f"{file}: a file has its own sampling rate; do not pass rate")
-            source = text(file)
+            source = printable_path(file)
             waveform, audio_sha256 = self.decode(read_clip(file), file)
         else:
             source = "array"
             waveform, audio_sha256 = self._from_samples(audio, rate)
-        (found,) = self.predict_batch(
+        (prediction,) = self.predict_batch(
             [waveform], [source], audio_sha256=[audio_sha256], window=window, hop=hop
         )
-        if isinstance(found, BadClipError):
-            raise found
-        return found
+        if isinstance(prediction, BadClipError):
+            raise prediction
+        return prediction
 
     def predict_batch(
         self,
@@ -164,37 +170,37 @@ class Model:
         hop: float | None = None,
         track: Track[Any] = no_track,
     ) -> list[Prediction | BadClipError]:
-        """Predict several recordings; what is said of one does not depend on the others.
+        """Predict several recordings; the prediction of one does not depend on the others.
 
         Parameters
         ----------
         waveforms : sequence of ndarray of float32, shape (n_samples,)
             Mono, at ``sampling_rate``.
         sources : sequence of str
-            What each is called.
+            Their names.
         audio_sha256 : sequence of str, optional
-            Hash of the decoded samples of each, as in ``AudioFacts``. Without it ``trained_on`` is
-            not known: a waveform may have been resampled.
+            Hashes of the decoded samples, as in ``AudioFacts``. Without them ``trained_on`` is
+            unknown: a waveform may have been resampled.
         window, hop : float, optional
-            Cut recordings into windows of so many seconds, so many seconds apart (by default side
-            by side), and hear each as if it were a clip of its own: scores of the whole are the
-            mean of those of its windows. Without them a recording is heard at once, unless it is
-            longer than the model takes: then it is cut into equal windows, as few as can be.
-            Windows with nothing to hear have no label and count for nothing.
+            Cut recordings into windows of this length and hop, in seconds (by default the hop is
+            the window), each scored as if it were a clip; the scores of the recording are the mean
+            of those of its windows. Without them a recording is scored as a whole, unless it is
+            longer than the model accepts: then it is cut into as few equal windows as possible.
+            Silent windows have no label and do not count.
         track : callable
             Shows progress over the windows.
 
         Returns
         -------
         list of Prediction or BadClipError
-            In the order given. One that cannot be used has its error in its place.
+            In the order given; the error of a recording that cannot be used.
 
         Raises
         ------
         UserError
-            If windows are longer or shorter than the model takes, or leave gaps.
+            If windows are longer or shorter than the model accepts, or leave gaps.
         MachineError
-            If memory does not hold a recording.
+            If a recording does not fit in memory.
         """
         self.check_windows(window, hop)
         hashes = [""] * len(sources) if audio_sha256 is None else audio_sha256
@@ -210,17 +216,17 @@ class Model:
         groups = (pieces[start : start + size] for start in range(0, len(pieces), size))
         each_window = (score for group in groups for score in self.score(group))
         scored = iter(list(track(each_window, "scoring windows", len(pieces))))
-        found: list[Prediction | BadClipError] = []
+        predictions: list[Prediction | BadClipError] = []
         for each in cut:
             if isinstance(each, BadClipError):
-                found.append(each)
+                predictions.append(each)
                 continue
             scores = list(islice(scored, len(each.windows)))
             try:
-                found.append(self.combine(each, scores))
+                predictions.append(self.combine(each, scores))
             except BadClipError as error:
-                found.append(error)
-        return found
+                predictions.append(error)
+        return predictions
 
     def cut(
         self,
@@ -232,30 +238,35 @@ class Model:
     ) -> Recording:
         """Check a recording and cut it into windows: the first of three steps of a prediction.
 
-        Parameters
-        ----------
-        waveform : ndarray of float32, shape (n_samples,)
-            Mono, at ``sampling_rate``.
-        source : str
-            What it is called.
-        audio_sha256 : str
-            As in :meth:`predict_batch`.
-        window, hop : float, optional
-            As :meth:`predict_batch` takes them.
-
-        Returns
-        -------
-        Recording
+        The parameters are those of :meth:`predict_batch`, for one recording.
 
         Raises
         ------
         BadClipError
             If it cannot be used.
         """
-        cut = tuple(self._cut(waveform, source, window, hop))
-        return Recording(source, waveform, cut, window is not None or len(cut) > 1, audio_sha256)
+        if waveform.ndim != 1 or waveform.dtype != np.float32 or not len(waveform):
+            raise BadClipError(
+                source,
+                f"is of {waveform.dtype} in shape {waveform.shape}",
+                "float32 samples of one channel",
+                "convert it",
+            )
+        check_sound(source, waveform)
+        n, rate = len(waveform), self.sampling_rate
+        decibels, longest = self.predictor.trim_decibels, self.predictor.maximum_samples
+        n_trimmed = n if decibels is None else len(trim(waveform, decibels))
+        check_length(Path(source), n_trimmed, rate, self.predictor.front_end.minimum_samples, None)
+        if window is not None:
+            spans = windows(n, rate, window, window if hop is None else hop)
+        elif longest is None or n_trimmed <= longest:
+            spans = [(0, n)]
+        else:
+            spans = equal_windows(n, longest)
+        is_cut = window is not None or len(spans) > 1
+        return Recording(source, waveform, tuple(spans), is_cut, audio_sha256)
 
-    def score(self, pieces: Sequence[Waveform]) -> list[Scored | None]:
+    def score(self, pieces: Sequence[Waveform]) -> list[ClipScores | None]:
         """Score windows, of one recording or several: the second step.
 
         Parameters
@@ -267,29 +278,29 @@ class Model:
         Returns
         -------
         list of (str, ndarray of float64) or None
-            In the order given; None where there is nothing to hear.
+            In the order given; None for silence.
 
         Raises
         ------
         MachineError
-            If memory does not hold them.
+            If they do not fit in memory.
         """
-        heard = [self._hear(piece) for piece in pieces]
-        audible = [piece for piece in heard if piece is not None]
+        trimmed = [self._trim(piece) for piece in pieces]
+        audible = [piece for piece in trimmed if piece is not None]
         try:
-            with self._lock if self.listener.lanes < 2 else contextlib.nullcontext():
-                scored = iter(self.listener.score(audible) if audible else [])
+            with self._lock if self.predictor.lanes < 2 else contextlib.nullcontext():
+                scored = iter(self.predictor.score(audible) if audible else [])
         except (MemoryError, RuntimeError) as error:
-            told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not told and "allocate memory" not in str(error):  # torch's words on a CPU
+            is_typed = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+            if not is_typed and "allocate memory" not in str(error):  # torch's words on a CPU
                 raise
             raise MachineError(
-                "memory does not hold a recording at once; expected it to; cut it: --window 10"
+                "out of memory on a single recording; cut it into windows: --window 10"
             ) from None
-        return [None if piece is None else next(scored) for piece in heard]
+        return [None if piece is None else next(scored) for piece in trimmed]
 
-    def combine(self, recording: Recording, scored: Sequence[Scored | None]) -> Prediction:
-        """Put the scores of all windows of a recording together: the last step.
+    def combine(self, recording: Recording, scored: Sequence[ClipScores | None]) -> Prediction:
+        """Combine the scores of all windows of a recording: the last step.
 
         Parameters
         ----------
@@ -305,19 +316,26 @@ class Model:
         Raises
         ------
         BadClipError
-            If no window has anything to hear, or a score is not a finite number.
+            If all windows are silent, or a score is not finite.
         """
         source = recording.source
         audible = [each for each in scored if each is not None]
         if not audible:
-            raise _nothing_heard(source)
+            raise BadClipError(
+                source, "has no window with anything to hear", "speech", "take a longer --window"
+            )
         if any(not np.isfinite(each[1]).all() for each in audible):
-            raise _no_numbers(source)
+            raise BadClipError(
+                source,
+                "gets scores that are not finite numbers",
+                "numbers",
+                "remove it, or choose another --model",
+            )
         label, scores = audible[0]
         if len(audible) > 1:
             scores = np.mean([each for _, each in audible], axis=0)
             label = self.labels[int(np.argmax(scores))] if self.labels else ""
-        rate, training = self.sampling_rate, self.listener.training
+        rate, training = self.sampling_rate, self.predictor.training
         timeline = tuple(
             Window(
                 start / rate, end / rate, *((each[0], self._named(each[1])) if each else ("", {}))
@@ -334,16 +352,7 @@ class Model:
         )
 
     def read(self, file: Place) -> Waveform:
-        """Read a file as :meth:`predict_batch` takes it.
-
-        Parameters
-        ----------
-        file : Path or Remote
-            Of any format that corpora may have.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_samples,)
+        """Read a file, of any format that corpora may have, as :meth:`predict_batch` takes it.
 
         Raises
         ------
@@ -353,66 +362,63 @@ class Model:
         return self.decode(read_clip(file), file)[0]
 
     def decode(self, content: bytes, file: Place) -> tuple[Waveform, str]:
-        """Decode what a file holds, as :meth:`read` does.
+        """Decode the content of a file.
 
         Parameters
         ----------
         content : bytes
-            What it holds.
+            Its content.
         file : Path or Remote
-            What messages call it.
+            Its name in messages.
 
         Returns
         -------
         waveform : ndarray of float32, shape (n_samples,)
         audio_sha256 : str
-            Hash of the samples as they were decoded, before they were resampled.
+            Hash of the decoded samples, before resampling.
 
         Raises
         ------
         BadClipError
             If it cannot be used.
         """
-        rate, channels = self.sampling_rate, self.listener.channels
+        rate, channels = self.sampling_rate, self.predictor.channels
         waveform, facts = decode_waveform(content, rate, channels, file=file)
         return waveform, facts.audio_sha256
 
     def check_windows(self, window: float | None, hop: float | None) -> None:
-        """Refuse windows that cannot be cut or heard, before any work.
-
-        Parameters
-        ----------
-        window, hop : float or None
-            As :meth:`predict_batch` takes them.
+        """Refuse windows that cannot be cut or scored, before any work.
 
         Raises
         ------
         UserError
-            If they are longer or shorter than the model takes, leave gaps, or are too many.
+            If they are longer or shorter than the model accepts, leave gaps, or are too many.
         """
         if window is None:
             if hop is not None:
-                raise UserError(f"--hop {hop:g}: expected --window with it; give both or none")
+                raise UserError(f"--hop {hop:g}: needs --window; give both or none")
             return
         windows(1, self.sampling_rate, window, window if hop is None else hop)
-        longest = self.listener.maximum_samples
-        shortest = self.listener.front_end.minimum_samples
+        longest = self.predictor.maximum_samples
+        shortest = self.predictor.front_end.minimum_samples
         size = round(window * self.sampling_rate)
         if size < shortest or (longest is not None and size > longest):
             most = f" to {longest / self.sampling_rate:g}" if longest else ""
             raise UserError(
-                f"--window {window:g}: {self.name} hears clips of at least "
+                f"--window {window:g}: {self.name} takes clips of at least "
                 f"{shortest / self.sampling_rate:g}{most} s; choose a length in that range"
             )
 
     def _from_samples(self, samples: NDArray[Any], rate: int | None) -> tuple[Waveform, str]:
         given = np.asarray(samples)
         if rate is None or not RATES[0] <= rate <= RATES[1]:
-            raise UserError(f"rate {rate}: expected that of the samples, {RATES[0]} to {RATES[1]}")
+            raise UserError(
+                f"rate {rate}: pass the sampling rate of the samples, {RATES[0]} to {RATES[1]} Hz"
+            )
         if given.dtype.kind != "f" or given.ndim not in (1, 2) or not given.size:
             raise UserError(
-                f"array of {given.dtype}, shape {given.shape}; expected floats of full scale 1, "
-                "shape (n_samples,) or (n_samples, n_channels)"
+                f"array of {given.dtype}, shape {given.shape}: pass floats of full scale 1, shape "
+                "(n_samples,) or (n_samples, n_channels)"
             )
         if len(given) > MAX_SECONDS * rate:
             raise BadClipError(
@@ -422,39 +428,19 @@ class Model:
                 "split it into utterances",
             )
         columns = given.astype(np.float32).reshape(len(given), -1)
-        waveform = as_clip("array", columns, rate, self.sampling_rate, self.listener.channels)
+        waveform = as_clip("array", columns, rate, self.sampling_rate, self.predictor.channels)
         return waveform, hash_samples(columns, rate)
 
-    def _cut(
-        self, waveform: Waveform, source: str, window: float | None, hop: float | None
-    ) -> list[_Window]:
-        """Check a recording and cut it, if it must be."""
-        if waveform.ndim != 1 or waveform.dtype != np.float32 or not len(waveform):
-            raise BadClipError(
-                source,
-                f"is of {waveform.dtype} in shape {waveform.shape}",
-                "float32 samples of one channel",
-                "convert it",
-            )
-        check_sound(source, waveform)
-        n, rate = len(waveform), self.sampling_rate
-        decibels, longest = self.listener.trim_decibels, self.listener.maximum_samples
-        left = n if decibels is None else len(trim(waveform, decibels))
-        check_length(Path(source), left, rate, self.listener.front_end.minimum_samples, None)
-        if window is not None:
-            return windows(n, rate, window, window if hop is None else hop)
-        return [(0, n)] if longest is None or left <= longest else equal_windows(n, longest)
-
-    def _hear(self, piece: Waveform) -> Waveform | None:
-        """Return what is heard of a window: None if there is nothing."""
+    def _trim(self, piece: Waveform) -> Waveform | None:
+        """Return what is scored of a window: None for silence."""
         if np.abs(piece).max() < SILENCE_PEAK:
             return None
-        decibels = self.listener.trim_decibels
-        heard = piece if decibels is None else trim(piece, decibels)
-        return heard if len(heard) >= self.listener.front_end.minimum_samples else None
+        decibels = self.predictor.trim_decibels
+        trimmed = piece if decibels is None else trim(piece, decibels)
+        return trimmed if len(trimmed) >= self.predictor.front_end.minimum_samples else None
 
     def _named(self, scores: NDArray[np.float64]) -> dict[str, float]:
-        return dict(zip(self.listener.outputs, map(float, scores), strict=True))
+        return dict(zip(self.predictor.outputs, map(float, scores), strict=True))
 
 
 def load_model(
@@ -464,7 +450,7 @@ def load_model(
     encoder: str | Path | None = None,
     revision: str | None = None,
 ) -> Model:
-    """Load a saved model; no code that it brings along is run.
+    """Load a saved model, without running code from it.
 
     Parameters
     ----------
@@ -472,12 +458,12 @@ def load_model(
         A bundle (``RUN/bundles/HEAD``), a run (its first bundle by name, or its ``model``), a
         folder or hub id of an audio classifier of transformers, or a folder of a network. By
         default the first bundle of the newest run in ``artifacts/runs`` that has any, else the
-        one that ships with serpipe. What has the address of a store is fetched first.
+        one that ships with serpipe. A model in a store is fetched first.
     device : str
-        Where it runs, in torch's words.
+        Torch device.
     encoder : str or Path, optional
-        For a bundle: where its encoder is. One that is built in or on the hub is found by its name;
-        of one from a local folder, this must be told.
+        For a bundle whose encoder was in a local folder: that folder. A built-in encoder, or one of
+        the hub, is found by its name.
     revision : str, optional
         Branch, tag or commit of a hub id: of ``encoder``, or of ``name``.
 
@@ -488,39 +474,38 @@ def load_model(
     Raises
     ------
     UserError
-        If there is no such model, it is not whole, or its encoder is another than it was fitted on.
+        If there is no such model, it is incomplete, or its encoder is another than it was fitted
+        on.
     MachineError
         If the hub cannot be reached.
     """
-    found = find_model(name)
-    if encoder is not None and not (found / "bundle.json").is_file():
+    folder = find_model(name)
+    if encoder is not None and not (folder / "bundle.json").is_file():
+        raise UserError(f"--encoder {encoder}: is only for bundles, and {folder} is none; omit it")
+    if (folder / "bundle.json").is_file():
+        predictor = bundle_predictor(folder, device, encoder, revision)
+    elif (folder / "network.json").is_file():
+        predictor = network_predictor(folder, device)
+    elif folder.is_dir() and not (folder / "config.json").is_file():
         raise UserError(
-            f"--encoder {encoder}: {found} is no bundle; expected one, which needs an encoder; "
-            "leave it out"
-        )
-    if (found / "bundle.json").is_file():
-        listener = open_bundle(found, device, encoder, revision)
-    elif (found / "network.json").is_file():
-        listener = open_network(found, device)
-    elif found.is_dir() and not (found / "config.json").is_file():
-        raise UserError(
-            f"{found}: holds no model; expected RUN/bundles/HEAD, RUN, or a model that was saved; "
-            "name one with --model"
+            f"{folder}: holds no model; name RUN, RUN/bundles/HEAD, or a saved model with --model"
         )
     else:
-        listener = open_classifier(
-            str(name) if not found.exists() else str(found), device, revision
+        source = str(folder) if folder.exists() else str(name)
+        predictor = classifier_predictor(source, device, revision)
+    if not all(each.isprintable() for each in (*predictor.outputs, predictor.target)):
+        raise UserError(
+            f"{folder}: its labels contain characters that cannot be printed; rename them"
         )
-    _check_names(found, listener)
-    where = found if name is None or isinstance(place(name), Path) else place(name)
-    title = "the built-in head" if found == DEFAULT_BUNDLE else text(where)
+    given = folder if name is None or isinstance(place(name), Path) else place(name)
+    title = "the built-in head" if folder == DEFAULT_BUNDLE else printable_path(given)
     return Model(
         name=title,
-        labels=() if listener.is_rating else listener.outputs,
-        target=listener.target,
-        sampling_rate=listener.front_end.sampling_rate,
-        card={"name": title, **listener.card, "normalises": listener.front_end.normalise},
-        listener=listener,
+        labels=() if predictor.is_rating else predictor.outputs,
+        target=predictor.target,
+        sampling_rate=predictor.front_end.sampling_rate,
+        card={"name": title, **predictor.card, "normalises": predictor.front_end.normalise},
+        predictor=predictor,
     )
 
 
@@ -539,14 +524,14 @@ def predict_files(
     ----------
     model : Model
         From :func:`load_model`.
-    files : iterable of Path or Remote
-        What to predict.
+    files : sequence of Path or Remote
+        The files.
     window, hop : float, optional
-        As :meth:`Model.predict_batch` takes them.
+        See :meth:`Model.predict_batch`.
     workers : int
-        Threads that decode.
+        Number of decoding threads.
     track : callable
-        Shows progress: over the files, or over the windows if there is one file.
+        Shows progress: over the files, or over the windows of a single file.
 
     Yields
     ------
@@ -556,30 +541,30 @@ def predict_files(
     Raises
     ------
     UserError, MachineError
-        As :meth:`Model.predict_batch` raises them.
+        See :meth:`Model.predict_batch`.
     """
 
-    def read(item: tuple[Place, Content]) -> _Opened:
+    def read(item: tuple[Place, Content]) -> _DecodedFile:
         file, content = item
         try:
-            return text(file), model.decode(content(), file)
+            return printable_path(file), model.decode(content(), file)
         except BadClipError as error:
-            return text(file), error
+            return printable_path(file), error
 
-    of_windows = track if len(files) == 1 else no_track
+    track_windows = track if len(files) == 1 else no_track
 
     def predict_all() -> Iterator[Prediction | BadClipError]:
-        group: list[_Opened] = []
+        group: list[_DecodedFile] = []
         seconds = 0.0
         items = read_ahead(files, lambda file: file)
-        for source, opened in in_order(read, items, workers, ahead=workers):
-            group.append((source, opened))
-            if not isinstance(opened, BadClipError):
-                seconds += len(opened[0]) / model.sampling_rate
+        for source, decoded in in_order(read, items, workers, ahead=workers):
+            group.append((source, decoded))
+            if not isinstance(decoded, BadClipError):
+                seconds += len(decoded[0]) / model.sampling_rate
             if len(group) >= _GROUP_FILES or seconds >= _GROUP_SECONDS:
-                yield from _predict_group(model, group, window, hop, of_windows)
+                yield from _predict_group(model, group, window, hop, track_windows)
                 group, seconds = [], 0.0
-        yield from _predict_group(model, group, window, hop, of_windows)
+        yield from _predict_group(model, group, window, hop, track_windows)
 
     if len(files) == 1:
         yield from predict_all()
@@ -589,7 +574,7 @@ def predict_files(
 
 def _predict_group(
     model: Model,
-    group: Sequence[_Opened],
+    group: Sequence[_DecodedFile],
     window: float | None,
     hop: float | None,
     track: Track[Any],
@@ -597,12 +582,12 @@ def _predict_group(
     good = [(source, each) for source, each in group if not isinstance(each, BadClipError)]
 
     def predict(
-        some: Sequence[tuple[str, tuple[Waveform, str]]],
+        files: Sequence[tuple[str, tuple[Waveform, str]]],
     ) -> list[Prediction | BadClipError]:
         return model.predict_batch(
-            [waveform for _, (waveform, _) in some],
-            [source for source, _ in some],
-            audio_sha256=[hash_ for _, (_, hash_) in some],
+            [waveform for _, (waveform, _) in files],
+            [source for source, _ in files],
+            audio_sha256=[hash_ for _, (_, hash_) in files],
             window=window,
             hop=hop,
             track=track,
@@ -613,36 +598,13 @@ def _predict_group(
             yield from predict([each])
 
     try:
-        said = iter(predict(good))
-    except MachineError:  # those before the one that is too long are not lost
-        said = one_by_one()
+        predictions = iter(predict(good))
+    except MachineError:  # keep the predictions before the file that is too long
+        predictions = one_by_one()
     for _, each in group:
-        yield each if isinstance(each, BadClipError) else next(said)
+        yield each if isinstance(each, BadClipError) else next(predictions)
 
 
-def text(path: Place | str) -> str:
-    """Return a path as text that can be written: on POSIX systems it may be any bytes."""
+def printable_path(path: Place | str) -> str:
+    """Return a path as text that can be encoded: on POSIX systems it may be any bytes."""
     return str(path).encode(errors="backslashreplace").decode()
-
-
-def _check_names(found: Path, listener: Listener) -> None:
-    """Refuse names that would do something to a terminal."""
-    if not all(name.isprintable() for name in (*listener.outputs, listener.target)):
-        raise UserError(
-            f"{found}: its labels contain characters that cannot be printed; rename them"
-        )
-
-
-def _nothing_heard(source: str) -> BadClipError:
-    return BadClipError(
-        source, "has no window with anything to hear", "speech", "take a longer --window"
-    )
-
-
-def _no_numbers(source: str) -> BadClipError:
-    return BadClipError(
-        source,
-        "gets scores that are not finite numbers",
-        "numbers",
-        "remove it, or choose another --model",
-    )

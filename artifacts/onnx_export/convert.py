@@ -1,4 +1,4 @@
-"""A torch module as the bytes of an ONNX file, and those bytes at work in onnxruntime."""
+"""Convert a torch module to the bytes of an ONNX file, and run them in onnxruntime."""
 
 import logging
 import warnings
@@ -18,42 +18,35 @@ from .graph import Graph
 OPSETS = range(18, 24)
 #: Most bytes of an ONNX file, which is one protobuf message; the rest of 2 GiB is for the graph.
 MAX_BYTES = (1 << 31) - (32 << 20)
-#: Those of the exporter that speak of what nobody here can change.
+#: Loggers of the exporter, whose messages the user cannot act on.
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 def check_installed() -> None:
-    """Refuse to begin without serpipe[onnx].
-
-    Raises
-    ------
-    UserError
-        Says how to install it.
-    """
+    """Raise a UserError if serpipe[onnx] is not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
         raise UserError(
-            f"export: {error.name} is not installed; expected the extra; "
-            "install it: pip install 'serpipe[onnx]'"
+            f"export: {error.name} is not installed; install it: pip install 'serpipe[onnx]'"
         ) from None
 
 
 def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str]) -> bytes:
-    """Turn a graph into the bytes of an ONNX file.
+    """Convert a graph to the bytes of an ONNX file.
 
     Parameters
     ----------
     graph : Graph
         In evaluation mode.
     n_samples : int
-        Of a clip that it is traced with; others may have other lengths.
+        Length of the clips for tracing; others may have other lengths.
     opset : int
         One of :data:`OPSETS`.
     metadata : mapping of str to str
-        What the file says of itself.
+        Stored in the file.
 
     Returns
     -------
@@ -63,7 +56,7 @@ def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str
     Raises
     ------
     UserError
-        If it is too large for one file, or has what ONNX cannot hold.
+        If it is too large for one file, or uses what ONNX cannot represent.
     """
     import onnx
 
@@ -71,8 +64,8 @@ def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if size > MAX_BYTES:
         raise UserError(
-            f"the weights take {size / 2**30:.1f} GiB; expected less than 2 GiB, the most that an "
-            "ONNX file holds; choose a smaller encoder, or one of its lower layers"
+            f"the weights take {size / 2**30:.1f} GiB, and an ONNX file holds less than 2 GiB; "
+            "choose a smaller encoder, or one of its lower layers"
         )
     example = torch.sin(torch.arange(2 * n_samples) / 7).reshape(2, n_samples)
     clips = torch.export.Dim("clips", min=1)
@@ -91,12 +84,12 @@ def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str
                 verbose=False,
             )
         if program is None:
-            raise RuntimeError("nothing was made")
+            raise RuntimeError("the exporter returned nothing")
         model = program.model_proto
     except Exception as error:  # the exporter raises what its many parts raise
         raise UserError(
-            f"the model cannot be turned into a graph ({first_line(error)}); expected an encoder "
-            "of transformers whose operators ONNX has; choose another"
+            f"the model cannot be converted to a graph ({first_line(error)}); choose an encoder "
+            "whose operators ONNX has"
         ) from error
     _clean(model.graph)
     del model.functions[:], model.metadata_props[:]
@@ -108,24 +101,24 @@ def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str
 
 
 def run_onnx(content: bytes, clips: Sequence[Waveform]) -> list[list[NDArray[Any]]]:
-    """Run an ONNX file on clips, each by itself, by one thread.
+    """Run an ONNX file on clips, one at a time, in one thread.
 
     Parameters
     ----------
     content : bytes
         From :func:`to_onnx`.
     clips : sequence of ndarray of float32, shape (n_samples,)
-        What to run it on.
+        The clips.
 
     Returns
     -------
     list of list of ndarray
-        For each clip the outputs of the graph.
+        The outputs of the graph for each clip.
 
     Raises
     ------
     UserError
-        If onnxruntime does not take it.
+        If onnxruntime cannot run it.
     """
     import onnxruntime
 
@@ -137,13 +130,13 @@ def run_onnx(content: bytes, clips: Sequence[Waveform]) -> list[list[NDArray[Any
         return [session.run(None, {"audio": clip[None]}) for clip in clips]
     except Exception as error:  # of classes that its extension module makes
         raise UserError(
-            f"onnxruntime does not run the graph ({first_line(error)}); expected it to; choose "
-            "another --opset, or use the model with serpipe"
+            f"onnxruntime cannot run the graph ({first_line(error)}); choose another --opset, or "
+            "use the model with serpipe"
         ) from error
 
 
 def _clean(graph: Any) -> None:
-    """Take out what the exporter tells of its own source files, and shapes that runtimes infer."""
+    """Remove references to the exporter's source files, and shapes that runtimes infer."""
     for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
@@ -155,7 +148,7 @@ def _clean(graph: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from talking."""
+    """Silence the exporter."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

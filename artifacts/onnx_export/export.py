@@ -1,4 +1,4 @@
-"""A saved model as one ONNX file, from samples to scores, checked before it is put in place."""
+"""Export a saved model as one ONNX file, from samples to scores, and check it."""
 
 import json
 import math
@@ -17,15 +17,15 @@ from ...features.checkpoint import load_checkpoint
 from ...files import write_bytes
 from ...provenance import versions
 from ..models.bundle import BundleSummary, load_bundle, read_bundle_summary
+from ..models.find import DEFAULT_BUNDLE, find_model
 from ..models.prediction_text import describe
-from ..models.predictors import Scored, find_encoder
+from ..models.predictors import ClipScores, find_encoder
 from ..models.saved_model import Model, load_model
-from ..run.latest import DEFAULT_BUNDLE, find_model
 from .convert import OPSETS, check_installed, run_onnx, to_onnx
-from .graph import Graph, Logits, PooledLayers, Shares, prepare_module, ready
+from .graph import Graph, Logits, PooledLayers, Probabilities, prepare_module, ready
 from .heads import check_exportable, head_module
 
-#: Scores may differ by this from those of torch; ratings beyond 1 by this part of themselves.
+#: Largest difference of scores from those of torch: absolute up to 1, relative above.
 TOLERANCE = 1e-4
 EXPORTS = Path("artifacts/onnx")
 NOTE = (
@@ -36,20 +36,20 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX file that was written.
+    """An exported ONNX file.
 
     Attributes
     ----------
     path : Path
-        Where.
+        The file.
     n_bytes : int
         Its size.
     difference : float
-        The largest by which its scores differed from torch's; of ratings beyond 1, as a part.
+        The largest difference of its scores from those of torch: absolute up to 1, relative above.
     seconds : tuple of float
-        How long the clips were on which that was found.
+        Durations of the clips on which it was measured.
     metadata : mapping of str to str
-        What it says of itself.
+        Stored in the file.
     """
 
     path: Path
@@ -79,13 +79,13 @@ def export_onnx(
     Parameters
     ----------
     name, encoder, revision
-        As :func:`~serpipe.artifacts.models.saved_model.load_model` takes them, but for networks.
+        See :func:`~serpipe.artifacts.models.saved_model.load_model`; networks cannot be exported.
     out : Path, optional
-        Where to; ``artifacts/onnx/NAME.onnx`` by default.
+        The file; by default ``artifacts/onnx/NAME.onnx``.
     opset : int
         Version of the operators, of :data:`~serpipe.artifacts.onnx_export.convert.OPSETS`.
     say : callable, optional
-        Is told what the model is and how it scored, a line at a time.
+        Prints the description of the model, a line at a time.
 
     Returns
     -------
@@ -94,49 +94,48 @@ def export_onnx(
     Raises
     ------
     UserError
-        If the model needs what a graph does not hold (trimmed silence, half precision), its head
+        If the model needs what a graph cannot do (trimmed silence, half precision), its head
         cannot be exported (``check_exportable``), it is larger
-        than an ONNX file can be, or does not give the same scores there; or if serpipe[onnx] is not
-        installed.
+        than an ONNX file can be, or gives other scores; or if serpipe[onnx] is not installed.
     MachineError
         If the hub cannot be reached, or the disk does not take the file.
     """
     check_installed()
     if opset not in OPSETS:
-        raise UserError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}; choose one")
+        raise UserError(f"--opset {opset}: choose one from {OPSETS[0]} to {OPSETS[-1]}")
     if out is not None and (out.suffix != ".onnx" or out.is_dir()):
-        raise UserError(f"--out {out}: expected a file that ends in .onnx; name one")
-    found = find_model(name)
-    title = str(found) if found.exists() else str(name)
-    told = None
-    if (found / "bundle.json").is_file():
-        told = read_bundle_summary(found)
-        _check_bundle(title, told)
-    elif (found / "network.json").is_file():
+        raise UserError(f"--out {out}: name a file that ends in .onnx")
+    folder = find_model(name)
+    title = str(folder) if folder.exists() else str(name)
+    bundle = None
+    if (folder / "bundle.json").is_file():
+        bundle = read_bundle_summary(folder)
+        _check_bundle(title, bundle)
+    elif (folder / "network.json").is_file():
         raise UserError(
-            f"{title}: is a network that was trained from scratch; expected a bundle or a "
-            "classifier of transformers, which ONNX can hold; use it with serpipe"
+            f"{title}: is a network trained from scratch, which cannot be exported; use it with "
+            "serpipe, or export a bundle or a classifier of transformers"
         )
     model = load_model(title, encoder=encoder, revision=revision)
     if say:
         for line in describe(model):
             say(line)
-    if told:
-        graph = _bundle_graph(found, encoder, revision)
+    if bundle:
+        graph = _bundle_graph(folder, encoder, revision)
     else:
         graph = _classifier_graph(title, revision, model)
     clips = check_clips(model, graph.longest)
-    expected, outputs = model.listener.score(clips), model.listener.outputs
-    metadata = _metadata(model, graph, told)
+    expected, outputs = model.predictor.score(clips), model.predictor.outputs
+    metadata = _metadata(model, graph, bundle)
     del model  # its weights, of which the graph has its own
     content = to_onnx(ready(graph), len(clips[0]), opset, metadata)
     difference = _largest_difference(content, clips, expected, outputs)
     if not difference <= TOLERANCE:  # nor if it is not a number
         raise UserError(
-            f"{title}: scores of the graph differ by {difference:.1e} from those of torch; "
-            f"expected {TOLERANCE:g} at most; nothing was written; use the model with serpipe"
+            f"{title}: scores of the graph differ by {difference:.1e} from those of torch, which "
+            f"is more than {TOLERANCE:g}; nothing was written; use the model with serpipe"
         )
-    target = out or EXPORTS / f"{_file_name(title, found)}.onnx"
+    target = out or EXPORTS / f"{_file_name(title, folder)}.onnx"
     write_bytes(target, content)
     rate = int(metadata["sampling_rate"])
     seconds = tuple(len(clip) / rate for clip in clips)
@@ -149,14 +148,14 @@ def check_clips(model: Model, longest: int | None) -> list[Waveform]:
     Parameters
     ----------
     model : Model
-        What they are for.
+        The model that scores them.
     longest : int or None
-        Samples of the longest clip that it hears at once.
+        Samples of the longest clip that it accepts.
 
     Returns
     -------
     list of ndarray of float32, shape (n_samples,)
-        A second of one, two whole ones, and three end to end, none longer than the model hears.
+        A second of one, two whole ones, and three end to end, cut to the longest that it accepts.
     """
     _, (scan,) = find_data([SAMPLE])
     files = sorted(clip.file for clip in scan.clips)
@@ -167,41 +166,41 @@ def check_clips(model: Model, longest: int | None) -> list[Waveform]:
     return [clip[:longest] for clip in clips]
 
 
-def _check_bundle(title: str, told: BundleSummary) -> None:
-    check_exportable(told.head)
-    trim, precision = told.encoder.get("trim_decibels"), told.encoder.get("precision", "float32")
+def _check_bundle(title: str, bundle: BundleSummary) -> None:
+    check_exportable(bundle.head)
+    key = bundle.encoder
+    trim, precision = key.get("trim_decibels"), key.get("precision", "float32")
     if trim is not None:
         raise UserError(
-            f"{title}: hears clips whose silent ends are trimmed at {trim} dB, which a graph does "
-            "not do; expected one that hears clips as they are; extract without --trim, fit again"
+            f"{title}: trims the silent ends of clips at {trim} dB, which a graph cannot do; "
+            "extract without --trim and fit again"
         )
     if precision not in ("float32", "tf32"):
         raise UserError(
             f"{title}: was fitted on embeddings in {precision}, and the graph computes in float32; "
-            "expected float32; extract with --precision float32, fit again"
+            "extract with --precision float32 and fit again"
         )
 
 
 def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None) -> Graph:
-    """Put the encoder and the head of a bundle together; :func:`load_model` has checked both."""
+    """Join the encoder and the head of a bundle, which :func:`load_model` has checked."""
     bundle = load_bundle(folder)
-    told = bundle.summary
+    summary = bundle.summary
     fitted: Any = bundle.classifier
     fitted = fitted["machine"] if isinstance(fitted, dict) else fitted
-    labels = getattr(fitted, "classes_", told.labels)
-    if list(map(str, labels)) != list(told.labels):
+    labels = getattr(fitted, "classes_", summary.labels)
+    if list(map(str, labels)) != list(summary.labels):
         raise UserError(
-            f"{folder}: its head orders labels otherwise than bundle.json says; expected one "
-            "order; fit again"
+            f"{folder}: the order of labels in its head is not that of bundle.json; fit again"
         )
-    checkpoint = load_checkpoint(*find_encoder(folder, told, encoder, revision))
+    checkpoint = load_checkpoint(*find_encoder(folder, summary, encoder, revision))
     front_end = checkpoint.front_end
-    seconds = told.encoder.get("max_seconds")
+    seconds = summary.encoder.get("max_seconds")
     longest = math.floor(seconds * front_end.sampling_rate) if seconds else None
     return Graph(
         prepare_module(front_end),
-        PooledLayers(checkpoint, told),
-        head_module(told.head, bundle.classifier),
+        PooledLayers(checkpoint, summary),
+        head_module(summary.head, bundle.classifier),
         front_end.minimum_samples,
         longest or front_end.maximum_samples,
     )
@@ -211,33 +210,33 @@ def _classifier_graph(name: str, revision: str | None, model: Model) -> Graph:
     from ...pipeline.finetune.classifier import load_classifier
 
     loaded = load_classifier(name, revision)
-    front_end, outputs = loaded.checkpoint.front_end, model.listener.outputs
-    places = [outputs.index(output) for output in loaded.outputs]
+    front_end, outputs = loaded.checkpoint.front_end, model.predictor.outputs
+    indices = [outputs.index(output) for output in loaded.outputs]
     return Graph(
         prepare_module(front_end),
         Logits(loaded.checkpoint.model),
-        Shares(places, model.listener.is_rating),
+        Probabilities(indices, model.predictor.is_rating),
         front_end.minimum_samples,
         front_end.maximum_samples,
     )
 
 
-def _metadata(model: Model, graph: Graph, told: BundleSummary | None) -> dict[str, str]:
-    """Return what the file says of itself; nothing of this machine or of the time of day."""
-    listener, card = model.listener, model.card
-    is_rating = listener.is_rating
+def _metadata(model: Model, graph: Graph, bundle: BundleSummary | None) -> dict[str, str]:
+    """Return the metadata of the file, without anything of this machine or of the time of day."""
+    predictor, card = model.predictor, model.card
+    is_rating = predictor.is_rating
     facts = {
         "what": card["what"],
         "note": NOTE,
-        "target": listener.target,
+        "target": predictor.target,
         "kind": "ratings" if is_rating else "labels",
-        "labels": list(listener.outputs),
+        "labels": list(predictor.outputs),
         "outputs": ["scores"] if is_rating else ["scores", "label_index"],
-        "sampling_rate": listener.front_end.sampling_rate,
+        "sampling_rate": predictor.front_end.sampling_rate,
         "minimum_samples": graph.shortest,
         "maximum_samples": graph.longest,
         "silence_peak": SILENCE_PEAK,
-        "channels": listener.channels,
+        "channels": predictor.channels,
         "resampler": RESAMPLER,
         "trim": "none",
         "score": card["score"],
@@ -248,8 +247,8 @@ def _metadata(model: Model, graph: Graph, told: BundleSummary | None) -> dict[st
         "citation": card["citation"],
         "serpipe_version": __version__,
         "versions": versions(("onnx", "onnxscript", "onnxruntime")),
-        "encoder": dict(told.encoder) if told else {},
-        "provenance": dict(told.provenance) if told else {},
+        "encoder": dict(bundle.encoder) if bundle else {},
+        "provenance": dict(bundle.provenance) if bundle else {},
     }
     return {
         name: fact if isinstance(fact, str) else json.dumps(fact, ensure_ascii=False)
@@ -258,24 +257,27 @@ def _metadata(model: Model, graph: Graph, told: BundleSummary | None) -> dict[st
 
 
 def _largest_difference(
-    content: bytes, clips: Sequence[Waveform], expected: Sequence[Scored], outputs: Sequence[str]
+    content: bytes,
+    clips: Sequence[Waveform],
+    expected: Sequence[ClipScores],
+    outputs: Sequence[str],
 ) -> float:
-    """Compare with what torch says; another label is an infinite difference."""
+    """Compare with the scores of torch; another label is an infinite difference."""
     largest = 0.0
-    for said, (label, scores) in zip(run_onnx(content, clips), expected, strict=True):
-        if label and outputs[int(said[1][0])] != label:
+    for outs, (label, scores) in zip(run_onnx(content, clips), expected, strict=True):
+        if label and outputs[int(outs[1][0])] != label:
             return math.inf
-        differences = np.abs(said[0][0] - scores) / np.maximum(1, np.abs(scores))
+        differences = np.abs(outs[0][0] - scores) / np.maximum(1, np.abs(scores))
         largest = float(np.maximum(largest, differences.max()))  # NaN stays
     return largest
 
 
-def _file_name(title: str, found: Path) -> str:
-    if found == DEFAULT_BUNDLE:
+def _file_name(title: str, folder: Path) -> str:
+    if folder == DEFAULT_BUNDLE:
         return "default"
-    if not found.exists():
+    if not folder.exists():
         return title.replace("/", "--")
-    parts = found.resolve().parts
+    parts = folder.resolve().parts
     if parts[-2:-1] == ("bundles",):
         return "-".join(parts[-3::2])
     return parts[-2] if parts[-1] == "model" else parts[-1]

@@ -1,4 +1,4 @@
-"""From samples to scores as one torch module, front end included: what is exported."""
+"""The exported torch module: from samples to scores, front end included."""
 
 import math
 from typing import Any
@@ -15,20 +15,20 @@ from ...features.names import FINAL_NORM
 from ...features.padding import ValidForAll
 from ...features.whisper import ask_for_valid_frames
 from ..models.bundle import BundleSummary
-from .heads import Said
+from .heads import HeadOutput
 
 
 class Graph(nn.Module):
-    """A model that hears samples and scores them.
+    """A model from samples to scores.
 
     Parameters
     ----------
     prepare : Module
-        From samples, float32, shape (n_clips, n_samples), to what ``embed`` takes.
+        From samples, float32, shape (n_clips, n_samples), to the input of ``embed``.
     embed : Module
-        From that and the number of samples to what ``head`` takes.
+        From that and the number of samples to the input of ``head``.
     head : Module
-        From that to :data:`~serpipe.artifacts.onnx_export.heads.Said`.
+        From that to :data:`~serpipe.artifacts.onnx_export.heads.HeadOutput`.
     shortest, longest : int, int or None
         Samples of the shortest and the longest clip.
     """
@@ -56,15 +56,15 @@ class Graph(nn.Module):
         Returns
         -------
         scores : Tensor of float32, shape (n_clips, n_outputs)
-            NaN for what serpipe refuses: silence, clips that are too short or too long, samples
-            that are not finite.
+            NaN for input that serpipe refuses: silence, clips that are too short or too long,
+            samples that are not finite.
         label_index : Tensor of int64, shape (n_clips,)
-            Of the label that is chosen, -1 where scores are NaN; not there for ratings.
+            Index of the chosen label, -1 where scores are NaN; omitted for ratings.
         """
         n_samples = audio.shape[1]
         count = torch.full((1,), n_samples, dtype=torch.int64)
         peak = audio.abs().amax(dim=1)
-        # Not by the peak: the largest of numbers, to runtimes, may be one though NaN is among them.
+        # Not by the peak: runtimes may ignore NaN in a maximum.
         is_finite = torch.isfinite(audio).all(dim=1)
         is_good = (count >= self.shortest) & (peak >= SILENCE_PEAK) & is_finite
         if self.longest is not None:
@@ -75,24 +75,24 @@ class Graph(nn.Module):
 
 
 class Normalised(nn.Module):
-    """Each clip at zero mean and unit variance; or, if that is not asked for, as it is."""
+    """Normalise each clip to zero mean and unit variance, if requested."""
 
-    def __init__(self, is_asked: bool) -> None:
+    def __init__(self, is_requested: bool) -> None:
         super().__init__()
-        self.is_asked = is_asked
+        self.is_requested = is_requested
 
     def forward(self, audio: torch.Tensor) -> torch.Tensor:
         """Scale samples, float32, shape (n_clips, n_samples)."""
-        if not self.is_asked:
+        if not self.is_requested:
             return audio
-        # Runtimes add up as many float32 less exactly than numpy does.
+        # Runtimes sum so many float32 less exactly than numpy.
         exact = audio.double()
         centred = exact - exact.mean(dim=1, keepdim=True)
         variance = centred.square().mean(dim=1, keepdim=True)
         return (centred / (variance + 1e-7).sqrt()).float()
 
 
-class LogMel(nn.Module):
+class WhisperLogMel(nn.Module):
     """Whisper's spectrogram; the Fourier transform is a convolution with sines and cosines.
 
     Parameters
@@ -127,24 +127,24 @@ class LogMel(nn.Module):
 
 
 class PooledLayers(nn.Module):
-    """An encoder up to the last layer that is needed, its layers pooled and put together.
+    """An encoder up to the last layer that is needed, with its layers pooled and joined.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        The encoder; it is taken apart and is of no other use afterwards.
-    told : BundleSummary
+        The encoder; it is modified, and of no other use afterwards.
+    bundle : BundleSummary
         Layers, their weights and poolings.
     """
 
-    def __init__(self, checkpoint: Checkpoint, told: BundleSummary) -> None:
+    def __init__(self, checkpoint: Checkpoint, bundle: BundleSummary) -> None:
         super().__init__()
         self.encoder: Any = checkpoint.model
         self.front_end, self.is_whisper = checkpoint.front_end, checkpoint.is_whisper
-        self.layers, self.how = tuple(told.layer["layers"]), str(told.layer["how"])
-        self.poolings = told.pooling.split(",")
-        self.is_half = told.encoder.get("dtype") == "float16"
-        weights = torch.tensor([float(weight) for weight in told.layer_weights])
+        self.layers, self.how = tuple(bundle.layer["layers"]), str(bundle.layer["how"])
+        self.poolings = bundle.pooling.split(",")
+        self.is_half = bundle.encoder.get("dtype") == "float16"
+        weights = torch.tensor([float(weight) for weight in bundle.layer_weights])
         self.register_buffer("weights", weights)
         self.states: dict[str, torch.Tensor] = {}
         stack: Any = self.encoder if self.is_whisper else self.encoder.encoder
@@ -162,15 +162,15 @@ class PooledLayers(nn.Module):
         n_frames = self.front_end.frames(n_samples)
         self.valid.frames = [n_frames] if self.is_whisper else None
         self.encoder(inputs)
-        found = [self._pool(self.states[layer], n_frames) for layer in self.layers]
+        pooled = [self._pool(self.states[layer], n_frames) for layer in self.layers]
         self.states.clear()
         if self.how == "concat":
-            return torch.cat(found, dim=1)
+            return torch.cat(pooled, dim=1)
         if self.how == "weighted":
-            return (torch.stack(found, dim=2) * self.get_buffer("weights")).sum(dim=2)
+            return (torch.stack(pooled, dim=2) * self.get_buffer("weights")).sum(dim=2)
         if self.how == "mean":
-            return torch.stack(found, dim=2).mean(dim=2)
-        (single,) = found
+            return torch.stack(pooled, dim=2).mean(dim=2)
+        (single,) = pooled
         return single
 
     def _pool(self, states: torch.Tensor, n_frames: int) -> torch.Tensor:
@@ -227,49 +227,49 @@ class Logits(nn.Module):
         return logits
 
 
-class Shares(nn.Module):
-    """From logits to the share of each label; outputs of one name are added up.
+class Probabilities(nn.Module):
+    """From logits to the probability of each label; outputs of one name are summed.
 
     Parameters
     ----------
-    places : sequence of int
+    indices : sequence of int
         The label of each logit.
     is_rating : bool
-        Whether they are ratings, and are left as they are.
+        Whether the logits are ratings, which are returned unchanged.
     """
 
-    def __init__(self, places: list[int], is_rating: bool) -> None:
+    def __init__(self, indices: list[int], is_rating: bool) -> None:
         super().__init__()
         self.is_rating = is_rating
-        self.register_buffer("members", nn.functional.one_hot(torch.tensor(places)).float())
+        self.register_buffer("members", nn.functional.one_hot(torch.tensor(indices)).float())
 
-    def forward(self, logits: torch.Tensor) -> Said:
+    def forward(self, logits: torch.Tensor) -> HeadOutput:
         """Score logits, shape (n_clips, n_logits)."""
         if self.is_rating:
             return logits, None
-        shares = logits.softmax(dim=1) @ self.get_buffer("members")
-        return shares, shares.argmax(dim=1)
+        probabilities = logits.softmax(dim=1) @ self.get_buffer("members")
+        return probabilities, probabilities.argmax(dim=1)
 
 
 def prepare_module(front_end: FrontEnd) -> nn.Module:
-    """Return what makes an encoder's input of samples."""
+    """Return the module from samples to the input of an encoder."""
     scale = Normalised(front_end.normalise)
     if isinstance(front_end, LogMelFrontEnd):
-        return nn.Sequential(scale, LogMel(front_end.extractor))
+        return nn.Sequential(scale, WhisperLogMel(front_end.extractor))
     return scale
 
 
 def ready(graph: Graph) -> Graph:
     """Put a graph into evaluation mode, for runtimes that compute less exactly than torch.
 
-    The mean that onnxruntime takes over thousands of float32 is less exact than torch's. In a group
-    norm that shifts all frames of a channel a little, and the layer norms after it make much of
-    this in frames of digital silence: scores differed by 6e-4. So group norms are put otherwise.
+    The mean of thousands of float32 is less exact in onnxruntime than in torch. In a group norm
+    that shifts all frames of a channel a little, which the following layer norms amplify in frames
+    of digital silence: scores differed by 6e-4. So group norms are replaced by exact ones.
 
     Parameters
     ----------
     graph : Graph
-        Changed in place: weights that are computed from others are put in their place, too.
+        Changed in place: parametrised weights are replaced by their values, too.
 
     Returns
     -------
@@ -291,7 +291,7 @@ class ExactGroupNorm(nn.Module):
     Parameters
     ----------
     norm : GroupNorm
-        The layer it stands for.
+        The layer that it replaces.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -308,7 +308,7 @@ class ExactGroupNorm(nn.Module):
 
 
 def _mean_over_steps(states: torch.Tensor) -> torch.Tensor:
-    """Add up in blocks, and their sums in float64: all steps in float64 would take much memory."""
+    """Sum in blocks, and these sums in float64: all steps in float64 would take much memory."""
     n_steps, size = states.shape[2], 256
     missing = size - 1 - (n_steps + size - 1) % size
     padded = nn.functional.pad(states, (0, missing))

@@ -1,7 +1,7 @@
-"""Fitted heads as torch modules, from which a graph can be exported.
+"""Fitted heads as torch modules, for export.
 
-They compute in float64, as libsvm and LightGBM do, and ask for plain operators alone: no runtime
-needs those for scikit-learn's models and for trees.
+They compute in float64, as libsvm and LightGBM do, and use plain operators alone, so that runtimes
+need none for scikit-learn's models and for trees.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,84 +16,72 @@ from torch import nn
 from ...errors import UserError, first_line
 from ...pipeline.heads import Classifier
 
-#: Scores, float64, shape (n_clips, n_outputs); and the place of the label that was chosen, int64,
-#: shape (n_clips,), or None for ratings.
-Said = tuple[torch.Tensor, torch.Tensor | None]
+#: Scores, float64, shape (n_clips, n_outputs); and the index of the chosen label, int64, shape
+#: (n_clips,), or None for ratings.
+HeadOutput = tuple[torch.Tensor, torch.Tensor | None]
 
 
 def head_module(name: str, classifier: Classifier) -> nn.Module:
-    """Turn a fitted head into a module.
+    """Convert a fitted head to a module.
 
     Parameters
     ----------
     name : str
-        The head, as in ``HEADS``.
+        Name of the head.
     classifier : object
-        What its ``fit_final`` or ``load`` gave.
+        From its ``fit_final`` or ``load``.
 
     Returns
     -------
     Module
-        From embeddings, float32, shape (n_clips, n_features), to :data:`Said`: to rounding, what
-        the ``predict`` of the head says.
+        From embeddings, float32, shape (n_clips, n_features), to :data:`HeadOutput`: up to
+        rounding, what the ``predict`` of the head returns.
 
     Raises
     ------
     UserError
-        If it is not such a head as serpipe fits.
+        If serpipe does not fit such a head.
     """
     try:
         return _MAKERS[name](classifier)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"head {name}: cannot be turned into a graph ({first_line(error)}); expected a head "
-            "as `serpipe fit` saves it; fit it again"
+            f"head {name}: cannot be converted to a graph ({first_line(error)}); fit it again"
         ) from None
 
 
 def check_exportable(name: str) -> None:
-    """Refuse a head that cannot be turned into a module.
-
-    Parameters
-    ----------
-    name : str
-        The head, as in ``HEADS``.
-
-    Raises
-    ------
-    UserError
-        Names the heads that can.
-    """
+    """Raise a UserError if a head cannot be converted, with the names of those that can."""
     if name not in _MAKERS:
         raise UserError(
-            f"head {name}: cannot be exported; expected one of {', '.join(_MAKERS)}; fit one of "
-            "these, or use this one with serpipe"
+            f"head {name}: cannot be exported; fit one of {', '.join(_MAKERS)}, or use this one "
+            "with serpipe"
         )
 
 
 class Chain(nn.Module):
-    """Modules one after the other; the last makes scores, of which the largest is chosen.
+    """Modules in sequence; the largest of the resulting scores is chosen.
 
     Parameters
     ----------
     *parts : Module
-        What to run.
+        The modules.
     is_rating : bool
-        Whether nothing is to be chosen.
+        Whether the scores are ratings, of which none is chosen.
     """
 
     def __init__(self, *parts: nn.Module, is_rating: bool = False) -> None:
         super().__init__()
         self.parts, self.is_rating = nn.Sequential(*parts), is_rating
 
-    def forward(self, X: torch.Tensor) -> Said:
+    def forward(self, X: torch.Tensor) -> HeadOutput:
         """Score embeddings, float32, shape (n_clips, n_features)."""
         scores = self.parts(X.double())
         return scores, None if self.is_rating else scores.argmax(dim=1)
 
 
 class Affine(nn.Module):
-    """``(x - shift) / scale @ weights + bias``; without weights the first part alone."""
+    """``(x - shift) / scale @ weights + bias``; without weights only the scaling."""
 
     def __init__(self, shift: Any, scale: Any, weights: Any = None, bias: Any = None) -> None:
         super().__init__()
@@ -129,7 +117,7 @@ class Logistic(nn.Module):
 
 
 class OneAgainstRest(nn.Module):
-    """A logistic regression for each label against the others, their probabilities made one.
+    """A logistic regression for each label against the others, with normalised probabilities.
 
     Parameters
     ----------
@@ -145,7 +133,7 @@ class OneAgainstRest(nn.Module):
             weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
         self.decide = Affine(scaler.mean_, scaler.scale_, weights.T, bias)
 
-    def forward(self, X: torch.Tensor) -> Said:
+    def forward(self, X: torch.Tensor) -> HeadOutput:
         """Score embeddings, float32, shape (n_clips, n_features)."""
         values = self.decide(X.double())
         each = torch.sigmoid(values)
@@ -160,7 +148,7 @@ class Machine(nn.Module):
     machine : SVC or SVR
         Fitted, with an RBF or a linear kernel.
     coefficients : ndarray of float64, shape (n_sums, n_support_vectors)
-        Of each sum.
+        Coefficients of each sum.
     bias : ndarray of float64, shape (n_sums,)
         Added to each.
     """
@@ -190,7 +178,7 @@ class Machine(nn.Module):
 
 
 class CalibratedMachine(nn.Module):
-    """An SVM that chooses by the votes of its pairs, and its calibration.
+    """An SVM that chooses by the votes of pairs of labels, and its calibration.
 
     Parameters
     ----------
@@ -203,7 +191,7 @@ class CalibratedMachine(nn.Module):
         scaler, machine = classifier["machine"]
         n_classes = len(machine.classes_)
         pairs = list(combinations(range(n_classes), 2))
-        # As libsvm stores them: scikit-learn turns the sign of its own names for two classes.
+        # As libsvm stores them: scikit-learn flips the signs in public for two classes.
         dual, bias = machine._dual_coef_, machine._intercept_
         ends = np.cumsum(machine.n_support_)
         of_class = [slice(end - n, end) for end, n in zip(ends, machine.n_support_, strict=True)]
@@ -219,12 +207,12 @@ class CalibratedMachine(nn.Module):
         self.is_binary = n_classes == 2
         _keep(self, sides=sides, won=np.maximum(sides, 0), lost=np.maximum(-sides, 0))
 
-    def forward(self, X: torch.Tensor) -> Said:
+    def forward(self, X: torch.Tensor) -> HeadOutput:
         """Score embeddings, float32, shape (n_clips, n_features)."""
         decisions = self.machine(self.scale(X.double()))
         first = (decisions > 0).double()
         votes = first @ self.get_buffer("won") + (1 - first) @ self.get_buffer("lost")
-        # scikit-learn's decision_function_shape "ovr", but for two classes.
+        # scikit-learn's decision_function_shape "ovr", which differs for two classes.
         values = decisions @ self.get_buffer("sides")
         if not self.is_binary:
             values = votes + values / (3 * (values.abs() + 1))
@@ -232,7 +220,7 @@ class CalibratedMachine(nn.Module):
 
 
 class Trees(nn.Module):
-    """Boosted trees of LightGBM, walked all at once.
+    """Boosted trees of LightGBM, all evaluated at once.
 
     Parameters
     ----------
@@ -242,33 +230,33 @@ class Trees(nn.Module):
 
     def __init__(self, booster: Any) -> None:
         super().__init__()
-        told = booster.dump_model()
-        name, *settings = told["objective"].split()
-        self.n_scores = int(told["num_tree_per_iteration"])
+        dump = booster.dump_model()
+        name, *settings = dump["objective"].split()
+        self.n_scores = int(dump["num_tree_per_iteration"])
         self.slope = 1.0
         if name == "binary":
             self.slope = float(dict(each.split(":") for each in settings)["sigmoid"])
-        if name not in ("binary", "multiclass", "regression") or told["average_output"]:
-            raise ValueError(f"objective {told['objective']}")
+        if name not in ("binary", "multiclass", "regression") or dump["average_output"]:
+            raise ValueError(f"objective {dump['objective']}")
         self.objective = name
         nodes: list[tuple[int, float, int, int, float]] = []
         roots: list[int] = []
         self.depth = 0
-        for tree in told["tree_info"]:
+        for tree in dump["tree_info"]:
             roots.append(len(nodes))
             self.depth = max(self.depth, _add_tree(tree["tree_structure"], nodes))
         table = np.array(nodes, np.float64).reshape(len(nodes), 5)
         _keep(self, thresholds=table[:, 1], values=table[:, 4])
-        for place, kind in ((0, "features"), (2, "lefts"), (3, "rights")):
-            self.register_buffer(kind, torch.from_numpy(table[:, place].astype(np.int64)))
+        for column, kind in ((0, "features"), (2, "lefts"), (3, "rights")):
+            self.register_buffer(kind, torch.from_numpy(table[:, column].astype(np.int64)))
         self.register_buffer("roots", torch.tensor(roots))
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Return probabilities or ratings, shape (n_clips, n_outputs)."""
         at = self.get_buffer("roots").expand(X.shape[0], -1)
         for _ in range(self.depth):
-            asked = X.gather(1, self.get_buffer("features")[at])
-            is_left = asked <= self.get_buffer("thresholds")[at]
+            values = X.gather(1, self.get_buffer("features")[at])
+            is_left = values <= self.get_buffer("thresholds")[at]
             at = torch.where(is_left, self.get_buffer("lefts")[at], self.get_buffer("rights")[at])
         leaves = self.get_buffer("values")[at]
         sums = leaves.reshape(X.shape[0], -1, self.n_scores).sum(dim=1)
@@ -282,27 +270,27 @@ class Trees(nn.Module):
 
 
 def _add_tree(root: Mapping[str, Any], nodes: list[tuple[int, float, int, int, float]]) -> int:
-    """Append the nodes of a tree; a leaf leads to itself. Return how deep it is."""
+    """Append the nodes of a tree, whose leaves lead to themselves, and return its depth."""
     waiting, deepest, first = [(root, 0)], 0, len(nodes)
-    place = 0
-    while place < len(waiting):
-        node, depth = waiting[place]
-        here = first + place
+    index = 0
+    while index < len(waiting):
+        node, depth = waiting[index]
+        own = first + index
         if "leaf_value" in node:
-            nodes.append((0, 0.0, here, here, float(node["leaf_value"])))
+            nodes.append((0, 0.0, own, own, float(node["leaf_value"])))
         else:
             if node["decision_type"] != "<=" or node["missing_type"] == "Zero":
-                raise ValueError(f"a node that asks {node['decision_type']!r}")
+                raise ValueError(f"a node of type {node['decision_type']!r}")
             left = first + len(waiting)
             waiting += [(node["left_child"], depth + 1), (node["right_child"], depth + 1)]
             feature, threshold = int(node["split_feature"]), float(node["threshold"])
             nodes.append((feature, threshold, left, left + 1, 0.0))
-        deepest, place = max(deepest, depth), place + 1
+        deepest, index = max(deepest, depth), index + 1
     return deepest
 
 
 def _keep(module: nn.Module, **arrays: Any) -> tuple[str, ...]:
-    """Give a module constants in float64; return the names of those that are not None."""
+    """Register constants of a module in float64; return the names of those that are not None."""
     given = {name: array for name, array in arrays.items() if array is not None}
     for name, array in given.items():
         values = np.ascontiguousarray(array, dtype=np.float64)

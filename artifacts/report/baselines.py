@@ -1,4 +1,4 @@
-"""Published results to set beside one's own: not reproduced here, each with its source."""
+"""Published results for comparison: not reproduced here, each with its source."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ import numpy as np
 
 from ...pipeline.statistics import Interval
 from ..run.results import RunResults
-from .table import Table, percent_interval
+from ..score_text import percent_interval
+from .table import Table
 
 _HSN = (
     "hsn07pk/ravdess-speaker-independent-ser, results/table_all.csv: LOSO, layer and C chosen "
@@ -28,17 +29,17 @@ class Baseline:
     Attributes
     ----------
     corpus, split : str
-        As they are called here.
+        Their names in serpipe.
     labels : frozenset of str
         The label set.
     clips : int
-        How many it was scored on.
+        Number of scored clips.
     features : str
         The encoder or features.
     uar : Interval
         From 0 to 1; NaN for an interval that was not published.
     source : str
-        Where it stands, and what else was different.
+        The source, and further differences.
     """
 
     corpus: str
@@ -77,18 +78,10 @@ BASELINES = (
 
 
 def baselines_for(results: RunResults) -> tuple[Baseline, ...]:
-    """Find published results that may stand beside a run.
+    """Return the published results that are comparable with a run.
 
-    Parameters
-    ----------
-    results : RunResults
-        A run.
-
-    Returns
-    -------
-    tuple of Baseline
-        Those of the same corpus, split, label set and number of clips; none for a run that is
-        inflated, transductive or permuted, whose numbers mean something else.
+    They are of the same corpus, split, label set and number of clips; none is comparable with a
+    marked run, whose numbers mean something else.
     """
     summary = results.summary
     return tuple(
@@ -105,17 +98,17 @@ def baselines_for(results: RunResults) -> tuple[Baseline, ...]:
 
 
 def baseline_table(results: RunResults) -> Table:
-    """Return the published results that may stand beside a run as a table."""
-    found = sorted(baselines_for(results), key=lambda each: -each.uar.value)
+    """Return the published results that are comparable with a run as a table."""
+    baselines = sorted(baselines_for(results), key=lambda each: -each.uar.value)
     return Table(
         "baselines",
         "Published, not reproduced here",
         ("features", "UAR [95 %]"),
-        tuple((each.features, percent_interval(each.uar)) for each in found),
-        note="; ".join(dict.fromkeys(each.source for each in found)) + ".",
+        tuple((each.features, percent_interval(each.uar)) for each in baselines),
+        note="; ".join(dict.fromkeys(each.source for each in baselines)) + ".",
         records=tuple(
             {"features": each.features, "uar": each.uar.value, "uar_low": each.uar.low,
              "uar_high": each.uar.high, "reproduced": False, "source": each.source}
-            for each in found
+            for each in baselines
         ),
     )  # fmt: skip

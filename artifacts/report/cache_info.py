@@ -1,4 +1,4 @@
-"""What a cache holds, for a person to read."""
+"""Describe the content of a cache."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,12 +13,7 @@ from ...pipeline.speakers import speaker_ids
 
 
 def describe(cache: Cache) -> Iterator[tuple[str, str]]:
-    """Tell what is inside a cache.
-
-    Parameters
-    ----------
-    cache : Cache
-        From :func:`serpipe.features.cache.open_cache`.
+    """Describe a cache.
 
     Yields
     ------
@@ -29,10 +24,10 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     yield "file", f"{cache.path} ({_mebibytes(cache.path)})"
     used = np.bincount(cache.places.shard_of)
     for shard, n_clips in zip(cache.shards, used.tolist(), strict=False):  # none if one file
-        told = counted(n_clips, "clip")
+        text = counted(n_clips, "clip")
         if n_clips < shard.n_rows:
-            told += f" in {counted(shard.n_rows, 'row')}"
-        yield f"shard {shard.number}", f"{shard.path} ({_mebibytes(shard.path)}), {told}"
+            text += f" in {counted(shard.n_rows, 'row')}"
+        yield f"shard {shard.number}", f"{shard.path} ({_mebibytes(shard.path)}), {text}"
     yield "corpus", str(cache.provenance.get("corpus", ""))
     yield "licence", str(cache.provenance.get("licence", ""))
     hours = clips["seconds"].sum() / 3600

@@ -2,15 +2,18 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from ...errors import counted
-from ...pipeline.holdout import holds_out
+from ...pipeline.split_kind import SplitKind
 from ..models.bundle import BundleSummary
 from ..run.results import RunResults, chosen
+from ..run.summary import RunSummary
+from ..score_text import interval_text
 from .checks import run_checks
 from .report import markdown_table, score_note
 from .result_tables import classes_table, groups_table
-from .table import escape_markdown, interval_text
+from .table import escape_markdown
 
 
 def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
@@ -23,33 +26,102 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
     head : str
         The head of the bundle.
     bundle : BundleSummary
-        What its ``bundle.json`` says.
+        Its ``bundle.json``.
 
     Returns
     -------
     str
-        Markdown with a YAML head.
+        Markdown with a YAML header.
     """
-    from huggingface_hub import EvalResult, ModelCardData
+    from jinja2 import Environment, StrictUndefined
 
-    alone = {head: results.summary.heads[head]}
-    summary = replace(results.summary, heads=alone, planned=[head])
+    fitted = results.summary.heads[head]
+    summary = replace(results.summary, heads={head: fitted}, planned=[head])
     results = replace(results, summary=summary, predicted={head: results.predicted[head]})
     tables = [classes_table(results)] if summary.labels else []
     if results.group_columns:
         tables.append(groups_table(results))
     measure, scores = results.measure, results.scores(head)
-    what = ", ".join(summary.labels) or f"{summary.target}, a number"
+    encoder = summary.encoder["encoder"]
+    weights = str(summary.encoder.get("weights_sha256", ""))[:12]
+    parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
+    predicts = ", ".join(summary.labels) or f"{summary.target}, a number"
+    choices = "; ".join(
+        f"{name} " + ", ".join(f"{value} in {n}" for value, n in counter.most_common())
+        for name, counter in chosen(fitted).items()
+    )
+    data, tested, limit = _data_sentences(summary, bundle, choices)
+    changes = f" Labels: {', '.join(summary.changes)}." if summary.changes else ""
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"md": escape_markdown, "table": markdown_table}
+    environment.keep_trailing_newline = True
+    template = (Path(__file__).parent / "card.md.jinja").read_text(encoding="utf-8")
+    text: str = environment.from_string(template).render(
+        metadata=_metadata(results, head, bundle),
+        summary=summary,
+        bundle=bundle,
+        encoder=encoder,
+        head=head,
+        description=f"{fitted.title} ({parameters}) on layer {bundle.layer['name']} of a frozen "
+        f"`{encoder}` (weights {weights}), {summary.pooling} pooling over time; it predicts "
+        f"{predicts}.",
+        data=data + changes,
+        licence=f"{bundle.citation}. Licence of the clips: {bundle.licence}.",
+        protocol=f"{summary.split_title}; {summary.inner}. {tested}",
+        scores=[
+            (title, f"{interval_text(scores[key], measure)}{measure.unit}")
+            for title, key in measure.scores.items()
+        ],
+        note=score_note(summary),
+        tables=tables,
+        limit=limit,
+        checks=run_checks(results),
+        command=summary.provenance.get("command", ""),
+    )
+    return text
+
+
+def _data_sentences(
+    summary: RunSummary, bundle: BundleSummary, choices: str
+) -> tuple[str, str, str]:
+    """Return sentences on the training data, on what was tested, and on the limits of both."""
+    speakers = counted(len(summary.speakers), "speaker")
+    clips = f"{counted(summary.clips, 'clip')} of {speakers}"
+    if summary.split_kind.holds_out:
+        return (
+            f"{summary.corpus}, {summary.split_title}; tested: {clips}.",
+            f"This very head was tested: none of the tested clips was in its training ({choices}).",
+            "It was fitted on some speakers of one recording set-up, and tested on few.",
+        )
+    if summary.split_kind is SplitKind.CROSS_CORPUS:
+        return (
+            f"Fitted on {bundle.corpus}, {summary.split_title}: {clips}.",
+            f"This very head was tested: none of these clips was in its training ({choices}).",
+            f"It was fitted on the speakers of {bundle.corpus} alone.",
+        )
+    return (
+        f"{summary.corpus}: {clips}.",
+        "These are scores of heads fitted in the same way without the test speakers; the saved "
+        "head was fitted on all of them, and its layer and hyper-parameters were chosen on all of "
+        f"them (in the folds: {choices}).",
+        f"It was fitted on {speakers} of one recording set-up.",
+    )
+
+
+def _metadata(results: RunResults, head: str, bundle: BundleSummary) -> str:
+    """Return the YAML header."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    summary, measure, scores = results.summary, results.measure, results.scores(head)
     encoder = summary.encoder["encoder"]
     licence = re.sub(r"[^a-z0-9.]+", "-", str(bundle.licence).lower()).strip("-") or "other"
-    name = f"{encoder} + {head}"
     data = ModelCardData(
         license=licence,
         library_name="serpipe",
         pipeline_tag="audio-classification",
         tags=["speech-emotion-recognition", "speaker-independent"],
         base_model=encoder if "/" in encoder else None,
-        model_name=name,
+        model_name=f"{encoder} + {head}",
         eval_results=[
             EvalResult(
                 task_type="audio-classification",
@@ -57,7 +129,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
                 dataset_name=str(summary.corpus),
                 dataset_config=summary.split_title,
                 metric_type=key,
-                metric_name=f"{title}, {results.kind}",
+                metric_name=f"{title}, {results.result_kind}",
                 metric_value=round(
                     measure.scale * scores[key].value, 1 if measure.in_percent else 3
                 ),
@@ -65,67 +137,5 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
             for title, key in measure.scores.items()
         ],
     )
-    in_folds = "; ".join(
-        f"{name} " + ", ".join(f"{value} in {n}" for value, n in counted.most_common())
-        for name, counted in chosen(summary.heads[head]).items()
-    )
-    tested = f"{counted(summary.clips, 'clip')} of {counted(len(summary.speakers), 'speaker')}"
-    if holds_out(summary.split):
-        fitted_on = f"{summary.corpus}, {summary.split_title}; tested: {tested}."
-        whose = f"This very head was tested: it never heard the tested clips ({in_folds})."
-        limit = "- It was fitted on some speakers of one recording set-up, and tested on few. "
-    elif summary.split.startswith("cross:"):
-        fitted_on = f"Fitted on {bundle.corpus}, {summary.split_title}: {tested}."
-        whose = f"This very head was tested: it never heard them ({in_folds})."
-        limit = f"- It was fitted on the speakers of {bundle.corpus} alone. "
-    else:
-        fitted_on = f"{summary.corpus}: {tested}."
-        whose = (
-            "These are scores of heads fitted in the same way without the test speakers; the saved "
-            "head has heard all of them, and its layer and hyper-parameters were chosen by all of "
-            f"them (in the folds: {in_folds})."
-        )
-        speakers = counted(len(summary.speakers), "speaker")
-        limit = f"- It was fitted on {speakers} of one recording set-up. "
-    weights = str(summary.encoder.get("weights_sha256", ""))[:12]
-    parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
-    md = escape_markdown
-    lines = [
-        "---", data.to_yaml(), "---", "",
-        md(f"# {summary.target} from {encoder}, {head}"), "",
-        *(f"> **{md(warning)}.**\n" for warning in summary.warnings),
-        md(
-            f"Hears a frozen `{encoder}` (weights {weights}), layer "
-            f"{bundle.layer['name']}, {summary.pooling} pooling over time; "
-            f"{summary.heads[head].title} ({parameters}) tells {what}."
-        ), "",
-        "## Data", "",
-        md(fitted_on + (f" Labels: {', '.join(summary.changes)}." if summary.changes else "")),
-        md(f"{bundle.citation}. Licence of the clips: {bundle.licence}."), "",
-        "## How it scores", "",
-        md(f"{summary.split_title}; {summary.inner}. {whose}"), "",
-        *(
-            f"- {title}: {interval_text(scores[key], measure)}{measure.unit}"
-            for title, key in measure.scores.items()
-        ), "",
-        md(score_note(summary)), "",
-        *([md(f"Its probabilities: {bundle.probabilities}."), ""] if bundle.probabilities else []),
-        *(f"{md(table.title)}\n\n{markdown_table(table)}" for table in tables),
-        "## Limits", "",
-        f"{md(limit)}Other "
-        "languages, microphones, rooms and emotions that are felt, not acted, were not tested.",
-        "- It tells how speech sounds, not what a person feels; do not judge people by it.",
-        *(
-            md(f"- {check.found}: {check.advice} ({check.code}).") for check in run_checks(results)
-        ), "",
-        "## Use", "",
-        "```python",
-        "from pathlib import Path",
-        "",
-        "from serpipe.artifacts.bundle import load_bundle",
-        "",
-        'bundle = load_bundle(Path("."))  # this folder',
-        "```", "",
-        md(f"Made by `{summary.provenance.get('command', '')}`."), "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    text: str = data.to_yaml()
+    return text

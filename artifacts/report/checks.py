@@ -1,4 +1,4 @@
-"""What is wrong or to be known about a run, each with a code that docs/checks.md explains."""
+"""Checks: what is wrong with a run or should be known of it, by the codes of docs/checks.md."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,23 +11,21 @@ from numpy.typing import NDArray
 from ...corpora import CORPORA, Corpus
 from ...errors import counted
 from ...features.recordings import UNCONFIRMED, copies
-from ...pipeline.contamination import MARK
-from ...pipeline.folds import NOTHING_TRAINED
-from ...pipeline.holdout import holds_out
+from ...pipeline.marks import MarkKind
 from ...pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ...pipeline.statistics import FEWEST_SPEAKERS
 from ..run.results import RunResults, at_edge, chosen, marked
-from ..run.run import RunSummary
+from ..run.summary import RunKind, RunSummary
+from ..score_text import interval_text, score_text
 from .frozen_probe import against_probe, from_scratch, read_probe
 from .result_tables import RESOLVED
 from .selection import count_comparable
-from .table import interval_text, score_text
 
-#: So many results on the same clips make the best of them worth a warning.
+#: Number of results on the same clips from which their best one deserves a warning.
 MANY_RESULTS = 10
 #: Checks that repeat a mark, which every output shows as a warning of its own.
-MARKS = frozenset({"SER001", "SER002", "SER003", "SER007"})
-#: Severity and advice of what was noticed when a run was planned.
+OF_MARKS = frozenset({"SER001", "SER002", "SER003", "SER007"})
+#: Severity and advice of findings that were made when a run was planned.
 _PLANNED: Mapping[str, tuple[str, str]] = {
     "SER019": (
         "warning",
@@ -42,8 +40,8 @@ _PLANNED: Mapping[str, tuple[str, str]] = {
     "SER026": ("warning", "unless they are different people: --similar-speakers merge"),
     "SER028": (
         "warning",
-        "the same people may be on both sides under ids of their own: give each person an id, or "
-        "leave these clips out",
+        "the same people may be on both sides under other ids: give each person an id, or omit "
+        "these clips",
     ),
     "SER029": (
         "warning",
@@ -52,14 +50,13 @@ _PLANNED: Mapping[str, tuple[str, str]] = {
     ),
     "SER027": ("note", "if they were recorded together, keep them on one side with --group"),
 }
-
-#: Recordings whose copies a check names.
+#: Number of recordings whose copies a check names.
 NAMED = 3
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was found.
+    """One finding.
 
     Attributes
     ----------
@@ -67,8 +64,8 @@ class Check:
         As in docs/checks.md.
     severity : str
         ``"invalid"``: the number does not mean what it seems to; ``"warning"``: it may mislead;
-        ``"note"``: to be known.
-    found : str
+        ``"note"``: for information.
+    finding : str
         What was found.
     advice : str
         What to do about it.
@@ -76,8 +73,15 @@ class Check:
 
     code: str
     severity: str
-    found: str
+    finding: str
     advice: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as ``results.json`` holds it."""
+        return {
+            "code": self.code, "severity": self.severity, "found": self.finding,
+            "advice": self.advice,
+        }  # fmt: skip
 
 
 def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Check, ...]:
@@ -88,16 +92,15 @@ def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Ch
     results : RunResults
         From :func:`~serpipe.artifacts.run.results.read_results`.
     probe : RunResults, optional
-        Of a fine-tuned run: the frozen probe that stands beside it, where it is not the one that
-        the run names.
+        The frozen probe of a fine-tuned run, if it is not the one that the run names.
 
     Returns
     -------
     tuple of Check
-        What was found, the gravest first.
+        The findings, the gravest first.
     """
     order = {"invalid": 0, "warning": 1, "note": 2}
-    found = [
+    checks = [
         *_protocol(results),
         *_planned(results),
         *_data(results),
@@ -106,56 +109,46 @@ def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Ch
         *_selection(results),
         *_probe(results, probe),
     ]
-    return tuple(sorted(found, key=lambda check: (order[check.severity], check.code)))
+    return tuple(sorted(checks, key=lambda check: (order[check.severity], check.code)))
 
 
 def grave(checks: Sequence[Check]) -> tuple[str, ...]:
-    """Return what must stand beside numbers wherever they are pasted.
+    """Return the findings that are more than notes and that no mark repeats, with their codes.
 
-    Parameters
-    ----------
-    checks : sequence of Check
-        Of a run.
-
-    Returns
-    -------
-    tuple of str
-        Code and finding of those that are more than notes and that no mark repeats.
+    They are shown wherever numbers might be copied from.
     """
     return tuple(
-        f"{check.code}: {check.found}"
+        f"{check.code}: {check.finding}"
         for check in checks
-        if check.severity != "note" and check.code not in MARKS
+        if check.severity != "note" and check.code not in OF_MARKS
     )
 
 
 def _protocol(results: RunResults) -> Iterator[Check]:
     summary = marked(results.summary, results.clips)
-    for warning in summary.warnings:
-        kind = warning.partition(":")[0]
-        if kind == "INFLATED":
+    for mark in summary.marks:
+        if mark.name == MarkKind.INFLATED:
             yield Check(
                 "SER001", "invalid", f"speakers on both sides of {summary.split}",
                 "fit with --split loso or kfold:N, and report that",
             )  # fmt: skip
-        elif kind == "TRANSDUCTIVE":
+        elif mark.name == MarkKind.TRANSDUCTIVE:
             yield Check(
                 "SER002", "invalid",
                 "each speaker's clips were normalised by themselves, test speakers included",
                 "say so with the number, or fit without --normalise",
             )  # fmt: skip
-        elif kind == "PERMUTED LABELS":
+        elif mark.name == MarkKind.PERMUTED_LABELS:
             yield Check(
                 "SER003", "invalid", "labels were shuffled", "expect chance, and nothing else"
             )
-        elif kind == "STREAMED":
+        elif mark.name == MarkKind.STREAMED:
             yield Check(
-                "SER017", "note", warning.removeprefix("STREAMED: "),
-                "with the memory for it, raise the limit and fit again",
-            )  # fmt: skip
-        elif kind == MARK:
+                "SER017", "note", mark.text, "with the memory for it, raise the limit and fit again"
+            )
+        elif mark.name == MarkKind.CONTAMINATED:
             yield Check(
-                "SER007", "invalid", warning.removeprefix(f"{MARK}: ").partition(";")[0],
+                "SER007", "invalid", mark.text.partition(";")[0],
                 "test on clips of speakers that it was not trained on, or take another model",
             )  # fmt: skip
     if len(summary.clusters) < FEWEST_SPEAKERS:
@@ -164,10 +157,10 @@ def _protocol(results: RunResults) -> Iterator[Check]:
             f"{len(summary.clusters)} {summary.group}s: too few for an interval",
             "show each speaker; do not claim differences",
         )  # fmt: skip
-    left = [head for head in summary.planned if head not in summary.heads]
-    if left:
+    unfinished = [head for head in summary.planned if head not in summary.heads]
+    if unfinished:
         yield Check(
-            "SER005", "warning", f"NOT WHOLE: {', '.join(left)} not fitted yet",
+            "SER005", "warning", f"NOT WHOLE: {', '.join(unfinished)} not fitted yet",
             "run the same command again",
         )  # fmt: skip
     cached, used = _layers(summary)
@@ -181,8 +174,8 @@ def _protocol(results: RunResults) -> Iterator[Check]:
 
 
 def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
-    """Return the layers of the cache, and those that heads could see; none if none were chosen."""
-    if summary.split == NOTHING_TRAINED or summary.trained:
+    """Return the layers of the cache, and those that heads use; none if none were chosen."""
+    if summary.kind is not RunKind.FITTED:
         return set(), set()
     cached = {str(layer) for layer in summary.encoder.get("layers", ())}
     used: set[str] = set()
@@ -194,11 +187,11 @@ def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
 
 
 def _planned(results: RunResults) -> Iterator[Check]:
-    """Yield what was noticed in the clips and folds when the run was planned."""
-    for code, found in results.summary.findings:
+    """Yield the findings in clips and folds that were made when the run was planned."""
+    for code, finding in results.summary.findings:
         if code in _PLANNED:
             severity, advice = _PLANNED[code]
-            yield Check(code, severity, found, advice)
+            yield Check(code, severity, finding, advice)
 
 
 def _data(results: RunResults) -> Iterator[Check]:
@@ -233,10 +226,10 @@ def _data(results: RunResults) -> Iterator[Check]:
             "SER018", "warning",
             f"labels held by fewer than {FEWEST_SPEAKERS} speakers: "
             + ", ".join(f"{label} ({speakers})" for label, speakers in few.items()),
-            "claim nothing of these labels; merge them (--map), leave them out (--keep), or add "
+            "claim nothing about these labels; merge them (--map), omit them (--keep), or add "
             "speakers",
         )  # fmt: skip
-    if not summary.changes and not holds_out(summary.split):  # what was trained on is not told
+    if not summary.changes and not summary.split_kind.holds_out:  # clips.csv has all clips
         for name in sorted(corpora & set(CORPORA)):
             rows = results.clips["corpus"] == name
             expected = sum(_part(name, results.clips, rows).expected.values())
@@ -244,24 +237,24 @@ def _data(results: RunResults) -> Iterator[Check]:
             if n < expected:
                 yield Check(
                     "SER014", "note", f"{name}: {n} of the {expected} clips of the release",
-                    "say so with the number; `serpipe extract` tells what is missing or left out",
+                    "say so with the number; `serpipe extract` lists missing and omitted clips",
                 )  # fmt: skip
-    made: Mapping[str, Any] = summary.provenance.get("cache", {}).get("versions", {})
-    here: Mapping[str, Any] = summary.provenance.get("versions", {})
-    other = [
-        f"{name} {made[name]}, here {here[name]}"
+    cache_versions: Mapping[str, Any] = summary.provenance.get("cache", {}).get("versions", {})
+    versions: Mapping[str, Any] = summary.provenance.get("versions", {})
+    different = [
+        f"{name} {cache_versions[name]}, here {versions[name]}"
         for name in ("serpipe", "torch", "transformers")
-        if name in made and name in here and made[name] != here[name]
+        if name in cache_versions and name in versions and cache_versions[name] != versions[name]
     ]
-    if other:
+    if different:
         yield Check(
-            "SER009", "note", f"the cache was made with {'; '.join(other)}",
+            "SER009", "note", f"the cache was made with {'; '.join(different)}",
             "compare only runs on caches of the same versions",
         )  # fmt: skip
 
 
 def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.bool_]) -> Corpus:
-    """Return the part of a corpus that some clips are of: RAVDESS speech, song, or both."""
+    """Return the part of a corpus that some clips belong to: RAVDESS speech, song, or both."""
     channels = set(clips.get("vocal_channel", np.array([""] * len(rows)))[rows].tolist())
     if name == "ravdess" and "song" in channels:
         return CORPORA["ravdess-all" if "speech" in channels else "ravdess-song"]
@@ -269,37 +262,36 @@ def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.boo
 
 
 def _selection(results: RunResults) -> Iterator[Check]:
-    """Yield of how many results this is one, and whether its speakers were drawn once."""
-    beside, summary = count_comparable(results), results.summary
-    if beside.total > 1:
-        others = [
-            f"{beside.other_folds} more in other folds" if beside.other_folds else "",
-            f"{beside.other_seeds} more with other seeds" if beside.other_seeds else "",
+    """Yield how many comparable results there are, and whether the test speakers were drawn."""
+    comparable, summary = count_comparable(results), results.summary
+    is_finetuned = summary.kind is RunKind.FINETUNED
+    if comparable.total > 1:
+        counts = [
+            f"one of {comparable.results} results of {counted(comparable.runs, 'run')} on the same "
+            "clips, folds and target",
+            f"{comparable.other_folds} more in other folds" if comparable.other_folds else "",
+            f"{comparable.other_seeds} more with other seeds" if comparable.other_seeds else "",
         ]
         yield Check(
             "SER024",
-            "warning" if beside.total >= MANY_RESULTS else "note",
-            ", ".join([
-                f"one of {beside.results} results of {counted(beside.runs, 'run')} on the same "
-                "clips, folds and target",
-                *filter(None, others),
-            ]),
+            "warning" if comparable.total >= MANY_RESULTS else "note",
+            ", ".join(filter(None, counts)),
             "the best of several is too high by chance: quote the one that was planned, or confirm "
             "it on other speakers"
-            + ("" if summary.trained else "; --head best chooses inside the folds"),
-        )  # fmt: skip
-    if holds_out(summary.split):
+            + ("" if is_finetuned else "; --head best chooses inside the folds"),
+        )
+    if summary.split_kind.holds_out:
         yield Check(
             "SER025",
             "note",
             f"one draw of test speakers, seed {summary.seed}",
             "another --seed gives another score; the best of several seeds is no result"
-            + ("" if summary.trained else "; --repeats 10 shows the spread"),
+            + ("" if is_finetuned else "; --repeats 10 shows the spread"),
         )
 
 
 def _nuisance(results: RunResults) -> Iterator[Check]:
-    """Yield what the recordings tell without being listened to, where that is above chance."""
+    """Yield the nuisance baselines whose score is above chance."""
     measure, scores = results.measure, results.nuisance_scores()
     chance = measure.chance(len(results.summary.labels))
     of_heads = [results.scores(head)[measure.key] for head in results.heads]
@@ -318,13 +310,13 @@ def _nuisance(results: RunResults) -> Iterator[Check]:
         return
     best = max(above, key=lambda title: above[title].value)
     shown = "; ".join(f"{title} {interval_text(above[title], measure)}" for title in above)
-    close = above[best].value >= reached
+    is_close = above[best].value >= reached
     yield Check(
         "SER021",
-        "warning" if close or {FORMAT, CONDITIONS} & set(above) else "note",
+        "warning" if is_close or {FORMAT, CONDITIONS} & set(above) else "note",
         f"{measure.title} from properties of the recordings alone, chance "
         f"{score_text(chance, measure)}: {shown}"
-        + (", which reaches the interval of a head" if close else ""),
+        + (", which reaches the interval of a head" if is_close else ""),
         "compare the heads with this, not with chance; if labels were recorded differently, the "
         "score says little about emotion",
     )
@@ -332,43 +324,44 @@ def _nuisance(results: RunResults) -> Iterator[Check]:
 
 def _search(results: RunResults) -> Iterator[Check]:
     layers = list(results.summary.layers)
-    for head, told in results.summary.heads.items():
-        folds = len(told.choices)
-        for name, folds_by_value in at_edge(told).items():
-            times = ", ".join(f"{name}={value} in {n}" for value, n in folds_by_value.items())
+    is_finetuned = results.summary.kind is RunKind.FINETUNED
+    for name, head in results.summary.heads.items():
+        folds = len(head.choices)
+        for parameter, folds_by_value in at_edge(head).items():
+            times = ", ".join(f"{parameter}={value} in {n}" for value, n in folds_by_value.items())
             yield Check(
                 "SER010", "note",
-                f"{head}: chosen at the edge of its grid, {times} of {folds} folds",
+                f"{name}: chosen at the edge of its grid, {times} of {folds} folds",
                 "train for other numbers of epochs, with --epochs and --patience"
-                if results.summary.trained
-                else f"widen it with --grid {head}.{name}=...",
+                if is_finetuned
+                else f"widen it with --grid {name}.{parameter}=...",
             )  # fmt: skip
-        ends = {layer: chosen(told)["layer"][layer] for layer in (layers[0], layers[-1])}
-        last = {layer: n for layer, n in ends.items() if 2 * n > folds}
+        ends = {layer: chosen(head)["layer"][layer] for layer in (layers[0], layers[-1])}
+        last = [layer for layer, n in ends.items() if 2 * n > folds]
         if last and len(layers) > 2:
             yield Check(
-                "SER011", "note", f"{head}: layer {next(iter(last))}, at the end, was chosen most",
+                "SER011", "note", f"{name}: layer {last[0]}, at the end, was chosen most",
                 "look at the curve: a better layer may lie outside",
             )  # fmt: skip
-        failed = sum(len(names) for names in told.not_converged.values())
-        inner = told.fits["inner_not_converged"]
+        failed = sum(map(len, head.not_converged.values()))
+        inner = head.fits["inner_not_converged"]
         if failed or inner:
             yield Check(
                 "SER012", "warning",
-                f"{head}: {failed} tested and {inner} inner fits did not converge",
-                "raise max_iter, or leave out the weakest penalties",
+                f"{name}: {failed} tested and {inner} inner fits did not converge",
+                "raise max_iter, or omit the weakest penalties",
             )  # fmt: skip
-        pruned, points = told.fits["pruned"], told.fits["points"]
+        pruned, points = head.fits["pruned"], head.fits["points"]
         if pruned:
             yield Check(
-                "SER013", "note", f"{head}: the search left out {pruned} of {points} grid points",
-                f"see search/{head}.csv",
+                "SER013", "note", f"{name}: the search skipped {pruned} of {points} grid points",
+                f"see search/{name}.csv",
             )  # fmt: skip
 
 
 def _probe(results: RunResults, probe: RunResults | None) -> Iterator[Check]:
     summary, measure = results.summary, results.measure
-    if not summary.trained:
+    if summary.kind is not RunKind.FINETUNED:
         return
     probe = probe or read_probe(results)
     if probe:
@@ -378,23 +371,23 @@ def _probe(results: RunResults, probe: RunResults | None) -> Iterator[Check]:
             if each.p_holm < RESOLVED and each.difference.value < 0
         ]
         if lost:
-            how = "training from scratch" if from_scratch(summary) else "fine-tuning"
+            training = "training from scratch" if from_scratch(summary) else "fine-tuning"
             points = "points of " if measure.in_percent else ""
             yield Check(
                 "SER016", "warning",
-                f"{how} lost to the frozen probe, in {points}{measure.title}: {', '.join(lost)}",
+                f"{training} lost to the frozen probe, in {points}{measure.title}: "
+                f"{', '.join(lost)}",
                 "use the probe, or another recipe",
             )  # fmt: skip
     elif not from_scratch(summary):
-        named = (
-            f": {summary.probe} is not there, or of other clips, folds or weights"
+        missing = (
+            f": {summary.probe} does not exist, or is of other clips, folds or weights"
             if summary.probe
             else ""
         )
-        trial = any(warning.startswith("TRIAL") for warning in summary.warnings)
+        first = "train all folds, then " if summary.has_mark(MarkKind.TRIAL) else ""
         yield Check(
-            "SER015", "warning", f"no frozen probe beside it{named}",
-            ("train all folds, then " if trial else "")
-            + f"make one: serpipe extract --encoder {summary.encoder['encoder']}, serpipe fit "
+            "SER015", "warning", f"no frozen probe beside it{missing}",
+            f"{first}make one: serpipe extract --encoder {summary.encoder['encoder']}, serpipe fit "
             f"--split {summary.split} with the same clips and labels, serpipe report RUN PROBE_RUN",
         )  # fmt: skip

@@ -11,17 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...pipeline.folds import NOTHING_TRAINED
+from ...pipeline.marks import MarkKind
 from ...pipeline.measures import Measure
+from ...pipeline.split_kind import SplitKind
 from ...pipeline.statistics import Comparison, Interval, compare
+from ..run.csv_files import NESTED
 from ..run.results import RunResults
-from ..run.run import NESTED, RunSummary
+from ..run.summary import RunSummary
+from ..score_text import interval_text, score_text
 from .checks import grave, run_checks
 from .frozen_probe import is_probe
-from .repeats import repeated, spread_table, spreads
+from .repeats import are_repeats, spread_table, spreads
 from .report import TEST_NOTE, Report, facts, score_note
-from .result_tables import NOT_TESTED, comparison_table, flat, identity, marks
-from .table import Table, interval_text, score_text
+from .result_tables import NOT_TESTED, comparison_table, flat, identity, mark_names
+from .table import Table
 
 BEST_OF_RUNS = (
     "To pick the best of these results is to choose on the test speakers: the best score is biased "
@@ -31,15 +34,15 @@ BEST_OF_RUNS = (
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredHead:
     """One head of one run.
 
     Attributes
     ----------
     name : str
-        What the run is called, the head, and how the run is marked.
+        Name of the run, the head, and the marks of the run.
     run_name : str
-        The name that the user gave to the run, else its number.
+        The user's name for the run, else its number.
     run : int
         Number of the run, from 1.
     head : str
@@ -49,7 +52,7 @@ class Scored:
     scores : dict of str to Interval
         By name of the score.
     warning : str
-        What must stand beside the scores wherever they are pasted.
+        Marks and grave checks of the run.
     """
 
     name: str
@@ -67,62 +70,62 @@ class Scored:
 
     @property
     def chance(self) -> float:
-        """The first score that chance gives."""
+        """The first score at chance."""
         return self.results.measure.chance(len(self.results.summary.labels))
 
     @property
     def nuisance(self) -> float:
-        """The first score of the nuisance baseline; NaN where there is none."""
+        """The first score of the nuisance baseline; NaN if there is none."""
         scores = self.results.nuisance_scores()
         return next(iter(scores.values())).value if scores else math.nan
 
     @property
     def corpora(self) -> tuple[str, str]:
-        """What it was trained on, and what it is tested on."""
-        kind, _, pair = self.results.summary.split.partition(":")
-        if kind == "cross":
-            train, _, test = pair.partition(">")
+        """The corpora that it was trained on, and those that it is tested on."""
+        summary = self.results.summary
+        if summary.split_kind is SplitKind.CROSS_CORPUS:
+            train, _, test = summary.split.partition(":")[2].partition(">")
             return train, test
         tested = "+".join(sorted(set(self.results.clips["corpus"].tolist())))
         return tested, tested
 
     @property
     def identity(self) -> dict[str, object]:
-        """What tells this head of this run from the others in a CSV file."""
-        known = {**identity(self.results.summary), "warning": self.warning}
-        return {**known, "name": self.run_name, "run": self.run, "head": self.head}
+        """The columns of a CSV file that identify it."""
+        of_run = {**identity(self.results.summary), "warning": self.warning}
+        return {**of_run, "name": self.run_name, "run": self.run, "head": self.head}
 
 
 @dataclass(frozen=True)
 class RunsCompared:
-    """What several runs found, side by side.
+    """Several runs side by side.
 
     Attributes
     ----------
     shared : str
         What all runs have in common.
     names : tuple of str
-        What each run is called: the name that the user gave to it, or ``"run 1"`` for the first.
+        The user's names for the runs, else ``"run 1"`` and so on.
     titles : tuple of str
         How each run differs from the others.
-    scored : tuple of Scored
+    scored : tuple of ScoredHead
         Every head of every run.
     pairs : tuple of Comparison
         Of all that predict the same labels of the same clips.
-    apart : tuple of str
-        What was not compared or not tested, and why, a line each.
+    notes : tuple of str
+        What was not compared or not tested, and why.
     """
 
     shared: str
     names: tuple[str, ...]
     titles: tuple[str, ...]
-    scored: tuple[Scored, ...]
+    scored: tuple[ScoredHead, ...]
     pairs: tuple[Comparison, ...]
-    apart: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def measure(self) -> Measure:
-        """How all of them are scored."""
+        """The measure of all of them."""
         return self.scored[0].results.measure
 
 
@@ -141,105 +144,83 @@ def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
     Raises
     ------
     UserError
-        If a run is given twice or two have the same name, or some are of labels and some of
-        ratings.
+        If a run is given twice, two have the same name, or the runs have different tasks.
     """
     first: dict[object, int] = {}
     for number, results in enumerate(runs, 1):
         if first.setdefault(results.run.resolve(), number) != number:
-            raise UserError(f"{results.run}: named twice; expected each run once; name another")
+            raise UserError(f"{results.run}: is named twice; name each run once")
         if results.summary.task != runs[0].summary.task:
             raise UserError(
-                f"{results.run}: {results.summary.task}, where {runs[0].run} is "
-                f"{runs[0].summary.task}; expected the same scores; compare them apart"
+                f"{results.run}: is of {results.summary.task}, and {runs[0].run} of "
+                f"{runs[0].summary.task}, whose scores differ; compare them separately"
             )
-    names = _names([results.summary for results in runs])
-    warnings = [
-        "; ".join([*results.summary.warnings, *grave(run_checks(results))]) for results in runs
-    ]
-    scored = [
-        Scored(
-            f"{names[number - 1]} {head}"
-            + (f" ({told})" if (told := marks(results.summary)) else ""),
-            names[number - 1],
-            number,
-            head,
-            results,
-            results.scores(head),
-            warnings[number - 1],
-        )
-        for number, results in enumerate(runs, 1)
-        for head in results.heads
-    ]
+    summaries = [results.summary for results in runs]
+    names = _names(summaries)
+    scored = _scored_heads(runs, names)
     clips = [_clips(results) for results in runs]
-    alike = [(a, b) for a, b in combinations(scored, 2) if clips[a.run - 1] == clips[b.run - 1]]
-    # Under one protocol or two honest ones: to test an inflated score against an honest one would
-    # show nothing but the inflation, and weaken the tests of the others.
-    # Two seeds of one run are no two methods: their spread is shown instead.
-    alike = [
+    comparable = [
         (a, b)
-        for a, b in alike
-        if a.head != b.head or not repeated(a.results.summary, b.results.summary)
+        for a, b in combinations(scored, 2)
+        if clips[a.run - 1] == clips[b.run - 1]
+        # Two seeds of one run are not two methods: their spread is shown instead.
+        and (a.head != b.head or not are_repeats(a.results.summary, b.results.summary))
     ]
-    fair = [(a, b) for a, b in alike if _unfair(a.results.summary) == _unfair(b.results.summary)]
-    unfair = [pair for pair in alike if pair not in fair]
+    # To test an inflated score against an honest one would show nothing but the inflation, and
+    # weaken the other tests.
+    fair = [
+        (a, b)
+        for a, b in comparable
+        if _unfair_marks(a.results.summary) == _unfair_marks(b.results.summary)
+    ]
+    unfair = [pair for pair in comparable if pair not in fair]
     counts = {each.name: each.counts for each in scored}
     measure = runs[0].measure
     tested = _compare(counts, fair, measure)
     shown = [replace(each, p=np.nan, p_holm=np.nan) for each in _compare(counts, unfair, measure)]
-    called = tuple(name if name != str(n) else f"run {n}" for n, name in enumerate(names, 1))
+    titles = tuple(name if name != str(n) else f"run {n}" for n, name in enumerate(names, 1))
     others = [
-        name for name, theirs in zip(called[1:], clips[1:], strict=True) if theirs != clips[0]
+        name for name, theirs in zip(titles[1:], clips[1:], strict=True) if theirs != clips[0]
     ]
-    apart = []
+    notes = []
     if others:
-        apart.append(
-            f"{', '.join(others)}: other clips or labels than {called[0]}, not tested against it. "
+        notes.append(
+            f"{', '.join(others)}: other clips or labels than {titles[0]}, not tested against it. "
             "Any two runs that predict the same are tested."
         )
     if shown:
-        apart.append(NOT_TESTED)
-    if (
-        len(
-            {
-                a.results.summary.split
-                for pair in tested
-                for a in scored
-                if a.name in (pair.first, pair.second)
-            }
-        )
-        > 1
-    ):
-        apart.append("Runs of different splits differ in their training clips, too.")
-    shared, titles = _titles([results.summary for results in runs])
-    return RunsCompared(shared, called, titles, tuple(scored), (*tested, *shown), tuple(apart))
+        notes.append(NOT_TESTED)
+    if len({each.results.summary.split for pair in fair for each in pair}) > 1:
+        notes.append("Runs of different splits differ in their training clips, too.")
+    shared, differences = _differences(summaries)
+    return RunsCompared(shared, titles, differences, scored, (*tested, *shown), tuple(notes))
+
+
+def _scored_heads(runs: Sequence[RunResults], names: Sequence[str]) -> tuple[ScoredHead, ...]:
+    scored = []
+    for number, (results, name) in enumerate(zip(runs, names, strict=True), 1):
+        summary = results.summary
+        marks = f" ({mark_names(summary)})" if summary.warnings else ""
+        warning = "; ".join([*summary.warnings, *grave(run_checks(results))])
+        scored += [
+            ScoredHead(
+                f"{name} {head}{marks}", name, number, head, results, results.scores(head), warning
+            )
+            for head in results.heads
+        ]
+    return tuple(scored)
 
 
 def report_runs(compared: RunsCompared) -> Report:
-    """Report runs side by side.
-
-    Parameters
-    ----------
-    compared : RunsCompared
-        From :func:`compare_runs`.
-
-    Returns
-    -------
-    Report
-    """
+    """Report runs side by side."""
     scored, measure = compared.scored, compared.measure
     runs = {each.run: each.results for each in scored}
     legend = tuple(zip(compared.names, compared.titles, strict=True))
+    score_names = [f"{name} [95 %]" for name in measure.scores]
     table = Table(
         "runs",
         "Results",
-        (
-            "run and head",
-            *(f"{name} [95 %]" for name in measure.scores),
-            "chance",
-            "nuisance",
-            "clips",
-        ),
+        ("run and head", *score_names, "chance", "nuisance", "clips"),
         tuple(
             (
                 each.name,
@@ -253,12 +234,7 @@ def report_runs(compared: RunsCompared) -> Report:
         note=f"Nuisance: {measure.title} from file format, duration and loudness alone, "
         "on the folds of the run.",
         records=tuple(
-            {
-                **each.identity,
-                **flat(each.scores),
-                "chance": each.chance,
-                "nuisance": each.nuisance,
-            }
+            {**each.identity, **flat(each.scores), "chance": each.chance, "nuisance": each.nuisance}
             for each in scored
         ),
     )
@@ -266,11 +242,13 @@ def report_runs(compared: RunsCompared) -> Report:
     over_seeds = spreads(list(runs.values()))
     if over_seeds:
         tables.append(spread_table(over_seeds))
+    fewest = min((results.summary for results in runs.values()), key=lambda s: len(s.clusters))
     if compared.pairs:
         members = {each.name: each.identity for each in scored}
-        fewest = min(len(results.summary.clusters) for results in runs.values())
-        tables.append(comparison_table(compared.pairs, "Compared", members, fewest, measure))
-    fewest_run = min(runs.values(), key=lambda results: len(results.summary.clusters))
+        tables.append(
+            comparison_table(compared.pairs, "Compared", members, len(fewest.clusters), measure)
+        )
+    trained = [each for each in scored if each.results.summary.split_kind.trains]
     return Report(
         ((("all runs", compared.shared),) if compared.shared else ()) + legend,
         tuple(
@@ -280,13 +258,13 @@ def report_runs(compared: RunsCompared) -> Report:
         ),
         tuple(tables),
         (
-            score_note(fewest_run.summary, chance=False),
+            score_note(fewest, chance=False),
             *((TEST_NOTE,) if compared.pairs else ()),
-            *((BEST_OF_RUNS,) if len(_comparable(scored)) > 1 else ()),
-            *compared.apart,
+            *((BEST_OF_RUNS,) if len(trained) > 1 else ()),
+            *compared.notes,
         ),
         tuple(
-            replace(check, found=f"{compared.names[number - 1]}: {check.found}")
+            replace(check, finding=f"{compared.names[number - 1]}: {check.finding}")
             for number, results in runs.items()
             for check in run_checks(results, _probe_among(runs.values(), results))
         ),
@@ -294,84 +272,76 @@ def report_runs(compared: RunsCompared) -> Report:
     )
 
 
-def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
+def corpus_matrices(runs: Sequence[RunResults]) -> tuple[Table, ...]:
+    """Return, for each head, the scores by the corpora trained on and tested on."""
+    return matrices([
+        ScoredHead(f"run {number}", str(number), number, head, results, results.scores(head), "")
+        for number, results in enumerate(runs, 1)
+        for head in results.heads
+    ])  # fmt: skip
+
+
+def matrices(scored: Sequence[ScoredHead]) -> tuple[Table, ...]:
     """Return a cross-corpus matrix for each head, if any run was tested on another corpus.
 
-    Left out are marked runs, those that trained nothing, and a head of which two runs are of the
+    Omitted are marked runs, those that trained nothing, and a head of which two runs are of the
     same pair of corpora.
     """
     honest = [
         each
         for each in scored
-        if not marks(each.results.summary) and each.results.summary.split != NOTHING_TRAINED
+        if not each.results.summary.warnings and each.results.summary.split_kind.trains
     ]
     if all(train == test for train, test in (each.corpora for each in honest)):
         return ()
-    tables = []
-    for head in dict.fromkeys(each.head for each in honest):
-        cells = {each.corpora: each for each in honest if each.head == head}
-        if len(cells) < sum(each.head == head for each in honest):
-            continue  # a pair stands twice, by two protocols: a cell cannot hold both
-        measure = scored[0].results.measure
-        trained, tested = (sorted({pair[side] for pair in cells}) for side in (0, 1))
-        tables.append(
-            Table(
-                f"matrix-{head}",
-                f"{head}: {measure.title} by the corpus trained on (rows) and tested on (columns)",
-                ("trained on", *tested),
-                tuple(
-                    (
-                        a,
-                        *(
-                            interval_text(cells[a, b].scores[measure.key], measure)
-                            if (a, b) in cells
-                            else ""
-                            for b in tested
-                        ),
-                    )
-                    for a in trained
-                ),
-                note="Bold: within a corpus, on speakers left out. Chance: "
-                + ", ".join(
-                    dict.fromkeys(score_text(each.chance, measure) for each in cells.values())
-                )
-                + ".",
-                marked=frozenset(
-                    (row, column)
-                    for row, a in enumerate(trained)
-                    for column, b in enumerate(tested, 1)
-                    if a == b
-                ),
-                records=tuple(
-                    {
-                        "head": head,
-                        "trained_on": a,
-                        "tested_on": b,
-                        **flat(each.scores),
-                        "chance": each.chance,
-                        "clips": each.results.summary.clips,
-                        "warning": "; ".join(each.results.summary.warnings),
-                    }
-                    for (a, b), each in cells.items()
-                ),
-            )
-        )
-    return tuple(tables)
+    by_head: dict[str, list[ScoredHead]] = {}
+    for each in honest:
+        by_head.setdefault(each.head, []).append(each)
+    # A pair of corpora may stand twice, by two protocols: a cell cannot hold both.
+    return tuple(
+        _matrix(head, cells)
+        for head, heads in by_head.items()
+        if len(cells := {each.corpora: each for each in heads}) == len(heads)
+    )
+
+
+def _matrix(head: str, cells: dict[tuple[str, str], ScoredHead]) -> Table:
+    measure = next(iter(cells.values())).results.measure
+    trained, tested = (sorted({pair[side] for pair in cells}) for side in (0, 1))
+
+    def cell(pair: tuple[str, str]) -> str:
+        return interval_text(cells[pair].scores[measure.key], measure) if pair in cells else ""
+
+    chances = dict.fromkeys(score_text(each.chance, measure) for each in cells.values())
+    return Table(
+        f"matrix-{head}",
+        f"{head}: {measure.title} by the corpus trained on (rows) and tested on (columns)",
+        ("trained on", *tested),
+        tuple((a, *(cell((a, b)) for b in tested)) for a in trained),
+        note=f"Bold: within a corpus, on held-out speakers. Chance: {', '.join(chances)}.",
+        bold=frozenset(
+            (row, column)
+            for row, a in enumerate(trained)
+            for column, b in enumerate(tested, 1)
+            if a == b
+        ),
+        records=tuple(
+            {
+                "head": head,
+                "trained_on": a,
+                "tested_on": b,
+                **flat(each.scores),
+                "chance": each.chance,
+                "clips": each.results.summary.clips,
+                "warning": "; ".join(each.results.summary.warnings),
+            }
+            for (a, b), each in cells.items()
+        ),
+    )
 
 
 def report_layers(results: RunResults, head: str) -> Report:
-    """Compare each layer with the nested choice of a head.
-
-    Parameters
-    ----------
-    results : RunResults
-        A run.
-    head : str
-        One of its heads.
-
-    Returns
-    -------
-    Report
+    """Compare the nested choice of a head with each layer held fixed.
 
     Raises
     ------
@@ -381,18 +351,15 @@ def report_layers(results: RunResults, head: str) -> Report:
     summary = results.summary
     if len(summary.layers) < 2:
         raise UserError(
-            f"{results.run}: one layer, {summary.layers[0]}; expected several, of which "
-            "one was chosen; fit with --layers all"
+            f"{results.run}: has only the layer {summary.layers[0]}, so that nothing was chosen; "
+            "fit with --layers all"
         )
     layers = {layer: results.by_speaker(head, layer) for layer in results.predicted[head]}
-    found = compare(
-        layers, results.measure, pairs=[(NESTED, layer) for layer in layers if layer != NESTED]
-    )
-    members = {layer: {**identity(summary), "head": head, "layer": layer} for layer in layers}
+    pairs = [(NESTED, layer) for layer in layers if layer != NESTED]
     table = comparison_table(
-        found,
+        compare(layers, results.measure, pairs=pairs),
         f"{head}: nested choice against each layer held fixed",
-        members,
+        {layer: {**identity(summary), "head": head, "layer": layer} for layer in layers},
         len(summary.clusters),
         results.measure,
     )
@@ -405,43 +372,39 @@ def report_layers(results: RunResults, head: str) -> Report:
     )
 
 
-def _comparable(scored: Sequence[Scored]) -> list[Scored]:
-    """Return the results of which one could be picked: those that trained something."""
-    return [each for each in scored if each.results.summary.split != NOTHING_TRAINED]
-
-
 def _probe_among(runs: Iterable[RunResults], results: RunResults) -> RunResults | None:
-    """Return the first of some runs that is the frozen probe of one."""
+    """Return the first of some runs that is the frozen probe of another."""
     return next((other for other in runs if is_probe(other, results)), None)
 
 
 def _compare(
-    counts: dict[str, NDArray[Any]], pairs: Sequence[tuple[Scored, Scored]], measure: Measure
+    counts: dict[str, NDArray[Any]],
+    pairs: Sequence[tuple[ScoredHead, ScoredHead]],
+    measure: Measure,
 ) -> tuple[Comparison, ...]:
     return compare(counts, measure, pairs=[(a.name, b.name) for a, b in pairs]) if pairs else ()
 
 
-def _unfair(summary: RunSummary) -> list[str]:
-    """Return the marks by which a score is another than that of an honest run on these clips."""
-    told = [warning.partition(":")[0] for warning in summary.warnings]
-    # A choice among the labels that the clips have is what every run that was trained here has.
-    return [mark for mark in told if mark != "RESTRICTED"]
+def _unfair_marks(summary: RunSummary) -> list[str]:
+    """Return the marks that make a score another than that of an honest run on these clips."""
+    # Restricted to the labels of the clips is every run that was trained on them.
+    return [mark.name for mark in summary.marks if mark.name != MarkKind.RESTRICTED]
 
 
 def _names(summaries: Sequence[RunSummary]) -> tuple[str, ...]:
-    """Return what rows call each run: the name that it was given, or its number."""
+    """Return the names of the runs in tables: given by the user, else their numbers."""
     names = [summary.given_name or str(n) for n, summary in enumerate(summaries, 1)]
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise UserError(
-            f"two runs are called {twice[0]}; expected a name of its own for each; give other "
-            "names: serpipe report NAME=RUN NAME=RUN"
+            f"two runs have the name {twice[0]}; give each its own: serpipe report NAME=RUN "
+            "NAME=RUN"
         )
     return tuple(names)
 
 
-def _titles(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]:
-    """Say what runs have in common, and how each differs from the others."""
+def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]:
+    """Return what runs have in common, and how each differs from the others."""
     described = [
         {
             "corpus": summary.corpus,
@@ -451,7 +414,7 @@ def _titles(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]:
             "layers": f"layers {_ranges(summary.layers)}",
             "normalise": f"normalised by {summary.normalise}",
             "split": summary.split_title,
-            "grid": _grid_of_its_own(summary, summaries),
+            "grid": _differing_grid(summary, summaries),
         }
         for summary in summaries
     ]
@@ -464,7 +427,7 @@ def _titles(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]:
         ", ".join(text for name, text in each.items() if text and name not in same)
         for each in described
     ]
-    # Rows name the heads, and nobody reads the names of folders: only where nothing else differs.
+    # Rows show the heads, and nobody reads the names of folders: only where nothing else differs.
     for more in (
         [f"heads {', '.join(summary.heads)}" for summary in summaries],
         [summary.name for summary in summaries],
@@ -474,17 +437,17 @@ def _titles(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]:
     return shared, tuple(titles)
 
 
-def _grid_of_its_own(summary: RunSummary, summaries: Sequence[RunSummary]) -> str:
+def _differing_grid(summary: RunSummary, summaries: Sequence[RunSummary]) -> str:
     """Return the hyper-parameters for which runs with the same head tried other values."""
     different = []
     for head, fitted in summary.heads.items():
         for name, values in fitted.grid.items():
-            tried = {
+            grids = {
                 tuple(each.heads[head].grid.get(name, ()))
                 for each in summaries
                 if head in each.heads
             }
-            if len(tried) > 1:
+            if len(grids) > 1:
                 different.append(f"{head} {name} {', '.join(f'{value:g}' for value in values)}")
     return "; ".join(different)
 
@@ -504,6 +467,6 @@ def _ranges(layers: Sequence[str]) -> str:
 
 
 def _clips(results: RunResults) -> tuple[tuple[str, ...], ...]:
-    """Return the clips, whose they are and what is to be said of them, in one order."""
+    """Return path, speaker and label of each clip, in one order."""
     columns = (results.clips[name].tolist() for name in ("path", "speaker", "label"))
     return tuple(sorted(zip(*columns, strict=True)))

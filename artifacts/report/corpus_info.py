@@ -1,4 +1,4 @@
-"""What is known of corpora, and what a folder of one holds, as tables."""
+"""Tables on the known corpora, and on the content of their folders."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from .table import Table, as_csv_file
 
 
 def list_corpora() -> Report:
-    """Report the corpora that are read, and how to get each."""
+    """Report the supported corpora, and how to get each."""
     notes = tuple(f"{each.title}: {each.access}" for each in CORPORA.values() if not each.archives)
     return Report((), (), (_corpora_table(),), notes)
 
@@ -44,7 +44,7 @@ def _corpora_table() -> Table:
 
 
 def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed]) -> Report:
-    """Tell what a folder holds, against what the release of its corpus does.
+    """Compare the content of a folder with the release of its corpus.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed])
     scanned : Scan
         Its clips, by their names.
     surveyed : sequence of Surveyed
-        The same, opened.
+        The same, decoded.
 
     Returns
     -------
     Report
-        Facts, a table by emotion and one by speaker; what is wrong stands in the notes.
+        Facts, a table by emotion and one by speaker; faults are in the notes.
     """
     corpus = source.corpus
     good = [each for each in surveyed if each.facts]
@@ -66,14 +66,14 @@ def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed])
     seconds = np.array([each.facts.seconds for each in good if each.facts])
     copies = _copies(good)
     short = missing(scanned.clips, corpus)
-    notes = [f"left out: {count} x {what}" for what, count in scanned.left_out.items()]
+    notes = [f"omitted: {count} x {what}" for what, count in scanned.left_out.items()]
     notes += [
         f"missing against the release: {of - n} of {of} {emotion}"
         for emotion, (n, of) in short.items()
     ]
     notes += [f"the same bytes: {', '.join(paths)}" for paths in copies]
     notes += [f"cannot be used: {error}" for error in bad]
-    notes += [f"known of the release: {fault}" for fault in corpus.faults]
+    notes += [f"known fault of the release: {fault}" for fault in corpus.faults]
     length = (
         f"{seconds.sum() / 3600:.2f} hours, {seconds.min():.2f} to {seconds.max():.2f} s"
         if len(seconds)
@@ -100,16 +100,9 @@ def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed])
 
 
 def clip_table(surveyed: Sequence[Surveyed]) -> Table:
-    """Return the clip table of opened clips: a row for each, in their order.
+    """Return the clip table of decoded clips, in their order.
 
-    Parameters
-    ----------
-    surveyed : sequence of Surveyed
-        Clips; those that cannot be used have no audio columns.
-
-    Returns
-    -------
-    Table
+    Clips that cannot be used have empty audio columns.
     """
     more = sorted({name for each in surveyed for name in each.clip.more})
     records = tuple(_record(each, more) for each in surveyed)
@@ -129,7 +122,7 @@ def _record(each: Surveyed, more: Sequence[str]) -> dict[str, Any]:
 
 
 def _by_emotion(source: Source, clips: Sequence[Clip], short: dict[str, Any]) -> Table:
-    """Return the counts as the literature gives them: emotions by sex, with the total."""
+    """Return the counts as in the literature: emotions by sex, with the total."""
     corpus = source.corpus
     counts = Counter((clip.emotion, clip.sex) for clip in clips)
     sexes = sorted({clip.sex for clip in clips})
@@ -152,7 +145,7 @@ def _by_emotion(source: Source, clips: Sequence[Clip], short: dict[str, Any]) ->
              *(str(n(emotion, sex)) for sex in [*sexes, "all"]), str(expected[emotion]))
             for emotion in emotions
         ),
-        marked=frozenset((row, 3 + len(sexes) - 1) for row, emotion in enumerate(emotions)
+        bold=frozenset((row, 3 + len(sexes) - 1) for row, emotion in enumerate(emotions)
                          if emotion in short),
         records=tuple(
             {"corpus": corpus.name, "emotion": emotion,
@@ -191,7 +184,7 @@ def _copies(good: Sequence[Surveyed]) -> list[list[str]]:
     for each in good:
         if each.facts:
             paths[each.facts.sha256].append(each.clip.path)
-    return [sorted(those) for those in paths.values() if len(those) > 1]
+    return [sorted(names) for names in paths.values() if len(names) > 1]
 
 
 def _counted(values: Iterator[str] | Any) -> str:

@@ -1,7 +1,7 @@
 """Figures of a run.
 
-Colours are those of Okabe and Ito, which colour-blind readers tell apart; heads differ by line,
-marker and hatch, too, so that the figures survive black-and-white print.
+Colours are those of Okabe and Ito, which colour-blind readers can distinguish; heads differ by
+line, marker and hatch, too, so that the figures survive black-and-white print.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +19,12 @@ from ...files import write_bytes
 from ...pipeline.measures import Measure
 from ...pipeline.metrics import recalls
 from ...pipeline.statistics import Interval, intervals
+from ..run.csv_files import NESTED
 from ..run.results import RunResults
-from ..run.run import NESTED
+from ..score_text import score_text
 from .comparison import RunsCompared, matrices
 from .result_tables import RESOLVED, n_labels
-from .table import Table, score_text
+from .table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,9 +34,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 HATCHES = ("", "//", "..", "xx", "\\\\", "++")
-#: More bars than this cannot be told apart side by side.
-MOST_BARS = 120
-#: Names come from outside: a dollar sign in them is no formula.
+#: More bars than this cannot be distinguished side by side.
+MAX_BARS = 120
+#: Names come from outside: a dollar sign in them starts no formula.
 PLAIN_TEXT: Any = {"text.parse_math": False}
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
 
@@ -49,7 +50,7 @@ class Picture:
     png : bytes
         The file.
     width : float
-        In inches, so that its text is of the size that it was drawn for.
+        In inches, at which its text has the intended size.
     """
 
     png: bytes
@@ -59,15 +60,10 @@ class Picture:
 def draw_figures(results: RunResults) -> dict[str, "Figure"]:
     """Draw the figures of a run.
 
-    Parameters
-    ----------
-    results : RunResults
-        From :func:`~serpipe.artifacts.run.results.read_results`.
-
     Returns
     -------
     dict of str to Figure
-        By name: ``layers`` where there are several, ``speakers``, ``groups`` where the corpus tells
+        By name: ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has
         any, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
     """
     from matplotlib import rc_context
@@ -119,21 +115,21 @@ def draw_layers(results: RunResults) -> "Figure":
         for head in results.heads
     }
     for number, head in enumerate(results.heads):
-        found = first[head]
+        of_head = first[head]
         nested = score_text(results.scores(head)[measure.key].value, measure)
-        place = np.arange(len(layers)) + 0.08 * (number - (len(results.heads) - 1) / 2)
-        values = measure.scale * np.array([each.value for each in found])
-        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+        position = np.arange(len(layers)) + 0.08 * (number - (len(results.heads) - 1) / 2)
+        values = measure.scale * np.array([each.value for each in of_head])
+        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in of_head]).T
         style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
         axes.errorbar(
-            place,
+            position,
             values,
             yerr=None if np.isnan(ends).all() else ends,
             capsize=2,
             linewidth=1.4,
             markersize=5,
             linestyle=LINES[number],
-            label=f"{head} ({results.kind} {nested})",
+            label=f"{head} ({results.result_kind} {nested})",
             **style,
         )
     chance = measure.scale * measure.chance(len(results.summary.labels))
@@ -156,7 +152,7 @@ def draw_layers(results: RunResults) -> "Figure":
 
 
 def draw_speakers(results: RunResults) -> "Figure":
-    """Draw each speaker's first score: bars side by side, or below each other if they are many."""
+    """Draw each speaker's first score as bars: side by side, or a row per head if they are many."""
     heads, measure = results.heads, results.measure
     counts = {head: results.counts(head) for head in heads}
     speakers = list(counts[heads[0]])
@@ -164,9 +160,9 @@ def draw_speakers(results: RunResults) -> "Figure":
         head: [Interval(float(measure.first(c)), np.nan, np.nan) for c in counts[head].values()]
         for head in heads
     }
-    title = f"{measure.title} of each speaker, {results.kind}"
+    title = f"{measure.title} of each speaker, {results.result_kind}"
     chance = measure.scale * measure.chance(len(results.summary.labels))
-    crowded = len(heads) * len(speakers) > MOST_BARS
+    crowded = len(heads) * len(speakers) > MAX_BARS
     rows = [[head] for head in heads] if crowded else [list(heads)]
     width = _bars_width(rows[0], speakers)
     figure, _ = _new(
@@ -195,23 +191,23 @@ def draw_groups(results: RunResults) -> "Figure":
     }
     figure, axes = _new(
         results,
-        f"{measure.title} by group of clips, {results.kind}",
+        f"{measure.title} by group of clips, {results.result_kind}",
         _bars_width(heads, keys),
         4.2,
     )
     _bars(axes, [f"{column}\n{group or '(none)'}" for column, group in keys], first, measure)
-    for place, key in enumerate(keys):  # of a group that lacks a label, chance is higher
+    for position, key in enumerate(keys):  # chance is higher in a group that lacks a label
         column, group = key
-        there = n_labels(results, results.clips[column] == group)
-        chance = measure.scale * measure.chance(there)
+        n = n_labels(results, results.clips[column] == group)
+        chance = measure.scale * measure.chance(n)
         axes.hlines(
             chance,
-            place - 0.45,
-            place + 0.45,
+            position - 0.45,
+            position + 0.45,
             color="black",
             linewidth=1.2,
             linestyle=":",
-            label="" if place else "chance",
+            label="" if position else "chance",
         )
     axes.set_xlabel("group")
     axes.set_ylabel(measure.title + measure.unit + _interval_label(chain(*first.values())))
@@ -221,11 +217,11 @@ def draw_groups(results: RunResults) -> "Figure":
 
 def draw_ratings(results: RunResults, head: str) -> "Figure":
     """Draw predicted ratings over true ones, a dot for each clip."""
-    figure, axes = _new(results, f"{head}: ratings predicted, {results.kind}", 5.4, 5.0)
-    truth, said = results.truth, results.predicted[head][NESTED]
-    ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+    figure, axes = _new(results, f"{head}: ratings predicted, {results.result_kind}", 5.4, 5.0)
+    truth, predicted = results.truth, results.predicted[head][NESTED]
+    ends = [min(truth.min(), predicted.min()), max(truth.max(), predicted.max())]
     axes.plot(ends, ends, color="0.5", linewidth=1, linestyle=":", label="as rated")
-    axes.scatter(truth, said, s=9, color=COLOURS[0], alpha=0.5, linewidths=0)
+    axes.scatter(truth, predicted, s=9, color=COLOURS[0], alpha=0.5, linewidths=0)
     axes.set_xlabel(f"{results.summary.target}, as rated")
     axes.set_ylabel(f"{results.summary.target}, predicted")
     axes.legend(frameon=False)
@@ -233,12 +229,12 @@ def draw_ratings(results: RunResults, head: str) -> "Figure":
 
 
 def draw_confusion(results: RunResults, head: str) -> "Figure":
-    """Draw who was taken for whom, in percent of the clips of each label."""
+    """Draw the confusion matrix, in percent of the clips of each label."""
     labels = list(results.summary.labels)
     counts = results.by_speaker(head).sum(axis=0)
     side = 2.0 + 0.45 * len(labels)
     figure, axes = _new(
-        results, f"{head}: who was taken for whom, {results.kind}", side + 0.8, side
+        results, f"{head}: confusion matrix, {results.result_kind}", side + 0.8, side
     )
     with np.errstate(invalid="ignore"):
         share = 100 * counts / counts.sum(axis=1, keepdims=True)
@@ -254,10 +250,12 @@ def draw_confusion(results: RunResults, head: str) -> "Figure":
             fontsize=8,
             color="white" if dark else "black",
         )
-    places = np.arange(len(labels))
-    axes.set_xticks(places, labels, rotation=45, ha="right")
-    found = recalls(counts)
-    axes.set_yticks(places, [f"{n} ({100 * r:.0f})" for n, r in zip(labels, found, strict=True)])
+    positions = np.arange(len(labels))
+    axes.set_xticks(positions, labels, rotation=45, ha="right")
+    recall = recalls(counts)
+    axes.set_yticks(
+        positions, [f"{n} ({100 * r:.0f})" for n, r in zip(labels, recall, strict=True)]
+    )
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth (recall in %)")
     return figure
@@ -266,20 +264,12 @@ def draw_confusion(results: RunResults, head: str) -> "Figure":
 def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
     """Draw runs side by side: ``runs``, their scores, and ``comparisons``, the differences.
 
-    Parameters
-    ----------
-    compared : RunsCompared
-        From :func:`~serpipe.artifacts.report.comparison.compare_runs`.
-
-    Returns
-    -------
-    dict of str to Figure
-        Without ``comparisons`` where no two could be compared.
+    There are no ``comparisons`` where no two could be compared.
     """
     from matplotlib import rc_context
 
     with rc_context(PLAIN_TEXT):
-        about = "; ".join(
+        caption = "; ".join(
             [
                 compared.shared,
                 *(
@@ -293,20 +283,20 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
         first = [each.scores[measure.key] for each in scored]
         figure, axes = _forest(
             f"{measure.title} of each run and head",
-            about,
+            caption,
             [each.name for each in scored],
             first,
             measure,
         )
-        for place, each in enumerate(scored):
+        for position, each in enumerate(scored):
             axes.vlines(
                 measure.scale * each.chance,
-                place - 0.4,
-                place + 0.4,
+                position - 0.4,
+                position + 0.4,
                 color="black",
                 linewidth=1.2,
                 linestyle=":",
-                label="" if place else "chance",
+                label="" if position else "chance",
             )
         if measure.in_percent:
             axes.set_xlim(0, 100)
@@ -314,12 +304,12 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
         axes.legend(**_BESIDE)
         figures = {"runs": figure}
         for table in matrices(scored):
-            figures[table.name] = draw_matrix(table, about, measure)
+            figures[table.name] = draw_matrix(table, caption, measure)
         if compared.pairs:
             pairs = [f"{pair.first} - {pair.second}" for pair in compared.pairs]
             figure, axes = _forest(
                 f"Differences in {measure.title}; filled: resolved, p (Holm) below {RESOLVED}",
-                about,
+                caption,
                 pairs,
                 [pair.difference for pair in compared.pairs],
                 measure,
@@ -331,15 +321,15 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
         return figures
 
 
-def draw_matrix(table: Table, about: str, measure: Measure) -> "Figure":
+def draw_matrix(table: Table, caption: str, measure: Measure) -> "Figure":
     """Draw a cross-corpus matrix: the first score, the corpus trained on down the side."""
     trained, tested = [row[0] for row in table.rows], table.header[1:]
-    found = {
+    scores = {
         (each["trained_on"], each["tested_on"]): measure.scale * each[measure.key]
         for each in table.records
     }
-    values = np.array([[found.get((a, b), np.nan) for b in tested] for a in trained])
-    figure, (axes,) = _axes(table.title, about, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained))
+    values = np.array([[scores.get((a, b), np.nan) for b in tested] for a in trained])
+    figure, (axes,) = _axes(table.title, caption, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained))
     axes.imshow(values, cmap="Blues", vmin=0, vmax=measure.scale, aspect="auto")
     for row, column in np.ndindex(values.shape):
         if not np.isnan(values[row, column]):
@@ -360,20 +350,20 @@ def draw_matrix(table: Table, about: str, measure: Measure) -> "Figure":
 
 def _forest(
     title: str,
-    about: str,
+    caption: str,
     names: list[str],
-    found: list[Interval],
+    shown: list[Interval],
     measure: Measure,
     filled: list[bool] | None = None,
 ) -> tuple["Figure", "Axes"]:
     """Return a figure of one value and its interval per line, the first on top."""
-    figure, (axes,) = _axes(title, about, 9.0, 1.6 + 0.3 * len(names))
-    for place, each in enumerate(found):
-        known = filled is None or filled[place]
+    figure, (axes,) = _axes(title, caption, 9.0, 1.6 + 0.3 * len(names))
+    for position, each in enumerate(shown):
+        known = filled is None or filled[position]
         ends = measure.scale * np.array([[each.value - each.low], [each.high - each.value]])
         axes.errorbar(
             measure.scale * each.value,
-            place,
+            position,
             xerr=None if np.isnan(ends).any() else ends,
             capsize=3,
             color=COLOURS[0],
@@ -398,16 +388,16 @@ def _bars(
     measure: Measure,
     heads: Sequence[str] | None = None,
 ) -> None:
-    """Draw bars in groups; a head keeps its colour whichever others are drawn with it."""
+    """Draw bars in groups; a head keeps its colour whatever other heads are drawn with it."""
     width = 0.8 / len(bars)
     heads = heads or list(bars)
-    for number, (head, found) in enumerate(bars.items()):
+    for number, (head, shown) in enumerate(bars.items()):
         style = heads.index(head) % len(COLOURS)
-        place = np.arange(len(names)) + width * (number - (len(bars) - 1) / 2)
-        values = measure.scale * np.array([each.value for each in found])
-        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in found]).T
+        position = np.arange(len(names)) + width * (number - (len(bars) - 1) / 2)
+        values = measure.scale * np.array([each.value for each in shown])
+        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in shown]).T
         axes.bar(
-            place,
+            position,
             values,
             width,
             label=head,
@@ -424,36 +414,36 @@ def _bars(
         axes.set_ylim(0, 100)
 
 
-def _interval_label(found: Iterable[Interval]) -> str:
-    """Say that intervals are drawn, where there are any."""
-    return "" if all(np.isnan(each.low) for each in found) else ", 95 % interval"
+def _interval_label(shown: Iterable[Interval]) -> str:
+    """Return the part of an axis label on intervals, if there are any."""
+    return "" if all(np.isnan(each.low) for each in shown) else ", 95 % interval"
 
 
 def _new(
     results: RunResults, title: str, width: float, height: float, rows: int = 1
 ) -> tuple["Figure", "Axes"]:
-    """Return a figure whose title says the corpus, encoder, split and number of clips."""
+    """Return a figure with a caption: corpus, encoder, split and number of clips."""
     summary = results.summary
-    marks = "".join(f"\n{warning.partition(':')[0]}" for warning in summary.warnings)
-    about = (
+    marks = "".join(f"\n{mark.name}" for mark in summary.marks)
+    caption = (
         f"{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}, "
         f"n = {counted(summary.clips, 'clip')} of {counted(len(summary.speakers), 'speaker')}"
     )
-    figure, (axes, *_) = _axes(title + marks, about, width, height, rows)
+    figure, (axes, *_) = _axes(title + marks, caption, width, height, rows)
     return figure, axes
 
 
 def _axes(
-    title: str, about: str, width: float, height: float, rows: int = 1
+    title: str, caption: str, width: float, height: float, rows: int = 1
 ) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    found = list(figure.subplots(rows, squeeze=False)[:, 0])
-    for axes in found:
+    panels = list(figure.subplots(rows, squeeze=False)[:, 0])
+    for axes in panels:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    lines = fill(about, int(14 * (width - 0.3)))  # about as many letters as there is room for
+    lines = fill(caption, int(14 * (width - 0.3)))  # about as many letters as fit
     figure.supxlabel(lines, fontsize=7.5, color="0.3", x=0.01, ha="left")
-    return figure, found
+    return figure, panels

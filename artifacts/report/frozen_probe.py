@@ -9,28 +9,22 @@ from ...errors import UserError
 from ...pipeline.statistics import Comparison, compare
 from ..run.latest import RUNS
 from ..run.results import RunResults, read_results
-from ..run.run import RunSummary
-from .result_tables import NOT_TESTED, comparison_table, flat, identity, marks
-from .table import Table, interval_text
+from ..run.summary import RunSummary
+from ..score_text import interval_text
+from .result_tables import NOT_TESTED, comparison_table, flat, identity, mark_names
+from .table import Table
 
 
 def read_probe(results: RunResults) -> RunResults | None:
-    """Read the frozen probe that a fine-tuned run names.
-
-    It is looked for beside the run, then where runs are by default.
-
-    Parameters
-    ----------
-    results : RunResults
-        Any run.
+    """Read the frozen probe that a fine-tuned run names, beside the run or among the default runs.
 
     Returns
     -------
     RunResults or None
-        None if the run is not fine-tuned, names no probe, or what it names cannot be read or is
-        no probe of it, as :func:`is_probe` tells.
+        None if the run is not fine-tuned, names no probe, or the probe cannot be read or is of
+        another run, see :func:`is_probe`.
     """
-    if not results.summary.trained or results.summary.probe is None:
+    if not results.summary.finetuned_head or results.summary.probe is None:
         return None
     for folder in (results.run.resolve().parent, RUNS):
         with contextlib.suppress(UserError):
@@ -41,32 +35,21 @@ def read_probe(results: RunResults) -> RunResults | None:
 
 
 def from_scratch(summary: RunSummary) -> bool:
-    """Say whether what was trained began without weights: it has no frozen probe of its own."""
+    """Return whether the training began without weights: there is no frozen probe then."""
     return summary.encoder.get("weights_sha256") == ""
 
 
 def is_probe(other: RunResults, results: RunResults) -> bool:
-    """Say whether a run is a frozen probe of a fine-tuned one.
+    """Return whether a run is a frozen probe of a fine-tuned one.
 
-    Parameters
-    ----------
-    other : RunResults
-        What may be the probe.
-    results : RunResults
-        Any run.
-
-    Returns
-    -------
-    bool
-        Whether ``results`` is fine-tuned and ``other`` is not, both predict the same labels of
-        the same clips with the same folds, and both began with the same weights. A network that
-        was trained from scratch began with none: any encoder may stand beside it.
+    Both must predict the same labels of the same clips in the same folds, and begin with the same
+    weights; any encoder may stand beside a network that was trained from scratch.
     """
     ours, theirs = (run.summary.encoder.get("weights_sha256") for run in (results, other))
     same_weights = ours is not None and ours == theirs
     return (
-        results.summary.trained is not None
-        and other.summary.trained is None
+        results.summary.finetuned_head is not None
+        and other.summary.finetuned_head is None
         and (same_weights or from_scratch(results.summary))
         and _tested(other) == _tested(results)
     )
@@ -75,35 +58,29 @@ def is_probe(other: RunResults, results: RunResults) -> bool:
 def against_probe(results: RunResults, probe: RunResults) -> tuple[Comparison, ...]:
     """Compare a fine-tuned run with each head of its probe, over speakers.
 
-    Parameters
-    ----------
-    results, probe : RunResults
-        Of which :func:`is_probe` says that they belong together.
-
     Returns
     -------
     tuple of Comparison
-        A positive difference is a gain of training. Without p-values if one of the two is marked,
-        as inflated or otherwise, and the other is not in the same way.
+        A positive difference is a gain of training. Without p-values if the two have different
+        marks.
     """
-    ours = _trained(results)
-    heads = {ours: results.by_speaker(ours)}
-    heads |= {head: probe.by_speaker(head) for head in probe.heads}
-    pairs = [(ours, head) for head in probe.heads]
-    found = compare(heads, results.measure, pairs=pairs)
-    if marks(results.summary) == marks(probe.summary):
-        return found
-    return tuple(replace(each, p=math.nan, p_holm=math.nan) for each in found)
+    ours = _finetuned_head(results)
+    sums = {ours: results.by_speaker(ours)}
+    sums |= {head: probe.by_speaker(head) for head in probe.heads}
+    comparisons = compare(sums, results.measure, pairs=[(ours, head) for head in probe.heads])
+    if mark_names(results.summary) == mark_names(probe.summary):
+        return comparisons
+    return tuple(replace(each, p=math.nan, p_holm=math.nan) for each in comparisons)
 
 
-def probe_table(results: RunResults, probe: RunResults, found: Sequence[Comparison]) -> Table:
+def probe_table(results: RunResults, probe: RunResults, comparisons: Sequence[Comparison]) -> Table:
     """Return the score of a fine-tuned run beside those of its probe, and the paired tests.
 
     Parameters
     ----------
     results, probe : RunResults
-        Of which :func:`is_probe` says that they belong together.
-    found : sequence of Comparison
+        For which :func:`is_probe` holds.
+    comparisons : sequence of Comparison
         From :func:`against_probe`.
 
     Returns
@@ -111,34 +88,34 @@ def probe_table(results: RunResults, probe: RunResults, found: Sequence[Comparis
     Table
         A row for the fine-tuned run and for each head of the probe; a record for each pair.
     """
-    measure = results.measure
-    ours = _trained(results)
+    measure, key = results.measure, results.measure.key
+    ours = _finetuned_head(results)
     trained = results.scores(ours)
     scores = {head: probe.scores(head) for head in probe.heads}
     members = {head: {**identity(probe.summary), "head": head} for head in probe.heads}
     members[ours] = {**identity(results.summary), "head": ours}
-    tests = comparison_table(found, "", members, len(results.summary.clusters), measure)
-    how, its = (
-        (f"{ours} from scratch", "a") if from_scratch(results.summary) else ("fine-tuned", "its")
-    )
-    marked = f" ({told})" if (told := marks(probe.summary)) else ""
-    untested = f" {NOT_TESTED}" if told != marks(results.summary) else ""
+    tests = comparison_table(comparisons, "", members, len(results.summary.clusters), measure)
+    is_new = from_scratch(results.summary)
+    row_name, article = (f"{ours} from scratch", "a") if is_new else ("fine-tuned", "its")
+    marks = mark_names(probe.summary)
+    suffix = f" ({marks})" if marks else ""
+    untested = f" {NOT_TESTED}" if marks != mark_names(results.summary) else ""
     return replace(
         tests,
         name="probe",
-        title=f"Beside {its} frozen probe",
+        title=f"Beside {article} frozen probe",
         header=("", f"{measure.title} [95 %]", *tests.header[1:]),
         rows=(
-            (how, interval_text(trained[measure.key], measure), "", "", ""),
+            (row_name, interval_text(trained[key], measure), "", "", ""),
             *(
-                (f"frozen {head}{marked}", interval_text(scores[head][measure.key], measure), *row)
+                (f"frozen {head}{suffix}", interval_text(scores[head][key], measure), *row)
                 for head, (_, *row) in zip(probe.heads, tests.rows, strict=True)
             ),
         ),
-        note=f"Difference: {how} less frozen. {tests.note}{untested} Frozen probe: "
+        note=f"Difference: {row_name} less frozen. {tests.note}{untested} Frozen probe: "
         f"{probe.run.name}, of {probe.summary.encoder['encoder']}.",
-        # What is resolved is the difference, not the score that is put in before it.
-        marked=frozenset((row + 1, column + 1 if column else 0) for row, column in tests.marked),
+        # The difference is resolved, not the score that is inserted before it.
+        bold=frozenset((row + 1, column + 1 if column else 0) for row, column in tests.bold),
         records=tuple(
             record
             | {f"first_{name}": value for name, value in flat(trained).items()}
@@ -148,17 +125,17 @@ def probe_table(results: RunResults, probe: RunResults, found: Sequence[Comparis
     )
 
 
-def _trained(results: RunResults) -> str:
-    head = results.summary.trained
+def _finetuned_head(results: RunResults) -> str:
+    head = results.summary.finetuned_head
     assert head is not None
     return head
 
 
 def _tested(results: RunResults) -> tuple[object, ...]:
-    """Return all that must agree: the split, the labels, and of each clip its label and fold."""
+    """Return what must agree: split, task and labels, and label and fold of each clip."""
     summary, clips = results.summary, results.clips
     if "fold" not in clips:
-        return (results.run,)  # damaged: like no other
+        return (results.run,)  # damaged: equal to no other
     columns = (clips[name].tolist() for name in ("path", "speaker", "label", "fold"))
     rows = sorted(zip(*columns, strict=True))
     return summary.split, summary.task, list(summary.labels), rows

@@ -1,4 +1,4 @@
-"""The report as one page: no network, no script, everything inside it but the clips' audio."""
+"""The report as one HTML page: no network, no script, everything inside but the clips' audio."""
 
 import base64
 import math
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
-from ..models.prediction import score_columns
+from ..run.csv_files import NESTED, predictions_name, read_table
 from ..run.results import RunResults
-from ..run.run import NESTED, predictions_name, read_table
+from ..score_columns import score_columns
 from .figures import Picture
 from .report import Report, made_by
 
 HARDEST = 20
-#: At which the text of a figure is as large as that around it.
+#: Resolution at which the text of a figure is as large as that around it.
 PIXELS_PER_INCH = 84
 
 
@@ -25,12 +25,11 @@ class HardClip:
     Attributes
     ----------
     path, speaker, truth, predicted : str
-        Which, and what was said of it.
+        The clip and its prediction.
     margin : float
-        By how much the best other label scored higher than the truth, or by how much the rating
-        was off.
+        By how much the best other label scored higher than the truth, or the error of the rating.
     address : str
-        Of its audio on this machine; empty if it is not there.
+        URL of its audio on this machine; empty if the file does not exist.
     """
 
     path: str
@@ -42,7 +41,7 @@ class HardClip:
 
 
 def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> list[HardClip]:
-    """Find the clips that a head got wrong most surely.
+    """Find the clips with the most confident errors.
 
     Parameters
     ----------
@@ -58,33 +57,36 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
     list of HardClip
         At most twenty, the hardest first.
     """
-    found = []
     path = results.run / predictions_name(head)
     labels = results.summary.labels
     columns = dict(zip(labels, score_columns(labels), strict=True))
+    wrong = []
     for row in read_table(results.run, predictions_name(head), results.summary):
         if row["layer"] != NESTED or row["truth"] == row["predicted"]:
             continue
-        if results.summary.labels:
-            # Earlier versions named the columns otherwise.
-            scores = {
+        if labels:
+            scores = {  # earlier versions had other names of columns
                 label: _number(row.get(column, row.get(f"score {label}")), path)
                 for label, column in columns.items()
             }
             true = scores.pop(row["truth"])
             margin = max(scores.values()) - true
         else:
-            truth, said = (_number(row[column], path) for column in ("truth", "predicted"))
-            margin = abs(truth - said)
-            row |= {"truth": f"{truth:.2f}", "predicted": f"{said:.2f}"}
-        found.append((-margin, row["path"], row))
-    hardest = []
-    for below, name, row in sorted(found, key=lambda each: each[:2])[:HARDEST]:
-        address = _address(audio, name) if audio else ""
-        hardest.append(
-            HardClip(name, row["speaker"], row["truth"], row["predicted"], -below, address)
+            truth, predicted = (_number(row[column], path) for column in ("truth", "predicted"))
+            margin = abs(truth - predicted)
+            row |= {"truth": f"{truth:.2f}", "predicted": f"{predicted:.2f}"}
+        wrong.append((-margin, row["path"], row))
+    return [
+        HardClip(
+            name,
+            row["speaker"],
+            row["truth"],
+            row["predicted"],
+            -negative_margin,
+            _address(audio, name) if audio else "",
         )
-    return hardest
+        for negative_margin, name, row in sorted(wrong, key=lambda each: each[:2])[:HARDEST]
+    ]
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,11 @@ class HardClips:
     Attributes
     ----------
     head : str
-        Whose.
+        The head.
     clips : sequence of HardClip
         The hardest first.
     audio : Path or None
-        The folder of the clips, if it was given.
+        The folder of the clips, if given.
     """
 
     head: str
@@ -107,33 +109,25 @@ class HardClips:
 
 
 def render_page(
-    title: str,
-    report: Report,
-    pictures: Mapping[str, Picture],
-    hardest: HardClips | None = None,
+    title: str, report: Report, pictures: Mapping[str, Picture], hardest: HardClips | None = None
 ) -> str:
-    """Return the page.
+    """Return the page as HTML.
 
     Parameters
     ----------
     title : str
-        What it is about.
+        Its title.
     report : Report
-        What is said.
+        Its content.
     pictures : mapping of str to Picture
         From :func:`~serpipe.artifacts.report.figures.save_figures`.
     hardest : HardClips, optional
-        Clips to list, and to hear.
-
-    Returns
-    -------
-    str
-        HTML.
+        Clips to list, and to play.
     """
     from jinja2 import Environment, StrictUndefined
 
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    # Names come from files of others: everything is escaped.
+    # Names come from outside: everything is escaped.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     page: str = environment.from_string(template).render(
         title=title,
@@ -153,7 +147,7 @@ def render_page(
 
 
 def _address(folder: Path, path: str) -> str:
-    """Return the address of a clip inside the folder; a path that leads out of it has none."""
+    """Return the URL of a clip inside the folder; empty for a path that leads out of it."""
     root = folder.resolve()
     file = (root / path).resolve()
     return file.as_uri() if file.is_relative_to(root) and file.is_file() else ""
@@ -163,5 +157,5 @@ def _number(text: str | None, path: Path) -> float:
     try:
         value = float(text) if text else math.nan
     except ValueError:
-        raise UserError(f"{path}: {text!r} is no score; expected a number; fit again") from None
+        raise UserError(f"{path}: the score {text!r} is not a number; fit again") from None
     return -math.inf if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Write all that a report leaves: in the folder of its run, or in one of its own."""
+"""Write tables, figures and pages: into the folder of a run, or elsewhere."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from .report import Report, write_report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: What tables and figures of a report can be called, besides the confusion matrices of heads.
+#: Names of tables and figures of reports, besides those that belong to a head.
 REPORTED = frozenset(
     {"nested", "probe", "baselines", "comparisons", "layers", "classes", "groups", "speakers",
      "few-speakers", "confusion", "runs"}
@@ -33,11 +33,11 @@ def publish(
     results : RunResults
         The run.
     report : Report
-        What is said of it.
+        Its report.
     audio : Path, optional
-        The folder of the clips, to hear the hardest in the page.
+        The folder of the clips, to play the hardest in the page.
     out : Path, optional
-        Where to; ``RUN/report``, and the cards into the bundles, by default. With it, nothing is
+        The folder; by default ``RUN/report``, with the cards in the bundles. With it, nothing is
         written into the run.
 
     Returns
@@ -61,29 +61,14 @@ def publish(
     )
     for head in results.heads:
         bundle = results.run / "bundles" / head
-        if bundle.is_dir():  # labels that were shuffled leave none
+        if bundle.is_dir():  # there is none for shuffled labels
             path = out / f"card-{head}.md" if out else bundle / "README.md"
             write_text(path, card(results, head, read_bundle_summary(bundle)))
     return page
 
 
 def publish_comparison(folder: Path, compared: RunsCompared, report: Report) -> Path:
-    """Write tables, figures and the page of compared runs.
-
-    Parameters
-    ----------
-    folder : Path
-        Where to.
-    compared : RunsCompared
-        What to draw.
-    report : Report
-        What is said of it.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
+    """Write tables, figures and the page of compared runs, and return the page."""
     title = f"{len(compared.titles)} runs compared: {', '.join(compared.names)}"
     return _write(folder, title, report, draw_comparison(compared))
 
@@ -103,7 +88,7 @@ def _write(
 
 
 def _remove_earlier(folder: Path, names: Collection[str]) -> None:
-    """Remove tables and figures of an earlier report that this one does not have."""
+    """Remove tables and figures of an earlier report that this one lacks."""
     if not (folder / "results.json").is_file():
         return
     for path in folder.iterdir():

@@ -1,23 +1,22 @@
-"""What a report of runs says: its tables, its notes, and what must be said with every number."""
+"""The report of a run: its tables, notes and checks; and how reports are written."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...display import data_frame, text_table
 from ...errors import UserError, counted
 from ...files import write_text
-from ...pipeline.folds import NOTHING_TRAINED
 from ...pipeline.heads import BEST, HEADS
-from ...pipeline.holdout import holds_out
 from ...pipeline.measures import MEASURES
 from ...pipeline.nuisance import ALL_OF_THEM
 from ...pipeline.statistics import FEWEST_SPEAKERS, compare
 from ..models.outputs import SOFTMAX
 from ..run.results import RunResults
-from ..run.run import RunSummary
+from ..run.summary import RunSummary
+from ..score_text import interval_text, p_text
 from .baselines import baseline_table
 from .checks import Check, grave, run_checks
 from .frozen_probe import against_probe, probe_table, read_probe
@@ -30,10 +29,9 @@ from .result_tables import (
     layers_table,
     nested_table,
     nuisance_table,
-    p_text,
     speakers_table,
 )
-from .table import Table, as_csv_file, as_latex, as_markdown, escape_markdown, interval_text
+from .table import Table, as_csv_file, as_latex, as_markdown, escape_markdown
 
 TEST_NOTE = (
     "p: two-sided permutation test of the difference that is shown: the two sets of predictions of "
@@ -53,20 +51,20 @@ LONG = ("confusion", "speakers")
 
 @dataclass(frozen=True)
 class Report:
-    """What is printed and written.
+    """A report, to be printed and written.
 
     Attributes
     ----------
     facts : tuple of (str, str)
-        What stands above: corpus, encoder, split.
+        Above the tables: corpus, encoder, split.
     warnings : tuple of str
-        What must be said with every number.
+        Shown with every number.
     tables : tuple of Table
-        In the order in which they are read.
+        In reading order.
     notes : tuple of str
-        What stands below.
+        Below the tables.
     checks : tuple of Check
-        What was found wrong, or is to be known.
+        Findings about the run.
     provenance : tuple of mapping
         Command, versions and machine of each run.
     folder : Path or None
@@ -86,7 +84,7 @@ class Report:
         return markdown(self)
 
     def __repr__(self) -> str:
-        """Return the first table, and all warnings; all of it is Markdown by ``print``."""
+        """Return the first table and all warnings."""
         first = self.tables[0]
         others = ", ".join(table.name for table in self.tables[1:])
         return "\n".join(
@@ -100,7 +98,7 @@ class Report:
         )
 
     def to_pandas(self, table: str | None = None) -> Any:
-        """Return the records of a table as a data frame of pandas, in full precision.
+        """Return the records of a table as a pandas data frame, in full precision.
 
         Parameters
         ----------
@@ -118,7 +116,7 @@ class Report:
         """
         tables = {each.name: each for each in self.tables}
         if table is not None and table not in tables:
-            raise UserError(f"table {table!r}: is not in the report; expected {', '.join(tables)}")
+            raise UserError(f"table {table!r}: is not in the report; choose {', '.join(tables)}")
         return data_frame((self.tables[0] if table is None else tables[table]).records)
 
     def _repr_markdown_(self) -> str:
@@ -139,11 +137,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     results : RunResults
         From :func:`~serpipe.artifacts.run.results.read_results`.
     baseline : bool
-        Whether published results stand beside it, where there are any that may.
-
-    Returns
-    -------
-    Report
+        Whether to add comparable published results, if there are any.
     """
     summary = results.summary
     tables = [nested_table(results)]
@@ -151,8 +145,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     warnings = list(summary.warnings)
     probe = read_probe(results)
     if probe:
-        found = against_probe(results, probe)
-        tables.append(probe_table(results, probe, found))
+        tables.append(probe_table(results, probe, against_probe(results, probe)))
         notes.append(TEST_NOTE)
         of_probe = [each for each in probe.summary.warnings if each not in warnings]
         warnings += [f"frozen probe: {warning}" for warning in of_probe]
@@ -162,13 +155,11 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         notes += [] if published.rows else [_NO_BASELINE]
     if len(results.heads) > 1:
         heads = {head: results.by_speaker(head) for head in results.heads}
-        members = {head: {**identity(summary), "head": head} for head in heads}
-        title = f"Heads compared, {results.kind}"
         tables.append(
             comparison_table(
                 compare(heads, results.measure),
-                title,
-                members,
+                f"Heads compared, {results.result_kind}",
+                {head: {**identity(summary), "head": head} for head in heads},
                 len(summary.clusters),
                 results.measure,
             )
@@ -181,7 +172,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
     if results.nuisance:
         tables.append(nuisance_table(results))
-    if summary.split != NOTHING_TRAINED:  # there is no layer to look at
+    if summary.split_kind.trains:  # else there are no layers
         tables.append(layers_table(results))
     if summary.labels:
         tables.append(classes_table(results))
@@ -193,14 +184,14 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
     return Report(
         facts(summary),
         tuple(warnings),
-        tuple(_flagged(table, grave(checks)) for table in tables),
+        tuple(_with_warnings(table, grave(checks)) for table in tables),
         tuple(notes),
         checks,
         (summary.provenance, *((probe.summary.provenance,) if probe else ())),
     )
 
 
-def _flagged(table: Table, lines: Sequence[str]) -> Table:
+def _with_warnings(table: Table, lines: Sequence[str]) -> Table:
     """Add lines to the warnings of all records of a table."""
     records = tuple(
         {**record, "warning": "; ".join(filter(None, [record["warning"], *lines]))}
@@ -212,32 +203,29 @@ def _flagged(table: Table, lines: Sequence[str]) -> Table:
 
 
 def headline(results: RunResults) -> tuple[str, ...]:
-    """Return what a run found in a few lines.
+    """Return the result of a run in a few lines.
 
-    What was merged, left out or assumed; the first score of each head; all warnings; and the checks
-    that are more than notes.
+    Merged and dropped labels, assumptions, the first score of each head, all warnings, and the
+    checks that are more than notes.
     """
-    summary = results.summary
+    summary, measure = results.summary, results.measure
     lines = [f"note     {assumption}" for assumption in summary.assumptions]
     if summary.changes:
         lines.insert(0, f"target   {summary.target}: {', '.join(summary.changes)}")
     for head in results.heads:
-        measure = results.measure
         first = interval_text(results.scores(head)[measure.key], measure)
         p = p_text(results.p_against_chance(head))
         lines.append(
             f"{head:<10} {measure.title} {first}, "
             + (f"p against chance {p}, " if p else "")
-            + f"{results.kind}, {results.summary.split_title}"
+            + f"{results.result_kind}, {summary.split_title}"
         )
     if results.nuisance:
         scores = results.nuisance_scores()
         title = max(scores, key=lambda name: scores[name].value)
         seen = "format, duration and loudness" if title == ALL_OF_THEM else title
-        lines.append(
-            f"{'nuisance':<10} {results.measure.title} "
-            f"{interval_text(scores[title], results.measure)}, from {seen} alone, same folds"
-        )
+        score = interval_text(scores[title], measure)
+        lines.append(f"{'nuisance':<10} {measure.title} {score}, from {seen} alone, same folds")
     return (
         *lines,
         *(f"WARNING: {warning}" for warning in summary.warnings),
@@ -248,23 +236,16 @@ def headline(results: RunResults) -> tuple[str, ...]:
 def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
     """Write a report as Markdown and JSON, and each table as CSV and LaTeX.
 
-    Parameters
-    ----------
-    folder : Path
-        Where to.
-    report : Report
-        What to write.
-
     Returns
     -------
     tuple of Path
-        What was written, the Markdown first.
+        The files, the Markdown first.
     """
     texts = {"report.md": markdown(report), "results.json": as_json(report)}
     texts |= {f"{table.name}.csv": as_csv_file(table) for table in report.tables}
-    about = [*(f"{name}: {value}" for name, value in report.facts), *report.notes]
+    comments = [*(f"{name}: {value}" for name, value in report.facts), *report.notes]
     texts |= {
-        f"{table.name}.tex": as_latex(table, (*report.warnings, *grave(report.checks)), about)
+        f"{table.name}.tex": as_latex(table, (*report.warnings, *grave(report.checks)), comments)
         for table in report.tables
     }
     for name, text in texts.items():
@@ -293,7 +274,7 @@ def markdown_table(table: Table) -> str:
 
 def check_line(check: Check) -> str:
     """Return a check in one line."""
-    return f"{check.code} {check.severity}: {check.found}; {check.advice}"
+    return f"{check.code} {check.severity}: {check.finding}; {check.advice}"
 
 
 def as_json(report: Report) -> str:
@@ -301,7 +282,7 @@ def as_json(report: Report) -> str:
     content = {
         "facts": dict(report.facts),
         "warnings": report.warnings,
-        "checks": [asdict(check) for check in report.checks],
+        "checks": [check.as_dict() for check in report.checks],
         "notes": report.notes,
         "provenance": report.provenance,
         "tables": {table.name: table.json_records for table in report.tables},
@@ -310,19 +291,19 @@ def as_json(report: Report) -> str:
 
 
 def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
-    """Return what stands above the tables of a run."""
+    """Return the lines above the tables of a run."""
     encoder = summary.encoder
     changes = f" ({', '.join(summary.changes)})" if summary.changes else ""
-    what = f"{len(summary.labels)} labels" if summary.labels else "ratings"
-    facts = [
+    kind = f"{len(summary.labels)} labels" if summary.labels else "ratings"
+    tested = " (those that were tested)" if summary.split_kind.holds_out else ""
+    return (
         *((("name", summary.given_name),) if summary.given_name else ()),
         (
             "corpus",
             f"{summary.corpus}: {counted(summary.clips, 'clip')}, "
-            f"{counted(len(summary.speakers), 'speaker')}"
-            + (" (those that were tested)" if holds_out(summary.split) else ""),
+            f"{counted(len(summary.speakers), 'speaker')}{tested}",
         ),
-        ("target", f"{summary.target}, {what}{changes}"),
+        ("target", f"{summary.target}, {kind}{changes}"),
         *_agreement(summary),
         (
             "encoder",
@@ -332,20 +313,19 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         ("split", summary.split_title),
         *((("assumed", "; ".join(summary.assumptions)),) if summary.assumptions else ()),
         ("chosen", summary.inner),
-    ]
-    return tuple(facts)
+    )
 
 
 def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:
-    """Say how far the raters agreed: no head can be expected to agree with them more."""
-    told = summary.agreement
-    if not told or told["icc_1"] is None:
+    """Return how far the raters agreed, which bounds the agreement of any head with them."""
+    agreement = summary.agreement
+    if not agreement or agreement["icc_1"] is None:
         return ()
     return (
         (
             "raters",
-            f"{told['raters']:g}, agreement {told['kind']}: {told['icc_1']:.2f} for one, "
-            f"{told['icc_k']:.2f} for their mean, over {told['clips']} clips",
+            f"{agreement['raters']:g}, agreement {agreement['kind']}: {agreement['icc_1']:.2f} for "
+            f"one, {agreement['icc_k']:.2f} for their mean, over {agreement['clips']} clips",
         ),
     )
 
@@ -353,38 +333,37 @@ def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:
 def made_by(report: Report) -> tuple[str, ...]:
     """Return the command and the versions that made each run, a line each."""
     return tuple(
-        f"Made by `{told.get('command', '')}` with "
-        + ", ".join(f"{name} {version}" for name, version in told.get("versions", {}).items())
-        for told in report.provenance
+        f"Made by `{each.get('command', '')}` with "
+        + ", ".join(f"{name} {version}" for name, version in each.get("versions", {}).items())
+        for each in report.provenance
     )
 
 
 def probability_notes(summary: RunSummary) -> list[str]:
-    """Say of each head whether the probabilities that it predicts with are calibrated."""
+    """Return a note on the calibration of each head's probabilities."""
     if not summary.labels:
         return []
     notes = []
-    for name, told in summary.heads.items():
-        head = HEADS.get(str(told.final["head"]) if name == BEST else name)
-        if head or "softmax" in told.scores_are:  # else of a package that is not installed here
+    for name, fitted in summary.heads.items():
+        head = HEADS.get(str(fitted.final["head"]) if name == BEST else name)
+        # None: a model, or a head of a package that is not installed here.
+        if head or "softmax" in fitted.scores_are:
             notes.append(f"Probabilities of {name}: {head.probabilities_are if head else SOFTMAX}.")
     return notes
 
 
 def score_note(summary: RunSummary, *, chance: bool = True) -> str:
-    """Say what the scores are, and, for one run, what chance would give."""
+    """Return the definition of the scores, and, for one run, chance."""
     few = len(summary.clusters) < FEWEST_SPEAKERS
-    over = f"{summary.group}s"
-    intervals_are = "" if few else f"; 95 % intervals by the jackknife over {over}, Student's t"
+    units = f"{summary.group}s"
     measure = MEASURES[summary.task]
-    first = measure.definition + (
-        f", chance {100 / len(summary.labels):.1f}." if chance and summary.labels else "."
-    )
-    alone = (
-        f" {len(summary.clusters)} {over} are too few for an interval: see each speaker."
+    scale = "Scores in %" if measure.in_percent else "Scores"
+    predictions = f"{'out-of-fold ' if summary.split_kind.trains else ''}predictions"
+    method = "" if few else f"; 95 % intervals by the jackknife over {units}, Student's t"
+    level = f", chance {100 / len(summary.labels):.1f}" if chance and summary.labels else ""
+    too_few = (
+        f" {len(summary.clusters)} {units} are too few for an interval: see each speaker."
         if few
         else ""
     )
-    unit = "Scores in %" if measure.in_percent else "Scores"
-    which = "" if summary.split == NOTHING_TRAINED else "out-of-fold "
-    return f"{unit}, over all {which}predictions{intervals_are}. {first}{alone}"
+    return f"{scale}, over all {predictions}{method}. {measure.definition}{level}.{too_few}"

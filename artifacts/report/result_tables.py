@@ -1,4 +1,4 @@
-"""The tables of a report."""
+"""The tables of a report on one run."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import counted
-from ...pipeline.folds import NOTHING_TRAINED
 from ...pipeline.measures import Measure
 from ...pipeline.permutation import least_swap_p
 from ...pipeline.statistics import (
@@ -20,10 +19,11 @@ from ...pipeline.statistics import (
     recall_intervals,
 )
 from ..run.results import RunResults, chosen
-from ..run.run import RunSummary
-from .table import Table, interval_text, percent_interval, score_text
+from ..run.summary import RunSummary
+from ..score_text import difference_text, interval_text, p_text, percent_interval, score_text
+from .table import Table
 
-#: A difference whose corrected p is below is called one.
+#: Corrected p below which a difference is called resolved.
 RESOLVED = 0.05
 NOT_TESTED = "Without p: not tested, as one of the two is marked and the other is not."
 _NO_INTERVAL = (
@@ -32,13 +32,13 @@ _NO_INTERVAL = (
 )
 
 
-def marks(summary: RunSummary) -> str:
-    """Return how a run is marked, such as ``"INFLATED"``; runs marked alike can be tested."""
-    return ", ".join(warning.partition(":")[0] for warning in summary.warnings)
+def mark_names(summary: RunSummary) -> str:
+    """Return the marks of a run, such as ``"INFLATED"``; only runs with equal marks are tested."""
+    return ", ".join(mark.name for mark in summary.marks)
 
 
 def identity(summary: RunSummary) -> dict[str, Any]:
-    """Return what a row of a CSV file needs to stand for itself."""
+    """Return the columns of a CSV file that identify a run."""
     return {
         "name": summary.given_name,
         "corpus": summary.corpus,
@@ -55,34 +55,37 @@ def identity(summary: RunSummary) -> dict[str, Any]:
 
 
 def flat(scores: Mapping[str, Interval]) -> dict[str, float]:
-    """Return scores and their limits under the names that CSV columns have."""
+    """Return scores and the limits of their intervals under the names of CSV columns."""
     return {
         f"{name}{suffix}": value
-        for name, found in scores.items()
-        for suffix, value in (("", found.value), ("_low", found.low), ("_high", found.high))
+        for name, interval in scores.items()
+        for suffix, value in (
+            ("", interval.value),
+            ("_low", interval.low),
+            ("_high", interval.high),
+        )
     }
 
 
 def has_intervals(results: RunResults) -> bool:
-    """Say whether there are speakers enough."""
+    """Return whether there are enough speakers for intervals."""
     return len(results.summary.clusters) >= FEWEST_SPEAKERS
 
 
 def _interval_note(results: RunResults, shown: Iterable[Interval], note: str) -> str:
-    """Return a note if a defined score has no interval although there are speakers enough."""
+    """Return a note if a defined score has no interval although there are enough speakers."""
     missing = any(math.isnan(each.low) and not math.isnan(each.value) for each in shown)
     return note if missing and has_intervals(results) else ""
 
 
 def nested_table(results: RunResults) -> Table:
-    """Return the headline: the scores of each head, a test against chance, and what was chosen."""
-    heads = results.heads
-    measure = results.measure
+    """Return the headline: the scores of each head, a test against chance, and the choices."""
+    heads, measure = results.heads, results.measure
     scores = {head: results.scores(head) for head in heads}
     p = {head: results.p_against_chance(head) for head in heads}
     shown = [each for head in heads for each in scores[head].values()]
-    trained = results.summary.split != NOTHING_TRAINED
-    choices = {head: chosen(results.summary.heads[head]) if trained else {} for head in heads}
+    trains = results.summary.split_kind.trains
+    choices = {head: chosen(results.summary.heads[head]) if trains else {} for head in heads}
     rows = [
         (title, *(interval_text(scores[head][key], measure) for head in heads))
         for title, key in measure.scores.items()
@@ -90,33 +93,29 @@ def nested_table(results: RunResults) -> Table:
     if not all(map(math.isnan, p.values())):
         rows.append(("p against chance", *(p_text(p[head]) for head in heads)))
     for name in dict.fromkeys(name for head in heads for name in choices[head]):
-        told = (
+        cells = (
             ", ".join(f"{value} ({n})" for value, n in choices[head][name].most_common())
             if name in choices[head]
             else ""
             for head in heads
         )
-        rows.append((f"{name} (folds)", *told))
+        rows.append((f"{name} (folds)", *cells))
     first = [_or_least(scores[head][measure.key].value) for head in heads]
     # Bold marks one of several: a single head is neither better nor worse.
     several = len(heads) > 1
     best = [n for n, value in enumerate(first, 1) if several and value == max(first)]
+    notes = (
+        f"Bold: the highest {measure.title}." if best else "",
+        _interval_note(results, shown, _NO_INTERVAL),
+    )
+    title = "Nested result" if results.result_kind == "nested" else f"Result, {results.result_kind}"
     return Table(
         "nested",
-        ("Nested result" if results.kind == "nested" else f"Result, {results.kind}")
-        + ("" if all(math.isnan(each.low) for each in shown) else " [95 % interval]"),
+        title + ("" if all(math.isnan(each.low) for each in shown) else " [95 % interval]"),
         ("", *heads),
         tuple(rows),
-        note=" ".join(
-            filter(
-                None,
-                (
-                    f"Bold: the highest {measure.title}." if best else "",
-                    _interval_note(results, shown, _NO_INTERVAL),
-                ),
-            )
-        ),
-        marked=frozenset((0, column) for column in best),
+        note=" ".join(filter(None, notes)),
+        bold=frozenset((0, column) for column in best),
         records=tuple(
             {
                 **identity(results.summary),
@@ -147,47 +146,41 @@ def nuisance_table(results: RunResults) -> Table:
         "the corpus with columns such as session, on the folds of the run. Duration and loudness "
         "carry emotion, too; a sampling rate does not.",
         records=tuple(
-            {
-                **identity(summary),
-                "baseline": title,
-                **flat({measure.key: score}),
-                "chance": chance,
-            }
+            {**identity(summary), "baseline": title, **flat({measure.key: score}), "chance": chance}
             for title, score in scores.items()
         ),
     )
 
 
 def layers_table(results: RunResults) -> Table:
-    """Return the score of each layer held fixed; no layer is called better than it was shown."""
+    """Return the score of each layer held fixed; no layer is called better than the tests show."""
     heads, layers, measure = results.heads, results.summary.layers, results.measure
     counts = {(layer, head): results.by_speaker(head, layer) for layer in layers for head in heads}
-    scores = {key: intervals(found, measure) for key, found in counts.items()}
+    scores = {key: intervals(sums, measure) for key, sums in counts.items()}
     best = {
         head: max(layers, key=lambda layer: _or_least(scores[layer, head][measure.key].value))
         for head in heads
     }
-    level = set()
+    unresolved = set()
     for head in heads:
-        others = [(best[head], layer) for layer in layers if layer != best[head]]
+        pairs = [(best[head], layer) for layer in layers if layer != best[head]]
         of_head = {layer: counts[layer, head] for layer in layers}
-        for each in compare(of_head, measure, pairs=others):
-            if not each.p_holm < RESOLVED:  # of NaN, with few speakers, nothing is resolved
-                level.add((each.second, head))
+        for each in compare(of_head, measure, pairs=pairs):
+            if not each.p_holm < RESOLVED:  # with NaN, for few speakers, nothing is resolved
+                unresolved.add((each.second, head))
 
     def cell(key: tuple[str, str]) -> str:
         text = interval_text(scores[key][measure.key], measure)
-        return f"≈ {text}" if key in level else text
+        return f"≈ {text}" if key in unresolved else text
 
+    several = len(layers) > 1
     note = (
-        ""
-        if len(layers) == 1
-        else (
-            "Bold: the best row of each head. It is not a result: to take it is to choose on the "
-            "test speakers."
-        )
+        "Bold: the best row of each head. It is not a result: to take it is to choose on the "
+        "test speakers."
+        if several
+        else ""
     )
-    if level:
+    if unresolved:
         note += (
             f" ≈: not resolved from it, p (Holm) not below {RESOLVED}. It was picked among them: "
             "other rows, too, may be no worse."
@@ -198,11 +191,11 @@ def layers_table(results: RunResults) -> Table:
         ("layer", *heads),
         tuple((layer, *(cell((layer, head)) for head in heads)) for layer in layers),
         note=note,
-        marked=frozenset(
+        bold=frozenset(
             (row, column)
             for row, layer in enumerate(layers)
             for column, head in enumerate(heads, 1)
-            if layer == best[head] and len(layers) > 1
+            if layer == best[head] and several
         ),
         records=tuple(
             {
@@ -210,10 +203,10 @@ def layers_table(results: RunResults) -> Table:
                 "result": "descriptive",
                 "head": head,
                 "layer": layer,
-                **flat(found),
-                "below_best": layer != best[head] and (layer, head) not in level,
+                **flat(of_layer),
+                "below_best": layer != best[head] and (layer, head) not in unresolved,
             }
-            for (layer, head), found in scores.items()
+            for (layer, head), of_layer in scores.items()
         ),
     )
 
@@ -221,25 +214,25 @@ def layers_table(results: RunResults) -> Table:
 def classes_table(results: RunResults) -> Table:
     """Return the recall of each label."""
     summary, heads = results.summary, results.heads
-    found = {head: recall_intervals(results.by_speaker(head)) for head in heads}
+    recalls = {head: recall_intervals(results.by_speaker(head)) for head in heads}
     clips = [int((results.clips["label"] == label).sum()) for label in summary.labels]
     speakers = results.speakers_of_label
     return Table(
         "classes",
-        f"Recall of each label, {results.kind}",
+        f"Recall of each label, {results.result_kind}",
         (summary.target, "clips", "speakers", *heads),
         tuple(
             (
                 label,
                 str(clips[n]),
                 str(speakers[label]),
-                *(percent_interval(found[head][n]) for head in heads),
+                *(percent_interval(recalls[head][n]) for head in heads),
             )
             for n, label in enumerate(summary.labels)
         ),
         note=_interval_note(
             results,
-            [each for head in heads for each in found[head]],
+            [each for head in heads for each in recalls[head]],
             f"No interval: fewer than {FEWEST_SPEAKERS} speakers hold the label, or one or two of "
             "them hold most of its clips, or the recall is the same whichever speaker is left out.",
         ),
@@ -248,7 +241,7 @@ def classes_table(results: RunResults) -> Table:
                 **identity(summary),
                 "head": head,
                 "label": label,
-                **flat({"recall": found[head][n]}),
+                **flat({"recall": recalls[head][n]}),
                 "n": clips[n],
                 "label_speakers": speakers[label],
             }
@@ -268,8 +261,8 @@ def groups_table(results: RunResults) -> Table:
         counts = {head: groups[head][column, group] for head in heads}
         first = {head: intervals(counts[head], measure)[measure.key] for head in heads}
         shown += first.values()
-        rows_of = results.clips[column] == group
-        clips, labels = int(rows_of.sum()), n_labels(results, rows_of)
+        in_group = results.clips[column] == group
+        clips, labels = int(in_group.sum()), n_labels(results, in_group)
         chance = measure.chance(labels)
         rows.append(
             (
@@ -292,22 +285,18 @@ def groups_table(results: RunResults) -> Table:
             }
             for head in heads
         ]
+    notes = (
+        "Over the labels that occur in the group: compare two groups only where chance is the same."
+        if results.summary.labels
+        else "",
+        _interval_note(results, shown, _NO_INTERVAL),
+    )
     return Table(
         "groups",
-        f"{measure.title} by group of clips, {results.kind}",
+        f"{measure.title} by group of clips, {results.result_kind}",
         ("group", "clips", "chance", *heads),
         tuple(rows),
-        note=" ".join(
-            note
-            for note in (
-                "Over the labels that occur in the group: compare two groups only where chance is "
-                "the same."
-                if results.summary.labels
-                else "",
-                _interval_note(results, shown, _NO_INTERVAL),
-            )
-            if note
-        ),
+        note=" ".join(filter(None, notes)),
         records=tuple(records),
     )
 
@@ -315,41 +304,35 @@ def groups_table(results: RunResults) -> Table:
 def speakers_table(results: RunResults) -> Table:
     """Return the first score of each speaker."""
     heads, measure = results.heads, results.measure
-    counts = {head: results.counts(head) for head in heads}
+    scores = {
+        head: {
+            speaker: float(measure.first(sums)) for speaker, sums in results.counts(head).items()
+        }
+        for head in heads
+    }
     return Table(
         "speakers" if has_intervals(results) else "few-speakers",
-        f"{measure.title} of each speaker, {results.kind}",
+        f"{measure.title} of each speaker, {results.result_kind}",
         ("speaker", *heads),
         tuple(
-            (
-                speaker,
-                *(
-                    score_text(float(measure.first(counts[head][speaker])), measure)
-                    for head in heads
-                ),
-            )
-            for speaker in counts[heads[0]]
+            (speaker, *(score_text(scores[head][speaker], measure) for head in heads))
+            for speaker in scores[heads[0]]
         ),
         records=tuple(
-            {
-                **identity(results.summary),
-                "head": head,
-                "speaker": speaker,
-                measure.key: float(measure.first(count)),
-            }
+            {**identity(results.summary), "head": head, "speaker": speaker, measure.key: score}
             for head in heads
-            for speaker, count in counts[head].items()
+            for speaker, score in scores[head].items()
         ),
     )
 
 
 def confusion_table(results: RunResults) -> Table:
-    """Return who was taken for whom, in clips."""
+    """Return the confusion matrices, in clips."""
     labels = results.summary.labels
     counts = {head: results.by_speaker(head).sum(axis=0) for head in results.heads}
     return Table(
         "confusion",
-        f"Who was taken for whom, {results.kind}: rows are the truth, columns the prediction",
+        f"Confusion matrix, {results.result_kind}: rows are the truth, columns the prediction",
         ("head and truth", *labels),
         tuple(
             (f"{head} {label}", *map(str, row.tolist()))
@@ -372,34 +355,30 @@ def confusion_table(results: RunResults) -> Table:
 
 
 def comparison_table(
-    found: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
     title: str,
     members: Mapping[str, Mapping[str, Any]],
     n_speakers: int,
     measure: Measure,
 ) -> Table:
-    """Return paired comparisons as a table; those that are resolved are marked.
+    """Return paired comparisons as a table, with resolved ones in bold.
 
     Parameters
     ----------
-    found : sequence of Comparison
-        What was compared; one without a p was not tested.
+    comparisons : sequence of Comparison
+        The comparisons; one without a p was not tested.
     title : str
-        What stands above.
+        Title of the table.
     members : mapping of str to mapping
-        By the names that are compared: what identifies each in a CSV file, ``warning`` among it.
+        By compared name, its identifying columns of a CSV file, ``warning`` among them.
     n_speakers : int
-        Over how many speakers was tested.
+        Number of speakers of the tests.
     measure : Measure
         Whose first score is compared.
-
-    Returns
-    -------
-    Table
     """
-    tests = sum(not math.isnan(each.p) for each in found)
+    tests = sum(not math.isnan(each.p) for each in comparisons)
     note = f"Bold: resolved, p (Holm) below {RESOLVED}. The others may differ or not."
-    if any(math.isnan(each.difference.low) and not math.isnan(each.p) for each in found):
+    if any(math.isnan(each.difference.low) and not math.isnan(each.p) for each in comparisons):
         note += (
             " No interval: the difference rests on two speakers or fewer, or is the same whichever "
             "speaker is left out."
@@ -410,6 +389,21 @@ def comparison_table(
             f" With {counted(n_speakers, 'speaker')} and {counted(tests, 'test')} p (Holm) is at "
             f"least {p_text(least)}."
         )
+
+    def record(each: Comparison) -> dict[str, Any]:
+        first, second = members[each.first], members[each.second]
+        warnings = dict.fromkeys(str(member["warning"]) for member in (first, second))
+        return {
+            **{f"first_{name}": value for name, value in first.items()},
+            **{f"second_{name}": value for name, value in second.items()},
+            "difference": each.difference.value,
+            "low": each.difference.low,
+            "high": each.difference.high,
+            "p": each.p,
+            "p_holm": each.p_holm,
+            "warning": "; ".join(filter(None, warnings)),
+        }
+
     return Table(
         "comparisons",
         title,
@@ -417,61 +411,28 @@ def comparison_table(
         tuple(
             (
                 f"{each.first} - {each.second}",
-                _signed(each.difference, measure),
+                difference_text(each.difference, measure),
                 p_text(each.p),
                 p_text(each.p_holm),
             )
-            for each in found
+            for each in comparisons
         ),
         note=note,
-        marked=frozenset(
+        bold=frozenset(
             (row, column)
-            for row, each in enumerate(found)
+            for row, each in enumerate(comparisons)
             for column in range(4)
             if each.p_holm < RESOLVED
         ),
-        records=tuple(
-            {
-                **{f"first_{name}": value for name, value in members[each.first].items()},
-                **{f"second_{name}": value for name, value in members[each.second].items()},
-                "difference": each.difference.value,
-                "low": each.difference.low,
-                "high": each.difference.high,
-                "p": each.p,
-                "p_holm": each.p_holm,
-                "warning": "; ".join(
-                    dict.fromkeys(
-                        str(members[name]["warning"])
-                        for name in (each.first, each.second)
-                        if members[name]["warning"]
-                    )
-                ),
-            }
-            for each in found
-        ),
+        records=tuple(map(record, comparisons)),
     )
 
 
-def _signed(found: Interval, measure: Measure) -> str:
-    digits = 1 if measure.in_percent else 3
-    value, low, high = (measure.scale * x for x in (found.value, found.low, found.high))
-    if math.isnan(low):
-        return f"{value:+.{digits}f}"
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-
-
 def n_labels(results: RunResults, rows: NDArray[np.bool_]) -> int:
-    """Return how many labels some clips have; none, if they have ratings."""
+    """Return the number of labels of some clips; 0 for ratings."""
     return len(np.unique(results.clips["label"][rows])) if results.summary.labels else 0
 
 
 def _or_least(score: float) -> float:
-    """Return a score that can be compared: one that is not defined is the least."""
+    """Return a score for comparison: an undefined one is the least."""
     return -math.inf if math.isnan(score) else score
-
-
-def p_text(value: float) -> str:
-    """Return a p-value with three decimals; nothing where there was no test."""
-    if math.isnan(value):
-        return ""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"

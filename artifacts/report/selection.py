@@ -1,4 +1,4 @@
-"""How many results there are on the same test clips, of which somebody might quote the best."""
+"""Count the results on the same test clips, of which somebody might quote the best."""
 
 import stat
 from collections.abc import Iterator
@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
+from ...pipeline.marks import MarkKind
 from ..run.results import RunResults
-from ..run.run import RunSummary, read_summary
+from ..run.summary import RunSummary, read_summary
+from .repeats import are_repeats
 
-#: Runs beside a run that are looked at, the newest first, and the largest ``run.json`` among them.
-MOST_RUNS, MOST_BYTES = 1000, 64 << 20
+#: Limits on the neighbouring runs that are read: their number, the newest first, and the size of
+#: ``run.json``.
+MAX_RUNS, MAX_BYTES = 1000, 64 << 20
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class ComparableResults:
     runs : int
         Runs on the same clips, folds and target, the run itself included.
     results : int
-        Heads of all these runs: numbers of which one could be picked.
+        Heads of all these runs.
     other_folds : int
         Heads of runs on the same clips and target in other folds: another split or seed.
     other_seeds : int
@@ -36,33 +39,23 @@ class ComparableResults:
 
     @property
     def total(self) -> int:
-        """How many numbers there are to pick from."""
+        """The number of results to pick from."""
         return self.results + self.other_folds + self.other_seeds
 
 
 def count_comparable(results: RunResults) -> ComparableResults:
-    """Count the results beside a run that are comparable with it.
+    """Count the results in the folder of a run that are comparable with it.
 
-    Runs with shuffled labels do not count, and neither do runs that cannot be read or were made by
-    a version that did not record which clips were tested.
-
-    Parameters
-    ----------
-    results : RunResults
-        A run.
-
-    Returns
-    -------
-    ComparableResults
+    Not counted are runs with shuffled labels, unreadable ones, and those of versions that did not
+    record which clips were tested.
     """
     own = results.summary
     runs, heads, other_folds, other_seeds = 1, len(results.heads), 0, 0
-    for summary in _beside(results.run):
+    for summary in _neighbours(results.run):
         if not own.tested or summary.target != own.target:
             continue
         if summary.tested != own.tested:
-            repeat = bool(own.settings) and summary.settings == own.settings
-            other_seeds += int(repeat and summary.seed != own.seed)
+            other_seeds += int(are_repeats(own, summary))
         elif summary.folds == own.folds:
             runs += 1
             heads += len(summary.heads)
@@ -71,22 +64,21 @@ def count_comparable(results: RunResults) -> ComparableResults:
     return ComparableResults(runs, heads, other_folds, other_seeds)
 
 
-def _beside(run: Path) -> Iterator[RunSummary]:
-    """Yield the finished runs in the folder of a run, but for those with shuffled labels."""
+def _neighbours(run: Path) -> Iterator[RunSummary]:
+    """Yield the other finished runs in the folder of a run, without those of shuffled labels."""
     own = run.resolve()
-    found = {}
+    modified = {}
     for file in own.parent.glob("*/run.json"):
         try:
-            folder, about = file.parent.resolve(), file.stat()
+            folder, status = file.parent.resolve(), file.stat()
         except OSError:
             continue
-        if folder != own and stat.S_ISREG(about.st_mode) and about.st_size <= MOST_BYTES:
-            found[folder] = about.st_mtime_ns
-    for folder in sorted(found, key=lambda each: (-found[each], each))[:MOST_RUNS]:
+        if folder != own and stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
+            modified[folder] = status.st_mtime_ns
+    for folder in sorted(modified, key=lambda each: (-modified[each], each))[:MAX_RUNS]:
         try:
             summary = read_summary(folder)
         except UserError:
             continue
-        permuted = any(warning.startswith("PERMUTED") for warning in summary.warnings)
-        if summary.heads and not permuted:
+        if summary.heads and not summary.has_mark(MarkKind.PERMUTED_LABELS):
             yield summary

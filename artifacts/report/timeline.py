@@ -1,4 +1,4 @@
-"""A picture of a recording's timeline: what a model says of each of its windows."""
+"""A figure of a recording's timeline: the scores of its windows."""
 
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -6,31 +6,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import UserError, counted
-from ..models.prediction import Prediction
+from ..models.prediction import TRAINED_ON, Prediction
 from .figures import COLOURS, LINES, PLAIN_TEXT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Windows of which the figure shows each chosen label; with more, the marks would run together.
-_MOST_MARKS = 120
+#: Number of windows up to which markers are large; of more, they would overlap.
+_MAX_LARGE_MARKERS = 120
 
 
 def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "Figure":
     """Draw the scores of each window of a recording over time.
 
-    Labels are rows of a heat map, with a mark on the label that was chosen; ratings are lines.
-    Where windows overlap, each is drawn around its middle.
+    Labels are rows of a heat map, with a marker on the chosen label; ratings are lines. Where
+    windows overlap, each is drawn around its centre.
 
     Parameters
     ----------
     prediction : Prediction
         With a timeline.
     model_name : str
-        The model, for the caption.
+        Name of the model, for the caption.
     scores_are : str
-        Whether probabilities are calibrated, for the caption; empty for ratings.
+        Calibration of the probabilities, for the caption; empty for ratings.
 
     Returns
     -------
@@ -39,33 +39,33 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
     Raises
     ------
     UserError
-        If the recording was not cut into windows.
+        If the recording has no windows.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     windows = prediction.timeline
     if not windows:
-        raise UserError(f"{prediction.source}: no windows to draw; cut it into some with --window")
+        raise UserError(f"{prediction.source}: has no windows to draw; cut it with --window")
     names = list(prediction.scores)
     is_rating = not prediction.label
     values = np.array([[window.scores.get(name, np.nan) for window in windows] for name in names])
-    middles = np.array([(window.start + window.end) / 2 for window in windows])
-    between = (middles[:-1] + middles[1:]) / 2
+    centres = np.array([(window.start + window.end) / 2 for window in windows])
+    between = (centres[:-1] + centres[1:]) / 2
     edges = np.r_[windows[0].start, between, windows[-1].end]
     height = 3.6 if is_rating else 1.9 + 0.32 * len(names)
     with rc_context(PLAIN_TEXT):
         figure = Figure(figsize=(9.0, height), layout="constrained")
         axes = figure.subplots()
         if is_rating:
-            _draw_ratings(axes, middles, values, names)
+            _draw_ratings(axes, centres, values, names)
             whole = ", ".join(f"{name} {value:.2f}" for name, value in prediction.scores.items())
         else:
             mesh = axes.pcolormesh(
                 edges, np.arange(len(names) + 1) - 0.5, values, cmap="Blues", vmin=0, vmax=1
             )
             figure.colorbar(mesh, ax=axes, label="probability", pad=0.01)
-            _draw_labels(axes, middles, [window.label for window in windows], names)
+            _draw_labels(axes, centres, [window.label for window in windows], names)
             whole = f"{prediction.label} {prediction.scores[prediction.label]:.2f}"
         axes.set_xlim(0, prediction.seconds)
         axes.set_xlabel("time (s)")
@@ -73,25 +73,25 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
             axes.spines[side].set_visible(False)
         axes.set_title(f"{prediction.source}: {whole} over all windows", loc="left", fontsize=11)
         longest = max(window.end - window.start for window in windows)
-        about = f"{counted(len(windows), 'window')} of {longest:.2f} s; model {model_name}"
-        about += f"; probabilities: {scores_are}" if scores_are else ""
+        caption = f"{counted(len(windows), 'window')} of {longest:.2f} s; model {model_name}"
+        caption += f"; probabilities: {scores_are}" if scores_are else ""
         if prediction.trained_on:
-            about += "; TRAINED ON: the model was trained on this very recording"
-        figure.supxlabel(fill(about, 130), fontsize=7.5, color="0.3", x=0.01, ha="left")
+            caption += f"; {TRAINED_ON}: the model was trained on this very recording"
+        figure.supxlabel(fill(caption, 130), fontsize=7.5, color="0.3", x=0.01, ha="left")
     return figure
 
 
-def _draw_labels(axes: "Axes", middles: "np.ndarray", chosen: list[str], names: list[str]) -> None:
+def _draw_labels(axes: "Axes", centres: "np.ndarray", chosen: list[str], names: list[str]) -> None:
     axes.set_yticks(np.arange(len(names)), names)
     axes.invert_yaxis()
-    heard = [(x, names.index(label)) for x, label in zip(middles, chosen, strict=True) if label]
-    if not heard:
+    points = [(x, names.index(label)) for x, label in zip(centres, chosen, strict=True) if label]
+    if not points:
         return
-    x, y = zip(*heard, strict=True)
+    x, y = zip(*points, strict=True)
     axes.scatter(
         x,
         y,
-        s=22 if len(middles) <= _MOST_MARKS else 5,
+        s=22 if len(centres) <= _MAX_LARGE_MARKERS else 5,
         color=COLOURS[1],
         edgecolors="white",
         linewidths=0.6,
@@ -101,16 +101,16 @@ def _draw_labels(axes: "Axes", middles: "np.ndarray", chosen: list[str], names: 
 
 
 def _draw_ratings(
-    axes: "Axes", middles: "np.ndarray", values: "np.ndarray", names: list[str]
+    axes: "Axes", centres: "np.ndarray", values: "np.ndarray", names: list[str]
 ) -> None:
     for number, (name, row) in enumerate(zip(names, values, strict=True)):
         axes.plot(
-            middles,
+            centres,
             row,
             color=COLOURS[number % len(COLOURS)],
             linestyle=LINES[number % len(LINES)],
             marker="o",
-            markersize=4 if len(middles) <= _MOST_MARKS else 0,
+            markersize=4 if len(centres) <= _MAX_LARGE_MARKERS else 0,
             label=name,
         )
     axes.set_ylabel(names[0] if len(names) == 1 else "rating")

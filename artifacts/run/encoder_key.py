@@ -1,4 +1,4 @@
-"""The entries of an encoder's key that runs and bundles rely on, checked in one place."""
+"""Check the entries of an encoder's key that runs and bundles rely on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from ...schema import from_json
 
 @dataclass(frozen=True)
 class EncoderKey:
-    """What an encoder's embeddings depend on, as ``run.json`` and ``bundle.json`` hold it.
+    """What embeddings depend on, as ``run.json`` and ``bundle.json`` hold it.
 
-    Other entries are only shown or compared. Attributes are those of
-    :class:`~serpipe.features.encoder.EncoderIdentity` and of the key of a cache.
+    Attributes are those of :class:`~serpipe.features.encoder.EncoderIdentity` and of a cache's key;
+    further entries are only shown or compared.
     """
 
     encoder: str = ""
@@ -34,23 +34,14 @@ class EncoderKey:
 
 
 def read_encoder_key(key: Mapping[str, Any]) -> EncoderKey:
-    """Check the key of an encoder that comes from a file.
-
-    Parameters
-    ----------
-    key : mapping
-        JSON values.
-
-    Returns
-    -------
-    EncoderKey
+    """Check the key of an encoder that was read from a file.
 
     Raises
     ------
     ValueError
         If an entry is of another type or out of range.
     """
-    found = from_json(EncoderKey, key, ignore_unknown=True)
-    if not 0 <= found.width <= MAX_WIDTH:
-        raise ValueError(f"width: {found.width}; expected 0 to {MAX_WIDTH}")
-    return found
+    checked = from_json(EncoderKey, key, ignore_unknown=True)
+    if not 0 <= checked.width <= MAX_WIDTH:
+        raise ValueError(f"width: {checked.width}; expected 0 to {MAX_WIDTH}")
+    return checked

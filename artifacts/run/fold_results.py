@@ -1,4 +1,4 @@
-"""What a run that was stopped has done so far: one small file per head, layer and fold."""
+"""Results of single folds, from which a stopped run resumes: a file per head, layer and fold."""
 
 import math
 import shutil
@@ -15,31 +15,18 @@ from ...pipeline.fit import Results
 from ...pipeline.folds import Fold
 from ...pipeline.search import FoldResult
 
-#: By head, layer and fold, numbered: names from outside never become paths.
 FOLDER = "parts"
 
 
-def part_writer(
+def fold_writer(
     run: Path, head: str, layers: Sequence[str], folds: Sequence[str], labels: Sequence[str]
 ) -> Callable[[str, str, FoldResult], None]:
-    """Return a function that keeps the result of a layer and fold.
+    """Return a function that stores a result, given its layer and fold.
 
-    Parameters
-    ----------
-    run : Path
-        The run's folder.
-    head : str
-        Name of the head.
-    layers, folds, labels : sequence of str
-        Their names.
-
-    Returns
-    -------
-    callable
-        Takes layer, fold and result.
+    Layers and folds are numbered: no name from outside becomes part of a path.
     """
 
-    def keep(layer: str, fold: str, result: FoldResult) -> None:
+    def store(layer: str, fold: str, result: FoldResult) -> None:
         path = _path(run, head, layers.index(layer), folds.index(fold))
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {
@@ -53,7 +40,7 @@ def part_writer(
             "converged": result.converged,
             "weights": list(result.weights),
         }
-        # Whole or not at all, but not synced: what a power cut takes is a fold to do again.
+        # Atomic, but not synced: a power cut costs a fold, which is computed again.
         unfinished = path.with_suffix(".unfinished")
         try:
             with create_file(unfinished) as file:
@@ -61,14 +48,14 @@ def part_writer(
             unfinished.replace(path)
         except OSError as error:
             raise MachineError(
-                f"{path}: cannot be written ({error.strerror}); make room and run the same command "
-                "again: what is done is kept"
+                f"{path}: cannot be written ({error.strerror}); free some space and run the same "
+                "command again: finished folds are kept"
             ) from None
 
-    return keep
+    return store
 
 
-def read_parts(
+def read_fold_results(
     run: Path,
     head: str,
     layers: Sequence[str],
@@ -76,7 +63,7 @@ def read_parts(
     labels: NDArray[np.str_],
     n_points: int,
 ) -> Results:
-    """Read what is there; what is damaged is as if it were not.
+    """Read the stored results; damaged ones are treated as missing.
 
     Parameters
     ----------
@@ -85,36 +72,37 @@ def read_parts(
     head : str
         Name of the head.
     layers : sequence of str
-        Their names.
+        Names of the layers.
     folds : sequence of Fold
         The folds.
     labels : ndarray of str, shape (n_labels,)
-        All labels, sorted; none of ratings.
+        All labels, sorted; empty for ratings.
     n_points : int
-        Points of the grid.
+        Number of sets of hyper-parameters in the grid.
 
     Returns
     -------
     mapping of (str, str) to FoldResult
         By layer and fold.
     """
-    there = {}
-    for place, layer in enumerate(layers):
-        for number, fold in enumerate(folds):
+    results = {}
+    for layer_index, layer in enumerate(layers):
+        for fold_index, fold in enumerate(folds):
             try:
-                content, is_sealed = read_sealed_json(_path(run, head, place, number))
+                content, is_sealed = read_sealed_json(_path(run, head, layer_index, fold_index))
                 if not is_sealed:
                     continue
+                predicted = content["predicted"]
                 result = FoldResult(
                     inner=tuple(_number(value) for value in content["inner"]),
                     chosen=int(content["chosen"]),
                     inner_not_converged=int(content["inner_not_converged"]),
-                    predicted=labels[np.array(content["predicted"], dtype=int)]
+                    predicted=labels[np.array(predicted, dtype=int)]
                     if len(labels)
-                    else np.array(content["predicted"], dtype=np.float64),
+                    else np.array(predicted, dtype=np.float64),
                     scores=np.array(
                         [[_number(value) for value in row] for row in content["scores"]]
-                    ).reshape(len(content["predicted"]), len(labels)),
+                    ).reshape(len(predicted), len(labels)),
                     converged=bool(content["converged"]),
                     weights=tuple(map(float, content["weights"])),
                 )
@@ -125,12 +113,12 @@ def read_parts(
                 and 0 <= result.chosen < n_points
                 and len(result.scores) == len(result.predicted) == len(fold.test)
             ):
-                there[layer, fold.name] = result
-    return there
+                results[layer, fold.name] = result
+    return results
 
 
-def remove_parts(run: Path, head: str | None = None) -> None:
-    """Remove the parts of a head, or of all."""
+def remove_fold_results(run: Path, head: str | None = None) -> None:
+    """Remove the results of a head, or of all heads."""
     shutil.rmtree(run / FOLDER / (head or ""), ignore_errors=True)
     if head and (run / FOLDER).is_dir() and not any((run / FOLDER).iterdir()):
         (run / FOLDER).rmdir()

@@ -1,6 +1,6 @@
 """Score a trained classifier on a corpus, and record it as a run that reports read like any other.
 
-Nothing is trained: every clip is tested, in one fold that trains on none.
+Nothing is trained: every clip is tested, in one fold without training clips.
 """
 
 import math
@@ -15,57 +15,46 @@ from numpy.typing import NDArray
 from ...corpora.data import Data
 from ...errors import UserError, counted
 from ...features.extract import clip_columns
-from ...files import make_folder
 from ...pipeline.contamination import contamination_mark
+from ...pipeline.finetune import END_TO_END
 from ...pipeline.finetune.classifier import Classifier, check_options, run_classifier
 from ...pipeline.finetune.data import Sounds, open_all
+from ...pipeline.finetune.fold_training import end_to_end_key
 from ...pipeline.finetune.kinds import checkpoint_identity
 from ...pipeline.finetune.options import TrainingOptions
 from ...pipeline.fit import Choice, HeadFit, Predictions
+from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.protocol import Plan, Protocol, plan_evaluation
 from ...progress import Say, Track, no_track, say_nothing
-from ..models.outputs import find_rating, label_shares, match_labels, rename_outputs
-from .latest import RUNS
-from .record_fit import heads_there
-from .run import (
-    SETTINGS_VERSION,
-    HeadSummary,
-    RunSummary,
-    content_hash,
-    rename_run,
-    run_name,
-    save_clips,
-    save_predictions,
-    save_search,
-    tested_hashes,
-    write_summary,
-)
+from ..models.outputs import find_rating, label_probabilities, match_labels, rename_outputs
+from .identity import SETTINGS_VERSION, content_hash, run_name
+from .recorder import data_provenance, describe_choice, end_to_end_fields, open_recorder
+from .summary import HeadSummary
 
 HEAD = "pretrained"
-LAYER = "end to end"
 
 
 @dataclass(frozen=True)
-class _Meaning:
-    """What the outputs of a model stand for on some clips.
+class _OutputLabels:
+    """Which labels the outputs of a model stand for.
 
     Attributes
     ----------
-    places : ndarray of int, shape (n_outputs,)
-        Of each output the place of its label, or -1; of ratings, 0 for the one that is taken.
-    told : str
-        Which outputs go by another name here, in words.
+    indices : ndarray of int, shape (n_outputs,)
+        The index of each output's label, or -1; for ratings, 0 for the output that is used.
+    description : tuple of str
+        Which outputs have other names here, in words; empty if none has.
     warnings : tuple of str
-        What must be said with every number.
+        Marks of the scores.
     """
 
-    places: NDArray[np.intp]
-    told: str
-    warnings: tuple[str, ...]
+    indices: NDArray[np.intp]
+    description: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def record_evaluation(
-    found: Data,
+    data: Data,
     classifier: Classifier,
     protocol: Protocol | None = None,
     *,
@@ -81,38 +70,36 @@ def record_evaluation(
     track: Track[Any] = no_track,
     say: Say = say_nothing,
 ) -> Path:
-    """Score a classifier on clips, and save what it said of each.
+    """Score a classifier on clips, and save its predictions.
 
     Parameters
     ----------
-    found : Data
+    data : Data
         The clips.
     classifier : Classifier
         From :func:`~serpipe.pipeline.finetune.classifier.load_classifier`.
     protocol : Protocol, optional
         Target and labels; nothing else of it is used.
     model_map : mapping of str to str, optional
-        Label of the model to the name that it has here.
+        Label of the model to the label of the clips.
     batch_size : int
-        Clips that are computed at once.
+        Clips per batch.
     precision : {"float32", "bf16", "fp16"}
-        Of products.
+        Of matrix products.
     device : str
-        In torch's words.
+        Torch device.
     provenance : mapping
-        JSON values to store beside the results.
+        JSON values to store with the results.
     out : Path, optional
         The run's folder.
     given_name : str
-        What the user calls the run in tables and figures.
+        The user's name for the run.
     skip_bad : bool
-        Leave bad clips out, instead of stopping before the long work.
+        Whether to omit bad clips instead of stopping before the long work.
     workers : int
-        Threads that decode.
-    track : callable
-        Shows progress.
-    say : callable
-        Told what happens.
+        Number of decoding threads.
+    track, say : callable
+        Show progress; print a line.
 
     Returns
     -------
@@ -124,28 +111,31 @@ def record_evaluation(
     BadClipsError
         If clips cannot be used, unless ``skip_bad``.
     UserError
-        If the options, the labels, the clips or ``out`` do not fit, or the model gives no numbers.
+        If the options, the labels, the clips or ``out`` do not fit, or scores are not finite.
     MachineError
-        If memory does not hold a batch.
+        If a batch does not fit in memory.
     """
     options = TrainingOptions(batch_size=batch_size, precision=precision)
     check_options(options, device)
-    checkpoint, asked = classifier.checkpoint, protocol or Protocol()
+    checkpoint = classifier.checkpoint
     sounds = open_all(
-        found.clips,
-        checkpoint.front_end,
-        skip_bad=skip_bad,
-        workers=workers,
-        track=track,
-        say=say,
+        data.clips, checkpoint.front_end, skip_bad=skip_bad, workers=workers, track=track, say=say
     )
-    table = dict(
-        sorted(clip_columns(sounds.heard, checkpoint.training).items())
-    )  # in the order of a cache
-    plan = plan_evaluation(table, asked)
-    meaning = _find_meaning(classifier, plan, model_map or {})
-    plan = replace(plan, warnings=(*meaning.warnings, *_contaminated(classifier, plan, say)))
-    key = _key(classifier, options, device)
+    # Columns in the order of a cache.
+    table = dict(sorted(clip_columns(sounds.heard, checkpoint.training).items()))
+    plan = plan_evaluation(table, protocol or Protocol())
+    output_labels = _find_output_labels(classifier, plan, model_map or {})
+    warnings = (*output_labels.warnings, *_contamination_marks(classifier, plan, say))
+    plan = replace(plan, warnings=warnings)
+    key = end_to_end_key(
+        {
+            **checkpoint_identity(checkpoint),
+            "head": classifier.head,
+            "outputs": list(classifier.outputs),
+        },
+        options.precision,
+        device,
+    )
     content = content_hash(key, {}, plan.clips)
     settings = {
         "format": SETTINGS_VERSION,
@@ -154,63 +144,69 @@ def record_evaluation(
         "model_map": dict(model_map or {}),
         "protocol": asdict(plan.protocol),
     }
-    where = f"{found.name}-{checkpoint.name.replace('/', '--')}.h5"
-    name = run_name(Path(where), plan.split.name, [HEAD], settings)
-    run = out or RUNS / name
-    if HEAD in heads_there(run, name, provenance):
-        rename_run(run, given_name)
-        (run / "run.json").touch()  # the newest run is the one that was asked for last
-        return run
-    make_folder(run)
+    source = Path(f"{data.name}-{checkpoint.name.replace('/', '--')}.h5")
+    recorder = open_recorder(
+        plan,
+        out,
+        run_name(source, plan.split.name, [HEAD], settings),
+        {**provenance, "cache": data_provenance(data)},
+        encoder=key,
+        inner="; ".join(["nothing, the model is as it was", *output_labels.description]),
+        content=content,
+        given_name=given_name,
+        **end_to_end_fields(data, HEAD),
+    )
+    if recorder.is_complete:
+        recorder.reopen()
+        return recorder.run
     used = plan.target.rows.tolist()
     held = {n: sounds.held[row] for n, row in enumerate(used) if row in sounds.held}
     tested = Sounds(tuple(sounds.heard[row] for row in used), sounds.front_end, held)
     say(f"scoring  {counted(len(used), 'clip')}")
-    said = _read_scores(plan, meaning, run_classifier(classifier, tested, options, device))
-    choice = Choice(plan.split.folds[0].name, LAYER, {}, math.nan)
-    fit = HeadFit(said, {LAYER: said}, (choice,), choice, {})
-    save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
-    save_predictions(run, HEAD, fit, plan.tested_clips, plan.tested_labels, plan.split.folds)
-    save_search(run, HEAD, {}, fit)
-    summary = _summary(name, content, found, plan, meaning, key, provenance)
-    write_summary(run, replace(summary, given_name=given_name))
-    return run
+    logits = run_classifier(classifier, tested, options, device)
+    predictions = _read_logits(plan, output_labels, logits)
+    choice = Choice(plan.split.folds[0].name, END_TO_END, {}, math.nan)
+    fit = HeadFit(predictions, {END_TO_END: predictions}, (choice,), choice, {})
+    recorder.start()
+    recorder.save_head(HEAD, _summarise(plan, choice), fit, {})
+    return recorder.run
 
 
-def _find_meaning(classifier: Classifier, plan: Plan, model_map: Mapping[str, str]) -> _Meaning:
+def _find_output_labels(
+    classifier: Classifier, plan: Plan, model_map: Mapping[str, str]
+) -> _OutputLabels:
     name = classifier.checkpoint.name
-    kinds = {"single_label_classification": "classification", "regression": "regression"}
-    trained_for = kinds.get(classifier.problem_type, classifier.problem_type) or plan.task
-    if trained_for != plan.task:
+    tasks = {"single_label_classification": "classification", "regression": "regression"}
+    task = tasks.get(classifier.problem_type, classifier.problem_type) or plan.task
+    if task != plan.task:
         raise UserError(
-            f"--target {plan.target.column}: {name} was trained for {trained_for}; expected a "
-            f"model for {plan.task}; choose another --target or --model"
+            f"--target {plan.target.column}: needs a model for {plan.task}, and {name} was trained "
+            f"for {task}; choose another --target or --model"
         )
     outputs = rename_outputs(classifier.outputs, model_map)
     if plan.task == "regression":
-        place = find_rating(outputs, plan.target.column)
-        places = np.where(np.arange(len(outputs)) == place, 0, -1)
-        return _Meaning(places, f"output {classifier.outputs[place]}", ())
+        rating = find_rating(outputs, plan.target.column)
+        indices = np.where(np.arange(len(outputs)) == rating, 0, -1)
+        return _OutputLabels(indices, (f"output {classifier.outputs[rating]}",))
     labels = plan.problem.names
-    places = match_labels(outputs, labels)
+    indices = match_labels(outputs, labels)
     changes = [
-        f"{theirs} counted as {labels[place]}"
-        for theirs, place in zip(classifier.outputs, places.tolist(), strict=True)
-        if place >= 0 and theirs != labels[place]
+        f"{output} counted as {labels[index]}"
+        for output, index in zip(classifier.outputs, indices.tolist(), strict=True)
+        if index >= 0 and output != labels[index]
     ]
-    left = [outputs[n] for n in np.flatnonzero(places < 0)]
-    warnings = []
-    if left:
-        warnings.append(
-            f"RESTRICTED: the model also tells {', '.join(dict.fromkeys(left))}, which no clip "
-            f"is: it could choose only among the {len(labels)} labels of the clips"
-        )
-    told = f"labels of the model: {', '.join(changes)}" if changes else ""
-    return _Meaning(places, told, tuple(warnings))
+    unused = [outputs[n] for n in np.flatnonzero(indices < 0)]
+    restricted = Mark(
+        MarkKind.RESTRICTED,
+        f"the model also tells {', '.join(dict.fromkeys(unused))}, which no clip is: it could "
+        f"choose only among the {len(labels)} labels of the clips",
+    )
+    description = (f"labels of the model: {', '.join(changes)}",) if changes else ()
+    return _OutputLabels(indices, description, (str(restricted),) if unused else ())
 
 
-def _contaminated(classifier: Classifier, plan: Plan, say: Say) -> list[str]:
-    """Mark a model that was trained on what it is tested on; say so where nothing is known."""
+def _contamination_marks(classifier: Classifier, plan: Plan, say: Say) -> list[str]:
+    """Mark a model that was trained on the tested clips; say so where nothing is known."""
     checkpoint = classifier.checkpoint
     if checkpoint.training is None:
         say(
@@ -221,84 +217,26 @@ def _contaminated(classifier: Classifier, plan: Plan, say: Say) -> list[str]:
     return [mark] if mark else []
 
 
-def _read_scores(plan: Plan, meaning: _Meaning, logits: NDArray[np.float64]) -> Predictions:
+def _read_logits(
+    plan: Plan, output_labels: _OutputLabels, logits: NDArray[np.float64]
+) -> Predictions:
     if plan.task == "regression":
-        rating = logits[:, int(np.flatnonzero(meaning.places == 0)[0])]
+        rating = logits[:, int(np.flatnonzero(output_labels.indices == 0)[0])]
         return Predictions(rating, np.empty((len(rating), 0)))
     names = plan.problem.names
-    shares = label_shares(logits, meaning.places, len(names))
-    return Predictions(np.array(names)[np.argmax(shares, axis=1)], shares)
+    probabilities = label_probabilities(logits, output_labels.indices, len(names))
+    return Predictions(np.array(names)[np.argmax(probabilities, axis=1)], probabilities)
 
 
-def _key(classifier: Classifier, options: TrainingOptions, device: str) -> dict[str, Any]:
-    """Return what the numbers depend on besides clips and options, as a cache tells it."""
-    import torch
-
-    is_cuda = device.startswith("cuda")
-    return {
-        **checkpoint_identity(classifier.checkpoint),
-        "head": classifier.head,
-        "outputs": list(classifier.outputs),
-        "layers": [LAYER],
-        "precision": options.precision,
-        "device": torch.cuda.get_device_name(device) if is_cuda else device,
-    }
-
-
-def _summary(
-    name: str,
-    content: str,
-    found: Data,
-    plan: Plan,
-    meaning: _Meaning,
-    key: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> RunSummary:
-    choice: dict[str, Any] = {
-        "fold": plan.split.folds[0].name, "layer": LAYER, "parameters": {}, "inner_score": None,
-    }  # fmt: skip
-    is_labels = plan.task == "classification"
-    head = HeadSummary(
+def _summarise(plan: Plan, choice: Choice) -> HeadSummary:
+    return HeadSummary(
         title="as it was trained before",
         scores_are="probabilities (softmax over all labels of the model, added up), not calibrated"
-        if is_labels
+        if plan.task == "classification"
         else "none: ratings",
         grid={},
-        choices=[choice],
-        final=choice,
+        choices=[describe_choice(choice)],
+        final=describe_choice(choice),
         fits={"points": 0, "pruned": 0, "inner_not_converged": 0},
         not_converged={},
     )
-    return RunSummary(
-        name=name,
-        corpus=found.title,
-        encoder=key,
-        pooling="mean",
-        target=plan.target.column,
-        changes=plan.target.changes,
-        normalise="none",
-        split=plan.split.name,
-        split_title=plan.split.title,
-        inner="; ".join(["nothing, the model is as it was", *filter(None, [meaning.told])]),
-        warnings=plan.warnings,
-        seed=plan.protocol.seed,
-        layers=[LAYER],
-        labels=plan.problem.names,
-        speakers=np.unique(plan.tested_clips["speaker"]).tolist(),
-        clips=len(plan.tested_labels),
-        content=content,
-        planned=[HEAD],
-        heads={HEAD: head},
-        provenance={
-            **provenance,
-            "cache": {
-                "corpus": found.title, "licence": found.licence, "citation": found.citation,
-            },
-        },
-        task=plan.task,
-        assumptions=plan.assumptions,
-        findings=plan.findings,
-        group=plan.group,
-        groups=plan.tested_groups,
-        **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
-    )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Fit heads on a cache and record the run as it goes."""
+"""Fit heads on a cache and record the run as it proceeds."""
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,15 +24,14 @@ from ...features.training_record import (
     record_clips,
     unite,
 )
-from ...files import json_value, make_folder
+from ...files import json_value
 from ...pipeline.blocks import Matrix
-from ...pipeline.fit import Choice, HeadFit, choose_head, fit_final, fit_head
+from ...pipeline.fit import HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.groups import KEPT_TOGETHER
 from ...pipeline.heads import BEST, HEADS, Grid, Head, paths
 from ...pipeline.layers import Candidate
 from ...pipeline.measures import MEASURES
-from ...pipeline.nuisance import predict_from_nuisance
 from ...pipeline.protocol import (
     Plan,
     Protocol,
@@ -47,31 +46,16 @@ from ...pipeline.stream import candidate_size, room, spill, stream_plan
 from ...pipeline.target import EMOTION
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.bundle import save_bundle
-from .fold_results import part_writer, read_parts, remove_parts
-from .latest import RUNS
-from .run import (
-    SETTINGS_VERSION,
-    HeadSummary,
-    RunSummary,
-    check_run,
-    content_hash,
-    read_summary,
-    rename_run,
-    run_name,
-    save_clips,
-    save_nuisance,
-    save_predictions,
-    save_search,
-    tested_hashes,
-    update_hashes,
-    write_summary,
-)
+from .fold_results import fold_writer, read_fold_results, remove_fold_results
+from .identity import SETTINGS_VERSION, content_hash, run_name
+from .recorder import describe_choice, open_recorder
+from .summary import HeadSummary
 
 if TYPE_CHECKING:
     from ...cluster import Cluster
 
 
-#: Raised when the same command gives other numbers: what an earlier version began is not resumed.
+#: Raised when the same command gives other numbers, so that runs of earlier versions do not resume.
 REVISION = 3
 
 
@@ -93,44 +77,43 @@ def record_run(
     track: Track[Any] = no_track,
     say: Say = say_nothing,
 ) -> Path:
-    """Cross-validate heads, choosing layer and hyper-parameters inside, and save all of it.
+    """Cross-validate heads, with layer and hyper-parameters chosen inside each fold, and save all.
 
-    Each fold is kept when it is done, so that a run that was stopped goes on where it stopped, and
-    each head is written when it is done, so that an error in the next one loses nothing.
+    Each fold is stored when it is done, so that a stopped run resumes there, and each head is
+    recorded when it is done, so that an error in the next one loses nothing.
 
     Parameters
     ----------
     cache : Cache
         The embeddings and the clip table.
     heads : sequence of Head
-        What to fit.
+        The heads to fit.
     grids : mapping of str to Grid
         The values to try, by name of the head.
     protocol : Protocol, optional
-        How; nested leave-one-speaker-out over all layers by default.
+        By default nested leave-one-speaker-out over all layers.
     choose_best : bool
-        Whether the head, too, is chosen inside each fold, among ``heads``: recorded as one more
-        head, ``best``.
+        Whether to also choose among ``heads`` inside each fold, recorded as the head ``best``.
     default_heads : bool
-        Whether nobody asked for these heads: those that need more memory than there is are left
-        out then, instead of refused.
+        Whether the heads are defaults: those that need too much memory are then omitted instead of
+        refused.
     ratings : Ratings, optional
-        Of the target, from a file of their own.
+        Of the target, from a separate file.
     provenance : mapping
-        JSON values to store beside the results.
+        JSON values to store with the results.
     out : Path, optional
-        The run's folder; by default one named after the cache, the split and the heads.
+        The run's folder; by default named after the cache, the split and the heads.
     given_name : str
-        What the user calls the run in tables and figures.
+        The user's name for the run.
     jobs : int
-        Processes. The results do not depend on it.
+        Number of processes. The results do not depend on it.
     stream_past : float
-        GiB of the embeddings of one candidate, past which heads read them a block at a time, or
-        give their place to one that does.
+        Size of one candidate's embeddings, in GiB, above which heads read them in blocks, or are
+        replaced by one that does.
     cluster : Cluster, optional
         Whose workers search instead.
     track, say : callable
-        Show progress, and take a line that tells of such a change.
+        Show progress; print a line.
 
     Returns
     -------
@@ -144,7 +127,7 @@ def record_run(
         run whose files were changed.
     """
     packages = HEADS.packages(head.name for head in heads)
-    if packages:  # another version of theirs may give other numbers
+    if packages:  # other versions of plugins may give other numbers
         versions = {**provenance.get("versions", {}), **packages}
         provenance = {**provenance, "versions": versions}
     plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, choose_best=choose_best)
@@ -152,116 +135,66 @@ def record_run(
     streamed = size > stream_past
     if streamed:
         plan, heads, grids = stream_plan(
-            plan,
-            heads,
-            grids,
-            size,
-            stream_past,
-            on_cluster=cluster is not None,
+            plan, heads, grids, size, stream_past, on_cluster=cluster is not None,
             default_heads=default_heads,
-        )
+        )  # fmt: skip
         say(f"note     {plan.warnings[-1]}")
         if choose_best and len(heads) < 2:
             raise UserError(
-                f"--head best: of the heads named, {heads[0].name} alone can stream, and there is "
-                "nothing to choose from; name several that can, or raise --stream-past"
+                f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
+                "choice; name several that can, or raise --stream-past"
             )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
-    settings = {
-        "format": SETTINGS_VERSION,
-        "revision": REVISION,
-        "content": content,
-        "grids": {head.name: grids[head.name] for head in heads},
-        "protocol": {
-            # What was not asked for is left out: new options do not give old runs new names.
-            name: value
-            for name, value in (asdict(plan.protocol) | {"pooling": plan.pooling}).items()
-            if value != {"target": EMOTION}.get(name, getattr(Protocol, name, {}))
-        },
-        **({"streamed": True} if streamed else {}),  # of many clips, trees have other bins
-        "folds": [
-            [fold.name, fold.test.tolist()]
-            + ([] if fold.validation is None else [fold.validation.tolist()])
-            for fold in plan.split.folds
-        ],
-    }
-    but_seed = {**asdict(replace(plan.protocol, seed=0)), "pooling": plan.pooling}
-    asked_for = json.dumps({**settings, "protocol": but_seed, "folds": None}, sort_keys=True)
+    settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
     planned = [head.name for head in heads] + ([BEST] if choose_best else [])
-    name = run_name(cache.path, plan.split.name, planned, settings)
-    run = out or RUNS / name
-    done = heads_there(run, name, provenance)
-    earlier_name = read_summary(run).given_name if done else ""
-    make_folder(run)
-
-    def summarise() -> None:
-        write_summary(
-            run,
-            RunSummary(
-                name=name,
-                corpus=_corpus_title(cache, plan),
-                encoder=cache.key,
-                pooling=plan.pooling,
-                target=plan.target.column,
-                changes=plan.target.changes,
-                normalise=plan.protocol.normalise,
-                split=plan.split.name,
-                split_title=plan.split.title,
-                inner=inner_title(
-                    plan, [grids[head.name] for head in heads], among_heads=choose_best
-                ),
-                warnings=plan.warnings,
-                seed=plan.protocol.seed,
-                layers=[candidate.name for candidate in plan.candidates],
-                labels=plan.problem.names,
-                speakers=np.unique(plan.tested_clips["speaker"]).tolist(),
-                clips=len(plan.tested_labels),
-                content=content,
-                planned=planned,
-                task=plan.task,
-                agreement=_agreement(ratings),
-                assumptions=plan.assumptions,
-                findings=plan.findings,
-                group=plan.group,
-                groups=plan.tested_groups,
-                **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
-                settings=hashlib.sha256(asked_for.encode()).hexdigest(),
-                given_name=given_name or earlier_name,
-                heads=done,
-                provenance={**provenance, "cache": cache.provenance},
-            ),
-        )
-
-    if set(done) == set(planned):
-        remove_parts(run)  # of a run that was killed between two of its last steps
-        rename_run(run, given_name)
-        (run / "run.json").touch()  # the newest run is the one that was asked for last
+    recorder = open_recorder(
+        plan,
+        out,
+        run_name(cache.path, plan.split.name, planned, settings),
+        {**provenance, "cache": cache.provenance},
+        corpus=_corpus_title(cache, plan),
+        encoder=cache.key,
+        pooling=plan.pooling,
+        normalise=plan.protocol.normalise,
+        inner=inner_title(plan, [grids[head.name] for head in heads], among_heads=choose_best),
+        layers=[candidate.name for candidate in plan.candidates],
+        content=content,
+        planned=planned,
+        agreement=_agreement(ratings),
+        settings=_settings_without_seed(plan, settings),
+        given_name=given_name,
+    )
+    run = recorder.run
+    if recorder.is_complete:
+        remove_fold_results(run)  # left by a kill between the last steps
+        recorder.reopen()
     else:
-        summarise()  # before the work: what is left of a stopped run says that it is not whole
-        save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
+        recorder.start()
     with room(run) if streamed else nullcontext() as folder:
-        work = _RunContext(
-            cache, plan, run, content, provenance, choose_best, jobs, folder, cluster, track
-        )
+
+        def embeddings(candidate: Candidate) -> Matrix:
+            if folder:
+                return spill(cache, candidate, plan, folder)
+            return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
+
+        fitting = _Fitting(plan, run, embeddings, streamed, choose_best, jobs, cluster, track)
+        saving = _BundleSaving(cache, plan, run, embeddings, content, provenance)
         for head in heads:
-            if head.name not in done:
-                grid = grids[head.name]
-                fit = work.fit(head, grid)
-                n_points = sum(map(len, paths(grid)))
-                save_search(run, head.name, grid, fit)
-                done[head.name] = work.record(head.name, head, fit, grid, n_points)
-                summarise()
-            if not choose_best:  # which needs what each fold of each head gave
-                remove_parts(run, head.name)
-        if choose_best and BEST not in done:
-            fits = {head.name: work.fit(head, grids[head.name]) for head in heads}
+            grid = grids[head.name]
+            if head.name not in recorder.heads:
+                fit = fitting.fit(head, grid)
+                saving.save(head.name, head, fit)
+                recorder.save_head(head.name, _summarise_head(head, grid, fit), fit, grid)
+            if not choose_best:  # which needs the results of each fold of each head
+                remove_fold_results(run, head.name)
+        if choose_best and BEST not in recorder.heads:
+            fits = {head.name: fitting.fit(head, grids[head.name]) for head in heads}
             fit = choose_head(fits, grids, plan.problem)
-            done[BEST] = work.record(BEST, HEADS[fit.final.head], fit, {}, 0)
-            summarise()
-        remove_parts(run)
-    save_nuisance_once(run, plan)
-    update_hashes(run)
-    return run
+            head = HEADS[fit.final.head]
+            saving.save(BEST, head, fit)
+            recorder.save_head(BEST, _summarise_best(head, fit), fit)
+        remove_fold_results(run)
+    return recorder.finish()
 
 
 def plan_run(
@@ -273,32 +206,25 @@ def plan_run(
     *,
     choose_best: bool = False,
 ) -> Plan:
-    """Apply a protocol to a cache, and refuse what could only fail later.
+    """Apply a protocol to a cache, and refuse what would fail later.
 
-    Parameters
-    ----------
-    cache, heads, grids, protocol, ratings, choose_best
-        As :func:`record_run` takes them.
-
-    Returns
-    -------
-    Plan
+    The parameters are those of :func:`record_run`.
 
     Raises
     ------
     UserError
         If the cache does not hold what the protocol needs, a head is for another kind of target,
-        there is nobody to choose by, or clips of two speakers have the same embedding.
+        there are no speakers to choose by, or clips of two speakers have the same embedding.
     """
     plan = make_plan(cache, protocol, ratings)
     if RECORDING not in cache.clips:  # made before copies were looked for
         check_embeddings(cache, plan.clips, plan.target.rows)
     wrong = [head.name for head in heads if head.task != plan.task]
     if wrong:
-        what = "labels" if plan.task == "classification" else "numbers"
+        kind = "labels" if plan.task == "classification" else "numbers"
         raise UserError(
-            f"--head {wrong[0]}: {plan.target.column} is made of {what}; expected a head for "
-            "these; name one that `serpipe fit --help` lists for them"
+            f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
+            "choose one that `serpipe fit --help` lists for them"
         )
     if anything_to_choose(plan, [grids[head.name] for head in heads], among_heads=choose_best):
         folds = (*plan.split.folds, plan.problem.everybody())
@@ -306,12 +232,36 @@ def plan_run(
     return plan
 
 
-def save_nuisance_once(run: Path, plan: Plan) -> None:
-    """Predict from properties of the recordings on the folds of a plan, unless that was done."""
-    if not (run / "nuisance.csv").exists():
-        problem = plan.problem
-        predicted = predict_from_nuisance(plan.clips, problem.labels, problem.folds, problem.seed)
-        save_nuisance(run, predicted, plan.tested_clips)
+def _settings(
+    plan: Plan, grids: Mapping[str, Grid], content: str, streamed: bool
+) -> dict[str, Any]:
+    """Return everything that the numbers depend on, as JSON values that name the run."""
+    protocol = asdict(plan.protocol) | {"pooling": plan.pooling}
+    return {
+        "format": SETTINGS_VERSION,
+        "revision": REVISION,
+        "content": content,
+        "grids": grids,
+        "protocol": {
+            # Without defaults, so that new options do not give old runs new names.
+            name: value
+            for name, value in protocol.items()
+            if value != {"target": EMOTION}.get(name, getattr(Protocol, name, {}))
+        },
+        **({"streamed": True} if streamed else {}),  # trees bin many clips differently
+        "folds": [
+            [fold.name, fold.test.tolist()]
+            + ([] if fold.validation is None else [fold.validation.tolist()])
+            for fold in plan.split.folds
+        ],
+    }
+
+
+def _settings_without_seed(plan: Plan, settings: Mapping[str, Any]) -> str:
+    """Return a hash that repeats of a run with other seeds share."""
+    protocol = {**asdict(replace(plan.protocol, seed=0)), "pooling": plan.pooling}
+    text = json.dumps({**settings, "protocol": protocol, "folds": None}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _agreement(ratings: Ratings | None) -> dict[str, Any] | None:
@@ -320,23 +270,8 @@ def _agreement(ratings: Ratings | None) -> dict[str, Any] | None:
     return {name: json_value(value) for name, value in asdict(ratings.agreement).items()}
 
 
-def _learnt_from(cache: Cache, plan: Plan) -> dict[str, str]:
-    """Return title, licence and citation of the corpora that the saved head was fitted on."""
-    rows = plan.problem.everybody().train
-    learnt = sorted(set(plan.clips["corpus"][rows].tolist()))
-    if set(learnt) < set(cache.clips["corpus"].tolist()) and set(learnt) <= set(CORPORA):
-        each = [CORPORA[name] for name in learnt]
-        return {
-            "corpus": ", ".join(corpus.title for corpus in each),
-            "licence": "; ".join(dict.fromkeys(corpus.licence for corpus in each)),
-            "citation": "; ".join(corpus.citation for corpus in each),
-        }
-    told = ("corpus", "licence", "citation")
-    return {name: str(cache.provenance.get(name, "")) for name in told}
-
-
 def _corpus_title(cache: Cache, plan: Plan) -> str:
-    """Name the corpora that are tested."""
+    """Return the names of the tested corpora."""
     tested = sorted(set(plan.tested_clips["corpus"].tolist()))
     if set(tested) == set(cache.clips["corpus"].tolist()):
         return str(cache.provenance.get("corpus", "unknown corpus"))
@@ -344,134 +279,115 @@ def _corpus_title(cache: Cache, plan: Plan) -> str:
 
 
 @dataclass(frozen=True)
-class _RunContext:
-    """What the fits of all heads of a run have in common."""
+class _Fitting:
+    """What the cross-validations of all heads of a run have in common."""
 
-    cache: Cache
     plan: Plan
     run: Path
-    content: str
-    provenance: Mapping[str, Any]
+    embeddings: Callable[[Candidate], Matrix]
+    streamed: bool
     choose_best: bool
     jobs: int
-    folder: Path | None
     cluster: "Cluster | None"
     track: Track[Any]
 
-    def embeddings(self, candidate: Candidate) -> Matrix:
-        """Return the embeddings of a candidate; in a file, if there is a folder for them."""
-        cache, plan = self.cache, self.plan
-        if self.folder:
-            return spill(cache, candidate, plan, self.folder)
-        return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
-
     def fit(self, head: Head, grid: Grid) -> HeadFit:
-        """Cross-validate one head, going on where a stopped run stopped."""
+        """Cross-validate one head, resuming from stored folds."""
         plan, problem, run = self.plan, self.plan.problem, self.run
         folds = [*problem.folds, problem.everybody()]
-        layers = [candidate.name for candidate in plan.candidates]
-        n_points = sum(map(len, paths(grid)))
+        layers, names = [candidate.name for candidate in plan.candidates], problem.names
         return fit_head(
             head,
             grid,
             plan.candidates,
             self.embeddings,
             problem,
-            there=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
-            keep=part_writer(run, head.name, layers, [fold.name for fold in folds], problem.names),
+            there=read_fold_results(
+                run, head.name, layers, folds, np.array(names), _n_points(grid)
+            ),
+            keep=fold_writer(run, head.name, layers, [fold.name for fold in folds], names),
             jobs=self.jobs,
-            in_turn=self.folder is not None,
+            in_turn=self.streamed,
             among_heads=self.choose_best,
             cluster=self.cluster,
             track=self.track,
         )
 
-    def record(self, name: str, head: Head, fit: HeadFit, grid: Grid, n_points: int) -> HeadSummary:
-        """Write the predictions and the bundle of a head under a name, and summarise it."""
-        plan = self.plan
-        save_predictions(
-            self.run, name, fit, plan.tested_clips, plan.tested_labels, plan.split.folds
+
+@dataclass(frozen=True)
+class _BundleSaving:
+    """What the bundles of all heads of a run have in common."""
+
+    cache: Cache
+    plan: Plan
+    run: Path
+    embeddings: Callable[[Candidate], Matrix]
+    content: str
+    provenance: Mapping[str, Any]
+
+    def save(self, name: str, head: Head, fit: HeadFit) -> None:
+        """Fit a head on all clips and save its bundle, unless labels were shuffled."""
+        plan, problem, final = self.plan, self.plan.problem, fit.final
+        if plan.protocol.permute_labels:
+            return
+        (candidate,) = (each for each in plan.candidates if each.name == final.layer)
+        classifier, weights = fit_final(head, final.point, self.embeddings(candidate), problem)
+        measure = MEASURES[head.task]
+        clusters = plan.tested_clips.get(KEPT_TOGETHER, plan.tested_clips["speaker"])
+        counts = count_by_group(
+            plan.tested_labels, fit.nested.predicted, clusters, problem.names, measure
         )
-        if not plan.protocol.permute_labels:
-            _record_bundle(
-                self.cache,
-                plan,
-                self.run / "bundles" / name,
-                head,
-                fit,
-                self.content,
-                self.provenance,
-                self.embeddings,
-            )
-        summary = _summarise_head(head, grid, fit, n_points)
-        if name == BEST:
-            return replace(
-                summary,
-                title="best head",
-                fits={"points": 0, "pruned": 0, "inner_not_converged": 0},
-                scores_are="scores of the head chosen in each fold; not comparable across folds",
-            )
-        return summary
-
-
-def _record_bundle(
-    cache: Cache,
-    plan: Plan,
-    folder: Path,
-    head: Head,
-    fit: HeadFit,
-    content: str,
-    provenance: Mapping[str, Any],
-    embeddings: Any,
-) -> None:
-    """Fit the head on all clips, and save it with all that predicting needs."""
-    problem, final = plan.problem, fit.final
-    (candidate,) = (each for each in plan.candidates if each.name == final.layer)
-    classifier, weights = fit_final(head, final.point, embeddings(candidate), problem)
-    measure = MEASURES[head.task]
-    by_speaker = count_by_group(
-        plan.tested_labels,
-        fit.nested.predicted,
-        plan.tested_clips.get(KEPT_TOGETHER, plan.tested_clips["speaker"]),
-        problem.names,
-        measure,
-    )
-    scores = intervals(np.stack(list(by_speaker.values())), measure)
-    save_bundle(
-        folder,
-        classifier,
-        training=_training_record(cache, plan),
-        head=head.name,
-        parameters=final.point,
-        encoder=cache.key,
-        pooling=plan.pooling,
-        layer=asdict(candidate),
-        layer_weights=weights,
-        target=plan.target.column,
-        changes=plan.target.changes,
-        labels=problem.names,
-        normalise=plan.protocol.normalise,
-        converged=head.converged(classifier),
-        result={
-            "split": plan.split.title,
-            "speakers": len(np.unique(plan.tested_clips["speaker"])),
-            "clips": len(plan.tested_labels),
-            **{
-                name: {part: json_value(value) for part, value in asdict(interval).items()}
-                for name, interval in scores.items()
+        scores = intervals(np.stack(list(counts.values())), measure)
+        save_bundle(
+            self.run / "bundles" / name,
+            classifier,
+            training=_training_record(self.cache, plan),
+            head=head.name,
+            parameters=final.point,
+            encoder=self.cache.key,
+            pooling=plan.pooling,
+            layer=asdict(candidate),
+            layer_weights=weights,
+            target=plan.target.column,
+            changes=plan.target.changes,
+            labels=problem.names,
+            normalise=plan.protocol.normalise,
+            converged=head.converged(classifier),
+            result={
+                "split": plan.split.title,
+                "speakers": len(np.unique(plan.tested_clips["speaker"])),
+                "clips": len(plan.tested_labels),
+                **{
+                    key: {part: json_value(value) for part, value in asdict(interval).items()}
+                    for key, interval in scores.items()
+                },
             },
-        },
-        warnings=plan.warnings,
-        **_learnt_from(cache, plan),
-        content=content,
-        provenance=provenance,
-    )
+            warnings=plan.warnings,
+            **_training_corpora(self.cache, plan),
+            content=self.content,
+            provenance=self.provenance,
+        )
+
+
+def _training_corpora(cache: Cache, plan: Plan) -> dict[str, str]:
+    """Return title, licence and citation of the corpora that the saved head was fitted on."""
+    rows = plan.problem.everybody().train
+    names = sorted(set(plan.clips["corpus"][rows].tolist()))
+    if set(names) < set(cache.clips["corpus"].tolist()) and set(names) <= set(CORPORA):
+        corpora = [CORPORA[name] for name in names]
+        return {
+            "corpus": ", ".join(corpus.title for corpus in corpora),
+            "licence": "; ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
+            "citation": "; ".join(corpus.citation for corpus in corpora),
+        }
+    fields = ("corpus", "licence", "citation")
+    return {name: str(cache.provenance.get(name, "")) for name in fields}
 
 
 def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
-    """Record the clips that the saved head is fitted on, and the encoder's corpora.
+    """Record the clips that the saved head is fitted on, and the corpora of the encoder.
 
-    The clips that the encoder was trained on are in a record of its own.
+    The clips of the encoder are in its own record.
     """
     rows = plan.target.rows[plan.problem.everybody().train]
     corpora = cache.clips["corpus"]
@@ -492,51 +408,40 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
     return unite([fitted, of_encoder, by_name]) or fitted
 
 
-def _summarise_head(head: Head, grid: Grid, fit: HeadFit, n_points: int) -> HeadSummary:
-    layers, folds = list(fit.layers), [choice.fold for choice in fit.choices]
+def _n_points(grid: Grid) -> int:
+    return sum(map(len, paths(grid)))
+
+
+def _summarise_head(head: Head, grid: Grid, fit: HeadFit) -> HeadSummary:
     searched = [result for result in fit.results.values() if not np.isnan(result.inner).all()]
     return HeadSummary(
         title=head.title,
         scores_are=head.scores_are,
         grid=grid,
-        choices=[_describe_choice(choice) for choice in fit.choices],
-        final=_describe_choice(fit.final),
+        choices=[describe_choice(choice) for choice in fit.choices],
+        final=describe_choice(fit.final),
         fits={
-            "points": n_points * len(searched),
+            "points": _n_points(grid) * len(searched),
             "pruned": int(sum(np.isnan(result.inner).sum() for result in searched)),
             "inner_not_converged": sum(result.inner_not_converged for result in searched),
         },
-        not_converged={
-            layer: names
-            for layer in layers
-            if (names := [fold for fold in folds if not fit.results[layer, fold].converged])
-        },
+        not_converged=_not_converged(fit),
     )
 
 
-def _describe_choice(choice: Choice) -> dict[str, Any]:
-    return {
-        "fold": choice.fold,
-        "layer": choice.layer,
-        "parameters": choice.point,
-        "inner_score": json_value(choice.inner_score),
-        **({"head": choice.head} if choice.head else {}),
+def _summarise_best(head: Head, fit: HeadFit) -> HeadSummary:
+    return replace(
+        _summarise_head(head, {}, fit),
+        title="best head",
+        fits={"points": 0, "pruned": 0, "inner_not_converged": 0},
+        scores_are="scores of the head chosen in each fold; not comparable across folds",
+    )
+
+
+def _not_converged(fit: HeadFit) -> dict[str, list[str]]:
+    """Return, by layer, the folds whose tested head did not converge."""
+    folds = {
+        layer: [c.fold for c in fit.choices if not fit.results[layer, c.fold].converged]
+        for layer in fit.layers
     }
-
-
-def heads_there(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:
-    """Return the heads that this very run has already; refuse a folder that holds anything else."""
-    left_by_a_kill = {"run.json.unfinished"}
-    if not run.is_dir() or {path.name for path in run.iterdir()} <= left_by_a_kill:
-        return {}
-    fix = "name another folder with --out, or remove it"
-    if not (run / "run.json").is_file():
-        raise UserError(f"{run}: holds other things; expected a new folder; {fix}")
-    summary = read_summary(run)
-    if summary.name != name:
-        raise UserError(f"{run}: holds another run; expected a new folder; {fix}")
-    if summary.provenance.get("versions") != provenance.get("versions"):
-        remove_parts(run)  # other versions may give other numbers: nothing is mixed
-        return {}
-    check_run(run, summary)
-    return dict(summary.heads)
+    return {layer: names for layer, names in folds.items() if names}

@@ -1,4 +1,4 @@
-"""What a run gave, computed anew from its saved out-of-fold predictions; nothing is refitted."""
+"""The results of a run, computed from its saved out-of-fold predictions; nothing is refitted."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,39 +12,31 @@ from numpy.typing import NDArray
 from ...corpora import CLIP_COLUMNS
 from ...display import data_frame, text_table
 from ...errors import UserError
-from ...pipeline.contamination import MARK, contamination_mark
+from ...pipeline.contamination import contamination_mark
 from ...pipeline.groups import KEPT_TOGETHER
 from ...pipeline.heads import BEST
-from ...pipeline.holdout import holds_out
+from ...pipeline.marks import MarkKind
 from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.permutation import chance_p
 from ...pipeline.statistics import Interval, count_by_group, intervals
-from ..report.table import interval_text
-from .run import (
-    NESTED,
-    HeadSummary,
-    RunSummary,
-    check_given_name,
-    read_nuisance,
-    read_predictions,
-    read_summary,
-    read_table,
-)
+from ..score_text import interval_text
+from .csv_files import NESTED, read_nuisance, read_predictions, read_table
+from .summary import HeadSummary, RunSummary, check_given_name, read_summary
 
-#: Columns of the clip table by which scores are told apart, where a corpus has them.
+#: Columns of the clip table by which scores are broken down, where a corpus has them.
 GROUPS = ("sex", "intensity", "corpus")
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A run's predictions.
+    """The predictions of a run.
 
     Attributes
     ----------
     run : Path
         The folder.
     summary : RunSummary
-        What was asked for and chosen.
+        Its ``run.json``.
     clips : mapping of str to ndarray of str, shape (n_clips,)
         ``clips.csv`` by column.
     predicted : mapping of str to mapping of str to ndarray of str or float64, shape (n_clips,)
@@ -60,21 +52,13 @@ class RunResults:
     nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def called(self, name: str) -> "RunResults":
-        """Return the same results under another name, by which tables and figures call them.
-
-        Parameters
-        ----------
-        name : str
-            As :func:`~serpipe.artifacts.run.run.check_given_name` allows it.
-
-        Returns
-        -------
-        RunResults
+        """Return the same results under another name, for tables and figures.
 
         Raises
         ------
         UserError
-            If tables and figures cannot show it.
+            If tables and figures cannot show the name, see
+            :func:`~serpipe.artifacts.run.summary.check_given_name`.
         """
         return replace(self, summary=replace(self.summary, given_name=check_given_name(name)))
 
@@ -82,24 +66,24 @@ class RunResults:
         """Return the scores of each head as a short table, with all warnings."""
         summary, measure = self.summary, self.measure
         name = f"{summary.given_name}: " if summary.given_name else ""
-        about = f"{name}{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}"
+        title = f"{name}{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}"
         scores = {head: self.scores(head) for head in self.heads}
         rows = [
-            (head, *(interval_text(found[key], measure) for key in measure.scores.values()))
-            for head, found in scores.items()
+            (head, *(interval_text(of_head[key], measure) for key in measure.scores.values()))
+            for head, of_head in scores.items()
         ]
         table = text_table(("head", *measure.scores), rows)
         warnings = [f"WARNING: {warning}" for warning in summary.warnings]
-        return "\n".join([f"{about} ({self.kind})", table, *warnings, str(self.run)])
+        return "\n".join([f"{title} ({self.result_kind})", table, *warnings, str(self.run)])
 
     def to_pandas(self) -> Any:
-        """Return the out-of-fold predictions as a data frame of pandas.
+        """Return the out-of-fold predictions as a pandas data frame.
 
         Returns
         -------
         pandas.DataFrame
-            The columns of :meth:`columns`, and for each head the column ``predicted HEAD``: its
-            nested predictions. For scores take
+            The columns of :meth:`columns`, and for each head a column ``predicted HEAD`` with its
+            nested predictions. Scores are in
             :meth:`serpipe.artifacts.report.report.Report.to_pandas`.
 
         Raises
@@ -124,17 +108,17 @@ class RunResults:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads that are done."""
+        """The finished heads."""
         return tuple(self.predicted)
 
     @property
     def measure(self) -> Measure:
-        """How its predictions are scored."""
+        """The scores of its task."""
         return MEASURES[self.summary.task]
 
     @property
     def truth(self) -> NDArray[Any]:
-        """What was to be predicted: labels, or ratings as float64, shape (n_clips,)."""
+        """The true labels, or ratings as float64, shape (n_clips,)."""
         labels = self.clips["label"]
         return labels if self.summary.task == "classification" else labels.astype(np.float64)
 
@@ -144,9 +128,9 @@ class RunResults:
 
     @property
     def clusters(self) -> NDArray[np.str_]:
-        """What intervals and tests are over, shape (n_clips,).
+        """The unit of intervals and tests that each clip belongs to, shape (n_clips,).
 
-        The group of each clip where folds keep groups of speakers together, else its speaker.
+        The group where folds keep groups of speakers together, else the speaker.
         """
         return self.clips.get(KEPT_TOGETHER, self.clips["speaker"])
 
@@ -161,19 +145,26 @@ class RunResults:
         """Return p of the permutation test of a nuisance baseline against chance."""
         return self._p_against_chance(self.nuisance[title])
 
-    def _by_cluster(self, predicted: NDArray[Any]) -> NDArray[Any]:
-        counts = count_by_group(
-            self.truth, predicted, self.clusters, self.summary.labels, self.measure
-        )
-        return np.stack(list(counts.values()))
-
     def p_against_chance(self, head: str) -> float:
-        """Return p of the permutation test of the nested predictions of a head against chance."""
+        """Return p of the permutation test of a head's nested predictions against chance."""
         return self._p_against_chance(self.predicted[head][NESTED])
 
     def _p_against_chance(self, predicted: NDArray[Any]) -> float:
         labels = self.summary.labels
         return chance_p(self.truth, predicted, self.clips["speaker"], labels, self.measure)
+
+    def _counts(
+        self,
+        predicted: NDArray[Any],
+        clusters: NDArray[np.str_],
+        rows: NDArray[np.bool_] | slice = slice(None),
+    ) -> dict[str, NDArray[Any]]:
+        return count_by_group(
+            self.truth[rows], predicted[rows], clusters[rows], self.summary.labels, self.measure
+        )
+
+    def _by_cluster(self, predicted: NDArray[Any]) -> NDArray[Any]:
+        return np.stack(list(self._counts(predicted, self.clusters).values()))
 
     @property
     def speakers_of_label(self) -> dict[str, int]:
@@ -182,25 +173,11 @@ class RunResults:
         return {each: len(np.unique(speaker[label == each])) for each in self.summary.labels}
 
     def counts(self, head: str, layer: str = NESTED) -> dict[str, NDArray[Any]]:
-        """Sum up the predictions of each speaker's clips.
+        """Return the sums over each speaker's clips that ``measure.count`` defines.
 
-        Parameters
-        ----------
-        head, layer : str
-            Whose predictions.
-
-        Returns
-        -------
-        dict of str to ndarray
-            What ``measure.count`` returns; of labels, who was taken for whom.
+        For labels they are confusion matrices.
         """
-        return count_by_group(
-            self.truth,
-            self.predicted[head][layer],
-            self.clips["speaker"],
-            self.summary.labels,
-            self.measure,
-        )
+        return self._counts(self.predicted[head][layer], self.clips["speaker"])
 
     def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[Any]:
         """Return the sums of each speaker, or group of speakers, shape (n_speakers, ...)."""
@@ -209,20 +186,20 @@ class RunResults:
     @property
     def chosen_inside(self) -> bool:
         """Whether a layer or a hyper-parameter was chosen inside the folds."""
-        grids = [told.grid for told in self.summary.heads.values()]
+        grids = [head.grid for head in self.summary.heads.values()]
         several = any(len(values) > 1 for grid in grids for values in grid.values())
         return several or len(self.summary.layers) > 1 or BEST in self.summary.planned
 
     @property
-    def kind(self) -> str:
-        """What the headline predictions are, in a word or two."""
+    def result_kind(self) -> str:
+        """How the headline predictions were chosen, in a word or two."""
         if not self.chosen_inside:
             return "nothing chosen"
-        return "chosen by validation" if holds_out(self.summary.split) else "nested"
+        return "chosen by validation" if self.summary.split_kind.holds_out else "nested"
 
     @property
     def group_columns(self) -> tuple[str, ...]:
-        """The columns of ``clips`` by which scores can be told apart."""
+        """The columns of ``clips`` by which scores can be broken down."""
         return tuple(
             column
             for column in GROUPS
@@ -230,12 +207,7 @@ class RunResults:
         )
 
     def groups(self, head: str) -> dict[tuple[str, str], NDArray[Any]]:
-        """Sum up the nested predictions by group of clips and speaker.
-
-        Parameters
-        ----------
-        head : str
-            Whose predictions.
+        """Sum up a head's nested predictions by group of clips and speaker.
 
         Returns
         -------
@@ -243,54 +215,37 @@ class RunResults:
             From column and value, such as ``("sex", "female")``, to the sums of each speaker who
             has such clips.
         """
-        found = {}
+        sums = {}
         for column in self.group_columns:
             for group in np.unique(self.clips[column]).tolist():
                 rows = self.clips[column] == group
-                counts = count_by_group(
-                    self.truth[rows],
-                    self.predicted[head][NESTED][rows],
-                    self.clusters[rows],
-                    self.summary.labels,
-                    self.measure,
-                )
-                found[column, group] = np.stack(list(counts.values()))
-        return found
+                counts = self._counts(self.predicted[head][NESTED], self.clusters, rows)
+                sums[column, group] = np.stack(list(counts.values()))
+        return sums
 
 
 def read_results(run: Path) -> RunResults:
     """Read a run.
 
-    Parameters
-    ----------
-    run : Path
-        The folder of a run.
-
-    Returns
-    -------
-    RunResults
-
     Raises
     ------
     UserError
-        If no head is done, or a file is missing or damaged.
+        If no head is finished, or a file is missing or damaged.
     """
     summary = read_summary(run)
     if not summary.heads:
-        raise UserError(
-            f"{run}: no head is fitted yet; expected at least one; run it again to go on: "
-            f"{summary.provenance.get('command', 'serpipe fit')}"
-        )
+        command = summary.provenance.get("command", "serpipe fit")
+        raise UserError(f"{run}: no head is fitted yet; resume the run: {command}")
     rows = read_table(run, "clips.csv", summary)
     if len(rows) != summary.clips or not {"label", "speaker", "path"} <= set(rows[0]):
         raise UserError(
-            f"{run / 'clips.csv'}: holds {len(rows)} clips; expected {summary.clips} with label, "
+            f"{run / 'clips.csv'}: has {len(rows)} clips; expected {summary.clips} with label, "
             "speaker and path; fit again"
         )
     clips = {column: np.array([row[column] or "" for row in rows]) for column in rows[0]}
     if summary.task not in MEASURES:
         raise UserError(
-            f"{run}: task {summary.task!r}; expected {' or '.join(MEASURES)}; fit again"
+            f"{run}: its task {summary.task!r} is not {' or '.join(MEASURES)}; fit again"
         )
     return RunResults(
         run,
@@ -302,74 +257,53 @@ def read_results(run: Path) -> RunResults:
 
 
 def marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSummary:
-    """Mark a run of a model that is known to be trained on its clips, if it is not marked yet.
+    """Mark a run as contaminated if its model is known to be trained on its clips.
 
-    Runs of before the mark, or of before the model was known, have none in their ``run.json``.
+    Runs made before there was such a mark, or before the model was known, lack it in ``run.json``.
 
     Parameters
     ----------
     summary : RunSummary
-        What ``run.json`` says.
+        The run's ``run.json``.
     clips : mapping of str to ndarray of str, shape (n_clips,)
         ``clips.csv`` by column.
-
-    Returns
-    -------
-    RunSummary
     """
-    has_mark = any(warning.startswith(f"{MARK}:") for warning in summary.warnings)
-    if has_mark or "corpus" not in clips:
+    if summary.has_mark(MarkKind.CONTAMINATED) or "corpus" not in clips:
         return summary
     mark = contamination_mark(str(summary.encoder["encoder"]), clips)
     return replace(summary, warnings=[*summary.warnings, mark]) if mark else summary
 
 
-def chosen(told: HeadSummary) -> dict[str, Counter[str]]:
-    """Count what was chosen over the folds: the layer, and each hyper-parameter with a choice.
+def chosen(head: HeadSummary) -> dict[str, Counter[str]]:
+    """Count over the folds how often each layer and each value of a hyper-parameter was chosen.
 
-    The last hyper-parameter is counted, fixed or not: no result can do without it.
-
-    Parameters
-    ----------
-    told : HeadSummary
-        Of one head.
+    Hyper-parameters of one value are omitted, but for the last one, which every result needs.
 
     Returns
     -------
     dict of str to Counter
-        From ``"layer"`` or the hyper-parameter to how often each value was chosen.
+        By ``"layer"`` (``"head"`` too, where it was chosen) and name of the hyper-parameter.
     """
-    counted = {"layer": Counter(str(choice["layer"]) for choice in told.choices)}
-    if told.choices and all("head" in choice for choice in told.choices):
-        counted = {"head": Counter(str(choice["head"]) for choice in told.choices), **counted}
-    for name, values in told.grid.items():
-        if len(values) > 1 or name == list(told.grid)[-1]:
-            counted[name] = Counter(f"{c['parameters'][name]:g}" for c in told.choices)
-    return counted
+    counters = {"layer": Counter(str(choice["layer"]) for choice in head.choices)}
+    if head.choices and all("head" in choice for choice in head.choices):
+        counters = {"head": Counter(str(choice["head"]) for choice in head.choices), **counters}
+    for name, values in head.grid.items():
+        if len(values) > 1 or name == list(head.grid)[-1]:
+            counters[name] = Counter(f"{c['parameters'][name]:g}" for c in head.choices)
+    return counters
 
 
-def at_edge(told: HeadSummary) -> dict[str, Counter[str]]:
-    """Count how often the smallest or largest value of a grid was chosen.
-
-    Parameters
-    ----------
-    told : HeadSummary
-        Of one head.
-
-    Returns
-    -------
-    dict of str to Counter
-        From hyper-parameter to how often each edge was chosen; those that never were are left out.
-    """
+def at_edge(head: HeadSummary) -> dict[str, Counter[str]]:
+    """Count how often the smallest or largest value of a grid was chosen, by hyper-parameter."""
     edges = {}
-    for name, counted in chosen(told).items():
-        values: Sequence[float] = told.grid.get(name, ())
+    for name, counter in chosen(head).items():
+        values: Sequence[float] = head.grid.get(name, ())
         ends = {f"{v:g}" for v in (values[0], values[-1])} if len(values) > 1 else set()
         if name == "epoch" and values and values[0] == 0:
             ends.discard("0")  # before any training: no grid goes lower
-        found = Counter({value: n for value, n in counted.items() if value in ends})
-        if found:
-            edges[name] = found
+        at_ends = Counter({value: n for value, n in counter.items() if value in ends})
+        if at_ends:
+            edges[name] = at_ends
     return edges
 
 

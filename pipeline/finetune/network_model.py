@@ -36,6 +36,7 @@ class NetworkModel(nn.Module):
     def __init__(self, name: str, outputs: Sequence[str], seed: int) -> None:
         super().__init__()
         self.name, self.outputs = name, list(outputs)
+        self.about: Any = None  # of a loaded network: its untrusted description
         self.network = NETWORKS[name](len(outputs), seed)
 
     def forward(
@@ -100,6 +101,7 @@ def load_network(folder: Path) -> NetworkModel:
         model = NetworkModel(told["network"], [str(name) for name in told["outputs"]], seed=0)
         check_regular(folder / "model.safetensors", _MAX_WEIGHT_BYTES)
         model.load_state_dict(load_file(folder / "model.safetensors"))
+        model.about = told.get("serpipe")
     except UserError:
         raise
     except Exception as error:  # safetensors and torch raise what they like

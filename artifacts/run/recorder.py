@@ -1,0 +1,197 @@
+"""Record a run as it proceeds: common to fitting, fine-tuning and evaluation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...corpora.data import Data
+from ...errors import UserError
+from ...files import json_value, make_folder
+from ...pipeline.finetune import END_TO_END
+from ...pipeline.fit import Choice, HeadFit
+from ...pipeline.heads import Grid
+from ...pipeline.nuisance import predict_from_nuisance
+from ...pipeline.protocol import Plan
+from .csv_files import save_clips, save_nuisance, save_predictions, save_search
+from .fold_results import remove_fold_results
+from .identity import tested_hashes
+from .latest import RUNS
+from .summary import HeadSummary, RunSummary, check_run, read_summary, update_hashes, write_summary
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A run that is being recorded.
+
+    Attributes
+    ----------
+    run : Path
+        The run's folder.
+    plan : Plan
+        Clips, labels and folds.
+    summary : RunSummary
+        The content of ``run.json``, but for the heads.
+    heads : dict of str to HeadSummary
+        The finished heads.
+    """
+
+    run: Path
+    plan: Plan
+    summary: RunSummary
+    heads: dict[str, HeadSummary]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all planned heads are finished."""
+        return set(self.heads) == set(self.summary.planned)
+
+    def write(self) -> None:
+        """Write ``run.json``."""
+        write_summary(self.run, replace(self.summary, heads=self.heads))
+
+    def start(self) -> None:
+        """Record the plan before any work: a stopped run shows that it is incomplete."""
+        self.write()
+        plan = self.plan
+        save_clips(self.run, plan.tested_clips, plan.tested_labels, plan.split.folds)
+
+    def reopen(self) -> None:
+        """Update the name of a complete run and make it the newest: it was requested last."""
+        recorded = read_summary(self.run)
+        names = {
+            name: value
+            for name in ("given_name", "probe")
+            if (value := getattr(self.summary, name)) and value != getattr(recorded, name)
+        }
+        if names:
+            write_summary(self.run, replace(recorded, **names))
+        (self.run / "run.json").touch()
+
+    def save_head(
+        self, name: str, summary: HeadSummary, fit: HeadFit, grid: Grid | None = None
+    ) -> None:
+        """Write predictions and search of a head, and then list it in ``run.json``."""
+        plan = self.plan
+        save_predictions(
+            self.run, name, fit, plan.tested_clips, plan.tested_labels, plan.split.folds
+        )
+        if grid is not None:
+            save_search(self.run, name, grid, fit)
+        self.heads[name] = summary
+        self.write()
+
+    def finish(self) -> Path:
+        """Write the nuisance baselines and the final hashes, and return the run's folder."""
+        plan = self.plan
+        if not (self.run / "nuisance.csv").exists():
+            problem = plan.problem
+            predicted = predict_from_nuisance(
+                plan.clips, problem.labels, problem.folds, problem.seed
+            )
+            save_nuisance(self.run, predicted, plan.tested_clips)
+        update_hashes(self.run)
+        return self.run
+
+
+def open_recorder(
+    plan: Plan, out: Path | None, name: str, provenance: Mapping[str, Any], **fields: Any
+) -> Recorder:
+    """Open the folder of a run, new or to be resumed.
+
+    Parameters
+    ----------
+    plan : Plan
+        Clips, labels and folds.
+    out : Path or None
+        The run's folder; by default ``artifacts/runs/NAME``.
+    name : str
+        From :func:`~serpipe.artifacts.run.identity.run_name`.
+    provenance : mapping
+        JSON values.
+    **fields
+        The fields of :class:`RunSummary` that the plan does not determine.
+
+    Returns
+    -------
+    Recorder
+
+    Raises
+    ------
+    UserError
+        If the folder holds anything else, or a run whose files were changed.
+    """
+    run = out or RUNS / name
+    heads = _finished_heads(run, name, provenance)
+    given_name = fields.pop("given_name", "") or (read_summary(run).given_name if heads else "")
+    make_folder(run)
+    summary = RunSummary(
+        name=name,
+        target=plan.target.column,
+        changes=plan.target.changes,
+        split=plan.split.name,
+        split_title=plan.split.title,
+        warnings=plan.warnings,
+        seed=plan.protocol.seed,
+        labels=plan.problem.names,
+        speakers=np.unique(plan.tested_clips["speaker"]).tolist(),
+        clips=len(plan.tested_labels),
+        heads=heads,
+        provenance=provenance,
+        task=plan.task,
+        assumptions=plan.assumptions,
+        findings=plan.findings,
+        group=plan.group,
+        groups=plan.tested_groups,
+        given_name=given_name,
+        **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
+        **fields,
+    )
+    return Recorder(run, plan, summary, heads)
+
+
+def end_to_end_fields(data: Data, head: str) -> dict[str, Any]:
+    """Return the fields that runs without cached embeddings have in common."""
+    return {
+        "corpus": data.title,
+        "pooling": "mean",
+        "normalise": "none",
+        "layers": [END_TO_END],
+        "planned": [head],
+    }
+
+
+def data_provenance(data: Data) -> dict[str, str]:
+    """Return what the provenance of a cache would say of the clips."""
+    return {"corpus": data.title, "licence": data.licence, "citation": data.citation}
+
+
+def describe_choice(choice: Choice) -> dict[str, Any]:
+    """Return the entry of a choice in ``run.json``."""
+    return {
+        "fold": choice.fold,
+        "layer": choice.layer,
+        "parameters": choice.point,
+        "inner_score": json_value(choice.inner_score),
+        **({"head": choice.head} if choice.head else {}),
+    }
+
+
+def _finished_heads(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:
+    """Return the heads that this very run already has; refuse a folder that holds anything else."""
+    left_by_a_kill = {"run.json.unfinished"}
+    if not run.is_dir() or {path.name for path in run.iterdir()} <= left_by_a_kill:
+        return {}
+    remedy = "choose another folder with --out, or remove it"
+    if not (run / "run.json").is_file():
+        raise UserError(f"{run}: holds files that are not of a run; {remedy}")
+    summary = read_summary(run)
+    if summary.name != name:
+        raise UserError(f"{run}: holds another run; {remedy}")
+    if summary.provenance.get("versions") != provenance.get("versions"):
+        remove_fold_results(run)  # other versions may give other numbers: nothing is mixed
+        return {}
+    check_run(run, summary)
+    return dict(summary.heads)

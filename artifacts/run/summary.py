@@ -1,0 +1,379 @@
+"""``run.json``: what a run was asked for, what it chose, and the hashes of its files.
+
+=================================== ============================================================
+``run.json``                        settings, choices, command and versions; the SHA-256 hashes of
+                                    all files below but ``report/`` and ``parts/``, which are
+                                    checked when the files are read
+``clips.csv``                       the tested clips with their labels and folds
+``nuisance.csv``                    out-of-fold predictions from sampling rate, channels, duration
+                                    and loudness alone
+``predictions/HEAD.csv``            out-of-fold predictions and scores: the nested ones, then a
+                                    row per layer and clip
+``search/HEAD.csv``                 inner score of every layer, fold and set of hyper-parameters
+``bundles/HEAD/``                   the head fitted on all clips, with all that inference needs
+``model/``                          the fine-tuned model
+``report/``                         written by ``serpipe report``
+``parts/``                          results of single folds, from which a stopped run resumes
+=================================== ============================================================
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from ...errors import UserError
+from ...integrity import (
+    MODEL_HASHES,
+    check_files,
+    hash_files,
+    read_record_json,
+    write_sealed_json,
+)
+from ...pipeline.heads import BEST
+from ...pipeline.marks import Mark
+from ...pipeline.split_kind import SplitKind
+from ...schema import from_json
+from .encoder_key import read_encoder_key
+
+FORMAT_VERSION = 3
+#: The format before files were hashed: still read, without a check.
+_UNHASHED_VERSION = 2
+REMEDY = "restore the original file, or remove the run and make it again"
+#: Longest name that a user may give to a run.
+MAX_NAME_LENGTH = 40
+
+
+class RunKind(StrEnum):
+    """How the predictions of a run were made."""
+
+    FITTED = "fitted"  # heads on frozen embeddings
+    FINETUNED = "finetuned"  # a model trained end to end
+    EVALUATED = "evaluated"  # a trained model as it was
+
+
+@dataclass(frozen=True)
+class HeadSummary:
+    """The entry of a head in ``run.json``.
+
+    Attributes
+    ----------
+    title : str
+        Name in tables.
+    scores_are : str
+        Meaning of the scores in the CSV file.
+    grid : mapping of str to list of float
+        The values tried for each hyper-parameter.
+    choices : list of mapping
+        ``fold``, ``layer``, ``parameters`` and ``inner_score``, chosen on the training speakers of
+        each fold.
+    final : mapping
+        The same for the bundle, chosen on all clips that any fold trains on.
+    fits : mapping of str to int
+        ``points``: hyper-parameter settings over all layers and folds; ``pruned``: those that the
+        search skipped; ``inner_not_converged``: inner fits that did not reach their optimum.
+    not_converged : mapping of str to list of str
+        Layer to the folds whose tested head did not reach its optimum.
+    """
+
+    title: str
+    scores_are: str
+    grid: Mapping[str, Sequence[int | float]]
+    choices: Sequence[Mapping[str, Any]]
+    final: Mapping[str, Any]
+    fits: Mapping[str, int]
+    not_converged: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The content of ``run.json``.
+
+    Attributes
+    ----------
+    name : str
+        From :func:`~serpipe.artifacts.run.identity.run_name`; unique to settings and data.
+    corpus : str
+        Title of the data.
+    encoder : mapping
+        The key of the cache: the encoder and everything else that the embeddings depend on.
+    pooling : str
+        Poolings that the heads use.
+    target : str
+        The predicted column.
+    changes : sequence of str
+        Labels that were merged or dropped.
+    normalise : str
+        ``"none"`` or ``"speaker"``.
+    split, split_title : str
+        The split as an option, and in words.
+    inner : str
+        How layer and hyper-parameters were chosen, in words.
+    warnings : sequence of str
+        Shown wherever a score of this run appears; :attr:`marks` parses them.
+    seed : int
+        Of folds, heads and shuffles.
+    layers, labels, speakers : sequence of str
+        Their names.
+    clips : int
+        Number of tested clips.
+    content : str
+        Hash of the cache's key, the checksums of its embeddings, and the clips used.
+    planned : sequence of str
+        The requested heads.
+    heads : mapping of str to HeadSummary
+        The finished heads.
+    provenance : mapping
+        Command, versions, machine; and those of the cache.
+    task : str
+        ``"classification"`` or ``"regression"``.
+    agreement : mapping, optional
+        Fields of :class:`~serpipe.pipeline.ratings.Agreement`, if there are several raters.
+    probe : str, optional
+        Name of the folder, beside that of a fine-tuned run, that holds the run of its frozen probe.
+    assumptions : sequence of str
+        Defaults that were assumed, in words.
+    findings : sequence of (str, str)
+        Check code and text of what planning noticed.
+    group : str
+        What folds keep together: ``"speaker"``, or a column that groups speakers.
+    groups : sequence of str
+        The tested groups of speakers; empty if ``group`` is ``"speaker"``.
+    tested : str
+        Hash of the tested clips and their labels; empty in runs of earlier versions.
+    folds : str
+        Hash of the folds in which they are tested.
+    settings : str
+        Hash of the clips and all settings but the seed: runs that share it are repeats. Empty where
+        another seed cannot repeat the run.
+    files : mapping of str to str, optional
+        SHA-256 hashes of the run's files by path, filled in on writing. None in runs of earlier
+        versions, whose files are not checked.
+    given_name : str
+        The user's name for the run; empty if there is none.
+    """
+
+    name: str
+    corpus: str
+    encoder: Mapping[str, Any]
+    pooling: str
+    target: str
+    changes: Sequence[str]
+    normalise: str
+    split: str
+    split_title: str
+    inner: str
+    warnings: Sequence[str]
+    seed: int
+    layers: Sequence[str]
+    labels: Sequence[str]
+    speakers: Sequence[str]
+    clips: int
+    content: str
+    planned: Sequence[str]
+    heads: Mapping[str, HeadSummary]
+    provenance: Mapping[str, Any]
+    task: str = "classification"
+    agreement: Mapping[str, Any] | None = None
+    probe: str | None = None
+    assumptions: Sequence[str] = ()
+    findings: Sequence[Sequence[str]] = ()
+    group: str = "speaker"
+    groups: Sequence[str] = ()
+    tested: str = ""
+    folds: str = ""
+    settings: str = ""
+    files: Mapping[str, str] | None = None
+    given_name: str = ""
+
+    @property
+    def clusters(self) -> Sequence[str]:
+        """The units of intervals and tests: groups that folds keep together, or speakers."""
+        return self.groups or self.speakers
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """The warnings, parsed."""
+        return tuple(map(Mark.parse, self.warnings))
+
+    def has_mark(self, name: str) -> bool:
+        """Return whether the run bears a mark, such as ``MarkKind.TRIAL``."""
+        return any(mark.name == name for mark in self.marks)
+
+    @property
+    def split_kind(self) -> SplitKind:
+        """The kind of the split."""
+        return SplitKind.of(self.split)
+
+    @property
+    def finetuned_head(self) -> str | None:
+        """The head that was trained end to end: the epoch is its only hyper-parameter."""
+        return next(
+            (name for name, head in self.heads.items() if set(head.grid) == {"epoch"}), None
+        )
+
+    @property
+    def kind(self) -> RunKind:
+        """How the predictions were made."""
+        if not self.split_kind.trains:
+            return RunKind.EVALUATED
+        return RunKind.FINETUNED if self.finetuned_head else RunKind.FITTED
+
+
+def write_summary(run: Path, summary: RunSummary) -> None:
+    """Write ``run.json``, with the hashes of the files that the run has now."""
+    summary = replace(summary, files=_hash_run(run, summary))
+    write_sealed_json(run / "run.json", {"serpipe_run": FORMAT_VERSION, **asdict(summary)})
+
+
+def read_summary(run: Path) -> RunSummary:
+    """Read ``run.json``.
+
+    Raises
+    ------
+    UserError
+        If the folder is not a run, is of another format version, or ``run.json`` was changed.
+    """
+    path = run / "run.json"
+    remedy = "name a folder that `serpipe fit` made, or fit again"
+    try:
+        content = read_record_json(path, "run", FORMAT_VERSION, _UNHASHED_VERSION, remedy)
+        summary = from_json(RunSummary, content)
+        _check_summary(summary)
+        return summary
+    except FileNotFoundError:
+        raise UserError(f"{run}: not a run, it has no run.json; {remedy}") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a run.json ({error}); {remedy}") from error
+
+
+def update_hashes(run: Path) -> None:
+    """Rewrite ``run.json`` if the files of the run differ from those that it lists."""
+    summary = read_summary(run)
+    if summary.files is not None and _hash_run(run, summary) != summary.files:
+        write_summary(run, summary)
+
+
+def check_run(run: Path, summary: RunSummary) -> None:
+    """Check every file that ``run.json`` lists against its hash.
+
+    A removed bundle or model is no damage: nothing else is read from it.
+
+    Raises
+    ------
+    UserError
+        If a file was damaged or changed, or another one is missing.
+    """
+    files = {
+        name: digest
+        for name, digest in (summary.files or {}).items()
+        if not name.startswith(("bundles/", "model/")) or (run / name).exists()
+    }
+    check_files(run, files, REMEDY)
+
+
+def _hash_run(run: Path, summary: RunSummary) -> dict[str, str]:
+    """Hash the files of finished heads, and the files that heads share.
+
+    Files of other heads may be about to be replaced, or not belong to the run.
+    """
+    if not summary.heads:
+        return {}
+    names = ["clips.csv", "nuisance.csv", f"model/{MODEL_HASHES}"]
+    for head in summary.heads:
+        names += [f"predictions/{head}.csv", f"search/{head}.csv", f"bundles/{head}/bundle.json"]
+    return hash_files(run, names)
+
+
+@dataclass(frozen=True)
+class _Provenance:
+    """The entries that are read from the provenance of a run or of its cache."""
+
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    corpus: str = ""
+    licence: str = ""
+    citation: str = ""
+    cache: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """The agreement of several raters."""
+
+    icc_1: int | float | None
+    icc_k: int | float | None
+    kind: str
+    raters: int | float
+    clips: int
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The entries that are read from a choice of layer and hyper-parameters."""
+
+    fold: str
+    layer: str
+    parameters: Mapping[str, int | float]
+    inner_score: int | float | None
+    head: str = ""
+
+
+def _check_summary(summary: RunSummary) -> None:
+    """Raise an error that :func:`read_summary` catches if a report could not be made of this."""
+    key = read_encoder_key(summary.encoder)
+    if not key.encoder or not key.revision:
+        raise ValueError("encoder has no name or revision")
+    provenance = from_json(_Provenance, summary.provenance, ignore_unknown=True)
+    from_json(_Provenance, provenance.cache, ignore_unknown=True)
+    if summary.agreement is not None:
+        from_json(_Agreement, summary.agreement)
+    if summary.given_name:
+        check_given_name(summary.given_name)
+    if any(len(finding) != 2 for finding in summary.findings):
+        raise ValueError("a finding is not a code and a text")
+    if summary.probe is not None and not _is_plain_name(summary.probe):
+        raise ValueError(f"probe {summary.probe!r} is not the name of a folder")
+    for name, head in summary.heads.items():
+        if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):  # it becomes part of a path
+            raise ValueError(f"{name!r} cannot be the name of a head")
+        sum(head.fits[each] for each in ("points", "pruned", "inner_not_converged"))
+        for entry in (*head.choices, head.final):
+            choice = from_json(_Choice, entry, ignore_unknown=True)
+            if not head.grid.keys() <= choice.parameters.keys():
+                raise ValueError(f"a choice of {name} lacks a parameter of the grid")
+            if name == BEST and not choice.head:
+                raise ValueError(f"a choice of {name} names no head")
+
+
+def check_given_name(name: str) -> str:
+    """Return a user's name for a run if tables and figures can show it.
+
+    Raises
+    ------
+    UserError
+        If it is empty or longer than 40 characters, begins or ends with a space, or contains an
+        equals sign or a character that cannot be printed.
+    """
+    is_short = 0 < len(name) <= MAX_NAME_LENGTH
+    if is_short and name.isprintable() and name == name.strip() and "=" not in name:
+        return name
+    raise UserError(
+        f"name {name!r}: choose a name of 1 to {MAX_NAME_LENGTH} printable characters, without '=' "
+        "and without spaces around it"
+    )
+
+
+def rename_run(run: Path, given_name: str) -> None:
+    """Give a recorded run a name; an empty one keeps the present name."""
+    summary = read_summary(run)
+    if given_name and summary.given_name != given_name:
+        write_summary(run, replace(summary, given_name=given_name))
+
+
+def _is_plain_name(name: str) -> bool:
+    """Return whether a name denotes a folder directly beside, on any operating system."""
+    # Windows knows all separators, and drives besides.
+    return name.isprintable() and name != ".." and PureWindowsPath(name).name == name != ""
