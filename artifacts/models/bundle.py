@@ -24,13 +24,7 @@ from numpy.typing import NDArray
 
 from ...errors import UserError, counted, first_line
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
-from ...integrity import (
-    check_files,
-    check_listed,
-    hash_files,
-    read_record_json,
-    write_sealed_json,
-)
+from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
 from ...pipeline.heads import HEADS, Classifier
 from ...pipeline.layers import Candidate, weigh
 from ...schema import from_json
@@ -186,10 +180,7 @@ def save_bundle(
     head.save(classifier, path)
     files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
     summary = BundleSummary(
-        **fields,
-        head_sha256=files[path.name],
-        probabilities=head.probabilities_are,
-        files=files,
+        **fields, head_sha256=files[path.name], probabilities=head.probabilities_are, files=files
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
     write_sealed_json(folder / "bundle.json", content)

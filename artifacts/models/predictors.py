@@ -87,22 +87,7 @@ class Predictor:
 def bundle_predictor(
     folder: Path, device: str, encoder: str | Path | None, revision: str | None
 ) -> Predictor:
-    """Load a fitted head and the encoder that it was fitted on.
-
-    Parameters
-    ----------
-    folder : Path
-        The bundle.
-    device : str
-        Torch device of the encoder.
-    encoder : str or Path, optional
-        Where the encoder is, if it is neither built in nor on the hub.
-    revision : str, optional
-        Of that encoder.
-
-    Returns
-    -------
-    Predictor
+    """Load a bundle and its encoder, see :func:`find_encoder`, onto a torch device.
 
     Raises
     ------
@@ -198,14 +183,12 @@ def network_predictor(folder: Path, device: str) -> Predictor:
 def find_encoder(
     folder: Path, bundle: BundleSummary, given: str | Path | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """Find the encoder of a bundle.
+    """Find the encoder of the bundle in a folder.
 
     Parameters
     ----------
-    folder : Path
+    folder, bundle : Path, BundleSummary
         The bundle.
-    bundle : BundleSummary
-        Its ``bundle.json``.
     given : str, Path or None
         Where the encoder is, if it is neither built in nor on the hub.
     revision : str or None
@@ -237,11 +220,7 @@ def find_encoder(
 
 
 def _load_its_encoder(
-    folder: Path,
-    bundle: BundleSummary,
-    device: str,
-    given: str | Path | None,
-    revision: str | None,
+    folder: Path, bundle: BundleSummary, device: str, given: str | Path | None, revision: str | None
 ) -> tuple[Encoder, list[str]]:
     """Load the encoder of a bundle, and refuse another one; return warnings with it."""
     key = bundle.encoder

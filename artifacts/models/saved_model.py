@@ -362,14 +362,7 @@ class Model:
         return self.decode(read_clip(file), file)[0]
 
     def decode(self, content: bytes, file: Place) -> tuple[Waveform, str]:
-        """Decode the content of a file.
-
-        Parameters
-        ----------
-        content : bytes
-            Its content.
-        file : Path or Remote
-            Its name in messages.
+        """Decode the content of a file, whose name is for messages.
 
         Returns
         -------
@@ -518,20 +511,10 @@ def predict_files(
     workers: int = 1,
     track: Track[Any] = no_track,
 ) -> Iterator[Prediction | BadClipError]:
-    """Predict files, a group at a time.
+    """Predict files, a group at a time, with ``workers`` decoding threads.
 
-    Parameters
-    ----------
-    model : Model
-        From :func:`load_model`.
-    files : sequence of Path or Remote
-        The files.
-    window, hop : float, optional
-        See :meth:`Model.predict_batch`.
-    workers : int
-        Number of decoding threads.
-    track : callable
-        Shows progress: over the files, or over the windows of a single file.
+    The other parameters are those of :meth:`Model.predict_batch`; ``track`` shows progress over the
+    files, or over the windows of a single file.
 
     Yields
     ------

@@ -34,8 +34,8 @@ def windows(n_samples: int, rate: int, window: float, hop: float) -> list[tuple[
     """
     if not (math.isfinite(window * rate) and math.isfinite(hop) and MINIMUM_HOP <= hop <= window):
         raise UserError(
-            f"--window {window:g} --hop {hop:g}: choose a hop from {MINIMUM_HOP:g} s to the length of "
-            "the window, so that windows leave no gaps"
+            f"--window {window:g} --hop {hop:g}: choose a hop from {MINIMUM_HOP:g} s to the length "
+            "of the window, so that windows leave no gaps"
         )
     size = round(window * rate)
     step = min(round(hop * rate), size)

@@ -101,19 +101,7 @@ def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str
 
 
 def run_onnx(content: bytes, clips: Sequence[Waveform]) -> list[list[NDArray[Any]]]:
-    """Run an ONNX file on clips, one at a time, in one thread.
-
-    Parameters
-    ----------
-    content : bytes
-        From :func:`to_onnx`.
-    clips : sequence of ndarray of float32, shape (n_samples,)
-        The clips.
-
-    Returns
-    -------
-    list of list of ndarray
-        The outputs of the graph for each clip.
+    """Return the outputs of an ONNX file for each clip, one at a time, in one thread.
 
     Raises
     ------

@@ -143,19 +143,9 @@ def export_onnx(
 
 
 def check_clips(model: Model, longest: int | None) -> list[Waveform]:
-    """Return clips of the built-in sample of several lengths.
+    """Return clips of the built-in sample for a model: float32, shape (n_samples,) each.
 
-    Parameters
-    ----------
-    model : Model
-        The model that scores them.
-    longest : int or None
-        Samples of the longest clip that it accepts.
-
-    Returns
-    -------
-    list of ndarray of float32, shape (n_samples,)
-        A second of one, two whole ones, and three end to end, cut to the longest that it accepts.
+    They are a second of one, two whole ones, and three end to end, cut to ``longest`` samples.
     """
     _, (scan,) = find_data([SAMPLE])
     files = sorted(clip.file for clip in scan.clips)

@@ -17,21 +17,9 @@ from .table import escape_markdown
 
 
 def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
-    """Return a model card: data, protocol, numbers with intervals, limits and licence.
+    """Return the model card of a head's bundle as Markdown with a YAML header.
 
-    Parameters
-    ----------
-    results : RunResults
-        The run.
-    head : str
-        The head of the bundle.
-    bundle : BundleSummary
-        Its ``bundle.json``.
-
-    Returns
-    -------
-    str
-        Markdown with a YAML header.
+    It states data, protocol, scores with intervals, limits and licence.
     """
     from jinja2 import Environment, StrictUndefined
 

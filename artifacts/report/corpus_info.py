@@ -46,19 +46,8 @@ def _corpora_table() -> Table:
 def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed]) -> Report:
     """Compare the content of a folder with the release of its corpus.
 
-    Parameters
-    ----------
-    source : Source
-        The folder and its corpus.
-    scanned : Scan
-        Its clips, by their names.
-    surveyed : sequence of Surveyed
-        The same, decoded.
-
-    Returns
-    -------
-    Report
-        Facts, a table by emotion and one by speaker; faults are in the notes.
+    The report has facts, a table by emotion and one by speaker; faults are in the notes.
+    ``surveyed`` are the decoded clips of ``scanned``.
     """
     corpus = source.corpus
     good = [each for each in surveyed if each.facts]

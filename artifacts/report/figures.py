@@ -13,6 +13,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import counted
 from ...files import write_bytes
@@ -106,42 +107,26 @@ def as_bytes(figure: "Figure", suffix: str) -> bytes:
 
 def draw_layers(results: RunResults) -> "Figure":
     """Draw the first score of each layer with its interval, and the nested one of each head."""
-    measure = results.measure
+    measure, heads, layers = results.measure, results.heads, list(results.summary.layers)
     title = f"{measure.title} of each layer held fixed (descriptive)"
     figure, axes = _new(results, title, 8.5, 4.4)
-    layers = list(results.summary.layers)
-    first = {
-        head: [results.scores(head, layer)[measure.key] for layer in layers]
-        for head in results.heads
-    }
-    for number, head in enumerate(results.heads):
-        of_head = first[head]
+    first = {head: [results.scores(head, layer)[measure.key] for layer in layers] for head in heads}
+    for number, head in enumerate(heads):
         nested = score_text(results.scores(head)[measure.key].value, measure)
-        position = np.arange(len(layers)) + 0.08 * (number - (len(results.heads) - 1) / 2)
-        values = measure.scale * np.array([each.value for each in of_head])
-        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in of_head]).T
-        style: dict[str, Any] = {"color": COLOURS[number], "marker": MARKERS[number]}
         axes.errorbar(
-            position,
-            values,
-            yerr=None if np.isnan(ends).all() else ends,
-            capsize=2,
-            linewidth=1.4,
-            markersize=5,
-            linestyle=LINES[number],
-            label=f"{head} ({results.result_kind} {nested})",
-            **style,
-        )
+            np.arange(len(layers)) + 0.08 * (number - (len(heads) - 1) / 2),
+            measure.scale * np.array([each.value for each in first[head]]),
+            yerr=_error_bars(first[head], measure),
+            capsize=2, linewidth=1.4, markersize=5, linestyle=LINES[number],
+            label=f"{head} ({results.result_kind} {nested})", color=COLOURS[number],
+            marker=MARKERS[number],
+        )  # fmt: skip
     chance = measure.scale * measure.chance(len(results.summary.labels))
     axes.axhline(chance, color="0.5", linewidth=1, linestyle=":")
     axes.annotate(
-        f"chance {chance:.{1 if chance else 0}f}",
-        (0, chance),
-        xytext=(0, 3),
-        color="0.35",
-        fontsize=8,
-        textcoords="offset points",
-    )
+        f"chance {chance:.{1 if chance else 0}f}", (0, chance), xytext=(0, 3), color="0.35",
+        fontsize=8, textcoords="offset points",
+    )  # fmt: skip
     axes.set_xticks(np.arange(len(layers)), layers, rotation=45 if len(layers) > 14 else 0)
     axes.set_xlabel("layer")
     axes.set_ylabel(measure.title + measure.unit + _interval_label(chain(*first.values())))
@@ -233,29 +218,17 @@ def draw_confusion(results: RunResults, head: str) -> "Figure":
     labels = list(results.summary.labels)
     counts = results.by_speaker(head).sum(axis=0)
     side = 2.0 + 0.45 * len(labels)
-    figure, axes = _new(
-        results, f"{head}: confusion matrix, {results.result_kind}", side + 0.8, side
-    )
+    title = f"{head}: confusion matrix, {results.result_kind}"
+    figure, axes = _new(results, title, side + 0.8, side)
     with np.errstate(invalid="ignore"):
-        share = 100 * counts / counts.sum(axis=1, keepdims=True)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-    for row, column in np.ndindex(share.shape):
-        dark = share[row, column] > 55
-        axes.text(
-            column,
-            row,
-            f"{share[row, column]:.0f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if dark else "black",
-        )
+        percentages = 100 * counts / counts.sum(axis=1, keepdims=True)
+    axes.imshow(percentages, cmap="Blues", vmin=0, vmax=100)
+    texts = [[f"{value:.0f}" for value in row] for row in percentages]
+    _write_cells(axes, texts, percentages > 55, fontsize=8)
     positions = np.arange(len(labels))
     axes.set_xticks(positions, labels, rotation=45, ha="right")
-    recall = recalls(counts)
-    axes.set_yticks(
-        positions, [f"{n} ({100 * r:.0f})" for n, r in zip(labels, recall, strict=True)]
-    )
+    rows = [f"{n} ({100 * r:.0f})" for n, r in zip(labels, recalls(counts), strict=True)]
+    axes.set_yticks(positions, rows)
     axes.set_xlabel("predicted")
     axes.set_ylabel("truth (recall in %)")
     return figure
@@ -331,21 +304,29 @@ def draw_matrix(table: Table, caption: str, measure: Measure) -> "Figure":
     values = np.array([[scores.get((a, b), np.nan) for b in tested] for a in trained])
     figure, (axes,) = _axes(table.title, caption, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained))
     axes.imshow(values, cmap="Blues", vmin=0, vmax=measure.scale, aspect="auto")
-    for row, column in np.ndindex(values.shape):
-        if not np.isnan(values[row, column]):
-            axes.text(
-                column,
-                row,
-                score_text(float(values[row, column]) / measure.scale, measure),
-                ha="center",
-                va="center",
-                color="white" if values[row, column] > 0.55 * measure.scale else "black",
-            )
+    texts = [[score_text(float(v) / measure.scale, measure) for v in row] for row in values]
+    _write_cells(axes, texts, values > 0.55 * measure.scale)
     axes.set_xticks(np.arange(len(tested)), tested)
     axes.set_yticks(np.arange(len(trained)), trained)
     axes.set_xlabel(f"tested on ({measure.title}{measure.unit})")
     axes.set_ylabel("trained on")
     return figure
+
+
+def _write_cells(
+    axes: "Axes", texts: Sequence[Sequence[str]], is_dark: NDArray[np.bool_], **style: Any
+) -> None:
+    """Write the values into the cells of a heat map; empty ones are omitted."""
+    for row, column in np.ndindex(is_dark.shape):
+        if text := texts[row][column]:
+            colour = "white" if is_dark[row, column] else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, **style)
+
+
+def _error_bars(scores: Sequence[Interval], measure: Measure) -> NDArray[np.float64] | None:
+    """Return the lengths of error bars, shape (2, n_scores); None if no score has an interval."""
+    ends = np.array([[each.value - each.low, each.high - each.value] for each in scores]).T
+    return None if np.isnan(ends).all() else measure.scale * ends
 
 
 def _forest(
@@ -359,17 +340,15 @@ def _forest(
     """Return a figure of one value and its interval per line, the first on top."""
     figure, (axes,) = _axes(title, caption, 9.0, 1.6 + 0.3 * len(names))
     for position, each in enumerate(shown):
-        known = filled is None or filled[position]
-        ends = measure.scale * np.array([[each.value - each.low], [each.high - each.value]])
+        is_filled = filled is None or filled[position]
+        bars = _error_bars([each], measure)
         axes.errorbar(
             measure.scale * each.value,
             position,
-            xerr=None if np.isnan(ends).any() else ends,
-            capsize=3,
-            color=COLOURS[0],
-            marker="o",
-            markerfacecolor=COLOURS[0] if known else "white",
-        )
+            xerr=None if bars is None or np.isnan(bars).any() else bars,
+            capsize=3, color=COLOURS[0], marker="o",
+            markerfacecolor=COLOURS[0] if is_filled else "white",
+        )  # fmt: skip
     axes.set_yticks(np.arange(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", color="0.9")
@@ -393,21 +372,13 @@ def _bars(
     heads = heads or list(bars)
     for number, (head, shown) in enumerate(bars.items()):
         style = heads.index(head) % len(COLOURS)
-        position = np.arange(len(names)) + width * (number - (len(bars) - 1) / 2)
-        values = measure.scale * np.array([each.value for each in shown])
-        ends = measure.scale * np.array([[e.value - e.low, e.high - e.value] for e in shown]).T
         axes.bar(
-            position,
-            values,
-            width,
-            label=head,
-            color=COLOURS[style],
-            edgecolor="black",
-            linewidth=0.4,
-            hatch=HATCHES[style],
-            yerr=None if np.isnan(ends).all() else ends,
+            np.arange(len(names)) + width * (number - (len(bars) - 1) / 2),
+            measure.scale * np.array([each.value for each in shown]),
+            width, label=head, color=COLOURS[style], edgecolor="black", linewidth=0.4,
+            hatch=HATCHES[style], yerr=_error_bars(shown, measure),
             error_kw={"linewidth": 1, "capsize": 2},
-        )
+        )  # fmt: skip
     axes.set_xticks(np.arange(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)
     if measure.in_percent:

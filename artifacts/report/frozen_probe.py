@@ -74,19 +74,9 @@ def against_probe(results: RunResults, probe: RunResults) -> tuple[Comparison, .
 
 
 def probe_table(results: RunResults, probe: RunResults, comparisons: Sequence[Comparison]) -> Table:
-    """Return the score of a fine-tuned run beside those of its probe, and the paired tests.
+    """Return the score of a fine-tuned run beside those of its probe, with :func:`against_probe`.
 
-    Parameters
-    ----------
-    results, probe : RunResults
-        For which :func:`is_probe` holds.
-    comparisons : sequence of Comparison
-        From :func:`against_probe`.
-
-    Returns
-    -------
-    Table
-        A row for the fine-tuned run and for each head of the probe; a record for each pair.
+    There is a row for the fine-tuned run and for each head of the probe, and a record per pair.
     """
     measure, key = results.measure, results.measure.key
     ours = _finetuned_head(results)

@@ -41,21 +41,9 @@ class HardClip:
 
 
 def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> list[HardClip]:
-    """Find the clips with the most confident errors.
+    """Return the twenty clips with the most confident errors, the hardest first.
 
-    Parameters
-    ----------
-    results : RunResults
-        A run.
-    head : str
-        One of its heads.
-    audio : Path, optional
-        The folder of the clips, to link their audio.
-
-    Returns
-    -------
-    list of HardClip
-        At most twenty, the hardest first.
+    ``audio`` is the folder of the clips, to link their audio.
     """
     path = results.run / predictions_name(head)
     labels = results.summary.labels
@@ -111,19 +99,7 @@ class HardClips:
 def render_page(
     title: str, report: Report, pictures: Mapping[str, Picture], hardest: HardClips | None = None
 ) -> str:
-    """Return the page as HTML.
-
-    Parameters
-    ----------
-    title : str
-        Its title.
-    report : Report
-        Its content.
-    pictures : mapping of str to Picture
-        From :func:`~serpipe.artifacts.report.figures.save_figures`.
-    hardest : HardClips, optional
-        Clips to list, and to play.
-    """
+    """Return the page as HTML, with pictures by name and clips to list and play."""
     from jinja2 import Environment, StrictUndefined
 
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
@@ -133,11 +109,7 @@ def render_page(
         title=title,
         report=report,
         figures=[
-            (
-                name,
-                base64.b64encode(picture.png).decode(),
-                round(PIXELS_PER_INCH * picture.width),
-            )
+            (name, base64.b64encode(picture.png).decode(), round(PIXELS_PER_INCH * picture.width))
             for name, picture in pictures.items()
         ],
         hardest=hardest,

@@ -23,18 +23,8 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
     Labels are rows of a heat map, with a marker on the chosen label; ratings are lines. Where
     windows overlap, each is drawn around its centre.
 
-    Parameters
-    ----------
-    prediction : Prediction
-        With a timeline.
-    model_name : str
-        Name of the model, for the caption.
-    scores_are : str
-        Calibration of the probabilities, for the caption; empty for ratings.
-
-    Returns
-    -------
-    Figure
+    Name of the model and calibration of the probabilities (``scores_are``; empty for ratings) are
+    for the caption.
 
     Raises
     ------

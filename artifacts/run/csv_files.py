@@ -44,16 +44,7 @@ def save_nuisance(
 def read_nuisance(
     run: Path, summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]
 ) -> dict[str, NDArray[Any]]:
-    """Read ``nuisance.csv``.
-
-    Parameters
-    ----------
-    run : Path
-        The run's folder.
-    summary : RunSummary
-        Its ``run.json``.
-    clips : mapping of str to ndarray of str, shape (n_clips,)
-        ``clips.csv`` by column.
+    """Read ``nuisance.csv`` of a run, and compare it with ``clips.csv``.
 
     Returns
     -------
@@ -88,23 +79,7 @@ def save_predictions(
     labels: NDArray[Any],
     folds: Sequence[Fold],
 ) -> None:
-    """Write the out-of-fold predictions of a head.
-
-    Parameters
-    ----------
-    run : Path
-        The run's folder.
-    head : str
-        Name of the head.
-    fit : HeadFit
-        Its predictions.
-    clips : mapping of str to ndarray, shape (n_tested,)
-        The clip table of the tested clips.
-    labels : ndarray of str or float64, shape (n_tested,)
-        Their labels or ratings.
-    folds : sequence of Fold
-        The folds.
-    """
+    """Write the out-of-fold predictions of a head for the tested ``clips`` and their ``labels``."""
     clip_columns = (
         clips["path"].tolist(), clips["speaker"].tolist(), folds_of_tested(folds), labels.tolist(),
     )  # fmt: skip
@@ -159,18 +134,7 @@ def read_table(run: Path, name: str, summary: RunSummary) -> list[dict[str, str]
 def read_predictions(
     run: Path, head: str, summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]
 ) -> dict[str, NDArray[Any]]:
-    """Read the out-of-fold predictions of a head.
-
-    Parameters
-    ----------
-    run : Path
-        The run's folder.
-    head : str
-        Name of the head.
-    summary : RunSummary
-        Its ``run.json``.
-    clips : mapping of str to ndarray of str, shape (n_clips,)
-        ``clips.csv`` by column: each layer must have its clips, in its order.
+    """Read the out-of-fold predictions of a head, and compare them with ``clips.csv``.
 
     Returns
     -------

@@ -63,27 +63,16 @@ def read_fold_results(
     labels: NDArray[np.str_],
     n_points: int,
 ) -> Results:
-    """Read the stored results; damaged ones are treated as missing.
+    """Read the stored results by layer and fold; damaged ones are treated as missing.
 
     Parameters
     ----------
-    run : Path
-        The run's folder.
-    head : str
-        Name of the head.
-    layers : sequence of str
-        Names of the layers.
-    folds : sequence of Fold
-        The folds.
+    run, head, layers, folds
+        As for :func:`fold_writer`.
     labels : ndarray of str, shape (n_labels,)
         All labels, sorted; empty for ratings.
     n_points : int
         Number of sets of hyper-parameters in the grid.
-
-    Returns
-    -------
-    mapping of (str, str) to FoldResult
-        By layer and fold.
     """
     results = {}
     for layer_index, layer in enumerate(layers):

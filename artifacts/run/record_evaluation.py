@@ -88,18 +88,12 @@ def record_evaluation(
         Of matrix products.
     device : str
         Torch device.
-    provenance : mapping
-        JSON values to store with the results.
-    out : Path, optional
-        The run's folder.
-    given_name : str
-        The user's name for the run.
     skip_bad : bool
         Whether to omit bad clips instead of stopping before the long work.
     workers : int
         Number of decoding threads.
-    track, say : callable
-        Show progress; print a line.
+    provenance, out, given_name, track, say
+        See :func:`~serpipe.artifacts.run.record_fit.record_run`.
 
     Returns
     -------

@@ -90,28 +90,19 @@ def record_finetuning(
         Train the first folds only: a trial, marked as such.
     export : bool
         Whether to finally train a model on all speakers, for the median number of epochs.
-    ratings : Ratings, optional
-        Of the target, from a separate file.
     probe : RunResults, optional
         The run of the frozen probe, on the same clips, labels and folds.
     start : bool
         Whether an encoder's head starts as the probe's solution, if there is a probe.
     logs : bool
         Whether to write logs for TensorBoard.
-    provenance : mapping
-        JSON values to store with the results.
-    out : Path, optional
-        The run's folder.
-    given_name : str
-        The user's name for the run.
     skip_bad : bool
         Whether to omit bad clips instead of stopping before the long work.
     workers : int
         Number of decoding threads.
-    track : callable
-        Shows progress.
-    say : callable
-        Prints a line. With several devices it must be picklable.
+    ratings, provenance, out, given_name, track, say
+        See :func:`~serpipe.artifacts.run.record_fit.record_run`. With several devices ``say`` must
+        be picklable.
 
     Returns
     -------

@@ -25,13 +25,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from ...errors import UserError
-from ...integrity import (
-    MODEL_HASHES,
-    check_files,
-    hash_files,
-    read_record_json,
-    write_sealed_json,
-)
+from ...integrity import MODEL_HASHES, check_files, hash_files, read_record_json, write_sealed_json
 from ...pipeline.heads import BEST
 from ...pipeline.marks import Mark
 from ...pipeline.split_kind import SplitKind

@@ -38,14 +38,8 @@ def extract_for_probe(
         The folder of caches.
     devices : sequence of str
         Torch devices of the encoder.
-    provenance : mapping
-        JSON values to store with the embeddings.
-    skip_bad : bool
-        Whether to omit bad clips.
-    workers : int
-        Number of threads.
-    track : callable
-        Shows progress.
+    provenance, skip_bad, workers, track
+        See :func:`~serpipe.features.extract.extract`.
 
     Returns
     -------
