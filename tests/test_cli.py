@@ -385,9 +385,9 @@ def test_a_run_with_missing_predictions_is_refused(serpipe: Command, extracted: 
     header, *rows = path.read_text().splitlines(keepends=True)
     first = rows[0].split(",")
     for changed, line in (
-        ([header, *sorted(rows)], "not the clips and labels"),
-        ([header, rows[1], rows[0], *rows[2:]], "not the clips and labels of clips.csv"),
-        ([header, rows[0].replace(f",{first[5]},", ",bored,"), *rows[1:]], "not the clips"),
+        ([header, *sorted(rows)], "clips.csv"),
+        ([header, rows[1], rows[0], *rows[2:]], "clips.csv"),
+        ([header, rows[0].replace(f",{first[5]},", ",bored,"), *rows[1:]], "clips.csv"),
     ):
         path.write_text("".join(changed))
         stopped = serpipe("report", whole)
@@ -399,7 +399,7 @@ def test_a_run_with_missing_predictions_is_refused(serpipe: Command, extracted: 
 def test_a_run_that_was_stopped_says_that_it_is_not_whole(
     serpipe: Command, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serpipe.artifacts.run import record_fit as record
+    from serpipe.artifacts.run import recorder
     from serpipe.artifacts.run.csv_files import save_predictions
 
     command = ("fit", "--head", "lr,svm", "--layers", "2", "--grid", "svm.C=1,10")
@@ -412,13 +412,13 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
         save_predictions(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(record, "save_predictions", stops)
+        patch.setattr(recorder, "save_predictions", stops)
         assert serpipe(*command).code == 130
     assert "NOT WHOLE: svm not fitted yet" in serpipe("report").out
     assert serpipe(*command).code == 0
     assert "NOT WHOLE" not in serpipe("report").out
     with monkeypatch.context() as patch:  # again: what is whole is not fitted again
-        patch.setattr(record, "save_predictions", stops)
+        patch.setattr(recorder, "save_predictions", stops)
         assert serpipe(*command).code == 0
 
 
@@ -429,7 +429,7 @@ def test_a_run_is_not_written_over_something_else(
     (tmp_path / "thesis" / "chapter").write_text("1")
     stopped = serpipe("fit", "--out", tmp_path / "thesis")
     assert stopped.code == 2
-    one_clear_line(stopped.err, "thesis: holds other things")
+    one_clear_line(stopped.err, "thesis: holds files")
     assert serpipe("fit", "--head", "lr", "--out", "run").code == 0
     assert serpipe("fit", "--head", "lr", "--out", "run").code == 0
     other = serpipe("fit", "--head", "lr", "--out", "run", "--grid", "C=1")

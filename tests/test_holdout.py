@@ -195,7 +195,7 @@ def test_the_report_is_of_the_tested_clips_and_says_what_chose(
     head = json.loads((run / "run.json").read_text())["heads"]["lr"]
     assert {**head["final"], "fold": "test"} == head["choices"][0]
     card = (run / "bundles" / "lr" / "README.md").read_text()
-    assert "it never heard the tested clips" in card and "has heard all of them" not in card
+    assert "This very head was tested" in card and "was fitted on all of them" not in card
     # The same command goes on with the same run, another seed makes another.
     assert serpipe(*command).out.strip() == str(run)
     assert serpipe(*command, "--seed", 1).out.strip() != str(run)

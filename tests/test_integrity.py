@@ -20,7 +20,7 @@ from serpipe.artifacts.models.bundle import load_bundle
 from serpipe.artifacts.report.card import card
 from serpipe.artifacts.report.report import markdown, report_run
 from serpipe.artifacts.report.table import Table, as_markdown
-from serpipe.artifacts.run import record_fit as record
+from serpipe.artifacts.run import record_fit, recorder
 from serpipe.artifacts.run.fold_results import fold_writer, read_fold_results
 from serpipe.artifacts.run.results import read_results
 from serpipe.artifacts.run.summary import check_run, read_summary
@@ -333,16 +333,20 @@ def test_a_run_of_other_versions_that_is_fitted_anew_survives_a_kill_at_any_mome
         content["files"] = {name: hash_file(fitted / name) for name in content["files"]}
         write_hashed(fitted / "run.json", content)
 
-    for step in ("save_clips", "save_search", "save_predictions", "_record_bundle"):
+    steps = {
+        "save_bundle": record_fit, "save_clips": recorder, "save_search": recorder,
+        "save_predictions": recorder,
+    }  # fmt: skip
+    for step, module in steps.items():
         as_of_another_version()
         with monkeypatch.context() as patch:
-            done = getattr(record, step)
+            done = getattr(module, step)
 
             def stop(*values: Any, done: Callable[..., Any] = done, **more: Any) -> None:
                 done(*values, **more)
                 raise KeyboardInterrupt
 
-            patch.setattr(record, step, stop)
+            patch.setattr(module, step, stop)
             assert serpipe(*command).code != 0
         assert serpipe(*command).code == 0, step
         assert {path: path.read_bytes() for path in expected} == expected, step

@@ -294,7 +294,7 @@ def test_samples_say_what_their_file_says(built_in: Model, tmp_path: Path) -> No
     assert built_in.predict(path).scores == built_in.predict(read, rate).scores
     assert built_in.predict(path).scores != built_in.predict(read[:, 0], rate).scores
     for wrong, given in ((read, None), ((read * 1000).astype(int), rate), (read[:0], rate)):
-        with pytest.raises(UserError, match="expected"):
+        with pytest.raises(UserError, match="rate|array"):
             built_in.predict(wrong, given)
 
 
@@ -343,14 +343,14 @@ def test_another_encoder_is_refused_and_one_of_a_folder_must_be_named(
     fitted_once: Path, small_encoder: Path, tmp_path: Path
 ) -> None:
     bundle = the("artifacts/runs/*/bundles/lr", fitted_once)
-    with pytest.raises(UserError, match="name it with --encoder DIR"):
+    with pytest.raises(UserError, match="--encoder DIR"):
         load_model(bundle)
     other = tmp_path / small_encoder.name  # the very name that the bundle records
     shutil.copytree(small_encoder, other)
     weights = load_file(other / "model.safetensors")
     weights["encoder.layers.1.attention.k_proj.bias"] += 1e-3
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"weights_sha256 differs.*the very same weights"):
+    with pytest.raises(UserError, match="weights_sha256 differs"):
         load_model(bundle, encoder=other)
     assert load_model(bundle, encoder=small_encoder).card["warnings"] == []
 
@@ -367,7 +367,7 @@ def test_what_a_bundle_calls_its_encoder_is_never_a_path(
     for name in ("here/encoder", "./here/encoder", str(tmp_path / "here" / "encoder"), "../x"):
         content["encoder"] |= {"encoder": name, "revision": revision}
         write_hashed(Path("bundle/bundle.json"), content)
-        with pytest.raises(UserError, match="name it with --encoder DIR"):
+        with pytest.raises(UserError, match="--encoder DIR"):
             load_model("bundle")
 
 
@@ -426,7 +426,7 @@ def test_the_bundle_that_ships_predicts_in_an_empty_folder(
         ((), "expected recordings or --mic"),
         (("a.wav", "--model", "/no/such"), "no such folder"),
         (("a.wav", "--device", "tpu"), "expected auto, cpu or cuda"),
-        (("a.wav", "--hop", 1), "--hop 1: expected --window with it"),
+        (("a.wav", "--hop", 1), "--hop 1: needs --window"),
         (("a.wav", "--window", 1, "--hop", 2), "leave no gap"),
         (("a.wav", "--model", "."), "holds no model"),
     ],

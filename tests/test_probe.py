@@ -214,7 +214,7 @@ def test_another_run_is_not_taken_for_its_probe(
     assert "SER015" in codes(report) and "SER016" not in codes(report)
     if change is not shutil.rmtree and (probe / "predictions" / "svm.csv").is_file():
         (check,) = (check for check in report.checks if check.code == "SER015")
-        assert "probe is not there, or of other clips" in check.finding
+        assert "probe does not exist, or is of other clips" in check.finding
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_what_is_no_plain_name_of_a_folder_beside_is_refused(
     edit(tuned, probe=name)
     told = serpipe("report", tuned)
     assert (told.code, told.out) == (2, "")
-    assert "not a whole run.json" in told.err
+    assert "run.json" in told.err
     assert len(told.err.splitlines()) == 2  # which run, and what is wrong
 
 

@@ -360,13 +360,6 @@ def check_given_name(name: str) -> str:
     )
 
 
-def rename_run(run: Path, given_name: str) -> None:
-    """Give a recorded run a name; an empty one keeps the present name."""
-    summary = read_summary(run)
-    if given_name and summary.given_name != given_name:
-        write_summary(run, replace(summary, given_name=given_name))
-
-
 def _is_plain_name(name: str) -> bool:
     """Return whether a name denotes a folder directly beside, on any operating system."""
     # Windows knows all separators, and drives besides.
