@@ -294,7 +294,7 @@ def test_samples_say_what_their_file_says(built_in: Model, tmp_path: Path) -> No
     assert built_in.predict(path).scores == built_in.predict(read, rate).scores
     assert built_in.predict(path).scores != built_in.predict(read[:, 0], rate).scores
     for wrong, given in ((read, None), ((read * 1000).astype(int), rate), (read[:0], rate)):
-        with pytest.raises(UserError, match="rate|array"):
+        with pytest.raises(UserError, match=r"rate|array"):
             built_in.predict(wrong, given)
 
 
