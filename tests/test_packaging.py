@@ -34,6 +34,8 @@ def test_the_wheel_holds_code_data_and_licences_and_nothing_else(wheel: Path) ->
         "serpipe/artifacts/default_bundle/bundle.json",
         "serpipe/artifacts/default_bundle/head.skops",
         "serpipe/artifacts/default_bundle/README.md",
+        "serpipe/artifacts/report/page.html",
+        "serpipe/artifacts/report/card.md.jinja",
         "serpipe/py.typed",
         "serpipe/corpora/sample/LICENSE",
         "serpipe/serving/page/index.html",

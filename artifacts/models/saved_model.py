@@ -2,11 +2,12 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ from .predictors import (
     network_predictor,
 )
 from .windows import equal_windows, windows
+
+_T = TypeVar("_T")
 
 #: Windows that are scored between two updates of the progress.
 _TRACKED_WINDOWS = 64
@@ -204,29 +207,22 @@ class Model:
         """
         self.check_windows(window, hop)
         hashes = [""] * len(sources) if audio_sha256 is None else audio_sha256
-        cut: list[Recording | BadClipError] = []
-        for waveform, source, hash_ in zip(waveforms, sources, hashes, strict=True):
-            try:
-                cut.append(self.cut(waveform, source, hash_, window, hop))
-            except BadClipError as error:
-                cut.append(error)
+        cut = [
+            _or_error(partial(self.cut, waveform, source, hash_, window, hop))
+            for waveform, source, hash_ in zip(waveforms, sources, hashes, strict=True)
+        ]
         recordings = [each for each in cut if isinstance(each, Recording)]
         pieces = [each.piece(number) for each in recordings for number in range(len(each.windows))]
         size = max(1, len(pieces)) if track is no_track else _TRACKED_WINDOWS
         groups = (pieces[start : start + size] for start in range(0, len(pieces), size))
         each_window = (score for group in groups for score in self.score(group))
         scored = iter(list(track(each_window, "scoring windows", len(pieces))))
-        predictions: list[Prediction | BadClipError] = []
-        for each in cut:
-            if isinstance(each, BadClipError):
-                predictions.append(each)
-                continue
-            scores = list(islice(scored, len(each.windows)))
-            try:
-                predictions.append(self.combine(each, scores))
-            except BadClipError as error:
-                predictions.append(error)
-        return predictions
+        return [
+            each
+            if isinstance(each, BadClipError)
+            else _or_error(partial(self.combine, each, list(islice(scored, len(each.windows)))))
+            for each in cut
+        ]
 
     def cut(
         self,
@@ -529,10 +525,7 @@ def predict_files(
 
     def read(item: tuple[Place, Content]) -> _DecodedFile:
         file, content = item
-        try:
-            return printable_path(file), model.decode(content(), file)
-        except BadClipError as error:
-            return printable_path(file), error
+        return printable_path(file), _or_error(lambda: model.decode(content(), file))
 
     track_windows = track if len(files) == 1 else no_track
 
@@ -586,6 +579,14 @@ def _predict_group(
         predictions = one_by_one()
     for _, each in group:
         yield each if isinstance(each, BadClipError) else next(predictions)
+
+
+def _or_error(function: Callable[[], _T]) -> _T | BadClipError:
+    """Call a function, and return the error of a clip that cannot be used."""
+    try:
+        return function()
+    except BadClipError as error:
+        return error
 
 
 def printable_path(path: Place | str) -> str:
