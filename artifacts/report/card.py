@@ -50,9 +50,9 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         bundle=bundle,
         encoder=encoder,
         head=head,
-        description=f"{fitted.title} ({parameters}) on layer {bundle.layer['name']} of a frozen "
-        f"`{encoder}` (weights {weights}), {summary.pooling} pooling over time; it predicts "
-        f"{predicts}.",
+        description=f"It predicts {predicts}, by {fitted.title} ({parameters}) on layer "
+        f"{bundle.layer['name']} of a frozen `{encoder}` (weights {weights}), {summary.pooling} "
+        "pooling over time.",
         data=data + changes,
         licence=f"{bundle.citation}. Licence of the clips: {bundle.licence}.",
         protocol=f"{summary.split_title}; {summary.inner}. {tested}",
