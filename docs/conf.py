@@ -31,6 +31,8 @@ myst_heading_anchors = 3
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
+# The functions of a module are not repeated in the table of contents; computing it takes long.
+toc_object_entries = False
 autodoc_default_options = {"members": True, "ignore-module-all": True}
 # Types stand in the Parameters sections; repeated in signatures they would fill several lines.
 autodoc_typehints = "none"
