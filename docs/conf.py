@@ -27,10 +27,14 @@ html_theme = "furo"
 html_title = f"serpipe {release}"
 
 myst_heading_anchors = 3
+# Options such as --split keep their hyphens, and single backticks in docstrings are code.
+smartquotes = False
+default_role = "code"
 
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 # The functions of a module are not repeated in the table of contents; computing it takes long.
 toc_object_entries = False
 autodoc_default_options = {"members": True, "ignore-module-all": True}
@@ -86,7 +90,9 @@ def write_reference(folder: Path) -> None:
         if path.name not in pages:
             path.unlink()
     for name, text in pages.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        path = folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # else it is not rebuilt
+            path.write_text(text, encoding="utf-8")
 
 
 write_reference(HERE / "reference")
