@@ -1,5 +1,7 @@
 """The documentation agrees with the code: links, commands, options, dependencies and limits."""
 
+import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -93,8 +95,21 @@ def test_every_page_is_in_the_navigation() -> None:
     assert pages - {"index"} <= listed
 
 
-def test_the_folders_and_modules_named_in_the_architecture_exist() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_and_python_names_of_the_pages_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"(?:`|python )((?:[a-z_]+/)+\w+\.py)\b", text):
+        assert (ROOT / path).exists(), path
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("serpipe"):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, name.name) for name in node.names), node.module
+
+
+def test_the_architecture_is_one_screen_and_its_folders_and_modules_exist() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 50
     paths = re.findall(r"`([\w/]+(?:\.py|/))`", text)
     assert len(paths) > 10
     for path in paths:
