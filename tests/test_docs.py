@@ -138,3 +138,20 @@ def test_the_sampling_rates_in_the_how_tos_are_those_of_the_code(page: str) -> N
         r"(\d+) to (\d+) kHz", (DOCS / "how-to" / page).read_text().replace("\n", " ")
     )
     assert stated == [(str(lowest), str(highest))]
+
+
+def test_the_messages_that_the_repair_page_explains_are_those_of_the_code() -> None:
+    page = (DOCS / "how-to" / "repair-a-corpus.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.+?`) \|", page, re.MULTILINE)
+    messages = [each for cell in cells for each in re.findall(r"`([^`\d]+)`", cell)]
+    assert len(messages) > 15
+    texts = {
+        node.value
+        for folder in ("corpora", "features", "pipeline")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    for message in messages:
+        for fragment in message.split("..."):
+            assert any(fragment.strip() in text for text in texts), message
