@@ -97,7 +97,7 @@ def match_labels(outputs: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
 
 
 def find_rating(outputs: Sequence[str], target: str) -> int:
-    """Return the index of the output that gives a rating.
+    """Find the output that gives a rating, and return its place.
 
     Parameters
     ----------

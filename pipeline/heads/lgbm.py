@@ -212,11 +212,6 @@ def read_trees(path: Path, make: Callable[[lightgbm.Booster, Any], T]) -> T:
     make : callable
         From the trees and the content of the file to what is returned.
 
-    Returns
-    -------
-    object
-        What ``make`` returns.
-
     Raises
     ------
     UserError
