@@ -165,6 +165,13 @@ def extract(
     folders = [data] if isinstance(data, str | Place) else data
     found = gather([_address(folder) for folder in folders], manifest, skip_bad=skip_bad, say=say)
 
+    from .features.decoding import DecodingOptions, decode_ahead
+
+    decoder = None
+    if cluster is None and (overwrite or out is None or not Path(str(out)).exists()):
+        how = DecodingOptions(channels=channels, trim_decibels=trim)
+        decoder = decode_ahead(found.clips, devices, how, _jobs(jobs))
+
     from .features.engine import Engine, EngineOptions, open_engine
     from .features.extract import extract_by
     from .pipeline.contamination import contamination_mark
@@ -188,7 +195,7 @@ def extract(
         if there is None:
             from .features.devices import choose_devices
 
-            engine = open_engine(options, choose_devices(devices), _jobs(jobs))
+            engine = open_engine(options, choose_devices(devices), _jobs(jobs), decoder)
         else:
             from .features.cluster_engine import ClusterEngine
 

@@ -26,7 +26,7 @@ from ...features.audio import (
     hash_samples,
     read_clip,
 )
-from ...features.batching import in_order
+from ...features.in_order import in_order
 from ...features.read_ahead import Content, read_ahead
 from ...features.trim import trim
 from ...progress import Track, no_track
