@@ -65,7 +65,7 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def serve(
+def run(
     model: Model,
     options: Options,
     listener: socket.socket,
