@@ -215,8 +215,8 @@ class _Copy:
         if newer:
             raise UserError(
                 f"{self.remote}: {newer[0]} was changed in the store meanwhile; the results are "
-                f"kept in {self.path}: copy them to another address, or remove them and run the same "
-                "command again"
+                f"kept in {self.path}: copy them to another address, or remove them and run the "
+                "same command again"
             )
         changed = [name for name in files if self._is_modified(name, record)]
         for name in sorted(changed, key=lambda name: (_rank(name), name)):
