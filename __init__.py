@@ -4,52 +4,16 @@ Data flows one way: ``corpora`` (which clips there are) -> ``features`` (from au
 embeddings) -> ``pipeline`` (heads, trained and scored on them) -> ``artifacts`` (what a run saves).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import (
-        convert,
-        describe_cache,
-        describe_corpora,
-        download_corpus,
-        evaluate,
-        export,
-        extract,
-        finetune,
-        fit,
-        fit_cross_corpus,
-        fit_repeated,
-        list_corpora,
-        predict,
-        report,
-        serve,
-        verify_cache,
-        write_clip_table,
-    )
-    from .artifacts.model import load_model as load
+    from .api import *  # noqa: F403
+    from .artifacts.model import load_model
+
+    load = load_model
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "convert",
-    "describe_cache",
-    "describe_corpora",
-    "download_corpus",
-    "evaluate",
-    "export",
-    "extract",
-    "finetune",
-    "fit",
-    "fit_cross_corpus",
-    "fit_repeated",
-    "list_corpora",
-    "load",
-    "predict",
-    "report",
-    "serve",
-    "verify_cache",
-    "write_clip_table",
-]
 
 
 def __getattr__(name: str) -> object:
@@ -58,13 +22,12 @@ def __getattr__(name: str) -> object:
         from .artifacts.model import load_model
 
         return load_model
-    if name in __all__:
-        from . import api
-
+    api = import_module(f"{__name__}.api")
+    if name in api.__all__:
         return getattr(api, name)
     raise AttributeError(f"module 'serpipe' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """List the public names as well."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *import_module(f"{__name__}.api").__all__, "load"})

@@ -87,7 +87,8 @@ def evaluate(
     >>> scored.scores("pretrained")["uar"].value  # doctest: +SKIP
     0.42
     """
-    about = provenance_of_call(evaluate, locals()) if provenance is None else provenance
+    arguments = dict(locals())
+    about = provenance_of_call(evaluate, arguments) if provenance is None else provenance
     from ..features.names import check_checkpoint_name
 
     model = str(model)
@@ -104,14 +105,7 @@ def evaluate(
 
     given_name = "" if name is None else check_given_name(name)
     device = choose_devices(device, "--device")[0]
-    protocol = make_protocol(
-        target=target,
-        merge=merge,
-        keep=keep,
-        task=task,
-        speakers_per_corpus=speakers_per_corpus,
-        similar_speakers=similar_speakers,
-    )
+    protocol = make_protocol(arguments)
     renamed = read_pairs("--model-map", model_map)
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
     for error in clips.bad:

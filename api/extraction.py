@@ -11,7 +11,14 @@ from ..errors import counted
 from ..features.names import DEFAULT_ENCODER
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Place
-from .shared import addresses, provenance_of_call, thread_count, with_typed_errors, workers
+from .shared import (
+    addresses,
+    fields_of,
+    provenance_of_call,
+    thread_count,
+    with_typed_errors,
+    workers,
+)
 
 if TYPE_CHECKING:
     from ..features.extract import Extraction
@@ -130,7 +137,8 @@ def extract(
     >>> done.cache.path  # doctest: +SKIP
     PosixPath('features/cache/sample-whisper-tiny.en.h5')
     """
-    about = provenance_of_call(extract, locals()) if provenance is None else provenance
+    arguments = dict(locals())
+    about = provenance_of_call(extract, arguments) if provenance is None else provenance
     from ..artifacts.latest import CACHES
     from ..corpora.data import gather
     from ..features.names import check_checkpoint_name
@@ -147,19 +155,8 @@ def extract(
     from ..features.extract import extract_by
     from ..pipeline.contamination import contamination_mark
 
-    options = EngineOptions(
-        encoder=str(encoder),
-        revision=revision,
-        poolings=tuple(pooling.split(",")),
-        devices=devices,
-        precision=precision,
-        max_seconds=max_seconds,
-        compile_blocks=compile_blocks,
-        trim_decibels=trim,
-        channels=channels,
-        dtype=dtype,
-        batch_seconds=batch_seconds,
-    )
+    own = {"encoder": str(encoder), "poolings": tuple(pooling.split(",")), "trim_decibels": trim}
+    options = EngineOptions(**fields_of(EngineOptions, arguments) | own)
     say(f"encoder  {encoder}: loading")
     with workers(cluster, say) as connection:
         engine: Engine

@@ -13,6 +13,7 @@ from ..remote import Place
 from .fitting import open_ratings
 from .shared import (
     addresses,
+    fields_of,
     make_protocol,
     provenance_of_call,
     split_names,
@@ -186,7 +187,8 @@ def finetune(
     >>> tuned.results.scores("cnn")["uar"].value  # doctest: +SKIP
     0.31
     """
-    about = provenance_of_call(finetune, locals()) if provenance is None else provenance
+    arguments = dict(locals())
+    about = provenance_of_call(finetune, arguments) if provenance is None else provenance
     from importlib.util import find_spec
 
     from ..artifacts.run import check_given_name
@@ -211,29 +213,12 @@ def finetune(
     from ..features.devices import choose_devices
     from ..mirror import local, stored
     from ..pipeline.finetune.kinds import EncoderWithHead, Network
-    from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS
+    from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS, TrainingOptions
     from ..provenance import cores, versions
 
     devices = choose_devices(device, "--device")
-    by_kind = {"epochs": epochs, "patience": patience, "batch_size": batch_size}
-    options = replace(
-        OF_NETWORKS if network else OF_ENCODERS,
-        **{option: value for option, value in by_kind.items() if value is not None},
-        accumulate=accumulate,
-        learning_rate=learning_rate,
-        head_learning_rate=head_learning_rate,
-        layer_decay=layer_decay,
-        warmup=warmup,
-        precision=precision,
-        train_front_end=train_front_end,
-        specaugment=specaugment,
-        augment=split_names(augment),
-        mixup=mixup,
-        label_smoothing=label_smoothing,
-        lora=lora,
-        gradient_checkpointing=gradient_checkpointing,
-        seed=seed,
-    )
+    given = fields_of(TrainingOptions, arguments) | {"augment": split_names(augment)}
+    options = replace(OF_NETWORKS if network else OF_ENCODERS, **given)
     options.check(devices[0])
     if network:
         options.check_network()
@@ -251,17 +236,7 @@ def finetune(
     frozen = None if probe in ("make", "none") else read_results(local(probe, say))
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
     rated = open_ratings(ratings, target, say)
-    protocol = make_protocol(
-        split=split,
-        target=target,
-        merge=merge,
-        keep=keep,
-        seed=seed,
-        task=task,
-        group=group,
-        speakers_per_corpus=speakers_per_corpus,
-        similar_speakers=similar_speakers,
-    )
+    protocol = make_protocol(arguments)
     kind: EncoderWithHead | Network
     if network:
         kind = Network(network, options)

@@ -144,28 +144,13 @@ def fit(
     >>> results.scores("lr")["uar"].value  # doctest: +SKIP
     0.91
     """
-    about = provenance_of_call(fit, locals()) if provenance is None else provenance
+    arguments = dict(locals())
+    about = provenance_of_call(fit, arguments) if provenance is None else provenance
     from ..artifacts.run import check_given_name
     from ..mirror import stored
 
     given_name = "" if name is None else check_given_name(name)
-    protocol = make_protocol(
-        split=split,
-        layers=layers,
-        target=target,
-        merge=merge,
-        keep=keep,
-        normalise=normalise,
-        permute_labels=permute_labels,
-        pooling=pooling,
-        seed=seed,
-        train_on=train_on,
-        test_on=test_on,
-        task=task,
-        group=group,
-        speakers_per_corpus=speakers_per_corpus,
-        similar_speakers=similar_speakers,
-    )
+    protocol = make_protocol(arguments)
     fitting = _prepare(cache, protocol, ratings, head, grid, about, jobs, stream_past, track, say)
     with (
         nullcontext() if out is None else stored(out, say) as folder,
@@ -293,29 +278,7 @@ def fit_repeated(
 
 @dataclass(frozen=True)
 class _Fitting:
-    """What all runs of one call have in common.
-
-    Attributes
-    ----------
-    cache : Cache
-        The embeddings.
-    ratings : Ratings or None
-        Of the target, from a separate table.
-    heads : tuple of Head
-        The heads to fit.
-    grids : mapping of str to Grid
-        Values of hyper-parameters to try, by head.
-    requested : str or None
-        The heads as the user named them.
-    provenance : mapping
-        JSON values to store with the results.
-    jobs : int or None
-        Number of processes.
-    stream_past : float
-        GiB beyond which embeddings are read in blocks.
-    track, say : callable
-        Show progress.
-    """
+    """What all runs of one call share; ``requested`` are the heads as the user named them."""
 
     cache: "Cache"
     ratings: "Ratings | None"

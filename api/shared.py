@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import UserError, disk_error
@@ -72,39 +73,27 @@ def read_pairs(option: str, pairs: Mapping[str, str] | Sequence[str] | None) -> 
     return mapping
 
 
-def make_protocol(
-    *,
-    merge: Mapping[str, str] | Sequence[str] | None = None,
-    keep: str | Sequence[str] = (),
-    train_on: str | Sequence[str] = (),
-    test_on: str | Sequence[str] = (),
-    **options: Any,
-) -> "Protocol":
-    """Return a protocol; labels and corpora may be given as texts, as on the command line.
+def fields_of(kind: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a function that are fields of a dataclass, but for None."""
+    names = {field.name for field in fields(kind)}
+    return {name: each for name, each in arguments.items() if name in names and each is not None}
 
-    Parameters
-    ----------
-    merge : mapping of str to str, or sequence of str, optional
-        As :func:`read_pairs` takes it.
-    keep, train_on, test_on : str or sequence of str
-        As :func:`split_names` takes them.
-    **options : object
-        The other fields of :class:`~serpipe.pipeline.protocol.Protocol`.
+
+def make_protocol(arguments: Mapping[str, Any]) -> "Protocol":
+    """Return the protocol in the arguments of a function, where names and pairs may be texts.
 
     Raises
     ------
     UserError
-        If a text has another form.
+        If a text cannot be split into names or pairs.
     """
     from ..pipeline.protocol import Protocol
 
-    return Protocol(
-        merge=read_pairs("--map", merge),
-        keep=split_names(keep),
-        train_on=split_names(train_on),
-        test_on=split_names(test_on),
-        **options,
-    )
+    given = fields_of(Protocol, arguments)
+    given["merge"] = read_pairs("--map", given.get("merge"))
+    for name in ("keep", "train_on", "test_on"):
+        given[name] = split_names(given.get(name, ()))
+    return Protocol(**given)
 
 
 def addresses(data: str | Place | Sequence[str | Place]) -> list[str]:

@@ -103,7 +103,5 @@ def _with_protocol(options: dict[str, Any]) -> dict[str, Any]:
     from ..pipeline.protocol import Protocol
 
     names = {field.name for field in fields(Protocol)}
-    protocol = make_protocol(**{name: options[name] for name in names & set(options)})
-    return {name: value for name, value in options.items() if name not in names} | {
-        "protocol": protocol
-    }
+    others = {name: value for name, value in options.items() if name not in names}
+    return others | {"protocol": make_protocol(options)}
