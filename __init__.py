@@ -23,6 +23,8 @@ def __getattr__(name: str) -> object:
 
         return load_model
     api = import_module(f"{__name__}.api")
+    if name == "__all__":
+        return [*api.__all__, "load"]
     if name in api.__all__:
         return getattr(api, name)
     raise AttributeError(f"module 'serpipe' has no attribute {name!r}")

@@ -54,6 +54,11 @@ def open_file(path: Path, flags: int = os.O_RDWR) -> BinaryIO:
     flags : int
         As of :func:`os.open`.
 
+    Returns
+    -------
+    BinaryIO
+        The unbuffered file, positioned at its start, or at its end if ``flags`` append.
+
     Raises
     ------
     OSError

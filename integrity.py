@@ -170,6 +170,10 @@ def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remed
     remedy : str
         What the user can do.
 
+    Returns
+    -------
+    bytes
+
     Raises
     ------
     UserError

@@ -38,6 +38,11 @@ def track(items: Iterable[T], what: object, total: int) -> Iterator[T]:
         What is done, ending in what is counted; its ``str`` is shown again after each item.
     total : int
         Number of items.
+
+    Yields
+    ------
+    object
+        The items.
     """
     from rich.console import Console
 

@@ -23,6 +23,11 @@ def list_corpora() -> "Report":
     Report
         Printed, it is Markdown.
 
+    Raises
+    ------
+    UserError
+        If a corpus of another package cannot be loaded.
+
     Examples
     --------
     >>> import serpipe
@@ -91,7 +96,7 @@ def write_clip_table(
     jobs: int | None = None,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
-) -> None:
+) -> Path:
     """Write a table with a row for each clip: speaker, emotion, text, duration, rate, hash.
 
     Parameters
@@ -102,6 +107,11 @@ def write_clip_table(
         CSV file to write.
     say : callable
         Takes lines of text that report clips that cannot be used.
+
+    Returns
+    -------
+    Path
+        The table.
 
     Raises
     ------
@@ -121,10 +131,12 @@ def write_clip_table(
 
     joined = join(*find_data(addresses(folders)))
     surveyed = survey(joined.clips, workers=thread_count(jobs), track=track)
-    write(surveyed, Path(out))
+    path = Path(out)
+    write(surveyed, path)
     for error in (*joined.bad, *(each.error for each in surveyed if each.error)):
         say(f"bad      {error}")
     say(f"table    {counted(len(surveyed), 'clip')} in:")
+    return path
 
 
 @with_typed_errors

@@ -413,6 +413,11 @@ def serve(
     say : callable
         Takes lines of text for the operator, such as ``print``.
 
+    Returns
+    -------
+    None
+        When the server has stopped.
+
     Raises
     ------
     UserError

@@ -34,8 +34,7 @@ def write_table(options: dict[str, Any]) -> None:
     """Write a table with a row for each clip: speaker, emotion, text, duration, rate, hash."""
     from ..progress import track
 
-    api.write_clip_table(**options, track=track, say=say)
-    typer.echo(options["out"])
+    typer.echo(api.write_clip_table(**options, track=track, say=say))
 
 
 def download(options: dict[str, Any], format: ResultFormatOption = ResultFormat.TABLE) -> None:
