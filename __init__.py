@@ -8,12 +8,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import *  # noqa: F403
-    from .artifacts.model import load_model
-
-    load = load_model
+    from .api import (
+        convert,
+        describe_cache,
+        describe_corpora,
+        download_corpus,
+        evaluate,
+        export,
+        extract,
+        finetune,
+        fit,
+        fit_cross_corpus,
+        fit_repeated,
+        list_corpora,
+        predict,
+        report,
+        serve,
+        verify_cache,
+        write_clip_table,
+    )
+    from .artifacts.model import load_model as load
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "convert",
+    "describe_cache",
+    "describe_corpora",
+    "download_corpus",
+    "evaluate",
+    "export",
+    "extract",
+    "finetune",
+    "fit",
+    "fit_cross_corpus",
+    "fit_repeated",
+    "list_corpora",
+    "load",
+    "predict",
+    "report",
+    "serve",
+    "verify_cache",
+    "write_clip_table",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -22,14 +59,11 @@ def __getattr__(name: str) -> object:
         from .artifacts.model import load_model
 
         return load_model
-    api = import_module(f"{__name__}.api")
-    if name == "__all__":
-        return [*api.__all__, "load"]
-    if name in api.__all__:
-        return getattr(api, name)
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.api"), name)
     raise AttributeError(f"module 'serpipe' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """List the public names as well."""
-    return sorted({*globals(), *import_module(f"{__name__}.api").__all__, "load"})
+    return sorted({*globals(), *__all__})

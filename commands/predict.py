@@ -132,6 +132,9 @@ def _printer(
     try:
         yield show
         is_complete = True
+    except UserError:  # raised after the last prediction, if recordings cannot be used
+        is_complete = True
+        raise
     finally:
         if format is PredictionFormat.JSON:
             content = {"model": dict(model.card), "predictions": as_json}
