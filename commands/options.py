@@ -234,7 +234,7 @@ def _help(function: Callable[..., Any], name: str) -> str:
     return re.sub(
         r"``(.*?)``",
         lambda code: _flag(code[1]) if code[1] in parameters else f"`{code[1]}`",
-        entry,
+        entry.replace(":func:", ""),
     )
 
 
