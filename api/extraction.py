@@ -151,6 +151,13 @@ def extract(
     check_checkpoint_name(str(encoder))
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
 
+    from ..features.decoding import DecodingOptions, decode_ahead
+
+    decoder = None
+    if cluster is None and (overwrite or out is None or not Path(str(out)).exists()):
+        decoding = DecodingOptions(channels=channels, trim_decibels=trim)
+        decoder = decode_ahead(clips.clips, devices, decoding, thread_count(jobs))
+
     from ..features.engine import Engine, EngineOptions, open_engine
     from ..features.extract import extract_by
     from ..pipeline.contamination import contamination_mark
@@ -163,7 +170,7 @@ def extract(
         if connection is None:
             from ..features.devices import choose_devices
 
-            engine = open_engine(options, choose_devices(devices), thread_count(jobs))
+            engine = open_engine(options, choose_devices(devices), thread_count(jobs), decoder)
         else:
             from ..features.cluster_engine import ClusterEngine
 
