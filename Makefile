@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format site clean
+.PHONY: help demo test lint format bench-gpu site clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -50,6 +50,11 @@ format: $(INSTALLED)
 # make site: build the documentation in .site/, with the reference of commands and Python; warnings are errors.
 site: $(INSTALLED)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d $(SITE)/doctrees docs $(SITE)/html
+
+# make bench-gpu: prove and measure the GPU path on a machine with one, into .bench-gpu/.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu.py --out .bench-gpu
+	$(BIN)/python benchmarks/gpu_table.py .bench-gpu
 
 # make clean: remove everything that these targets create.
 clean:
