@@ -464,12 +464,12 @@ def fit_repeated(
     about = _about(fit_repeated, locals()) if provenance is None else provenance
     from .artifacts.record import plan_run
     from .artifacts.repeats import spreads
-    from .pipeline.folds import draws_by_seed
+    from .pipeline.folds import SplitKind
     from .pipeline.heads import chooses_head
     from .pipeline.protocol import Protocol
 
     asked = protocol or Protocol()
-    if repeats < 2 or not draws_by_seed(asked.split):
+    if repeats < 2 or not SplitKind.of(asked.split).draws_by_seed:
         raise UserError(
             f"--repeats {repeats} --split {asked.split}: repeats need at least 2 seeds and a split "
             "that draws by the seed: kfold:N, holdout:A/B/C or random"
@@ -479,7 +479,7 @@ def fit_repeated(
     each_seed = [replace(asked, seed=asked.seed + number) for number in range(repeats)]
     for each in each_seed:  # before the work: all, or none
         plan = plan_run(opened, heads, grids, each, rated, choose_best=best)
-        if plan.split.name.startswith("cross:"):
+        if plan.split.kind == SplitKind.CROSS:
             raise UserError(
                 f"--repeats {repeats}: training on one corpus and testing on another draws no "
                 "folds; omit it"
@@ -653,7 +653,7 @@ def _to_fit(
     head: str | None,
     grid: Mapping[str, Sequence[float]] | Sequence[str],
     say: Say,
-) -> "tuple[Cache, Ratings | None, tuple[Head, ...], Mapping[str, Grid]]":
+) -> "tuple[Cache, Ratings | None, tuple[type[Head], ...], Mapping[str, Grid]]":
     """Open what is fitted to, and find the heads for it."""
     from .artifacts.latest import latest_cache
     from .features.cache import Cache, check_table, open_cache
@@ -679,7 +679,7 @@ def _record_each(
     protocols: "Sequence[Protocol]",
     cluster: str | None,
     cache: "Cache",
-    heads: "tuple[Head, ...]",
+    heads: "tuple[type[Head], ...]",
     grids: "Mapping[str, Grid]",
     *,
     say: Say,
@@ -706,7 +706,7 @@ def _prefixed(say: Say, name: str) -> Say:
 
 def _record(
     cache: "Cache",
-    heads: "tuple[Head, ...]",
+    heads: "tuple[type[Head], ...]",
     grids: "Mapping[str, Grid]",
     protocol: "Protocol",
     *,

@@ -31,7 +31,7 @@ from ..integrity import (
     read_record_json,
     write_sealed_json,
 )
-from ..pipeline.heads import HEADS, Classifier
+from ..pipeline.heads import HEADS, Head
 from ..pipeline.layers import Candidate, weigh
 from ..schema import from_json
 from .encoder_key import read_encoder_key
@@ -122,14 +122,14 @@ class Bundle:
     ----------
     summary : BundleSummary
         What it is.
-    classifier : object
+    fitted : Head
         The fitted head.
     training : TrainingRecord or None
         What the head was fitted on; None if the bundle is older than such records.
     """
 
     summary: BundleSummary
-    classifier: Classifier
+    fitted: Head
     training: TrainingRecord | None = None
 
     @property
@@ -158,11 +158,11 @@ class Bundle:
         X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
         if X.ndim == 3:
             X = weigh(X, np.array(self.summary.layer_weights))
-        return HEADS[self.summary.head].predict(self.classifier, X)
+        return self.fitted.predict(X), self.fitted.predict_proba(X)
 
 
 def save_bundle(
-    folder: Path, classifier: Classifier, *, training: TrainingRecord | None = None, **told: Any
+    folder: Path, fitted: Head, *, training: TrainingRecord | None = None, **told: Any
 ) -> None:
     """Write a bundle.
 
@@ -170,7 +170,7 @@ def save_bundle(
     ----------
     folder : Path
         Where to.
-    classifier : object
+    fitted : Head
         The fitted head.
     training : TrainingRecord, optional
         What it was fitted on, with what is known of the encoder.
@@ -182,12 +182,12 @@ def save_bundle(
     path.parent.mkdir(parents=True, exist_ok=True)
     if training:
         write_record(folder, training)
-    HEADS[told["head"]].save(classifier, path)
+    fitted.save(path)
     files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
     summary = BundleSummary(
         **told,
         head_sha256=files[path.name],
-        probabilities=HEADS[told["head"]].probabilities_are,
+        probabilities=fitted.probabilities_are,
         files=files,
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from ..errors import counted
-from ..pipeline.holdout import holds_out
+from ..pipeline.folds import SplitKind
 from .bundle import BundleSummary
 from .checks import run_checks
 from .report import markdown_table, score_note
@@ -70,11 +70,11 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         for name, counted in chosen(summary.heads[head]).items()
     )
     tested = f"{counted(summary.clips, 'clip')} of {counted(len(summary.speakers), 'speaker')}"
-    if holds_out(summary.split):
+    if SplitKind.of(summary.split).holds_out:
         fitted_on = f"{summary.corpus}, {summary.split_title}; tested: {tested}."
         whose = f"This very head was tested: it never heard the tested clips ({in_folds})."
         limit = "- It was fitted on some speakers of one recording set-up, and tested on few. "
-    elif summary.split.startswith("cross:"):
+    elif SplitKind.of(summary.split) == SplitKind.CROSS:
         fitted_on = f"Fitted on {bundle.corpus}, {summary.split_title}: {tested}."
         whose = f"This very head was tested: it never heard them ({in_folds})."
         limit = f"- It was fitted on the speakers of {bundle.corpus} alone. "

@@ -12,8 +12,7 @@ from ..corpora import CORPORA, Corpus
 from ..errors import counted
 from ..features.recordings import UNCONFIRMED, copies
 from ..pipeline.contamination import MARK
-from ..pipeline.folds import NOTHING_TRAINED
-from ..pipeline.holdout import holds_out
+from ..pipeline.folds import SplitKind
 from ..pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ..pipeline.statistics import FEWEST_SPEAKERS
 from .probe import against_probe, from_scratch, read_probe
@@ -182,7 +181,7 @@ def _protocol(results: RunResults) -> Iterator[Check]:
 
 def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
     """Return the layers of the cache, and those that heads could see; none if none were chosen."""
-    if summary.split == NOTHING_TRAINED or summary.trained:
+    if summary.split == SplitKind.NONE or summary.trained:
         return set(), set()
     cached = {str(layer) for layer in summary.encoder.get("layers", ())}
     used: set[str] = set()
@@ -236,7 +235,9 @@ def _data(results: RunResults) -> Iterator[Check]:
             "claim nothing of these labels; merge them (--map), leave them out (--keep), or add "
             "speakers",
         )  # fmt: skip
-    if not summary.changes and not holds_out(summary.split):  # what was trained on is not told
+    if (
+        not summary.changes and not SplitKind.of(summary.split).holds_out
+    ):  # what was trained on is not told
         for name in sorted(corpora & set(CORPORA)):
             rows = results.clips["corpus"] == name
             expected = sum(_part(name, results.clips, rows).expected.values())
@@ -288,7 +289,7 @@ def _selection(results: RunResults) -> Iterator[Check]:
             "it on other speakers"
             + ("" if summary.trained else "; --head best chooses inside the folds"),
         )  # fmt: skip
-    if holds_out(summary.split):
+    if SplitKind.of(summary.split).holds_out:
         yield Check(
             "SER025",
             "note",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
-from ..pipeline.folds import NOTHING_TRAINED
+from ..pipeline.folds import SplitKind
 from ..pipeline.measures import Measure
 from ..pipeline.statistics import Comparison, Interval, compare
 from .checks import grave, run_checks
@@ -79,9 +79,9 @@ class Scored:
     @property
     def corpora(self) -> tuple[str, str]:
         """What it was trained on, and what it is tested on."""
-        kind, _, pair = self.results.summary.split.partition(":")
-        if kind == "cross":
-            train, _, test = pair.partition(">")
+        split = self.results.summary.split
+        if SplitKind.of(split) == SplitKind.CROSS:
+            train, _, test = split.partition(":")[2].partition(">")
             return train, test
         tested = "+".join(sorted(set(self.results.clips["corpus"].tolist())))
         return tested, tested
@@ -303,7 +303,7 @@ def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
     honest = [
         each
         for each in scored
-        if not marks(each.results.summary) and each.results.summary.split != NOTHING_TRAINED
+        if not marks(each.results.summary) and each.results.summary.split != SplitKind.NONE
     ]
     if all(train == test for train, test in (each.corpora for each in honest)):
         return ()
@@ -407,7 +407,7 @@ def report_layers(results: RunResults, head: str) -> Report:
 
 def _comparable(scored: Sequence[Scored]) -> list[Scored]:
     """Return the results of which one could be picked: those that trained something."""
-    return [each for each in scored if each.results.summary.split != NOTHING_TRAINED]
+    return [each for each in scored if each.results.summary.split != SplitKind.NONE]
 
 
 def _probe_among(runs: Iterable[RunResults], results: RunResults) -> RunResults | None:

@@ -186,10 +186,10 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
     """Put the encoder and the head of a bundle together; :func:`load_model` has checked both."""
     bundle = load_bundle(folder)
     told = bundle.summary
-    fitted: Any = bundle.classifier
+    fitted: Any = bundle.fitted.model
     fitted = fitted["machine"] if isinstance(fitted, dict) else fitted
-    labels = getattr(fitted, "classes_", told.labels)
-    if list(map(str, labels)) != list(told.labels):
+    labels = getattr(fitted, "classes_", None)
+    if labels is not None and list(map(str, labels)) != list(told.labels):
         raise UserError(
             f"{folder}: its head orders labels otherwise than bundle.json says; expected one "
             "order; fit again"
@@ -201,7 +201,7 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
     return Graph(
         prepare_module(front_end),
         PooledLayers(checkpoint, told),
-        head_module(told.head, bundle.classifier),
+        head_module(told.head, bundle.fitted),
         front_end.minimum_samples,
         longest or front_end.maximum_samples,
     )

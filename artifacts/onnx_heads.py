@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import UserError, first_line
-from ..pipeline.heads import Classifier
+from ..pipeline.heads import Head
 
 #: Scores, float64, shape (n_clips, n_outputs); and the place of the label that was chosen, int64,
 #: shape (n_clips,), or None for ratings.
 Said = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def head_module(name: str, classifier: Classifier) -> nn.Module:
+def head_module(name: str, fitted: Head) -> nn.Module:
     """Turn a fitted head into a module.
 
     Parameters
     ----------
     name : str
         The head, as in ``HEADS``.
-    classifier : object
-        What its ``fit_final`` or ``load`` gave.
+    fitted : Head
+        Fitted or loaded.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def head_module(name: str, classifier: Classifier) -> nn.Module:
         If it is not such a head as serpipe fits.
     """
     try:
-        return _MAKERS[name](classifier)
+        return _MAKERS[name](fitted.model)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"head {name}: cannot be turned into a graph ({first_line(error)}); expected a head "

@@ -29,7 +29,7 @@ from ..pipeline.blocks import Matrix
 from ..pipeline.fit import Choice, HeadFit, choose_head, fit_final, fit_head
 from ..pipeline.folds import check_inner_folds
 from ..pipeline.groups import KEPT_TOGETHER
-from ..pipeline.heads import BEST, HEADS, Grid, Head, paths
+from ..pipeline.heads import BEST, HEADS, Grid, Head, combinations
 from ..pipeline.layers import Candidate
 from ..pipeline.measures import MEASURES
 from ..pipeline.nuisance import predict_from_nuisance
@@ -43,7 +43,7 @@ from ..pipeline.protocol import (
 )
 from ..pipeline.ratings import Ratings
 from ..pipeline.statistics import count_by_group, intervals
-from ..pipeline.stream import candidate_size, room, spill, stream_plan
+from ..pipeline.stream import candidate_size, spill, spill_folder, stream_plan
 from ..pipeline.target import EMOTION
 from ..progress import Say, Track, no_track, say_nothing
 from .bundle import save_bundle
@@ -77,7 +77,7 @@ REVISION = 3
 
 def record_run(
     cache: Cache,
-    heads: Sequence[Head],
+    heads: Sequence[type[Head]],
     grids: Mapping[str, Grid],
     protocol: Protocol | None = None,
     *,
@@ -239,7 +239,7 @@ def record_run(
     else:
         summarise()  # before the work: what is left of a stopped run says that it is not whole
         save_clips(run, plan.tested_clips, plan.tested_labels, plan.split.folds)
-    with room(run) if streamed else nullcontext() as folder:
+    with spill_folder(run) if streamed else nullcontext() as folder:
         work = _RunContext(
             cache, plan, run, content, provenance, choose_best, jobs, folder, cluster, track
         )
@@ -247,7 +247,7 @@ def record_run(
             if head.name not in done:
                 grid = grids[head.name]
                 fit = work.fit(head, grid)
-                n_points = sum(map(len, paths(grid)))
+                n_points = len(combinations(grid))
                 save_search(run, head.name, grid, fit)
                 done[head.name] = work.record(head.name, head, fit, grid, n_points)
                 summarise()
@@ -266,7 +266,7 @@ def record_run(
 
 def plan_run(
     cache: Cache,
-    heads: Sequence[Head],
+    heads: Sequence[type[Head]],
     grids: Mapping[str, Grid],
     protocol: Protocol,
     ratings: Ratings | None = None,
@@ -365,28 +365,32 @@ class _RunContext:
             return spill(cache, candidate, plan, self.folder)
         return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
 
-    def fit(self, head: Head, grid: Grid) -> HeadFit:
+    def fit(self, head: type[Head], grid: Grid) -> HeadFit:
         """Cross-validate one head, going on where a stopped run stopped."""
         plan, problem, run = self.plan, self.plan.problem, self.run
         folds = [*problem.folds, problem.everybody()]
         layers = [candidate.name for candidate in plan.candidates]
-        n_points = sum(map(len, paths(grid)))
+        n_points = len(combinations(grid))
         return fit_head(
             head,
             grid,
             plan.candidates,
             self.embeddings,
             problem,
-            there=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
-            keep=part_writer(run, head.name, layers, [fold.name for fold in folds], problem.names),
+            earlier=read_parts(run, head.name, layers, folds, np.array(problem.names), n_points),
+            on_result=part_writer(
+                run, head.name, layers, [fold.name for fold in folds], problem.names
+            ),
             jobs=self.jobs,
-            in_turn=self.folder is not None,
+            one_layer_at_a_time=self.folder is not None,
             among_heads=self.choose_best,
             cluster=self.cluster,
             track=self.track,
         )
 
-    def record(self, name: str, head: Head, fit: HeadFit, grid: Grid, n_points: int) -> HeadSummary:
+    def record(
+        self, name: str, head: type[Head], fit: HeadFit, grid: Grid, n_points: int
+    ) -> HeadSummary:
         """Write the predictions and the bundle of a head under a name, and summarise it."""
         plan = self.plan
         save_predictions(
@@ -418,7 +422,7 @@ def _record_bundle(
     cache: Cache,
     plan: Plan,
     folder: Path,
-    head: Head,
+    head: type[Head],
     fit: HeadFit,
     content: str,
     provenance: Mapping[str, Any],
@@ -427,7 +431,7 @@ def _record_bundle(
     """Fit the head on all clips, and save it with all that predicting needs."""
     problem, final = plan.problem, fit.final
     (candidate,) = (each for each in plan.candidates if each.name == final.layer)
-    classifier, weights = fit_final(head, final.point, embeddings(candidate), problem)
+    fitted, weights = fit_final(head, final.params, embeddings(candidate), problem)
     measure = MEASURES[head.task]
     by_speaker = count_by_group(
         plan.tested_labels,
@@ -439,10 +443,10 @@ def _record_bundle(
     scores = intervals(np.stack(list(by_speaker.values())), measure)
     save_bundle(
         folder,
-        classifier,
+        fitted,
         training=_training_record(cache, plan),
         head=head.name,
-        parameters=final.point,
+        parameters=final.params,
         encoder=cache.key,
         pooling=plan.pooling,
         layer=asdict(candidate),
@@ -451,7 +455,7 @@ def _record_bundle(
         changes=plan.target.changes,
         labels=problem.names,
         normalise=plan.protocol.normalise,
-        converged=head.converged(classifier),
+        converged=fitted.converged,
         result={
             "split": plan.split.title,
             "speakers": len(np.unique(plan.tested_clips["speaker"])),
@@ -492,7 +496,7 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
     return unite([fitted, of_encoder, by_name]) or fitted
 
 
-def _summarise_head(head: Head, grid: Grid, fit: HeadFit, n_points: int) -> HeadSummary:
+def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit, n_points: int) -> HeadSummary:
     layers, folds = list(fit.layers), [choice.fold for choice in fit.choices]
     searched = [result for result in fit.results.values() if not np.isnan(result.inner).all()]
     return HeadSummary(
@@ -518,7 +522,7 @@ def _describe_choice(choice: Choice) -> dict[str, Any]:
     return {
         "fold": choice.fold,
         "layer": choice.layer,
-        "parameters": choice.point,
+        "parameters": choice.params,
         "inner_score": json_value(choice.inner_score),
         **({"head": choice.head} if choice.head else {}),
     }

@@ -29,7 +29,6 @@ from ..pipeline.finetune.processes import on_devices
 from ..pipeline.finetune.train import best_epoch, predict, quiet, train
 from ..pipeline.fit import ALL, Choice, HeadFit, Predictions
 from ..pipeline.folds import Fold, inner_folds
-from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
 from ..pipeline.protocol import Plan, Protocol, make_plan
 from ..pipeline.ratings import Ratings
@@ -246,7 +245,7 @@ def record_finetuning(
         remove_parts(run, kind.head)
     if export and not trial and not (run / MODEL).is_dir():
         epochs = int(done[kind.head].final["parameters"]["epoch"])
-        whom = "all but the test speakers" if holds_out(plan.split.name) else "all speakers"
+        whom = "all but the test speakers" if plan.split.kind.holds_out else "all speakers"
         say(f"final    {whom}, {counted(epochs, 'epoch')}: the median of the folds")
         _with_states(training, devices[0]).export(epochs, run / MODEL, name, devices[0])
     remove_parts(run, "training")
@@ -610,7 +609,7 @@ def _train_folds(
     tested = Predictions(predicted[problem.tested], scores[problem.tested])
     first = int(training.grid["epoch"][0])
     choices = tuple(_choice(fold.name, results[LAYER, fold.name], first) for fold in folds)
-    median = statistics.median_low(int(choice.point["epoch"]) for choice in choices)
+    median = statistics.median_low(int(choice.params["epoch"]) for choice in choices)
     final = Choice(ALL, LAYER, {"epoch": median}, math.nan)
     return HeadFit(tested, {LAYER: tested}, choices, final, results)
 
@@ -661,7 +660,7 @@ def _summarise(training: FoldTraining, fit: HeadFit) -> HeadSummary:
         return {
             "fold": choice.fold,
             "layer": choice.layer,
-            "parameters": choice.point,
+            "parameters": choice.params,
             "inner_score": json_value(choice.inner_score),
         }
 

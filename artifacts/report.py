@@ -9,9 +9,8 @@ from typing import Any
 from ..display import data_frame, text_table
 from ..errors import UserError, counted
 from ..files import write_text
-from ..pipeline.folds import NOTHING_TRAINED
+from ..pipeline.folds import SplitKind
 from ..pipeline.heads import BEST, HEADS
-from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES
 from ..pipeline.nuisance import ALL_OF_THEM
 from ..pipeline.outputs import SOFTMAX
@@ -181,7 +180,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
     if results.nuisance:
         tables.append(nuisance_table(results))
-    if summary.split != NOTHING_TRAINED:  # there is no layer to look at
+    if summary.split != SplitKind.NONE:  # there is no layer to look at
         tables.append(layers_table(results))
     if summary.labels:
         tables.append(classes_table(results))
@@ -320,7 +319,7 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
             "corpus",
             f"{summary.corpus}: {counted(summary.clips, 'clip')}, "
             f"{counted(len(summary.speakers), 'speaker')}"
-            + (" (those that were tested)" if holds_out(summary.split) else ""),
+            + (" (those that were tested)" if SplitKind.of(summary.split).holds_out else ""),
         ),
         ("target", f"{summary.target}, {what}{changes}"),
         *_agreement(summary),
@@ -386,5 +385,5 @@ def score_note(summary: RunSummary, *, chance: bool = True) -> str:
         else ""
     )
     unit = "Scores in %" if measure.in_percent else "Scores"
-    which = "" if summary.split == NOTHING_TRAINED else "out-of-fold "
+    which = "" if summary.split == SplitKind.NONE else "out-of-fold "
     return f"{unit}, over all {which}predictions{intervals_are}. {first}{alone}"

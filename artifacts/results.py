@@ -13,9 +13,9 @@ from ..corpora import CLIP_COLUMNS
 from ..display import data_frame, text_table
 from ..errors import UserError
 from ..pipeline.contamination import MARK, contamination_mark
+from ..pipeline.folds import SplitKind
 from ..pipeline.groups import KEPT_TOGETHER
 from ..pipeline.heads import BEST
-from ..pipeline.holdout import holds_out
 from ..pipeline.measures import MEASURES, Measure
 from ..pipeline.permutation import chance_p
 from ..pipeline.statistics import Interval, count_by_group, intervals
@@ -218,7 +218,7 @@ class RunResults:
         """What the headline predictions are, in a word or two."""
         if not self.chosen_inside:
             return "nothing chosen"
-        return "chosen by validation" if holds_out(self.summary.split) else "nested"
+        return "chosen by validation" if SplitKind.of(self.summary.split).holds_out else "nested"
 
     @property
     def group_columns(self) -> tuple[str, ...]:

@@ -41,9 +41,8 @@ from ..integrity import (
     write_sealed_json,
 )
 from ..pipeline.fit import HeadFit, Predictions
-from ..pipeline.folds import Fold
-from ..pipeline.heads import BEST, Grid, paths
-from ..pipeline.holdout import holds_out
+from ..pipeline.folds import Fold, SplitKind
+from ..pipeline.heads import BEST, Grid, combinations
 from ..pipeline.predict import score_columns
 from ..pipeline.search import label_names
 from ..schema import from_json
@@ -290,9 +289,9 @@ def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[st
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     kind, _, argument = split.partition(":")
-    if kind == "cross":  # names of corpora, which a manifest may give: no part of a path
+    if kind == SplitKind.CROSS:  # names of corpora, which a manifest may give: no part of a path
         argument = "-" + re.sub(r"[^A-Za-z0-9]+", "-", argument)[:60]
-    elif holds_out(split):
+    elif SplitKind.of(split).holds_out:
         argument = argument.replace("/", "-")  # whole numbers, or there would be no such split
     elif not argument.isdecimal():
         argument = ""
@@ -605,7 +604,7 @@ def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
     fit : HeadFit
         What it gave.
     """
-    points = [point for path in paths(grid) for point in path]
+    points = combinations(grid)
     searched = (
         [
             layer,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import counted
-from ..pipeline.folds import NOTHING_TRAINED
+from ..pipeline.folds import SplitKind
 from ..pipeline.measures import Measure
 from ..pipeline.permutation import least_swap_p
 from ..pipeline.statistics import (
@@ -81,7 +81,7 @@ def nested_table(results: RunResults) -> Table:
     scores = {head: results.scores(head) for head in heads}
     p = {head: results.p_against_chance(head) for head in heads}
     shown = [each for head in heads for each in scores[head].values()]
-    trained = results.summary.split != NOTHING_TRAINED
+    trained = results.summary.split != SplitKind.NONE
     choices = {head: chosen(results.summary.heads[head]) if trained else {} for head in heads}
     rows = [
         (title, *(interval_text(scores[head][key], measure) for head in heads))

@@ -15,15 +15,14 @@ from .contamination import contamination_mark
 from .fit import Problem
 from .folds import (
     INNER_FOLDS,
-    NOTHING_TRAINED,
     Fold,
     Split,
+    SplitKind,
     cross_corpus_split,
     make_split,
 )
 from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
-from .heads import BEST, Grid, paths
-from .holdout import holds_out
+from .heads import BEST, Grid, combinations
 from .layers import Candidate, choose_layers
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
@@ -214,7 +213,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     labels = target.labels
     if train_on == test_on:
         split = make_split(protocol.split, clips, stratify(labels), protocol.seed, groups)
-        if holds_out(split.name):
+        if split.kind.holds_out:
             _check_tested(split, target)
     else:
         if protocol.split != Protocol.split:
@@ -229,7 +228,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
                 "ratings that differ; rate more clips"
             )
     warnings = []
-    if split.shares_speakers:
+    if split.kind.shares_speakers:
         warnings.append(
             f"INFLATED: {split.name} puts clips of the same speaker on both sides; these scores "
             "say nothing about a new speaker"
@@ -303,9 +302,9 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     target = _target(table, protocol, corpora, corpora)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
-    split = Split(NOTHING_TRAINED, "nothing trained, every clip tested", (fold,))
+    split = Split(SplitKind.NONE.value, "nothing trained, every clip tested", (fold,))
     problem = Problem(target.labels, clips["speaker"], split.folds, protocol.seed)
-    asked = replace(protocol, split=NOTHING_TRAINED)
+    asked = replace(protocol, split=SplitKind.NONE.value)
     assumed = (*notes, *target.assumptions, *assumptions)
     return Plan(asked, "mean", clips, target, split, (), problem, (), assumed, findings)
 
@@ -396,7 +395,7 @@ def _crossed(
     clips: Mapping[str, NDArray[Any]], split: Split, target: Target
 ) -> tuple[tuple[str, str], ...]:
     """Find columns that group speakers and are on both sides of a fold."""
-    if split.shares_speakers:
+    if split.kind.shares_speakers:
         return ()
     crossed = crossed_columns(clips, clips["speaker"], split.folds, (target.column,))
     findings = []
@@ -573,8 +572,8 @@ def _target(
 
 def anything_to_choose(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> bool:
     """Say whether a head, a layer or a hyper-parameter is chosen inside the folds."""
-    points = max(sum(map(len, paths(grid))) for grid in grids)
-    return among_heads or points * len(plan.candidates) > 1
+    most = max(len(combinations(grid)) for grid in grids)
+    return among_heads or most * len(plan.candidates) > 1
 
 
 def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> str:
@@ -582,7 +581,7 @@ def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False)
     chosen = [f"head (for {BEST})"] if among_heads else []
     if len(plan.candidates) > 1:
         chosen.append("layer")
-    if any(sum(map(len, paths(grid))) > 1 for grid in grids):
+    if any(len(combinations(grid)) > 1 for grid in grids):
         chosen.append("hyper-parameters")
     if not chosen:
         return "layer and hyper-parameters fixed beforehand"

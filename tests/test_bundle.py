@@ -19,7 +19,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
 from .conftest import run_python, write_hashed, write_unhashed
-from .test_fit import CLASSIFIERS, EMOTIONS, GRIDS, clips, loso
+from .test_fit import CLASSIFIERS, EMOTIONS, GRIDS, clips, fit_reference, loso
 
 
 def told(head: str, **changes: Any) -> dict[str, Any]:
@@ -41,14 +41,14 @@ def test_a_loaded_bundle_predicts_what_was_fitted_and_is_the_same_bytes(
     X, labels, speakers = clips()
     X = X.astype(np.float32)
     problem = loso(labels, speakers)
-    point = told(name)["parameters"]
+    params = told(name)["parameters"]
     for number in range(2):
-        classifier, weights = fit_final(HEADS[name], point, X, problem)
+        classifier, weights = fit_final(HEADS[name], params, X, problem)
         assert weights == ()
         save_bundle(tmp_path / str(number), classifier, **told(name))
     bundle = load_bundle(tmp_path / "0")
     predicted, probabilities = bundle.predict({"3": X, "4": X * 0})
-    plain = HEADS[name].build(point, 0).fit(X, labels)
+    plain = fit_reference(name, params, X, labels)
     np.testing.assert_array_equal(predicted, plain.predict(X))
     assert probabilities.shape == (len(X), 3)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
@@ -79,17 +79,16 @@ def test_probabilities_of_an_svm_are_calibrated_on_speakers_left_out(name: str) 
     X, labels, speakers = clips(n_speakers=40, per_emotion=6, signal=0.8)
     known = speakers < "30"
     arguments = (X[known], labels[known])
-    head, point = HEADS[name], {"C": 10.0}
-    apart = head.fit_final(*arguments, speakers[known], point, 0)
+    params = {"C": 10.0}
+    apart = HEADS[name](params).fit(*arguments, speakers[known])
     each_clip = np.arange(known.sum()).astype(str)
-    shared = head.fit_final(*arguments, each_clip, point, 0)
-    losses = [log_loss(labels[~known], head.predict(c, X[~known])[1]) for c in (apart, shared)]
+    shared = HEADS[name](params).fit(*arguments, each_clip)
+    losses = [log_loss(labels[~known], head.predict_proba(X[~known])) for head in (apart, shared)]
     assert losses[0] < losses[1]
     assert losses[0] < np.log(3)
-    for classifier in (apart, shared):
-        said, _ = head.predict(classifier, X[~known])
-        plain = head.build(point, 0).fit(*arguments)
-        np.testing.assert_array_equal(said, plain.predict(X[~known]))
+    plain = fit_reference(name, params, *arguments).predict(X[~known])
+    for head in (apart, shared):
+        np.testing.assert_array_equal(head.predict(X[~known]), plain)
 
 
 @pytest.mark.parametrize("dropped", ["", "happy", "angry,happy"])
@@ -100,11 +99,11 @@ def test_an_emotion_of_one_speaker_does_not_stop_calibration(dropped: str) -> No
     X, labels, speakers = X[use], labels[use], speakers[use]
     if not dropped:  # a fold that trains on all others' labels cannot calibrate this one
         assert any("calm" not in labels[fold.train] for fold in inner_folds(labels, speakers))
-    classifier = HEADS["svm"].fit_final(X, labels, speakers, {"C": 1.0}, 0)
-    said, probability = HEADS["svm"].predict(classifier, X)
+    head = HEADS["svm"]({"C": 1.0}).fit(X, labels, speakers)
+    predicted, probability = head.predict(X), head.predict_proba(X)
     assert probability.shape == (len(X), len(set(labels)))
     assert np.isfinite(probability).all()
-    assert set(said) == set(labels)
+    assert set(predicted) == set(labels)
 
 
 def test_a_bundle_says_whether_its_probabilities_are_calibrated(tmp_path: Path) -> None:

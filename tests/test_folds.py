@@ -46,7 +46,7 @@ def test_no_split_shares_a_speaker_unless_asked_to(name: str, tmp_path: Path) ->
         path.write_text("speaker,fold\n" + "".join(f"{s:02d},{s % 4}\n" for s in range(1, 25)))
         name = f"file:{path}"
     split = make_split(name, clips, clips["emotion"])
-    assert not split.shares_speakers
+    assert not split.kind.shares_speakers
     assert_apart(split.folds, clips["speaker"])
     tested = np.concatenate([fold.test for fold in split.folds])
     assert sorted(tested) == list(range(len(clips["path"])))
@@ -110,7 +110,7 @@ def test_random_shares_speakers_says_so_and_still_keeps_equal_bytes_together() -
     clips = table(4, 20)
     clips["sha256"][1::2] = clips["sha256"][::2]  # every recording twice
     split = make_split("random:5", clips, clips["emotion"])
-    assert split.shares_speakers
+    assert split.kind.shares_speakers
     assert "SHARE SPEAKERS" in split.title
     assert_apart(split.folds, clips["sha256"])
     for fold in split.folds:
@@ -136,7 +136,7 @@ def test_a_speaker_or_recording_on_both_sides_is_refused() -> None:
     assert_apart(make_split("random:4", clips, clips["emotion"]).folds, clips["sha256"])
     everyone = np.arange(len(clips["path"]))
     apart = Split("random:2", "", tuple(Fold(str(n), np.delete(everyone, part), part)
-                  for n, part in enumerate((everyone[:-1], everyone[-1:]))), True)  # fmt: skip
+                  for n, part in enumerate((everyone[:-1], everyone[-1:]))))  # fmt: skip
     with pytest.raises(
         UserError, match=r"same recording is on both sides \(7[01].wav and 7[01].wav"
     ):

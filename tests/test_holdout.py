@@ -46,7 +46,7 @@ def test_every_speaker_is_in_one_part_and_parts_have_their_shares() -> None:
     clips = table(24)
     split = make_split("holdout:70/10/20", clips, clips["emotion"], seed=3)
     assert split.title == "one split by speaker: 17 to train, 2 to choose, 5 to test, seed 3"
-    assert not split.shares_speakers
+    assert not split.kind.shares_speakers
     assert part_sizes(3, (98, 1, 1)) == (1, 1, 1)  # no part is empty
     for n in range(3, 60):
         for shares in ((70, 10, 20), (98, 1, 1), (1, 98, 1), (34, 33, 33)):
@@ -71,7 +71,7 @@ def test_random_shares_keep_recordings_together_and_labels_in_proportion() -> No
     clips["sha256"][1::2] = clips["sha256"][::2]  # every recording twice
     labels = np.where(np.arange(360) % 20 < 2, "rare", clips["emotion"])
     split = make_split("random:70/10/20", clips, labels)
-    assert split.shares_speakers and "SHARES SPEAKERS" in split.title
+    assert split.kind.shares_speakers and "SHARES SPEAKERS" in split.title
     (fold,) = split.folds
     for rows, share in zip(parts(fold), (0.7, 0.1, 0.2), strict=True):
         for label in np.unique(labels):
@@ -121,7 +121,7 @@ def test_the_validation_clips_alone_choose(spoilt: str) -> None:
     layers[other][test] = noise[test]
     fitted = fit(layers, problem)
     assert fitted.choices[0].layer == other
-    assert (fitted.final.layer, fitted.final.point) == (other, fitted.choices[0].point)
+    assert (fitted.final.layer, fitted.final.params) == (other, fitted.choices[0].params)
     assert len(fitted.nested.predicted) == len(test)
 
 
@@ -132,7 +132,7 @@ def test_points_are_scored_on_validation_by_heads_that_never_heard_it_and_then_f
     head, X, labels, fold = HEADS["lr"], layers["A"], problem.labels, problem.folds[0]
     rest, validation, test = parts(fold)
     noise = 2 * np.random.default_rng(2).standard_normal(X.shape).astype(np.float32)
-    X = X + noise  # so that points differ
+    X = X + noise  # so that scores differ
 
     def told(train: np.ndarray, tested: np.ndarray, c: float) -> np.ndarray:
         grid = {"max_iter": (1000.0,), "C": (c,)}

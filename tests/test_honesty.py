@@ -424,7 +424,7 @@ def test_a_choice_of_the_head_that_was_stopped_goes_on(
     fitted: list[object] = []
 
     def count(*given: Any, **more: Any) -> Any:
-        fitted.append(len(more["there"]))
+        fitted.append(len(more["earlier"]))
         return fit_head(*given, **more)
 
     monkeypatch.setattr(record, "fit_head", count)

@@ -130,7 +130,7 @@ def test_a_model_that_starts_from_a_probe_says_what_the_probe_says(
     choice = ProbeChoice("lr", "2", {"C": 0.1, "max_iter": 1000})
     start_from_probe(model, choice, states, truth, (0.0, 1.0), seed=0)
     scores = torch.softmax(torch.tensor(predict(model, examples, TrainingOptions(), "cpu")), 1)
-    probe = HEADS["lr"].fit_final(states[2], truth, truth, choice.point, 0)
+    probe = HEADS["lr"](choice.params).fit(states[2], truth, truth)
     expected = probe.predict_proba(states[2])
     assert np.ptp(expected, axis=0).min() > 0.3  # there is something to agree on
     np.testing.assert_allclose(scores[:, : len(labels)], expected, atol=2e-3)
@@ -151,7 +151,7 @@ def test_a_rating_starts_from_ridge_regression_in_its_own_units(
     choice = ProbeChoice("ridge", "1", {"alpha": 1.0})
     start_from_probe(model, choice, states, truth, scale, seed=0)
     found = predict(model, examples, TrainingOptions(), "cpu")[:, 0] * scale[1] + scale[0]
-    expected = HEADS["ridge"].fit_final(states[1], truth, truth.astype(str), choice.point, 0)
+    expected = HEADS["ridge"](choice.params).fit(states[1], truth, truth.astype(str))
     np.testing.assert_allclose(found, expected.predict(states[1]), atol=0.02)
     assert np.ptp(found) > 0.5
 

@@ -20,7 +20,7 @@ from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.fit import Problem, fit_final, fit_head
 from serpipe.pipeline.folds import Fold, inner_folds
-from serpipe.pipeline.heads import HEADS, Grid, find_heads, paths
+from serpipe.pipeline.heads import HEADS, Grid, combinations, find_heads
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.measures import RATINGS, score_ratings, sum_ratings
 from serpipe.pipeline.search import search_fold
@@ -29,7 +29,7 @@ from serpipe.pipeline.target import stratify
 
 from .conftest import Command
 from .test_bundle import Evil, told
-from .test_fit import loso
+from .test_fit import fit_reference, loso
 
 REGRESSORS = [name for name, head in HEADS.items() if head.task == "regression"]
 GRIDS: dict[str, Grid] = {
@@ -165,19 +165,19 @@ def test_the_search_agrees_with_the_plain_loop(name: str) -> None:
     if name == "lgbm-regressor":  # four values each: bins made from more clips are the same bins
         X = (X[:, :, None] > np.quantile(X, [0.25, 0.5, 0.75], axis=0).T).sum(axis=2)
         X = X.astype(np.float32)
-    head, problem = HEADS[name], loso(ratings, speakers)
+    problem = loso(ratings, speakers)
     fitted = fit(name, X, problem)
-    points = [point for path in paths(GRIDS[name]) for point in path]
+    params = combinations(GRIDS[name])
     for fold in problem.folds[:3]:
         result = fitted.results["3", fold.name]
-        part, said = fold.train, ratings[fold.train]
-        for number, point in enumerate(points):
-            predicted = np.empty_like(said)
-            for inner in inner_folds(stratify(said), speakers[part]):
-                regressor = head.build(point, 0).fit(X[part][inner.train], said[inner.train])
+        part, truth = fold.train, ratings[fold.train]
+        for number, each in enumerate(params):
+            predicted = np.empty_like(truth)
+            for inner in inner_folds(stratify(truth), speakers[part]):
+                regressor = fit_reference(name, each, X[part][inner.train], truth[inner.train])
                 predicted[inner.test] = regressor.predict(X[part][inner.test])
-            assert result.inner[number] == pytest.approx(ccc(said, predicted), abs=2e-3)
-        regressor = head.build(points[result.chosen], 0).fit(X[part], said)
+            assert result.inner[number] == pytest.approx(ccc(truth, predicted), abs=2e-3)
+        regressor = fit_reference(name, params[result.chosen], X[part], truth)
         np.testing.assert_allclose(result.predicted, regressor.predict(X[fold.test]), atol=2e-2)
 
 
@@ -200,12 +200,12 @@ def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) ->
     X, ratings, speakers = clips()
     problem = loso(ratings, speakers)
     folds = [*problem.folds, problem.everybody()]
-    keep = part_writer(tmp_path, name, ["3"], [fold.name for fold in folds], [])
-    first = fit(name, X, problem, keep=keep, jobs=2)
-    n_points = len([point for path in paths(GRIDS[name]) for point in path])
-    there = read_parts(tmp_path, name, ["3"], folds, np.array([], dtype=str), n_points)
-    assert len(there) == len(folds)
-    again = fit(name, X, problem, there=there)
+    on_result = part_writer(tmp_path, name, ["3"], [fold.name for fold in folds], [])
+    first = fit(name, X, problem, on_result=on_result, jobs=2)
+    n_points = len(combinations(GRIDS[name]))
+    earlier = read_parts(tmp_path, name, ["3"], folds, np.array([], dtype=str), n_points)
+    assert len(earlier) == len(folds)
+    again = fit(name, X, problem, earlier=earlier)
     np.testing.assert_array_equal(first.nested.predicted, again.nested.predicted)
     assert first.choices == again.choices
 
@@ -213,15 +213,15 @@ def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_a_bundle_of_ratings_predicts_and_runs_no_code(name: str, tmp_path: Path) -> None:
     X, ratings, speakers = clips(width=20)
-    point = paths(GRIDS[name])[0][0]
-    about = told("lr") | {"head": name, "parameters": point, "labels": [], "target": "fatigue"}
+    params = combinations(GRIDS[name])[0]
+    about = told("lr") | {"head": name, "parameters": params, "labels": [], "target": "fatigue"}
     for number in range(2):
-        regressor, _ = fit_final(HEADS[name], point, X, loso(ratings, speakers))
+        regressor, _ = fit_final(HEADS[name], params, X, loso(ratings, speakers))
         save_bundle(tmp_path / str(number), regressor, **about)
     predicted, probabilities = load_bundle(tmp_path / "0").predict({"3": X})
     assert predicted.dtype == np.float64
     np.testing.assert_allclose(
-        predicted.astype(np.float64), HEADS[name].build(point, 0).fit(X, ratings).predict(X)
+        predicted.astype(np.float64), fit_reference(name, params, X, ratings).predict(X)
     )
     assert probabilities.shape == (len(X), 0)
     files = [sorted((tmp_path / str(number)).iterdir()) for number in range(2)]

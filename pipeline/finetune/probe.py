@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...features.names import FINAL_NORM
-from ..heads import HEADS, Point
+from ..heads import HEADS, Params
 from .data import Collator, Examples
 from .options import TrainingOptions
 from .train import deterministic, enough_memory
@@ -35,13 +35,13 @@ class ProbeChoice:
         One of ``LINEAR``.
     layer : str
         Name of a single layer.
-    point : mapping of str to float
+    params : mapping of str to float
         Its hyper-parameters.
     """
 
     head: str
     layer: str
-    point: Point
+    params: Params
 
 
 def place_of_layer(layer: str, n_blocks: int) -> int:
@@ -139,8 +139,8 @@ def start_from_probe(
     """
     place = place_of_layer(choice.layer, len(states) - 1)
     everyone = np.full(len(labels), "")
-    fitted: Any = HEADS[choice.head].fit_final(states[place], labels, everyone, choice.point, seed)
-    scaler, linear = fitted[0], fitted[-1]
+    probe = HEADS[choice.head](choice.params, seed).fit(states[place], labels, everyone)
+    scaler, linear = probe.model[0], probe.model[-1]
     names = [model.config.id2label[n] for n in range(model.config.num_labels)]
     weights, bias = _of_each_output(linear, labels, names, scale)
     weights = weights / scaler.scale_
