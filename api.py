@@ -479,7 +479,7 @@ def fit_repeated(
     each_seed = [replace(asked, seed=asked.seed + number) for number in range(repeats)]
     for each in each_seed:  # before the work: all, or none
         plan = plan_run(opened, heads, grids, each, rated, choose_best=best)
-        if plan.split.kind == SplitKind.CROSS:
+        if plan.split.kind == SplitKind.CROSS_CORPUS:
             raise UserError(
                 f"--repeats {repeats}: training on one corpus and testing on another draws no "
                 "folds; omit it"

@@ -74,7 +74,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         fitted_on = f"{summary.corpus}, {summary.split_title}; tested: {tested}."
         whose = f"This very head was tested: it never heard the tested clips ({in_folds})."
         limit = "- It was fitted on some speakers of one recording set-up, and tested on few. "
-    elif SplitKind.of(summary.split) == SplitKind.CROSS:
+    elif SplitKind.of(summary.split) == SplitKind.CROSS_CORPUS:
         fitted_on = f"Fitted on {bundle.corpus}, {summary.split_title}: {tested}."
         whose = f"This very head was tested: it never heard them ({in_folds})."
         limit = f"- It was fitted on the speakers of {bundle.corpus} alone. "

@@ -181,7 +181,7 @@ def _protocol(results: RunResults) -> Iterator[Check]:
 
 def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
     """Return the layers of the cache, and those that heads could see; none if none were chosen."""
-    if summary.split == SplitKind.NONE or summary.trained:
+    if not SplitKind.of(summary.split).trains or summary.trained:
         return set(), set()
     cached = {str(layer) for layer in summary.encoder.get("layers", ())}
     used: set[str] = set()

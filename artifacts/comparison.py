@@ -80,7 +80,7 @@ class Scored:
     def corpora(self) -> tuple[str, str]:
         """What it was trained on, and what it is tested on."""
         split = self.results.summary.split
-        if SplitKind.of(split) == SplitKind.CROSS:
+        if SplitKind.of(split) == SplitKind.CROSS_CORPUS:
             train, _, test = split.partition(":")[2].partition(">")
             return train, test
         tested = "+".join(sorted(set(self.results.clips["corpus"].tolist())))
@@ -303,7 +303,7 @@ def matrices(scored: Sequence[Scored]) -> tuple[Table, ...]:
     honest = [
         each
         for each in scored
-        if not marks(each.results.summary) and each.results.summary.split != SplitKind.NONE
+        if not marks(each.results.summary) and SplitKind.of(each.results.summary.split).trains
     ]
     if all(train == test for train, test in (each.corpora for each in honest)):
         return ()
@@ -407,7 +407,7 @@ def report_layers(results: RunResults, head: str) -> Report:
 
 def _comparable(scored: Sequence[Scored]) -> list[Scored]:
     """Return the results of which one could be picked: those that trained something."""
-    return [each for each in scored if each.results.summary.split != SplitKind.NONE]
+    return [each for each in scored if SplitKind.of(each.results.summary.split).trains]
 
 
 def _probe_among(runs: Iterable[RunResults], results: RunResults) -> RunResults | None:

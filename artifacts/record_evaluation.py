@@ -18,7 +18,7 @@ from ..features.extract import clip_columns
 from ..files import make_folder
 from ..pipeline.contamination import contamination_mark
 from ..pipeline.finetune.classifier import Classifier, check_options, run_classifier
-from ..pipeline.finetune.data import Sounds, open_all
+from ..pipeline.finetune.data import Sounds, decode_all
 from ..pipeline.finetune.kinds import checkpoint_identity
 from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.fit import Choice, HeadFit, Predictions
@@ -131,7 +131,7 @@ def record_evaluation(
     options = TrainingOptions(batch_size=batch_size, precision=precision)
     check_options(options, device)
     checkpoint, asked = classifier.checkpoint, protocol or Protocol()
-    sounds = open_all(
+    sounds = decode_all(
         found.clips,
         checkpoint.front_end,
         skip_bad=skip_bad,

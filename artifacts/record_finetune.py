@@ -21,7 +21,7 @@ from ..features.training_record import record_clips, unite, write_record
 from ..files import json_value, make_folder, remove
 from ..integrity import write_model_hashes
 from ..pipeline.finetune.augment import SPEED
-from ..pipeline.finetune.data import Examples, Sounds, Targets, open_all
+from ..pipeline.finetune.data import Examples, Sounds, Targets, decode_all
 from ..pipeline.finetune.kinds import EncoderWithHead, Kind, rescale_outputs
 from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.finetune.probe import LINEAR, ProbeChoice, pooled_states, start_from_probe
@@ -150,7 +150,7 @@ def record_finetuning(
     shortest = kind.minimum_samples
     if "speed" in options.augment:  # played faster, it must still be long enough
         shortest = math.ceil(shortest * (1 + SPEED)) + 1
-    sounds = open_all(
+    sounds = decode_all(
         found.clips,
         kind.front_end,
         minimum_samples=shortest,

@@ -180,7 +180,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
     if results.nuisance:
         tables.append(nuisance_table(results))
-    if summary.split != SplitKind.NONE:  # there is no layer to look at
+    if SplitKind.of(summary.split).trains:  # there is no layer to look at
         tables.append(layers_table(results))
     if summary.labels:
         tables.append(classes_table(results))
@@ -385,5 +385,5 @@ def score_note(summary: RunSummary, *, chance: bool = True) -> str:
         else ""
     )
     unit = "Scores in %" if measure.in_percent else "Scores"
-    which = "" if summary.split == SplitKind.NONE else "out-of-fold "
+    which = "" if not SplitKind.of(summary.split).trains else "out-of-fold "
     return f"{unit}, over all {which}predictions{intervals_are}. {first}{alone}"

@@ -289,7 +289,9 @@ def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[st
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     kind, _, argument = split.partition(":")
-    if kind == SplitKind.CROSS:  # names of corpora, which a manifest may give: no part of a path
+    if (
+        kind == SplitKind.CROSS_CORPUS
+    ):  # names of corpora, which a manifest may give: no part of a path
         argument = "-" + re.sub(r"[^A-Za-z0-9]+", "-", argument)[:60]
     elif SplitKind.of(split).holds_out:
         argument = argument.replace("/", "-")  # whole numbers, or there would be no such split

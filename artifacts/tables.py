@@ -81,7 +81,7 @@ def nested_table(results: RunResults) -> Table:
     scores = {head: results.scores(head) for head in heads}
     p = {head: results.p_against_chance(head) for head in heads}
     shown = [each for head in heads for each in scores[head].values()]
-    trained = results.summary.split != SplitKind.NONE
+    trained = SplitKind.of(results.summary.split).trains
     choices = {head: chosen(results.summary.heads[head]) if trained else {} for head in heads}
     rows = [
         (title, *(interval_text(scores[head][key], measure) for head in heads))

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,60 +18,13 @@ from ..errors import UserError, counted
 from ..features.recordings import check_recordings, recordings
 from .groups import SPEAKER, Groups
 from .holdout import Indices, divide, read_shares
+from .split_kind import SplitKind as SplitKind
 
 Table = Mapping[str, NDArray[Any]]
 
 #: Folds among the training speakers, in which layer and hyper-parameters are chosen.
 INNER_FOLDS = 5
 SPLITS = "loso|kfold:N|standard|emobox|file:FOLDS.csv|holdout:70/10/20|random:N|random:70/10/20"
-
-
-class SplitKind(StrEnum):
-    """The kinds of splits; their names on the command line and in files begin with the value."""
-
-    LOSO = "loso"
-    KFOLD = "kfold"
-    STANDARD = "standard"
-    EMOBOX = "emobox"
-    FILE = "file"
-    HOLDOUT = "holdout"
-    RANDOM = "random"
-    #: ``random:70/10/20``: one division, of clips instead of speakers.
-    RANDOM_HOLDOUT = "random holdout"
-    #: Trained on some corpora and tested on others; not an option of its own.
-    CROSS = "cross"
-    #: Nothing is trained: one fold, of which all clips are tested.
-    NONE = "none"
-    #: Not a split of this version of serpipe.
-    UNKNOWN = "unknown"
-
-    @classmethod
-    def of(cls, name: str) -> "SplitKind":
-        """Return the kind of a split, from its name on the command line or in a run."""
-        kind, _, argument = name.partition(":")
-        if kind == cls.RANDOM and "/" in argument:
-            return cls.RANDOM_HOLDOUT
-        return next((each for each in cls if each == kind), cls.UNKNOWN)
-
-    @property
-    def holds_out(self) -> bool:
-        """Whether it is one division into training, validation and test clips."""
-        return self in (SplitKind.HOLDOUT, SplitKind.RANDOM_HOLDOUT)
-
-    @property
-    def shares_speakers(self) -> bool:
-        """Whether speakers are on both sides, so that scores are inflated."""
-        return self in (SplitKind.RANDOM, SplitKind.RANDOM_HOLDOUT)
-
-    @property
-    def draws_by_seed(self) -> bool:
-        """Whether the folds depend on the seed."""
-        return self.shares_speakers or self in (SplitKind.KFOLD, SplitKind.HOLDOUT)
-
-    @property
-    def keeps_groups(self) -> bool:
-        """Whether groups of speakers are kept together by construction."""
-        return self in (SplitKind.LOSO, SplitKind.KFOLD, SplitKind.HOLDOUT)
 
 
 @dataclass(frozen=True)
@@ -163,7 +115,7 @@ def make_split(
     """
     kind, argument = SplitKind.of(name), name.partition(":")[2]
     if kind in (SplitKind.LOSO, SplitKind.STANDARD, SplitKind.EMOBOX) and name != kind:
-        kind = SplitKind.UNKNOWN
+        kind = SplitKind.OTHER
     groups = groups or Groups(clips["speaker"])
     n_groups = len(np.unique(groups.ids))
     if n_groups < 2:
@@ -197,7 +149,7 @@ def make_split(
     elif kind.holds_out:
         split = _once(name, clips, labels, seed, groups)
         tested = split.folds[0].test
-    elif kind == SplitKind.RANDOM:
+    elif kind == SplitKind.RANDOM_FOLDS:
         number = _number(name, argument, len(np.unique(recordings(clips))), "clips")
         folds = _grouped(labels, recordings(clips), number, seed)
         split = Split(name, f"{number} random folds that SHARE SPEAKERS, seed {seed}", folds)
@@ -397,7 +349,7 @@ def check_folds(
                 pair = [clips["path"][rows][values[rows] == shared[0]][0] for rows in (one, other)]
                 advice = (
                     "give its clips one fold, or remove them from one side"
-                    if what != "speaker" or split.kind != SplitKind.CROSS
+                    if what != "speaker" or split.kind != SplitKind.CROSS_CORPUS
                     else "if its clips are of different people in each corpus, add "
                     "--speakers-per-corpus; otherwise omit the speaker from one"
                 )

@@ -302,9 +302,9 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     target = _target(table, protocol, corpora, corpora)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
-    split = Split(SplitKind.NONE.value, "nothing trained, every clip tested", (fold,))
+    split = Split(SplitKind.NOTHING_TRAINED.value, "nothing trained, every clip tested", (fold,))
     problem = Problem(target.labels, clips["speaker"], split.folds, protocol.seed)
-    asked = replace(protocol, split=SplitKind.NONE.value)
+    asked = replace(protocol, split=SplitKind.NOTHING_TRAINED.value)
     assumed = (*notes, *target.assumptions, *assumptions)
     return Plan(asked, "mean", clips, target, split, (), problem, (), assumed, findings)
 

@@ -21,7 +21,7 @@ from serpipe.corpora import scan
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.features.training_record import hash_speaker, read_record
-from serpipe.pipeline.finetune.data import ByLength, Examples, open_clips
+from serpipe.pipeline.finetune.data import ByLength, Examples, decode_clips
 from serpipe.pipeline.finetune.model import build_model, head_parameters, save_model
 from serpipe.pipeline.finetune.options import TrainingOptions
 from serpipe.pipeline.finetune.train import class_weights, predict
@@ -227,7 +227,7 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
         with torch.no_grad():  # as after a training: layers weigh differently, scores differ
             model.layer_weights.copy_(torch.tensor([0.5, 2.0, -1.0, 1.0]))
             model.classifier.weight.mul_(20)
-        sounds, bad = open_clips(clips, checkpoint.front_end)
+        sounds, bad = decode_clips(clips, checkpoint.front_end)
         assert not bad and len(set(sounds.seconds)) == 4  # padded
         logits = predict(
             model,
@@ -333,24 +333,23 @@ def test_the_validation_speakers_of_a_single_split_choose_the_epoch(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("option", "value"),
     [
-        (("--precision", "fp16"), "expected a GPU"),
-        (("--batch-size", 0), "expected at least 1"),
-        (("--warmup", 1.5), "share"),
-        (("--learning-rate", -1), "--learning-rate -1"),
-        (("--max-folds", 0), "expected at least 1"),
-        (("--target", "gloom"), "no such column"),
-        (("--device", "tpu"), "--device tpu: not on this machine"),
+        ("--precision", "fp16"),
+        ("--batch-size", 0),
+        ("--warmup", 1.5),
+        ("--learning-rate", -1),
+        ("--max-folds", 0),
+        ("--target", "gloom"),
+        ("--device", "tpu"),
     ],
 )
-def test_mistakes_are_one_line(
-    wrong: tuple[object, object], told: str, tones: Path, small_encoder: Path, serpipe: Command
+def test_mistakes_are_reported_in_one_line(
+    option: str, value: object, tones: Path, small_encoder: Path, serpipe: Command
 ) -> None:
-    done = serpipe(*options(tones, small_encoder), *wrong)
+    done = serpipe(*options(tones, small_encoder), option, value)
     assert done.code == 2
-    assert told in done.err.splitlines()[-1]
-    assert done.err.splitlines()[-1].startswith("serpipe: ")
+    assert done.err.splitlines()[-1].startswith(f"serpipe: {option} {value}")
 
 
 def test_front_end_and_encoder_move_only_when_they_are_to(small_encoder: Path) -> None:

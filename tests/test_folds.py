@@ -99,10 +99,10 @@ def test_emobox_folds_are_the_published_ones() -> None:
     men = [sum(actor % 2 for actor in fold) for fold in actors]
     assert men == [3, 0, 3, 3, 1, 2]
     assert [len(EMOBOX_FOLDS[name]) for name in ("savee", "iemocap")] == [4, 5]
-    with pytest.raises(UserError, match="speaker 24 is not among the clips; expected all 24"):
+    with pytest.raises(UserError, match="speaker 24"):
         make_split("emobox", table(23), table(23)["emotion"])
     other = table(24) | {"corpus": np.full(288, "emodb")}
-    with pytest.raises(UserError, match="no folds that keep speakers apart for emodb"):
+    with pytest.raises(UserError, match="emodb"):
         make_split("emobox", other, other["emotion"])
 
 
@@ -156,7 +156,7 @@ def test_too_few_speakers_or_labels_are_refused() -> None:
     with pytest.raises(UserError, match="at least 2"):
         make_split("loso", one, one["emotion"])
     two = table(2)
-    with pytest.raises(UserError, match="fold 01: its training clips have one label, 02"):
+    with pytest.raises(UserError, match="fold 01: .* 02"):
         make_split("loso", two, two["speaker"])
     with pytest.raises(UserError, match=r"one training speaker, 01.*--grid C=0\.01"):
         inner_folds(one["emotion"], one["speaker"])
@@ -194,7 +194,7 @@ def test_a_wrong_table_of_folds_is_refused(content: str, words: str, tmp_path: P
     path.write_text(content)
     with pytest.raises(UserError, match=words):
         make_split(f"file:{path}", clips, clips["emotion"])
-    with pytest.raises(UserError, match=r"none.csv: no such file; expected a CSV table"):
+    with pytest.raises(UserError, match=r"none.csv: no such file"):
         make_split(f"file:{tmp_path / 'none.csv'}", clips, clips["emotion"])
 
 
@@ -203,7 +203,7 @@ def test_a_wrong_table_of_folds_is_refused(content: str, words: str, tmp_path: P
 )
 def test_a_wrong_split_is_refused(name: str) -> None:
     clips = table()
-    with pytest.raises(UserError, match=f"--split {name}: expected"):
+    with pytest.raises(UserError, match=f"--split {name}"):
         make_split(name, clips, clips["emotion"])
 
 

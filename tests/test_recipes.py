@@ -26,13 +26,13 @@ from serpipe.features.batching import load_clip
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.features.encoder import load_encoder
 from serpipe.pipeline.finetune.augment import add_noise, augment, change_speed, mix, shift_pitch
-from serpipe.pipeline.finetune.data import Examples, Sounds, VariedExamples, open_clips
+from serpipe.pipeline.finetune.data import Examples, Sounds, VariedExamples, decode_clips
 from serpipe.pipeline.finetune.kinds import EncoderWithHead, Network, optimizer
 from serpipe.pipeline.finetune.network_model import load_network
 from serpipe.pipeline.finetune.options import TrainingOptions
 from serpipe.pipeline.finetune.probe import (
     ProbeChoice,
-    place_of_layer,
+    layer_index,
     pooled_states,
     start_from_probe,
 )
@@ -72,7 +72,7 @@ def pitches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def heard(small_encoder: Path, sample: Path) -> Sounds:
     """Twelve clips of the sample, of different lengths."""
     clips = list(scan(sample, RAVDESS).clips)[::16]
-    return open_clips(clips, load_checkpoint(str(small_encoder), None).front_end)[0]
+    return decode_clips(clips, load_checkpoint(str(small_encoder), None).front_end)[0]
 
 
 def train(*options: object) -> list[str]:
@@ -100,7 +100,7 @@ def test_pooled_states_are_those_of_the_extractor(
     kind = EncoderWithHead(load_checkpoint(name, None), TrainingOptions(), name)
     clips = list(scan(sample, RAVDESS).clips)[:5]
     front_end = kind.front_end
-    sounds, _ = open_clips(clips, front_end)
+    sounds, _ = decode_clips(clips, front_end)
     examples = Examples(sounds, range(5), np.zeros((5, 2), np.float32))
     states = pooled_states(
         kind.build(["a", "b"], "classification"), examples, TrainingOptions(batch_size=3), "cpu"
@@ -109,9 +109,9 @@ def test_pooled_states_are_those_of_the_extractor(
     waveforms = [load_clip(each, front_end.sampling_rate, None) for each in sounds.heard]
     alone = encoder.embed(waveforms)["mean"]
     assert len(states) == 4
-    for place, layer in enumerate(encoder.identity.layers[:4]):
-        assert place_of_layer(layer, 3) == place
-        np.testing.assert_allclose(states[place], alone[place], atol=2e-5, err_msg=layer)
+    for index, layer in enumerate(encoder.identity.layers[:4]):
+        assert layer_index(layer, 3) == index
+        np.testing.assert_allclose(states[index], alone[index], atol=2e-5, err_msg=layer)
 
 
 @pytest.mark.parametrize("labels", [["angry", "calm", "sad"], ["angry", "sad"]])
@@ -199,7 +199,7 @@ def test_lora_trains_all_its_matrices_and_nothing_else_of_the_encoder(
         name = str(family_encoder(family))
         options = TrainingOptions(lora=4, head_learning_rate=0.1, layer_decay=1.0)
         kind = EncoderWithHead(load_checkpoint(name, None), options, name)
-        sounds, _ = open_clips(clips, kind.front_end)
+        sounds, _ = decode_clips(clips, kind.front_end)
         examples = Examples(sounds, range(4), np.eye(4, 2, dtype=np.float32))
         model = kind.build(["a", "b"], "classification")
         before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -476,7 +476,7 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
     with pytest.raises(UserError, match="changed or damaged"):
         load_network(run / "model")
     (run / "model" / "files.json").unlink()
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="model"):
         load_network(run / "model")
 
 
@@ -527,25 +527,25 @@ def test_a_killed_training_of_changed_clips_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "named"),
     [
-        (("--network", "rnn"), "expected cnn or s4"),
+        (("--network", "rnn"), "--network rnn"),
         (("--network", "cnn", "--lora", 4), "--lora with --network"),
-        (("--network", "cnn", "--probe", "make"), "no frozen probe of its own"),
+        (("--network", "cnn", "--probe", "make"), "--probe make with --network cnn"),
         (("--augment", "speed,echo"), "--augment echo"),
         (("--mixup", -1), "--mixup -1"),
         (("--label-smoothing", 1), "--label-smoothing 1"),
         (("--layer-decay", 0), "--layer-decay 0"),
         (("--lora", 4, "--layer-decay", 0.9), "--lora with --layer-decay"),
-        (("--target", "khz", "--label-smoothing", 0.1), "khz is a number"),
+        (("--target", "khz", "--label-smoothing", 0.1), "--label-smoothing"),
     ],
 )
-def test_mistakes_are_one_line(
-    wrong: tuple[object, ...], told: str, pitches: Path, small_encoder: Path, serpipe: Command
+def test_mistakes_are_reported_in_one_line(
+    wrong: tuple[object, ...], named: str, pitches: Path, small_encoder: Path, serpipe: Command
 ) -> None:
     done = serpipe("finetune", "--manifest", pitches, "--target", "pitch", "--encoder",
                    small_encoder, "--split", "kfold:3", "--device", "cpu", "--probe", "none",
                    *wrong)  # fmt: skip
     assert done.code == 2
-    assert told in done.err.splitlines()[-1]
+    assert named in done.err.splitlines()[-1]
     assert done.err.splitlines()[-1].startswith("serpipe: ")
