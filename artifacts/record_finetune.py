@@ -196,7 +196,7 @@ def record_finetuning(
         "options": asdict(options),
         "protocol": asdict(plan.protocol),
         "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
-        "start": {fold: asdict(choice) for fold, choice in choices.items()},
+        "start": {fold: choice.identity for fold, choice in choices.items()},
     }
     name = run_name(where.with_name(where.name + ".h5"), plan.split.name, [kind.head], settings)
     run = out or RUNS / name

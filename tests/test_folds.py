@@ -156,7 +156,7 @@ def test_too_few_speakers_or_labels_are_refused() -> None:
     with pytest.raises(UserError, match="at least 2"):
         make_split("loso", one, one["emotion"])
     two = table(2)
-    with pytest.raises(UserError, match="fold 01: .* 02"):
+    with pytest.raises(UserError, match=r"fold 01: .* 02"):
         make_split("loso", two, two["speaker"])
     with pytest.raises(UserError, match=r"one training speaker, 01.*--grid C=0\.01"):
         inner_folds(one["emotion"], one["speaker"])

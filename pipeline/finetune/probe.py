@@ -43,6 +43,11 @@ class ProbeChoice:
     layer: str
     params: Params
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The choice as it enters the name of a run; its keys must not change."""
+        return {"head": self.head, "layer": self.layer, "point": dict(self.params)}
+
 
 def layer_index(layer: str, n_blocks: int) -> int:
     """Return the index of a layer, named as in a cache, among the states that transformers sums.
