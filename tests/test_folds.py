@@ -173,26 +173,26 @@ def test_inner_folds_are_five_or_as_many_as_there_are_speakers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "named"),
     [
-        ("", "expected a CSV table"),
-        ("speaker,part\n01,1\n", "expected a CSV table with the columns fold and speaker"),
-        ("speaker,fold\n01,1\n01,2\n", "line 3: 01 stands in two folds"),
-        ("speaker,fold\n01,1\n,2\n", "line 3: speaker or fold is empty"),
-        ("speaker,fold\n01,1\n02,2\n", r"speaker 03 has no fold \(nor have 3 others\)"),
-        ("speaker,fold\n" + "".join(f"{s:02d},1\n" for s in range(1, 7)), "one fold only"),
-        ("speaker,fold\n1,1\n2,2\n", "speaker 01 has no fold.*the table has '1', which no clip"),
+        ("", "folds.csv"),
+        ("speaker,part\n01,1\n", "speaker, part"),
+        ("speaker,fold\n01,1\n01,2\n", "line 3: 01"),
+        ("speaker,fold\n01,1\n,2\n", "line 3: speaker"),
+        ("speaker,fold\n01,1\n02,2\n", "speaker 03 .* 3 others"),
+        ("speaker,fold\n" + "".join(f"{s:02d},1\n" for s in range(1, 7)), "only one fold"),
+        ("speaker,fold\n1,1\n2,2\n", "speaker 01 .* '1'"),
         (
             "path,fold\n" + "".join(f"{n}.wav,{n % 2}\n" for n in range(72)),
             "the same speaker is on both sides",
         ),
     ],
 )
-def test_a_wrong_table_of_folds_is_refused(content: str, words: str, tmp_path: Path) -> None:
+def test_a_wrong_table_of_folds_is_refused(content: str, named: str, tmp_path: Path) -> None:
     clips = table()
     path = tmp_path / "folds.csv"
     path.write_text(content)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=named):
         make_split(f"file:{path}", clips, clips["emotion"])
     with pytest.raises(UserError, match=r"none.csv: no such file"):
         make_split(f"file:{tmp_path / 'none.csv'}", clips, clips["emotion"])
@@ -222,19 +222,19 @@ def test_labels_are_merged_then_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "named"),
     [
-        ({"column": "speaker"}, "--target speaker: is no categorical column"),
-        ({"column": "seconds"}, "expected one of emotion, sex, intensity"),
-        ({"column": "corpus"}, "--target corpus: has fewer than two values"),
-        ({"merge": {"calm": "sad"}}, "--map calm=sad: no clip is 'calm'; expected one of angry"),
+        ({"column": "speaker"}, "--target speaker"),
+        ({"column": "seconds"}, "emotion, sex, intensity"),
+        ({"column": "corpus"}, "--target corpus"),
+        ({"merge": {"calm": "sad"}}, "--map calm=sad: .*'calm'.*angry"),
         ({"keep": ["sad", "calm"]}, "--keep sad,calm: no clip is 'calm'"),
-        ({"keep": ["sad"]}, "only sad is left; expected at least 2"),
+        ({"keep": ["sad"]}, "only sad is left"),
         ({"merge": {"sad": "bad"}, "keep": ["sad", "bad"]}, "no clip is 'sad'"),
     ],
 )
-def test_a_wrong_target_is_refused(arguments: dict[str, object], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_a_wrong_target_is_refused(arguments: dict[str, object], named: str) -> None:
+    with pytest.raises(UserError, match=named):
         choose_target(table(2), **arguments)  # type: ignore[arg-type]
 
 

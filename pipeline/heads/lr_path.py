@@ -111,9 +111,9 @@ def follow_path(
 ) -> Iterator[Solution]:
     """Fit logistic regression at each strength in turn.
 
-    Minimises ``-sum_i w_i log p(y_i | x_i) / sum_i w_i + ||W||^2 / (2 C sum_i w_i)``, where ``w_i`` is the inverse frequency of the clip's class. For
-    two classes the penalty is twice that, which makes the difference of their coefficients the one
-    vector that scikit-learn fits.
+    Minimises ``-sum_i w_i log p(y_i | x_i) / sum_i w_i + ||W||^2 / (2 C sum_i w_i)``, where ``w_i``
+    is the inverse frequency of the clip's class. For two classes the penalty is twice that, which
+    makes the difference of their coefficients the one vector that scikit-learn fits.
 
     Parameters
     ----------
