@@ -84,30 +84,13 @@ class TrainingOptions:
         UserError
             Names the option.
         """
-        for option, value in (
-            ("--epochs", self.epochs),
-            ("--patience", self.patience),
-            ("--batch-size", self.batch_size),
-            ("--accumulate", self.accumulate),
-        ):
-            if value < 1:
-                raise UserError(f"{option} {value}: must be at least 1")
-        for option, rate in (
-            ("--learning-rate", self.learning_rate),
-            ("--head-learning-rate", self.head_learning_rate),
-        ):
-            if not 0 <= rate < 1:
-                raise UserError(f"{option} {rate:g}: must be from 0 to below 1, such as 3e-5")
-        for option, share in (
-            ("--warmup", self.warmup),
-            ("--label-smoothing", self.label_smoothing),
-        ):
-            if not 0 <= share < 1:
-                raise UserError(f"{option} {share:g}: must be from 0 to below 1")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"--layer-decay {self.layer_decay:g}: must be above 0 and at most 1")
-        if not 0 <= self.mixup <= 100:
-            raise UserError(f"--mixup {self.mixup:g}: must be from 0 to 100, such as 0.4")
+        for name in ("epochs", "patience", "batch_size", "accumulate"):
+            self._check_range(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "head_learning_rate", "warmup", "label_smoothing"):
+            self._check_range(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+        self._check_range("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1")
+        self._check_range("mixup", 0 <= self.mixup <= 100, "from 0 to 100, such as 0.4")
+        self._check_range("lora", 0 <= self.lora <= 1024, "a rank from 0 to 1024, such as 8")
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise UserError(f"--augment {name}: choose some of {','.join(AUGMENTATIONS)}")
@@ -116,8 +99,6 @@ class TrainingOptions:
                 "--augment pitch: needs PyAV, which is not installed; pip install "
                 "'serpipe[formats]'"
             )
-        if not 0 <= self.lora <= 1024:
-            raise UserError(f"--lora {self.lora}: must be a rank from 0 to 1024, such as 8")
         if self.lora and find_spec("peft") is None:
             raise UserError(
                 "--lora: needs peft, which is not installed; pip install 'serpipe[finetune]'"
@@ -141,6 +122,11 @@ class TrainingOptions:
         check_choice("--precision", self.precision, PRECISIONS)
         if self.precision == "fp16" and not device.startswith("cuda"):
             raise UserError(f"--precision fp16: needs a GPU, not {device}; use float32 or bf16")
+
+    def _check_range(self, name: str, allowed: bool, limits: str) -> None:
+        if not allowed:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} {getattr(self, name):g}: must be {limits}")
 
     def check_network(self) -> None:
         """Refuse options that are only for encoders.
