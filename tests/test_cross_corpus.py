@@ -91,11 +91,11 @@ def test_corpora_share_a_cache_and_no_speaker(serpipe: Command, cache: Path) -> 
     ]
     with pytest.raises(UserError, match="speaker 07"):  # it needs all of them
         make_plan(opened, Protocol(split="emobox", train_on=["ravdess"]))
-    told = make_plan(opened, Protocol(keep=["angry", "sadness"], merge={"calm": "sad"}))
-    assert set(told.problem.labels) == {"anger", "sadness"}
+    plan = make_plan(opened, Protocol(keep=["angry", "sadness"], merge={"calm": "sad"}))
+    assert set(plan.problem.labels) == {"anger", "sadness"}
 
 
-def test_a_corpus_is_tested_by_what_another_taught(serpipe: Command, cache: Path) -> None:
+def test_a_corpus_is_tested_with_a_head_trained_on_another(serpipe: Command, cache: Path) -> None:
     plan = make_plan(open_cache(cache), Protocol(train_on=["emodb"], test_on=["ravdess"]))
     (fold,) = plan.split.folds
     assert set(plan.clips["corpus"][fold.train]) == {"emodb"}
@@ -130,7 +130,9 @@ def test_a_corpus_is_tested_by_what_another_taught(serpipe: Command, cache: Path
         assert {row["fold"] for row in csv.DictReader(file)} == {"emodb>ravdess"}
 
 
-def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache: Path) -> None:
+def test_every_pair_of_corpora_is_fitted_and_the_report_is_a_matrix(
+    serpipe: Command, cache: Path
+) -> None:
     done = serpipe(
         "fit",
         "--head",
@@ -145,8 +147,8 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
     )
     runs = [each["run"] for each in json.loads(done.out)["runs"]]
     assert len(runs) == 4
-    told = serpipe("report", *runs, "--format", "json", "--out", "matrix")
-    tables = json.loads(told.out)["tables"]
+    report = serpipe("report", *runs, "--format", "json", "--out", "matrix")
+    tables = json.loads(report.out)["tables"]
     assert json.loads(done.out)["matrix-lr"] == tables["matrix-lr"]
     # Each line names the pair that it is about, and the next command is short and works.
     pairs = [f"{a} > {b}" for a in ("emodb", "ravdess") for b in ("emodb", "ravdess")]
@@ -176,7 +178,7 @@ def test_each_trains_for_each_and_the_report_is_a_matrix(serpipe: Command, cache
     other = serpipe("fit", "--head", "lr", *shuffled[:-1], "--grid", "C=1").out.strip()
     twice = json.loads(serpipe("report", *runs, other, "--format", "json").out)["tables"]
     assert "matrix-lr" not in twice
-    # What the card says of a head that never heard those it was tested on.
+    # The card of a head that was not trained on the speakers it was tested on.
     crossed = next(Path(run) for run in runs if "cross-emodb-ravdess" in run)
     assert serpipe("report", crossed).code == 0
     card = (crossed / "bundles" / "lr" / "README.md").read_text()
@@ -343,8 +345,8 @@ def test_a_recording_of_both_corpora_is_refused(
 def test_corpora_are_listed_described_and_tabled(
     serpipe: Command, two_corpora: tuple[Path, Path], shared: Path
 ) -> None:
-    told = json.loads(serpipe("corpora", "list", "--format", "json").out)["tables"]["corpora"]
-    assert {row["name"]: row["clips"] for row in told} == {
+    listed = json.loads(serpipe("corpora", "list", "--format", "json").out)["tables"]["corpora"]
+    assert {row["name"]: row["clips"] for row in listed} == {
         "ravdess": 1440, "ravdess-song": 1012, "ravdess-all": 2452, "cremad": 7442, "emodb": 535,
         "savee": 480, "shemo": 3000, "tess": 2800, "iemocap": 10039,
     }  # fmt: skip

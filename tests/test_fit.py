@@ -45,7 +45,7 @@ def one_thread() -> Iterator[None]:
 def clips(
     n_speakers: int = 6, per_emotion: int = 4, signal: float = 1.5, width: int = 20
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings in which emotions and speakers are both heard; labels, speakers."""
+    """Embeddings that depend on emotions and on speakers; labels, speakers."""
     draw = np.random.default_rng(0)
     labels = np.tile(np.repeat(EMOTIONS, per_emotion), n_speakers)
     speakers = np.repeat([f"{n:02d}" for n in range(n_speakers)], len(EMOTIONS) * per_emotion)
@@ -79,7 +79,7 @@ def fit(name: str, layers: dict[str, np.ndarray], problem: Problem, **more: Any)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_head_hears_emotions_of_unheard_speakers(name: str) -> None:
+def test_a_head_predicts_emotions_of_new_speakers(name: str) -> None:
     X, labels, speakers = clips(n_speakers=8, per_emotion=8)
     fitted = fit(name, {"3": X}, loso(labels, speakers))
     assert score(labels, fitted.nested.predicted).uar > 0.6
@@ -87,7 +87,7 @@ def test_a_head_hears_emotions_of_unheard_speakers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_labels_that_only_the_speaker_tells_are_not_learnt(name: str) -> None:
+def test_labels_that_depend_only_on_the_speaker_are_not_learnt(name: str) -> None:
     """Each speaker has one label: leaving speakers out is at chance, a random split far above."""
     X, _, speakers = clips(n_speakers=18, signal=0, width=60)
     labels = EMOTIONS[np.random.default_rng(1).permutation(18) % 3][speakers.astype(int)]
@@ -121,7 +121,7 @@ def test_the_units_of_the_features_do_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_nothing_is_learnt_or_chosen_from_the_test_clips(name: str, n_dims: int) -> None:
-    """Change test clips and their labels beyond all measure: the fold chooses and says the same."""
+    """Extreme changes of test clips and their labels change no choice and no other prediction."""
     X, labels, speakers = clips()
     if n_dims == 3:
         X = np.stack([X, X[:, ::-1] + 1, X**2])
@@ -139,10 +139,10 @@ def test_nothing_is_learnt_or_chosen_from_the_test_clips(name: str, n_dims: int)
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("n_dims", [2, 3])
-def test_no_inner_score_comes_from_a_head_that_heard_the_speaker(
+def test_inner_scores_come_from_heads_not_trained_on_the_speaker(
     name: str, n_dims: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels that only the speaker tells: the inner UAR, too, must be at chance."""
+    """Labels that depend only on the speaker: the inner UAR, too, must be at chance."""
     X, _, speakers = clips(n_speakers=13, signal=0, width=60)
     labels = EMOTIONS[np.random.default_rng(1).permutation(13) % 3][speakers.astype(int)]
     if n_dims == 3:
@@ -253,7 +253,7 @@ def test_a_path_is_abandoned_when_two_values_in_a_row_are_worse() -> None:
     assert sorted(set(fitted)) == [1, 2, 3, 4, 5]
 
 
-def test_what_is_there_is_not_computed_again() -> None:
+def test_earlier_results_are_not_computed_again() -> None:
     X, labels, speakers = clips()
     problem = loso(labels, speakers)
     whole = fit("svm", {"0": X, "1": X**2}, problem)
@@ -287,13 +287,13 @@ def test_two_emotions_are_enough(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_handful_of_clips_is_fitted_too(name: str) -> None:
-    """Too few for a tree to part; LightGBM then stops by itself."""
+    """Too few to split a leaf; LightGBM then stops by itself."""
     X, labels, speakers = clips(n_speakers=3, per_emotion=1)
     fitted = fit(name, {"3": X}, loso(labels, speakers))
     assert set(fitted.nested.predicted) <= set(EMOTIONS)
 
 
-def test_an_emotion_of_one_speaker_has_no_score_where_it_was_not_heard() -> None:
+def test_a_label_without_training_clips_has_no_score() -> None:
     X, labels, speakers = clips()
     labels = np.where((speakers == "00") & (labels == "sad"), "calm", labels)
     fitted = fit("lr", {"3": X}, loso(labels, speakers))
@@ -301,7 +301,7 @@ def test_an_emotion_of_one_speaker_has_no_score_where_it_was_not_heard() -> None
     assert np.isfinite(fitted.nested.scores[speakers != "00"]).all()
 
 
-def test_fits_that_do_not_converge_are_told() -> None:
+def test_fits_that_do_not_converge_are_recorded() -> None:
     X, labels, speakers = clips()
     problem = loso(labels, speakers)
     for two in (False, True):
@@ -359,7 +359,7 @@ def test_the_head_that_is_kept_is_the_one_that_was_tested(name: str, n_emotions:
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_fit_does_not_depend_on_which_other_penalties_are_asked_for(exact: bool) -> None:
+def test_a_fit_does_not_depend_on_the_other_penalties(exact: bool) -> None:
     draw = np.random.default_rng(0)
     labels = draw.choice(EMOTIONS, 150)
     means = draw.standard_normal((3, 400))[np.searchsorted(EMOTIONS, labels)]
@@ -382,12 +382,12 @@ def test_paths_cover_the_grid_upwards() -> None:
 
 def test_scores_by_hand() -> None:
     truth = np.array(["a"] * 6 + ["b"] * 2 + ["c"] * 2)
-    said = np.array(["a"] * 6 + ["b", "a"] + ["a", "a"])
-    scores = score(truth, said)
+    predicted = np.array(["a"] * 6 + ["b", "a"] + ["a", "a"])
+    scores = score(truth, predicted)
     assert scores.uar == pytest.approx((1 + 0.5 + 0) / 3)
     assert scores.accuracy == pytest.approx(0.7)
     assert scores.macro_f1 == pytest.approx((2 * (6 / 9) / (1 + 6 / 9) + 2 / 3 + 0) / 3)
-    assert score(truth, said, ["a", "b", "c", "d"]) == scores  # d does not occur
+    assert score(truth, predicted, ["a", "b", "c", "d"]) == scores  # d does not occur
 
 
 def test_heads_and_grids_are_read() -> None:

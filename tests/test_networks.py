@@ -134,7 +134,7 @@ def test_padding_and_other_clips_change_no_logits(name: str, n_outputs: int) -> 
         ]
     assert together.shape == (len(LENGTHS), n_outputs)
     assert together.dtype == torch.float32
-    assert together.std(dim=0).min() > 1e-3  # the clips are told apart
+    assert together.std(dim=0).min() > 1e-3  # the clips differ
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
@@ -264,8 +264,8 @@ def test_the_first_values_are_the_published_ones() -> None:
         dt = layer.log_dt.exp().detach().numpy()
         assert dt.min() >= 0.001
         assert dt.max() <= 0.1
-        places = np.sort(np.log(dt / 0.001) / math.log(100))
-        assert np.abs(places - np.linspace(0, 1, 4000)).max() < 0.03  # Kolmogorov-Smirnov
+        quantiles = np.sort(np.log(dt / 0.001) / math.log(100))
+        assert np.abs(quantiles - np.linspace(0, 1, 4000)).max() < 0.03  # Kolmogorov-Smirnov
         c = torch.view_as_complex(layer.c).detach()
         assert c.abs().square().mean().item() == pytest.approx(1, abs=0.02)
         assert c.mean().abs().item() < 0.01

@@ -89,12 +89,12 @@ def test_the_head_of_the_page_is_fitted_reported_and_predicts(
     shown = serpipe("report")
     assert shown.code == 0 and "Probabilities of lda: not calibrated" in shown.out
     clip = sample / "Actor_01" / "03-01-05-01-01-02-01.flac"
-    said = serpipe(
+    predicted = serpipe(
         "predict", clip, "--model", run / "bundles" / "lda", "--encoder", small_encoder,
         "--format", "json",
     )  # fmt: skip
-    assert said.code == 0, said.err
-    (prediction,) = json.loads(said.out)["predictions"]
+    assert predicted.code == 0, predicted.err
+    (prediction,) = json.loads(predicted.out)["predictions"]
     assert sum(prediction["scores"].values()) == pytest.approx(1)
 
 
@@ -206,9 +206,9 @@ def test_a_head_with_a_name_that_is_taken_or_no_name_is_refused(
 ) -> None:
     lines = '[project]\nname = "rude"\nversion = "1.0"\n[project.entry-points."serpipe.heads"]\n'
     install(lines + f'"{name}" = "my_heads:LDA"', {})
-    for asked in ("lr", "lda", None):
+    for requested in ("lr", "lda", None):
         with pytest.raises(UserError, match="package rude"):
-            find_heads(asked)
+            find_heads(requested)
 
 
 def test_a_name_that_two_packages_register_is_refused(install: Install) -> None:

@@ -1,4 +1,4 @@
-"""Ratings are regressed as labels are told: by speakers left out, chosen inside, scored by CCC."""
+"""Ratings are regressed like labels: held-out speakers, inner choices, scores by CCC."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from serpipe.pipeline.statistics import compare, intervals
 from serpipe.pipeline.target import stratify
 
 from .conftest import Command
-from .test_bundle import Evil, told
+from .test_bundle import Evil, bundle_fields
 from .test_fit import fit_reference, loso
 
 REGRESSORS = [name for name, head in HEADS.items() if head.task == "regression"]
@@ -40,16 +40,18 @@ GRIDS: dict[str, Grid] = {
 }
 
 
-def ccc(truth: np.ndarray, said: np.ndarray) -> float:
+def ccc(truth: np.ndarray, predicted: np.ndarray) -> float:
     """By the definition of Lin (1989)."""
-    covariance = np.mean((truth - truth.mean()) * (said - said.mean()))
-    return float(2 * covariance / (truth.var() + said.var() + (truth.mean() - said.mean()) ** 2))
+    covariance = np.mean((truth - truth.mean()) * (predicted - predicted.mean()))
+    return float(
+        2 * covariance / (truth.var() + predicted.var() + (truth.mean() - predicted.mean()) ** 2)
+    )
 
 
 def clips(
     n_speakers: int = 6, each: int = 16, signal: float = 2.0, width: int = 12
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings in which a rating and the speaker are heard; ratings from 1 to 7; speakers."""
+    """Embeddings that depend on a rating and on the speaker; ratings from 1 to 7; speakers."""
     draw = np.random.default_rng(0)
     ratings = draw.uniform(1, 7, n_speakers * each)
     speakers = np.repeat([f"{n:02d}" for n in range(n_speakers)], each)
@@ -64,16 +66,16 @@ def fit(name: str, X: np.ndarray, problem: Problem, **more: Any) -> Any:
     return fit_head(HEADS[name], GRIDS[name], [layer], lambda _: X, problem, **more)
 
 
-def test_the_scores_are_those_of_their_definitions() -> None:
+def test_scores_follow_their_definitions() -> None:
     draw = np.random.default_rng(0)
     truth = draw.uniform(1, 5, 200)
-    said = 0.5 * truth + 3 + draw.normal(size=200)
+    predicted = 0.5 * truth + 3 + draw.normal(size=200)
     parts = [slice(0, 50), slice(50, 90), slice(90, 200)]
-    sums = np.stack([sum_ratings(truth[part], said[part]) for part in parts])
+    sums = np.stack([sum_ratings(truth[part], predicted[part]) for part in parts])
     found = score_ratings(sums.sum(axis=0))
-    assert found["ccc"] == pytest.approx(ccc(truth, said))
-    assert found["pearson"] == pytest.approx(pearsonr(truth, said).statistic)
-    assert found["mae"] == pytest.approx(np.abs(truth - said).mean())
+    assert found["ccc"] == pytest.approx(ccc(truth, predicted))
+    assert found["pearson"] == pytest.approx(pearsonr(truth, predicted).statistic)
+    assert found["mae"] == pytest.approx(np.abs(truth - predicted).mean())
     assert score_ratings(sum_ratings(truth, truth))["ccc"] == pytest.approx(1)
     assert score_ratings(sum_ratings(truth, truth + 1))["ccc"] < 1 - 1e-3  # unlike Pearson's
     assert score_ratings(sum_ratings(truth, np.full(200, 3.3)))["ccc"] == pytest.approx(0, abs=1e-9)
@@ -81,10 +83,10 @@ def test_the_scores_are_those_of_their_definitions() -> None:
     assert np.isnan(same["ccc"])
     assert same["mae"] == pytest.approx(0)
     assert np.isnan(score_ratings(np.zeros(7))["mae"])
-    flat = score_ratings(sum_ratings(np.full(200, 3.3), said))
+    flat = score_ratings(sum_ratings(np.full(200, 3.3), predicted))
     assert np.isnan(flat["pearson"])
     assert flat["ccc"] == 0
-    almost = said[:6].copy() * 0 + 3.3
+    almost = predicted[:6].copy() * 0 + 3.3
     almost[0] += 1e-9
     assert abs(np.nan_to_num(score_ratings(sum_ratings(np.full(6, 3.3), almost))["ccc"])) <= 1
 
@@ -101,8 +103,8 @@ def test_intervals_are_over_speakers_and_comparisons_paired() -> None:
     good = truth + draw.normal(size=truth.shape)
     bad = truth + 2 * draw.normal(size=truth.shape)
     sums = {
-        name: np.stack([sum_ratings(t, s) for t, s in zip(truth, said, strict=True)])
-        for name, said in (("good", good), ("bad", bad))
+        name: np.stack([sum_ratings(t, s) for t, s in zip(truth, predicted, strict=True)])
+        for name, predicted in (("good", good), ("bad", bad))
     }
     found = intervals(sums["good"], RATINGS)
     left_out = np.array(
@@ -119,12 +121,12 @@ def test_intervals_are_over_speakers_and_comparisons_paired() -> None:
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_a_head_hears_ratings_of_unheard_speakers(name: str) -> None:
+def test_a_head_predicts_ratings_of_new_speakers(name: str) -> None:
     X, ratings, speakers = clips(n_speakers=8, each=24)
     fitted = fit(name, X, loso(ratings, speakers))
     assert ccc(ratings, fitted.nested.predicted) > 0.6
     assert fitted.nested.scores.shape == (len(X), 0)
-    # In other units the ratings are as well told.
+    # In other units the ratings are predicted equally well.
     scaled = fit(name, X, loso(1000 * ratings + 5, speakers))
     np.testing.assert_allclose(
         (scaled.nested.predicted - 5) / 1000, fitted.nested.predicted, atol=0.2
@@ -132,7 +134,7 @@ def test_a_head_hears_ratings_of_unheard_speakers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_ratings_that_only_the_speaker_tells_are_not_learnt(name: str) -> None:
+def test_ratings_that_depend_only_on_the_speaker_are_not_learnt(name: str) -> None:
     X, _, speakers = clips(n_speakers=30, signal=0, width=40)
     ratings = np.random.default_rng(3).uniform(1, 7, 30)[speakers.astype(int)]
     honest = fit(name, X, loso(ratings, speakers))
@@ -196,7 +198,7 @@ def test_the_search_does_not_depend_on_the_origin_of_the_scale(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) -> None:
+def test_results_depend_on_neither_jobs_nor_resuming(name: str, tmp_path: Path) -> None:
     X, ratings, speakers = clips()
     problem = loso(ratings, speakers)
     folds = [*problem.folds, problem.everybody()]
@@ -214,7 +216,12 @@ def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) ->
 def test_a_bundle_of_ratings_predicts_and_runs_no_code(name: str, tmp_path: Path) -> None:
     X, ratings, speakers = clips(width=20)
     params = combinations(GRIDS[name])[0]
-    about = told("lr") | {"head": name, "parameters": params, "labels": [], "target": "fatigue"}
+    about = bundle_fields("lr") | {
+        "head": name,
+        "parameters": params,
+        "labels": [],
+        "target": "fatigue",
+    }
     for number in range(2):
         regressor, _ = fit_final(HEADS[name], params, X, loso(ratings, speakers))
         save_bundle(tmp_path / str(number), regressor, **about)
@@ -267,10 +274,10 @@ def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path)
     with (run / "predictions" / "ridge.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["layer"] == "nested"]
     truth = np.array([float(row["truth"]) for row in rows])
-    said = np.array([float(row["predicted"]) for row in rows])
+    predicted = np.array([float(row["predicted"]) for row in rows])
     nested = content["nested"][0]
-    assert nested["ccc"] == pytest.approx(ccc(truth, said))
-    assert nested["mae"] == pytest.approx(np.abs(truth - said).mean())
+    assert nested["ccc"] == pytest.approx(ccc(truth, predicted))
+    assert nested["mae"] == pytest.approx(np.abs(truth - predicted).mean())
     assert nested["ccc_low"] < nested["ccc"] < nested["ccc_high"]
     told_words = serpipe("report").out
     for words in ("raters", "agreement ICC", "CCC", "Pearson", "MAE", "38 clips"):

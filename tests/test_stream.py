@@ -91,16 +91,16 @@ def test_heads_that_stream_never_have_all_clips_in_memory(tmp_path: Path) -> Non
             block.tofile(file)
     codes = []
     for how in ("file", "array"):
-        told = [path, n, width, 180 * 2**20, how]
+        arguments = [path, n, width, 180 * 2**20, how]
         done = subprocess.run(
-            [sys.executable, "-c", LIMITED, *map(str, told)], capture_output=True, text=True
+            [sys.executable, "-c", LIMITED, *map(str, arguments)], capture_output=True, text=True
         )
         codes.append(done.returncode)
         assert done.returncode == 0 or "MemoryError" in done.stderr, done.stderr
     assert codes == [0, 1]
 
 
-def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
+def test_past_the_limit_the_run_warns_and_names_the_heads_fitted(
     serpipe: Command, extracted_once: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cache,) = extracted_once.glob("features/cache/*.h5")
@@ -116,10 +116,10 @@ def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
     assert summary["heads"]["sgd"]["grid"]["C"] == [0.01]
     assert sorted(path.name for path in Path("past/bundles").iterdir()) == ["lgbm", "sgd"]
     assert not Path("past/embeddings").exists()
-    said = serpipe("report", "past")
-    assert "SER017" in said.out + said.err
-    assert "STREAMED" in said.out + said.err
-    # Below the limit, nothing is said, and the same trees are grown from an array.
+    shown = serpipe("report", "past")
+    assert "SER017" in shown.out + shown.err
+    assert "STREAMED" in shown.out + shown.err
+    # Below the limit there is no warning, and the same trees are grown from an array.
     below = serpipe("fit", "--head", "lgbm", "--out", "below", "--jobs", 1, *options, *grid)
     assert below.code == 0, below.err
     assert "STREAMED" not in below.err
@@ -127,7 +127,7 @@ def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
     assert (Path("past") / name).read_bytes() == (Path("below") / name).read_bytes()
 
 
-def test_a_default_head_that_cannot_stream_is_left_out(
+def test_a_default_head_that_cannot_stream_is_omitted(
     serpipe: Command, extracted_once: Path
 ) -> None:
     (cache,) = extracted_once.glob("features/cache/*.h5")
@@ -145,7 +145,7 @@ def test_a_default_head_that_cannot_stream_is_left_out(
         (("--head", "lr", "--normalise", "speaker"), "--normalise speaker"),
     ],
 )
-def test_what_needs_all_in_memory_is_refused(
+def test_options_that_need_all_embeddings_in_memory_are_refused(
     serpipe: Command, extracted_once: Path, options: tuple[str, ...], named: str
 ) -> None:
     (cache,) = extracted_once.glob("features/cache/*.h5")
