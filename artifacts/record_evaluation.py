@@ -17,7 +17,7 @@ from ..errors import UserError, counted
 from ..features.extract import clip_columns
 from ..files import make_folder
 from ..pipeline.contamination import contamination_mark
-from ..pipeline.finetune.classifier import Classifier, check_options, run_classifier
+from ..pipeline.finetune.classifier import Classifier, run_classifier
 from ..pipeline.finetune.data import Sounds, decode_all
 from ..pipeline.finetune.kinds import checkpoint_identity
 from ..pipeline.finetune.options import TrainingOptions
@@ -129,7 +129,7 @@ def record_evaluation(
         If memory does not hold a batch.
     """
     options = TrainingOptions(batch_size=batch_size, precision=precision)
-    check_options(options, device)
+    options.check_inference(device)
     checkpoint, asked = classifier.checkpoint, protocol or Protocol()
     sounds = decode_all(
         found.clips,

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...choices import TRAINING_PRECISIONS, check_choice
 from ...errors import UserError
 from ...features.checkpoint import LOG_MEL_MODELS, Checkpoint, load_as, load_checkpoint
 from .data import Examples, Sounds
@@ -99,15 +98,6 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
         keep_padding_out(model, model.base_model, checkpoint.front_end)
     head = STANDARD if isinstance(model.classifier, nn.Linear) else DENSE_TANH
     return Classifier(checkpoint, head, tuple(str(id2label[n]) for n in range(len(id2label))))
-
-
-def check_options(options: TrainingOptions, device: str) -> None:
-    """Refuse a batch size or a precision that an evaluation cannot use on a torch device."""
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: expected at least 1")
-    check_choice("--precision", options.precision, TRAINING_PRECISIONS)
-    if options.precision == "fp16" and not device.startswith("cuda"):
-        raise UserError(f"--precision fp16: needs a GPU, not {device}; use float32 or bf16")
 
 
 def run_classifier(

@@ -84,7 +84,8 @@ class TrainingOptions:
         UserError
             Names the option.
         """
-        for name in ("epochs", "patience", "batch_size", "accumulate"):
+        self.check_inference(device)
+        for name in ("epochs", "patience", "accumulate"):
             self._check_range(name, getattr(self, name) >= 1, "at least 1")
         for name in ("learning_rate", "head_learning_rate", "warmup", "label_smoothing"):
             self._check_range(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
@@ -119,6 +120,10 @@ class TrainingOptions:
                 f"--device {device}: the first GPU must be cuda:0; choose which GPUs are visible "
                 "with the environment variable CUDA_VISIBLE_DEVICES"
             )
+
+    def check_inference(self, device: str) -> None:
+        """Refuse a batch size or precision that cannot be used on a torch device."""
+        self._check_range("batch_size", self.batch_size >= 1, "at least 1")
         check_choice("--precision", self.precision, PRECISIONS)
         if self.precision == "fp16" and not device.startswith("cuda"):
             raise UserError(f"--precision fp16: needs a GPU, not {device}; use float32 or bf16")
