@@ -123,7 +123,7 @@ def test_a_rating_of_no_clip_or_of_two_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"name 'e.wav' is not in the cache \(nor 1 other\)"):
         join_ratings(read_ratings(path, "x"), cache_table())
     path = write(tmp_path, "path,x\nc,1\n")
-    with pytest.raises(UserError, match=r"ratings.csv: path 'c' is not .* such as 'd.wav'"):
+    with pytest.raises(UserError, match=r"ratings.csv: path 'c' is not .* 'd.wav'"):
         join_ratings(read_ratings(path, "x"), cache_table())
     path = write(tmp_path, "name,x\nc,1\na,2\n")
     with pytest.raises(UserError, match=r"ratings.csv: 2 clips .* name 'a' \(of one, two\).* path"):
