@@ -1,16 +1,17 @@
-# make demo: set all up, then extract, fit, report and predict on the built-in sample, offline.
-# make test: set all up, then run the tests.
+# make demo: install everything, then extract, fit, report and predict on the built-in sample, offline.
+# make test: install everything, then run the tests.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
+SITE := .site
 INSTALLED := $(VENV)/.installed
-# For every install, the build's own included: the tested versions and no others.
-# Not by its whole path: pip would split that at a space.
+# Every installation, the build environment included, uses the tested versions and no others.
+# The path is relative because pip would split an absolute one at a space.
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test lint format bench-gpu site clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -31,6 +32,8 @@ test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # make lint: check style, formatting, types and the Dockerfile.
+# mypy finds packages by folder name, and the package is the checkout itself, which may have any
+# name: hence the link.
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,16 +41,21 @@ lint: $(INSTALLED)
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p serpipe --exclude '^build/'
 	$(BIN)/hadolint Dockerfile
 
-# make format: put the code in form.
+# make format: format the code and apply automatic fixes.
 format: $(INSTALLED)
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# make docs: write docs/reference.md anew from the code.
-docs: $(INSTALLED)
-	$(BIN)/python docs/make_reference.py > docs/reference.md
+# make site: build the documentation in .site/, with the reference of commands and Python; warnings are errors.
+site: $(INSTALLED)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d $(SITE)/doctrees docs $(SITE)/html
 
-# make clean: remove what the above has made.
+# make bench-gpu: prove and measure the GPU path on a machine with one, into .bench-gpu/.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python benchmarks/gpu.py --out .bench-gpu
+	$(BIN)/python benchmarks/gpu_table.py .bench-gpu
+
+# make clean: remove everything that these targets create.
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) $(SITE) docs/reference build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

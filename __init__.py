@@ -1,33 +1,69 @@
 """Speech emotion recognition from frozen speech encoders.
 
-Data flows one way: ``corpora`` (what clips there are) -> ``features`` (audio to cached
-embeddings) -> ``pipeline`` (heads, trained and scored on top) -> ``artifacts`` (what a run leaves).
+Data flows one way: ``corpora`` (which clips there are) -> ``features`` (from audio to cached
+embeddings) -> ``pipeline`` (heads, trained and scored on them) -> ``artifacts`` (what a run saves).
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import extract, fit, report
+    from .api import (
+        convert,
+        describe_cache,
+        describe_corpora,
+        download_corpus,
+        evaluate,
+        export,
+        extract,
+        finetune,
+        fit,
+        fit_cross_corpus,
+        fit_repeated,
+        list_corpora,
+        predict,
+        report,
+        serve,
+        verify_cache,
+        write_clip_table,
+    )
     from .artifacts.model import load_model as load
 
 __version__ = "0.1.0"
 
-__all__ = ["extract", "fit", "load", "report"]
+__all__ = [
+    "convert",
+    "describe_cache",
+    "describe_corpora",
+    "download_corpus",
+    "evaluate",
+    "export",
+    "extract",
+    "finetune",
+    "fit",
+    "fit_cross_corpus",
+    "fit_repeated",
+    "list_corpora",
+    "load",
+    "predict",
+    "report",
+    "serve",
+    "verify_cache",
+    "write_clip_table",
+]
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for, and only then: ``import serpipe`` must not wait for torch."""
+    """Import a public name when it is first used: ``import serpipe`` must not wait for torch."""
     if name == "load":
         from .artifacts.model import load_model
 
         return load_model
     if name in __all__:
-        from . import api
-
-        return getattr(api, name)
+        return getattr(import_module(f"{__name__}.api"), name)
     raise AttributeError(f"module 'serpipe' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """List what can be asked for, too."""
+    """List the public names as well."""
     return sorted({*globals(), *__all__})

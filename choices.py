@@ -1,7 +1,6 @@
-"""Options that take one of a few values: the values, and the check of them.
+"""Options with a fixed set of values, and their check.
 
-The command line checks them where it parses, and the functions of Python where they begin. They
-stand apart from the code that uses them, so that neither has to import torch to refuse a typo.
+They are apart from the code that uses them, so that a typo is refused without importing torch.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from .errors import UserError
 CHANNELS = ("mean", "left", "right")
 POOLINGS = ("mean", "std", "mean,std")
 DTYPES = ("float32", "float16")
-#: Of extraction; training and evaluation know fewer.
+#: Of extraction; training and evaluation support fewer.
 EXTRACTION_PRECISIONS = ("float32", "tf32", "bf16", "fp16", "auto")
 TRAINING_PRECISIONS = ("float32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -24,26 +23,12 @@ EXPORT_FORMATS = ("onnx",)
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
-    """Return a value if it is one of those allowed.
-
-    Parameters
-    ----------
-    option : str
-        Name of the option, for the message.
-    value : str
-        The value given.
-    allowed : sequence of str
-        The values that the option takes.
-
-    Returns
-    -------
-    str
-        The value.
+    """Return the value of an option.
 
     Raises
     ------
     UserError
-        If it is none of them.
+        If it is not one of the allowed values.
     """
     if value in allowed:
         return value

@@ -1,12 +1,12 @@
-"""A Dask cluster: find one or start one, see that its workers are like this process, map on it.
+"""A Dask cluster: connect to one or start one, check its workers, and run tasks on it.
 
-The engine is Dask's; what runs on its workers is the code that runs here without one.
+The workers run the same code that runs in this process without a cluster.
 """
 
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +22,16 @@ from .files import read_text
 from .progress import Say, say_nothing
 from .provenance import versions
 
-#: How often a task is tried: on others when a worker dies, again when it fails.
+#: Attempts per task, on other workers if a worker dies.
 TRIES = 3
-#: Seconds in which a cluster must answer; in which a lost scheduler, or a worker, must come back.
+#: Seconds in which a cluster must respond; in which a lost scheduler or worker must return.
 CONNECT_SECONDS = 30.0
 COME_BACK_SECONDS = 300.0
-#: Seconds without a result after which it is looked whether anybody is at work.
-_LOOKED_EVERY = 5.0
-#: Bytes of a file that describes jobs.
+#: Seconds without a result after which the workers are checked.
+_CHECK_SECONDS = 5.0
+#: Maximum size of a file that describes jobs.
 _MAX_YAML_BYTES = 1 << 20
-#: How often a cluster that seems well may lose what it was given.
+#: How often a cluster that seems healthy may lose its tasks.
 _LOSSES = 10
 #: Schedulers of batch systems, by the name of their class in dask-jobqueue.
 _JOB_SYSTEMS = {
@@ -41,22 +41,22 @@ _JOB_SYSTEMS = {
     "sge": "SGECluster",
     "oar": "OARCluster",
     "htcondor": "HTCondorCluster",
-    "local": "LocalCluster",  # jobs as processes of this machine, to try a file out
+    "local": "LocalCluster",  # jobs as local processes, to test a file
 }
 
 
 @dataclass
 class Cluster:
-    """A connection, which is renewed when the scheduler was lost and comes back.
+    """A connection, which is renewed when a lost scheduler returns.
 
     Attributes
     ----------
     client : Client
-        Of Dask.
+        The client of Dask.
     address : str or None
-        Where the scheduler is, if it is not of this process.
+        Address of the scheduler, unless this process started it.
     say : callable
-        Takes lines that tell what happens.
+        Takes lines of text that report progress.
     """
 
     client: Client
@@ -65,36 +65,36 @@ class Cluster:
 
     @property
     def threads(self) -> int:
-        """How many tasks can run at once."""
+        """Number of tasks that can run at once."""
         return sum(self.client.ncores().values())
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a task that needs a GPU asks for: one, if any worker says that it has some."""
+        """Resources of a task that needs a GPU: one, if any worker declares GPUs."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return {"GPU": 1} if any("GPU" in worker["resources"] for worker in workers) else {}
 
     def can_run(self, resources: Mapping[str, float]) -> bool:
-        """Whether any worker is there that has what a task needs."""
+        """Whether any worker has the resources of a task."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
         return any(set(resources) <= set(worker["resources"]) for worker in workers)
 
-    def come_back(self) -> None:
-        """Connect again to a scheduler that was lost, when it is there again with a worker.
+    def reconnect(self) -> None:
+        """Reconnect to a lost scheduler as soon as it is back and has a worker.
 
         Raises
         ------
         MachineError
-            If it does not come back.
+            If it does not return.
         """
-        with suppress(OSError, TimeoutError):  # nobody is there to say goodbye to
+        with suppress(OSError, TimeoutError):  # the scheduler is gone
             self.client.close(timeout=2)
         if self.address is None:
             raise MachineError(
-                "--cluster: its scheduler has ended; expected it to stay; what is done is kept: "
-                "run the same command again"
+                "--cluster: its scheduler has ended; run the same command again: what is done is "
+                "kept"
             )
-        self.say(f"cluster  {self.address}: lost; waiting for it to come back ...")
+        self.say(f"cluster  {self.address}: lost; waiting for it to return ...")
         ends = time.monotonic() + COME_BACK_SECONDS
         while time.monotonic() < ends:
             try:
@@ -106,36 +106,30 @@ class Cluster:
             self.say(f"cluster  {self.address}: is back")
             return
         raise MachineError(
-            f"--cluster {self.address}: has been away for {COME_BACK_SECONDS:.0f} s; expected it "
-            "to come back; what is done is kept: start it and run the same command again"
+            f"--cluster {self.address}: has been unreachable for {COME_BACK_SECONDS:.0f} s; start "
+            "it and run the same command again: what is done is kept"
         )
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A task that was given up.
-
-    Attributes
-    ----------
-    error : Exception
-        Of its last try.
-    """
+    """A task that failed in all attempts; ``error`` is that of the last one."""
 
     error: Exception
 
 
 @contextmanager
 def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
-    """Connect to a cluster, or start one for as long as it is needed.
+    """Connect to a cluster, or start one for the duration of the context.
 
     Parameters
     ----------
     where : str
-        ``"local:N"``: N processes of one thread on this machine; ``"tcp://HOST:PORT"`` (or
+        ``"local:N"``: N single-threaded processes on this machine; ``"tcp://HOST:PORT"`` (or
         ``tls://``): a scheduler; or a YAML file with ``scheduler`` (slurm, pbs, lsf, ...), ``jobs``
         and ``options`` for the cluster of that name in dask-jobqueue.
     say : callable
-        Takes lines that tell what happens.
+        Takes lines of text that report progress.
 
     Yields
     ------
@@ -144,21 +138,23 @@ def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
     Raises
     ------
     UserError
-        If ``where`` is none of these, or a worker is not like this process.
+        If ``where`` is none of these, or a worker has other versions than this process.
     MachineError
-        If the cluster does not answer.
+        If the cluster does not respond.
     """
     with ExitStack() as stack:
-        # Of a scheduler of our own: what to do with a task whose worker died is decided below.
+        # For a local scheduler: run_all decides about tasks whose worker died.
         stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": 0}))
         logger = logging.getLogger("distributed")
         stack.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.CRITICAL)  # what matters is told in a line
+        logger.setLevel(logging.CRITICAL)  # problems are reported as one line
         kind, _, rest = where.partition(":")
         address = None
         if kind == "local":
             if not rest.isdecimal() or not int(rest):
-                raise UserError(f"--cluster {where}: expected local:N with N workers, as local:2")
+                raise UserError(
+                    f"--cluster {where}: expected local:N with N workers, such as local:2"
+                )
             cluster: Any
             try:
                 cluster = LocalCluster(
@@ -166,12 +162,12 @@ def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
                     threads_per_worker=1,
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",
-                    memory_limit=0,  # decoding and encoders are bounded by themselves
+                    memory_limit=0,  # decoding and encoders have their own limits
                 )
             except RuntimeError as error:
                 raise MachineError(
-                    f"--cluster {where}: its workers do not start ({first_line(error)}); expected "
-                    "them to; in a script, call it below: if __name__ == '__main__':"
+                    f"--cluster {where}: its workers do not start ({first_line(error)}); in a "
+                    "script, call it below: if __name__ == '__main__':"
                 ) from None
             stack.enter_context(cluster)
         elif rest.startswith("//"):
@@ -188,18 +184,18 @@ def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS if address else COME_BACK_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
             raise MachineError(
-                f"--cluster {where}: no worker answers ({first_line(error)}); expected a scheduler "
-                "with workers; start them, or mend the address"
+                f"--cluster {where}: no worker responds ({first_line(error)}); start a scheduler "
+                "with workers, or correct the address"
             ) from None
-        found = Cluster(client, address, say)
-        stack.callback(lambda: found.client.close())
+        connection = Cluster(client, address, say)
+        stack.callback(lambda: connection.client.close())
         _check_workers(client, where)
         n_workers = len(client.ncores())
         say(
-            f"cluster  {counted(n_workers, 'worker')}, {counted(found.threads, 'thread')}; "
+            f"cluster  {counted(n_workers, 'worker')}, {counted(connection.threads, 'thread')}; "
             f"{client.dashboard_link}"
         )
-        yield found
+        yield connection
 
 
 def as_it_is(task: Any) -> Any:
@@ -216,43 +212,43 @@ def run_all(
     large: Any = None,
     resources: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Run a function on every task, few more than fit at once, and take results as they come.
+    """Run a function on every task and yield the results as they are completed.
 
-    What a dead worker had is done again by another; what fails is tried again; what a lost
-    scheduler had is done again when it is back.
+    Tasks of a dead worker are run again by another one, failed tasks are retried, and tasks of a
+    lost scheduler are run again when it is back. Few more tasks than threads are submitted at once.
 
     Parameters
     ----------
     cluster : Cluster
-        Where.
+        The cluster.
     function : callable
-        Called with a task, ``arguments``, and ``large`` if there is some. One of a module, so that
-        it can travel.
+        Called with a task, ``arguments``, and ``large`` if there is one. Must be a module-level
+        function, so that it can be pickled.
     tasks : sequence
-        What it is called with; picklable.
+        The tasks; picklable.
     *arguments : object
-        The same for all tasks; small, for they go along with each.
+        The same for all tasks; small, since they are sent with each.
     prepare : callable
-        Makes a task ready to travel when its turn comes: all at once would fill the memory.
+        Prepares a task when its turn comes: preparing all at once would fill the memory.
     large : object, optional
         Sent to each worker once.
     resources : mapping, optional
-        What a task needs of its worker.
+        Resources that a task needs.
 
     Yields
     ------
-    place : int
-        Of the task.
+    index : int
+        Index of the task.
     result : object
-        What was returned, or :class:`Failed` after :data:`TRIES` tries.
+        The result, or :class:`Failed` after :data:`TRIES` attempts.
 
     Raises
     ------
     UserError
-        What the function raises of these ends it all: another try would say the same. So does a
-        worker whose versions are not those of this process.
+        If the function raises one, which is not retried, or a worker has other versions than this
+        process.
     MachineError
-        If the scheduler, or all workers, are away for long.
+        If the scheduler or all workers stay away.
     """
     work = _Work(cluster, function, tasks, prepare, arguments, large, dict(resources or {}))
     work.left.extend(range(len(tasks)))
@@ -263,19 +259,19 @@ def run_all(
         except (FutureCancelledError, OSError) as error:
             losses += 1
             if cluster.client.status != "running":
-                cluster.come_back()
+                cluster.reconnect()
             elif not cluster.can_run(work.resources):
                 work.wait_for_workers()
             elif losses > _LOSSES:
                 raise MachineError(
-                    f"--cluster: was lost {losses} times, the last time by {first_line(error)}; "
-                    "expected it to stay; what is done is kept: run the same command again"
+                    f"--cluster: was lost {losses} times, last by {first_line(error)}; run the "
+                    "same command again: what is done is kept"
                 ) from None
 
 
 @dataclass
 class _Work:
-    """Tasks that are left to do, and how often each was tried."""
+    """Remaining tasks, and how often each was tried."""
 
     cluster: Cluster
     function: Callable[..., Any]
@@ -288,80 +284,80 @@ class _Work:
     tries: Counter[int] = field(default_factory=Counter)
 
     def run(self) -> Iterator[tuple[int, Any]]:
-        """Run what is left; what a lost scheduler had is left again."""
+        """Run the remaining tasks; those of a lost scheduler remain."""
         client, cluster = self.cluster.client, self.cluster
-        given, here = self._give(), versions()
-        places: dict[Any, int] = {}
-        alone: deque[int] = deque()  # had a worker when it died: perhaps they killed it
+        arguments, local_versions = self._send(), versions()
+        indices: dict[Any, int] = {}
+        suspects: deque[int] = deque()  # they ran when a worker died and may have killed it
 
-        def submit(place: int) -> None:
+        def submit(index: int) -> None:
             future = client.submit(
                 _attempt,
                 self.function,
-                self.prepare(self.tasks[place]),
-                given,
-                here,
+                self.prepare(self.tasks[index]),
+                arguments,
+                local_versions,
                 pure=False,
                 resources=self.resources,
             )
-            places[future] = place
+            indices[future] = index
 
         try:
-            while self.left or alone or places:
-                # The next are there when one is done, and no more; workers may join meanwhile.
-                while self.left and len(places) < 2 * cluster.threads + 2:
+            while self.left or suspects or indices:
+                # A few tasks wait at the workers; more workers may join meanwhile.
+                while self.left and len(indices) < 2 * cluster.threads + 2:
                     submit(self.left.popleft())
-                if not places:
-                    submit(alone.popleft())
-                for future in self._done(places):
-                    told = _outcome(client, future)
-                    place = places.pop(future)
-                    self.tries[place] += 1
-                    if not isinstance(told, Failed):
-                        yield place, told
-                    elif isinstance(told.error, UserError):
-                        raise told.error
-                    elif self.tries[place] >= TRIES:
-                        yield place, told
-                    elif isinstance(told.error, KilledWorker):
-                        alone.append(place)
+                if not indices:  # alone, so that it kills no other task
+                    submit(suspects.popleft())
+                for future in self._done(indices):
+                    result = _outcome(client, future)
+                    index = indices.pop(future)
+                    self.tries[index] += 1
+                    if not isinstance(result, Failed):
+                        yield index, result
+                    elif isinstance(result.error, UserError):
+                        raise result.error
+                    elif self.tries[index] >= TRIES:
+                        yield index, result
+                    elif isinstance(result.error, KilledWorker):
+                        suspects.append(index)
                     else:
-                        self.left.append(place)
-                    if isinstance(told, Failed) and isinstance(told.error, _LostError):
-                        given = self._give()  # its worker may have been the last that had it
+                        self.left.append(index)
+                    if isinstance(result, Failed) and isinstance(result.error, _LostError):
+                        arguments = self._send()  # the last worker that held them may be gone
         finally:
-            self.left.extendleft(sorted((*places.values(), *alone), reverse=True))
+            self.left.extendleft(sorted((*indices.values(), *suspects), reverse=True))
 
-    def _give(self) -> tuple[Any, ...]:
-        """Return the arguments; what is large is sent to every worker, and stood for."""
+    def _send(self) -> tuple[Any, ...]:
+        """Send the large argument to every worker; return all arguments, with a reference to it."""
         if self.large is None:
             return self.arguments
-        (held,) = self.cluster.client.scatter([self.large], broadcast=True, hash=False)
-        return (*self.arguments, held)
+        (reference,) = self.cluster.client.scatter([self.large], broadcast=True, hash=False)
+        return (*self.arguments, reference)
 
-    def _done(self, places: Mapping[Any, int]) -> list[Any]:
-        """Wait for futures; never for ever, if nobody is there to work on them."""
+    def _done(self, futures: Iterable[Any]) -> list[Any]:
+        """Wait for futures, but not if there are no workers for them."""
         while True:
             try:
                 with self.cluster.client.as_current():
-                    wait(list(places), timeout=_LOOKED_EVERY, return_when="FIRST_COMPLETED")
+                    wait(list(futures), timeout=_CHECK_SECONDS, return_when="FIRST_COMPLETED")
             except FuturesCancelledError:
-                pass  # told by each future itself
+                pass  # each future holds its own error
             except TimeoutError:
                 if not self.cluster.can_run(self.resources):
                     self.wait_for_workers()
                 continue
-            done = [future for future in places if future.status != "pending"]
+            done = [future for future in futures if future.status != "pending"]
             if done:
                 return done
 
     def wait_for_workers(self) -> None:
-        """Wait until some worker can do the work.
+        """Wait until a worker can run the tasks.
 
         Raises
         ------
         MachineError
-            If none comes.
+            If none appears.
         """
         what = "".join(f" with {name}" for name in self.resources)
         self.cluster.say(f"cluster  no worker{what} is left; waiting for one ...")
@@ -372,38 +368,38 @@ class _Work:
             time.sleep(1)
         if self.cluster.client.status == "running":
             raise MachineError(
-                f"--cluster: no worker{what} for {COME_BACK_SECONDS:.0f} s; expected some; what is "
-                "done is kept: start workers and run the same command again"
+                f"--cluster: no worker{what} for {COME_BACK_SECONDS:.0f} s; start workers and run "
+                "the same command again: what is done is kept"
             )
 
 
 class _LostError(MachineError):
-    """The worker that held a result, or what a task needs, died."""
+    """A worker died that held a result or an argument."""
 
 
 def _outcome(client: Client, future: Any) -> Any:
-    """Return what came of a task; raise what says that the scheduler was lost."""
+    """Return the result of a task; raise if the scheduler was lost."""
     try:
         error = future.exception()
         return Failed(error) if error else future.result()
     except (FutureCancelledError, OSError) as lost:
-        time.sleep(0.5)  # until the client has noticed, too
+        time.sleep(0.5)  # until the client has noticed as well
         if client.status != "running":
             raise
         return Failed(_LostError(f"its worker was lost: {first_line(lost)}"))
 
 
 def _attempt(
-    function: Callable[..., Any], task: Any, arguments: Sequence[Any], there: dict[str, str]
+    function: Callable[..., Any], task: Any, arguments: Sequence[Any], expected: dict[str, str]
 ) -> Any:
-    """Call a function on a worker; what it raises is returned, for not every error can travel."""
+    """Call a function on a worker; return exceptions, as not all of them can be pickled."""
     worker = get_worker()
     try:
-        # Looked up once: workers may join at any time, so that each looks at itself.
+        # Workers may join at any time, so each checks itself, once.
         if "serpipe_versions" not in worker.__dict__:
             worker.__dict__["serpipe_versions"] = versions()
-        here = worker.__dict__["serpipe_versions"]
-        _check_versions("--cluster", str(worker.address), here, there)
+        own = worker.__dict__["serpipe_versions"]
+        _check_versions("--cluster", str(worker.address), own, expected)
         return function(task, *arguments)
     except SerpipeError as error:
         return Failed(error)
@@ -412,45 +408,37 @@ def _attempt(
 
 
 def device_here(devices: Sequence[str]) -> str:
-    """Choose one of the devices of the worker that calls it.
+    """Choose one of the torch devices of the machine for the worker that calls this.
 
-    Workers of one machine that were started together are numbered, and each takes another; one that
-    was started by hand was given its own.
-
-    Parameters
-    ----------
-    devices : sequence of str
-        In torch's words.
-
-    Returns
-    -------
-    str
+    Workers that were started together on a machine are numbered, and each uses another device; a
+    worker that was started by hand has its own.
     """
     name = get_worker().name
     return devices[name % len(devices) if isinstance(name, int) else 0]
 
 
 def _check_workers(client: Client, where: str) -> None:
-    """Refuse workers whose numbers could differ."""
-    here = versions()
-    found = client.run(versions, on_error="return")
-    for address, there in sorted(found.items()):
-        if isinstance(there, Exception):
+    """Refuse workers with other versions, whose numbers could differ."""
+    local_versions = versions()
+    by_worker = client.run(versions, on_error="return")
+    for address, reported in sorted(by_worker.items()):
+        if isinstance(reported, Exception):
             raise UserError(
-                f"--cluster {where}: worker {address} cannot load serpipe ({first_line(there)}); "
-                f"expected serpipe {here['serpipe']} there, as here; install it in its environment"
+                f"--cluster {where}: worker {address} cannot load serpipe "
+                f"({first_line(reported)}); install serpipe {local_versions['serpipe']} in its "
+                "environment"
             )
-        _check_versions(f"--cluster {where}", address, there, here)
+        _check_versions(f"--cluster {where}", address, reported, local_versions)
 
 
 def _check_versions(
-    option: str, worker: str, there: Mapping[str, str], here: Mapping[str, str]
+    option: str, worker: str, reported: Mapping[str, str], expected: Mapping[str, str]
 ) -> None:
-    for name, version in here.items():
-        if there.get(name) != version:
+    for name, version in expected.items():
+        if reported.get(name) != version:
             raise UserError(
-                f"{option}: worker {worker} has {name} {there.get(name)}; expected {version}, as "
-                "here: numbers could differ; install the same versions there"
+                f"{option}: worker {worker} has {name} {reported.get(name)}; expected {version}, "
+                "as numbers could differ; install the same versions in its environment"
             )
 
 
@@ -463,16 +451,16 @@ def _job_cluster(path: Path) -> Any:
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({first_line(error)}); expected YAML with scheduler, jobs and "
-            "options; mend it"
+            "options"
         ) from None
-    form = isinstance(content, dict) and content.keys() <= {"scheduler", "jobs", "options"}
-    system = str(content.get("scheduler")) if form else ""
-    jobs = content.get("jobs", 1) if form else 0
-    options = content.get("options") or {} if form else None
+    is_valid = isinstance(content, dict) and content.keys() <= {"scheduler", "jobs", "options"}
+    system = str(content.get("scheduler")) if is_valid else ""
+    jobs = content.get("jobs", 1) if is_valid else 0
+    options = content.get("options") or {} if is_valid else None
     if system not in _JOB_SYSTEMS or not isinstance(options, dict) or type(jobs) is not int:
         raise UserError(
             f"{path}: expected scheduler ({', '.join(_JOB_SYSTEMS)}), jobs (a number) and options "
-            "(of dask-jobqueue), and nothing else; mend it"
+            "(of dask-jobqueue), and nothing else"
         )
     try:
         import dask_jobqueue.local
@@ -480,9 +468,9 @@ def _job_cluster(path: Path) -> Any:
         classes = {**vars(dask_jobqueue), "LocalCluster": dask_jobqueue.local.LocalCluster}
         cluster = classes[_JOB_SYSTEMS[system]](**options)
         cluster.scale(jobs=jobs)
-    except Exception as error:  # whatever a batch system says
+    except Exception as error:  # whatever a batch system raises
         raise UserError(
-            f"{path}: {system} does not take it ({first_line(error)}); expected options of "
-            "dask-jobqueue; mend them"
+            f"{path}: {system} does not accept it ({first_line(error)}); correct the options of "
+            "dask-jobqueue"
         ) from None
     return cluster

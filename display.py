@@ -1,28 +1,18 @@
-"""How results show themselves in Python: as short tables of text, and as data frames of pandas."""
+"""How results are displayed in Python: as short text tables and as data frames of pandas."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import UserError
 
-#: Rows of a table in a ``repr``; the rest is counted.
+#: Maximum number of rows of a table in a ``repr``.
 MOST_ROWS = 12
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as aligned text: the first column to the left, the others to the right.
+    """Return a table as aligned text: the first column to the left, the others to the right.
 
-    Parameters
-    ----------
-    header : sequence of str
-        Names of the columns.
-    rows : sequence of sequence of str
-        The cells; of more than :data:`MOST_ROWS` the first ones are shown.
-
-    Returns
-    -------
-    str
-        Without a newline at the end.
+    Rows beyond :data:`MOST_ROWS` are only counted.
     """
     shown = [header, *rows[:MOST_ROWS]]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
@@ -37,21 +27,12 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def data_frame(records: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Any:
-    """Return records, or columns, as a data frame.
-
-    Parameters
-    ----------
-    records : sequence of mapping, or mapping of str to ndarray
-        Rows with the same keys, or columns of the same length.
-
-    Returns
-    -------
-    pandas.DataFrame
+    """Return records with the same keys, or columns of the same length, as a pandas.DataFrame.
 
     Raises
     ------
     UserError
-        If pandas, which serpipe does not depend on, is not installed.
+        If pandas, which is no dependency of serpipe, is not installed.
     """
     try:
         import pandas
@@ -59,7 +40,6 @@ def data_frame(records: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Any:
         if error.name != "pandas":
             raise
         raise UserError(
-            "to_pandas: pandas is not installed; expected it; install it: pip install pandas"
+            "to_pandas: pandas is not installed; install it with: pip install pandas"
         ) from None
-    given = records if isinstance(records, Mapping) else list(records)
-    return pandas.DataFrame(given)
+    return pandas.DataFrame(records if isinstance(records, Mapping) else list(records))

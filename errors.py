@@ -1,22 +1,22 @@
-"""What serpipe raises on purpose. The command line prints the one line and exits with the code."""
+"""The exceptions of serpipe. The command line prints their line and exits with their code."""
 
 from collections.abc import Sequence
 
 
 class SerpipeError(Exception):
-    """Base of all errors that serpipe raises on purpose; its text is one line for the user."""
+    """Base of all exceptions that serpipe raises on purpose; its text is one line for the user."""
 
     exit_code = 1
 
 
 class UserError(SerpipeError):
-    """Something the user gave cannot be used: a path, an option, a checkpoint, a cache."""
+    """Input of the user cannot be used: a path, an option, a checkpoint, a cache."""
 
     exit_code = 2
 
 
 class OtherCacheError(UserError):
-    """A cache is whole, and holds something else than what is asked for: another may be made."""
+    """An intact cache has other contents than requested: another one may be made."""
 
 
 class MachineError(SerpipeError):
@@ -31,13 +31,13 @@ class BadClipError(UserError):
     Parameters
     ----------
     path : str
-        The clip, as the user knows it.
+        The clip, as the user named it.
     found : str
-        What was found there.
+        What is wrong with it.
     expected : str
-        What was expected.
+        What a usable clip has.
     fix : str
-        What to do about it.
+        What the user can do.
     """
 
     def __init__(self, path: str, found: str, expected: str, fix: str) -> None:
@@ -45,19 +45,19 @@ class BadClipError(UserError):
         super().__init__(f"{path}: {found}; expected {expected}; {fix}")
 
     def __reduce__(self) -> tuple[type["BadClipError"], tuple[str, str, str, str]]:
-        """Travel between processes."""
+        """Let the exception be pickled, to travel between processes."""
         return type(self), self.parts
 
 
 class BadClipsError(UserError):
-    """At least one clip of a corpus cannot be used; one line for each of the first ten.
+    """Clips of a corpus cannot be used; one line for each of the first ten.
 
     Parameters
     ----------
     errors : sequence of BadClipError
-        What is wrong.
+        One for each bad clip.
     others : str
-        What is known of the other clips.
+        State of the other clips, for the last line.
     """
 
     SHOWN = 10
@@ -67,14 +67,14 @@ class BadClipsError(UserError):
         if len(errors) > self.SHOWN:
             lines.append(f"... and {len(errors) - self.SHOWN} more")
         lines.append(
-            f"{counted(len(errors), 'clip')} cannot be used, {others}. Mend or remove them, "
-            "or go on without them: --skip-bad"
+            f"{counted(len(errors), 'clip')} cannot be used, {others}. Repair or remove them, "
+            "or skip them with --skip-bad"
         )
         super().__init__("\n".join(lines))
 
 
 def disk_error(error: OSError) -> MachineError:
-    """Return the one line for an error of the disk that nothing closer to its cause has named."""
+    """Return the error for a failure of the disk that was not handled where it occurred."""
     where = f"{error.filename}: " if error.filename else ""
     return MachineError(f"{where}{error.strerror}; check the disk and try again")
 
@@ -85,5 +85,5 @@ def counted(n: int, noun: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its kind if it says nothing."""
+    """Return the first line of an error's message, or the name of its type if it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

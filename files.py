@@ -1,4 +1,4 @@
-"""Write files whole or not at all; read only regular files, and only so much of them."""
+"""Write files atomically; read only regular files, up to a limit of size."""
 
 import contextlib
 import errno
@@ -14,14 +14,9 @@ from .errors import MachineError, UserError
 
 
 def put_in_place(unfinished: Path, path: Path) -> None:
-    """Give a written file its final name so that a power cut leaves the old file or the new one.
+    """Give a written file in the same folder its final name.
 
-    Parameters
-    ----------
-    unfinished : Path
-        The written file, in the folder of ``path``.
-    path : Path
-        Its final name.
+    A power cut leaves either the old file or the new one.
     """
     with unfinished.open("rb") as file:
         os.fsync(file.fileno())
@@ -35,39 +30,34 @@ def put_in_place(unfinished: Path, path: Path) -> None:
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Create a new, empty file, in place of whatever has its name.
+    """Create a new, empty file in place of an existing one, for unbuffered reading and writing.
 
-    What stands there is removed and never written to: a symbolic link that somebody left at the
-    name of a temporary file would otherwise lead to another file, and destroy it.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    BinaryIO
-        The open file, for reading and writing, without a buffer.
+    An existing file is removed and never written to: a symbolic link left at the name of a
+    temporary file would otherwise lead to another file and destroy it.
 
     Raises
     ------
     OSError
-        If it cannot be created, or something else created it at the same moment.
+        If it cannot be created, or another process created it at the same time.
     """
     path.unlink(missing_ok=True)
     return path.open("x+b", buffering=0)
 
 
 def open_file(path: Path, flags: int = os.O_RDWR) -> BinaryIO:
-    """Open a file that is being written, as :func:`create_file` does, but go on with it.
+    """Open a partly written file as :func:`create_file` does, to continue it.
 
     Parameters
     ----------
     path : Path
-        The file; never one that a symbolic link leads to.
+        The file; symbolic links are not followed.
     flags : int
         As of :func:`os.open`.
+
+    Returns
+    -------
+    BinaryIO
+        The unbuffered file, positioned at its start, or at its end if ``flags`` append.
 
     Raises
     ------
@@ -81,14 +71,14 @@ def open_file(path: Path, flags: int = os.O_RDWR) -> BinaryIO:
 
 
 def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
-    """Write to a file without a buffer until all is written: one call may take only a part."""
+    """Write all bytes to an unbuffered file, of which one call may take only a part."""
     left = memoryview(content).cast("B")
     while left:
         left = left[file.write(left) :]
 
 
 def remove(path: Path) -> None:
-    """Remove whatever has a name: a file, a folder with all in it, or a link but not what it names.
+    """Remove a file, a folder with its contents, or a link but not its target.
 
     Raises
     ------
@@ -102,29 +92,29 @@ def remove(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
+    """Make a folder and its parents.
 
     Raises
     ------
     UserError
-        If something that is no folder stands in the way, or it may not be made.
+        If a file is in the way, or permission is denied.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be made a folder ({error.strerror}); expected a place that you may "
-            "write to; choose another --out"
+            f"{folder}: cannot be made a folder ({error.strerror}); choose another --out, where "
+            "you may write"
         ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole, with the folders it needs.
+    """Write a file atomically, with the folders that it needs.
 
     Raises
     ------
     MachineError
-        If the disk does not take it; what stood there before stays.
+        If the disk is full or the folder is read-only; an existing file is kept.
     """
     unfinished = path.with_name(path.name + ".unfinished")
     try:
@@ -136,38 +126,28 @@ def write_bytes(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise MachineError(
-            f"{path}: cannot be written ({error.strerror}); expected a folder with room that you "
-            "may write to; make room and run the same command again: what is there is kept"
+            f"{path}: cannot be written ({error.strerror}); free some space or choose a folder "
+            "that you may write to, and run the same command again: existing files are kept"
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, as UTF-8, with the folders it needs."""
+    """Write a text file in UTF-8 atomically, with the folders that it needs."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file that comes from elsewhere for reading, if it is a regular one.
+    """Open an untrusted file for reading if it, or the target of the link, is a regular file.
 
-    A device, pipe or socket, or a link to one, could be read without end or wait for ever. Whether
-    it is one is asked of what was opened, so that nothing can be put in its place in between.
-
-    Parameters
-    ----------
-    path : Path
-        The file; links are followed.
-
-    Returns
-    -------
-    BufferedReader
-        To be closed by the caller.
+    A device, pipe or socket could be endless or block for ever. The check is made on the open file,
+    so that it cannot be replaced in between. The caller closes the file.
 
     Raises
     ------
     OSError
-        If it is not there, may not be read, or is no regular file; ``strerror`` says which.
+        If it is missing, may not be read, or is not a regular file; ``strerror`` says which.
     """
-    # Opening a pipe for reading would wait for somebody to write into it.
+    # Opening a pipe for reading would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
@@ -180,31 +160,19 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def check_regular(path: Path, most: int) -> int:
-    """Return the size of a regular file that others will open.
-
-    Parameters
-    ----------
-    path : Path
-        The file; links are followed.
-    most : int
-        Bytes that it may have.
-
-    Returns
-    -------
-    int
-        In bytes.
+    """Return the size in bytes of a regular file that another library will open.
 
     Raises
     ------
     OSError
-        As :func:`open_regular`; also if it has more.
+        As :func:`open_regular`; also if it has more than ``most`` bytes.
     """
     with open_regular(path) as file:
         return _check_size(file, path, most)
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """Read a regular file that comes from elsewhere, if it has no more than ``most`` bytes.
+    """Read an untrusted regular file of at most ``most`` bytes.
 
     Raises
     ------
@@ -213,7 +181,7 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     with open_regular(path) as file:
         _check_size(file, path, most)
-        content = file.read(most + 1)  # it may grow, and those of /proc have no size
+        content = file.read(most + 1)  # it may grow, and files in /proc have no size
         if len(content) > most:
             raise _too_large(path, most)
         return content
@@ -245,5 +213,5 @@ def _too_large(path: Path, most: int) -> OSError:
 
 
 def json_value(value: Any) -> Any:
-    """Return what JSON can say: it has neither NaN nor infinity."""
+    """Return a value for JSON, which has neither NaN nor infinity: None instead."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

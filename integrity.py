@@ -1,8 +1,8 @@
-"""Find files that were damaged or changed since they were written, by their SHA-256 hashes.
+"""Detect files that were damaged or changed after they were written, by their SHA-256 hashes.
 
 A *sealed* JSON file ends with the hash of its own text, and its entry ``files`` lists the hashes of
-the files that belong to it. That finds damage and edits. It is no signature: whoever changes a file
-on purpose can change its hash as well.
+the files that belong to it. This detects damage and edits. It is not a signature: anyone who
+changes a file on purpose can also change its hash.
 """
 
 import hashlib
@@ -18,26 +18,18 @@ from .files import open_regular, read_bytes, write_text
 
 #: Entry of a sealed file that holds the hash of its text.
 _OWN_HASH = "sha256"
-#: The hash is the last entry, so that it is found in the text without a JSON parser.
+#: The hash is the last entry, so that it can be located without a JSON parser.
 _SEAL = re.compile(rb'"sha256": "([0-9a-f]{64})"\n\}\n\Z')
-#: The largest sealed JSON file: room for hundreds of thousands of speakers, folds and choices.
+#: Maximum size of a sealed JSON file: enough for hundreds of thousands of speakers and folds.
 MAX_JSON_BYTES = 256 << 20
-#: The largest file that is read whole after its hash was checked: predictions of millions of clips.
+#: Maximum size of a file that is read at once: predictions of millions of clips.
 MAX_FILE_BYTES = 4 << 30
-#: Name of the sealed file of a model folder, which has no JSON file of ours that could list hashes.
+#: Name of the sealed file of a model folder, which has no other JSON file of serpipe.
 MODEL_HASHES = "files.json"
 
 
 def write_sealed_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object that ends with the hash of its own text.
-
-    Parameters
-    ----------
-    path : Path
-        Where to write.
-    content : mapping
-        JSON values, at least one, and no entry ``sha256``.
-    """
+    """Write a JSON object, not empty and without an entry ``sha256``, with the hash of its text."""
     write_text(path, seal_json(content))
 
 
@@ -50,7 +42,7 @@ def seal_json(content: Mapping[str, Any]) -> str:
 
 
 def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read a JSON object, and check it against the hash of its text if it has one.
+    """Read a JSON object, and check the hash of its text if it has one.
 
     Parameters
     ----------
@@ -62,14 +54,14 @@ def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
     content : dict
         Without the hash.
     is_sealed : bool
-        Whether there was one.
+        Whether it had a hash.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is no JSON object, or does not have its hash.
+        If it is not a JSON object, or its hash does not match.
     """
     text = read_bytes(path, MAX_JSON_BYTES)
     content = parse_json(text)
@@ -88,16 +80,16 @@ def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
 def read_record_json(
     path: Path, kind: str, version: int, unhashed_version: int, remedy: str
 ) -> dict[str, Any]:
-    """Read the sealed JSON object of a run or bundle, or one of before there were hashes.
+    """Read the JSON object of a run or bundle, which is sealed unless its format is old.
 
     Parameters
     ----------
     path : Path
         The file.
     kind : str
-        What it is of: its entry ``serpipe_KIND`` is the version of its format.
+        Its entry ``serpipe_KIND`` is the version of the format.
     version, unhashed_version : int
-        The present format, and the last without hashes.
+        The current format, and the last one without hashes.
     remedy : str
         What the user can do.
 
@@ -109,17 +101,17 @@ def read_record_json(
     Raises
     ------
     UserError
-        If it is of another format.
+        If it has another format.
     OSError, ValueError
-        As :func:`read_sealed_json`; also if a part of its hashes is missing.
+        As :func:`read_sealed_json`; also if hashes are missing.
     """
     content, is_sealed = read_sealed_json(path)
-    found = content.pop(f"serpipe_{kind}", None)
-    if found is None:
+    written = content.pop(f"serpipe_{kind}", None)
+    if written is None:
         raise ValueError(f"it has no entry serpipe_{kind}")
-    if found not in (unhashed_version, version):
-        raise UserError(f"{path}: {kind} format {found}; expected {version}; {remedy}")
-    if not is_sealed == (found == version) == (content.get("files") is not None):
+    if written not in (unhashed_version, version):
+        raise UserError(f"{path}: {kind} format {written}; expected {version}; {remedy}")
+    if not is_sealed == (written == version) == (content.get("files") is not None):
         raise ValueError("its checksum is missing")
     return content
 
@@ -130,7 +122,7 @@ def parse_json(text: bytes | str) -> Any:
     Raises
     ------
     ValueError
-        If it is no JSON in UTF-8, is nested too deep, or holds a number that is not finite, an
+        If it is not JSON in UTF-8, is nested too deeply, or holds a number that is not finite, an
         integer of more than 64 bits, or text that cannot be encoded.
     """
 
@@ -150,7 +142,7 @@ def parse_json(text: bytes | str) -> Any:
         json.dumps(value, ensure_ascii=False).encode()  # an unpaired surrogate cannot be printed
         return value
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def hash_file(path: Path) -> str:
@@ -160,20 +152,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Hash files of a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    names : iterable of str
-        Paths in it, with forward slashes.
-
-    Returns
-    -------
-    dict of str to str
-        From the path to the hash, in alphabetical order; files that are not there are left out.
-    """
+    """Return the hashes of files of a folder by path, sorted; missing files are omitted."""
     return {name: hash_file(folder / name) for name in sorted(names) if (folder / name).is_file()}
 
 
@@ -185,9 +164,9 @@ def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remed
     folder : Path
         The folder.
     name : str
-        The path of the file in it, with forward slashes.
+        Path of the file in it, with forward slashes.
     files : mapping of str to str or None
-        The hashes, by path; None for folders written before there were any: nothing is checked.
+        Hashes by path; None for old folders without hashes: nothing is checked.
     remedy : str
         What the user can do.
 
@@ -220,7 +199,7 @@ def check_files(folder: Path, files: Mapping[str, str] | None, remedy: str) -> N
     """
     for name, expected in (files or {}).items():
         if not is_file_name(name):
-            raise UserError(f"{folder}: lists {name!r}, which is no file in it; {remedy}")
+            raise UserError(f"{folder}: lists {name!r}, which is not a file in it; {remedy}")
         path = folder / name
         try:
             digest = hash_file(path)
@@ -231,18 +210,9 @@ def check_files(folder: Path, files: Mapping[str, str] | None, remedy: str) -> N
 
 
 def check_listed(folder: Path, name: str, remedy: str) -> None:
-    """Check a file against the ``run.json`` of the run in whose folder it lies, if there is one.
+    """Check a file of a folder against the ``run.json`` in the folder, if there is one.
 
-    A bundle or model of another run is whole by itself, but is not the one that this run scored.
-
-    Parameters
-    ----------
-    folder : Path
-        What would be the run's folder.
-    name : str
-        The path of the file in it.
-    remedy : str
-        What the user can do.
+    A bundle or model copied from another run is intact, but is not the one that this run scored.
 
     Raises
     ------
@@ -253,9 +223,9 @@ def check_listed(folder: Path, name: str, remedy: str) -> None:
         content, _ = read_sealed_json(folder / "run.json")
         expected = (content.get("files") or {}).get(name)
     except (OSError, ValueError, AttributeError):
-        return  # no run, or a damaged one, which says so by itself
+        return  # not a run, or a damaged one, which is reported elsewhere
     if expected is not None and hash_file(folder / name) != expected:
-        raise UserError(f"{folder / name}: is not the file of this run, but another; {remedy}")
+        raise UserError(f"{folder / name}: belongs to another run; {remedy}")
 
 
 def write_model_hashes(folder: Path) -> None:
@@ -266,7 +236,7 @@ def write_model_hashes(folder: Path) -> None:
 
 
 def check_model_files(folder: Path) -> None:
-    """Check a model's folder against its ``files.json``; a folder without one of ours is not.
+    """Check a model's folder against its ``files.json``, if serpipe wrote one.
 
     Raises
     ------
@@ -277,22 +247,22 @@ def check_model_files(folder: Path) -> None:
     if not path.is_file():
         return
     remedy = f"get the model again, or, if it was changed on purpose, delete {MODEL_HASHES}"
-    if folder.resolve().name == "model":  # of a run, which lists it
+    if folder.resolve().name == "model":  # the model of a run, which lists it
         check_listed(folder.resolve().parent, f"model/{MODEL_HASHES}", remedy)
     try:
         content, is_sealed = read_sealed_json(path)
         if "serpipe_files" not in content:
-            return  # somebody else's file of that name
+            return  # another program's file of that name
         files = content.get("files")
         if not is_sealed or not isinstance(files, dict):
-            raise ValueError("it holds no sealed list of hashes")
+            raise ValueError("it has no sealed list of hashes")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be used ({error}); {remedy}") from None
     check_files(folder, files, remedy)
 
 
 def is_file_name(name: object) -> bool:
-    """Say whether a name from a file leads into its folder, without links upwards."""
+    """Whether a name from a file is a path inside its folder, without ``..``."""
     return (
         isinstance(name, str)
         and re.fullmatch(r"[\w.+-]+(/[\w.+-]+)*", name) is not None

@@ -1,8 +1,8 @@
-"""Local copies of caches, runs and tables that are kept elsewhere.
+"""Local copies of remote caches, runs and tables.
 
-A copy lies below ``$XDG_CACHE_HOME/serpipe/copies``, in a folder for each address, with a record of
-what it is a copy of. What is written is written there and then put in place: whole objects, the one
-that names the others last.
+A copy is below ``$XDG_CACHE_HOME/serpipe/copies``, in one folder per address, with a record of what
+it is a copy of. Results are written to the copy and then uploaded as whole objects, those that
+refer to others last.
 """
 
 import filecmp
@@ -22,31 +22,31 @@ from .files import make_folder, put_in_place, write_text
 from .progress import Say, say_nothing
 from .remote import Place, Remote, in_one_line, place, version, without_secrets
 
-#: What a program leaves in a folder while it works there, and nobody else wants.
-_PASSING = (".lock", ".unfinished", ".parts")
-#: What is put in place last, in this order: whoever finds it takes what it names for whole.
+#: Suffixes of temporary files, which are not copied.
+_TEMPORARY = (".lock", ".unfinished", ".parts")
+#: Uploaded last, in this order: readers assume that the files that they list are complete.
 _LAST = ("bundle.json", "run.json")
 
 
 def copies() -> Path:
-    """Return the folder that copies lie in."""
+    """Return the folder of all copies."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "serpipe" / "copies"
 
 
 def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> Path:
-    """Return where something is on this machine; what is elsewhere is fetched first.
+    """Return the path of a file or folder on this machine; a remote one is downloaded first.
 
-    Only what has changed since it was fetched is fetched again.
+    Only files that have changed since are downloaded again.
 
     Parameters
     ----------
     given : str, Path or Remote
         A path, or the address of a file or folder.
     say : callable
-        Takes a line that tells what is fetched.
+        Takes a line of text that reports a download.
     file : bool
-        Whether it must be a file, alone or with shards: of a folder nothing is fetched.
+        Whether it must be a file, alone or with shards: folders are not downloaded.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> 
     Raises
     ------
     UserError
-        If there is nothing, or it may not be read.
+        If there is no such file or folder, or permission is denied.
     MachineError
         If the store cannot be reached.
     """
@@ -67,37 +67,37 @@ def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> 
     with copy.alone(wait=True, say=say):
         if not copy.fetch(say, alone=file):
             what = "a file" if file else "a file or folder"
-            raise UserError(f"{where}: nothing there; expected {what}; check its address")
+            raise UserError(f"{where}: nothing there; expected {what}; check the address")
         unsent = copy.unsent()
         if unsent:
             raise UserError(
-                f"{where}: the copy here, {copy.path}, has another {unsent[0]}, which was not put "
-                "there; expected the same; run the command again that wrote it, or remove the copy"
+                f"{where}: the local copy, {copy.path}, has a different {unsent[0]} that was never "
+                "uploaded; run the command that wrote it again, or remove the copy"
             )
     return copy.path
 
 
 @contextmanager
 def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
-    """Have something written on this machine, and put it where it belongs when that is done.
+    """Yield a path on this machine to write to, and upload the result to a remote address.
 
     Parameters
     ----------
     given : str, Path or Remote
-        Where it belongs. What is there already is fetched first, to be gone on with.
+        The destination. Existing files are downloaded first, so that work can resume.
     say : callable
-        Takes lines that tell what is fetched and put.
+        Takes lines of text that report downloads and uploads.
 
     Yields
     ------
     Path
-        Where to write: the path itself, or the copy, which has the same name. If what writes it
-        fails, nothing is put anywhere, and what was written stays in the copy for the next time.
+        The path itself, or the copy, which has the same name. If writing fails, nothing is
+        uploaded, and the copy keeps what was written for the next attempt.
 
     Raises
     ------
     UserError
-        If nothing can be written there, or someone else is writing it from this machine.
+        If the destination is not writable, or another process is writing it from this machine.
     MachineError
         If the store cannot be reached.
     """
@@ -107,8 +107,8 @@ def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
         return
     if where.is_web:
         raise UserError(
-            f"{where}: a web server takes no files; expected a path or a store such as s3://; "
-            "choose another --out"
+            f"{where}: a web server does not store files; choose a path or a store such as "
+            "s3:// for --out"
         )
     copy = _copy(where)
     with copy.alone():
@@ -121,21 +121,19 @@ def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
 def _copy(remote: Remote) -> "_Copy":
     parts = str(remote).partition("://")[2].strip("/").split("/")
     if len(parts) < 2 or parts[-1] in (".", ".."):
-        raise UserError(
-            f"{remote}: is all of a store; expected a file or folder in it; name one below it"
-        )
+        raise UserError(f"{remote}: is a whole store; name a file or folder in it")
     return _Copy(Remote(remote.url.rstrip("/")))
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """The copy of a file, with the folder of shards beside it if there is one, or of a folder."""
+    """The local copy of a folder, or of a file with the folder of its shards, if any."""
 
     remote: Remote
 
     @property
     def folder(self) -> Path:
-        # Not the name alone: many addresses end alike.
+        # Not only the name: many addresses end alike.
         return copies() / hashlib.sha256(self.remote.url.encode()).hexdigest()[:16]
 
     @property
@@ -151,8 +149,8 @@ class _Copy:
         except Timeout:
             if not wait:
                 raise UserError(
-                    f"{self.remote}: another serpipe on this machine is writing it; expected one "
-                    "at a time; wait for it, or write elsewhere with --out"
+                    f"{self.remote}: another serpipe on this machine is writing it; wait for it, "
+                    "or choose another --out"
                 ) from None
             say(f"waiting  another serpipe on this machine is reading or writing {self.remote}")
             lock.acquire()
@@ -162,65 +160,65 @@ class _Copy:
             lock.release()
 
     def fetch(self, say: Say, *, alone: bool = False) -> bool:
-        """Bring the copy up to date; return whether there is anything."""
-        there, record = self._there(alone), self._record()
-        asked = [
+        """Bring the copy up to date; return whether there are any remote files."""
+        remote, record = self._remote_files(alone), self._record()
+        outdated = [
             name
-            for name in there
-            if _is_newer(name, there, record) or not self._file(name).exists()
+            for name in remote
+            if _is_newer(name, remote, record) or not self._file(name).exists()
         ]
-        if asked:
-            say(f"fetching {self.remote}: {counted(len(asked), 'file')}")
-        files = {name: self._file(name) for name in asked}
+        if outdated:
+            say(f"fetching {self.remote}: {counted(len(outdated), 'file')}")
+        files = {name: self._file(name) for name in outdated}
         for name, file in files.items():
             make_folder(file.parent)
             with self._in_one_line():
-                _unfinished(file).unlink(missing_ok=True)  # or a link there would be followed
+                _unfinished(file).unlink(missing_ok=True)  # a link there would be followed
                 self.remote.store.get_file(self._address(name).url, str(_unfinished(file)))
-        # What a run put that was killed before it wrote so down is no news.
-        news = [name for name, file in files.items() if not _same(_unfinished(file), file)]
-        mine = [name for name in self._here() if self._is_mine(name, record)]
-        if mine and any(files[name].exists() for name in news):
+        # A run may have uploaded files and been killed before it recorded them.
+        changed = [name for name, file in files.items() if not _same(_unfinished(file), file)]
+        modified = [name for name in self._local_files() if self._is_modified(name, record)]
+        if modified and any(files[name].exists() for name in changed):
             raise UserError(
-                f"{self.remote}: {news[0]} has been written there, and {mine[0]} in the copy here, "
-                f"{self.path}; expected one of them to be newer; remove the copy to go on with "
-                "what is there, or write elsewhere with --out"
+                f"{self.remote}: {changed[0]} was changed in the store, and {modified[0]} in the "
+                f"local copy, {self.path}; remove the copy to use the files of the store, or "
+                "choose another --out"
             )
         for name, file in files.items():
             put_in_place(_unfinished(file), file)
-            record[name] = self._known(name, there[name])
-        gone = [] if alone else [name for name in record if name not in there]
+            record[name] = self._known(name, remote[name])
+        gone = [] if alone else [name for name in record if name not in remote]
         for name in gone:
-            if not self._is_mine(name, record):
+            if not self._is_modified(name, record):
                 self._file(name).unlink(missing_ok=True)
             del record[name]
         self._write_record(record)
-        return bool(there)
+        return bool(remote)
 
     def try_to_put(self) -> None:
-        """Find out before the work whether anything can be put there at all."""
+        """Check before the work whether the destination is writable."""
         probe = self.remote.parent / f"{self.remote.name}.unfinished"
         with self._in_one_line():
             self.remote.store.pipe_file(probe.url, b"serpipe")
-        with suppress(Exception):  # may be forbidden where putting is not
+        with suppress(Exception):  # deleting may be forbidden where writing is allowed
             self.remote.store.rm_file(probe.url)
 
     def unsent(self) -> list[str]:
-        """Return the files that were fetched or put, and written here since."""
+        """Return the files of the copy that were modified since they were down- or uploaded."""
         record = self._record()
-        return [name for name in record if self._is_mine(name, record)]
+        return [name for name in record if self._is_modified(name, record)]
 
     def put(self, say: Say) -> None:
-        """Put what has changed in place, and remove there what is no longer here."""
-        record, here, there = self._record(), self._here(), self._there()
-        newer = [name for name in there if there[name] and _is_newer(name, there, record)]
+        """Upload modified files, and remove remote files that were removed from the copy."""
+        record, files, remote = self._record(), self._local_files(), self._remote_files()
+        newer = [name for name in remote if remote[name] and _is_newer(name, remote, record)]
         if newer:
             raise UserError(
-                f"{self.remote}: {newer[0]} was written there meanwhile; expected nobody else to; "
-                f"what was computed is kept here, {self.path}: put it elsewhere, or remove it and "
-                "run the same command again"
+                f"{self.remote}: {newer[0]} was changed in the store meanwhile; the results are "
+                f"kept in {self.path}: copy them to another address, or remove them and run the "
+                "same command again"
             )
-        changed = [name for name in here if self._is_mine(name, record)]
+        changed = [name for name in files if self._is_modified(name, record)]
         for name in sorted(changed, key=lambda name: (_rank(name), name)):
             address = self._address(name)
             with self._in_one_line():
@@ -228,7 +226,7 @@ class _Copy:
                 self.remote.store.invalidate_cache()
                 record[name] = self._known(name, version(self.remote.store.info(address.url)))
             self._write_record(record)
-        for name in [name for name in record if name not in here]:
+        for name in [name for name in record if name not in files]:
             with self._in_one_line():
                 self.remote.store.rm_file(self._address(name).url)
             del record[name]
@@ -238,95 +236,95 @@ class _Copy:
 
     @contextmanager
     def _in_one_line(self) -> Iterator[None]:
-        """Tell what a store raises, and a file or bucket that is not there, in a line."""
+        """Turn an exception of a store, also about a missing bucket or file, into one line."""
         try:
             with in_one_line(self.remote):
                 yield
         except FileNotFoundError as error:
             reason = without_secrets(first_line(error))
             raise UserError(
-                f"{self.remote}: {reason}; expected the bucket, and what is in it to stay; check "
-                "the address"
+                f"{self.remote}: {reason}; check the address, and that the bucket exists"
             ) from None
 
-    def _there(self, alone: bool = False) -> dict[str, str]:
-        """Return what is there, by path relative to the folder above; a tag for each."""
+    def _remote_files(self, alone: bool = False) -> dict[str, str]:
+        """Return the version of each remote file, by path relative to the parent folder."""
         name = self.remote.name
         if self.remote.is_web:
-            return self._one()
+            return self._remote_file()
         with in_one_line(self.remote):
             self.remote.store.invalidate_cache()
-        found = {}
+        files = {}
         for folder in (f"{name}.shards",) if alone else (name, f"{name}.shards"):
             for path, tag in (self.remote.parent / folder).files().items():
-                if _is_plain(path) and not _is_passing(path):
-                    found[f"{folder}/{path}"] = tag
-        return found | self._one()
+                if _is_plain(path) and not _is_temporary(path):
+                    files[f"{folder}/{path}"] = tag
+        return files | self._remote_file()
 
-    def _one(self) -> dict[str, str]:
-        """Return the file of that very address, if it is one."""
+    def _remote_file(self) -> dict[str, str]:
+        """Return the version of the file at the address itself, if it is a file."""
         try:
             with in_one_line(self.remote):
-                if self.remote.is_web:  # for fsspec, whatever goes wrong then is no such file
+                if self.remote.is_web:  # info() would report any failure as a missing file
                     self.remote.open_stream().close()
-                told = self.remote.store.info(self.remote.url)
+                metadata = self.remote.store.info(self.remote.url)
         except FileNotFoundError:
             return {}
-        return {self.remote.name: version(told)} if told.get("type") == "file" else {}
+        return {self.remote.name: version(metadata)} if metadata.get("type") == "file" else {}
 
-    def _here(self) -> list[str]:
-        name, found = self.path.name, []
-        if self.path.is_file():
-            found.append(name)
+    def _local_files(self) -> list[str]:
+        name = self.path.name
+        files = [name] if self.path.is_file() else []
         for folder in (name, f"{name}.shards"):
             above = self.path.parent
             below = sorted((above / folder).rglob("*"))
             paths = [path.relative_to(above).as_posix() for path in below if path.is_file()]
-            found += [path for path in paths if not _is_passing(path)]
-        return found
+            files += [path for path in paths if not _is_temporary(path)]
+        return files
 
     def _address(self, name: str) -> Remote:
-        """Return where a file of the copy belongs."""
+        """Return the address of a file of the copy."""
         return self.remote if name == self.remote.name else self.remote.parent / name
 
     def _file(self, name: str) -> Path:
         return self.folder / "copy" / name
 
-    def _is_mine(self, name: str, record: Mapping[str, "_Known"]) -> bool:
-        """Whether a file of the copy is there, and not as it was fetched or put."""
+    def _is_modified(self, name: str, record: Mapping[str, "_Known"]) -> bool:
+        """Whether a file of the copy exists and was changed since it was down- or uploaded."""
         file = self._file(name)
         if not file.exists():
             return False
         known = record.get(name)
         if known and known.stamp == _stamp(file):
             return False
-        return not known or known.sha256 != _sha256(file)  # the same may be written again
+        return not known or known.sha256 != _sha256(
+            file
+        )  # it may have been written again unchanged
 
     def _known(self, name: str, tag: str) -> "_Known":
         return _Known(tag, _stamp(self._file(name)), _sha256(self._file(name)))
 
     def _record(self) -> dict[str, "_Known"]:
         try:
-            told = json.loads((self.folder / "record.json").read_text())
+            record = json.loads((self.folder / "record.json").read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        return {name: _Known(*known) for name, known in told.items()}
+        return {name: _Known(*known) for name, known in record.items()}
 
     def _write_record(self, record: Mapping[str, "_Known"]) -> None:
         write_text(self.folder / "record.json", json.dumps(record, indent=1))
 
 
 class _Known(NamedTuple):
-    """A file as it was fetched or put: the store's word for its content, size and time, hash."""
+    """A file as it was down- or uploaded: version in the store, size and time here, hash."""
 
     tag: str
     stamp: list[int]
     sha256: str
 
 
-def _is_newer(name: str, there: Mapping[str, str], record: Mapping[str, _Known]) -> bool:
-    """Whether a file of the store is another than was fetched or put; unsure is newer."""
-    return not there[name] or name not in record or record[name].tag != there[name]
+def _is_newer(name: str, remote: Mapping[str, str], record: Mapping[str, _Known]) -> bool:
+    """Whether a remote file may have changed since it was down- or uploaded."""
+    return not remote[name] or name not in record or record[name].tag != remote[name]
 
 
 def _unfinished(file: Path) -> Path:
@@ -348,18 +346,18 @@ def _sha256(file: Path) -> str:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a name of a store is one that can lie below a folder here, and nowhere else."""
+    """Whether a path from a store stays below a folder of this machine."""
     parts = path.split("/")
     forbidden = "\\\0:" if os.name == "nt" else "\0"
     return all(part not in ("", ".", "..") for part in parts) and not set(path) & set(forbidden)
 
 
-def _is_passing(path: str) -> bool:
-    return any(part.endswith(_PASSING) for part in PurePosixPath(path).parts)
+def _is_temporary(path: str) -> bool:
+    return any(part.endswith(_TEMPORARY) for part in PurePosixPath(path).parts)
 
 
 def _rank(path: str) -> int:
-    """Return when a file is put in place: what names others after these."""
+    """Return the order of uploads: files that list others come after these."""
     if "/" not in path:
         return len(_LAST)
     name = PurePosixPath(path).name

@@ -1,6 +1,6 @@
-"""Heads and corpora that other installed packages register, as entry points.
+"""Heads and corpora that other installed packages register as entry points.
 
-A package is imported only when a head or corpus of its is used by name.
+A package is imported only when one of its heads or corpora is used by name.
 """
 
 import re
@@ -30,7 +30,7 @@ T = TypeVar("T", bound=_Named)
 
 @dataclass(frozen=True, eq=False)
 class Registry(Mapping[str, T]):
-    """What serpipe brings and what other packages register, by name.
+    """Built-in objects and those that other packages register, by name.
 
     Names are listed without importing any package; a value is imported when it is looked up.
 
@@ -42,9 +42,9 @@ class Registry(Mapping[str, T]):
         What each entry point must refer to: an instance of this type, or a concrete subclass of it
         if it is abstract.
     built_in : dict
-        What serpipe brings.
+        Objects of serpipe itself.
     reserved : frozenset of str
-        Names that mean something else on the command line.
+        Names with another meaning on the command line.
     """
 
     group: str
@@ -53,7 +53,7 @@ class Registry(Mapping[str, T]):
     reserved: frozenset[str]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over all names: those that are built in, then the others in sorted order."""
+        """Iterate over all names: the built-in ones, then the others in sorted order."""
         yield from self.built_in
         yield from self._plugins()
 
@@ -61,46 +61,46 @@ class Registry(Mapping[str, T]):
         return len(self.built_in) + len(self._plugins())
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is something of this name, which is not imported."""
+        """Whether the name is registered; nothing is imported."""
         return name in self._plugins() or name in self.built_in
 
     def __getitem__(self, name: str) -> T:
-        """Return what has this name.
+        """Return the object of this name.
 
         Raises
         ------
         KeyError
-            If nothing has.
+            If there is none.
         UserError
-            If a package registers it and cannot be loaded, or registers a name that is taken.
+            If its package cannot be loaded, or registers a name that is taken.
         """
         entry = self._plugins().get(name)
         return self.built_in[name] if entry is None else self._load(entry)
 
     def packages(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the packages that register some of these names, each with its version."""
+        """Return the packages that register these names, with their versions."""
         entries = self._plugins()
-        found = (entries[name].dist for name in names if name in entries)
-        return {dist.name: dist.version for dist in found if dist}
+        distributions = (entries[name].dist for name in names if name in entries)
+        return {dist.name: dist.version for dist in distributions if dist}
 
     def _plugins(self) -> dict[str, EntryPoint]:
-        """Return the entry points by name, and refuse those whose names cannot be used."""
-        found: dict[str, EntryPoint] = {}
+        """Return the entry points by name; refuse names that cannot be used."""
+        entries: dict[str, EntryPoint] = {}
         for entry in _entry_points(self.group, tuple(sys.path)):
             problem = ""
             if entry.name in self.built_in or entry.name in self.reserved:
-                problem = "serpipe has that name itself"
-            elif entry.name in found:
-                problem = f"{_package(found[entry.name])} registers that name, too"
+                problem = "serpipe itself uses that name"
+            elif entry.name in entries:
+                problem = f"{_package(entries[entry.name])} registers that name as well"
             elif not _NAME.fullmatch(entry.name):
-                problem = "a name has at most 40 of a-z, 0-9, - and _"
+                problem = "a name has at most 40 characters from a-z, 0-9, - and _"
             if problem:
                 raise UserError(
                     f"{_package(entry)}: registers {entry.name!r} in {self.group}: {problem}; "
-                    "expected a name of its own; rename it in the package, or uninstall one"
+                    "rename it in the package, or uninstall one"
                 )
-            found[entry.name] = entry
-        return found
+            entries[entry.name] = entry
+        return entries
 
     def _problem(self, loaded: Any, name: str) -> str:
         """Return why an object cannot be registered by a name; empty if it can."""
@@ -125,30 +125,19 @@ class Registry(Mapping[str, T]):
         raise UserError(
             f"{_package(entry)}: {entry.name!r} of {self.group} cannot be loaded from "
             f"{entry.value} ({problem}); expected a {self.kind.__name__} named {entry.name!r}; "
-            "mend or uninstall the package"
+            "fix or uninstall the package"
         )
 
 
 def registered_names(group: str) -> tuple[str, ...]:
-    """List the names that other packages register, for a help text: nothing is imported.
-
-    Parameters
-    ----------
-    group : str
-        The group of entry points.
-
-    Returns
-    -------
-    tuple of str
-        Sorted, without those that are no names.
-    """
-    found = _entry_points(group, tuple(sys.path))
-    return tuple(dict.fromkeys(entry.name for entry in found if _NAME.fullmatch(entry.name)))
+    """Return the valid names that other packages register, sorted; nothing is imported."""
+    entries = _entry_points(group, tuple(sys.path))
+    return tuple(dict.fromkeys(entry.name for entry in entries if _NAME.fullmatch(entry.name)))
 
 
 @cache
 def _entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Read them once for each state of ``sys.path``."""
+    """Read the entry points once for each state of ``sys.path``."""
     return tuple(sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)))
 
 

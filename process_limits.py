@@ -1,27 +1,27 @@
-"""Limits that a process sets itself before it reads what strangers made."""
+"""Limits that a process sets on itself before it reads untrusted data."""
 
 import contextlib
 from pathlib import Path
 
 
 def limit_process(spare_bytes: int, *, writes_files: bool) -> None:
-    """Allow so much more memory, and no dump of it after a crash; where the system can.
+    """Limit the memory of this process and forbid core dumps, as far as the system supports it.
 
     Parameters
     ----------
     spare_bytes : int
-        Memory beyond what the process has already; only Linux tells how much that is.
+        Memory beyond that in use; only Linux tells how much that is.
     writes_files : bool
-        Whether it may write to files.
+        Whether the process may write to files.
     """
     try:
         import resource
-    except ImportError:  # not there on Windows
+    except ImportError:  # missing on Windows
         return
     limits = {resource.RLIMIT_CORE: 0}
     if not writes_files:
         limits[resource.RLIMIT_FSIZE] = 0
-    with contextlib.suppress(OSError):  # of Linux alone
+    with contextlib.suppress(OSError):  # Linux only
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + spare_bytes
     for what, limit in limits.items():

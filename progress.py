@@ -1,4 +1,4 @@
-"""What a long work says meanwhile: lines, and progress on standard error."""
+"""Progress of long operations: lines of text, and bars on standard error."""
 
 import sys
 import threading
@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: Wraps an iterable of known length: ``track(items, what, total)``. What is being done is a text
-#: that names what is counted, such as "embedding clips", or an object whose text changes meanwhile.
+#: Wraps an iterable of known length: ``track(items, what, total)``. ``what`` is a text that names
+#: what is counted, such as "embedding clips", or an object whose ``str`` changes meanwhile.
 Track = Callable[[Iterable[T], Any, int], Iterable[T]]
-#: Takes a line that tells what is done.
+#: Takes a line of text that reports progress.
 Say = Callable[[str], None]
 
 #: Seconds between two lines of progress where standard error is no terminal.
@@ -24,21 +24,20 @@ def no_track(items: Iterable[T], what: object, total: int) -> Iterable[T]:
 
 
 def say_nothing(text: str) -> None:
-    """Take what would be told: the default for callers from Python."""
+    """Ignore a line of text: the default for callers from Python."""
 
 
 def track(items: Iterable[T], what: object, total: int) -> Iterator[T]:
-    """Show how far the work is: a bar on a terminal, else a line every half minute.
+    """Show progress over items: a bar on a terminal, otherwise a line every half minute.
 
     Parameters
     ----------
     items : iterable
-        What to go through.
+        The items, which are yielded unchanged.
     what : str or object
-        What is being done, ending in what is counted; of an object, its text is shown anew after
-        each item.
+        What is done, ending in what is counted; its ``str`` is shown again after each item.
     total : int
-        How many items there are.
+        Number of items.
 
     Yields
     ------
@@ -75,7 +74,7 @@ def _track_by_bar(items: Iterable[T], what: object, total: int, console: Any) ->
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    # Results that are printed meanwhile appear above the bar, unless they go to a file.
+    # Results printed meanwhile appear above the bar, unless they go to a file.
     redirect = sys.stdout.isatty()
     with Progress(*columns, console=console, redirect_stdout=redirect) as progress:
         task = progress.add_task(str(what), total=total)
@@ -86,10 +85,10 @@ def _track_by_bar(items: Iterable[T], what: object, total: int, console: Any) ->
 
 def _track_by_lines(items: Iterable[T], what: object, total: int) -> Iterator[T]:
     began = time.monotonic()
-    done, said = 0, False
+    done, any_printed = 0, False
     ended = threading.Event()
 
-    def say_status() -> None:
+    def print_status() -> None:
         elapsed = time.monotonic() - began
         left = f", about {_clock(elapsed / done * (total - done))} left" if done else ""
         print(
@@ -98,14 +97,14 @@ def _track_by_lines(items: Iterable[T], what: object, total: int) -> Iterator[T]
             flush=True,
         )
 
-    def say_regularly() -> None:
-        nonlocal said
+    def print_regularly() -> None:
+        nonlocal any_printed
         while not ended.wait(SECONDS_BETWEEN_LINES):
-            said = True
-            say_status()
+            any_printed = True
+            print_status()
 
-    # A thread, because a single item may take longer than that.
-    thread = threading.Thread(target=say_regularly, daemon=True)
+    # A thread, because a single item may take longer than the interval.
+    thread = threading.Thread(target=print_regularly, daemon=True)
     thread.start()
     try:
         for item in items:
@@ -114,8 +113,8 @@ def _track_by_lines(items: Iterable[T], what: object, total: int) -> Iterator[T]
     finally:
         ended.set()
         thread.join()
-        if said:
-            say_status()
+        if any_printed:
+            print_status()
 
 
 def _clock(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Where a result came from: the command, the versions and the machine."""
+"""Provenance of results: the command, the versions and the machine."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ _PACKAGES = (
 
 
 def versions(more: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of serpipe, of Python and of what the numbers come from."""
+    """Return the versions of serpipe, Python, and the packages that compute the numbers."""
     return {
         "serpipe": __version__,
         "python": platform.python_version(),
@@ -39,43 +39,36 @@ def versions(more: Sequence[str] = ()) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what kind of machine this is; nothing that names it or its user."""
+    """Return the kind of this machine; nothing that identifies it or its user."""
     return {"system": platform.system(), "processor": _processor(), "cores": cores()}
 
 
 def command() -> str:
-    """Return the command line that is running, as one could type it again."""
+    """Return the running command line, so that it can be typed again."""
     return shlex.join(["serpipe", *map(address_without_secrets, sys.argv[1:])])
 
 
 def join_words(words: Sequence[str]) -> str:
-    """Return words as a shell takes them: those with spaces are quoted."""
+    """Join words for a shell: those with spaces are quoted."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def command_line(*words: object) -> str:
-    """Return a command of serpipe that works in a shell as it is printed."""
+    """Return a command of serpipe that can be pasted into a shell."""
     return join_words(["serpipe", *map(str, words)])
 
 
 def provenance(more: Sequence[str] = ()) -> dict[str, Any]:
-    """Return all three. There is no date in it: the same command gives the same bytes.
+    """Return command, versions and machine as JSON values.
 
-    Parameters
-    ----------
-    more : sequence of str
-        Packages that the numbers come from besides the usual ones.
-
-    Returns
-    -------
-    dict
-        JSON values.
+    There is no date: the same command gives the same bytes. ``more`` are further packages that
+    compute the numbers.
     """
     return {"command": command(), "versions": versions(more), "machine": machine()}
 
 
 def cores() -> int:
-    """Return the number of cores this process may use, cgroup limits respected."""
+    """Return the number of cores this process may use, with respect to cgroup limits."""
     from joblib import cpu_count
 
     return int(cpu_count())

@@ -1,7 +1,7 @@
-"""Files in object stores and on web servers: addresses such as ``s3://BUCKET/NAME``, by fsspec.
+"""Files in object stores and on web servers: addresses such as ``s3://BUCKET/NAME``, with fsspec.
 
-Only what is read clip by clip is read from there: :mod:`serpipe.mirror` keeps local copies of the
-rest. Credentials come from where each store's own tools look for them; none is printed or stored.
+Only clips are read directly: :mod:`serpipe.mirror` keeps local copies of everything else.
+Credentials come from where each store's own tools look for them; none is printed or stored.
 """
 
 import os
@@ -23,35 +23,35 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Where each extra comes in; what other stores need, fsspec says.
+#: Extras to install, by scheme; for other stores, the message of fsspec says what is missing.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "http": "http", "https": "http"}
 _WEB = ("http", "https")
-#: What the names of threads begin with that may wait for a store.
+#: Prefix of the names of threads that may wait for a store.
 WAITING_THREADS = "read-ahead"
-#: Seconds to wait before reading is tried again: stores and networks fail now and then.
+#: Seconds to wait before each retry of reading.
 _PAUSES = (0.5, 2.0)
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-#: One address in another, as fsspec chains them.
+#: An address inside another, as fsspec chains them.
 _CHAIN = re.compile(r"::[a-z0-9+.-]+://|::.*://.*@", re.IGNORECASE)
-#: A name and password: a secret key of S3 may hold a slash.
+#: A name and password; a secret key of S3 may contain a slash.
 _USER = re.compile(r"://[^/@?:]*:(?!\d+/)[^@?]*@|://[^/@?]*@")
-#: Where an address stands in a text of others, it ends at a space.
+#: Within another text, an address ends at a space.
 _USER_INSIDE = re.compile(r"(://)[^/@\s'\"]*@")
 _QUERY_INSIDE = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
-#: Names of errors that say that credentials are not there, or not right.
+#: Names of errors about missing or wrong credentials.
 _CREDENTIALS = re.compile("Credential|ProfileNotFound|AuthenticationError")
-#: Seconds without a byte after which a web server is given up.
+#: Seconds without a byte after which a request to a web server fails.
 _SILENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A file or folder elsewhere; as much of :class:`pathlib.Path` as reading clips needs.
+    """A remote file or folder, with the part of :class:`pathlib.Path` that reading clips needs.
 
     Attributes
     ----------
     url : str
-        Its address. What follows a ``?``, such as a signature, is sent and never shown.
+        Its address. The query after a ``?``, such as a signature, is sent but never shown.
     """
 
     url: str
@@ -60,7 +60,7 @@ class Remote:
         return self.url.partition("?")[0] if self.is_web else self.url
 
     def __truediv__(self, below: object) -> "Remote":
-        """Return what is below this folder; a name is no part of an address until it is quoted."""
+        """Return a file or folder below this one; on the web, its name is quoted."""
         address, mark, query = self.url.partition("?") if self.is_web else (self.url, "", "")
         name = quote(str(below)) if self.is_web else str(below)
         return Remote(f"{address.rstrip('/')}/{name}{mark}{query}")
@@ -70,66 +70,57 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """The last part of its address."""
+        """The last part of the address."""
         return posixpath.basename(str(self).rstrip("/"))
 
     @property
     def parent(self) -> "Remote":
-        """The folder that it is in."""
+        """The parent folder."""
         address, mark, query = self.url.partition("?") if self.is_web else (self.url, "", "")
         return Remote(f"{posixpath.dirname(address.rstrip('/'))}{mark}{query}")
 
     @property
     def scheme(self) -> str:
-        """What stands before ``://``."""
+        """The part of the address before ``://``."""
         return self.url.partition("://")[0].lower()
 
     @property
     def is_web(self) -> bool:
-        """Whether it is on a web server, which lists no folders and takes no files."""
+        """Whether it is on a web server, which neither lists folders nor stores files."""
         return self.scheme in _WEB
 
     def resolve(self) -> "Remote":
-        """Return itself: the same from every working directory."""
+        """Return itself: an address does not depend on the working directory."""
         return self
 
     def is_dir(self) -> bool:
-        """Whether anything is below it.
+        """Whether there are files below it.
 
         Raises
         ------
         UserError
-            If it is on a web server: nobody knows.
+            If it is on a web server, which cannot tell.
         """
         self._check_lists()
-        return self._ask(lambda: bool(self.store.isdir(self.url)))
+        return self._retry(lambda: bool(self.store.isdir(self.url)))
 
     def exists(self) -> bool:
-        """Whether it is there."""
-        return self._ask(lambda: bool(self.store.exists(self.url)))
+        """Whether it exists."""
+        return self._retry(lambda: bool(self.store.exists(self.url)))
 
     def read_bytes(self, most: int = -1) -> bytes:
-        """Read the whole file, or one byte more than ``most`` of a longer one.
-
-        Parameters
-        ----------
-        most : int
-            Bytes that may be read; any number if negative.
-
-        Returns
-        -------
-        bytes
+        """Read the whole file; of a file longer than ``most`` bytes (if not negative), one more.
 
         Raises
         ------
         FileNotFoundError
             If there is no such file.
         UserError
-            If it may not be read.
+            If permission is denied.
         MachineError
-            If the store cannot be reached; it is tried three times.
+            If the store cannot be reached in three attempts.
         """
-        return self._ask(lambda: self._read(most))
+        return self._retry(lambda: self._read(most))
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Read the whole file as text, as :meth:`pathlib.Path.read_text` does."""
@@ -141,12 +132,12 @@ class Remote:
         Returns
         -------
         dict of str to str
-            From the path relative to the folder to what changes when the content does.
+            The :func:`version` of each file, by path relative to the folder.
 
         Raises
         ------
         UserError
-            If it is on a web server, or may not be listed.
+            If it is on a web server, or permission is denied.
         MachineError
             If the store cannot be reached.
         """
@@ -154,39 +145,37 @@ class Remote:
         from fsspec.core import strip_protocol
 
         try:
-            found = self._ask(lambda: self.store.find(self.url, detail=True))
+            files = self._retry(lambda: self.store.find(self.url, detail=True))
         except FileNotFoundError:
             return {}
         root = str(strip_protocol(self.url)).rstrip("/") + "/"
         return {
-            path.removeprefix(root): version(told)
-            for path, told in sorted(found.items())
+            path.removeprefix(root): version(metadata)
+            for path, metadata in sorted(files.items())
             if path.startswith(root) and not path.endswith("/")
         }
 
     @property
     def store(self) -> "AbstractFileSystem":
-        """The file system of fsspec that it is in.
+        """The file system of fsspec.
 
         Raises
         ------
         UserError
-            If there is no such kind, or the package that reads it is not installed.
+            If fsspec does not know the scheme, or the package for it is not installed.
         """
         try:
             return _store(self.scheme, os.getpid())
         except (ImportError, ValueError) as error:
             extra = _EXTRAS.get(self.scheme)
-            fix = f"pip install 'serpipe[{extra}]'" if extra else "install what reads it"
-            raise UserError(
-                f"{self}: {first_line(error)}; expected an address that fsspec can read; {fix}"
-            ) from None
+            fix = f"pip install 'serpipe[{extra}]'" if extra else "install the package for it"
+            raise UserError(f"{self}: {first_line(error)}; {fix}") from None
 
     def _check_lists(self) -> None:
         if self.is_web:
             raise UserError(
-                f"{self}: a web server lists no folders; expected a folder of a store such as "
-                "s3://; name the clips in a table: --manifest CLIPS.csv --data ADDRESS"
+                f"{self}: a web server does not list folders; name the clips in a table: "
+                "--manifest CLIPS.csv --data ADDRESS"
             )
 
     def _read(self, most: int) -> bytes:
@@ -196,11 +185,11 @@ class Remote:
             try:
                 return bytes(self.store.cat_file(self.url, start=start, end=end))
             except OSError as error:
-                if "not satisfiable" in str(error):  # no part of an empty file is there
+                if "not satisfiable" in str(error):  # the file is empty
                     return b""
                 raise
         content = bytearray()
-        with self.open_stream() as stream:  # as it comes: a server may send whatever it likes
+        with self.open_stream() as stream:  # in parts: a server may send any amount
             while (end is None or len(content) < end) and (
                 part := stream.read(2**20 if end is None else min(2**20, end - len(content)))
             ):
@@ -208,133 +197,122 @@ class Remote:
         return bytes(content)
 
     def open_stream(self) -> Any:
-        """Ask a web server for the file, and return what comes.
+        """Request the file from a web server, and return a stream.
 
         Raises
         ------
         FileNotFoundError
-            If the server says that it is not there. All else is what fsspec raises.
+            If the server has no such file. Other errors are those of fsspec.
         """
-        # The size, which is not used, keeps fsspec from asking for it first.
+        # With a size, which is not used, fsspec does not request it first.
         return self.store.open(self.url, "rb", block_size=0, size=1)
 
-    def _ask(self, question: Callable[[], T]) -> T:
+    def _retry(self, request: Callable[[], T]) -> T:
         for pause in _PAUSES:
             try:
                 with in_one_line(self):
-                    return question()
+                    return request()
             except MachineError:
                 time.sleep(pause)
         with in_one_line(self):
-            return question()
+            return request()
 
 
 @cache
 def _store(scheme: str, process: int) -> "AbstractFileSystem":
-    """Return the one file system of a kind in this process: fsspec has one for each thread."""
+    """Return the single file system of a scheme in this process; fsspec makes one per thread."""
     import fsspec
 
     if scheme not in _WEB:
         return fsspec.filesystem(scheme)
     import aiohttp
 
-    # Not so long in all, as is its default: a large file takes its time.
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
-    return fsspec.filesystem(scheme, client_kwargs={"timeout": patience})
+    # No limit on the total time, unlike the default: large files take long.
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+    return fsspec.filesystem(scheme, client_kwargs={"timeout": timeout})
 
 
-#: Where something is: on this machine or elsewhere.
+#: A path on this machine, or a remote address.
 Place = Path | Remote
 
 
 def place(given: str | Place) -> Place:
-    """Read what a user gave: a path, or the address of something elsewhere.
-
-    Parameters
-    ----------
-    given : str, Path or Remote
-        ``"file://..."`` is a path, too.
-
-    Returns
-    -------
-    Path or Remote
+    """Return a path (also for ``"file://..."``), or the remote file or folder at an address.
 
     Raises
     ------
     UserError
-        If it holds a name and password, or one address in another (``"zip::s3://..."``).
+        If an address has a name and password, or contains another one (``"zip::s3://..."``).
     """
     if not isinstance(given, str):
         return given
-    found = _ADDRESS.match(given)
+    match = _ADDRESS.match(given)
     if _CHAIN.search(given):
         raise UserError(
-            f"{address_without_secrets(given)}: one address in another; expected one; name the "
-            "file itself"
+            f"{address_without_secrets(given)}: one address inside another; name the file itself"
         )
-    if not found:
+    if not match:
         return Path(given)
-    scheme, rest = found[1].lower(), given[found.end() :]
+    scheme, rest = match[1].lower(), given[match.end() :]
     if scheme == "file":
         return Path(rest)
     if not rest.strip("/"):
-        raise UserError(f"{given}: names nothing; expected {scheme}://BUCKET/NAME; mend it")
+        raise UserError(f"{given}: names nothing; expected {scheme}://BUCKET/NAME")
     if _USER.search(given):
         raise UserError(
-            f"{address_without_secrets(given)}: a name or password in an address is seen by "
-            "others; expected none; give it as the store's own tools take it, such as by "
-            "AWS_PROFILE"
+            f"{address_without_secrets(given)}: a name or password in an address is visible to "
+            "others; provide it as for the store's own tools, such as by AWS_PROFILE"
         )
     return Remote(f"{scheme}://{rest}")
 
 
 def address_without_secrets(text: str) -> str:
-    """Return an address, or what else was given, without what only its owner knows."""
+    """Return an address (or another text) without name, password and query."""
     if "://" not in text:
         return text
     return _USER.sub("://", text.partition("?")[0])
 
 
 def without_secrets(text: str) -> str:
-    """Return a text of others, such as an error, without what only owners of addresses know."""
+    """Return a text such as an error without names, passwords and queries of addresses in it."""
     return _QUERY_INSIDE.sub(r"\1", _USER_INSIDE.sub(r"\1", text))
 
 
-def version(told: Mapping[str, Any]) -> str:
-    """Return what changes when a file does, of what a store tells of it; nothing if it does not."""
+def version(metadata: Mapping[str, Any]) -> str:
+    """Return what identifies the content of a file in the metadata of a store; may be empty."""
     for name in ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest"):
-        if told.get(name):
-            return str(told[name])
+        if metadata.get(name):
+            return str(metadata[name])
     for name in ("LastModified", "last_modified", "mtime", "Last-Modified"):
-        if told.get(name):
-            return f"{told.get('size')} {told[name]}"
+        if metadata.get(name):
+            return f"{metadata.get('size')} {metadata[name]}"
     return ""
 
 
 @contextmanager
 def in_one_line(remote: Remote) -> Iterator[None]:
-    """Turn what any store raises into one line; a file that is not there is told by who asked."""
+    """Turn an exception of a store into one line; FileNotFoundError is left to the caller."""
     try:
         yield
     except (SerpipeError, FileNotFoundError):
         raise
-    except Exception as error:  # each store has errors of its own
+    except Exception as error:  # each store has its own exceptions
         reason = without_secrets(first_line(error))
         kind = type(error).__name__
-        refused = getattr(error, "status", None) in (401, 403)
-        if isinstance(error, PermissionError) or refused or _CREDENTIALS.search(kind):
+        is_refused = getattr(error, "status", None) in (401, 403)
+        if isinstance(error, PermissionError) or is_refused or _CREDENTIALS.search(kind):
             raise UserError(
-                f"{remote}: may not be used ({reason}); expected credentials that allow it; set "
-                "them as the store's own tools take them, such as by AWS_PROFILE"
+                f"{remote}: access is denied ({reason}); provide credentials as for the store's "
+                "own tools, such as by AWS_PROFILE"
             ) from None
         raise MachineError(
-            f"{remote}: cannot be reached ({reason}); expected the store to answer; check the "
-            "network and the address, and run the same command again: what is done is kept"
+            f"{remote}: cannot be reached ({reason}); check the network and the address, and run "
+            "the same command again: what is done is kept"
         ) from None
 
 
 def below(folder: Remote, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Yield files of some suffixes below a folder, but hidden ones, relative to it."""
+    """Yield files with some suffixes below a folder, relative to it, except hidden ones."""
     for path in folder.files():
         parts = path.split("/")
         hidden = any(part.startswith((".", "__MACOSX")) for part in parts)

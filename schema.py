@@ -1,4 +1,4 @@
-"""Make dataclasses of JSON values that come from files, checked against their annotations."""
+"""Make dataclasses from JSON values of files, checked against their annotations."""
 
 import functools
 import json
@@ -8,17 +8,17 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], content: Any, *, ignore_unknown: bool = False) -> T:
-    """Make a dataclass of a JSON object.
+    """Make a dataclass from a JSON object.
 
     Parameters
     ----------
     kind : type
-        A dataclass; each entry must be of the type that its field is annotated with, and an integer
-        is a float as well.
+        A dataclass; each entry must have the annotated type of its field, and an integer is also a
+        valid float.
     content : Any
         JSON values.
     ignore_unknown : bool
-        Whether entries that the dataclass does not have are left out.
+        Whether entries without a field are ignored.
 
     Returns
     -------
@@ -27,7 +27,7 @@ def from_json(kind: type[T], content: Any, *, ignore_unknown: bool = False) -> T
     Raises
     ------
     ValueError
-        If an entry is missing, unknown, or of another type.
+        If an entry is missing, unknown, or has another type.
 
     Examples
     --------

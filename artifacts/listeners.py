@@ -13,10 +13,11 @@ from torch import nn
 
 from ..errors import UserError, counted
 from ..features.audio import CHANNEL_POLICY, Waveform, check_channels
-from ..features.batching import GPU_BATCH_SECONDS, Lane, in_order
+from ..features.batching import GPU_BATCH_SECONDS, Lane
 from ..features.checkpoint import BUILT_IN
 from ..features.encoder import PRECISIONS, Encoder, load_encoder
 from ..features.front_end import FrontEnd, prepare
+from ..features.in_order import in_order
 from ..features.names import HUB_ID, POOLINGS
 from ..features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ..files import read_bytes

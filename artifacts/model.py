@@ -25,7 +25,7 @@ from ..features.audio import (
     hash_samples,
     read_clip,
 )
-from ..features.batching import in_order
+from ..features.in_order import in_order
 from ..features.read_ahead import Content, read_ahead
 from ..features.trim import trim
 from ..pipeline.predict import Prediction, Window, equal_windows, windows

@@ -25,9 +25,10 @@ from scipy.signal import butter, sosfilt
 from serpipe.corpora import Clip
 from serpipe.corpora.data import gather
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import HeardClip, in_order
+from serpipe.features.batching import HeardClip
 from serpipe.features.copies import correlation, mark_recordings
 from serpipe.features.fingerprint import RATE, find_candidates, fingerprint
+from serpipe.features.in_order import in_order
 from serpipe.provenance import cores
 
 #: Of float64, shape (n_samples,) or (n_samples, n_channels).

@@ -27,10 +27,11 @@ import transformers
 from serpipe.corpora import Clip, scan
 from serpipe.corpora.data import find_source
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import GPU_BATCH_SECONDS, HeardClip, in_order, plan
+from serpipe.features.batching import GPU_BATCH_SECONDS, HeardClip, plan
 from serpipe.features.checkpoint import BUILT_IN
 from serpipe.features.encoder import Encoder, load_encoder
 from serpipe.features.extract import extract
+from serpipe.features.in_order import in_order
 from serpipe.provenance import cores, provenance
 
 WAYS = ("plain", "forward", "serpipe")
@@ -121,7 +122,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         on_cpu = encoder.device.type == "cpu"
         batches = plan(heard, 0 if on_cpu else GPU_BATCH_SECONDS, encoder.window_seconds)
         inputs = [
-            encoder.front_end.inputs([read_waveform(h.clip.file, 16000)[0] for h in batch])
+            encoder._inputs([read_waveform(h.clip.file, 16000)[0] for h in batch]).tensors
             for batch in batches
         ]
 
@@ -129,7 +130,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             if on_cpu:
                 torch.set_num_threads(1)
             with torch.inference_mode():
-                encoder.model(**{name: encoder._move(one) for name, one in batch.items()})
+                encoder.model(**{name: one.to(encoder.device) for name, one in batch.items()})
 
         lanes = workers if on_cpu else 1
         list(in_order(forward, inputs[:lanes], lanes, ahead=0))

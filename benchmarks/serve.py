@@ -56,7 +56,11 @@ def main() -> None:
     model = load_model(arguments.model, device=arguments.device, encoder=arguments.encoder)
     contents = [file.read_bytes() for file in files]
     results: dict[str, list[float]] = {}
-    with server(arguments) as address:
+    given = {"--model": arguments.model, "--encoder": arguments.encoder}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    options += ["--queue", str(max(64, *arguments.clients)), "--timeout", "600"]
+    options += ["--max-wait", "600", "--device", arguments.device]
+    with server(*options) as (address, _):
         plain(model, files[:4])
         asyncio.run(ask(address, contents[:8], 8))
         for _ in range(arguments.repeat):
@@ -94,18 +98,12 @@ def plain(model: Model, files: list[Path]) -> list[float]:
 
 
 @contextmanager
-def server(arguments: argparse.Namespace) -> Iterator[str]:
-    """Run a server; give its address."""
-    given = {"--model": arguments.model, "--encoder": arguments.encoder}
-    options = [word for name, value in given.items() if value for word in (name, value)]
+def server(*options: str) -> Iterator[tuple[str, int]]:
+    """Run a server with some options; give its address and its process id."""
     code = "from serpipe.cli import main; main()"
-    command = [sys.executable, "-c", code, "serve", "--port", "0", "--device", arguments.device]
+    command = [sys.executable, "-c", code, "serve", "--port", "0", *options]
     environment = {name: value for name, value in os.environ.items() if name != "SERPIPE_TOKEN"}
-    process = subprocess.Popen(
-        [*command, *options, "--queue", str(max(64, *arguments.clients)), "--timeout", "600",
-         "--max-wait", "600"],
-        stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stderr
         lines: list[str] = []
@@ -115,7 +113,7 @@ def server(arguments: argparse.Namespace) -> Iterator[str]:
                 break
         else:
             sys.exit("".join(lines))
-        yield found[0]
+        yield found[0], process.pid
     finally:
         process.terminate()
         process.wait()

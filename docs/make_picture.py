@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from serpipe.artifacts.report import report_run
 from serpipe.artifacts.results import read_results
-from serpipe.cli import print_report
+from serpipe.commands.output import print_report
 
 SHOWN = ("nested", "comparisons", "layers")
 

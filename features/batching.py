@@ -7,13 +7,10 @@ batch; each GPU has a copy of the encoder and takes the next batch when it is do
 """
 
 import queue
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,15 +19,18 @@ from numpy.typing import NDArray
 from ..corpora import Clip
 from ..errors import BadClipError
 from .audio import CHANNEL_POLICY, AudioFacts, Waveform, decode_waveform, read_clip
-from .encoder import Encoder
+from .decoding import Decoder
+from .encoder import Encoder, PreparedBatch
+from .in_order import in_order
 from .read_ahead import Content, read_ahead
 from .trim import trim
 
 #: Seconds of audio that share a batch on a GPU.
 GPU_BATCH_SECONDS = 600.0
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+#: Batches of one GPU at once: while the results of one are copied back, the next is computed.
+LANES_PER_GPU = 2
+
 Embeddings = dict[str, NDArray[np.float32]]
 
 
@@ -102,6 +102,7 @@ def embed_batches(
     workers: int,
     trim_decibels: float | None = None,
     channels: str = CHANNEL_POLICY,
+    decoder: Decoder | None = None,
 ) -> Iterator[tuple[Batch, Embeddings]]:
     """Embed all batches.
 
@@ -117,6 +118,8 @@ def embed_batches(
         Trim silence at the ends of each clip, see :func:`.trim.trim`.
     channels : {"mean", "left", "right"}
         How several channels become one.
+    decoder : Decoder, optional
+        Has decoded the clips or can decode them, for GPUs; else threads decode them.
 
     Yields
     ------
@@ -132,8 +135,16 @@ def embed_batches(
     """
     rate = encoders[0].identity.sampling_rate
 
+    def load_one(heard: HeardClip, content: Content) -> Waveform:
+        if decoder is None:
+            return load_clip(heard, rate, trim_decibels, channels, content)
+        waveform = decoder.load(heard.clip.file, heard.facts, content)
+        if waveform is None:
+            raise _changed(heard)
+        return waveform
+
     def load(batch: Sequence[tuple[HeardClip, Content]]) -> list[Waveform]:
-        return [load_clip(heard, rate, trim_decibels, channels, asked) for heard, asked in batch]
+        return [load_one(heard, content) for heard, content in batch]
 
     def ask() -> Generator[list[tuple[HeardClip, Content]]]:
         clips = (heard for batch in batches for heard in batch)
@@ -156,19 +167,23 @@ def embed_batches(
             torch.set_num_threads(threads)
         return
 
-    idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
-    for encoder in encoders:
-        idle.put(Lane(encoder))
+    def prepare(batch: Sequence[tuple[HeardClip, Content]]) -> PreparedBatch:
+        return encoders[0].prepare(load(batch))
 
-    def embed(waveforms: list[Waveform]) -> Embeddings:
+    idle: queue.SimpleQueue[Lane] = queue.SimpleQueue()
+    n_lanes = LANES_PER_GPU * len(encoders)
+    for number in range(n_lanes):
+        idle.put(Lane(encoders[number % len(encoders)]))
+
+    def embed(batch: PreparedBatch) -> Embeddings:
         lane = idle.get()
         try:
-            return lane.embed(waveforms)
+            return lane.embed_prepared(batch)
         finally:
             idle.put(lane)
 
-    loaded = in_order(load, ask(), workers, ahead=2 * len(encoders))
-    computed = in_order(embed, loaded, len(encoders), ahead=len(encoders))
+    prepared = in_order(prepare, ask(), workers, ahead=n_lanes)
+    computed = in_order(embed, prepared, n_lanes, ahead=n_lanes)
     yield from zip(batches, computed, strict=True)
 
 
@@ -178,20 +193,24 @@ class Lane:
     Parameters
     ----------
     encoder : Encoder
-        Whose :meth:`Encoder.embed` to call.
+        Whose batches to embed.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.budget: int | None = None
 
-    def embed(self, waveforms: list[Waveform]) -> Embeddings:
-        """Embed a batch; when memory runs out, halve the budget and go on.
+    def embed(self, waveforms: Sequence[Waveform]) -> Embeddings:
+        """Embed a batch, as :meth:`Encoder.embed` does, within the memory there is."""
+        return self.embed_prepared(self.encoder.prepare(waveforms))
+
+    def embed_prepared(self, batch: PreparedBatch) -> Embeddings:
+        """Embed a batch; when memory runs out, halve the budget and continue.
 
         Parameters
         ----------
-        waveforms : list of ndarray of float32, shape (n_samples,)
-            The clips.
+        batch : PreparedBatch
+            From :meth:`Encoder.prepare`.
 
         Returns
         -------
@@ -203,10 +222,11 @@ class Lane:
         torch.OutOfMemoryError
             If a single clip does not fit.
         """
+        waveforms = batch.waveforms
         size = len(waveforms) * max(len(waveform) for waveform in waveforms)
         if self.budget is None or size <= self.budget or len(waveforms) == 1:
             try:
-                return self.encoder.embed(waveforms)
+                return self.encoder.embed_prepared(batch)
             except torch.OutOfMemoryError:
                 if len(waveforms) == 1:
                     raise
@@ -217,43 +237,6 @@ class Lane:
         middle = len(waveforms) // 2
         halves = [self.embed(waveforms[:middle]), self.embed(waveforms[middle:])]
         return {name: np.concatenate([half[name] for half in halves], 1) for name in halves[0]}
-
-
-def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
-) -> Iterator[Result]:
-    """Map in threads, in order, at most ``workers + ahead`` items at once in memory.
-
-    Parameters
-    ----------
-    function : callable
-        Of one item.
-    items : iterable
-        What to map.
-    workers : int
-        Number of threads.
-    ahead : int
-        Results that may wait to be taken.
-
-    Yields
-    ------
-    object
-        ``function(item)`` for each item; what it raises is raised here.
-    """
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as executor:
-        try:
-            for item in items:
-                pending.append(executor.submit(function, item))
-                if len(pending) >= workers + ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-            if isinstance(items, Generator):
-                items.close()  # what it waits for, those who run may wait for
 
 
 def load_clip(
@@ -267,10 +250,14 @@ def load_clip(
     found = content() if content else read_clip(heard.clip.file)
     waveform, facts = decode_waveform(found, sampling_rate, channels, file=heard.clip.file)
     if facts != heard.facts:
-        raise BadClipError(
-            str(heard.clip.file),
-            "has changed since it was checked",
-            "files that stay as they are",
-            "run the same command again",
-        )
+        raise _changed(heard)
     return waveform if trim_decibels is None else trim(waveform, trim_decibels)
+
+
+def _changed(heard: HeardClip) -> BadClipError:
+    return BadClipError(
+        str(heard.clip.file),
+        "has changed since it was checked",
+        "files that stay as they are",
+        "run the same command again",
+    )

@@ -19,8 +19,9 @@ from ..errors import BadClipError, MachineError, SerpipeError
 from ..progress import Track, no_track
 from ..remote import Remote
 from .audio import CHANNEL_POLICY, Waveform, read_waveform
-from .batching import HeardClip, in_order
+from .batching import HeardClip
 from .fingerprint import BAND, RATE, find_candidates, to_common_rate
+from .in_order import in_order
 
 #: Correlation in the telephone band from which two clips are one recording, as they are and with
 #: whitened spectra. Measured in benchmarks/copies.py: different clips of RAVDESS have 0.3 and 0.1

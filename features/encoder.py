@@ -18,6 +18,7 @@ from .chunks import join_chunks
 from .front_end import FrontEnd, prepare
 from .padding import Valid, make_padding_exact
 from .pooling import LayerPooler, Pooled
+from .positions import keep_positions_in_float32
 from .training_record import TrainingRecord
 from .whisper import skip_padding
 
@@ -127,6 +128,20 @@ class Encoder:
         dict of str to ndarray of float32, shape (n_layers, n_clips, width)
             By pooling; layers in the order of ``identity.layers``.
         """
+        return self.embed_prepared(self.prepare(waveforms))
+
+    def prepare(self, waveforms: Sequence[Waveform]) -> "PreparedBatch":
+        """Do what embedding a batch needs before its turn on the device.
+
+        Parameters
+        ----------
+        waveforms : sequence of ndarray of float32, shape (n_samples,)
+            As :meth:`embed` takes them.
+
+        Returns
+        -------
+        PreparedBatch
+        """
         chunks: list[Waveform] = []
         owners: list[int] = []
         for owner, waveform in enumerate(waveforms):
@@ -134,14 +149,19 @@ class Encoder:
             parts = np.array_split(prepared, self._n_chunks(len(prepared)))
             chunks += parts
             owners += [owner] * len(parts)
-        if len(chunks) == len(waveforms):
-            pooled = self._run(chunks)
-        else:  # on a CPU one by one: long clips are cut to bound the memory
-            size = 1 if self.device.type == "cpu" else len(chunks)
-            runs = [self._run(chunks[i : i + size]) for i in range(0, len(chunks), size)]
-            every = {name: np.concatenate([run[name] for run in runs], axis=1) for name in runs[0]}
-            frames = [self.front_end.frames(len(chunk)) for chunk in chunks]
-            pooled = join_chunks(every, np.array(frames), np.array(owners))
+        # On a CPU chunks one by one: long clips are cut to bound the memory.
+        one_by_one = len(chunks) > len(waveforms) and self.device.type == "cpu"
+        size = 1 if one_by_one else len(chunks)
+        passes = [self._inputs(chunks[i : i + size]) for i in range(0, len(chunks), size)]
+        return PreparedBatch(tuple(waveforms), tuple(passes), tuple(owners))
+
+    def embed_prepared(self, batch: "PreparedBatch") -> dict[str, NDArray[np.float32]]:
+        """Embed a batch that :meth:`prepare` has made, and return what :meth:`embed` does."""
+        runs = [self._run(each) for each in batch.passes]
+        pooled = {name: np.concatenate([run[name] for run in runs], axis=1) for name in runs[0]}
+        if len(batch.owners) > len(batch.waveforms):
+            frames = [self.front_end.frames(n) for each in batch.passes for n in each.samples]
+            pooled = join_chunks(pooled, np.array(frames), np.array(batch.owners))
         return {pooling: pooled[pooling] for pooling in self.poolings}
 
     def _n_chunks(self, n_samples: int) -> int:
@@ -149,31 +169,62 @@ class Encoder:
             return 1
         return math.ceil(n_samples / (self.max_seconds * self.identity.sampling_rate))
 
-    def _run(self, waveforms: Sequence[Waveform]) -> dict[str, NDArray[np.float32]]:
+    def _inputs(self, chunks: Sequence[Waveform]) -> "_Inputs":
+        tensors = {
+            name: tensor.to(PRECISIONS[self.precision]) if tensor.is_floating_point() else tensor
+            for name, tensor in self.front_end.inputs(chunks).items()
+        }
+        if self.device.type == "cuda":  # pinned, so that the copy to the device does not wait
+            tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
+        return _Inputs(tensors, tuple(len(chunk) for chunk in chunks))
+
+    def _run(self, inputs: "_Inputs") -> dict[str, NDArray[np.float32]]:
         return {
             pooling: torch.stack(list(layers.values())).cpu().numpy()
-            for pooling, layers in self._pool(waveforms).items()
+            for pooling, layers in self._pool(inputs).items()
         }
 
-    def _pool(self, waveforms: Sequence[Waveform]) -> Pooled:
-        inputs = self.front_end.inputs(waveforms)
-        samples = [len(waveform) for waveform in waveforms]
+    def _pool(self, inputs: "_Inputs") -> Pooled:
+        samples = inputs.samples
         frames = [self.front_end.frames(n) for n in samples]
         self.valid.samples = samples if min(samples) < max(samples) else None
         self.valid.frames = frames
         try:
             with torch.inference_mode():
-                moved = {name: self._move(tensor) for name, tensor in inputs.items()}
+                moved = {
+                    name: tensor.to(self.device, non_blocking=True)
+                    for name, tensor in inputs.tensors.items()
+                }
                 return self.pooler(self.model, moved, frames)
         finally:
             self.valid.samples = self.valid.frames = None
 
-    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_floating_point():
-            tensor = tensor.to(PRECISIONS[self.precision])
-        if self.device.type == "cuda":  # from pinned memory, so that the copy does not wait
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The encoder's arguments for one forward pass, and the samples of each clip or chunk in it."""
+
+    tensors: dict[str, torch.Tensor]
+    samples: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A batch of clips as an encoder takes it; from :meth:`Encoder.prepare`.
+
+    Attributes
+    ----------
+    waveforms : tuple of ndarray of float32, shape (n_samples,)
+        The clips.
+    passes : tuple
+        Inputs of each forward pass.
+    owners : tuple of int
+        To which clip each row of the inputs belongs: a clip may have been cut into chunks.
+    """
+
+    waveforms: tuple[Waveform, ...]
+    passes: tuple[_Inputs, ...]
+    owners: tuple[int, ...]
 
 
 def load_encoder(
@@ -218,9 +269,10 @@ def load_encoder(
     MachineError
         If the hub cannot be reached.
     """
-    if torch.device(device).type == "cuda":  # by default torch allows it in convolutions
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:  # by default torch allows it in convolutions
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision != "float32"
     checkpoint = load_checkpoint(name, revision)
     model, front_end = checkpoint.model, checkpoint.front_end
     _check_window(name, front_end, max_seconds)
@@ -231,6 +283,8 @@ def load_encoder(
     pooler = LayerPooler(stack, ("mean", "std") if "std" in poolings else ("mean",))
     (skip_padding if checkpoint.is_whisper else make_padding_exact)(model, valid)
     model.eval().requires_grad_(False)
+    if on_gpu and precision in ("bf16", "fp16"):
+        keep_positions_in_float32(model)
     if compile_blocks:
         for block in stack.layers:
             block.forward = torch.compile(block.forward, dynamic=True)
@@ -297,7 +351,7 @@ def _probe(name: str, encoder: Encoder, stack: Any) -> tuple[tuple[str, ...], in
     hook = stack.layers[0].register_forward_hook(
         lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
     )
-    layers = encoder._pool([noise])["mean"]
+    layers = encoder._pool(encoder._inputs([noise]))["mean"]
     hook.remove()
     if not all(bool(states.isfinite().all()) for states in layers.values()):
         raise UserError(

@@ -23,12 +23,13 @@ from .batching import (
     Embeddings,
     HeardClip,
     embed_batches,
-    in_order,
     plan,
 )
+from .decoding import Decoder, DecodingOptions
 from .devices import choose_precision
 from .encoder import Encoder, identity_fields, load_encoder
 from .fingerprint import fingerprint
+from .in_order import in_order
 from .read_ahead import Content, read_ahead
 from .training_record import TrainingRecord
 from .trim import trim
@@ -104,6 +105,8 @@ class LocalEngine:
         Seconds of audio that share a batch on a GPU.
     workers : int
         Threads.
+    decoder : Decoder or None
+        Decodes in processes, for GPUs.
     """
 
     encoders: tuple[Encoder, ...]
@@ -112,6 +115,7 @@ class LocalEngine:
     channels: str = CHANNEL_POLICY
     batch_seconds: float = GPU_BATCH_SECONDS
     workers: int = 1
+    decoder: Decoder | None = None
 
     @property
     def training(self) -> TrainingRecord | None:
@@ -134,6 +138,8 @@ class LocalEngine:
         front_end = self.encoders[0].front_end
         longest = self.encoders[0].maximum_samples
         rate = front_end.sampling_rate
+        if self.decoder is not None:
+            return self._hear_in_processes(self.decoder, clips)
 
         def hear(item: tuple[Clip, Content]) -> HeardClip | BadClipError:
             clip, content = item
@@ -149,6 +155,22 @@ class LocalEngine:
 
         items = read_ahead(clips, lambda clip: clip.file)
         return in_order(hear, items, self.workers, ahead=16)
+
+    def _hear_in_processes(
+        self, decoder: Decoder, clips: Sequence[Clip]
+    ) -> Iterator[HeardClip | BadClipError]:
+        front_end, longest = self.encoders[0].front_end, self.encoders[0].maximum_samples
+        rate, shortest = front_end.sampling_rate, front_end.minimum_samples
+        for clip, checked in zip(clips, decoder.check(clips), strict=True):
+            if isinstance(checked, BadClipError):
+                yield checked
+                continue
+            try:
+                check_length(clip.file, checked.n_samples, rate, shortest, longest)
+            except BadClipError as error:
+                yield error
+            else:
+                yield HeardClip(clip, checked.facts)
 
     def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
         """Sort clips into batches; on a CPU each is one of its own."""
@@ -170,9 +192,18 @@ class LocalEngine:
         embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
             By pooling.
         """
-        return embed_batches(
-            self.encoders, batches, self.workers, self.trim_decibels, self.channels
-        )
+        try:
+            yield from embed_batches(
+                self.encoders,
+                batches,
+                self.workers,
+                self.trim_decibels,
+                self.channels,
+                self.decoder,
+            )
+        finally:
+            if self.decoder is not None:
+                self.decoder.close()
 
     @property
     def progress(self) -> object:
@@ -189,6 +220,7 @@ def local_engine(
     dtype: str = "float32",
     batch_seconds: float = GPU_BATCH_SECONDS,
     workers: int = 1,
+    decoder: Decoder | None = None,
 ) -> LocalEngine:
     """Return an engine of this process.
 
@@ -200,16 +232,36 @@ def local_engine(
         As :class:`LocalEngine` has them.
     dtype : {"float32", "float16"}
         Of the stored numbers.
+    decoder : Decoder, optional
+        Has begun to decode; used if it does as the encoder needs it.
 
     Returns
     -------
     LocalEngine
     """
     key = cache_key(encoders[0], trim_decibels, dtype, channels)
-    return LocalEngine(tuple(encoders), key, trim_decibels, channels, batch_seconds, workers)
+    wanted = DecodingOptions(encoders[0].identity.sampling_rate, channels, trim_decibels)
+    if decoder is not None and (not _decodes_ahead(encoders) or decoder.options != wanted):
+        decoder.close()
+        decoder = None
+    if decoder is None and _decodes_ahead(encoders):
+        decoder = Decoder(wanted, workers)
+    return LocalEngine(
+        tuple(encoders), key, trim_decibels, channels, batch_seconds, workers, decoder
+    )
 
 
-def open_engine(options: EngineOptions, devices: Sequence[str], workers: int) -> LocalEngine:
+def _decodes_ahead(encoders: Sequence[Encoder]) -> bool:
+    """Whether the encoder is so fast that processes must decode for it."""
+    return encoders[0].device.type == "cuda"
+
+
+def open_engine(
+    options: EngineOptions,
+    devices: Sequence[str],
+    workers: int,
+    decoder: Decoder | None = None,
+) -> LocalEngine:
     """Load an encoder on each of some devices and make an engine of them.
 
     Parameters
@@ -220,6 +272,8 @@ def open_engine(options: EngineOptions, devices: Sequence[str], workers: int) ->
         In torch's words.
     workers : int
         Threads.
+    decoder : Decoder, optional
+        As :func:`local_engine` takes it.
 
     Returns
     -------
@@ -249,6 +303,7 @@ def open_engine(options: EngineOptions, devices: Sequence[str], workers: int) ->
         dtype=options.dtype,
         batch_seconds=options.batch_seconds,
         workers=workers,
+        decoder=decoder,
     )
 
 

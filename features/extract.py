@@ -28,7 +28,7 @@ from ..files import make_folder
 from ..progress import Track, no_track
 from ..provenance import cores
 from .audio import AUDIO_CHECKS, CHANNEL_POLICY, AudioFacts
-from .batching import GPU_BATCH_SECONDS, HeardClip, in_order
+from .batching import GPU_BATCH_SECONDS, HeardClip
 from .cache import Cache, difference, open_cache, wrong_with
 from .cache_rows import BLOCK_ROWS
 from .cache_write import (
@@ -41,6 +41,7 @@ from .cache_write import (
 from .copies import content_hash, keep_consistent, mark_recordings
 from .encoder import Encoder
 from .engine import Engine, local_engine
+from .in_order import in_order
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
 from .read_ahead import Content, read_ahead

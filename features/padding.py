@@ -17,6 +17,14 @@ import torch
 from torch import nn
 
 
+def counts_on(device: torch.device, counts: Sequence[int]) -> torch.Tensor:
+    """Return counts as a tensor of int64 on a device, without waiting for what a GPU still does."""
+    tensor = torch.tensor(counts)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 class ValidForAll:
     """How much of each clip in the running batch is real, for all threads.
 
@@ -74,7 +82,7 @@ class MaskedGroupNorm(nn.Module):
             normed: torch.Tensor = self.norm(states)
             return normed
         steps = [(n - self.kernel) // self.stride + 1 for n in self.valid.samples]
-        count = torch.tensor(steps, device=states.device)[:, None, None]
+        count = counts_on(states.device, steps)[:, None, None]
         real = torch.arange(states.shape[2], device=states.device) < count
         exact = states.float()
         mean = torch.where(real, exact, 0.0).sum(dim=2, keepdim=True) / count
@@ -105,7 +113,7 @@ def make_padding_exact(model: Any, valid: Valid | ValidForAll) -> None:
     def zero_padding(module: nn.Module, args: Any, states: torch.Tensor) -> torch.Tensor:
         if valid.samples is None or valid.frames is None:
             return states
-        count = torch.tensor(valid.frames, device=states.device)[:, None, None]
+        count = counts_on(states.device, valid.frames)[:, None, None]
         return torch.where(torch.arange(states.shape[2], device=states.device) < count, states, 0.0)
 
     for layer in getattr(getattr(model.encoder, "pos_conv_embed", None), "layers", ()):

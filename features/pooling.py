@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .names import FINAL_NORM
+from .padding import counts_on
 
 #: Pooling -> layer -> array of shape (n_clips, width).
 Pooled = dict[str, dict[str, torch.Tensor]]
@@ -105,7 +106,7 @@ class LayerPooler:
             If not every layer was seen exactly once: a layer was dropped.
         """
         device = next(iter(inputs.values())).device
-        self._call.frames = torch.tensor(frames, device=device)
+        self._call.frames = counts_on(device, frames)
         self._call.longest = max(frames)
         self._call.pooled = {pooling: {} for pooling in self.poolings}
         try:

@@ -8,7 +8,7 @@ from ..corpora import Clip
 from ..errors import BadClipError
 from ..progress import Track, no_track
 from .audio import AudioFacts, decode_waveform
-from .batching import in_order
+from .in_order import in_order
 from .read_ahead import Content, read_ahead
 
 

@@ -1,4 +1,4 @@
-"""What the server says of a clip: as JSON, as CSV, as a line of the log."""
+"""Answers of the server about a clip: as JSON, as CSV, as a line of the log."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..files import json_value
 from ..pipeline.predict import Prediction, csv_columns
 
-#: Said with every answer.
+#: Part of every answer.
 NOTE = (
     "This tells how speech sounds to a model, not what a person feels. It is no judgement about a "
     "person and must not be used for one."
@@ -24,17 +24,9 @@ _LONGEST_NAME = 100
 
 
 def clean_name(name: str | None) -> str:
-    """Return what may be said of a name that a client gave a file: never a path.
+    """Return the last part of a file name sent by a client, never a path.
 
-    Parameters
-    ----------
-    name : str or None
-        As it was sent.
-
-    Returns
-    -------
-    str
-        Its last part, of letters, digits, spaces and ``._()-``; ``"audio"`` if nothing is left.
+    It has only letters, digits, spaces and ``._()-``; ``"audio"`` if none of these are left.
     """
     last = re.split(r"[/\\]", name or "")[-1]
     kept = re.sub(r"[^\w .()-]+", "_", last).strip(" ._")
@@ -42,13 +34,13 @@ def clean_name(name: str | None) -> str:
 
 
 def model_name(model: Model) -> str:
-    """Return what strangers are told that the model is called: not where it lies here."""
+    """Return the public name of the model, which does not reveal where it is stored."""
     parts = [part for part in re.split(r"[/\\]", model.name) if part not in ("", "bundles")]
     return "/".join(parts[-2:])
 
 
 def model_facts(model: Model) -> dict[str, Any]:
-    """Return what is said of the model: its name, what it tells, its card, and what it is not."""
+    """Return public facts about the model: its name, what it predicts, its card and a caveat."""
     return {
         "name": model_name(model),
         "target": model.target,
@@ -65,19 +57,18 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
     Parameters
     ----------
     prediction : Prediction
-        What the model told.
+        Prediction for the clip.
     model : Model
-        Which told it.
+        Model that made it.
     sha256 : str
-        Hash of the bytes that were sent.
+        Hash of the uploaded bytes.
 
     Returns
     -------
     dict
-        ``source``, ``sha256``, ``seconds`` (its length), ``label``, ``scores``, ``trained_on``
-        (whether the model was trained on this very recording, null if that is not known),
-        ``timeline``, ``model`` with its name, how it scored and whether its probabilities are
-        calibrated, ``note``.
+        ``source``, ``sha256``, ``seconds`` (duration), ``label``, ``scores``, ``trained_on``
+        (whether the model was trained on this very recording, null if unknown), ``timeline``,
+        ``model`` (name, scores, whether its probabilities are calibrated), ``note``.
     """
     return {
         "source": prediction.source,
@@ -107,31 +98,31 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
     }
 
 
-def as_csv(told: Mapping[str, Any]) -> str:
+def as_csv(content: Mapping[str, Any]) -> str:
     """Return the answer as a table: a row for the whole clip, then one for each window.
 
-    Programs read it: there is no byte order mark, which they would take for a part of a name.
+    There is no byte order mark, which programs would read as part of the first column name.
     """
-    labels = list(told["scores"])
-    trained_on = "" if told["trained_on"] is None else str(told["trained_on"]).lower()
-    whole = {"start": 0.0, "end": told["seconds"], **told}
+    labels = list(content["scores"])
+    trained_on = "" if content["trained_on"] is None else str(content["trained_on"]).lower()
+    whole = {"start": 0.0, "end": content["seconds"], **content}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(csv_columns(labels))
-    for part, row in [("whole", whole), *(("window", each) for each in told["timeline"])]:
-        where = [told["source"], part, row["start"], row["end"]]
+    for part, row in [("whole", whole), *(("window", each) for each in content["timeline"])]:
+        first = [content["source"], part, row["start"], row["end"]]
         scores = [row["scores"].get(label) for label in labels]
-        writer.writerow([*where, row["label"], trained_on, *scores])
+        writer.writerow([*first, row["label"], trained_on, *scores])
     return text.getvalue()
 
 
 class AnswerLog:
-    """A file to which answers are appended, one JSON object a line; neither audio nor names.
+    """A file to which answers are appended as JSON lines, without audio or file names.
 
     Parameters
     ----------
     path : Path
-        The file; made if it is not there, readable by its owner alone.
+        The file; created if missing, readable only by its owner.
 
     Raises
     ------
@@ -144,25 +135,25 @@ class AnswerLog:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
             raise UserError(
-                f"--log {path}: cannot be written ({error.strerror}); expected a file in a folder "
-                "that is there; name another"
+                f"--log {path}: cannot be written ({error.strerror}); name a file in an existing "
+                "folder"
             ) from None
-        #: Ends a line of which the disk took only a part, so that the next is whole.
+        #: Ends a line that was only partly written, so that the next one is complete.
         self._ending = b""
 
-    def append(self, told: Mapping[str, Any]) -> None:
-        """Append an answer, whole, by one write.
+    def append(self, content: Mapping[str, Any]) -> None:
+        """Append an answer in a single write.
 
         Raises
         ------
         OSError
-            If the disk does not take it.
+            If the disk is full.
         """
         kept = ("sha256", "seconds", "label", "scores", "timeline")
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        line |= {key: told[key] for key in kept} | {"model": told["model"]["name"]}
-        content = self._ending + as_json(line) + b"\n"
-        if os.write(self._file, content) < len(content):
+        line |= {key: content[key] for key in kept} | {"model": content["model"]["name"]}
+        written = self._ending + as_json(line) + b"\n"
+        if os.write(self._file, written) < len(written):
             self._ending = b"\n"
             raise OSError("the disk is full")
         self._ending = b""
@@ -178,7 +169,7 @@ def as_json(value: Any) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can say it: numbers that are none become null."""
+    """Return a value as JSON values; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):

@@ -33,20 +33,20 @@ from .queue import Job, ModelQueue
 from .refused import Refused, unusable
 
 _PAGE = Path(__file__).parent / "page"
-#: All files of the page, by path: what a client asks for never becomes a path.
+#: All files of the page, by path: a path sent by a client is never opened.
 _FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page/style.css": ("style.css", "text/css; charset=utf-8"),
     "/page/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/page/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-#: A model that has been at one batch for so many time limits is taken to hang.
-_HANGS = 3
-#: An upload that stalls for so many seconds gives way to others when there is no room.
+#: A model that takes this many time limits for one batch is assumed to hang.
+_HANGING_LIMITS = 3
+#: After this many seconds without progress, an upload makes way for others.
 _STALLED_SECONDS = 5.0
-#: Nobody is told to come back later than in so many seconds.
-_LATEST_RETURN = 120
-#: Free memory is given back once this much has been held, when no request is in work.
+#: Maximum number of seconds in Retry-After.
+_LATEST_RETRY = 120
+#: Free memory is released after this much was held, when no request is in progress.
 _RELEASED_BYTES = 16 << 20
 _PLAIN_BYTES = ("", "application/octet-stream", "application/x-audio", "application/ogg")
 
@@ -54,33 +54,33 @@ _QUERY: dict[str, Any] = {"ge": MINIMUM_HOP, "le": MAX_SECONDS, "allow_inf_nan":
 
 Window = Annotated[
     float | None,
-    Query(**_QUERY, description="Length of the timeline's windows, in seconds."),
+    Query(**_QUERY, description="Length of the windows of the timeline, in seconds."),
 ]
 Hop = Annotated[
     float | None,
-    Query(**_QUERY, description="From one window to the next, in seconds; not above window."),
+    Query(**_QUERY, description="Seconds from one window to the next; at most the window."),
 ]
-#: What SageMaker passes on, of its own CustomAttributes, in place of a query.
+#: SageMaker sends its CustomAttributes in this header, in place of a query.
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _SECONDS = r"(\d{1,4}(?:\.\d{1,4})?)"
 _TIMELINE = re.compile(rf"window={_SECONDS}(?:, ?hop={_SECONDS})?")
 Attributes = Annotated[
     str | None,
-    Header(alias=_ATTRIBUTES, description="window=3,hop=1: as in the query, for SageMaker."),
+    Header(alias=_ATTRIBUTES, description="window=3,hop=1 in place of a query, for SageMaker."),
 ]
 
 
 class Service:
-    """A model with all that stands between it and requests.
+    """A model with its queue, decoders, limits and counters.
 
     Parameters
     ----------
     model : Model
-        What hears.
+        Model that predicts.
     options : Options
-        The limits.
+        Limits.
     log : AnswerLog, optional
-        Where answers are kept.
+        File to which answers are appended.
     """
 
     def __init__(self, model: Model, options: Options, log: AnswerLog | None = None) -> None:
@@ -91,19 +91,19 @@ class Service:
         self.threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="serpipe-decode")
         self.budget = ByteBudget(options.work_bytes)
         self._uploads: set[Upload] = set()
-        self._next_return = 0.0
+        self._next_retry = 0.0
         self._held_bytes = 0
 
     @property
-    def in_work(self) -> int:
-        """Requests that have a place, from their first byte to their answer."""
+    def in_progress(self) -> int:
+        """Number of requests in progress, from first byte to answer."""
         return len(self._uploads)
 
     @property
     def is_well(self) -> bool:
         """Whether the model can be expected to answer."""
-        hangs = self.queue.busy_seconds > _HANGS * self.options.timeout
-        return self.queue.is_alive and not hangs
+        is_hanging = self.queue.busy_seconds > _HANGING_LIMITS * self.options.timeout
+        return self.queue.is_alive and not is_hanging
 
     async def handle(
         self,
@@ -112,57 +112,57 @@ class Service:
         window: float | None,
         hop: float | None,
     ) -> dict[str, Any]:
-        """Read a body and return what the model says of it, as JSON values.
+        """Read a body and return the prediction as JSON values.
 
         Parameters
         ----------
         request : Request
-            Whose body it is.
+            The request.
         read : callable
-            Reads it: :func:`read_form` or :func:`read_bytes`.
+            Reads its body: :func:`read_form` or :func:`read_bytes`.
         window, hop : float or None
-            Of the timeline, in seconds.
+            Windows of the timeline, in seconds.
 
         Raises
         ------
         Refused
-            429 if no place is free or the wait would be long; 503 if its memory or its turn does
-            not come in time, 504 if the model is not done in time; what ``read`` raises; 422 if
-            the audio cannot be used.
+            429 if there are too many requests or the wait would be too long; 503 if there is no
+            memory or no turn in time; 504 if the model takes too long; 422 if the audio cannot be
+            used; and those of ``read``.
         """
         self.check_query(window, hop)
         try:
-            with self._place() as upload:
+            with self._admit() as upload:
                 size = bytes_to_hold(request, self.options)
                 seconds = self.options.max_wait
                 async with self.budget.lease(size, seconds, self._end_a_stalled_upload) as lease:
                     self._held_bytes += size
                     await read(request, self.options, upload)
                     work = self._recognize(upload, lease, window, hop)
-                    return await _unless_it_hangs_up(request, work)
+                    return await _unless_disconnected(request, work)
         except Refused as refused:
             if refused.status in (429, 503):
-                refused.headers.setdefault("Retry-After", str(self._seconds_to_return()))
+                refused.headers.setdefault("Retry-After", str(self._seconds_to_retry()))
             raise
 
     @contextmanager
-    def _place(self) -> Iterator[Upload]:
-        """Take one of the places of those in work, from before the first byte is read."""
+    def _admit(self) -> Iterator[Upload]:
+        """Count a request as in progress before its first byte is read, or refuse it."""
         options = self.options
-        if self.in_work >= options.queue:
+        if self.in_progress >= options.queue:
             self._end_a_stalled_upload()
-        if self.in_work >= options.queue:
+        if self.in_progress >= options.queue:
             raise Refused(
                 429,
-                f"The server has {self.in_work} requests in work, which is its limit; "
-                "come back in a moment.",
+                f"The server has {self.in_progress} requests in progress, which is its limit; "
+                "try again in a moment.",
             )
         ahead = sum(each.stalled_seconds < _STALLED_SECONDS / 5 for each in self._uploads)
         if (wait := ahead * self._seconds_per_turn) > options.max_wait:
             raise Refused(
                 429,
-                f"The {ahead} requests in work will take about {wait:.0f} s; the server "
-                f"lets none wait for more than {options.max_wait:g} s; come back in a moment.",
+                f"The {ahead} requests in progress will take about {wait:.0f} s, and the limit of "
+                f"waiting is {options.max_wait:g} s; try again in a moment.",
             )
         upload = Upload()
         self._uploads.add(upload)
@@ -174,7 +174,7 @@ class Service:
                 asyncio.get_running_loop().call_later(1.0, self._release_memory_if_idle)
 
     def _end_a_stalled_upload(self) -> None:
-        """Give the place of the upload that has stalled for longest, or is too slow, to others."""
+        """End the upload that has stalled longest, or one that is too slow, to admit others."""
         longest = max(self._uploads, key=lambda each: each.stalled_seconds, default=None)
         is_stalled = longest is not None and longest.stalled_seconds > _STALLED_SECONDS
         limit = self.options.upload_timeout
@@ -191,21 +191,21 @@ class Service:
 
     @property
     def _seconds_per_turn(self) -> float:
-        """How long the model takes for one window of one request, all threads at work."""
+        """Seconds that the model takes per window when all threads are busy."""
         return self.metrics.seconds_per_window / self.queue.lanes
 
-    def _seconds_to_return(self) -> int:
-        """Return when to come back: about when half of what is in work is done, each at a turn.
+    def _seconds_to_retry(self) -> int:
+        """Return when to retry: about when half of the requests in progress are answered.
 
-        Those who are refused one after the other get times that are a turn of the model apart, so
-        that they do not all come back at once.
+        Successive refusals get times one turn of the model apart, so that the clients do not all
+        return at once.
         """
         now, turn = time.monotonic(), self._seconds_per_turn
-        soonest = now + min(max(1.0, self.in_work * turn / 2), _LATEST_RETURN / 2)
-        self._next_return = max(self._next_return + turn, soonest)
-        if self._next_return > now + _LATEST_RETURN:
-            self._next_return = soonest
-        return math.ceil(self._next_return - now)
+        soonest = now + min(max(1.0, self.in_progress * turn / 2), _LATEST_RETRY / 2)
+        self._next_retry = max(self._next_retry + turn, soonest)
+        if self._next_retry > now + _LATEST_RETRY:
+            self._next_retry = soonest
+        return math.ceil(self._next_retry - now)
 
     async def _recognize(
         self, upload: Upload, lease: Lease, window: float | None, hop: float | None
@@ -226,33 +226,33 @@ class Service:
             if job and not job.answer.cancelled():
                 raise Refused(504, f"The model takes more than {limit} for the audio.") from None
             raise Refused(
-                503, f"The audio's turn does not come within {limit}; come back later."
+                503, f"The audio was not processed within {limit}; try again later."
             ) from None
         except UserError as error:
             raise unusable(error) from None
         except MachineError:
             raise Refused(
-                503, "The server's memory does not hold the audio; expected a shorter one."
+                503, "The audio does not fit in the server's memory; send a shorter one."
             ) from None
         finally:
-            upload.content = b""  # whoever hung up may still wait for a decoder
+            upload.content = b""  # a client that disconnected may still wait for a decoder
             if job:
                 job.given_up.set()
-            # An error that it holds refers to this frame: a cycle, which would keep the audio.
+            # An exception in it refers to this frame: the cycle would keep the audio in memory.
             del job
         self.metrics.add("audio_seconds", prediction.seconds)
-        told = answer(prediction, self.model, sha256)
+        content = answer(prediction, self.model, sha256)
         if self.log:
             try:
-                self.log.append(told)
-            except OSError:  # whoever asked gets the answer; the operator sees the count
+                self.log.append(content)
+            except OSError:  # the client gets its answer; the operator sees the counter
                 self.metrics.add("log_failures")
-        return told
+        return content
 
     def _open(
         self, upload: Upload, window: float | None, hop: float | None
     ) -> tuple[str, Recording]:
-        """Decode an upload, let go of its bytes, and cut the recording into windows."""
+        """Decode an upload, release its bytes, and cut the recording into windows."""
         content, upload.content = upload.content, b""
         sha256 = hashlib.sha256(content).hexdigest()
         waveform, audio_sha256 = self.decoders.decode(content)
@@ -262,7 +262,7 @@ class Service:
         return sha256, self.model.cut(waveform, source, audio_sha256, window, hop)
 
     def check_query(self, window: float | None, hop: float | None) -> None:
-        """Refuse a window and a hop that the model cannot follow, before any byte is read.
+        """Refuse a window or hop that the model does not support, before any byte is read.
 
         Raises
         ------
@@ -270,13 +270,13 @@ class Service:
             With status 422.
         """
         if hop is not None and window is None:
-            raise Refused(422, "The query has a hop without a window; expected both, or none.")
+            raise Refused(422, "The query has a hop without a window; send both or neither.")
         try:
             self.model.check_windows(window, hop)
         except UserError as error:
-            told = first_line(error).replace(self.model.name, "the model")
-            told = told.replace("--", "").rpartition("; ")[0]
-            raise Refused(422, f"The query's {told}.") from None
+            problem = first_line(error).replace(self.model.name, "the model")
+            problem = problem.replace("--", "").rpartition("; ")[0]
+            raise Refused(422, f"The query's {problem}.") from None
 
     def _check_timeline(self, waveform: Waveform, window: float | None, hop: float | None) -> None:
         step, most = hop or window, self.options.max_segments
@@ -284,12 +284,11 @@ class Service:
         if step is not None and seconds / step > most:
             raise Refused(
                 422,
-                f"The timeline would have more than {most} windows; expected a window and a hop "
-                "that give fewer.",
+                f"The timeline would have more than {most} windows; send a larger window or hop.",
             )
 
     def close(self) -> None:
-        """Answer what is waiting, then end processes and threads."""
+        """Answer all waiting requests, then end processes and threads."""
         self.queue.close(self.options.timeout)
         self.threads.shutdown(wait=True)
         self.decoders.close()
@@ -301,37 +300,37 @@ async def recognize(
     request: Request,
     window: Window = None,
     hop: Hop = None,
-    format: Annotated[Literal["json", "csv"], Query(description="Of the answer.")] = "json",
+    format: Annotated[Literal["json", "csv"], Query(description="Format of the answer.")] = "json",
 ) -> Response:
     """Recognize the emotion in the file of a form."""
     check_form(request)
-    told = await _service(request).handle(request, read_form, window, hop)
-    return _answer(told, format == "csv")
+    content = await _service(request).handle(request, read_form, window, hop)
+    return _answer(content, format == "csv")
 
 
 async def invocations(
     request: Request, window: Window = None, hop: Hop = None, attributes: Attributes = None
 ) -> Response:
-    """Recognize the emotion in the body itself, as SageMaker asks for it."""
+    """Recognize the emotion in the body itself, by the contract of SageMaker."""
     if attributes:
         window, hop = _timeline_of(attributes)
     kind = content_type(request)
     if not kind.startswith(("audio/", "video/")) and kind not in _PLAIN_BYTES:
-        raise Refused(415, "The body is not said to be audio; expected a content-type of audio/*.")
-    told = await _service(request).handle(request, read_bytes, window, hop)
-    return _answer(told, request.headers.get("accept", "").startswith("text/csv"))
+        raise Refused(415, "The body is not declared as audio; send a content-type of audio/*.")
+    content = await _service(request).handle(request, read_bytes, window, hop)
+    return _answer(content, request.headers.get("accept", "").startswith("text/csv"))
 
 
-async def _unless_it_hangs_up(
+async def _unless_disconnected(
     request: Request, work: Coroutine[Any, Any, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what the work gives; end it, and free its place, if the client leaves meanwhile."""
+    """Return the result of the work; cancel it if the client disconnects meanwhile."""
 
-    async def hangs_up() -> None:
+    async def disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answer, leaving = asyncio.create_task(work), asyncio.create_task(hangs_up())
+    answer, leaving = asyncio.create_task(work), asyncio.create_task(disconnect())
     try:
         await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
@@ -345,27 +344,27 @@ async def _unless_it_hangs_up(
 
 
 async def ping(request: Request) -> Response:
-    """Say by the status alone whether the model can answer, as SageMaker asks for it."""
+    """Tell by the status whether the model responds, by the contract of SageMaker."""
     return Response(status_code=200 if _service(request).is_well else 503)
 
 
 async def healthz(request: Request) -> Response:
-    """Say whether the model can answer, and how much is waiting."""
+    """Tell whether the model responds, and how many requests are waiting."""
     service = _service(request)
-    told = {
-        "status": "ok" if service.is_well else "the model does not answer",
-        "in_work": service.in_work,
+    health = {
+        "status": "ok" if service.is_well else "the model does not respond",
+        "in_work": service.in_progress,
         "waiting": len(service.queue),
         "version": __version__,
     }
-    return _json(told, 200 if service.is_well else 503)
+    return _json(health, 200 if service.is_well else 503)
 
 
 async def metrics(request: Request) -> Response:
-    """Count, in Prometheus' text format."""
+    """Count requests and runs of the model, in the text format of Prometheus."""
     service = _service(request)
     gauges = {
-        "in_work": service.in_work,
+        "in_work": service.in_progress,
         "waiting": len(service.queue),
         "work_bytes": service.budget.used,
         "up": service.is_well,
@@ -375,7 +374,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def model(request: Request) -> Response:
-    """Describe the model: what it tells, how it scored, what it is not; and the limits."""
+    """Describe the model: what it predicts, how it scored, how not to read it; and the limits."""
     service = _service(request)
     options = service.options
     limits = {
@@ -387,7 +386,7 @@ async def model(request: Request) -> Response:
 
 
 async def docs(request: Request) -> Response:
-    """List the paths, on a page that fetches nothing from elsewhere."""
+    """List the paths, on a page that loads nothing from other origins."""
     from jinja2 import Environment
 
     text = (_PAGE / "docs.html").read_text(encoding="utf-8")
@@ -397,7 +396,7 @@ async def docs(request: Request) -> Response:
 
 
 async def page(request: Request) -> Response:
-    """Give a file of the page."""
+    """Return a file of the page."""
     name, kind = _FILES[request.scope["route"].path]
     content = (_PAGE / name).read_bytes()
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
@@ -413,7 +412,7 @@ def make_app(service: Service) -> FastAPI:
     Parameters
     ----------
     service : Service
-        What answers.
+        The service.
 
     Returns
     -------
@@ -429,7 +428,7 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="serpipe",
         version=__version__,
-        description=f"Emotion in speech, as {model_name(service.model)} hears it. {NOTE}",
+        description=f"Emotion in speech, as predicted by {model_name(service.model)}. {NOTE}",
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -444,17 +443,17 @@ def make_app(service: Service) -> FastAPI:
         ("/metrics", metrics, "GET"),
         ("/model", model, "GET"),
     ):
-        told = describe(path, service.options)
-        app.add_api_route(path, function, methods=[method], response_class=Response, **told)
+        description = describe(path, service.options)
+        app.add_api_route(path, function, methods=[method], response_class=Response, **description)
     for path in _FILES:
         app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
     app.add_api_route("/docs", docs, methods=["GET"], include_in_schema=False)
-    app.add_exception_handler(HTTPException, _say_no_such_path)
-    app.add_exception_handler(RequestValidationError, _say_what_is_invalid)
+    app.add_exception_handler(HTTPException, _refuse_path)
+    app.add_exception_handler(RequestValidationError, _refuse_query)
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     app.openapi().setdefault("components", {}).update(security(service.options))
     app.add_middleware(Guard, options=service.options, metrics=service.metrics, paths=paths)
-    if origins := service.options.origins:  # around the guard: its refusals can be read as well
+    if origins := service.options.origins:  # outside the guard, so that pages can read its refusals
         from starlette.middleware.cors import CORSMiddleware
 
         app.add_middleware(
@@ -467,17 +466,17 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
-async def _say_no_such_path(request: Request, error: Exception) -> Response:
+async def _refuse_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = {
-        404: "There is nothing at this path; /docs lists those that there are.",
-        405: "This path does not take that method; /docs says which it takes.",
+    details = {
+        404: "There is nothing at this path; /docs lists all paths.",
+        405: "This path does not support this method; see /docs.",
     }
-    detail = told.get(error.status_code, str(error.detail))
+    detail = details.get(error.status_code, str(error.detail))
     return refusal(Refused(error.status_code, detail, error.headers))
 
 
-async def _say_what_is_invalid(request: Request, error: Exception) -> Response:
+async def _refuse_query(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return refusal(Refused(422, f"The query's {first['loc'][-1]} is invalid: {first['msg']}."))
@@ -489,13 +488,13 @@ def _service(request: Request) -> Service:
 
 
 def _timeline_of(attributes: str) -> tuple[float | None, float | None]:
-    """Return window and hop, of the header."""
-    found = _TIMELINE.fullmatch(attributes)
-    window, hop = (float(each) if each else None for each in found.groups()) if found else (0, None)
+    """Return window and hop from the header of SageMaker."""
+    match = _TIMELINE.fullmatch(attributes)
+    window, hop = (float(each) if each else None for each in match.groups()) if match else (0, None)
     if window == 0 or hop == 0:
         raise Refused(
-            422, f"The header {_ATTRIBUTES} is not understood; expected 'window=3,hop=1' or "
-            "'window=3', in seconds.",
+            422, f"The header {_ATTRIBUTES} is invalid; send 'window=3,hop=1' or 'window=3', in "
+            "seconds.",
         )  # fmt: skip
     return window, hop
 
@@ -504,7 +503,7 @@ def _json(value: Any, status: int = 200) -> Response:
     return Response(as_json(value), status_code=status, media_type="application/json")
 
 
-def _answer(told: dict[str, Any], is_csv: bool) -> Response:
+def _answer(content: dict[str, Any], is_csv: bool) -> Response:
     if is_csv:
-        return Response(as_csv(told), media_type="text/csv; charset=utf-8")
-    return _json(told)
+        return Response(as_csv(content), media_type="text/csv; charset=utf-8")
+    return _json(content)

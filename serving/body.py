@@ -1,4 +1,4 @@
-"""Read what a request brings: into memory, within limits, to no file."""
+"""Read the body of a request into memory, within limits; never to a file."""
 
 import asyncio
 import time
@@ -11,48 +11,48 @@ from starlette.requests import Request
 from .options import Options
 from .refused import Refused
 
-#: What the parts of a form may have around the audio.
+#: Bytes of a form besides the audio.
 _FORM_BYTES = 64 << 10
 _FORM, _FIELD = "multipart/form-data", "audio"
 _OTHER_FIELDS = 8
-#: So much must arrive for an upload to count as one that goes on.
+#: An upload makes progress when this many bytes have arrived.
 _FRESH_BYTES = 16 << 10
-#: After so long the speed of an upload says when it will be whole.
+#: Seconds after which the speed of an upload predicts when it will be complete.
 _JUDGED_SECONDS = 5.0
 
 
 def content_type(request: Request) -> str:
-    """Return the type of what the request brings, without parameters, in lower case."""
+    """Return the content type of a request, without parameters and in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class Upload:
-    """A body and how fast it arrives.
+    """The body of a request while it arrives.
 
     Attributes
     ----------
     content : bytes
-        The audio, once it is whole; empty again once it is decoded.
+        The audio, once it is complete; empty again once it is decoded.
     name : str or None
-        What the client calls it: not to be believed, and never a path.
+        File name sent by the client: untrusted, never used as a path.
     """
 
     def __init__(self) -> None:
         self.content = b""
         self.name: str | None = None
         self.is_ended = False
-        #: Of the body, while it arrives.
+        #: While the body arrives.
         self._limit: asyncio.Timeout | None = None
         self._fresh_bytes, self._fresh_since = 0, time.monotonic()
         self._count, self._announced, self._began = 0, 0, self._fresh_since
 
     @property
     def stalled_seconds(self) -> float:
-        """For how long less than 16 KiB have arrived of what is still missing."""
+        """Seconds in which less than 16 KiB of a missing rest have arrived."""
         return time.monotonic() - self._fresh_since if self._limit else 0.0
 
     def is_too_slow(self, seconds: float) -> bool:
-        """Whether a body that arrives as it has so far will take more than a time."""
+        """Whether the body, at its speed so far, will take more than so many seconds."""
         taken = time.monotonic() - self._began
         announced = self._announced
         return (
@@ -62,7 +62,7 @@ class Upload:
         )
 
     def end(self) -> None:
-        """Refuse it, so that others have its room."""
+        """Refuse the upload to make room for others."""
         if self._limit and not self._limit.expired():
             self.is_ended = True
             self._limit.reschedule(0.0)
@@ -75,16 +75,16 @@ class Upload:
         Parameters
         ----------
         request : Request
-            Whose body it is.
+            The request.
         options : Options
-            The limits.
+            Limits.
         most : int
-            Bytes of the body.
+            Maximum size of the body in bytes.
 
         Raises
         ------
         Refused
-            413 if there is too much, 408 if it takes too long, 503 if it is ended.
+            413 if it is too large, 408 if it takes too long, 503 if it is ended.
         """
         self._fresh_since = self._began = time.monotonic()
         announced = request.headers.get("content-length", "")
@@ -102,7 +102,7 @@ class Upload:
         except TimeoutError:
             if self.is_ended:
                 raise Refused(
-                    503, "The audio arrives too slowly while others wait; send it again later."
+                    503, "The audio arrives too slowly while others wait; try again later."
                 ) from None
             raise Refused(
                 408, f"The audio takes more than {options.upload_timeout:g} s to arrive."
@@ -114,84 +114,51 @@ class Upload:
 def bytes_to_hold(request: Request, options: Options) -> int:
     """Return the memory that a body takes until it is decoded, before any of it is read.
 
-    Parameters
-    ----------
-    request : Request
-        Whose body is the audio, or a form with it.
-    options : Options
-        The limits.
-
-    Returns
-    -------
-    int
-        Twice its bytes, for the parts and the whole; of a body that does not tell its length,
-        twice the most that it may have.
+    It is twice the size, for the parts and the joined body; without a content-length, twice the
+    maximum.
 
     Raises
     ------
     Refused
-        413 if there is too much, 400 if its length is no number.
+        413 if the body is too large, 400 if its length is not a number.
     """
     most = options.max_bytes + (_FORM_BYTES if content_type(request) == _FORM else 0)
-    told = request.headers.get("content-length")
-    if told is None:
+    length = request.headers.get("content-length")
+    if length is None:
         return 2 * most
-    if not (told.isascii() and told.isdecimal()):
-        raise Refused(400, "The request's content-length is no number; expected that of its bytes.")
-    if int(told[:20]) > most:
+    if not (length.isascii() and length.isdecimal()):
+        raise Refused(400, "The request's content-length is not a number.")
+    if int(length[:20]) > most:
         raise _too_large(options)
-    return 2 * int(told)
+    return 2 * int(length)
 
 
 async def read_bytes(request: Request, options: Options, upload: Upload) -> None:
-    """Read a body that is the audio itself.
-
-    Parameters
-    ----------
-    request : Request
-        Whose body it is.
-    options : Options
-        The limits.
-    upload : Upload
-        Where to put it.
+    """Read a body that is the audio itself into an upload.
 
     Raises
     ------
     Refused
-        413 if there is too much, 408 if it takes too long.
+        413 if it is too large, 408 if it takes too long.
     """
     parts = [chunk async for chunk in upload.chunks(request, options, options.max_bytes)]
     upload.content = b"".join(parts)
 
 
 def check_form(request: Request) -> None:
-    """Refuse a request whose body is no form.
-
-    Raises
-    ------
-    Refused
-        With status 415.
-    """
+    """Refuse (415) a request whose body is not a form."""
     if content_type(request) != _FORM:
-        raise Refused(415, f"The request is no form; expected {_FORM} with the file in {_FIELD!r}.")
+        raise Refused(415, f"The request is not a form; send {_FORM} with the file in {_FIELD!r}.")
 
 
 async def read_form(request: Request, options: Options, upload: Upload) -> None:
-    """Read the field ``audio`` of a form.
-
-    Parameters
-    ----------
-    request : Request
-        Whose body is ``multipart/form-data``.
-    options : Options
-        The limits.
-    upload : Upload
-        Where to put the audio and its name.
+    """Read the field ``audio`` of a form, and its file name, into an upload.
 
     Raises
     ------
     Refused
-        As :func:`read_bytes`; 400 if it is broken, 422 if the field is missing or no file.
+        As :func:`read_bytes`; 400 if the form is malformed, 422 if the field is missing or is not a
+        file.
     """
     stream = upload.chunks(request, options, options.max_bytes + _FORM_BYTES)
     parser = MultiPartParser(
@@ -206,12 +173,12 @@ async def read_form(request: Request, options: Options, upload: Upload) -> None:
         form = await parser.parse()
     except MultiPartException as error:
         raise Refused(400, f"The form cannot be read: {error.message.rstrip('.')}.") from None
-    except (UnicodeError, LookupError):  # of the character set that it declares
+    except (UnicodeError, LookupError):  # in the charset that it declares
         raise Refused(400, "The form cannot be read: its text is not in its charset.") from None
     try:
         file = form.get(_FIELD)
         if not isinstance(file, UploadFile):
-            raise Refused(422, f"The form has no file in its field {_FIELD!r}; expected one.")
+            raise Refused(422, f"The form has no file in its field {_FIELD!r}.")
         upload.content, upload.name = await file.read(), file.filename
     finally:
         await form.close()
@@ -221,4 +188,4 @@ async def read_form(request: Request, options: Options, upload: Upload) -> None:
 
 def _too_large(options: Options) -> Refused:
     limit = f"{options.max_bytes / 2**20:g} MiB"
-    return Refused(413, f"The audio has more than {limit}; expected at most that.")
+    return Refused(413, f"The audio has more than {limit}, which is the limit.")

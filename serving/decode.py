@@ -1,8 +1,8 @@
-"""Decode what strangers send: in processes of their own, with limits of memory and of time.
+"""Decode uploads in separate processes with limits on memory and time.
 
-A decoder is C code that reads hostile bytes. Here it may crash, hang or ask for all memory, and
-only the request that brought the bytes is refused: its process is ended and another one started.
-A clip whose decoder dies is decoded once more in a new one before it is blamed.
+A decoder is C code that reads untrusted bytes. If it crashes, hangs or takes too much memory, only
+the request with these bytes is refused: the process is ended and another one is started. A clip
+whose decoder dies is tried once more in a new process before it is refused.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from .options import Options
 from .refused import Refused, unusable
 
 _LENGTH = struct.Struct("<Q")
-#: Of the environment nothing else reaches a decoder: no token, no credentials.
+#: The only environment variables that a decoder gets: no token, no credentials.
 _VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
-#: After a clip of more bytes a decoder gives its memory back.
+#: After a larger clip, a decoder releases its memory.
 _LARGE_BYTES = 4 << 20
-#: Signals that a process brings upon itself; whatever else ends a decoder came from outside.
+#: Signals that a process causes itself; any other signal came from outside.
 _CRASHES = frozenset(
     getattr(signal, name)
     for name in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP")
@@ -63,44 +63,44 @@ class _Decoder:
 
 
 class Decoders:
-    """Processes that decode, each one clip at a time.
+    """Processes that decode one clip at a time each.
 
     Parameters
     ----------
     sampling_rate : int
-        The rate wanted, in Hz.
+        Sampling rate of the result, in Hz.
     channels : {"mean", "left", "right"}
-        How several channels become one.
+        How several channels are reduced to one.
     options : Options
-        The limits.
+        Limits.
     """
 
     def __init__(self, sampling_rate: int, channels: str, options: Options) -> None:
         self._sampling_rate, self._channels, self._options = sampling_rate, channels, options
         self._idle: queue.LifoQueue[_Decoder | None] = queue.LifoQueue()
         for _ in range(options.decoders):
-            self._idle.put(None)  # started when it is first needed
+            self._idle.put(None)  # started when first needed
 
     def decode(self, content: bytes) -> tuple[Waveform, str]:
-        """Decode one clip; can be called by several threads.
+        """Decode one clip; may be called by several threads.
 
         Parameters
         ----------
         content : bytes
-            What was sent.
+            The upload.
 
         Returns
         -------
         waveform : ndarray of float32, shape (n_samples,)
-            Mono, at the rate wanted.
+            Mono, at the sampling rate of the model.
         audio_sha256 : str
-            Hash of the samples as they were decoded, before they were resampled.
+            Hash of the decoded samples before resampling.
 
         Raises
         ------
         Refused
-            422 if it is no audio that can be used, or decoding takes too much time or memory;
-            503 if its decoder cannot be started, or is killed from outside twice.
+            422 if it is not usable audio, or decoding takes too much time or memory; 503 if a
+            decoder cannot be started, or is killed from outside twice.
         """
         decoder = self._idle.get()
         try:
@@ -108,33 +108,33 @@ class Decoders:
                 try:
                     if decoder is None or decoder.process.poll() is not None:
                         decoder = self._replace(decoder)
-                    told, samples, audio_sha256 = self._ask(decoder, content)
+                    problem, samples, audio_sha256 = self._request(decoder, content)
                     break
                 except _DecoderDiedError as error:
-                    # The kernel or the operator may have ended it: once is no evidence against the
-                    # clip, and a clip that crashes decoders has crashed none but its own.
+                    # The kernel or the operator may have ended it, so once does not prove that the
+                    # clip is at fault; and only the decoder of this clip has crashed.
                     if not is_last:
                         continue
                     if not error.is_crash:
                         raise _no_decoder() from None
-                    raise Refused(422, "The audio makes its decoder fail; send another form of it, "
-                                  "such as WAV.") from None  # fmt: skip
+                    raise Refused(422, "The audio makes its decoder fail; send it in another "
+                                  "format, such as WAV.") from None  # fmt: skip
         finally:
             self._idle.put(decoder)
-        if told:
-            raise unusable(BadClipError(*json.loads(told)))
+        if problem:
+            raise unusable(BadClipError(*json.loads(problem)))
         return np.frombuffer(samples, dtype=np.float32), audio_sha256.decode(errors="replace")
 
     def close(self) -> None:
-        """End all processes; call it when none is at work."""
+        """End all processes; to be called when none is in use."""
         with contextlib.suppress(queue.Empty):
             while True:
                 decoder = self._idle.get_nowait()
                 if decoder:
                     decoder.close()
 
-    def _ask(self, decoder: _Decoder, content: bytes) -> tuple[bytes, bytes, bytes]:
-        """Have a decoder decode a clip; end it if it dies or takes too long."""
+    def _request(self, decoder: _Decoder, content: bytes) -> tuple[bytes, bytes, bytes]:
+        """Send a clip to a decoder; close the decoder if it dies or takes too long."""
         answer: tuple[bytes, bytes, bytes] | None = None
         with self._time_limit(decoder) as is_late, contextlib.suppress(EOFError, OSError):
             _send(decoder.to, content)
@@ -154,25 +154,25 @@ class Decoders:
         if decoder:
             decoder.close()
         options = self._options
-        told = (self._sampling_rate, self._channels, options.max_seconds, options.decode_bytes)
+        limits = (self._sampling_rate, self._channels, options.max_seconds, options.decode_bytes)
         paths = os.pathsep.join(path for path in sys.path if path)
         kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, *map(str, told)],
+                [sys.executable, "-P", "-m", __name__, *map(str, limits)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=kept | {"PYTHONPATH": paths} | one_thread,
-                start_new_session=True,  # Ctrl-C is for the server, which first ends what it began
+                start_new_session=True,  # Ctrl-C is for the server, which finishes requests first
             )
-        except OSError:  # no memory, no processes or no files left
+        except OSError:  # out of memory, processes or files
             raise _no_decoder() from None
         assert process.stdin and process.stdout
         decoder = _Decoder(process, process.stdin, process.stdout)
         try:
-            _receive(decoder.back)  # it says that it is ready
+            _receive(decoder.back)  # the message that it is ready
         except (EOFError, OSError):
             decoder.close()
             raise _DecoderDiedError(is_crash=False) from None
@@ -223,11 +223,11 @@ def _decode_for_ever(
 ) -> None:
     """Be a decoder: read clips, write samples, until there are no more."""
     source = sys.stdin.buffer
-    # What a library prints must not come between the answers.
+    # Output of libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with contextlib.suppress(ImportError):
-        import av  # noqa: F401  # before the limits, which leave no room for it
+        import av  # noqa: F401  # before the limits, which would not allow it
     limit_process(spare_bytes, writes_files=False)
     _send(answers, b"ready")
     while True:
@@ -247,25 +247,25 @@ def _decode_for_ever(
 def _decode(
     content: bytes, sampling_rate: int, channels: str, max_seconds: float, spare_bytes: int
 ) -> tuple[bytes, bytes, bytes]:
-    """Return what is wrong with a clip, if anything is, its samples, and their hash."""
+    """Return what is wrong with a clip (empty if nothing), its samples, and their hash."""
     try:
         waveform, facts = decode_waveform(content, sampling_rate, channels, max_seconds=max_seconds)
         return b"", waveform.tobytes(), facts.audio_sha256.encode()
     except BadClipError as error:
-        told = json.dumps(error.parts).encode()
+        problem = json.dumps(error.parts).encode()
     except MemoryError:
-        told = _unlike(f"needs more than {spare_bytes >> 20} MiB to decode", "less", "")
+        problem = _problem(f"needs more than {spare_bytes >> 20} MiB to decode", "less", "")
     except UserError as error:
-        told = _unlike(f"cannot be used ({error})", "audio such as WAV or FLAC", "")
-    except Exception as error:  # whatever the libraries raise on bytes like these
-        told = _unlike(
+        problem = _problem(f"cannot be used ({error})", "audio such as WAV or FLAC", "")
+    except Exception as error:  # whatever the libraries raise on such bytes
+        problem = _problem(
             f"cannot be decoded ({type(error).__name__})", "audio such as WAV or FLAC", ""
         )
-    return told, b"", b""
+    return problem, b"", b""
 
 
-def _unlike(found: str, expected: str, fix: str) -> bytes:
-    return json.dumps(["audio", found, expected, fix]).encode()
+def _problem(text: str, expected: str, fix: str) -> bytes:
+    return json.dumps(["audio", text, expected, fix]).encode()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What OpenAPI is told of each path: what it takes, what it answers, and how it refuses."""
+"""The OpenAPI description of each path: request bodies, answers and refusals."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ _SENTENCE = {
     "additionalProperties": False,
 }
 _REFUSALS = {
-    400: "The form is broken.",
+    400: "The form is malformed.",
     401: "The token is missing or wrong.",
-    403: "The server was called by another name, or by a page of another address.",
+    403: "The server was called by an unknown name, or by a page of another origin.",
     408: "The audio took too long to arrive.",
-    413: "The audio has too many bytes.",
-    415: "The content-type is not the expected one.",
+    413: "The audio is too large.",
+    415: "The content-type is wrong.",
     422: "The audio cannot be used, or is too long; the query is invalid.",
-    429: "The requests in work are too many or take too long; Retry-After says when to come back.",
-    503: "The turn did not come in time, or memory is short; Retry-After says when to come back.",
-    504: "The model was not done in time.",
+    429: "Too many requests are in progress; Retry-After says when to try again.",
+    503: "The wait was too long, or memory is short; Retry-After says when to try again.",
+    504: "The model took too long.",
 }
 _WITH_RETRY_AFTER = (429, 503)
 
@@ -32,45 +32,49 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
-def _text(told: str) -> dict[str, Any]:
-    return {"type": "string", "description": told}
+def _text(description: str) -> dict[str, Any]:
+    return {"type": "string", "description": description}
 
 
-_SECONDS = {"type": "number", "minimum": 0, "description": "In seconds."}
+_SECONDS = {"type": "number", "minimum": 0, "description": "Seconds."}
 _SCORES = {
     "type": "object",
     "additionalProperties": _NUMBER,
-    "description": "Of each label, or the value of each rating.",
+    "description": "Score of each label, or value of each rating.",
 }
 _ANSWER = _object(
-    source=_text("What the client calls the audio, cleaned."),
-    sha256={"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "Of the bytes."},
+    source=_text("File name sent by the client, sanitised."),
+    sha256={
+        "type": "string",
+        "pattern": "^[0-9a-f]{64}$",
+        "description": "Hash of the upload.",
+    },
     seconds=_SECONDS,
-    label=_text("The likeliest; empty for ratings."),
+    label=_text("The most likely label; empty for ratings."),
     scores=_SCORES,
     trained_on={
         "type": ["boolean", "null"],
-        "description": "Whether the model was trained on this very recording, as far as is known.",
+        "description": "Whether the model was trained on this very recording; null if unknown.",
     },
     timeline={
         "type": "array",
         "items": _object(
             start=_SECONDS,
             end=_SECONDS,
-            label=_text("The likeliest; empty for ratings, and where there is nothing to hear."),
+            label=_text("The most likely label; empty for ratings and for silent windows."),
             scores=_SCORES,
         ),
-        "description": "The windows; empty without a window, unless the audio had to be cut.",
+        "description": "The windows; empty without a window, unless the audio had to be split.",
     },
     model=_object(
         name={"type": "string"},
-        target=_text("What it tells, such as emotion."),
-        score=_text("How it scored in its test."),
+        target=_text("What it predicts, such as emotion."),
+        score=_text("Its score on held-out speakers."),
         probabilities=_text("Whether they are calibrated, and how; empty for ratings."),
-        result={"type": "object", "description": "The same as numbers."},
+        result={"type": "object", "description": "The score as numbers."},
         warnings=_NAMES,
     ),
-    note=_text("What the answer is not."),
+    note=_text("How not to read the answer."),
 )
 _MODEL = _object(
     name={"type": "string"},
@@ -96,9 +100,9 @@ _HEALTH = _object(
 _CSV = _text("A row for the whole clip (part: whole), then one for each window.")
 _AUDIO = {"type": "string", "format": "binary"}
 _KINDS = ("audio/*", "video/*", "application/octet-stream", "application/ogg")
-#: Of paths that take audio.
-_HEARING = (400, 408, 413, 415, 422, 429, 503, 504)
-#: What hears, or tells how much was heard, is for those who know the token.
+#: Refusals of paths that take audio.
+_UPLOAD_REFUSALS = (400, 408, 413, 415, 422, 429, 503, 504)
+#: Paths that use the model, or reveal how much it is used, need the token if there is one.
 SECRET = ("/recognize", "/invocations", "/metrics", "/model")
 
 _BODIES = {
@@ -116,29 +120,18 @@ _ANSWERS: dict[str, dict[str, Any]] = {
 
 
 def describe(path: str, options: Options) -> dict[str, Any]:
-    """Return what a path's route is to be told.
-
-    Parameters
-    ----------
-    path : str
-        One of the server's own.
-    options : Options
-        Which tell whether there are tokens.
-
-    Returns
-    -------
-    dict
-        ``responses`` and ``openapi_extra``, as FastAPI takes them.
-    """
+    """Return ``responses`` and ``openapi_extra`` of a path, as FastAPI takes them."""
     is_secret = options.token is not None and path in SECRET
-    statuses = [*(_HEARING if path in _BODIES else ()), *([401] if is_secret else []), 403]
+    statuses = [*(_UPLOAD_REFUSALS if path in _BODIES else ()), *([401] if is_secret else []), 403]
     responses: dict[int | str, Any] = {
         200: {"description": "The answer.", "content": _contents(_ANSWERS[path])}
     }
     responses |= {status: _refusal(status) for status in sorted(statuses)}
     if path in ("/ping", "/healthz"):
-        told = "The model does not answer."
-        responses[503] = {"description": told, "content": _contents(_ANSWERS[path])}
+        responses[503] = {
+            "description": "The model does not respond.",
+            "content": _contents(_ANSWERS[path]),
+        }
     extra: dict[str, Any] = {}
     if path in _BODIES:
         extra["requestBody"] = {"required": True, "content": _contents(_BODIES[path])}
@@ -148,7 +141,7 @@ def describe(path: str, options: Options) -> dict[str, Any]:
 
 
 def security(options: Options) -> dict[str, Any]:
-    """Return OpenAPI's components: how the token is sent, if there is one."""
+    """Return the components of OpenAPI: how the token is sent, if there is one."""
     if options.token is None:
         return {}
     return {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
@@ -159,12 +152,12 @@ def _contents(schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refusal(status: int) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    response: dict[str, Any] = {
         "description": _REFUSALS[status],
         "content": _contents({"application/json": _SENTENCE}),
     }
     if status in _WITH_RETRY_AFTER:
-        told["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer"}}}
+        response["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer"}}}
     if status == 401:
-        told["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
-    return told
+        response["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
+    return response

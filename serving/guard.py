@@ -1,4 +1,4 @@
-"""What stands before every request: who may call, and what no answer may lack."""
+"""Middleware of every request: who may call, and headers of every response."""
 
 import hmac
 import logging
@@ -17,9 +17,9 @@ from .refused import Refused
 
 _LOG = logging.getLogger("serpipe.serving")
 
-#: Methods that have nothing done.
+#: Methods without side effects.
 _READING = ("GET", "HEAD", "OPTIONS")
-#: Nothing is fetched from elsewhere, no script but the page's own runs, nobody frames it.
+#: Nothing is fetched from other origins, only the page's own script runs, no page frames it.
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -35,18 +35,18 @@ _HEADERS = {
 
 
 class Guard:
-    """Check host, origin and token; count; turn what was raised into one sentence.
+    """Check host, origin and token; count requests; turn exceptions into refusals.
 
     Parameters
     ----------
     app : ASGI application
-        What answers.
+        The application to protect.
     options : Options
         Token, hosts and origins.
     metrics : Metrics
-        Where answers are counted.
+        Counters of requests.
     paths : frozenset of str
-        Those that there are; others are counted as one.
+        Existing paths; all others are counted as one.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Guard:
             except Refused as refused:
                 await refusal(refused)(scope, receive, send_guarded)
             except ClientDisconnect:
-                status = 499  # as nginx counts those who did not wait
+                status = 499  # nginx's status for a client that disconnected
             except Exception:
                 _LOG.exception("a request failed")
-                if status:  # too late for another answer: break off
+                if status:  # too late for another response: abort
                     raise
                 failed = Refused(500, "The server failed; its log says why.")
                 await refusal(failed)(scope, receive, send_guarded)
@@ -93,15 +93,15 @@ class Guard:
         headers = Headers(scope=scope)
         hosts, token = self._options.hosts, self._options.token
         if hosts is not None and _host(headers.get("host", "")) not in hosts:
-            # A foreign page whose name leads here could otherwise read what is answered.
+            # Otherwise a foreign page whose name resolves to this server could read the answers.
             raise Refused(
-                403, f"The server does not answer to that name; expected one of {', '.join(hosts)}."
+                403, f"The server is not known by that name; use one of {', '.join(hosts)}."
             )
         if scope["method"] not in _READING and self._is_foreign(headers):
-            # A page elsewhere may not make a visitor's browser send audio, even where it could not
-            # read the answer.
+            # A foreign page may not make a visitor's browser send audio, even if it cannot read the
+            # answer.
             raise Refused(403, "The request comes from a page that is not the server's own.")
-        # A browser asks what is allowed (OPTIONS) without the token; nothing is told there.
+        # Browsers send OPTIONS requests without the token; the answer reveals nothing.
         if token is None or scope["path"] not in SECRET or scope["method"] == "OPTIONS":
             return
         kind, _, given = headers.get("authorization", "").partition(" ")
@@ -109,37 +109,37 @@ class Guard:
         if kind.lower() != "bearer" or not is_right:
             raise Refused(
                 401,
-                "The token is missing or wrong; expected 'Authorization: Bearer TOKEN'.",
+                "The token is missing or wrong; send 'Authorization: Bearer TOKEN'.",
                 {"WWW-Authenticate": "Bearer"},
             )
 
     def _is_foreign(self, headers: Headers) -> bool:
-        """Say whether a browser sends this for a page that is neither the server's nor allowed."""
+        """Whether a browser sends this for a page that is neither the server's own nor allowed."""
         origins, hosts = headers.getlist("origin"), headers.getlist("host")
         if len(origins) == 1 and origins[0] in self._options.origins:
             return False
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return True
-        # Programs send no Origin; browsers do, but for the oldest, with all that is no GET.
+        # Programs send no Origin; all but very old browsers do, unless the method is GET.
         return bool(origins) and [_authority(each) for each in origins] != [
             host.lower() for host in hosts
         ]
 
 
 def refusal(refused: Refused) -> JSONResponse:
-    """Return the response that says it."""
+    """Return the response of a refusal."""
     return JSONResponse(
         {"detail": refused.detail}, status_code=refused.status, headers=refused.headers
     )
 
 
 def _authority(origin: str) -> str | None:
-    """Return host and port in an Origin header, as Host has them; None if it has another form."""
+    """Return host and port of an Origin header, as in a Host header; None if it is malformed."""
     scheme, _, authority = origin.partition("://")
     return authority.lower() if scheme in ("http", "https") and authority else None
 
 
 def _host(header: str) -> str:
-    """Return the name in a Host header, without the port; nothing if it is no such header."""
-    found = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^\s:@/\[\]]+))(?::\d{1,5})?", header.lower())
-    return (found[1] or found[2]) if found else ""
+    """Return the name in a Host header without the port; empty if it is malformed."""
+    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^\s:@/\[\]]+))(?::\d{1,5})?", header.lower())
+    return (match[1] or match[2]) if match else ""

@@ -1,42 +1,42 @@
-"""What strangers do must not fill the operator's log."""
+"""Keep clients from flooding the operator's log."""
 
 import errno
 import logging
 import threading
 import time
 
-#: Records are told apart by so much of their text, and so many kinds of them.
+#: Records are distinguished by this many characters, and this many kinds of them.
 _KEY_CHARACTERS, _MOST_KINDS = 60, 100
-#: What asyncio reports when a connection cannot be accepted.
+#: Errors that asyncio reports when it cannot accept a connection.
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class OneASecond(logging.Filter):
-    """Of records that say the same, let one a second pass, and say how many did not."""
+    """Let one record of each kind pass per second, and count the others."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        #: By what a record says: when the next may pass, and how many have not.
+        #: By kind of record: when the next may pass, and how many were withheld.
         self._state: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record passes."""
+        """Whether a record passes."""
         error = record.exc_info[1] if record.exc_info else None
         key = str(record.msg)[:_KEY_CHARACTERS], type(error).__name__
         with self._lock:
             now = time.monotonic()
             if key not in self._state and len(self._state) >= _MOST_KINDS:
-                key = "", ""  # so many kinds of records that they count as one
+                key = "", ""  # too many kinds: the rest count as one
             following, withheld = self._state.get(key, (0.0, 0))
             if now < following:
                 self._state[key] = following, withheld + 1
                 return False
             self._state[key] = now + 1.0, 0
         if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-            # The cause in a line: that asyncio was accepting a connection is all the rest tells.
+            # One line with the cause; the traceback only shows that asyncio was accepting.
             record.msg, record.args, record.exc_info = (
-                f"no connection can be taken: {error}",
+                f"no connection can be accepted: {error}",
                 (),
                 None,
             )
@@ -47,8 +47,8 @@ class OneASecond(logging.Filter):
 
 
 def quiet_logs() -> None:
-    """Limit what requests can write to the log of this process; called once, by the server."""
-    # On every form that is broken it writes a line.
+    """Limit what requests can write to the log of this process."""
+    # It would write a line for every malformed form.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
     for name in ("asyncio", "uvicorn.error", "serpipe.serving"):
         logger = logging.getLogger(name)

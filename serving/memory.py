@@ -1,4 +1,4 @@
-"""The bytes that requests may take at once, and giving them back to the system."""
+"""A limit on the memory of all requests, and the release of free memory to the system."""
 
 import asyncio
 import contextlib
@@ -17,22 +17,21 @@ class Lease:
         self._budget, self.size = budget, size
 
     def resize(self, size: int) -> None:
-        """Hold another number of bytes from now on; more are taken without waiting."""
+        """Change the number of bytes held; a larger one is granted without waiting."""
         self._budget.used += size - self.size
         self.size = size
         self._budget.admit()
 
 
 class ByteBudget:
-    """A limit on the bytes of all uploads and decoded audio in work; for one event loop.
+    """A limit on the bytes of all uploads and decoded audio in progress; for one event loop.
 
-    Requests that do not fit wait in the order in which they came, so that small ones cannot keep a
-    large one waiting for ever.
+    Requests that do not fit wait in order of arrival, so that small ones cannot starve a large one.
 
     Parameters
     ----------
     total : int
-        Bytes, all requests together. One that needs more by itself gets its turn alone.
+        Bytes of all requests together. A request that alone needs more is served by itself.
     """
 
     def __init__(self, total: int) -> None:
@@ -43,16 +42,16 @@ class ByteBudget:
     async def lease(
         self, size: int, seconds: float, make_room: Callable[[], object]
     ) -> AsyncIterator[Lease]:
-        """Hold bytes, and release them in the end.
+        """Hold bytes, and release them at the end.
 
         Parameters
         ----------
         size : int
             Bytes.
         seconds : float
-            How long to wait for them at most.
+            Maximum time to wait for them.
         make_room : callable
-            Called while there is no room: it may end requests that are not worth theirs.
+            Called while there is no room; may end requests that make no progress.
 
         Yields
         ------
@@ -61,7 +60,7 @@ class ByteBudget:
         Raises
         ------
         Refused
-            503 if there is no room in time.
+            With status 503 if there is no room in time.
         """
         size = min(size, self._total)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -81,7 +80,7 @@ class ByteBudget:
             self.admit()
             if isinstance(error, TimeoutError):
                 raise Refused(
-                    503, "The server's memory is taken by other requests; come back later."
+                    503, "The server's memory is in use by other requests; try again later."
                 ) from None
             raise
         lease = Lease(self, size)
@@ -91,7 +90,7 @@ class ByteBudget:
             lease.resize(0)
 
     def admit(self) -> None:
-        """Let those whose turn it is have their bytes."""
+        """Grant bytes to the requests whose turn it is."""
         while self._waiting and self.used + self._waiting[0][0] <= self._total:
             size, turn = self._waiting.popleft()
             self.used += size
@@ -99,9 +98,9 @@ class ByteBudget:
 
 
 def release_memory() -> None:
-    """Give memory that is free back to the system, where the C library is glibc.
+    """Release free memory to the system if the C library is glibc.
 
-    glibc keeps what large uploads leave free, in one heap for each thread, until it is asked.
+    glibc keeps the memory of large uploads in one heap per thread until it is told to trim them.
     """
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library or system

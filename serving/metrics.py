@@ -1,23 +1,56 @@
-"""Counters, in the text format that Prometheus reads."""
+"""Counters for Prometheus."""
 
 import threading
-from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-#: Of the newest run of the model in the mean of the time that a window takes.
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+#: Weight of the latest run of the model in the mean time per window.
 _WEIGHT = 0.1
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_COUNTERS = {
+    "batches": "Runs of the model.",
+    "windows": "Windows that it scored; a clip without a timeline is one.",
+    "clips": "Clips that it answered.",
+    "model_seconds": "Time that it took, summed over all threads.",
+    "audio_seconds": "Audio that was answered.",
+    "log_failures": "Answers that could not be logged.",
+}
 
 
 class Metrics:
-    """What the server has done since it started; can be used by several threads."""
+    """What the server has done since it started; may be used by several threads."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one series per counter
+        self._registry = CollectorRegistry()
         self._lock = threading.Lock()
-        self._answers: Counter[tuple[str, int]] = Counter()
-        self._buckets = [0] * (len(_SECONDS) + 1)
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        #: Of late, in one thread; before the first was measured, a guess.
+        self.requests = Counter(
+            "serpipe_requests",
+            "Requests by path and status.",
+            ["path", "status"],
+            registry=self._registry,
+        )
+        self._request_seconds = Histogram(
+            "serpipe_request_seconds",
+            "Time from the head of a request to its answer.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._counters = {
+            name: Counter(f"serpipe_{name}", text, registry=self._registry)
+            for name, text in _COUNTERS.items()
+        }
+        self._gauges: dict[str, Gauge] = {}
+        self._has_measured = False
+        #: Recent mean in one thread; a guess before the first measurement.
         self.seconds_per_window = 0.1
 
     def answered(self, path: str, status: int, seconds: float) -> None:
@@ -26,18 +59,15 @@ class Metrics:
         Parameters
         ----------
         path : str
-            One of the server's own paths; never what a client made up.
+            One of the server's own paths, never one that a client made up.
         status : int
-            Of HTTP.
+            HTTP status.
         seconds : float
-            From its head to its answer; counted where the model was asked.
+            From the head of the request to its answer; counted for the paths that use the model.
         """
-        with self._lock:
-            self._answers[path, status] += 1
-            if path in ("/recognize", "/invocations"):
-                bucket = sum(seconds > edge for edge in _SECONDS)
-                self._buckets[bucket] += 1
-                self._sums["request_seconds"] += seconds
+        self.requests.labels(path, status).inc()
+        if path in ("/recognize", "/invocations"):
+            self._request_seconds.observe(seconds)
 
     def measured(self, windows: int, clips: int, seconds: float) -> None:
         """Count a run of the model.
@@ -47,63 +77,38 @@ class Metrics:
         windows : int
             How many it scored.
         clips : int
-            Recordings of which it scored the last window.
+            Recordings whose last window it scored.
         seconds : float
             How long it took.
         """
         with self._lock:
-            each = seconds / windows
-            is_first = not self._sums["batches"]
-            weight = 1.0 if is_first else _WEIGHT
-            self.seconds_per_window += weight * (each - self.seconds_per_window)
-            self._sums["batches"] += 1
-            self._sums["windows"] += windows
-            self._sums["clips"] += clips
-            self._sums["model_seconds"] += seconds
+            weight = _WEIGHT if self._has_measured else 1.0
+            self.seconds_per_window += weight * (seconds / windows - self.seconds_per_window)
+            self._has_measured = True
+        for name, value in (("batches", 1), ("windows", windows), ("clips", clips)):
+            self.add(name, value)
+        self.add("model_seconds", seconds)
 
     def add(self, name: str, value: float = 1.0) -> None:
         """Add to a counter: ``audio_seconds`` or ``log_failures``."""
-        with self._lock:
-            self._sums[name] += value
+        self._counters[name].inc(value)
 
-    def text(self, gauges: Mapping[str, float]) -> str:
-        """Return all of it.
+    def text(self, gauges: Mapping[str, float]) -> bytes:
+        """Return all metrics in the text format of Prometheus, version 0.0.4.
 
         Parameters
         ----------
         gauges : mapping of str to float
-            What is so now, by name.
+            Current values, by name.
 
         Returns
         -------
-        str
-            In Prometheus' text format, version 0.0.4.
+        bytes
         """
-        with self._lock:
-            lines = _head("requests_total", "counter", "Requests by path and status.")
-            for (path, status), count in sorted(self._answers.items()):
-                lines.append(f'serpipe_requests_total{{path="{path}",status="{status}"}} {count}')
-            name = "request_seconds"
-            lines += _head(name, "histogram", "Time from the head of a request to its answer.")
-            below = 0
-            for edge, count in zip((*_SECONDS, "+Inf"), self._buckets, strict=True):
-                below += count
-                lines.append(f'serpipe_{name}_bucket{{le="{edge}"}} {below}')
-            lines += [f"serpipe_{name}_sum {self._sums[name]}", f"serpipe_{name}_count {below}"]
-            for name, told in (
-                ("batches", "Times the model ran."),
-                ("windows", "Windows that it scored; a clip without a timeline is one."),
-                ("clips", "Clips that it answered."),
-                ("model_seconds", "Time that it took, all threads together."),
-                ("audio_seconds", "Audio that was answered."),
-                ("log_failures", "Answers that could not be logged."),
-            ):
-                lines += _head(f"{name}_total", "counter", told)
-                lines.append(f"serpipe_{name}_total {self._sums[name]}")
-            for name, value in gauges.items():
-                lines += [*_head(name, "gauge", "At present."), f"serpipe_{name} {value}"]
-        return "\n".join(lines) + "\n"
-
-
-def _head(name: str, kind: str, told: str) -> list[str]:
-    return [f"# HELP serpipe_{name} {told}", f"# TYPE serpipe_{name} {kind}"]
+        for name, value in gauges.items():
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(
+                    f"serpipe_{name}", "Current value.", registry=self._registry
+                )
+            self._gauges[name].set(value)
+        return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What the server allows."""
+"""Limits and secrets of the server."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 
-#: Names of this machine that a browser on it uses.
+#: Names by which a browser on this machine calls it.
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _TOKEN_VARIABLE = "SERPIPE_TOKEN"
 _SHORTEST_TOKEN = 16
@@ -22,39 +22,38 @@ class Options:
     Attributes
     ----------
     max_bytes : int
-        Of the audio of one request, as it was sent.
+        Size of the audio of a request, as uploaded.
     max_seconds : float
-        Of the audio of one request.
+        Duration of the audio of a request.
     max_segments : int
-        Of one timeline.
+        Windows of a timeline.
     queue : int
-        Requests that are in work at once, from their first byte to their answer; the next is told
-        to come back.
+        Requests in progress at once, from first byte to answer; further ones are told to retry.
     batch : int
-        Windows that the model scores at once on a GPU.
+        Windows in a batch on a GPU.
     max_wait : float
-        Seconds that a request may expect to wait for the model; the next is told to come back.
+        Expected seconds of waiting for the model; beyond it, requests are told to retry.
     work_bytes : int
-        Memory that uploads and decoded audio may take, all requests in work together.
+        Memory of the uploads and decoded audio of all requests in progress.
     timeout : float
-        Seconds that an answer may take once the audio has arrived.
+        Seconds from the end of the upload to the answer.
     upload_timeout : float
-        Seconds that the audio may take to arrive.
+        Seconds of the upload.
     decode_timeout : float
-        Seconds that decoding may take.
+        Seconds of decoding.
     decoders : int
-        Processes that decode.
+        Number of decoding processes.
     decode_bytes : int
-        Memory that each of them may take beyond what it needs to start.
+        Memory of each of these beyond what it needs to start.
     token : str or None
-        What a caller must know.
+        Secret that clients must send.
     log : Path or None
-        File to which answers are appended, one JSON object a line.
+        JSON Lines file to which answers are appended.
     hosts : tuple of str or None
-        Names by which the server may be called; ``None`` is any.
+        Names by which the server may be called; ``None`` for any.
     origins : tuple of str
-        Origins of foreign pages that may have a browser send audio, such as
-        ``https://voices.example.org``, compared to the letter.
+        Origins of other pages that may send audio, such as ``https://voices.example.org``, compared
+        literally.
     """
 
     max_bytes: int = 25 << 20
@@ -76,64 +75,55 @@ class Options:
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    """Return origins that may send audio, as browsers write them.
-
-    Parameters
-    ----------
-    origins : sequence of str
-        As they were given.
-
-    Returns
-    -------
-    tuple of str
+    """Return origins that may send audio.
 
     Raises
     ------
     UserError
-        If one is not of the form ``scheme://host[:port]``.
+        If one is not of the form ``scheme://host[:port]``, as browsers write it.
     """
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise UserError(
-                f"--allow-origin {origin}: is not an origin; expected scheme://host or "
-                "scheme://host:port in lower case, without a path; write it as the browser does"
+                f"--allow-origin {origin}: is not an origin; write it as browsers do: "
+                "scheme://host or scheme://host:port, in lower case and without a path"
             )
     return tuple(origins)
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the secret that callers must know.
+    """Return the token that clients must send.
 
     Parameters
     ----------
     file : Path or None
-        A file that holds it; without one, the variable ``SERPIPE_TOKEN`` of the environment.
+        File with the token; if None, the environment variable ``SERPIPE_TOKEN`` is used.
 
     Returns
     -------
     str or None
-        ``None`` where neither is given.
+        ``None`` if there is neither.
 
     Raises
     ------
     UserError
-        If the file cannot be read, or the secret is short or cannot stand in a header.
+        If the file cannot be read, or the token is too short or not valid in a header.
     """
-    where = f"--token-file {file}" if file else _TOKEN_VARIABLE
+    source = f"--token-file {file}" if file else _TOKEN_VARIABLE
     if file:
         try:
             token = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
-                f"{where}: cannot be read ({error}); expected a text file with the token; make one"
+                f"{source}: cannot be read ({error}); name a text file that holds the token"
             ) from None
     elif _TOKEN_VARIABLE in os.environ:
         token = os.environ[_TOKEN_VARIABLE].strip()
     else:
         return None
-    if len(token) < _SHORTEST_TOKEN or not all("!" <= sign <= "~" for sign in token):
+    if len(token) < _SHORTEST_TOKEN or not all("!" <= character <= "~" for character in token):
         raise UserError(
-            f"{where}: {len(token)} characters; expected at least {_SHORTEST_TOKEN}, of ASCII and "
-            "without spaces; make one with `openssl rand -hex 32`"
+            f"{source}: has {len(token)} characters; a token needs at least {_SHORTEST_TOKEN}, "
+            "ASCII and without spaces; make one with `openssl rand -hex 32`"
         )
     return token

@@ -1,4 +1,4 @@
-"""The threads that run the model on what is waiting, one window of each request in turn."""
+"""The queue of the model: threads score one window of each waiting request in turn."""
 
 import logging
 import threading
@@ -25,9 +25,9 @@ class Job:
     recording : Recording
         From :meth:`Model.cut`.
     answer : Future of Prediction
-        Where the answer will be. One that is cancelled before its first turn is not scored.
+        The answer. If it is cancelled before its first turn, the recording is not scored.
     given_up : Event
-        Set when nobody waits for the answer any more: no further window of it is scored.
+        Set when nobody waits for the answer any more: no further window is scored.
     """
 
     recording: Recording
@@ -36,7 +36,7 @@ class Job:
 
 
 class _Progress:
-    """How far a job is; changed under the lock of the queue."""
+    """Progress of a job; changed under the lock of the queue."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -53,20 +53,20 @@ class ModelQueue:
     """Recordings that wait for the model, and the threads that run it.
 
     The threads take one window of each request in turn, so that a long timeline delays the others
-    by one window at a time. On a CPU each thread scores a window alone, so the scores are the bits
-    that :meth:`Model.predict` gives; on a GPU one thread scores batches.
+    by one window at a time. On a CPU each thread scores a window alone, so that the scores are
+    bit-equal to those of :meth:`Model.predict`; on a GPU one thread scores batches.
 
     Parameters
     ----------
     model : Model
-        What predicts.
+        Model that predicts.
     batch : int
-        Windows in a batch on a GPU, at most.
+        Maximum number of windows in a batch on a GPU.
     max_seconds : float
-        Seconds of audio in a batch, at most, unless a single window has more.
+        Maximum seconds of audio in a batch, unless a single window is longer.
     measured : callable
         Called after each batch with its number of windows, the number of recordings that it
-        completed, and the seconds that it took.
+        completed, and its duration in seconds.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ModelQueue:
             thread.start()
 
     def put(self, job: Job) -> None:
-        """Let a recording wait for its turns.
+        """Enqueue a recording.
 
         Raises
         ------
@@ -106,28 +106,28 @@ class ModelQueue:
             self._changed.notify()
 
     def __len__(self) -> int:
-        """Return how many recordings wait for their first turn."""
+        """Return the number of recordings that wait for their first turn."""
         with self._changed:
             return sum(progress.next == 0 for progress in self._waiting)
 
     @property
     def lanes(self) -> int:
-        """How many threads run the model."""
+        """Number of threads that run the model."""
         return len(self._threads)
 
     @property
     def is_alive(self) -> bool:
-        """Whether the threads run."""
+        """Whether all threads run."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
     def busy_seconds(self) -> float:
-        """How long the model has been at the oldest present batch; 0 if it is idle."""
+        """Seconds since the oldest current batch began; 0 if the model is idle."""
         began = min(list(self._began.values()), default=None)
         return 0.0 if began is None else time.monotonic() - began
 
     def close(self, timeout: float) -> None:
-        """Answer what is waiting, then end the threads; leave a model that takes longer alone."""
+        """Answer all waiting requests, then end the threads; after ``timeout`` seconds, give up."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -143,7 +143,7 @@ class ModelQueue:
             self._measured(len(pieces), completed, time.monotonic() - began)
 
     def _take(self) -> list[_Piece]:
-        """Wait for windows; return the next batch of them, empty if the queue is closed."""
+        """Wait for windows and return the next batch; empty if the queue is closed."""
         with self._changed:
             while True:
                 pieces: list[_Piece] = []
@@ -161,7 +161,7 @@ class ModelQueue:
                     progress.next += 1
                     self._waiting.popleft()
                     if progress.next < len(progress.scored):
-                        self._waiting.append(progress)  # behind those who wait for their turn
+                        self._waiting.append(progress)  # behind the other requests
                         self._changed.notify()  # an idle thread can take the next window
                 if pieces or self._closed:
                     return pieces
@@ -176,12 +176,12 @@ class ModelQueue:
         return progress.next > 0 or job.answer.set_running_or_notify_cancel()
 
     def _score(self, pieces: Sequence[_Piece]) -> int:
-        """Score windows and answer the recordings that this completes; return how many."""
+        """Score windows, answer the recordings that are then complete, and return their number."""
         try:
             waveforms = [progress.job.recording.piece(number) for progress, number in pieces]
             scored = self._model.score(waveforms)
-        except Exception as error:  # the thread must live, and every job be answered
-            if len(pieces) > 1:  # so that one recording does not spoil the answer of the others
+        except Exception as error:  # the thread must survive, and every job needs an answer
+            if len(pieces) > 1:  # so that one recording does not fail the others
                 return sum(self._score([piece]) for piece in pieces)
             self._fail(pieces[0][0].job, error)
             return 0
@@ -205,7 +205,7 @@ class ModelQueue:
         if not isinstance(error, SerpipeError):
             _LOG.error("the model failed", exc_info=error)
         job.given_up.set()
-        with self._changed:  # another thread may fail on the same job at the same moment
+        with self._changed:  # another thread may fail on the same job at the same time
             if not job.answer.done():
                 # Its traceback would keep the audio of all windows in memory.
                 job.answer.set_exception(error.with_traceback(None))

@@ -1,4 +1,4 @@
-"""What the server does not do: a status and one sentence."""
+"""Refusals of the server: a status and one sentence."""
 
 from collections.abc import Mapping
 
@@ -6,16 +6,16 @@ from ..errors import BadClipError, UserError, first_line
 
 
 class Refused(Exception):  # noqa: N818
-    """A request is not answered.
+    """A request is refused.
 
     Parameters
     ----------
     status : int
-        Of HTTP, from 400 on.
+        HTTP status, 400 or above.
     detail : str
-        One sentence for whoever asked: what was found and what was expected.
+        One sentence for the client.
     headers : mapping of str to str, optional
-        To send with it.
+        Headers of the response.
     """
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
@@ -24,20 +24,12 @@ class Refused(Exception):  # noqa: N818
 
 
 def unusable(error: UserError) -> Refused:
-    """Return the refusal of audio that cannot be used.
+    """Return the refusal (422) of audio that cannot be used.
 
-    Parameters
-    ----------
-    error : UserError
-        What the decoder or the model found. What a clip is called there, and what to do with the
-        file on a disk, is left out.
-
-    Returns
-    -------
-    Refused
-        With status 422.
+    The error of the decoder or model also names the clip and says what to do with a file on disk;
+    both are omitted.
     """
     if isinstance(error, BadClipError):
-        _, found, expected, _ = error.parts
-        return Refused(422, f"The audio {found}; expected {expected}.")
+        _, problem, expected, _ = error.parts
+        return Refused(422, f"The audio {problem}; expected {expected}.")
     return Refused(422, f"The audio cannot be used: {first_line(error).rstrip('.')}.")

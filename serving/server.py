@@ -1,4 +1,4 @@
-"""Run the server until it is told to end."""
+"""Run the server until it is told to stop."""
 
 import asyncio
 import contextlib
@@ -20,69 +20,58 @@ from .logs import quiet_logs
 from .options import LOOPBACK, Options
 from .sockets import BACKLOG, backlog_for, connections_allowed
 
-#: Seconds that the head of a request may take to arrive, and a connection may be without one.
+#: Seconds in which the head of a request must arrive, also on an idle connection.
 _HEAD_SECONDS = 10.0
-_SENTENCE = as_json({"detail": "The server has as many connections as it can; come back later."})
+_SENTENCE = as_json({"detail": "The server has too many connections; try again later."})
 _TOO_MANY = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
 )
 
-#: Connections that the system may hold until the server takes them.
+#: Connections that the system may hold until the server accepts them.
 _WAITING = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket at an address.
-
-    Parameters
-    ----------
-    host : str
-        A name or an address of this machine.
-    port : int
-        0 is any that is free.
-
-    Returns
-    -------
-    socket
+    """Return a socket that listens on a name or address of this machine; port 0 is any free port.
 
     Raises
     ------
     UserError
-        If it cannot be had.
+        If the address is not of this machine, or the port is taken.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # asyncio would, but not on a socket that does not name its protocol: without it each answer
-        # waits 40 ms for the client's delayed acknowledgement.
+        # asyncio sets this only on sockets that name their protocol. Without it each answer waits
+        # 40 ms for the delayed acknowledgement of the client.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(
-            f"--host {host} --port {port}: cannot listen there ({error}); expected an address of "
-            "this machine and a free port; choose others"
+            f"--host {host} --port {port}: cannot listen there ({error}); choose an address of "
+            "this machine and a free port"
         ) from None
 
 
-def serve(
+def run(
     model: Model,
     options: Options,
     listener: socket.socket,
     say: Callable[[str], None],
 ) -> None:
-    """Answer requests until SIGTERM or SIGINT, then finish what has begun.
+    """Answer requests until SIGTERM or SIGINT, then finish those in progress.
 
     Parameters
     ----------
     model : Model
-        What hears.
+        Model that predicts.
     options : Options
-        The limits.
+        Limits.
     listener : socket
         From :func:`listen`.
     say : callable
-        Called with a line for the operator.
+        Takes lines of text for the operator.
 
     Raises
     ------
@@ -94,19 +83,18 @@ def serve(
     log = AnswerLog(options.log) if options.log else None
     app = make_app(Service(model, options, log))
     host, port = listener.getsockname()[:2]
-    say(f"serve    http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C ends it)")
+    say(f"serve    http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C to stop)")
     if host not in LOOPBACK and options.token is None:
-        say(f"warning  whoever reaches {host} can use it: there is no token; see --token-file")
-    with _ends_in_peace():
+        say(f"warning  anyone who can reach {host} can use it: there is no token; see --token-file")
+    with _ignore_second_signal():
         _Server(configure(app, options, connections)).run(sockets=[listener])
     say("serve    stopped; every request in progress was answered")
 
 
 class _Server(uvicorn.Server):
-    """A server that lets many connections wait in the system, though it takes few in one go.
+    """A server that lets many connections wait in the system although it accepts few at a time.
 
-    asyncio has one number for both. What the system does not let wait is tried again by the client
-    a second later.
+    asyncio has one setting for both. Clients retry a connection that may not wait a second later.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -116,20 +104,16 @@ class _Server(uvicorn.Server):
 
 
 def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicorn.Config:
-    """Return how uvicorn is to run an application.
+    """Return the configuration of uvicorn.
 
     Parameters
     ----------
     app : ASGI application
         From :func:`make_app`.
     options : Options
-        The limits.
+        Limits.
     connections : int
-        Open at once at most, from :func:`.sockets.connections_allowed`.
-
-    Returns
-    -------
-    uvicorn.Config
+        Maximum number of open connections, from :func:`.sockets.connections_allowed`.
     """
     return uvicorn.Config(
         app,
@@ -138,7 +122,7 @@ def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicor
         loop="asyncio",
         backlog=backlog_for(connections),
         log_config=None,
-        log_level="error",  # below it is what strangers send
+        log_level="error",  # lower levels log what clients send
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -149,14 +133,14 @@ def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicor
 
 
 def _connection(seconds: float, most: int) -> type[H11Protocol]:
-    """Return uvicorn's connection with limits on the time that it lacks, and on their number.
+    """Return uvicorn's connection with limits on waiting time and on the number of connections.
 
-    Within ``seconds``, and the head of a request within ten, must arrive what a connection is
-    waiting for: the next request, the rest of a body that was refused; and an answer must be taken.
-    A connection beyond ``most`` takes the place of the one that has been idle for longest; if none
-    is idle, it is refused.
+    A connection is closed if what it waits for (the next request, the rest of a refused body, a
+    client that reads an answer) takes more than ``seconds``, or the head of a request more than
+    ten. A connection beyond ``most`` replaces the one that has been idle longest; if none is idle,
+    it is refused.
     """
-    #: Connections without a request in work, those that have been so for longest first.
+    #: Connections without a request in progress, longest idle first.
     idle: dict[H11Protocol, None] = {}
 
     class Connection(H11Protocol):
@@ -218,8 +202,8 @@ def _connection(seconds: float, most: int) -> type[H11Protocol]:
 
 
 @contextlib.contextmanager
-def _ends_in_peace() -> Iterator[None]:
-    """Let the signal that uvicorn raises again, when all is done, pass."""
+def _ignore_second_signal() -> Iterator[None]:
+    """Ignore the signal that uvicorn raises again after it has shut down."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

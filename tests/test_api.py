@@ -5,8 +5,12 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import serpipe as package
+import typer
+from serpipe import cli
 
 from .conftest import ROOT, Command, call_in, copy_clips, made_once, run_python
 
@@ -52,8 +56,6 @@ def test_the_examples_of_the_pages_run_as_they_stand(documented_once: Path, tmp_
 def test_the_functions_do_what_the_commands_do_and_record_the_call(
     few_clips: Path, small_encoder: Path, serpipe: Command, tmp_path: Path
 ) -> None:
-    import serpipe as package
-
     data = few_clips.relative_to(tmp_path)
     extracted = package.extract(Path("..") / data, encoder=small_encoder, pooling="mean,std")
     options = {"head": "lr", "split": "kfold:3", "merge": {"calm": "neutral"}}
@@ -83,20 +85,69 @@ def test_the_functions_do_what_the_commands_do_and_record_the_call(
     assert Path("by-call/index.html").is_file()
 
 
-def test_what_the_commands_take_the_functions_take(serpipe: Command) -> None:
-    import serpipe as package
-    from serpipe import cli
+#: Commands, the functions that they call, and options of the command line alone.
+COMMANDS = {
+    ("extract",): ("extract", {"format"}),
+    ("fit",): ("fit", {"format", "cross_corpus", "repeats"}),
+    ("finetune",): ("finetune", {"format"}),
+    ("evaluate",): ("evaluate", {"format"}),
+    ("predict",): ("predict", {"format", "out"}),
+    ("report",): ("report", {"format"}),
+    ("export",): ("export", {"format"}),
+    ("serve",): ("serve", set()),
+    ("convert",): ("convert", {"format"}),
+    ("cache", "info"): ("describe_cache", {"format"}),
+    ("cache", "verify"): ("verify_cache", {"format"}),
+    ("corpora", "list"): ("list_corpora", {"format"}),
+    ("corpora", "info"): ("describe_corpora", {"format"}),
+    ("corpora", "table"): ("write_clip_table", set()),
+    ("corpora", "download"): ("download_corpus", {"format"}),
+}
+#: Options that have another name than the parameter.
+RENAMED = {
+    "merge": "--map", "pooling": "--pool", "compile_blocks": "--compile",
+    "file_format": "--to-format", "export_final": "--export-final",
+}  # fmt: skip
+#: Parameters that the command line sets itself.
+SET_BY_COMMANDS = {"provenance", "track", "say", "show", "names"}
 
-    other = {"pool": "pooling", "map": "merge"}
-    only_shown = {"format", "cross_corpus", "repeats"}  # several runs: functions of their own
-    for name in ("extract", "fit", "report"):
-        options = inspect.signature(getattr(cli, name)).parameters
-        function = inspect.signature(getattr(package, name)).parameters
-        assert {other.get(each, each) for each in options} - only_shown <= set(function), name
-        for each, parameter in options.items():
-            default = parameter.default
-            if each in function and default is not None:
-                assert function[each].default == default, (name, each)
+
+def command_of(names: tuple[str, ...]) -> Any:
+    """The command as Click parses it."""
+    found: Any = typer.main.get_command(cli.app)
+    for name in names:
+        found = found.commands[name]
+    return found
+
+
+def test_every_command_is_compared_with_a_function() -> None:
+    def names(command: Any, above: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
+        inside = getattr(command, "commands", None)
+        if inside is None:
+            return {above}
+        return set().union(*(names(each, (*above, name)) for name, each in inside.items()))
+
+    assert names(command_of(())) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_a_command_and_its_function_have_the_same_options_and_defaults(
+    names: tuple[str, ...],
+) -> None:
+    function, own = COMMANDS[names]
+    options = {each.name: each for each in command_of(names).params}
+    parameters = inspect.signature(getattr(package, function)).parameters
+    shared = set(parameters) - SET_BY_COMMANDS
+    assert set(options) - own == shared
+    for name in shared:
+        option, default = options[name], parameters[name].default
+        if default in ((), "", None, inspect.Parameter.empty):
+            assert option.default is None or option.required, name
+        else:
+            assert option.default == default, name
+        if option.param_type_name == "option":
+            assert option.opts == [RENAMED.get(name, f"--{name.replace('_', '-')}")]
+        assert len(str(option.help)) > 10 and ":func:" not in str(option.help), name
 
 
 def test_a_mistake_is_raised_before_torch_is_loaded(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
         (("fit", "--target", "speaker"), ["--target speaker", "emotion, intensity"]),
         (("fit", "--target", "sex", "--permute-labels"), ["changes nothing, each has one sex"]),
         (("fit", "--map", "calm"), ["--map calm", "LABEL=LABEL"]),
-        (("fit", "--map", "calm=sad", "--map", "calm=happy"), ["calm is sad already"]),
+        (("fit", "--map", "calm=sad", "--map", "calm=happy"), ["calm is already mapped to sad"]),
         (("fit", "--pool", "mean,mean"), ["--pool mean,mean", "mean,std"]),
         (("fit", "--keep", "calm,bored"), ["no clip is 'bored'"]),
         (("fit", "--normalise", "corpus"), ["--normalise corpus", "none or speaker"]),
@@ -349,7 +349,7 @@ def test_a_cache_says_what_is_in_it_and_whether_it_is_whole(
     printed = json.loads(serpipe("cache", "info", extracted, "--format", "json").out)
     assert printed["clips"].startswith("40, ")
     assert all(f"{name:<16} {value}" in told.out for name, value in printed.items())
-    assert "all checksums right" in serpipe("cache", "verify", extracted).out
+    assert "all checksums are correct" in serpipe("cache", "verify", extracted).out
     with h5py.File(extracted, "r+") as file:
         file["clips/emotion"][3] = "happy" if file["clips/emotion"][3] != b"happy" else "sad"
     damaged = serpipe("cache", "verify", extracted)
@@ -457,7 +457,7 @@ def test_a_second_ctrl_c_changes_nothing(
     rest = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 130
-    assert "run the same command again to go on" in rest
+    assert "run the same command again to resume" in rest
     assert "Traceback" not in rest
 
 

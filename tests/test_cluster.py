@@ -171,9 +171,7 @@ def test_a_worker_of_another_version_is_refused_whenever_it_joins(
             extract("remote.h5", cluster=processes.address, track=in_the_middle(join))
         return
     processes.workers(1, "--preload", old)
-    with pytest.raises(
-        UserError, match=r"worker tcp://.* has serpipe 0\.0\.1; expected .*, as here"
-    ):
+    with pytest.raises(UserError, match=r"worker tcp://.* has serpipe 0\.0\.1; expected .*, as"):
         extract("remote.h5", cluster=processes.address)
     assert not Path("remote.h5").exists()
 
@@ -182,9 +180,9 @@ def test_when_nobody_is_left_it_ends_with_a_line_and_what_is_done_is_kept(
     processes: Processes, extract: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serpipe.cluster.COME_BACK_SECONDS", 2.0)
-    monkeypatch.setattr("serpipe.cluster._LOOKED_EVERY", 0.5)
+    monkeypatch.setattr("serpipe.cluster._CHECK_SECONDS", 0.5)
     (worker,) = processes.workers(1)
-    with pytest.raises(MachineError, match="no worker for 2 s; expected some; what is done is"):
+    with pytest.raises(MachineError, match="no worker for 2 s"):
         extract("remote.h5", cluster=processes.address, track=in_the_middle(worker.kill))
     processes.workers(1)
     assert 0 < extract("remote.h5", cluster=processes.address).computed < 40
@@ -265,7 +263,7 @@ def test_a_fit_on_workers_gives_the_same_bytes(
     [
         ("local:0", "expected local:N with N workers"),
         ("slurm", "expected local:N, tcp://HOST:PORT or a file jobqueue.yaml"),
-        ("tcp://127.0.0.1:9", "no worker answers"),
+        ("tcp://127.0.0.1:9", "no worker responds"),
         ("none.yaml", "cannot be read"),
         ("wrong.yaml", "expected scheduler (slurm, pbs, lsf"),
     ],

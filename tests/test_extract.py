@@ -24,11 +24,12 @@ from serpipe.errors import BadClipError, BadClipsError, MachineError, UserError
 from serpipe.features import engine as engine_module
 from serpipe.features import extract as extract_module
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import HeardClip, Lane, embed_batches, in_order, plan
+from serpipe.features.batching import HeardClip, Lane, embed_batches, plan
 from serpipe.features.cache import open_cache, verify_cache
 from serpipe.features.cache_write import write_cache
-from serpipe.features.encoder import Encoder, load_encoder
+from serpipe.features.encoder import Encoder, PreparedBatch, load_encoder
 from serpipe.features.extract import Extraction, extract
+from serpipe.features.in_order import in_order
 from serpipe.features.trim import trim
 
 from .conftest import write_wav
@@ -675,12 +676,15 @@ class OnGpu:
         self.encoder, self.most_samples, self.tried = encoder, most_samples, []  # type: ignore[var-annotated]
         self.identity, self.device = encoder.identity, torch.device("meta")
 
-    def embed(self, waveforms: list[np.ndarray]) -> dict[str, np.ndarray]:
-        size = len(waveforms) * max(map(len, waveforms))
+    def prepare(self, waveforms: list[np.ndarray]) -> PreparedBatch:
+        return self.encoder.prepare(waveforms)
+
+    def embed_prepared(self, batch: PreparedBatch) -> dict[str, np.ndarray]:
+        size = len(batch.waveforms) * max(map(len, batch.waveforms))
         self.tried.append(size)
         if size > self.most_samples:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.encoder.embed(waveforms)
+        return self.encoder.embed_prepared(batch)
 
 
 def test_batches_over_several_devices_give_what_clips_give_alone(

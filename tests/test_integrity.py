@@ -313,7 +313,7 @@ def test_no_file_outside_a_run_is_read_for_its_hash(run: Path) -> None:
     outside = run.parent / "outside.json"
     outside.write_text("{}")
     write_hashed(run / "run.json", content | {"files": {"../outside.json": hash_file(outside)}})
-    with pytest.raises(UserError, match="no file in it"):
+    with pytest.raises(UserError, match="not a file in it"):
         check_run(run, read_summary(run))
 
 
@@ -386,7 +386,7 @@ def test_a_changed_file_of_a_trained_model_is_found(small_encoder: Path, tmp_pat
     outside.write_text("{}")
     for name in ("../outside.json", str(outside), "a/../../outside.json"):  # with its right hash
         write_sealed_json(hashes, content | {"files": {name: hash_file(outside)}})
-        with pytest.raises(UserError, match="no file in it"):
+        with pytest.raises(UserError, match="not a file in it"):
             check_model_files(model)
     for files in ([7], None, "x", {"config.json": "0" * 64}):
         write_sealed_json(hashes, content | {"files": files})

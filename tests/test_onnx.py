@@ -233,7 +233,7 @@ def test_the_command_gives_the_same_bytes_and_the_page_s_example_the_same_label(
     (path,) = (tmp_path / EXPORTS).iterdir()  # nothing unfinished is left
     assert done.stdout.strip() == str(path.relative_to(tmp_path))
     assert "WARNING: A TOY" in done.stderr
-    assert "scores differ from torch's by" in done.stderr
+    assert "scores differ from those of torch by" in done.stderr
     digests = {hashlib.sha256(one.read_bytes()).hexdigest() for one in (path, shipped)}
     assert len(digests) == 1
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

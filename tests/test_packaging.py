@@ -45,7 +45,7 @@ def test_the_wheel_holds_code_data_and_licences_and_nothing_else(wheel: Path) ->
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"serpipe"}
     code = {str(path.relative_to(ROOT)) for path in ROOT.glob("*.py")} | {
         str(path.relative_to(ROOT))
-        for part in ("corpora", "features", "pipeline", "artifacts", "serving")
+        for part in ("corpora", "features", "pipeline", "artifacts", "serving", "api", "commands")
         for path in (ROOT / part).rglob("*.py")
         if "runs" not in path.parts
     }

@@ -67,10 +67,11 @@ def test_a_short_work_says_nothing_to_a_file(capsys: pytest.CaptureFixture[str])
 def test_on_a_terminal_what_is_printed_stands_above_the_bar() -> None:
     pty = pytest.importorskip("pty")
     code = (
-        "from serpipe import cli, progress\n"
+        "from serpipe import progress\n"
+        "from serpipe.commands import output\n"
         "for number in progress.track(range(2), 'embedding clips', 2):\n"
-        "    cli._print_above_bar(f'row {number}')\n"
-        "    cli._say(f'note {number}')\n"
+        "    output.print_line(f'row {number}')\n"
+        "    output.say(f'note {number}')\n"
     )
     ours, theirs = pty.openpty()
     with subprocess.Popen(

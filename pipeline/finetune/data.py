@@ -12,10 +12,11 @@ from torch.utils.data import Dataset, Sampler
 from ...corpora import Clip
 from ...errors import BadClipError, BadClipsError
 from ...features.audio import CHANNEL_POLICY, Waveform, check_length, decode_waveform
-from ...features.batching import HeardClip, in_order, load_clip
+from ...features.batching import HeardClip, load_clip
 from ...features.copies import keep_consistent, mark_recordings
 from ...features.fingerprint import fingerprint
 from ...features.front_end import FrontEnd, prepare
+from ...features.in_order import in_order
 from ...features.read_ahead import Content, read_ahead
 from ...progress import Say, Track, no_track, say_nothing
 from .augment import augment, mix

@@ -24,7 +24,7 @@ def decision_values(machine: Any, X: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def rbf(A: NDArray[np.float32], B: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return exp(-gamma |a - b|^2), shape (len(A), len(B)), with gamma 1 / (n_features var(B)).
+    """Return ``exp(-gamma |a - b|^2)``, shape (len(A), len(B)), with gamma 1 / (n_features var(B)).
 
     That is scikit-learn's ``gamma="scale"`` for training clips B.
     """

@@ -1,7 +1,7 @@
 "use strict";
 
-// The colours of Okabe and Ito, which people with any colour vision can tell apart; every colour also
-// has its word beside it.
+// The colours of Okabe and Ito, which are safe for colour-blind people; every colour also has its word
+// beside it.
 const COLOURS = {
   anger: "#d55e00", calm: "#56b4e9", disgust: "#009e73", fear: "#cc79a7", happiness: "#e69f00",
   neutral: "#a8acb0", sadness: "#0072b2", surprise: "#f0e442", boredom: "#b39b7d",
@@ -11,24 +11,24 @@ const FORMS = {
   angry: "anger", bored: "boredom", disgusted: "disgust", fearful: "fear", happy: "happiness",
   joy: "happiness", sad: "sadness", surprised: "surprise",
 };
-const SILENT = "nothing to hear"; // said of a window without a label
-const RATE = 16000; // of recordings that are sent
+const SILENT = "silence"; // shown for a window without a label
+const RATE = 16000; // of recordings that are uploaded
 const $ = (id) => document.getElementById(id);
 
-const state = { token: "", limits: null, told: null, peaks: null, url: "", recorder: null, run: 0, last: null };
+const state = { token: "", limits: null, answer: null, peaks: null, url: "", recorder: null, run: 0, last: null };
 
 function colour(label) {
   if (label === SILENT) return "#c9c4b8";
   const word = label.toLowerCase();
   const known = COLOURS[FORMS[word] ?? word];
   if (known) return known;
-  const unknown = Object.keys(state.told.scores).filter((each) => !COLOURS[FORMS[each.toLowerCase()] ?? each.toLowerCase()]);
+  const unknown = Object.keys(state.answer.scores).filter((each) => !COLOURS[FORMS[each.toLowerCase()] ?? each.toLowerCase()]);
   return SPARE[Math.max(0, unknown.indexOf(label)) % SPARE.length];
 }
 
 const percent = (score) => (score === null || score === undefined ? "–" : `${Math.round(100 * score)}\u202f%`);
-// A model of ratings tells no label; its values are of a scale of their own.
-const isRating = () => state.told.label === "";
+// A model of ratings predicts no label; its values have a scale of their own.
+const isRating = () => state.answer.label === "";
 const number = (score) => (!isRating() ? percent(score) : score === null || score === undefined ? "–" : score.toFixed(2));
 const values = (scores) => Object.entries(scores).map(([name, score]) => `${name} ${number(score)}`).join(", ");
 const seconds = (value) => `${value.toFixed(1)} s`;
@@ -52,14 +52,14 @@ async function ask(path, options = {}) {
   const headers = state.token ? { Authorization: `Bearer ${state.token}` } : {};
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
   if (response.ok) return response.json();
-  let detail = `The server answers ${response.status}.`;
-  try { detail = (await response.json()).detail ?? detail; } catch { /* no JSON: the status must do */ }
+  let detail = `The server returned status ${response.status}.`;
+  try { detail = (await response.json()).detail ?? detail; } catch { /* not JSON: keep the status */ }
   const error = new Error(detail);
   error.status = response.status;
   throw error;
 }
 
-// The model, told before anything is heard.
+// The model, described before any audio is sent.
 
 async function describe() {
   try {
@@ -70,8 +70,8 @@ async function describe() {
     const { bytes, seconds: most } = model.limits;
     $("limits").textContent = `or drop one here: up to ${most} s and ${Math.floor(bytes / 2 ** 20)} MiB`;
     $("kept").textContent = model.logged
-      ? "Your audio is not kept; what the model says of it is logged, without its name."
-      : "Your audio is heard on this server and not kept.";
+      ? "Your audio is not stored; the prediction is logged, without the file name."
+      : "Your audio is processed on this server and not stored.";
     const result = model.card.result ?? {};
     const names = { uar: "mean recall over the emotions (UAR)", accuracy: "accuracy", macro_f1: "macro-F1", ccc: "CCC" };
     const scored = Object.entries(names).filter(([key]) => typeof result[key]?.value === "number");
@@ -81,16 +81,16 @@ async function describe() {
       const scale = (x) => (key === "ccc" ? x.toFixed(2) : `${Math.round(100 * x)} %`);
       const interval = typeof low === "number" ? ` (95 % interval ${scale(low)} to ${scale(high)})` : "";
       const count = model.labels.length;
-      const chance = count && key === "uar" ? ` Guessing gets ${scale(1 / count)}.` : "";
-      const unheard = (model.card.warnings ?? []).length ? "" : " whom it had not heard";
-      const people = result.speakers ? ` on ${result.speakers} speakers${unheard}` : "";
+      const chance = count && key === "uar" ? ` Chance is ${scale(1 / count)}.` : "";
+      const heldOut = (model.card.warnings ?? []).length ? "" : "held-out ";
+      const people = result.speakers ? ` on ${result.speakers} ${heldOut}speakers` : "";
       $("scored").textContent = `In its test${people}: ${name} ${scale(value)}${interval}.${chance} ` +
-        "Expect less on voices, languages and rooms that are unlike its corpus.";
+        "Expect lower scores on voices, languages and rooms that differ from its corpus.";
     } else {
-      $("scored").textContent = `How it did in its test: ${model.card.score || "not known"}.`;
+      $("scored").textContent = `Its test score: ${model.card.score || "unknown"}.`;
     }
     $("warnings").replaceChildren(...(model.card.warnings ?? []).map((text) => element("li", text)));
-    const facts = { Model: model.name, Tells: model.labels.join(", ") || model.target,
+    const facts = { Model: model.name, Predicts: model.labels.join(", ") || model.target,
       "Fitted on": model.card.corpus, Protocol: result.split, Probabilities: model.card.probabilities, Licence: model.card.licence, Cite: model.card.citation };
     $("card").replaceChildren(...Object.entries(facts).filter(([, fact]) => typeof fact === "string" && fact)
       .flatMap(([name, fact]) => [element("dt", name), element("dd", fact)]));
@@ -105,27 +105,27 @@ async function describe() {
 
 // From a file or a recording to an answer.
 
-async function hear(blob, name) {
+async function recognize(blob, name) {
   const run = ++state.run;
   state.last = [blob, name];
   complain("");
   $("result").hidden = true;
   $("audio").pause();
   if (state.limits && blob.size > state.limits.bytes) {
-    complain(`${name} has ${(blob.size / 2 ** 20).toFixed(1)} MiB; the server takes ${Math.floor(state.limits.bytes / 2 ** 20)}.`);
+    complain(`${name} has ${(blob.size / 2 ** 20).toFixed(1)} MiB; the limit of the server is ${Math.floor(state.limits.bytes / 2 ** 20)}.`);
     return;
   }
-  say("Listening …");
+  say("Analysing …");
   const form = new FormData();
   form.append("audio", blob, name);
   try {
-    const [told, samples] = await Promise.all([
+    const [answer, samples] = await Promise.all([
       ask("recognize?window=2&hop=1", { method: "POST", body: form }),
-      decode(blob).catch(() => null), // a form that the browser does not play: the timeline stays
+      decode(blob).catch(() => null), // the browser cannot play it: the timeline is shown without sound
     ]);
-    if (run !== state.run) return; // another was chosen meanwhile
+    if (run !== state.run) return; // another file was chosen meanwhile
     say("");
-    show(told, blob, samples);
+    show(answer, blob, samples);
   } catch (error) {
     if (run !== state.run) return;
     if (error.status === 401) $("token-form").hidden = false;
@@ -138,23 +138,23 @@ async function decode(blob) {
   return (await context.decodeAudioData(await blob.arrayBuffer())).getChannelData(0);
 }
 
-function show(told, blob, samples) {
-  state.told = told;
+function show(answer, blob, samples) {
+  state.answer = answer;
   URL.revokeObjectURL(state.url);
   state.url = URL.createObjectURL(blob);
   $("audio").src = state.url;
   $("player").classList.toggle("mute", !samples);
   $("play").disabled = !samples;
-  $("seek").max = told.seconds;
+  $("seek").max = answer.seconds;
   state.peaks = samples;
-  $("label").textContent = told.label || values(told.scores);
-  const ranked = Object.entries(told.scores).sort((a, b) => (b[1] ?? -1) - (a[1] ?? -1));
-  const second = ranked.find(([label]) => label !== told.label);
-  const own = told.scores[told.label];
+  $("label").textContent = answer.label || values(answer.scores);
+  const ranked = Object.entries(answer.scores).sort((a, b) => (b[1] ?? -1) - (a[1] ?? -1));
+  const second = ranked.find(([label]) => label !== answer.label);
+  const own = answer.scores[answer.label];
   $("closeness").textContent = second && own !== undefined
-    ? `Score ${percent(own)}${own - second[1] < 0.15 ? `, hardly more than ${second[0]} with ${percent(second[1])}: take it as undecided` : `; next is ${second[0]} with ${percent(second[1])}`}.`
+    ? `Score ${percent(own)}${own - second[1] < 0.15 ? `, barely above ${second[0]} with ${percent(second[1])}: consider it undecided` : `; next is ${second[0]} with ${percent(second[1])}`}.`
     : "";
-  if (told.trained_on) $("closeness").append(" The model was trained on this very recording: this says nothing about others.");
+  if (answer.trained_on) $("closeness").append(" The model was trained on this very recording, so its score says nothing about other recordings.");
   $("scores").replaceChildren(...ranked.map(([label, score]) => {
     const row = element("li");
     const track = element("span", undefined, "track");
@@ -172,30 +172,30 @@ function show(told, blob, samples) {
   }));
   $("compare").hidden = isRating();
   $("result").hidden = false;
-  timeline(told);
+  timeline(answer);
   seekTo(0);
   draw();
   $("result").scrollIntoView({ block: "nearest", behavior: "auto" });
 }
 
-// Segments overlap: each is shown around its middle, up to halfway to the next.
-function spans(told) {
-  const parts = told.timeline.length ? told.timeline : [{ start: 0, end: told.seconds, label: told.label, scores: told.scores }];
+// Windows overlap: each is shown around its middle, up to halfway to the next.
+function spans(answer) {
+  const parts = answer.timeline.length ? answer.timeline : [{ start: 0, end: answer.seconds, label: answer.label, scores: answer.scores }];
   const middle = (part) => (part.start + part.end) / 2;
   const name = ({ label, scores }) => label || (Object.keys(scores).length ? number(Object.values(scores)[0]) : SILENT);
   return parts.map((part, i) => ({
     ...part,
     label: name(part),
     from: i ? (middle(parts[i - 1]) + middle(part)) / 2 : 0,
-    to: i + 1 < parts.length ? (middle(part) + middle(parts[i + 1])) / 2 : told.seconds,
+    to: i + 1 < parts.length ? (middle(part) + middle(parts[i + 1])) / 2 : answer.seconds,
   }));
 }
 
 // Neighbours with the same label are one button.
-function timeline(told) {
+function timeline(answer) {
   const box = $("timeline");
   const width = box.clientWidth;
-  state.spans = spans(told);
+  state.spans = spans(answer);
   state.runs = [];
   for (const span of state.spans) {
     const last = state.runs[state.runs.length - 1];
@@ -206,7 +206,7 @@ function timeline(told) {
     const made = element("button", run.label);
     made.type = "button";
     made.tabIndex = i ? -1 : 0;
-    const share = (run.to - run.from) / told.seconds;
+    const share = (run.to - run.from) / answer.seconds;
     made.style.flexBasis = `${100 * share}%`;
     made.style.background = colour(run.label);
     made.classList.toggle("dark", colour(run.label) === COLOURS.sadness);
@@ -216,7 +216,7 @@ function timeline(told) {
     made.addEventListener("click", () => { focusSegment(i); seekTo(run.from); if (!$("play").disabled) $("audio").play(); });
     return made;
   }));
-  $("axis").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((at) => element("span", seconds(at * told.seconds))));
+  $("axis").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((at) => element("span", seconds(at * answer.seconds))));
 }
 
 function focusSegment(i) {
@@ -226,7 +226,7 @@ function focusSegment(i) {
 
 function draw() {
   const canvas = $("wave");
-  if ($("result").hidden || !state.told) return;
+  if ($("result").hidden || !state.answer) return;
   const scale = window.devicePixelRatio || 1;
   const width = canvas.width = Math.round(canvas.clientWidth * scale);
   const height = canvas.height = Math.round(canvas.clientHeight * scale);
@@ -235,7 +235,7 @@ function draw() {
   if (!state.peaks) {
     pen.fillStyle = soft;
     pen.font = `${14 * scale}px system-ui, sans-serif`;
-    pen.fillText("This browser cannot play the file; the timeline is the server's.", 0, height / 2);
+    pen.fillText("This browser cannot play the file; the timeline is from the server.", 0, height / 2);
     return;
   }
   const bar = Math.max(2, Math.round(3 * scale));
@@ -248,7 +248,7 @@ function draw() {
   }
   const most = levels.reduce((a, b) => Math.max(a, b), 1e-6);
   levels.forEach((level, i) => {
-    const at = ((i + 0.5) / count) * state.told.seconds;
+    const at = ((i + 0.5) / count) * state.answer.seconds;
     const span = state.spans.find((each) => at < each.to) ?? state.spans[state.spans.length - 1];
     const tall = Math.max(scale, (level / most) * height * 0.94);
     pen.fillStyle = colour(span.label);
@@ -261,7 +261,7 @@ function draw() {
 function position() {
   const audio = $("audio");
   const at = audio.currentTime || 0;
-  const all = state.told?.seconds || 1;
+  const all = state.answer?.seconds || 1;
   $("head").style.left = `${100 * Math.min(1, at / all)}%`;
   $("seek").value = at;
   $("seek").setAttribute("aria-valuetext", seconds(at));
@@ -269,9 +269,9 @@ function position() {
   const now = state.runs?.findIndex((run) => at < run.to) ?? -1;
   [...$("timeline").children].forEach((each, i) => each.setAttribute("aria-current", String(i === now)));
   const span = state.spans?.find((each) => at < each.to);
-  const told = span && (isRating() ? values(span.scores) : span.label === SILENT ? "" : `${span.label} ${percent(span.scores[span.label])}`);
-  const text = span ? `${told || SILENT} around here` : "";
-  if ($("segment").textContent !== text) $("segment").textContent = text;
+  const text = span && (isRating() ? values(span.scores) : span.label === SILENT ? "" : `${span.label} ${percent(span.scores[span.label])}`);
+  const shown = span ? `${text || SILENT} around here` : "";
+  if ($("segment").textContent !== shown) $("segment").textContent = shown;
   if (!audio.paused) requestAnimationFrame(position);
 }
 
@@ -280,7 +280,7 @@ function seekTo(at) {
   position();
 }
 
-// Recording: whatever the browser records in is turned into WAV here, which every server decodes.
+// Recording: the browser's format is converted to WAV here, which every server decodes.
 
 async function record() {
   if (state.recorder) { state.recorder.stop(); return; }
@@ -289,7 +289,7 @@ async function record() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
   } catch (error) {
-    complain(navigator.mediaDevices ? `The microphone cannot be used: ${error.message}.` : "Browsers lend the microphone only to pages of this machine or over HTTPS.");
+    complain(navigator.mediaDevices ? `The microphone cannot be used: ${error.message}.` : "Browsers allow the microphone only on pages of this machine or over HTTPS.");
     return;
   }
   const parts = [];
@@ -309,9 +309,9 @@ async function record() {
     $("record").setAttribute("aria-pressed", "false");
     stream.getTracks().forEach((track) => track.stop());
     try {
-      hear(wav(await decode(new Blob(parts, { type: recorder.mimeType }))), "recording.wav");
+      recognize(wav(await decode(new Blob(parts, { type: recorder.mimeType }))), "recording.wav");
     } catch {
-      complain("Nothing was recorded that this browser can read; record a little longer.");
+      complain("The recording is empty or unreadable; record a little longer.");
     }
   };
   recorder.start();
@@ -333,19 +333,19 @@ function wav(samples) {
 
 function download() {
   const link = element("a");
-  const url = URL.createObjectURL(new Blob([JSON.stringify(state.told, null, 1)], { type: "application/json" }));
+  const url = URL.createObjectURL(new Blob([JSON.stringify(state.answer, null, 1)], { type: "application/json" }));
   link.href = url;
-  link.download = `${state.told.source.replace(/\.[^.]*$/, "")}.json`;
+  link.download = `${state.answer.source.replace(/\.[^.]*$/, "")}.json`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-// What people do.
+// Events.
 
 $("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => {
   const file = $("file").files[0];
-  if (file) hear(file, file.name);
+  if (file) recognize(file, file.name);
   $("file").value = ""; // so that the same file can be chosen again
 });
 $("record").addEventListener("click", record);
@@ -368,7 +368,7 @@ $("token-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   state.token = $("token").value.trim();
   complain("");
-  if (await describe() && state.last) hear(...state.last);
+  if (await describe() && state.last) recognize(...state.last);
 });
 for (const name of ["dragover", "dragenter"]) {
   document.addEventListener(name, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
@@ -379,7 +379,7 @@ for (const name of ["dragleave", "drop"]) {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   const file = event.dataTransfer?.files[0];
-  if (file) hear(file, file.name);
+  if (file) recognize(file, file.name);
 });
-window.addEventListener("resize", () => { if (state.told && !$("result").hidden) { timeline(state.told); draw(); position(); } });
+window.addEventListener("resize", () => { if (state.answer && !$("result").hidden) { timeline(state.answer); draw(); position(); } });
 describe();

@@ -1,0 +1,38 @@
+"""Everything that the commands do, as functions: each command calls the function of its name.
+
+Each function takes its input from where the previous stage wrote it, below the working directory.
+The options of a command are the parameters of its function: ``serpipe fit --split kfold:5`` is
+``serpipe.fit(split="kfold:5")``. Heavy packages are imported where they are used, so that an
+invalid path is refused at once and not after torch was imported.
+"""
+
+from .caches import describe_cache, verify_cache
+from .corpora import convert, describe_corpora, download_corpus, list_corpora, write_clip_table
+from .evaluation import evaluate
+from .extraction import extract
+from .finetuning import finetune
+from .fitting import fit, fit_cross_corpus, fit_repeated
+from .prediction import export, predict, serve
+from .reporting import report
+from .shared import workers
+
+__all__ = [
+    "convert",
+    "describe_cache",
+    "describe_corpora",
+    "download_corpus",
+    "evaluate",
+    "export",
+    "extract",
+    "finetune",
+    "fit",
+    "fit_cross_corpus",
+    "fit_repeated",
+    "list_corpora",
+    "predict",
+    "report",
+    "serve",
+    "verify_cache",
+    "workers",
+    "write_clip_table",
+]

@@ -1,0 +1,140 @@
+"""Score a trained classifier: ``serpipe.evaluate``."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..progress import Say, Track, no_track, say_nothing
+from ..remote import Place
+from .shared import addresses, make_protocol, provenance_of_call, read_pairs, with_typed_errors
+
+if TYPE_CHECKING:
+    from ..artifacts.results import RunResults
+
+
+@with_typed_errors
+def evaluate(
+    model: str | Path,
+    data: str | Place | Sequence[str | Place] = (),
+    *,
+    manifest: str | Place | None = None,
+    target: str = "",
+    merge: Mapping[str, str] | Sequence[str] | None = None,
+    keep: str | Sequence[str] = (),
+    task: str = "auto",
+    speakers_per_corpus: bool = False,
+    similar_speakers: str = "refuse",
+    model_map: Mapping[str, str] | Sequence[str] | None = None,
+    revision: str | None = None,
+    batch_size: int = 8,
+    precision: str = "float32",
+    device: str = "auto",
+    out: str | Place | None = None,
+    name: str | None = None,
+    skip_bad: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "RunResults":
+    """Score a trained classifier, yours or published, on any corpus; nothing is trained.
+
+    A checkpoint that lacks weights is refused. If the model was trained on the corpus, all its
+    scores are marked CONTAMINATED.
+
+    Parameters
+    ----------
+    model : str or Path
+        Hub id or local folder of a trained audio classifier, as transformers saves it.
+    data, manifest, skip_bad
+        As :func:`extract` takes them.
+    target : str
+        Column of labels or ratings to predict. By default emotion, or the only other column.
+    merge, keep, task, speakers_per_corpus, similar_speakers, out, name
+        As :func:`fit` takes them.
+    model_map : mapping of str to str, or sequence of str, optional
+        Rename a label of the model, such as ``hap=happy``; several may become one. By default
+        labels are matched by name, or as the same emotion.
+    revision : str, optional
+        Commit, tag or branch of a hub id; by default ``main``.
+    batch_size : int
+        Clips per batch.
+    precision : {"float32", "bf16", "fp16"}
+        Precision of matrix products; weights stay in float32.
+    device : str
+        Device to run on: ``auto`` is a GPU if there is one.
+    provenance, track, say
+        As :func:`extract` takes them.
+
+    Returns
+    -------
+    RunResults
+        As :func:`fit` returns it; the only head is called ``pretrained``.
+
+    Raises
+    ------
+    BadClipsError
+        If clips cannot be used, unless ``skip_bad``.
+    UserError
+        If an option is invalid, or the labels of the model and of the clips do not match.
+    MachineError
+        If memory runs out, or the hub cannot be reached.
+
+    Examples
+    --------
+    >>> import serpipe
+    >>> scored = serpipe.evaluate("superb/hubert-base-superb-er", "sample")  # doctest: +SKIP
+    >>> scored.scores("pretrained")["uar"].value  # doctest: +SKIP
+    0.42
+    """
+    arguments = dict(locals())
+    about = provenance_of_call(evaluate, arguments) if provenance is None else provenance
+    from ..features.names import check_checkpoint_name
+
+    model = str(model)
+    check_checkpoint_name(model, "--model")
+    from ..artifacts.record_evaluation import record_evaluation
+    from ..artifacts.report import headline
+    from ..artifacts.results import read_results
+    from ..artifacts.run import check_given_name
+    from ..corpora.data import gather
+    from ..features.devices import choose_devices
+    from ..mirror import stored
+    from ..pipeline.finetune.classifier import load_classifier
+    from ..provenance import cores
+
+    given_name = "" if name is None else check_given_name(name)
+    device = choose_devices(device, "--device")[0]
+    protocol = make_protocol(arguments)
+    renamed = read_pairs("--model-map", model_map)
+    clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
+    for error in clips.bad:
+        say(f"skipped  {error}")
+    say(f"model    {model}: loading")
+    classifier = load_classifier(model, revision)
+    checkpoint = classifier.checkpoint
+    say(
+        f"         {checkpoint.model_type}, revision {checkpoint.revision}, predicts "
+        f"{', '.join(classifier.outputs)}; {precision} on {device}"
+    )
+    with nullcontext() if out is None else stored(out, say) as folder:
+        run = record_evaluation(
+            clips,
+            classifier,
+            protocol,
+            model_map=renamed,
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+            provenance=about,
+            out=folder,
+            given_name=given_name,
+            skip_bad=skip_bad,
+            workers=cores(),
+            track=track,
+            say=say,
+        )
+    results = read_results(run)
+    for line in headline(results):
+        say(line)
+    return results

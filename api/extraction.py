@@ -1,0 +1,204 @@
+"""Extract embeddings: ``serpipe.extract``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import choices
+from ..choices import check_choice
+from ..errors import counted
+from ..features.names import DEFAULT_ENCODER
+from ..progress import Say, Track, no_track, say_nothing
+from ..remote import Place
+from .shared import (
+    addresses,
+    fields_of,
+    provenance_of_call,
+    thread_count,
+    with_typed_errors,
+    workers,
+)
+
+if TYPE_CHECKING:
+    from ..features.extract import Extraction
+
+
+@with_typed_errors
+def extract(
+    data: str | Place | Sequence[str | Place] = (),
+    *,
+    manifest: str | Place | None = None,
+    encoder: str | Path = DEFAULT_ENCODER,
+    revision: str | None = None,
+    out: str | Place | None = None,
+    pooling: str = "mean",
+    devices: str = "auto",
+    precision: str = "float32",
+    dtype: str = "float32",
+    trim: float | None = None,
+    channels: str = "mean",
+    max_seconds: float | None = None,
+    compile_blocks: bool = False,
+    batch_seconds: float = 600.0,
+    jobs: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    drop_removed: bool = False,
+    shard_clips: int = 250_000,
+    cluster: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "Extraction":
+    """Run a frozen encoder once over every clip and cache the pooled hidden states of every layer.
+
+    A second run computes only what is missing, and a stopped run resumes where it stopped.
+
+    Parameters
+    ----------
+    data : str, Path or sequence of them
+        Folder of a corpus, which is recognised by the names of its clips; or ``CORPUS=DIR``; or
+        ``sample`` (the default), 192 clips that ship with serpipe. Several are joined. With a
+        manifest: the folder that its paths are relative to. A folder may be in an object store:
+        ``s3://BUCKET/FOLDER``.
+    manifest : str or Path, optional
+        A table of any labelled clips: path, speaker, and columns to predict.
+    encoder : str or Path
+        Hub id or local folder of a speech encoder (wav2vec 2.0, XLS-R, HuBERT, WavLM,
+        data2vec-audio, Whisper), or ``whisper-tiny.en``, which ships with serpipe and needs no
+        network.
+    revision : str, optional
+        Commit, tag or branch of a hub id. The default encoder is pinned; of others ``main``.
+    out : str or Path, optional
+        HDF5 file to write; by default ``features/cache/CORPUS-ENCODER.h5``. A file in an object
+        store (``s3://BUCKET/FILE.h5``) is written on this machine first and then uploaded.
+    pooling : {"mean", "std", "mean,std"}
+        How each layer is pooled over time.
+    devices : str
+        Where the encoder runs: ``auto`` and ``cuda`` use all GPUs, with a copy of the encoder on
+        each; ``auto`` falls back to the CPU.
+    precision : {"float32", "tf32", "bf16", "fp16", "auto"}
+        Precision of weights and hidden states. Only float32 is exact; ``auto`` is bf16 where the
+        machine supports it natively.
+    dtype : {"float32", "float16"}
+        Data type of the stored embeddings.
+    trim : float, optional
+        Trim silence at both ends: everything that is more than so many decibels, such as 30,
+        below the loudest part.
+    channels : {"mean", "left", "right"}
+        How several channels are reduced to one.
+    max_seconds : float, optional
+        Split longer clips into equal chunks and pool over the frames of all chunks. Without it
+        Whisper refuses clips longer than 30 s.
+    compile_blocks : bool
+        Compile the blocks of the encoder with ``torch.compile``.
+    batch_seconds : float
+        Seconds of audio per batch on a GPU. On a CPU each clip is computed alone, one per core.
+    jobs : int, optional
+        Number of threads; by default all available cores.
+    skip_bad : bool
+        Skip clips that cannot be used, and list them.
+    overwrite : bool
+        Start over if ``out`` was made with other options.
+    drop_removed : bool
+        Drop clips from the cache that are no longer in the corpus.
+    shard_clips : int
+        Write a cache of more clips than this as shard files of this many clips each, under one
+        index. Existing shards are kept.
+    cluster : str, optional
+        Dask workers to compute on: ``local:N``, ``tcp://HOST:PORT`` or a file ``jobqueue.yaml``.
+        The numbers are the same. Needs ``serpipe[cluster]``.
+    provenance : mapping, optional
+        JSON values to store with the results; by default this call, all versions and the machine.
+    track : callable
+        Shows progress, such as :func:`serpipe.progress.track`.
+    say : callable
+        Takes lines of text that report progress, such as ``print``.
+
+    Returns
+    -------
+    Extraction
+        With the open ``cache``; its file is ``cache.path``.
+
+    Raises
+    ------
+    BadClipsError
+        If clips cannot be used, unless ``skip_bad``.
+    UserError
+        If an option is invalid, or ``out`` has other contents.
+    MachineError
+        If memory or disk space runs out, or the hub cannot be reached.
+
+    Examples
+    --------
+    >>> import serpipe
+    >>> done = serpipe.extract("sample", encoder="whisper-tiny.en")  # doctest: +SKIP
+    >>> done.cache.path  # doctest: +SKIP
+    PosixPath('features/cache/sample-whisper-tiny.en.h5')
+    """
+    arguments = dict(locals())
+    about = provenance_of_call(extract, arguments) if provenance is None else provenance
+    from ..artifacts.latest import CACHES
+    from ..corpora.data import gather
+    from ..features.names import check_checkpoint_name
+    from ..mirror import stored
+
+    check_choice("--pool", pooling, choices.POOLINGS)
+    check_choice("--dtype", dtype, choices.DTYPES)
+    check_choice("--precision", precision, choices.EXTRACTION_PRECISIONS)
+    check_choice("--channels", channels, choices.CHANNELS)
+    check_checkpoint_name(str(encoder))
+    clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
+
+    from ..features.decoding import DecodingOptions, decode_ahead
+
+    decoder = None
+    if cluster is None and (overwrite or out is None or not Path(str(out)).exists()):
+        decoding = DecodingOptions(channels=channels, trim_decibels=trim)
+        decoder = decode_ahead(clips.clips, devices, decoding, thread_count(jobs))
+
+    from ..features.engine import Engine, EngineOptions, open_engine
+    from ..features.extract import extract_by
+    from ..pipeline.contamination import contamination_mark
+
+    own = {"encoder": str(encoder), "poolings": tuple(pooling.split(",")), "trim_decibels": trim}
+    options = EngineOptions(**fields_of(EngineOptions, arguments) | own)
+    say(f"encoder  {encoder}: loading")
+    with workers(cluster, say) as connection:
+        engine: Engine
+        if connection is None:
+            from ..features.devices import choose_devices
+
+            engine = open_engine(options, choose_devices(devices), thread_count(jobs), decoder)
+        else:
+            from ..features.cluster_engine import ClusterEngine
+
+            engine = ClusterEngine(connection, options)
+        key = engine.key
+        say(
+            f"         {key['model_type']}, revision {key['revision']}, "
+            f"{counted(len(key['layers']), 'layer')} of width {key['width']}, "
+            f"{key['precision']} on {key['device']}"
+        )
+        name = f"{clips.name}-{key['encoder'].replace('/', '--')}.h5"
+        with stored(CACHES / name if out is None else out, say) as target:
+            done = extract_by(
+                engine,
+                clips.clips,
+                target,
+                provenance={**clips.provenance, **about},
+                skip_bad=skip_bad,
+                overwrite=overwrite,
+                drop_removed=drop_removed,
+                shard_clips=shard_clips,
+                track=track,
+            )
+    if mark := contamination_mark(str(key["encoder"]), done.cache.clips):
+        say(mark)
+    for part in done.damaged_parts:
+        say(f"note     {part}, left by a stopped extraction, was damaged and was computed again")
+    if done.cache.shards:
+        folder = done.cache.shards[0].path.parent
+        say(f"shards   {counted(len(done.cache.shards), 'file')} of the cache in {folder}")
+    return replace(done, bad=(*clips.bad, *done.bad))

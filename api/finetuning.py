@@ -1,0 +1,299 @@
+"""Train end to end: ``serpipe.finetune``."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..features.names import DEFAULT_ENCODER
+from ..progress import Say, Track, no_track, say_nothing
+from ..remote import Place
+from .fitting import open_ratings
+from .shared import (
+    addresses,
+    fields_of,
+    make_protocol,
+    provenance_of_call,
+    split_names,
+    with_typed_errors,
+    workers,
+)
+
+if TYPE_CHECKING:
+    from ..artifacts.results import RunResults
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What a training came to.
+
+    Attributes
+    ----------
+    results : RunResults
+        Scores, out-of-fold predictions and the folder (``.run``), as of :func:`serpipe.fit`.
+    probe : RunResults or None
+        The frozen probe that the training is compared with.
+    """
+
+    results: "RunResults"
+    probe: "RunResults | None" = None
+
+
+@with_typed_errors
+def finetune(
+    data: str | Place | Sequence[str | Place] = (),
+    *,
+    manifest: str | Place | None = None,
+    encoder: str | Path = DEFAULT_ENCODER,
+    network: str | None = None,
+    revision: str | None = None,
+    split: str = "kfold:5",
+    target: str = "",
+    ratings: str | Place | None = None,
+    task: str = "auto",
+    merge: Mapping[str, str] | Sequence[str] | None = None,
+    keep: str | Sequence[str] = (),
+    group: str | None = None,
+    speakers_per_corpus: bool = False,
+    similar_speakers: str = "refuse",
+    epochs: int | None = None,
+    patience: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int = 1,
+    learning_rate: float = 3e-5,
+    head_learning_rate: float = 1e-3,
+    layer_decay: float = 1.0,
+    warmup: float = 0.1,
+    precision: str = "float32",
+    train_front_end: bool = False,
+    specaugment: bool = False,
+    augment: str | Sequence[str] = (),
+    mixup: float = 0.0,
+    label_smoothing: float = 0.0,
+    lora: int = 0,
+    gradient_checkpointing: bool = False,
+    device: str = "auto",
+    cluster: str | None = None,
+    max_folds: int | None = None,
+    export_final: bool = True,
+    probe: str | Place = "",
+    random_head: bool = False,
+    tensorboard: bool = False,
+    out: str | Place | None = None,
+    name: str | None = None,
+    skip_bad: bool = False,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> FineTuned:
+    """Train an encoder, or a small network, end to end and test it on held-out speakers.
+
+    The folds are those of :func:`fit`. In each, a fifth of the training speakers validates: the
+    epoch is selected on them. A stopped run resumes after its last finished epoch.
+
+    Parameters
+    ----------
+    data, manifest, skip_bad
+        As :func:`extract` takes them.
+    encoder : str or Path
+        Hub id or local folder of a speech encoder.
+    network : {"cnn", "s4"}, optional
+        Train this small network from scratch instead of an encoder.
+    revision : str, optional
+        Commit, tag or branch of a hub id. The default encoder is pinned; of others ``main``.
+    split : str
+        As for :func:`fit`; every fold is one training.
+    target : str
+        Column to predict, of labels or of numbers (ratings). By default emotion, or the only other
+        column.
+    ratings, task, merge, keep, group, speakers_per_corpus, similar_speakers, out, name
+        As :func:`fit` takes them.
+    epochs : int, optional
+        Maximum number of epochs; by default 20, for a network 60.
+    patience : int, optional
+        Stop after so many epochs without a better UAR (CCC for ratings) on the validation speakers;
+        by default 5, for a network 15.
+    batch_size : int, optional
+        Clips per batch; by default 8, for a network 16.
+    accumulate : int
+        Batches per step of the optimiser.
+    learning_rate : float
+        Peak learning rate of the encoder.
+    head_learning_rate : float
+        Peak learning rate of all new parameters: layer weights, projection, classifier.
+    layer_decay : float
+        Factor of the encoder's learning rate from each block to the one below.
+    warmup : float
+        Fraction of the steps over which the learning rates rise.
+    precision : {"float32", "bf16", "fp16"}
+        Precision of matrix products; weights stay in float32.
+    train_front_end : bool
+        Train the convolutions of the encoder as well.
+    specaugment : bool
+        Mask spans of time during training.
+    augment : str or sequence of str
+        Augment half of the training clips at random, differently in each epoch: ``speed``,
+        ``pitch``, ``noise``, joined by commas.
+    mixup : float
+        Mix pairs of training clips with weights from beta(A, A); 0 disables it.
+    label_smoothing : float
+        Fraction of each label that is spread evenly over all labels.
+    lora : int
+        Rank of LoRA matrices (peft) to train instead of the encoder's own weights; 0 for none.
+    gradient_checkpointing : bool
+        Recompute hidden states in the backward pass, to save memory.
+    device : str
+        Device to train on: ``auto`` and ``cuda`` use all GPUs, one fold on each.
+    cluster : str, optional
+        As :func:`extract` takes it.
+    max_folds : int, optional
+        Train only the first folds, as a trial; by default all.
+    export_final : bool
+        Finally train on all speakers (but those of a held-out test) and save the model, for
+        transformers.
+    probe : str or Path
+        The frozen probe that the head starts from and the result is tested against: ``make``
+        extracts and fits it first, as :func:`extract` and :func:`fit` do; ``none``; or a run. By
+        default ``make``, for a network ``none``.
+    random_head : bool
+        Start from a random head although there is a probe.
+    tensorboard : bool
+        Write logs to RUN/tensorboard.
+    seed : int
+        Seed of folds, new weights and the order of clips.
+    provenance, track, say
+        As :func:`extract` takes them.
+
+    Returns
+    -------
+    FineTuned
+
+    Raises
+    ------
+    BadClipsError
+        If clips cannot be used, unless ``skip_bad``.
+    UserError
+        If an option is invalid, or an optional package is not installed.
+    MachineError
+        If memory runs out, or the hub cannot be reached.
+
+    Examples
+    --------
+    >>> import serpipe
+    >>> tuned = serpipe.finetune("sample", network="cnn", split="kfold:2")  # doctest: +SKIP
+    >>> tuned.results.scores("cnn")["uar"].value  # doctest: +SKIP
+    0.31
+    """
+    arguments = dict(locals())
+    about = provenance_of_call(finetune, arguments) if provenance is None else provenance
+    from importlib.util import find_spec
+
+    from ..artifacts.run import check_given_name
+    from ..features.names import check_checkpoint_name
+
+    given_name = "" if name is None else check_given_name(name)
+    encoder = str(encoder)
+    if network is None:
+        check_checkpoint_name(encoder)
+    for package, extra in (("accelerate", "finetune"), ("tensorboard", "tensorboard")):
+        if find_spec(package) is None and (package == "accelerate" or tensorboard):
+            raise UserError(
+                f"finetune: {package} is not installed; "
+                f"install it with: pip install 'serpipe[{extra}]'"
+            )
+    from ..artifacts.record_finetune import probe_advice, record_finetuning
+    from ..artifacts.record_probe import make_probe
+    from ..artifacts.report import headline
+    from ..artifacts.results import read_results
+    from ..corpora.data import gather
+    from ..features.checkpoint import load_checkpoint
+    from ..features.devices import choose_devices
+    from ..mirror import local, stored
+    from ..pipeline.finetune.kinds import EncoderWithHead, Network
+    from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS, TrainingOptions
+    from ..provenance import cores, versions
+
+    devices = choose_devices(device, "--device")
+    given = fields_of(TrainingOptions, arguments) | {"augment": split_names(augment)}
+    options = replace(OF_NETWORKS if network else OF_ENCODERS, **given)
+    options.check(devices[0])
+    if network:
+        options.check_network()
+    if max_folds is not None and probe == "make":
+        raise UserError(
+            f"--probe make with --max-folds {max_folds}: a probe is tested on all folds; "
+            "omit one of the two"
+        )
+    probe = probe or ("none" if network or max_folds is not None else "make")
+    if network and probe == "make":
+        raise UserError(
+            f"--probe make with --network {network}: a network has no frozen probe of its own; "
+            "omit --probe, or name a run to compare with"
+        )
+    frozen = None if probe in ("make", "none") else read_results(local(probe, say))
+    clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
+    rated = open_ratings(ratings, target, say)
+    protocol = make_protocol(arguments)
+    kind: EncoderWithHead | Network
+    if network:
+        kind = Network(network, options)
+        say(f"network  {network}, from scratch, {precision} on {', '.join(devices)}")
+    else:
+        say(f"encoder  {encoder}: loading")
+        kind = EncoderWithHead(load_checkpoint(encoder, revision), options, encoder)
+        say(
+            f"         {kind.checkpoint.model_type}, revision {kind.checkpoint.revision}, "
+            f"{precision} on {', '.join(devices)}"
+        )
+    if probe == "make":
+        made = make_probe(
+            clips,
+            encoder,
+            revision,
+            protocol,
+            ratings=rated,
+            devices=devices,
+            provenance=about,
+            skip_bad=skip_bad,
+            jobs=cores(),
+            track=track,
+        )
+        frozen = read_results(made)
+        say(f"probe    frozen, the same folds: {made}")
+    trained_by = ("accelerate", "peft") if lora else ("accelerate",)
+    with (
+        nullcontext() if out is None else stored(out, say) as folder,
+        workers(cluster, say) as connection,
+    ):
+        run = record_finetuning(
+            clips,
+            kind,
+            options,
+            protocol,
+            devices=devices,
+            cluster=connection,
+            given_name=given_name,
+            max_folds=max_folds,
+            export=export_final,
+            ratings=rated,
+            probe=frozen,
+            start=not random_head,
+            logs=tensorboard,
+            provenance={**about, "versions": {**about.get("versions", {}), **versions(trained_by)}},
+            out=folder,
+            skip_bad=skip_bad,
+            workers=cores(),
+            track=track,
+            say=say,
+        )
+    results = read_results(run)
+    for line in (*(f"warning  {each}" for each in results.summary.warnings), *headline(results)):
+        say(line)
+    if not frozen and not network:
+        say(probe_advice(run))
+    if (run / "model").is_dir():
+        say(f"model    saved{'' if network else ' for transformers'}: {run / 'model'}")
+    return FineTuned(results, frozen)

@@ -1,0 +1,409 @@
+"""Fit heads: ``serpipe.fit``, for all pairs of corpora, and with several seeds."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..progress import Say, Track, no_track, say_nothing
+from ..remote import Place
+from .shared import make_protocol, provenance_of_call, thread_count, with_typed_errors, workers
+
+if TYPE_CHECKING:
+    from ..artifacts.results import RunResults
+    from ..cluster import Cluster
+    from ..features.cache import Cache
+    from ..pipeline.heads import Grid, Head
+    from ..pipeline.protocol import Plan, Protocol
+    from ..pipeline.ratings import Ratings
+
+
+@with_typed_errors
+def fit(
+    cache: "Cache | str | Place | None" = None,
+    *,
+    head: str | None = None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
+    split: str = "loso",
+    layers: str = "all",
+    target: str = "",
+    ratings: str | Place | None = None,
+    merge: Mapping[str, str] | Sequence[str] | None = None,
+    keep: str | Sequence[str] = (),
+    normalise: str = "none",
+    permute_labels: bool = False,
+    pooling: str | None = None,
+    train_on: str | Sequence[str] = (),
+    test_on: str | Sequence[str] = (),
+    task: str = "auto",
+    group: str | None = None,
+    speakers_per_corpus: bool = False,
+    similar_speakers: str = "refuse",
+    seed: int = 0,
+    out: str | Place | None = None,
+    name: str | None = None,
+    jobs: int | None = None,
+    stream_past: float = 4.0,
+    cluster: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "RunResults":
+    """Train heads and test them on held-out speakers.
+
+    Layer and hyper-parameters are selected within the training speakers of each fold (nested
+    cross-validation). A stopped run resumes where it stopped, and a finished one is not repeated.
+
+    Parameters
+    ----------
+    cache : Cache, str or Path, optional
+        Cache of embeddings; by default the newest in ``features/cache``.
+    head : str, optional
+        For labels ``lr`` (logistic regression), ``svm`` (RBF kernel), ``svm-linear``, ``lgbm``
+        (LightGBM), ``sgd`` (``lr`` by gradient descent, for more embeddings than fit in memory);
+        for ratings ``ridge``, ``svr`` (RBF kernel), ``lgbm-regressor``. Several are joined by
+        commas; ``all`` is all of these but ``sgd``. ``best``, alone or among others, also selects
+        the head inside the folds. By default ``lr,svm``, or ``ridge`` for ratings.
+    grid : mapping of str to sequence of float, or sequence of str
+        Values of a hyper-parameter to try, such as ``lr.C=0.01,0.1,1``, or ``C=...`` for every head
+        that has it. A single value fixes it.
+    split : str
+        ``loso``: leave one speaker out; ``kfold:N``: N folds grouped by speaker; ``standard``: the
+        usual folds of each corpus; ``emobox``: the folds published by EmoBox; ``file:FOLDS.csv``: a
+        table with the columns fold and speaker, or fold and path; ``holdout:70/10/20``: per cent of
+        the speakers, drawn once, to train, validate and test on; ``random:N``,
+        ``random:70/10/20``: speakers are shared on purpose, to show how much that inflates scores.
+    layers : str
+        Layers to select from inside each fold (``all``, ``3``, ``6-9``, ``3,6``), or a combination
+        of layers: ``mean``, ``weighted`` (weights learnt inside each fold), or ``concat:3,6,9``.
+    target : str
+        Column to predict: emotion, sex, intensity, ...; a column of numbers, such as valence, holds
+        ratings and is regressed. By default emotion, or the only other column.
+    ratings : str or Path, optional
+        A separate table of ratings: name (of the clip), the column named by ``target``, and rater
+        if there are several.
+    merge : mapping of str to str, or sequence of str, optional
+        Count a label as another, such as ``calm=neutral``.
+    keep : str or sequence of str
+        Labels to keep, after ``merge``, such as ``angry,happy,neutral,sad``; by default all.
+    normalise : {"none", "speaker"}
+        ``speaker`` standardises the clips of each speaker separately. This is transductive: it
+        assumes many clips of a new speaker, and the scores are marked accordingly.
+    permute_labels : bool
+        Shuffle labels within speakers: scores must drop to chance.
+    pooling : str, optional
+        Which of the cached poolings to use; by default all.
+    train_on : str or sequence of str
+        Corpora of the cache to train on, joined by commas; by default all.
+    test_on : str or sequence of str
+        Corpora of the cache to test on, over the labels that both sides have; by default those
+        trained on, divided by ``split``.
+    task : {"auto", "labels", "ratings"}
+        How the target is read: by default numbers are ratings and words are labels.
+    group : str, optional
+        Keep the speakers of each value of this column, such as a session or a dialogue, on one side
+        of every fold. By default the session for IEMOCAP, otherwise each speaker alone.
+    speakers_per_corpus : bool
+        Treat a speaker id that occurs in several corpora of a manifest as a different person in
+        each; by default it is one person.
+    similar_speakers : {"refuse", "merge", "separate"}
+        What to do with speaker ids that differ only in spelling, such as Actor1 and actor01.
+    seed : int
+        Seed of folds, heads and shuffles.
+    out : str or Path, optional
+        Folder of the run; by default ``artifacts/runs/NAME``. One in an object store is written on
+        this machine first and then uploaded.
+    name : str, optional
+        Name of the run in the tables and figures of a report; by default its number.
+    jobs : int, optional
+        Number of processes; by default all available cores. The results do not depend on it.
+    stream_past : float
+        GiB of memory that the embeddings of one layer may take. Beyond it, heads read the
+        embeddings in blocks: ``sgd`` in place of ``lr``, ``lgbm``, ``lgbm-regressor``; the other
+        heads are refused.
+    cluster, provenance, track, say
+        As :func:`extract` takes them.
+
+    Returns
+    -------
+    RunResults
+        Scores with intervals (``.scores(head)``), out-of-fold predictions, and the folder
+        (``.run``) that :func:`report` and :func:`serpipe.load` take.
+
+    Raises
+    ------
+    UserError
+        If an option is invalid, or the cache lacks something that is needed.
+
+    Examples
+    --------
+    >>> import serpipe
+    >>> results = serpipe.fit(head="lr", split="kfold:5", keep="angry,sad")  # doctest: +SKIP
+    >>> results.scores("lr")["uar"].value  # doctest: +SKIP
+    0.91
+    """
+    arguments = dict(locals())
+    about = provenance_of_call(fit, arguments) if provenance is None else provenance
+    from ..artifacts.run import check_given_name
+    from ..mirror import stored
+
+    given_name = "" if name is None else check_given_name(name)
+    protocol = make_protocol(arguments)
+    fitting = _prepare(cache, protocol, ratings, head, grid, about, jobs, stream_past, track, say)
+    with (
+        nullcontext() if out is None else stored(out, say) as folder,
+        workers(cluster, say) as connection,
+    ):
+        return fitting.run(protocol, connection, say, folder, given_name)
+
+
+@with_typed_errors
+def fit_cross_corpus(
+    cache: "Cache | str | Place | None" = None,
+    *,
+    head: str | None = None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
+    protocol: "Protocol | None" = None,
+    ratings: str | Place | None = None,
+    jobs: int | None = None,
+    stream_past: float = 4.0,
+    cluster: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "tuple[RunResults, ...]":
+    """Train on each corpus of a cache and test on each, over the labels that all have.
+
+    Parameters
+    ----------
+    cache, head, grid, ratings, jobs, stream_past, cluster, provenance, track, say
+        As :func:`fit` takes them.
+    protocol : Protocol, optional
+        Common to all pairs; its split is used within a corpus.
+
+    Returns
+    -------
+    tuple of RunResults
+        One for each pair. A corpus that the split cannot divide is not tested on itself.
+
+    Raises
+    ------
+    UserError
+        If there is only one corpus, or a pair cannot be fitted. Nothing is fitted then.
+    """
+    about = provenance_of_call(fit_cross_corpus, locals()) if provenance is None else provenance
+    from ..pipeline.protocol import Protocol, cross_corpus_protocols
+
+    common = protocol or Protocol()
+    fitting = _prepare(cache, common, ratings, head, grid, about, jobs, stream_past, track, say)
+    possible = []
+    for each in cross_corpus_protocols(fitting.cache, common, fitting.ratings):
+        try:
+            fitting.plan(each)  # before the work: all, or none
+        except UserError as error:
+            if each.train_on != each.test_on:
+                raise
+            say(f"note     {each.train_on[0]} is not tested on itself: {error}")
+        else:
+            possible.append(each)
+    pairs = [f"{'+'.join(each.train_on)} > {'+'.join(each.test_on)}" for each in possible]
+    width = max(map(len, pairs), default=0)
+    prefixes = [f"{pair:<{width}}  " for pair in pairs]
+    return fitting.run_all(list(zip(prefixes, possible, strict=True)), cluster)
+
+
+@with_typed_errors
+def fit_repeated(
+    cache: "Cache | str | Place | None" = None,
+    *,
+    repeats: int,
+    head: str | None = None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
+    protocol: "Protocol | None" = None,
+    ratings: str | Place | None = None,
+    jobs: int | None = None,
+    stream_past: float = 4.0,
+    cluster: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    track: Track[Any] = no_track,
+    say: Say = say_nothing,
+) -> "tuple[RunResults, ...]":
+    """Fit with several seeds, to show how much a score depends on how the folds are drawn.
+
+    Parameters
+    ----------
+    cache, head, grid, ratings, jobs, stream_past, cluster, provenance, track, say
+        As :func:`fit` takes them.
+    repeats : int
+        Number of seeds, counted up from that of the protocol.
+    protocol : Protocol, optional
+        Common to all runs except for the seed; its split must be drawn by the seed.
+
+    Returns
+    -------
+    tuple of RunResults
+        One for each seed.
+
+    Raises
+    ------
+    UserError
+        If the split does not depend on the seed, or a run cannot be fitted. Nothing is fitted then.
+    """
+    about = provenance_of_call(fit_repeated, locals()) if provenance is None else provenance
+    from ..artifacts.repeats import spreads
+    from ..pipeline.protocol import Protocol
+    from ..pipeline.split_kind import SplitKind
+
+    common = protocol or Protocol()
+    if repeats < 2 or not SplitKind.of(common.split).draws_by_seed:
+        raise UserError(
+            f"--repeats {repeats} --split {common.split}: repeating needs at least 2 seeds and a "
+            "split that is drawn by the seed: kfold:N, holdout:A/B/C or random"
+        )
+    fitting = _prepare(cache, common, ratings, head, grid, about, jobs, stream_past, track, say)
+    seeds = [replace(common, seed=common.seed + number) for number in range(repeats)]
+    for each in seeds:  # before the work: all, or none
+        if fitting.plan(each).split.kind == SplitKind.CROSS_CORPUS:
+            raise UserError(
+                f"--repeats {repeats}: training on one corpus and testing on another draws no "
+                "folds; omit --repeats"
+            )
+    runs = fitting.run_all([("", each) for each in seeds], cluster)
+    for spread in spreads(runs):
+        say(f"{spread.head:<10} {spread}")
+    return runs
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """What all runs of one call share; ``requested`` are the heads as the user named them."""
+
+    cache: "Cache"
+    ratings: "Ratings | None"
+    heads: "tuple[type[Head], ...]"
+    grids: "Mapping[str, Grid]"
+    requested: str | None
+    provenance: Mapping[str, Any]
+    jobs: int | None
+    stream_past: float
+    track: Track[Any]
+    say: Say
+
+    @property
+    def choose_best(self) -> bool:
+        """Whether the head, too, is selected inside the folds."""
+        from ..pipeline.heads import chooses_head
+
+        return chooses_head(self.requested)
+
+    def plan(self, protocol: "Protocol") -> "Plan":
+        """Apply a protocol, to refuse what cannot be fitted before any work is done."""
+        from ..artifacts.record import plan_run
+
+        return plan_run(
+            self.cache,
+            self.heads,
+            self.grids,
+            protocol,
+            self.ratings,
+            choose_best=self.choose_best,
+        )
+
+    def run(
+        self,
+        protocol: "Protocol",
+        cluster: "Cluster | None",
+        say: Say,
+        out: Path | None = None,
+        given_name: str = "",
+    ) -> "RunResults":
+        """Fit the heads by one protocol, and report the scores."""
+        from ..artifacts.record import record_run
+        from ..artifacts.report import headline
+        from ..artifacts.results import read_results
+
+        run = record_run(
+            self.cache,
+            self.heads,
+            self.grids,
+            protocol,
+            choose_best=self.choose_best,
+            default_heads=self.requested is None,
+            ratings=self.ratings,
+            provenance=self.provenance,
+            out=out,
+            given_name=given_name,
+            jobs=thread_count(self.jobs),
+            stream_past=self.stream_past,
+            cluster=cluster,
+            track=self.track,
+            say=say,
+        )
+        results = read_results(run)
+        for line in headline(results):
+            say(line)
+        return results
+
+    def run_all(
+        self, protocols: "Sequence[tuple[str, Protocol]]", cluster: str | None
+    ) -> "tuple[RunResults, ...]":
+        """Fit by several protocols; every line that reports on a run begins with its prefix."""
+        runs = []
+        with workers(cluster, self.say) as connection:
+            for prefix, protocol in protocols:
+                say = _with_prefix(self.say, prefix)
+                results = self.run(protocol, connection, say)
+                say(f"         {results.run}")
+                runs.append(results)
+        return tuple(runs)
+
+
+def _with_prefix(say: Say, prefix: str) -> Say:
+    return lambda line: say(f"{prefix}{line}")
+
+
+def _prepare(
+    cache: "Cache | str | Place | None",
+    protocol: "Protocol",
+    ratings: str | Place | None,
+    head: str | None,
+    grid: Mapping[str, Sequence[float]] | Sequence[str],
+    provenance: Mapping[str, Any],
+    jobs: int | None,
+    stream_past: float,
+    track: Track[Any],
+    say: Say,
+) -> _Fitting:
+    """Open the embeddings and ratings, and look up the heads and their grids."""
+    from ..artifacts.latest import latest_cache
+    from ..features.cache import Cache, check_table, open_cache
+    from ..mirror import local
+    from ..pipeline.heads import find_heads, read_grids
+    from ..pipeline.protocol import is_regression
+
+    source = cache if isinstance(cache, Cache) else local(cache or latest_cache(), say, file=True)
+    opened = source if isinstance(source, Cache) else open_cache(source)
+    check_table(opened)
+    say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
+    rated = open_ratings(ratings, protocol.target, say)
+    regressed = is_regression(opened.clips, protocol, rated)
+    heads = find_heads(head, "regression" if regressed else "classification")
+    if isinstance(grid, Mapping):
+        grid = [f"{name}={','.join(map(str, values))}" for name, values in grid.items()]
+    grids = read_grids(heads, grid)
+    return _Fitting(opened, rated, heads, grids, head, provenance, jobs, stream_past, track, say)
+
+
+def open_ratings(table: str | Place | None, target: str, say: Say) -> "Ratings | None":
+    """Read a separate table of ratings, if there is one, and report what it holds."""
+    from ..mirror import local
+    from ..pipeline.ratings import read_ratings
+
+    if not table:
+        return None
+    ratings = read_ratings(local(table, say, file=True), target)
+    if ratings.description:
+        say(f"ratings  {ratings.description}")
+    return ratings

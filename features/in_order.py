@@ -1,0 +1,46 @@
+"""Map a function over items in threads, in order, with a bound on what waits in memory."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
+) -> Iterator[Result]:
+    """Map in threads, in order, at most ``workers + ahead`` items at once in memory.
+
+    Parameters
+    ----------
+    function : callable
+        Of one item.
+    items : iterable
+        What to map.
+    workers : int
+        Number of threads.
+    ahead : int
+        Results that may wait to be taken.
+
+    Yields
+    ------
+    object
+        ``function(item)`` for each item; what it raises is raised here.
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as executor:
+        try:
+            for item in items:
+                pending.append(executor.submit(function, item))
+                if len(pending) >= workers + ahead:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+            if isinstance(items, Generator):
+                items.close()  # what it waits for, those who run may wait for
