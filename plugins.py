@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, TypeVar
+from inspect import isabstract
+from typing import Any, Protocol, TypeVar
 
 from .errors import UserError, first_line
 
@@ -38,7 +39,8 @@ class Registry(Mapping[str, T]):
     group : str
         The group of entry points.
     kind : type
-        Type of the registered objects.
+        What each entry point must refer to: an instance of this type, or a concrete subclass of it
+        if it is abstract.
     built_in : dict
         Objects of serpipe itself.
     reserved : frozenset of str
@@ -46,7 +48,7 @@ class Registry(Mapping[str, T]):
     """
 
     group: str
-    kind: type[T]
+    kind: type[Any]
     built_in: dict[str, T]
     reserved: frozenset[str]
 
@@ -100,16 +102,26 @@ class Registry(Mapping[str, T]):
             entries[entry.name] = entry
         return entries
 
+    def _problem(self, loaded: Any, name: str) -> str:
+        """Return why an object cannot be registered by a name; empty if it can."""
+        is_subclass = isinstance(loaded, type) and issubclass(loaded, self.kind)
+        if isabstract(self.kind) and is_subclass:
+            if isabstract(loaded):
+                return f"does not define {', '.join(sorted(loaded.__abstractmethods__))}"
+        elif not isinstance(loaded, self.kind):
+            return f"is a {type(loaded).__name__}"
+        own = getattr(loaded, "name", None)
+        return "" if own == name else f"is named {own!r}"
+
     def _load(self, entry: EntryPoint) -> T:
         try:
             loaded = entry.load()
         except Exception as error:  # whatever the code of another package raises
             problem = f"{type(error).__name__}: {first_line(error)}"
         else:
-            if isinstance(loaded, self.kind) and loaded.name == entry.name:
-                return loaded
-            named = f" named {loaded.name!r}" if isinstance(loaded, self.kind) else ""
-            problem = f"is a {type(loaded).__name__}{named}"
+            problem = self._problem(loaded, entry.name)
+            if not problem:
+                return loaded  # type: ignore[no-any-return]
         raise UserError(
             f"{_package(entry)}: {entry.name!r} of {self.group} cannot be loaded from "
             f"{entry.value} ({problem}); expected a {self.kind.__name__} named {entry.name!r}; "

@@ -253,11 +253,11 @@ def fit_repeated(
     """
     about = provenance_of_call(fit_repeated, locals()) if provenance is None else provenance
     from ..artifacts.report.repeats import spreads
-    from ..pipeline.folds import draws_by_seed
     from ..pipeline.protocol import Protocol
+    from ..pipeline.split_kind import SplitKind
 
     common = protocol or Protocol()
-    if repeats < 2 or not draws_by_seed(common.split):
+    if repeats < 2 or not SplitKind.of(common.split).draws_by_seed:
         raise UserError(
             f"--repeats {repeats} --split {common.split}: repeating needs at least 2 seeds and a "
             "split that is drawn by the seed: kfold:N, holdout:A/B/C or random"
@@ -282,7 +282,7 @@ class _Fitting:
 
     cache: "Cache"
     ratings: "Ratings | None"
-    heads: "tuple[Head, ...]"
+    heads: "tuple[type[Head], ...]"
     grids: "Mapping[str, Grid]"
     requested: str | None
     provenance: Mapping[str, Any]

@@ -47,11 +47,11 @@ def main() -> None:
         for fold, choice in zip(problem.folds, fit.choices, strict=True):
             X = layers[choice.layer]
             with threadpool_limits(1):
-                classifier = head.fit_final(
-                    X[fold.train], labels[fold.train], problem.speakers[fold.train],
-                    choice.point, problem.seed,
-                )  # fmt: skip
-                predicted, probability = head.predict(classifier, X[fold.test])
+                fitted = head(choice.params, problem.seed).fit(
+                    X[fold.train], labels[fold.train], problem.speakers[fold.train]
+                )
+                predicted = fitted.predict(X[fold.test])
+                probability = fitted.predict_proba(X[fold.test])
             place = np.searchsorted(names, predicted)
             confidence[fold.test] = probability[np.arange(len(place)), place]
             right[fold.test] = predicted == labels[fold.test]

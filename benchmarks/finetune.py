@@ -64,7 +64,7 @@ def measure(arguments: Any) -> dict[str, float]:
     from serpipe.corpora import scan
     from serpipe.corpora.data import find_source
     from serpipe.features.checkpoint import load_checkpoint
-    from serpipe.pipeline.finetune.data import Collator, Examples, open_clips
+    from serpipe.pipeline.finetune.data import Collator, Examples, decode_clips
     from serpipe.pipeline.finetune.kinds import EncoderWithHead
     from serpipe.pipeline.finetune.options import TrainingOptions
     from serpipe.pipeline.finetune.train import train
@@ -80,7 +80,7 @@ def measure(arguments: Any) -> dict[str, float]:
     clips = list(scan(source.folder, source.corpus).clips)
     clips = clips[:: max(1, len(clips) // n_clips)][:n_clips]
     checkpoint = load_checkpoint(arguments.encoder, None)
-    sounds, _ = open_clips(clips, checkpoint.front_end, workers=2)
+    sounds, _ = decode_clips(clips, checkpoint.front_end, workers=2)
     places = [LABELS.index(heard.clip.emotion) for heard in sounds.heard]
     targets = np.eye(len(LABELS), dtype=np.float32)[places]
     times: list[float] = []

@@ -3,7 +3,7 @@
 python benchmarks/fit.py --head lr
 
 Both choose by the same inner folds over the same grid, in as many processes, with one BLAS thread
-each. The plain loop fits every point by itself, as GridSearchCV does. It may be given a part of the
+each. The plain loop fits every combination by itself, as GridSearchCV does. It may do part of the
 work only (--units: every n-th layer and fold); the ratio is then over that part, which serpipe does
 once more by itself, so that both have the same to do. Embeddings are drawn at random in the layout
 of RAVDESS: correlated features, speakers that differ, emotions that the middle layers tell best.
@@ -31,7 +31,8 @@ from scipy.special import logsumexp
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.fit import Problem, fit_head
 from serpipe.pipeline.folds import Fold, inner_folds, make_split
-from serpipe.pipeline.heads import HEADS, Grid, paths
+from serpipe.pipeline.heads import HEADS, Grid, combinations, paths
+from serpipe.pipeline.heads.lr import LR
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.metrics import score
 from serpipe.pipeline.search import FoldResult, search_fold
@@ -134,22 +135,28 @@ def exactness(layers: dict[str, NDArray[np.float32]], problem: Problem) -> dict[
 
     For serpipe that is the tested head, and whether the kept one says the same.
     """
-    head, (path,) = HEADS["lr"], paths(HEADS["lr"].grid)
+    head, (path,) = LR, paths(LR.grid)
     middle, fold = len(layers) // 2, problem.folds[0]
     measured: dict[str, Any] = {}
-    for point in path:
+    for params in path:
         same: dict[str, list[bool]] = {"plain": [], "serpipe": [], "kept": []}
         far, above = {"plain": 0.0, "serpipe": 0.0, "kept": 0.0}, {"plain": 0.0, "kept": 0.0}
         for layer in (*layers,)[middle - 1 : middle + 1]:
             X, labels = layers[layer][fold.train], problem.labels[fold.train]
             X_test, everyone = layers[layer][fold.test], np.arange(len(X))
-            (tested,) = head.open(X, labels, 0)(everyone, X_test, [point])
-            kept = head.fit_final(X, labels, problem.speakers[fold.train], point, 0)
-            plain = head.build(point, 0).fit(X, labels)
-            exact = head.build(point, 0).set_params(
-                logisticregression__solver="newton-cg",
-                logisticregression__tol=1e-10,
-                logisticregression__max_iter=10**4,
+            speakers = problem.speakers[fold.train]
+            fit_path = head.path_fitter(X, labels, speakers, 0)
+            (tested,) = fit_path(everyone, X_test, [params])
+            kept = head(params).fit(X, labels, speakers).model
+            plain = head(params).estimator().fit(X, labels)
+            exact = (
+                head(params)
+                .estimator()
+                .set_params(
+                    logisticregression__solver="newton-cg",
+                    logisticregression__tol=1e-10,
+                    logisticregression__max_iter=10**4,
+                )
             )
             exact.fit(X.astype(float), labels)
             truth = exact.predict_proba(X_test.astype(float))
@@ -160,11 +167,11 @@ def exactness(layers: dict[str, NDArray[np.float32]], problem: Problem) -> dict[
             ):
                 same[way] += (probability.argmax(axis=1) == truth.argmax(axis=1)).tolist()
                 far[way] = max(far[way], float(np.abs(probability - truth).max()))
-            lowest = objective(exact, X, labels, point["C"])
+            lowest = objective(exact, X, labels, params["C"])
             for way, classifier in (("plain", plain), ("kept", kept)):
-                above[way] = max(above[way], objective(classifier, X, labels, point["C"]) - lowest)
+                above[way] = max(above[way], objective(classifier, X, labels, params["C"]) - lowest)
         for way in same:
-            measured[f"C = {point['C']:g}, {way}"] = (
+            measured[f"C = {params['C']:g}, {way}"] = (
                 f"{100 * float(np.mean(same[way])):.1f} % of predictions as at the optimum, "
                 f"probabilities within {far[way]:.1e}"
                 + (f", loss above it {above[way]:.1e}" if way in above else "")
@@ -267,22 +274,22 @@ def corpus(clips: int, n_layers: int, width: int) -> tuple[dict[str, NDArray[np.
 def plain_fold(
     head_name: str, grid: Grid, X: NDArray[np.float32], problem: Problem, fold: Fold
 ) -> FoldResult:
-    """Do what search_fold does with the head's plain classifier, fitted anew for every point."""
-    head = HEADS[head_name]
-    points = [point for path in paths(grid) for point in path]
+    """Do what search_fold does with the head's estimator, fitted again for every combination."""
+    head: Any = HEADS[head_name]
+    params = combinations(grid)
     train, said = X[fold.train], problem.labels[fold.train]
     inner = inner_folds(said, problem.speakers[fold.train])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scores = []
-        for point in points:
+        for each in params:
             predicted = np.empty_like(said)
             for part in inner:
-                classifier = head.build(point, 0).fit(train[part.train], said[part.train])
+                classifier = head(each).estimator().fit(train[part.train], said[part.train])
                 predicted[part.test] = classifier.predict(train[part.test])
             scores.append(float(score(said, predicted).uar))
         chosen = int(np.argmax(scores))
-        tested = head.build(points[chosen], 0).fit(train, said).predict(X[fold.test])
+        tested = head(params[chosen]).estimator().fit(train, said).predict(X[fold.test])
     return FoldResult(tuple(scores), chosen, 0, tested, np.empty((0, 0)), True)
 
 

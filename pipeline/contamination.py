@@ -1,4 +1,4 @@
-"""The mark of scores on clips, speakers or corpora that the model itself was trained on."""
+"""The mark of scores on clips, speakers or corpora that the model was trained on."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,16 +19,16 @@ def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
     Parameters
     ----------
     model : str
-        What the encoder or model is called. Where the clip table does not say otherwise, as that of
-        an older cache, what is known by this name decides.
+        Name of the encoder or model, whose known training data are used where the clip table does
+        not record contamination, as in an older cache.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table of the clips that are tested; ``contamination`` may be among its columns.
 
     Returns
     -------
     str
-        Such as ``"CONTAMINATED: MODEL was trained on 8 of the 40 clips; ..."``; empty if nothing
-        is known against the scores.
+        Such as ``"CONTAMINATED: MODEL was trained on 8 of the 40 clips; ..."``; empty if none is
+        known.
     """
     known = find_contamination(known_training([model]), clips)
     levels = np.where(clips[COLUMN] == "", known, clips[COLUMN]) if COLUMN in clips else known
@@ -41,8 +41,8 @@ def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
         parts.append(f"on other clips of the speakers of {count['speaker']} {total}")
     if count["corpus"]:
         rows = levels == "corpus"
-        told = (clips[name][rows].tolist() for name in ("corpus", "speaker", "path"))
-        corpora = sorted({original_speaker(*row)[0] for row in zip(*told, strict=True)})
+        columns = (clips[name][rows].tolist() for name in ("corpus", "speaker", "path"))
+        corpora = sorted({original_speaker(*row)[0] for row in zip(*columns, strict=True)})
         parts.append(f"on {', '.join(corpora)} ({count['corpus']} {total})")
     if not parts:
         return ""

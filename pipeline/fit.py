@@ -14,7 +14,7 @@ from ..errors import MachineError, first_line
 from ..progress import Track, no_track
 from .blocks import Matrix, take
 from .folds import Fold
-from .heads import Classifier, Grid, Head, Point, paths
+from .heads import HEADS, Grid, Head, Params, combinations
 from .layers import Candidate, learn_weights, weigh
 from .search import FoldResult, label_names, search_fold
 from .target import stratify
@@ -22,8 +22,8 @@ from .target import stratify
 if TYPE_CHECKING:
     from ..cluster import Cluster
 
-#: The fold that trains on everybody and tests nobody: where the final head is chosen. No other fold
-#: can have this name.
+#: The fold that trains on all clips and tests none, in which the final head is chosen. No other
+#: fold can have this name.
 ALL = ""
 #: Results by layer and fold.
 Results = Mapping[tuple[str, str], FoldResult]
@@ -36,9 +36,9 @@ class Problem:
     Attributes
     ----------
     labels : ndarray of str or float64, shape (n_clips,)
-        What is predicted of all clips: labels or ratings.
+        Labels or ratings of all clips.
     speakers : ndarray of str, shape (n_clips,)
-        Of all clips.
+        Speakers of all clips.
     folds : tuple of Fold
         Each clip is tested in exactly one, or only trained on.
     seed : int
@@ -55,7 +55,7 @@ class Problem:
 
     @property
     def strata(self) -> NDArray[np.str_]:
-        """By what folds are balanced: the labels, or fifths of the ratings, shape (n_clips,)."""
+        """What folds are stratified by: labels or fifths of the ratings, shape (n_clips,)."""
         return stratify(self.labels)
 
     @property
@@ -65,19 +65,19 @@ class Problem:
 
     @property
     def names(self) -> list[str]:
-        """The labels that there are, sorted; none of ratings."""
+        """The distinct labels, sorted; empty for ratings."""
         return label_names(self.labels)
 
     @property
     def tested(self) -> NDArray[np.intp]:
-        """Positions of the clips that are tested: all, but where some are only trained on."""
+        """Row numbers of the clips that are tested: all, unless some are only trained on."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
 
     def everybody(self) -> Fold:
-        """Return the fold that trains on all clips that any fold trains on, and tests none.
+        """Return a fold that trains on all clips that any fold trains on, and tests none.
 
-        Of one fold that names validation clips it is the same but for the test: what is chosen for
-        the head that is kept is then what was tested.
+        If the split has a single fold with validation clips, this is that fold without its test
+        clips: the head that is kept then has the parameters that were tested.
         """
         train = np.unique(np.concatenate([fold.train for fold in self.folds]))
         validation = self.folds[0].validation if len(self.folds) == 1 else None
@@ -86,14 +86,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Out-of-fold predictions: each clip by a classifier that was not fitted on its fold.
+    """Out-of-fold predictions: each clip by a head that was not fitted on its fold.
 
     Attributes
     ----------
     predicted : ndarray of str or float64, shape (n_tested,)
         The predictions, in the order of the clips.
     scores : ndarray of float64, shape (n_tested, n_labels)
-        A score per label; NaN for one that was not among the training clips.
+        A score per label; NaN for a label that no training clip has.
     """
 
     predicted: NDArray[Any]
@@ -102,7 +102,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which layer and hyper-parameters were chosen for a fold, by its training speakers alone.
+    """The layer and hyper-parameters chosen for a fold, from its training speakers alone.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Choice:
         The fold.
     layer : str
         Name of the candidate.
-    point : mapping of str to float
+    params : mapping of str to float
         The hyper-parameters.
     inner_score : float
         First score (UAR, CCC) over the inner folds; NaN where there was nothing to choose.
@@ -120,25 +120,25 @@ class Choice:
 
     fold: str
     layer: str
-    point: Point
+    params: Params
     inner_score: float
     head: str = ""
 
 
 @dataclass(frozen=True)
 class HeadFit:
-    """Everything that nested cross-validation of one head gave.
+    """The results of nested cross-validation of one head.
 
     Attributes
     ----------
     nested : Predictions
-        Layer and hyper-parameters chosen inside the training speakers of each fold: the result.
+        Layer and hyper-parameters chosen among the training speakers of each fold: the main result.
     layers : dict of str to Predictions
-        Hyper-parameters chosen so, layer held fixed: descriptive.
+        Hyper-parameters chosen likewise, with the layer held fixed: descriptive.
     choices : tuple of Choice
-        What was chosen, a fold at a time.
+        What was chosen in each fold.
     final : Choice
-        What is chosen by all speakers together, for the head that is kept.
+        What is chosen on all speakers together, for the head that is kept.
     results : mapping of (str, str) to FoldResult
         By layer and fold.
     """
@@ -151,16 +151,16 @@ class HeadFit:
 
 
 def fit_head(
-    head: Head,
+    head: type[Head],
     grid: Grid,
     candidates: Sequence[Candidate],
     embeddings: Callable[[Candidate], Matrix],
     problem: Problem,
     *,
-    there: Results | None = None,
-    keep: Callable[[str, str, FoldResult], None] | None = None,
+    earlier: Results | None = None,
+    on_result: Callable[[str, str, FoldResult], None] | None = None,
     jobs: int = 1,
-    in_turn: bool = False,
+    one_layer_at_a_time: bool = False,
     among_heads: bool = False,
     cluster: "Cluster | None" = None,
     track: Track[Any] = no_track,
@@ -169,8 +169,8 @@ def fit_head(
 
     Parameters
     ----------
-    head : Head
-        The kind of classifier.
+    head : subclass of Head
+        What to fit.
     grid : mapping of str to tuple of float
         The values to try for its hyper-parameters.
     candidates : sequence of Candidate
@@ -179,20 +179,20 @@ def fit_head(
         From a candidate to its embeddings, as :meth:`Candidate.join` returns them.
     problem : Problem
         Labels, speakers and folds.
-    there : mapping of (str, str) to FoldResult, optional
-        Results of an earlier run, by layer and fold: these are not computed again.
-    keep : callable, optional
-        Called with layer, fold and result as soon as each is there.
+    earlier : mapping of (str, str) to FoldResult, optional
+        Results of a run that was stopped, by layer and fold: these are not computed again.
+    on_result : callable, optional
+        Called with layer, fold and each result as soon as it is computed.
     jobs : int
         Processes, each with one BLAS thread. The results do not depend on it.
-    in_turn : bool
-        Whether the embeddings of a candidate are asked for only when the candidates before it are
-        done: each may then take the place of the one before.
+    one_layer_at_a_time : bool
+        Whether the embeddings of a candidate are requested only when the candidates before it are
+        done, so that each may overwrite those of the one before.
     among_heads : bool
         Whether a choice among heads will follow: inner scores are then needed even where neither
         layer nor hyper-parameters are chosen.
     cluster : Cluster, optional
-        Whose workers do it instead.
+        Fit on its workers instead.
     track : callable
         Shows progress.
 
@@ -200,69 +200,59 @@ def fit_head(
     -------
     HeadFit
     """
-    points = [point for path in paths(grid) for point in path]
-    choose = among_heads or len(points) * len(candidates) > 1
-    results = dict(there or {})
+    params = combinations(grid)
+    choose = among_heads or len(params) * len(candidates) > 1
+    results = dict(earlier or {})
     folds = [*problem.folds, problem.everybody()]
     missing = [
         (candidate, [fold for fold in folds if (candidate.name, fold.name) not in results])
         for candidate in candidates
     ]
-    names = [(candidate.name, fold.name) for candidate, left in missing for fold in left]
+    keys = [(candidate.name, fold.name) for candidate, todo in missing for fold in todo]
 
-    def told(found: Iterable[tuple[tuple[str, str], FoldResult]]) -> None:
-        for (layer, fold), result in track(
-            found, f"{head.title}: fits, one per layer and fold", len(names)
-        ):
+    def collect(computed: Iterable[tuple[tuple[str, str], FoldResult]]) -> None:
+        title = f"{head.title}: fits, one per layer and fold"
+        for (layer, fold), result in track(computed, title, len(keys)):
             results[layer, fold] = result
-            if keep:
-                keep(layer, fold, result)
+            if on_result:
+                on_result(layer, fold, result)
 
-    given = (head.name, grid, problem.labels, problem.kept_together, choose, problem.seed)
+    task = (head.name, grid, problem.labels, problem.kept_together, choose, problem.seed)
     if cluster:
-        with contextlib.closing(_on_workers(cluster, missing, embeddings, given)) as searched:
-            told(searched)
+        with contextlib.closing(_on_workers(cluster, missing, embeddings, task)) as computed:
+            collect(computed)
     else:
 
         def search(candidates: Iterable[tuple[Candidate, Sequence[Fold]]]) -> Iterable[FoldResult]:
             tasks = (
-                delayed(_search)(fold, *given, X)
-                for candidate, left in candidates
-                if left
+                delayed(_search)(fold, *task, X)
+                for candidate, todo in candidates
+                if todo
                 for X in (embeddings(candidate),)
-                for fold in left
+                for fold in todo
             )
             parallel = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
             return parallel(tasks)  # type: ignore[no-any-return]
 
-        turns = [[each] for each in missing] if in_turn else [missing]
+        batches = [[each] for each in missing] if one_layer_at_a_time else [missing]
         with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
-            found = (result for turn in turns for result in search(turn))
-            told(zip(names, found, strict=True))
+            in_order = (result for batch in batches for result in search(batch))
+            collect(zip(keys, in_order, strict=True))
     layers = [candidate.name for candidate in candidates]
-    choices = [_choose(layers, points, results, fold.name) for fold in folds]
-    return HeadFit(
-        nested=_gather(problem, {c.fold: results[c.layer, c.fold] for c in choices}),
-        layers={
-            layer: _gather(problem, {fold.name: results[layer, fold.name] for fold in folds})
-            for layer in layers
-        },
-        choices=tuple(choices[:-1]),
-        final=choices[-1],
-        results=results,
-    )
+    choices = [_choose(layers, params, results, fold.name) for fold in folds]
+    return _head_fit(problem, layers, choices, results)
 
 
 def choose_head(
     fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], problem: Problem
 ) -> HeadFit:
-    """Choose the head as well: of each fold the one with the highest inner score.
+    """Choose the head as well: in each fold the one with the highest inner score.
 
     Parameters
     ----------
     fits : mapping of str to HeadFit
-        Fits of several heads to the same candidates and folds, with inner scores; of equal scores,
-        those of the first head count.
+        Fits of several heads to the same candidates and folds, with inner scores; among equal
+        scores, the first head is chosen.
     grids : mapping of str to Grid
         The values that were tried, by name of the head.
     problem : Problem
@@ -271,55 +261,42 @@ def choose_head(
     Returns
     -------
     HeadFit
-        Its choices name the head. Of a layer held fixed, the head is chosen by the inner scores of
-        that layer.
+        Its choices name the head. With the layer held fixed, the head is chosen by the inner scores
+        of that layer.
     """
-    points = {name: [point for path in paths(grids[name]) for point in path] for name in fits}
+    params = {name: combinations(grids[name]) for name in fits}
     layers = list(next(iter(fits.values())).layers)
     results: dict[tuple[str, str], FoldResult] = {}
     choices = []
     for fold in [*problem.folds, problem.everybody()]:
-        chosen: dict[str, Choice] = {}
+        by_layer: list[Choice] = []
         for layer in layers:
             options = []
             for name, fit in fits.items():
                 result = fit.results[layer, fold.name]
-                score = result.inner[result.chosen]
-                options.append(
-                    Choice(fold.name, layer, points[name][result.chosen], score, head=name)
-                )
-            chosen[layer] = max(options, key=_inner_score)
-            results[layer, fold.name] = fits[chosen[layer].head].results[layer, fold.name]
-        choices.append(max(chosen.values(), key=_inner_score))
-    return HeadFit(
-        nested=_gather(problem, {c.fold: results[c.layer, c.fold] for c in choices}),
-        layers={
-            layer: _gather(
-                problem, {fold.name: results[layer, fold.name] for fold in problem.folds}
-            )
-            for layer in layers
-        },
-        choices=tuple(choices[:-1]),
-        final=choices[-1],
-        results=results,
-    )
+                score, chosen = result.inner[result.chosen], params[name][result.chosen]
+                options.append(Choice(fold.name, layer, chosen, score, head=name))
+            by_layer.append(max(options, key=_inner_score))
+            results[layer, fold.name] = fits[by_layer[-1].head].results[layer, fold.name]
+        choices.append(max(by_layer, key=_inner_score))
+    return _head_fit(problem, layers, choices, results)
 
 
 def _inner_score(choice: Choice) -> float:
-    """Return what choices are compared by: a score that is not defined is the least."""
+    """Return what choices are compared by: an undefined score is the lowest."""
     return -np.inf if np.isnan(choice.inner_score) else choice.inner_score
 
 
 def fit_final(
-    head: Head, point: Point, X: Matrix, problem: Problem
-) -> tuple[Classifier, tuple[float, ...]]:
+    head: type[Head], params: Params, X: Matrix, problem: Problem
+) -> tuple[Head, tuple[float, ...]]:
     """Fit a head on all clips: to predict new ones, not to be scored on these.
 
     Parameters
     ----------
-    head : Head
-        The kind of classifier.
-    point : mapping of str to float
+    head : subclass of Head
+        What to fit.
+    params : mapping of str to float
         Its hyper-parameters.
     X : ndarray of float32
         Embeddings as :meth:`Candidate.join` returns them.
@@ -328,10 +305,10 @@ def fit_final(
 
     Returns
     -------
-    classifier : object
+    fitted : Head
         Fitted on all clips.
     weights : tuple of float
-        Of the layers, where they were learnt.
+        Layer weights, where they were learnt.
     """
     rows = problem.everybody().train
     labels, speakers = problem.labels[rows], problem.kept_together[rows]
@@ -341,35 +318,35 @@ def fit_final(
         if X.ndim == 3:
             weights = learn_weights(X, labels)
             X = weigh(X, weights)
-        classifier = head.fit_final(X, labels, speakers, point, problem.seed)
-    return classifier, tuple(map(float, weights))
+        fitted = head(params, problem.seed).fit(X, labels, speakers)
+    return fitted, tuple(map(float, weights))
 
 
 def _on_workers(
     cluster: "Cluster",
     missing: Sequence[tuple[Candidate, Sequence[Fold]]],
     embeddings: Callable[[Candidate], Matrix],
-    given: tuple[Any, ...],
+    task: tuple[Any, ...],
 ) -> Generator[tuple[tuple[str, str], FoldResult]]:
-    """Search on the workers of a cluster, one layer after another: each has it once."""
+    """Search on the workers of a cluster, one layer after another, each sent once."""
     from ..cluster import Failed, run_all
 
     for candidate, folds in missing:
         if not folds:
             continue
-        large = (*given, embeddings(candidate))
-        for place, result in run_all(cluster, _search_there, folds, large=large):
+        large = (*task, embeddings(candidate))
+        for index, result in run_all(cluster, _search_there, folds, large=large):
             if isinstance(result, Failed):
                 raise MachineError(
-                    f"--cluster: layer {candidate.name}, fold {folds[place].name} failed too often "
-                    f"({first_line(result.error)}); expected it to be fitted; the others are kept: "
+                    f"--cluster: layer {candidate.name}, fold {folds[index].name} failed too often "
+                    f"({first_line(result.error)}); the results of the others are kept: "
                     "run the same command again"
                 )
-            yield (candidate.name, folds[place].name), result
+            yield (candidate.name, folds[index].name), result
 
 
-def _search_there(fold: Fold, given: tuple[Any, ...]) -> FoldResult:
-    return _search(fold, *given)
+def _search_there(fold: Fold, task: tuple[Any, ...]) -> FoldResult:
+    return _search(fold, *task)
 
 
 def _search(
@@ -382,25 +359,38 @@ def _search(
     seed: int,
     X: Matrix,
 ) -> FoldResult:
-    from .heads import HEADS  # by name: what travels to a worker process must be picklable
+    # The head is named, not sent: a process may not be able to unpickle that of a plugin.
+    with threadpool_limits(1):  # a worker of a cluster may have several
+        return search_fold(
+            HEADS[head_name], grid, X, labels, speakers, fold, choose=choose, seed=seed
+        )
 
-    head = HEADS[head_name]
-    with threadpool_limits(1):  # a worker of a cluster has as many as it likes
-        return search_fold(head, grid, X, labels, speakers, fold, choose=choose, seed=seed)
 
-
-def _choose(layers: Sequence[str], points: Sequence[Point], results: Results, fold: str) -> Choice:
-    """Take the layer and point with the highest inner score; the first of several."""
+def _choose(layers: Sequence[str], params: Sequence[Params], results: Results, fold: str) -> Choice:
+    """Choose the layer and hyper-parameters with the highest inner score; the first of several."""
     best = [results[layer, fold].inner[results[layer, fold].chosen] for layer in layers]
-    place = 0 if np.isnan(best).all() else int(np.nanargmax(best))
-    chosen = results[layers[place], fold].chosen
-    return Choice(fold, layers[place], points[chosen], float(best[place]))
+    index = 0 if np.isnan(best).all() else int(np.nanargmax(best))
+    chosen = results[layers[index], fold].chosen
+    return Choice(fold, layers[index], params[chosen], float(best[index]))
 
 
-def _gather(problem: Problem, by_fold: Mapping[str, FoldResult]) -> Predictions:
-    predicted = np.empty_like(problem.labels)
-    scores = np.full((len(problem.labels), len(problem.names)), np.nan)
-    for fold in problem.folds:
-        predicted[fold.test] = by_fold[fold.name].predicted
-        scores[fold.test] = by_fold[fold.name].scores
-    return Predictions(predicted[problem.tested], scores[problem.tested])
+def _head_fit(
+    problem: Problem, layers: Sequence[str], choices: Sequence[Choice], results: Results
+) -> HeadFit:
+    """Gather the predictions of all folds; the last choice is that of the final head."""
+
+    def gather(layer_of: Mapping[str, str]) -> Predictions:
+        predicted = np.empty_like(problem.labels)
+        scores = np.full((len(problem.labels), len(problem.names)), np.nan)
+        for fold in problem.folds:
+            result = results[layer_of[fold.name], fold.name]
+            predicted[fold.test], scores[fold.test] = result.predicted, result.scores
+        return Predictions(predicted[problem.tested], scores[problem.tested])
+
+    return HeadFit(
+        nested=gather({choice.fold: choice.layer for choice in choices}),
+        layers={layer: gather({fold.name: layer for fold in problem.folds}) for layer in layers},
+        choices=tuple(choices[:-1]),
+        final=choices[-1],
+        results=results,
+    )

@@ -17,14 +17,13 @@ from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError, counted
 from ..features.recordings import check_recordings, recordings
 from .groups import SPEAKER, Groups
-from .holdout import Indices, divide, holds_out, read_shares
+from .holdout import Indices, divide, read_shares
+from .split_kind import SplitKind as SplitKind
 
 Table = Mapping[str, NDArray[Any]]
 
 #: Folds among the training speakers, in which layer and hyper-parameters are chosen.
 INNER_FOLDS = 5
-#: Name of the split of a run in which nothing is trained: one fold, all of it tested.
-NOTHING_TRAINED = "none"
 SPLITS = "loso|kfold:N|standard|emobox|file:FOLDS.csv|holdout:70/10/20|random:N|random:70/10/20"
 
 
@@ -37,10 +36,10 @@ class Fold:
     name : str
         For leave-one-speaker-out, the speaker left out.
     train, test : ndarray of int
-        Positions in the clip table.
+        Row numbers in the clip table.
     validation : ndarray of int, optional
         Those of ``train`` by which layer and hyper-parameters are chosen, where the split names
-        them; they are fitted on in the end. None: by inner folds of all training clips.
+        them; the final fit includes them. None: inner folds of all training clips.
     """
 
     name: str
@@ -61,22 +60,19 @@ class Split:
         In words.
     folds : tuple of Fold
         Each clip is tested in exactly one, or only trained on.
-    shares_speakers : bool
-        Whether speakers stand on both sides, so that scores are inflated.
     assumptions : tuple of str
-        What was assumed or left out, in words.
+        What was assumed or omitted, in words.
     """
 
     name: str
     title: str
     folds: tuple[Fold, ...]
-    shares_speakers: bool = False
     assumptions: tuple[str, ...] = ()
 
-
-def draws_by_seed(name: str) -> bool:
-    """Whether the folds of a split, as on the command line, depend on the seed."""
-    return name.partition(":")[0] in ("kfold", "holdout", "random")
+    @property
+    def kind(self) -> SplitKind:
+        """The kind of split."""
+        return SplitKind.of(self.name)
 
 
 def make_split(
@@ -86,18 +82,18 @@ def make_split(
     seed: int = 0,
     groups: Groups | None = None,
 ) -> Split:
-    """Divide clips as a protocol says, and check the folds.
+    """Divide clips into folds, and check them.
 
     Parameters
     ----------
     name : str
         ``"loso"`` leaves one speaker out at a time; ``"kfold:N"`` makes N folds grouped by speaker,
         stratified by label as far as the speakers allow; ``"standard"`` takes the folds of
-        :mod:`serpipe.corpora.standard_folds`; ``"emobox"`` those published by EmoBox;
+        :mod:`serpipe.corpora.standard_folds`; ``"emobox"`` the folds published by EmoBox;
         ``"file:FOLDS.csv"`` those of a table with the columns ``fold`` and ``speaker`` or ``path``;
-        ``"holdout:70/10/20"`` draws speakers once, to train on, to choose by and to test, in per
-        cent; ``"random:N"`` and ``"random:70/10/20"`` divide clips, not speakers, to show by how
-        much that inflates.
+        ``"holdout:70/10/20"`` draws percentages of the speakers once, for training, validation and
+        test; ``"random:N"`` and ``"random:70/10/20"`` divide clips, not speakers, to show by how
+        much that inflates the scores.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table: ``speaker``, ``sha256``, ``path`` and ``corpus``.
     labels : ndarray of str, shape (n_clips,)
@@ -105,8 +101,8 @@ def make_split(
     seed : int
         For ``kfold``, ``holdout`` and ``random``.
     groups : Groups, optional
-        What ``loso``, ``kfold`` and ``holdout`` keep together; single speakers by default. The
-        folds of the other splits are refused if they divide a group that the user named.
+        What ``loso``, ``kfold`` and ``holdout`` keep together; single speakers by default. Folds of
+        the other splits are refused if they divide a group of a column that the user named.
 
     Returns
     -------
@@ -117,7 +113,9 @@ def make_split(
     UserError
         If the name is not one of those, or :func:`check_folds` refuses.
     """
-    kind, _, argument = name.partition(":")
+    kind, argument = SplitKind.of(name), name.partition(":")[2]
+    if kind in (SplitKind.LOSO, SplitKind.STANDARD, SplitKind.EMOBOX) and name != kind:
+        kind = SplitKind.OTHER
     groups = groups or Groups(clips["speaker"])
     n_groups = len(np.unique(groups.ids))
     if n_groups < 2:
@@ -127,38 +125,37 @@ def make_split(
         )
     check_recordings(clips)
     tested = None
-    if name == "loso":
+    if kind == SplitKind.LOSO:
         folds = tuple(
             Fold(str(groups.ids[test[0]]), train, test)
             for train, test in LeaveOneGroupOut().split(groups.ids, groups=groups.ids)
         )
         split = Split(name, f"leave one {groups.name} out, {len(folds)} folds", folds)
-    elif kind == "kfold":
+    elif kind == SplitKind.KFOLD:
         number = _number(name, argument, n_groups, f"{groups.name}s")
         folds = _grouped(labels, groups.ids, number, seed)
         split = Split(name, f"{number} folds grouped by {groups.name}, seed {seed}", folds)
-    elif name == "emobox":
+    elif kind == SplitKind.EMOBOX:
         folds = _by_fold(_emobox(clips))
         split = Split(name, f"the {len(folds)} folds published by EmoBox", folds)
-    elif name == "standard":
+    elif kind == SplitKind.STANDARD:
         folds = _by_fold(_standard(clips))
         split = Split(name, f"the {len(folds)} standard folds of serpipe", folds)
-    elif kind == "file" and argument:
+    elif kind == SplitKind.FILE and argument:
         fold_of_clip, assumptions = _from_file(Path(argument), clips)
         folds = _by_fold(fold_of_clip)
         title = f"{len(folds)} folds of {Path(argument).name}"
-        split = Split(name, title, folds, assumptions=assumptions)
-    elif holds_out(name):
+        split = Split(name, title, folds, assumptions)
+    elif kind.holds_out:
         split = _once(name, clips, labels, seed, groups)
         tested = split.folds[0].test
-    elif kind == "random":
+    elif kind == SplitKind.RANDOM_FOLDS:
         number = _number(name, argument, len(np.unique(recordings(clips))), "clips")
         folds = _grouped(labels, recordings(clips), number, seed)
-        title = f"{number} random folds that SHARE SPEAKERS, seed {seed}"
-        split = Split(name, title, folds, shares_speakers=True)
+        split = Split(name, f"{number} random folds that SHARE SPEAKERS, seed {seed}", folds)
     else:
         raise UserError(f"--split {name}: expected {SPLITS}")
-    respected = groups.chosen or name == "loso" or kind in ("kfold", "holdout")
+    respected = groups.chosen or kind.keeps_groups
     check_folds(split, clips, labels, tested, groups if respected else None)
     return split
 
@@ -170,7 +167,7 @@ def cross_corpus_split(
     test_on: Sequence[str],
     groups: Groups | None = None,
 ) -> Split:
-    """Train on some corpora, and test on others.
+    """Make a split that trains on some corpora and tests on others.
 
     Parameters
     ----------
@@ -181,7 +178,7 @@ def cross_corpus_split(
     train_on, test_on : sequence of str
         Names of corpora; none in both.
     groups : Groups, optional
-        What must not be on both sides, if the user named it.
+        Must not be on both sides, if the user named the column.
 
     Returns
     -------
@@ -191,7 +188,7 @@ def cross_corpus_split(
     Raises
     ------
     UserError
-        If a recording or a speaker stands on both sides.
+        If a recording or a speaker is on both sides.
     """
     check_recordings(clips)
     train = np.flatnonzero(np.isin(clips["corpus"], list(train_on)))
@@ -211,7 +208,7 @@ def cross_corpus_split(
 def check_inner_folds(
     folds: Sequence[Fold], labels: NDArray[np.str_], speakers: NDArray[np.str_]
 ) -> None:
-    """Refuse folds in which nothing can be chosen, before any is fitted.
+    """Refuse folds in which no choice is possible, before any is fitted.
 
     Parameters
     ----------
@@ -223,19 +220,19 @@ def check_inner_folds(
     Raises
     ------
     UserError
-        As :func:`choosing_folds`, with the name of the fold.
+        As :func:`selection_folds`, with the name of the fold.
     """
     for fold in folds:
         try:
-            choosing_folds(fold, labels[fold.train], speakers[fold.train])
+            selection_folds(fold, labels[fold.train], speakers[fold.train])
         except UserError as error:
             raise UserError(f"fold {fold.name or 'of all speakers'}: {error}") from None
 
 
-def choosing_folds(
+def selection_folds(
     fold: Fold, labels: NDArray[np.str_], speakers: NDArray[np.str_]
 ) -> tuple[Fold, ...]:
-    """Return the divisions of a fold's training clips by which is chosen.
+    """Return the divisions of a fold's training clips in which layer and parameters are chosen.
 
     Parameters
     ----------
@@ -247,8 +244,8 @@ def choosing_folds(
     Returns
     -------
     tuple of Fold
-        The one that the split names, or else :func:`inner_folds`. Positions are among the training
-        clips.
+        The one that the split names, or else :func:`inner_folds`. Row numbers are among the
+        training clips.
 
     Raises
     ------
@@ -261,7 +258,7 @@ def choosing_folds(
     inner = Fold("validation", np.flatnonzero(~chosen_by), np.flatnonzero(chosen_by))
     if len(np.unique(labels[inner.train])) < 2:
         raise UserError(
-            "without its validation clips there is one label to train on; expected at least 2; "
+            "without its validation clips only one label is left to train on; "
             "draw others with --seed"
         )
     return (inner,)
@@ -278,8 +275,8 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
     Returns
     -------
     tuple of Fold
-        Five, or as many as there are speakers if these are fewer; stratified by label as far as
-        the speakers allow. Positions are among the given clips.
+        Five, or one per speaker if there are fewer; stratified by label as far as the speakers
+        allow. Row numbers are among the given clips.
 
     Raises
     ------
@@ -300,7 +297,7 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
     folds = _grouped(labels, speakers, number, seed=None)
     if any(len(np.unique(labels[fold.train])) < 2 for fold in folds):
         raise UserError(
-            f"an inner fold has one label to train on; expected labels from several speakers; {fix}"
+            f"an inner fold has one label to train on, as labels come from too few speakers; {fix}"
         )
     return folds
 
@@ -312,7 +309,7 @@ def check_folds(
     tested: Indices | None = None,
     groups: Groups | None = None,
 ) -> None:
-    """Refuse folds in which a recording, or unawares a speaker, stands on both sides.
+    """Refuse folds in which a recording, or unintentionally a speaker, is on both sides.
 
     Parameters
     ----------
@@ -323,21 +320,20 @@ def check_folds(
     labels : ndarray of str, shape (n_clips,)
         What will be predicted.
     tested : ndarray of int, optional
-        Positions of the clips that must be tested; all by default.
+        Row numbers of the clips that must be tested; all by default.
     groups : Groups, optional
-        What must stay on one side besides.
+        What else must stay on one side.
 
     Raises
     ------
     UserError
-        Names the fold and what two of its parts share. Also if a fold has one label to train on,
-        to choose by where the split names clips for that, or to test then, or if a clip is not
-        tested exactly once.
+        Names the fold and what two of its parts share. Also if the training, validation or test
+        clips have only one label, or if a clip is not tested exactly once.
     """
     apart = {"recording": recordings(clips)}
-    if groups and groups.name != SPEAKER and not split.shares_speakers:
+    if groups and groups.name != SPEAKER and not split.kind.shares_speakers:
         apart = {groups.name: groups.ids, **apart}
-    if not split.shares_speakers:
+    if not split.kind.shares_speakers:
         apart = {"speaker": clips["speaker"], **apart}
     for fold in split.folds:
         parts, fix = {"training": fold.train}, "extract clips of more speakers"
@@ -353,24 +349,24 @@ def check_folds(
                 pair = [clips["path"][rows][values[rows] == shared[0]][0] for rows in (one, other)]
                 advice = (
                     "give its clips one fold, or remove them from one side"
-                    if what != "speaker" or not split.name.startswith("cross:")
+                    if what != "speaker" or split.kind != SplitKind.CROSS_CORPUS
                     else "if its clips are of different people in each corpus, add "
-                    "--speakers-per-corpus; else leave the speaker out of one"
+                    "--speakers-per-corpus; otherwise omit the speaker from one"
                 )
-                named = "" if what == "recording" else f"{shared[0]}: "
+                value = "" if what == "recording" else f"{shared[0]}: "
                 raise UserError(
-                    f"fold {fold.name}: the same {what} is on both sides ({named}{pair[0]} and "
+                    f"fold {fold.name}: the same {what} is on both sides ({value}{pair[0]} and "
                     f"{pair[1]}); {advice}"
                 )
         for part, rows in parts.items():
             if len(np.unique(labels[rows])) < 2:
                 raise UserError(
-                    f"fold {fold.name}: its {part} clips have one label, {labels[rows][0]}; "
-                    f"expected at least 2; {fix}"
+                    f"fold {fold.name}: its {part} clips have only one label, {labels[rows][0]}; "
+                    f"{fix}"
                 )
-    found = np.sort(np.concatenate([fold.test for fold in split.folds]))
-    if not np.array_equal(found, np.arange(len(labels)) if tested is None else tested):
-        raise UserError("folds do not test every clip exactly once; expected them to; mend them")
+    in_folds = np.sort(np.concatenate([fold.test for fold in split.folds]))
+    if not np.array_equal(in_folds, np.arange(len(labels)) if tested is None else tested):
+        raise UserError("folds do not test every clip exactly once; correct them")
 
 
 def _number(name: str, text: str, most: int, of: str) -> int:
@@ -390,17 +386,17 @@ def _grouped(
             divided = list(splitter.split(labels, labels, groups))
         except ValueError as error:
             raise UserError(
-                f"{number} folds cannot be made: {error}; expected fewer folds or more clips"
+                f"{number} folds cannot be made: {error}; use fewer folds or more clips"
             ) from None
     return tuple(
-        Fold(str(place), train, test) for place, (train, test) in enumerate(divided, 1) if len(test)
+        Fold(str(n), train, test) for n, (train, test) in enumerate(divided, 1) if len(test)
     )
 
 
 def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int, groups: Groups) -> Split:
     """Divide once by shares: groups of speakers, or, for ``random``, recordings."""
     shares = read_shares(name)
-    by_speaker = name.startswith("holdout")
+    by_speaker = SplitKind.of(name) == SplitKind.HOLDOUT
     ids = groups.ids if by_speaker else recordings(clips)
     strata = np.zeros(len(ids)) if by_speaker else labels
     number = len(np.unique(ids))
@@ -410,22 +406,22 @@ def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int, groups: 
             "expected at least 3, one for each part; extract clips of more speakers"
         )
     train, validation, test = divide(ids, strata, shares, seed)
-    counted = ids if by_speaker else clips["path"]
-    told = [len(np.unique(counted[part])) for part in (train, validation, test)]
-    what = (
+    units = ids if by_speaker else clips["path"]
+    counts = [len(np.unique(units[part])) for part in (train, validation, test)]
+    kind = (
         f"one split by {groups.name}"
         if by_speaker
         else "one random split that SHARES SPEAKERS, clips"
     )
-    title = f"{what}: {told[0]} to train, {told[1]} to choose, {told[2]} to test, seed {seed}"
+    title = f"{kind}: {counts[0]} to train, {counts[1]} to choose, {counts[2]} to test, seed {seed}"
     fold = Fold("test", np.union1d(train, validation), test, validation)
-    return Split(name, title, (fold,), shares_speakers=not by_speaker)
+    return Split(name, title, (fold,))
 
 
 def _by_fold(fold_of_clip: NDArray[np.str_]) -> tuple[Fold, ...]:
     names = np.unique(fold_of_clip)
     if len(names) < 2:
-        raise UserError("one fold only; expected at least 2; a fold is tested on what others train")
+        raise UserError("there is only one fold; at least 2 are needed to train and to test")
     return tuple(
         Fold(str(name), np.flatnonzero(fold_of_clip != name), np.flatnonzero(fold_of_clip == name))
         for name in names
@@ -433,41 +429,41 @@ def _by_fold(fold_of_clip: NDArray[np.str_]) -> tuple[Fold, ...]:
 
 
 def _emobox(clips: Table) -> NDArray[np.str_]:
-    fix = "take --split loso or kfold:N"
+    fix = "use --split loso or kfold:N"
     corpora = np.unique(clips["corpus"]).tolist()
     if len(corpora) != 1 or corpora[0] not in EMOBOX_FOLDS:
         raise UserError(
-            f"--split emobox: no folds that keep speakers apart for {', '.join(corpora)}; expected "
-            f"one of {', '.join(EMOBOX_FOLDS)}; {fix}"
+            f"--split emobox: EmoBox has no speaker-independent folds for {', '.join(corpora)}, "
+            f"only for {', '.join(EMOBOX_FOLDS)}; {fix}"
         )
     fold_of = {
         speaker: fold for fold, those in EMOBOX_FOLDS[corpora[0]].items() for speaker in those
     }
-    own = [speaker.removeprefix(f"{corpora[0]}:") for speaker in clips["speaker"].tolist()]
-    speakers = set(own)
-    different = sorted(speakers ^ set(fold_of))
-    if different:
-        where = "not in the folds" if different[0] in speakers else "not among the clips"
+    ids = [speaker.removeprefix(f"{corpora[0]}:") for speaker in clips["speaker"].tolist()]
+    speakers = set(ids)
+    unmatched = sorted(speakers ^ set(fold_of))
+    if unmatched:
+        where = "not in the folds" if unmatched[0] in speakers else "not among the clips"
         raise UserError(
-            f"--split emobox: speaker {different[0]} is {where}; expected "
+            f"--split emobox: speaker {unmatched[0]} is {where}; it needs "
             f"all {len(fold_of)} of {corpora[0]} and no others; {fix}"
         )
-    return np.array([fold_of[speaker] for speaker in own])
+    return np.array([fold_of[speaker] for speaker in ids])
 
 
 def _standard(clips: Table) -> NDArray[np.str_]:
-    """Return the fold of each clip; with several corpora, each keeps its own."""
+    """Return the fold of each clip; several corpora each keep their own."""
     corpora = clips["corpus"].tolist()
     several = len(set(corpora)) > 1
     folds = []
     for corpus, speaker in zip(corpora, clips["speaker"].tolist(), strict=True):
-        own = speaker.removeprefix(f"{corpus}:")
+        speaker_id = speaker.removeprefix(f"{corpus}:")
         try:
-            fold = STANDARD_FOLDS[corpus](own)
+            fold = STANDARD_FOLDS[corpus](speaker_id)
         except (KeyError, ValueError):
             raise UserError(
-                f"--split standard: no fold for speaker {own} of {corpus}; expected a speaker of "
-                f"{', '.join(STANDARD_FOLDS)}; take --split loso or kfold:N"
+                f"--split standard: no fold for speaker {speaker_id} of {corpus}; there are folds "
+                f"for {', '.join(STANDARD_FOLDS)}; use --split loso or kfold:N"
             ) from None
         folds.append(f"{corpus}:{fold}" if several else fold)
     return np.array(folds)
@@ -480,24 +476,24 @@ def _from_file(path: Path, clips: Table) -> tuple[NDArray[np.str_], tuple[str, .
     -------
     fold_of_clip : ndarray of str, shape (n_clips,)
     assumptions : tuple of str
-        How the table was read, and how many of its rows were not used.
+        How the table was read, and how many of its rows were ignored.
     """
     table = read_table(path, ("path", "speaker", "fold"))
     columns = table.columns
     keys = [column for column in ("path", "speaker") if column in columns]
     if "fold" not in columns or not keys:
         raise UserError(
-            f"{path}: columns {', '.join(columns)}; expected a CSV table with the columns fold and "
-            "speaker, or fold and path"
+            f"{path}: has the columns {', '.join(columns)}; it needs fold and speaker, or fold "
+            "and path"
         )
     key = keys[0]
     fold_of: dict[str, str] = {}
     for row in table.rows:
         value, fold = nfc(row.cells[key]), row.cells["fold"]
         if not fold or not value:
-            raise UserError(f"{path}, line {row.line}: {key} or fold is empty; expected both")
+            raise UserError(f"{path}, line {row.line}: {key} or fold is empty; fill in both")
         if fold_of.setdefault(value, fold) != fold:
-            raise UserError(f"{path}, line {row.line}: {value} stands in two folds; expected one")
+            raise UserError(f"{path}, line {row.line}: {value} is in two folds; give it one")
     values: Sequence[str] = [nfc(value) for value in clips[key].tolist()]
     missing = sorted(set(values) - set(fold_of))
     unknown = sorted(set(fold_of) - set(values))
@@ -506,7 +502,7 @@ def _from_file(path: Path, clips: Table) -> tuple[NDArray[np.str_], tuple[str, .
             f"{path}: {key} {missing[0]} has no fold"
             + (f" (nor have {len(missing) - 1} others)" if missing[1:] else "")
             + (f"; the table has {unknown[0]!r}, which no clip has" if unknown else "")
-            + f"; expected one for every {key} of the cache"
+            + f"; give every {key} of the cache one"
         )
     assumptions = [read_as] if (read_as := table.description()) else []
     if unknown:

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 #: Column of the clip table of a run: the group of each clip, where folds keep groups together.
 KEPT_TOGETHER = "kept_together"
-#: What ``--group`` says for folds that keep speakers together, and nothing else.
+#: The value of ``--group`` for folds that keep only speakers together.
 SPEAKER = "speaker"
-#: Words in the names of columns that tell when, where or with whom a clip was recorded.
+#: Words in names of columns that describe when, where or with whom a clip was recorded.
 _RECORDED_TOGETHER = frozenset({
     "session", "dialog", "dialogue", "conversation", "room", "studio", "recording", "day", "date",
     "mic", "microphone", "device", "site", "household", "family", "couple", "pair", "dyad", "group",
     "scene", "show", "episode", "film", "movie", "video", "podcast", "program", "programme", "call",
     "source",
 })  # fmt: skip
-#: Words in the names of columns that describe people.
+#: Words in names of columns that describe people.
 _PEOPLE = frozenset({
     "age", "sex", "gender", "accent", "dialect", "language", "ethnicity", "nationality", "country",
 })  # fmt: skip
-#: Columns that serpipe fills, and those that name a clip: none says who was recorded with whom.
+#: Columns that serpipe fills, and those that identify a clip: none describes recordings.
 _OF_ONE_CLIP = {"path", "name", *FILLED_COLUMNS} - {"shared_emotion", "sampling_rate", "channels"}
-#: Columns that describe a clip or a file and say nothing of who was recorded with whom.
+#: Columns that describe a clip or a file, and not who was recorded with whom.
 _DESCRIPTIONS = _OF_ONE_CLIP | {
     *CLIP_COLUMNS, "sampling_rate", "channels", "vocal_channel", "style", "text", "transcript",
 }  # fmt: skip
@@ -46,7 +46,7 @@ class Groups:
     Attributes
     ----------
     ids : ndarray of str, shape (n_clips,)
-        Clips with the same id stay on one side of every fold. A speaker is never divided.
+        Clips with the same id are on one side of every fold. A speaker is never divided.
     name : str
         The column that was used, such as ``"session"``; ``"speaker"`` if none.
     chosen : bool
@@ -64,7 +64,7 @@ class Groups:
 def find_groups(
     clips: Mapping[str, NDArray[Any]], speakers: NDArray[np.str_], column: str | None = None
 ) -> Groups:
-    """Find what folds keep together.
+    """Determine what folds keep together.
 
     Parameters
     ----------
@@ -73,13 +73,13 @@ def find_groups(
     speakers : ndarray of str, shape (n_clips,)
         The speaker of each clip.
     column : str, optional
-        A column whose values group speakers, or ``"speaker"``. By default the session where the
-        corpus is one that was recorded in dialogues (IEMOCAP), else the speaker.
+        A column whose values group speakers, or ``"speaker"``. By default the session if the corpus
+        was recorded in dialogues (IEMOCAP), otherwise the speaker.
 
     Returns
     -------
     Groups
-        Where a speaker occurs in several groups, these are one.
+        Groups that share a speaker are joined.
 
     Raises
     ------
@@ -131,11 +131,11 @@ def crossed_columns(
     clips: Mapping[str, NDArray[Any]],
     speakers: NDArray[np.str_],
     folds: "Sequence[Fold]",
-    aside: Sequence[str] = (),
+    ignored: Sequence[str] = (),
 ) -> dict[str, int]:
     """Find columns that group several speakers and are on both sides of a fold.
 
-    A column counts if its name says that clips were recorded together (session, dialogue, room
+    A column counts if its name suggests that clips were recorded together (session, dialogue, room
     and the like), or if it divides the speakers into three or more groups.
 
     Parameters
@@ -146,19 +146,19 @@ def crossed_columns(
         The speaker of each clip.
     folds : sequence of Fold
         Of the split.
-    aside : sequence of str
-        Columns that are not looked at, such as the target.
+    ignored : sequence of str
+        Columns to ignore, such as the target.
 
     Returns
     -------
     dict of str to int
         Column to the number of its groups that are on both sides of a fold.
     """
-    found = {}
+    crossing = {}
     people, person = np.unique(speakers, return_inverse=True)
     n_speakers = len(people)
     for column, stored in clips.items():
-        if column in _DESCRIPTIONS or column in aside:
+        if column in _DESCRIPTIONS or column in ignored:
             continue
         names, code = np.unique(_as_text(stored).astype(str), return_inverse=True)
         measured = stored.dtype.kind not in "US" and len(names) > len(code) / 4
@@ -176,13 +176,13 @@ def crossed_columns(
                      (fold.train, fold.test))  # fmt: skip
             crossed |= np.logical_and(*sides)
         if (crossed & groups).any():
-            found[column] = int((crossed & groups).sum())
-    return found
+            crossing[column] = int((crossed & groups).sum())
+    return crossing
 
 
 def recorded_together(column: str) -> bool:
-    """Whether the name of a column says that its clips were recorded together."""
-    if column in _DESCRIPTIONS:  # the column "recording" tells copies
+    """Whether the name of a column suggests that its clips were recorded together."""
+    if column in _DESCRIPTIONS:  # the column "recording" marks copies
         return False
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower()
     words = set(re.findall(r"[a-z]+", spaced))

@@ -20,14 +20,14 @@ WEIGHTS_C = 0.01
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing that a head can be fitted on: a layer, or several put together.
+    """What a head is fitted on: a layer, or several combined.
 
     Attributes
     ----------
     name : str
         Name in tables and file names, such as ``"3"`` or ``"concat-3-6"``.
     layers : tuple of str
-        The layers that it is made of.
+        The layers it consists of.
     how : str
         ``"single"``, ``"mean"``, ``"concat"`` or ``"weighted"``.
     """
@@ -37,7 +37,7 @@ class Candidate:
     how: str = "single"
 
     def join(self, embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Put the embeddings of its layers together.
+        """Combine the embeddings of its layers.
 
         Parameters
         ----------
@@ -47,8 +47,8 @@ class Candidate:
         Returns
         -------
         ndarray of float32
-            Shape (n_clips, n_features), times the number of layers for ``concat``; for
-            ``weighted``, whose weights are learnt inside each fold, shape
+            Shape (n_clips, n_features), with n_features times the number of layers for ``concat``;
+            for ``weighted``, whose weights are learnt inside each fold, shape
             (n_layers, n_clips, n_features).
         """
         if self.how == "concat":
@@ -81,9 +81,9 @@ def choose_layers(text: str, layers: Sequence[str]) -> tuple[Candidate, ...]:
     Raises
     ------
     UserError
-        If the text is not one of those or names a layer that is not there.
+        If the text is not one of those or names a layer that does not exist.
     """
-    # The state after the final norm is the last block's once more: in a sum it would count twice.
+    # The state after the final norm is that of the last block again: in a sum it would count twice.
     states = tuple(layer for layer in layers if layer != FINAL_NORM)
     if text == "all":
         return tuple(Candidate(layer, (layer,)) for layer in layers)
@@ -98,7 +98,7 @@ def choose_layers(text: str, layers: Sequence[str]) -> tuple[Candidate, ...]:
     if unknown or not chosen or kind not in ("", "concat"):
         raise UserError(
             f"--layers {text}: {'no layer ' + unknown[0] if unknown else 'not understood'}; "
-            f"expected {LAYERS} with layers among {', '.join(layers)}"
+            f"use {LAYERS} with layers among {', '.join(layers)}"
         )
     ordered = tuple(layer for layer in layers if layer in chosen)
     if kind == "concat":
@@ -132,7 +132,7 @@ def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[n
     Minimises the cross-entropy of multinomial logistic regression on
     ``sum_l softmax(a)_l X_l / r_l`` over the classifier and ``a``, where ``r_l`` is the root mean
     square of the layer about its mean, so that a layer does not count more for being larger. The
-    classifier is penalised as logistic regression with C = 0.01 is, and then thrown away.
+    classifier is penalised like logistic regression with C = 0.01, and then discarded.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[n
     Returns
     -------
     ndarray of float64, shape (n_layers,)
-        ``softmax(a)_l / r_l``, scaled so that they add up to 1.
+        ``softmax(a)_l / r_l``, scaled to a sum of 1.
 
     References
     ----------
@@ -163,18 +163,17 @@ def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[n
     spread = centred.mean(axis=0).std(axis=0)
     centred /= np.where(spread > 0, spread, 1)
     penalty = 1 / (WEIGHTS_C * n_clips)
-    of_layers = n_layers
-    everyone = np.arange(n_clips)
+    clips = np.arange(n_clips)
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        share = softmax(flat[:of_layers])
-        bias = flat[of_layers : of_layers + n_classes].astype(np.float32)
-        W = flat[of_layers + n_classes :].reshape(n_features, n_classes).astype(np.float32)
+        share = softmax(flat[:n_layers])
+        bias = flat[n_layers : n_layers + n_classes].astype(np.float32)
+        W = flat[n_layers + n_classes :].reshape(n_features, n_classes).astype(np.float32)
         summed = weigh(centred, share)
         log_probability = log_softmax(summed @ W + bias, axis=1)
-        value = -float(clip_weight @ log_probability[everyone, codes])
+        value = -float(clip_weight @ log_probability[clips, codes])
         error = np.exp(log_probability)
-        error[everyone, codes] -= 1
+        error[clips, codes] -= 1
         error *= clip_weight[:, None]
         by_feature = error @ W.T
         by_share = np.array([np.vdot(layer, by_feature) for layer in centred], dtype=np.float64)
@@ -187,8 +186,8 @@ def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[n
         )
         return value + 0.5 * penalty * float(np.vdot(W, W)), gradient
 
-    start = np.zeros(of_layers + n_classes + n_features * n_classes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-4})
-    weights: NDArray[np.float64] = softmax(found.x[:of_layers]) / size
+    start = np.zeros(n_layers + n_classes + n_features * n_classes)
+    result = minimize(loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-4})
+    weights: NDArray[np.float64] = softmax(result.x[:n_layers]) / size
     weights /= weights.sum()
     return weights

@@ -1,7 +1,7 @@
-"""How predictions are counted and scored: of labels, and of ratings.
+"""Scores of predicted labels and ratings, from sums over clips.
 
-What is kept of a group of clips is a sum that can be added to those of other groups: so intervals
-and tests over speakers need no second pass over the clips.
+The sums of groups of clips can be added, so that intervals and tests over speakers need no second
+pass over the clips.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,22 +23,22 @@ class Measure:
     task : str
         ``"classification"`` or ``"regression"``.
     scores : mapping of str to str
-        From the title of each score to its key. The first is what is chosen by and tested.
+        From the title of each score to its key. The first is used for choices and tests.
     count : callable
-        From truth and predictions, shape (..., n_clips), and all labels, to what is kept of these
-        clips: an array that adds up over groups of clips.
+        From truth and predictions, shape (..., n_clips), and all labels, to sums over these clips:
+        an array that can be added over groups of clips.
     score : callable
         From such sums, stacked along the first axes or not, to scores by key.
     parts : callable
-        From the sums of each speaker, shape (n_speakers, ...), to the clips that each score rests
-        on, by key, shape (n_speakers, n_parts): a column for each label, where the score is a mean
-        over labels, else one column.
+        From the sums of each speaker, shape (n_speakers, ...), to the number of clips that each
+        score depends on, by key, shape (n_speakers, n_parts): a column for each label if the score
+        is a mean over labels, otherwise one column.
     limits : mapping of str to (float, float)
-        The least and the greatest value of each score, by key.
+        The lowest and the highest possible score, by key.
     in_percent : bool
         Whether scores are shares of 1, to be shown as percentages.
     definition : str
-        What the first score is.
+        Definition of the first score.
     """
 
     task: str
@@ -62,34 +62,34 @@ class Measure:
 
     @property
     def scale(self) -> int:
-        """By what scores are multiplied to be shown."""
+        """The factor by which scores are multiplied for display."""
         return 100 if self.in_percent else 1
 
     @property
     def unit(self) -> str:
-        """What stands after the title of the first score on an axis."""
+        """The unit of the first score on an axis, after its title."""
         return " in %" if self.in_percent else ""
 
     def chance(self, n_labels: int) -> float:
-        """Return the first score that guessing gives."""
+        """Return the first score of guessing."""
         return 1 / n_labels if n_labels else 0.0
 
     def first(self, sums: NDArray[Any]) -> Any:
-        """Return the first score of sums."""
+        """Return the first score, from sums."""
         return self.score(sums)[self.key]
 
     def centre(
         self, truth: NDArray[Any], predicted: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Subtract the mean of the truth from ratings and predictions; leave labels as they are.
+        """Subtract the mean of the truth from ratings and predictions; return labels unchanged.
 
         No score of ratings depends on the origin of their scale, but sums of squares of numbers
-        far from zero lose the digits that tell the numbers apart.
+        far from zero lose the digits in which the numbers differ.
 
         Parameters
         ----------
         truth, predicted : ndarray of str or float, shape (n_clips,)
-            Of all clips whose sums are to be added up.
+            All clips whose sums will be added.
 
         Returns
         -------
@@ -109,17 +109,16 @@ class Measure:
 
 
 def _score_labels(counts: NDArray[Any]) -> dict[str, Any]:
-    found = scores_of(counts)
-    return {"uar": found.uar, "accuracy": found.accuracy, "macro_f1": found.macro_f1}
+    return dict(vars(scores_of(counts)))
 
 
 def _clips_of_labels(by_speaker: NDArray[Any]) -> dict[str, NDArray[Any]]:
     clips = by_speaker.sum(axis=-1)
-    of_labels = clips[:, clips.any(axis=0)]  # scores leave out labels that do not occur
+    by_label = clips[:, clips.any(axis=0)]  # scores omit labels that do not occur
     return {
-        "uar": of_labels,
+        "uar": by_label,
         "accuracy": clips.sum(axis=-1, keepdims=True),
-        "macro_f1": of_labels,
+        "macro_f1": by_label,
     }
 
 
@@ -130,12 +129,12 @@ def _clips_rated(by_speaker: NDArray[Any]) -> dict[str, NDArray[Any]]:
 def sum_ratings(
     truth: NDArray[Any], predicted: NDArray[Any], labels: Sequence[str] = ()
 ) -> NDArray[np.float64]:
-    """Sum what the scores of ratings are made of.
+    """Return the sums from which ratings are scored.
 
     Parameters
     ----------
     truth, predicted : ndarray of float64, shape (..., n_clips)
-        Ratings, centred by :meth:`Measure.centre` where they may lie far from zero.
+        Ratings, centred by :meth:`Measure.centre` if they may be far from zero.
     labels : sequence of str
         Not used.
 
@@ -162,8 +161,8 @@ def score_ratings(sums: NDArray[Any]) -> dict[str, Any]:
     -------
     dict of str to ndarray, shape (...)
         ``"ccc"``, the concordance correlation coefficient, ``"pearson"`` and ``"mae"``, the mean
-        absolute error in units of the rating. NaN where they are not defined: without clips, or
-        where nothing varies.
+        absolute error in units of the rating. NaN where undefined: without clips, or where nothing
+        varies.
 
     References
     ----------
@@ -173,20 +172,20 @@ def score_ratings(sums: NDArray[Any]) -> dict[str, Any]:
     n, t, p, tt, pp, tp, absolute = np.moveaxis(np.asarray(sums, np.float64), -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_t, mean_p = t / n, p / n
-        # A variance of rounding errors is none.
-        var_t = _none_if_tiny(tt / n - mean_t**2, tt / n)
-        # Predictions that vary by less than a millionth of the truth are constant, too.
-        var_p = _none_if_tiny(pp / n - mean_p**2, np.maximum(pp, tt) / n)
+        # A variance that is only rounding error is zero.
+        var_t = _zero_if_tiny(tt / n - mean_t**2, tt / n)
+        # Predictions that vary by less than a millionth of the truth count as constant.
+        var_p = _zero_if_tiny(pp / n - mean_p**2, np.maximum(pp, tt) / n)
         covariance = np.where((var_t > 0) & (var_p > 0), tp / n - mean_t * mean_p, 0.0)
-        apart = _none_if_tiny((mean_t - mean_p) ** 2, (tt + pp) / n)
+        bias = _zero_if_tiny((mean_t - mean_p) ** 2, (tt + pp) / n)
         return {
-            "ccc": 2 * covariance / (var_t + var_p + apart),
+            "ccc": 2 * covariance / (var_t + var_p + bias),
             "pearson": covariance / np.sqrt(var_t * var_p),
             "mae": absolute / n,
         }
 
 
-def _none_if_tiny(variance: Any, square: Any) -> Any:
+def _zero_if_tiny(variance: Any, square: Any) -> Any:
     return np.where(variance <= 1e-12 * square, 0.0, variance)
 
 

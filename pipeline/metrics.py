@@ -1,4 +1,4 @@
-"""Scores of predictions, all from the counts of who was taken for whom."""
+"""Scores of predicted labels, from confusion matrices."""
 
 import math
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Scores:
-    """Three scores, each from 0 to 1: single numbers, or arrays where counts were stacked.
+    """Three scores from 0 to 1: numbers, or arrays for stacked confusion matrices.
 
     Attributes
     ----------
     uar : float
-        Unweighted average recall: the mean over classes of the share of clips found. Chance is
-        one over the number of classes, whatever their sizes.
+        Unweighted average recall: the mean over classes of the share of their clips that are right.
+        Chance is one over the number of classes, whatever their sizes.
     accuracy : float
         Share of clips that are right.
     macro_f1 : float
@@ -32,30 +32,30 @@ class Scores:
 def confusion(
     truth: NDArray[Any], predicted: NDArray[Any], labels: Sequence[Any]
 ) -> NDArray[np.int64]:
-    """Count who was taken for whom.
+    """Return the confusion matrix.
 
     Parameters
     ----------
     truth, predicted : ndarray of str or int, shape (..., n_clips)
-        Labels; several sets of them may be stacked.
+        Labels; several sets may be stacked.
     labels : sequence of str or int
-        All of them, sorted.
+        All labels, sorted.
 
     Returns
     -------
     ndarray of int64, shape (..., n_labels, n_labels)
-        Row: the truth; column: what was predicted.
+        Rows: the truth; columns: the predictions.
     """
     n = len(labels)
     cells = np.searchsorted(labels, truth) * n + np.searchsorted(labels, predicted)
     sets = math.prod(cells.shape[:-1])
-    apart = cells.reshape(sets, cells.shape[-1]) + n * n * np.arange(sets)[:, None]
-    counts = np.bincount(apart.ravel(), minlength=sets * n * n)
+    offset = cells.reshape(sets, cells.shape[-1]) + n * n * np.arange(sets)[:, None]
+    counts = np.bincount(offset.ravel(), minlength=sets * n * n)
     return counts.reshape(*cells.shape[:-1], n, n)
 
 
 def recalls(counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the recall of each class, NaN where there was no clip of it.
+    """Return the recall of each class; NaN for a class without clips.
 
     Parameters
     ----------
@@ -66,14 +66,13 @@ def recalls(counts: NDArray[Any]) -> NDArray[np.float64]:
     -------
     ndarray of float64, shape (..., n_labels)
     """
-    found: NDArray[np.float64] = _ratio(
-        np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1)
-    )
-    return found
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    recall: NDArray[np.float64] = _ratio(right, counts.sum(axis=-1))
+    return recall
 
 
 def scores_of(counts: NDArray[Any]) -> Scores:
-    """Score from counts.
+    """Compute the scores from confusion matrices.
 
     Parameters
     ----------
@@ -83,17 +82,17 @@ def scores_of(counts: NDArray[Any]) -> Scores:
     Returns
     -------
     Scores
-        Over the classes that occur in the truth; a class never predicted counts as 0. NaN where
-        there are no clips.
+        Over the classes that occur in the truth; a class that is never predicted counts as 0. NaN
+        without clips.
     """
-    found = np.diagonal(counts, axis1=-2, axis2=-1)
-    true, said = counts.sum(axis=-1), counts.sum(axis=-2)
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
     occurs = true > 0
     n_classes = occurs.sum(axis=-1)
-    f1 = _ratio(2 * found, true + said)
+    f1 = _ratio(2 * right, true + predicted)
     return Scores(
-        uar=_ratio(np.where(occurs, _ratio(found, true), 0).sum(axis=-1), n_classes),
-        accuracy=_ratio(found.sum(axis=-1), true.sum(axis=-1)),
+        uar=_ratio(np.where(occurs, _ratio(right, true), 0).sum(axis=-1), n_classes),
+        accuracy=_ratio(right.sum(axis=-1), true.sum(axis=-1)),
         macro_f1=_ratio(np.where(occurs, f1, 0).sum(axis=-1), n_classes),
     )
 

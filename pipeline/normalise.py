@@ -1,4 +1,4 @@
-"""Normalisation by speaker: transductive, and only by name."""
+"""Normalisation by speaker: transductive, and only on request."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,18 +7,18 @@ from ..choices import NORMALISATIONS as NORMALISATIONS
 
 
 def by_speaker(X: NDArray[np.float32], speakers: NDArray[np.str_]) -> NDArray[np.float32]:
-    """Standardise the clips of each speaker by themselves.
+    """Standardise the clips of each speaker separately.
 
-    Transductive: the mean and spread of a test speaker come from all test clips at once, so the
-    result holds only where a whole balanced set of the new speaker's clips is at hand. On RAVDESS
-    it adds 5 to 9 points.
+    Transductive: the mean and standard deviation of a test speaker come from all test clips at
+    once, so the result holds only where a complete, balanced set of the new speaker's clips is
+    available. On RAVDESS it adds 5 to 9 points.
 
     Parameters
     ----------
     X : ndarray of float32, shape (n_clips, n_features)
         Embeddings.
     speakers : ndarray of str, shape (n_clips,)
-        Who talks.
+        The speaker of each clip.
 
     Returns
     -------

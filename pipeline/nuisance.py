@@ -1,7 +1,7 @@
-"""What can be predicted without listening: from format, duration, loudness and conditions.
+"""Baselines that predict without the speech: from format, duration, loudness and conditions.
 
-A corpus whose labels can be told by such properties gives scores that say little about emotion. The
-baseline is trained and tested on the folds of the run.
+If such properties predict the labels of a corpus, its scores say little about emotion. The
+baselines are trained and tested on the folds of the run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from .folds import Fold
 from .groups import recorded_together
 
 ALL_OF_THEM = "all of them"
-#: The baseline that sees nothing at all of the speech.
+#: The baseline that uses nothing of the speech.
 FORMAT = "sampling rate, channels, file type"
-#: The baseline that sees the corpus, and columns that say when, where or with whom.
+#: The baseline that uses the corpus, and columns of when, where or with whom it was recorded.
 CONDITIONS = "corpus and recording conditions"
-#: With more folds than this, several are tested by one model.
+#: Above this number, several folds are tested with one model.
 MOST_FOLDS = 50
-#: More training clips than this tell a baseline of four numbers nothing new.
+#: More training clips do not help a baseline of four numbers.
 MOST_CLIPS = 20_000
 
 
@@ -41,9 +41,9 @@ def predict_from_nuisance(
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table.
     labels : ndarray of str or float64, shape (n_clips,)
-        What is predicted.
+        The target.
     folds : sequence of Fold
-        Of the run. More than 50 are put together, so that as many models are fitted.
+        Of the run. More than 50 are pooled, so that at most 50 models are fitted.
     seed : int
         For drawing training clips where there are more than 20 000.
 
@@ -51,7 +51,7 @@ def predict_from_nuisance(
     -------
     dict of str to ndarray, shape (n_tested,)
         Title of each baseline to its out-of-fold predictions, in the order of the clips. A baseline
-        whose columns are missing, or the same for all clips, is left out.
+        whose columns are missing, or the same for all clips, is omitted.
     """
     predictions = {}
     folds = _pool(folds)
@@ -71,7 +71,7 @@ def predict_from_nuisance(
 def _columns(
     clips: Mapping[str, NDArray[Any]], labels: NDArray[Any]
 ) -> dict[str, list[NDArray[np.float64]]]:
-    """Return what each baseline sees of the clips, by its title; words are numbered."""
+    """Return the features of each baseline, by its title; words are numbered."""
     known = {
         name: [clips[name].astype(np.float64)] if name in clips else []
         for name in ("sampling_rate", "channels", "seconds", "loudness")
@@ -99,19 +99,19 @@ def _numbered(column: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _pool(folds: Sequence[Fold]) -> list[Fold]:
-    """Put folds together, so that there are no more than ``MOST_FOLDS``.
+    """Pool folds, so that there are at most ``MOST_FOLDS``.
 
-    What is trained on is what all folds of a pool train on: the test clips of none of them.
+    A pool trains on the training clips of its folds, without the test clips of any.
     """
     size = -(-len(folds) // MOST_FOLDS)
     if size == 1:
         return list(folds)
     pooled = []
     for start in range(0, len(folds), size):
-        some = folds[start : start + size]
-        test = np.concatenate([fold.test for fold in some])
-        train = np.setdiff1d(np.unique(np.concatenate([fold.train for fold in some])), test)
-        pooled.append(Fold(some[0].name, train, test))
+        group = folds[start : start + size]
+        test = np.concatenate([fold.test for fold in group])
+        train = np.setdiff1d(np.unique(np.concatenate([fold.train for fold in group])), test)
+        pooled.append(Fold(group[0].name, train, test))
     return pooled
 
 

@@ -1,4 +1,4 @@
-"""Permutation tests over speakers: of two sets of predictions, and of one against chance."""
+"""Permutation tests over speakers: two sets of predictions, or one against chance."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from .measures import LABELS, Measure
 
-#: All swaps are enumerated where no more speakers differ.
+#: All swaps are enumerated if at most so many speakers differ.
 _MOST_ENUMERATED = 15
-#: Otherwise so many are drawn, fewer where there are very many speakers.
+#: Otherwise so many are drawn, fewer if there are very many speakers.
 SWAPS, _FEWEST_SWAPS, _MOST_SWAPPED = 20_000, 2_000, 10**8
-#: Draws of the test against chance: about as many clips are permuted in all, within these limits.
+#: Draws of the test against chance: from the total number of permuted clips, within these limits.
 _FEWEST_DRAWS, _MOST_DRAWS, _MOST_PERMUTED = 199, 4_999, 3_000_000
-#: Numbers in memory at a time.
+#: Numbers that are in memory at a time.
 _AT_ONCE = 2**21
-#: Scores that differ by less are tied: p must not depend on the last digit.
+#: Scores that differ by less are tied, so that p does not depend on the last digit.
 _TIE = 1e-10
 
 
@@ -42,7 +42,7 @@ def swap_p(a: NDArray[Any], b: NDArray[Any], measure: Measure = LABELS, seed: in
 
     If they do not, it makes no difference which of the two a speaker's predictions come from: the
     sums of whole speakers are swapped, and the difference of the scores over all clips is computed
-    each time. Exact where at most 15 speakers differ, else by random swaps.
+    each time. Exact if at most 15 speakers differ, otherwise with random swaps.
 
     Parameters
     ----------
@@ -51,20 +51,20 @@ def swap_p(a: NDArray[Any], b: NDArray[Any], measure: Measure = LABELS, seed: in
     measure : Measure
         How they are scored.
     seed : int
-        Of the random swaps.
+        Seed of the random swaps.
 
     Returns
     -------
     float
-        The share of swaps with a difference at least as large, in either direction. 1 where the
-        predictions are the same; NaN where a score is not defined.
+        The share of swaps with a difference at least as large, in either direction. 1 if the
+        predictions are the same; NaN if a score is undefined.
 
     References
     ----------
     Yeh (2000), *More accurate tests for the statistical significance of result differences*,
     COLING, there over sentences. Phipson & Smyth (2010), *Permutation P-values should never be
-    zero*, Statistical Applications in Genetics and Molecular Biology 9(1): the one that is added
-    where swaps are drawn.
+    zero*, Statistical Applications in Genetics and Molecular Biology 9(1): adding one where swaps
+    are drawn.
     """
     differs = differing_speakers(a, b)
     n = int(differs.sum())
@@ -74,19 +74,19 @@ def swap_p(a: NDArray[Any], b: NDArray[Any], measure: Measure = LABELS, seed: in
         return np.nan
     if n == 0:
         return 1.0
-    gained = (b - a)[differs].reshape(n, -1).astype(np.float64)
+    change = (b - a)[differs].reshape(n, -1).astype(np.float64)
     reached = drawn = 0
-    for swapped in _swaps(n, gained.shape[1], seed):
-        moved = (swapped @ gained).reshape(len(swapped), *total_a.shape)
-        found = np.abs(measure.first(total_a + moved) - measure.first(total_b - moved))
-        reached += int(np.sum(~(found < observed - _TIE)))  # one that is not defined counts
+    for swapped in _swaps(n, change.shape[1], seed):
+        moved = (swapped @ change).reshape(len(swapped), *total_a.shape)
+        difference = np.abs(measure.first(total_a + moved) - measure.first(total_b - moved))
+        reached += int(np.sum(~(difference < observed - _TIE)))  # an undefined one counts
         drawn += len(swapped)
-    one = int(n > _MOST_ENUMERATED)  # the predictions as they are, which the enumeration holds
+    one = int(n > _MOST_ENUMERATED)  # the predictions as they are, which the enumeration includes
     return (one + reached) / (one + drawn)
 
 
 def least_swap_p(n_speakers: int) -> float:
-    """Return the least p that :func:`swap_p` can give with so many speakers."""
+    """Return the lowest p that :func:`swap_p` can give with so many speakers."""
     return 2.0 ** (1 - n_speakers) if n_speakers <= _MOST_ENUMERATED else 1 / (1 + SWAPS)
 
 
@@ -98,7 +98,7 @@ def chance_p(
     measure: Measure = LABELS,
     seed: int = 0,
 ) -> float:
-    """Test whether predictions score better than predictions unrelated to the truth would.
+    """Test whether predictions score better than predictions unrelated to the truth.
 
     The truth is permuted among the clips of each speaker while the predictions stay as they are, so
     that knowing who speaks is no advantage. Speakers whose clips all have the same truth, such as
@@ -109,19 +109,19 @@ def chance_p(
     truth, predicted : ndarray of str or float64, shape (n_clips,)
         Labels or ratings.
     speakers : ndarray of str, shape (n_clips,)
-        Who talks.
+        The speaker of each clip.
     labels : sequence of str
-        All labels, sorted; none for ratings.
+        All labels, sorted; empty for ratings.
     measure : Measure
         How predictions are scored.
     seed : int
-        Of the permutations: 4999, fewer where there are more than 600 clips, at least 199.
+        Seed of the permutations: 4999, fewer for more than 600 clips, at least 199.
 
     Returns
     -------
     float
-        One-sided: the share of permutations with a first score at least as high. NaN where nothing
-        can be permuted, or the score is not defined.
+        One-sided: the share of permutations with a first score at least as high. NaN if nothing can
+        be permuted, or the score is undefined.
 
     References
     ----------
@@ -138,29 +138,29 @@ def chance_p(
     _, first, speaker = np.unique(speakers[order], return_index=True, return_inverse=True)
     alike = np.minimum.reduceat(truth, first) == np.maximum.reduceat(truth, first)
     within, whole = np.flatnonzero(~alike[speaker]), np.flatnonzero(alike[speaker])
-    of_speakers = truth[first[alike]]
-    if np.isnan(observed) or (not len(within) and len(np.unique(of_speakers)) < 2):
+    speaker_labels = truth[first[alike]]
+    if np.isnan(observed) or (not len(within) and len(np.unique(speaker_labels)) < 2):
         return np.nan
-    place = np.cumsum(alike)[speaker[whole]] - 1  # of the clip's speaker among such speakers
+    index = np.cumsum(alike)[speaker[whole]] - 1  # the clip's speaker among such speakers
     rng = np.random.default_rng(seed)
     draws = int(np.clip(_MOST_PERMUTED // len(truth), _FEWEST_DRAWS, _MOST_DRAWS))
     reached = 0
     for size in _portions(draws, len(truth) + len(names) ** 2):
         permuted = np.empty((size, len(truth)), truth.dtype)
-        # Clips are in the order of their speakers: a random fraction shuffles them within each.
+        # Clips are ordered by speaker: adding a random fraction shuffles them within each.
         shuffled = np.argsort(speaker[within] + rng.random((size, len(within))), axis=1)
         permuted[:, within] = truth[within][shuffled]
-        exchanged = rng.permuted(np.tile(of_speakers, (size, 1)), axis=1)
-        permuted[:, whole] = exchanged[:, place]
-        found = measure.first(measure.count(permuted, predicted, names))
-        reached += int(np.sum(~(found < observed - _TIE)))
+        exchanged = rng.permuted(np.tile(speaker_labels, (size, 1)), axis=1)
+        permuted[:, whole] = exchanged[:, index]
+        scores = measure.first(measure.count(permuted, predicted, names))
+        reached += int(np.sum(~(scores < observed - _TIE)))
     return (1 + reached) / (1 + draws)
 
 
 def _swaps(n: int, width: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Yield which of n speakers are swapped, 1 or 0, shape (some swaps, n).
 
-    All of them, up to swapping everybody, which changes no more than the sign; or random ones.
+    Either random swaps or all, of which one half suffices: the complement changes only the sign.
     """
     if n <= _MOST_ENUMERATED:
         codes = np.arange(2 ** (n - 1))
@@ -174,7 +174,7 @@ def _swaps(n: int, width: int, seed: int) -> Iterator[NDArray[np.float64]]:
 
 
 def _portions(draws: int, width: int) -> Iterator[int]:
-    """Divide draws into portions of which each fits in memory with so many numbers per draw."""
+    """Divide draws into portions that fit in memory, with so many numbers per draw."""
     most = max(1, _AT_ONCE // width)
     for start in range(0, draws, most):
         yield min(most, draws - start)

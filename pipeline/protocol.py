@@ -1,4 +1,4 @@
-"""What is asked of a run, applied to a cache: which clips, labels, folds and layers."""
+"""The protocol of a run, and its application to a cache: clips, labels, folds and layers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,15 +15,14 @@ from .contamination import contamination_mark
 from .fit import Problem
 from .folds import (
     INNER_FOLDS,
-    NOTHING_TRAINED,
     Fold,
     Split,
+    SplitKind,
     cross_corpus_split,
     make_split,
 )
 from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
-from .heads import BEST, Grid, paths
-from .holdout import holds_out
+from .heads import BEST, Grid, combinations
 from .layers import Candidate, choose_layers
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
@@ -46,14 +45,14 @@ SHARED = "shared_emotion"
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is asked of a run besides the heads; the options of ``serpipe fit``.
+    """The options of a run, besides the heads.
 
     Attributes
     ----------
     split : str
-        As :func:`~serpipe.pipeline.folds.make_split` reads it.
+        How clips are divided, see :func:`~serpipe.pipeline.folds.make_split`.
     layers : str
-        As :func:`~serpipe.pipeline.layers.choose_layers` reads it.
+        The layers to choose from, see :func:`~serpipe.pipeline.layers.choose_layers`.
     target : str
         The column that is predicted. Empty for the emotion, see :func:`with_defaults`.
     merge : mapping of str to str
@@ -63,14 +62,14 @@ class Protocol:
     normalise : str
         ``"none"`` or ``"speaker"``.
     permute_labels : bool
-        Whether labels are shuffled within speakers, to see what chance gives.
+        Whether labels are shuffled within speakers: scores must fall to chance.
     pooling : str, optional
         Which of the cached poolings to use, joined by commas; all by default.
     seed : int
-        Of folds, heads and shuffles.
+        Seed of folds, heads and shuffles.
     train_on, test_on : sequence of str
-        Corpora to train on and to test on, of those of the cache; all, by ``split``, if empty. The
-        same for both: those alone, by ``split``. Others: ``split`` is not used.
+        Corpora of the cache to train on and to test on; all if empty. If both are the same, they
+        are divided by ``split``; otherwise ``split`` is not used.
     task : {"auto", "labels", "ratings"}
         How the target is read, see :func:`~serpipe.pipeline.target.choose_target`.
     group : str, optional
@@ -79,7 +78,7 @@ class Protocol:
     speakers_per_corpus : bool
         Whether a speaker id that occurs in several corpora is a different person in each.
     similar_speakers : {"refuse", "merge", "separate"}
-        What is done with speaker ids that differ only in spelling.
+        How to treat speaker ids that differ only in spelling.
     """
 
     split: str = "loso"
@@ -106,13 +105,13 @@ class Plan:
     Attributes
     ----------
     protocol : Protocol
-        What was asked for.
+        What was requested.
     pooling : str
-        Which poolings the heads see.
+        The poolings that are used.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table of the clips that are used.
     target : Target
-        Which clips these are, and their labels.
+        Which clips are used, and their labels.
     split : Split
         The folds.
     candidates : tuple of Candidate
@@ -120,11 +119,11 @@ class Plan:
     problem : Problem
         What the heads are fitted to.
     warnings : tuple of str
-        What must be said with every number.
+        What must be shown with every score.
     assumptions : tuple of str
-        What was assumed where the user said nothing, in words.
+        What was assumed without being specified, in words.
     findings : tuple of (str, str)
-        What was noticed in the clips and folds: code of a check, as in docs/checks.md, and what.
+        Properties of clips and folds: the code of a check, as in docs/checks.md, and a description.
     group : str
         What folds keep together: ``"speaker"``, or a column that groups speakers.
     """
@@ -153,13 +152,13 @@ class Plan:
 
     @property
     def tested_groups(self) -> list[str]:
-        """The groups of speakers that are tested, where folds keep groups together; else none."""
+        """The groups of speakers that are tested, if folds keep groups together."""
         groups = self.tested_clips.get(KEPT_TOGETHER, np.array([], str))
         return list(map(str, np.unique(groups).tolist()))
 
     @property
     def tested_labels(self) -> NDArray[Any]:
-        """Their labels or ratings, shape (n_tested,)."""
+        """The labels or ratings of the clips that are tested, shape (n_tested,)."""
         return self.problem.labels[self.problem.tested]
 
 
@@ -171,9 +170,9 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     cache : Cache
         The embeddings and the clip table.
     protocol : Protocol
-        What is asked for.
+        The options of the run.
     ratings : Ratings, optional
-        Of the target, from a file of their own, to be joined to the clips.
+        Ratings from a separate file, to be joined to the clips as the target.
 
     Returns
     -------
@@ -188,8 +187,8 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     parts = pooling.split(",")
     if not set(parts) <= set(cache.poolings) or len(set(parts)) < len(parts):
         raise UserError(
-            f"{cache.path}: holds {','.join(cache.poolings)} pooling; expected {pooling}; "
-            "choose what it holds with --pool, or extract again"
+            f"--pool {pooling}: {cache.path} holds {','.join(cache.poolings)} pooling; choose one "
+            "of these, or extract again"
         )
     check_choice("--normalise", protocol.normalise, NORMALISATIONS)
     candidates = choose_layers(protocol.layers, cache.layers)
@@ -198,8 +197,8 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     if ratings:
         if protocol.target in table:
             raise UserError(
-                f"--target {protocol.target}: is a column of {cache.path} already; expected a name "
-                "of its own for ratings; rename the column in the file of ratings"
+                f"--target {protocol.target}: is already a column of {cache.path}; rename the "
+                "column in the file of ratings"
             )
         table[protocol.target] = join_ratings(ratings, table)
     train_on, test_on = _corpora(table, protocol)
@@ -207,48 +206,47 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     if target.labels.dtype.kind == "f" and any(each.how == "weighted" for each in candidates):
         raise UserError(
             f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
-            "a number; expected single layers, mean or concat; choose another --layers"
+            "a number; use single layers, mean or concat"
         )
     clips, assumptions, findings = _used_clips(table, target, protocol)
     groups = find_groups(clips, clips["speaker"], protocol.group)
     labels = target.labels
     if train_on == test_on:
         split = make_split(protocol.split, clips, stratify(labels), protocol.seed, groups)
-        if holds_out(split.name):
+        if split.kind.holds_out:
             _check_tested(split, target)
     else:
         if protocol.split != Protocol.split:
             raise UserError(
-                f"--split {protocol.split}: {', '.join(train_on)} train and {', '.join(test_on)} "
-                "are tested; expected no --split with that; leave it out"
+                f"--split {protocol.split}: omit it, as {', '.join(train_on)} train and "
+                f"{', '.join(test_on)} are tested"
             )
         split = cross_corpus_split(clips, stratify(labels), train_on, test_on, groups)
         if labels.dtype.kind == "f" and len(np.unique(labels[split.folds[0].test])) < 2:
             raise UserError(
-                f"--test-on {','.join(test_on)}: every {target.column} is the same; expected "
-                "ratings that differ; rate more clips"
+                f"--test-on {','.join(test_on)}: every {target.column} is the same; rate more clips"
             )
     warnings = []
-    if split.shares_speakers:
+    if split.kind.shares_speakers:
         warnings.append(
             f"INFLATED: {split.name} puts clips of the same speaker on both sides; these scores "
             "say nothing about a new speaker"
         )
     if protocol.normalise == "speaker":
         warnings.append(
-            "TRANSDUCTIVE: each speaker's clips were standardised by themselves, test speakers "
-            "included; these scores hold only where a whole set of the new speaker's clips is there"
+            "TRANSDUCTIVE: each speaker's clips were standardised separately, test speakers "
+            "included; these scores hold only if a whole set of a new speaker's clips is available"
         )
     if protocol.permute_labels:
         labels = permute_within_speakers(labels, clips["speaker"], protocol.seed)
         if (labels == target.labels).all():
             raise UserError(
-                f"--permute-labels: shuffling within speakers changes nothing, each has one "
-                f"{target.column}; expected several; choose another --target"
+                f"--permute-labels: shuffling within speakers changes nothing, as each has one "
+                f"{target.column}; choose another --target"
             )
         warnings.append(
             "PERMUTED LABELS: labels were shuffled within speakers; these scores show what the "
-            "protocol gives for nothing"
+            "protocol gives without any information"
         )
     findings += _crossed(clips, split, target)
     inner = None
@@ -281,7 +279,7 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     table : mapping of str to ndarray, shape (n_clips,)
         The clip table.
     protocol : Protocol
-        Target and labels; what it says of splits, layers and embeddings is not used.
+        Its target and labels are used, but not its split, layers and embeddings.
 
     Returns
     -------
@@ -296,34 +294,34 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     protocol, notes = with_defaults(table, protocol)
     if protocol.target not in table:
         raise UserError(
-            f"--target {protocol.target}: no such column of the clips; expected one of "
-            f"{', '.join(table)}; name one of labels or ratings"
+            f"--target {protocol.target}: no such column; name one of labels or ratings among "
+            f"{', '.join(table)}"
         )
     corpora = sorted(set(table["corpus"].tolist()))
     target = _target(table, protocol, corpora, corpora)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
-    split = Split(NOTHING_TRAINED, "nothing trained, every clip tested", (fold,))
+    split = Split(SplitKind.NOTHING_TRAINED.value, "nothing trained, every clip tested", (fold,))
     problem = Problem(target.labels, clips["speaker"], split.folds, protocol.seed)
-    asked = replace(protocol, split=NOTHING_TRAINED)
+    protocol = replace(protocol, split=SplitKind.NOTHING_TRAINED.value)
     assumed = (*notes, *target.assumptions, *assumptions)
-    return Plan(asked, "mean", clips, target, split, (), problem, (), assumed, findings)
+    return Plan(protocol, "mean", clips, target, split, (), problem, (), assumed, findings)
 
 
 def cross_corpus_protocols(
     cache: Cache, protocol: Protocol, ratings: Ratings | None = None
 ) -> tuple[Protocol, ...]:
-    """Return a protocol for every pair of corpora: each trains for each, itself by the split.
+    """Return a protocol for every pair of corpora, including each with itself, by the split.
 
     Parameters
     ----------
     cache : Cache
-        The clip table, of several corpora.
+        A cache of several corpora.
     protocol : Protocol
-        What they have in common. Without ``keep``, all predict the labels that every corpus has, so
-        that their scores compare.
+        Their common options. Without ``keep``, all predict the labels that every corpus has, so
+        that their scores can be compared.
     ratings : Ratings, optional
-        Of the target, from a file of their own.
+        Ratings of the target from a separate file.
 
     Returns
     -------
@@ -338,22 +336,22 @@ def cross_corpus_protocols(
     corpora = sorted(set(cache.clips["corpus"].tolist()))
     if len(corpora) < 2 or protocol.train_on or protocol.test_on:
         raise UserError(
-            f"--cross-corpus: {cache.path} holds {', '.join(corpora)}; expected several corpora, "
-            "and neither --train-on nor --test-on; extract with --data DIR --data DIR2"
+            f"--cross-corpus: needs several corpora, and neither --train-on nor --test-on; "
+            f"{cache.path} holds {', '.join(corpora)}; extract with --data DIR --data DIR2"
         )
     column = _column(cache.clips, protocol.target, corpora)
     keep = tuple(protocol.keep)
     kind = cache.clips.get(column, cache.clips["path"]).dtype.kind
     if not ratings and (kind == "U" or protocol.task == "labels"):
         merge, keep = _words(column, protocol)
-        found = choose_target(cache.clips, column, merge, task=protocol.task)
-        where = cache.clips["corpus"][found.rows]
-        of_each = [set(found.labels[where == corpus].tolist()) for corpus in corpora]
-        common = sorted(set.intersection(*of_each))
+        target = choose_target(cache.clips, column, merge, task=protocol.task)
+        of_clip = cache.clips["corpus"][target.rows]
+        by_corpus = [set(target.labels[of_clip == corpus].tolist()) for corpus in corpora]
+        common = sorted(set.intersection(*by_corpus))
         if len(common) < 2 or not set(keep) <= set(common):
             raise UserError(
                 f"--cross-corpus: {', '.join(corpora)} have {', '.join(common) or 'nothing'} in "
-                "common; expected two labels or more, and --keep among them; extract other corpora"
+                "common; at least two labels are needed, which include those of --keep"
             )
         keep = keep or tuple(common)
     return tuple(
@@ -373,7 +371,7 @@ def cross_corpus_protocols(
 def _used_clips(
     table: Mapping[str, NDArray[Any]], target: Target, protocol: Protocol
 ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """Return the clip table of the clips that are used, with one id for each person.
+    """Return the clip table of the clips that are used, with one id per person.
 
     Returns
     -------
@@ -395,8 +393,8 @@ def _used_clips(
 def _crossed(
     clips: Mapping[str, NDArray[Any]], split: Split, target: Target
 ) -> tuple[tuple[str, str], ...]:
-    """Find columns that group speakers and are on both sides of a fold."""
-    if split.shares_speakers:
+    """Find columns with groups of speakers that are on both sides of a fold."""
+    if split.kind.shares_speakers:
         return ()
     crossed = crossed_columns(clips, clips["speaker"], split.folds, (target.column,))
     findings = []
@@ -408,21 +406,21 @@ def _crossed(
 
 
 def _check_tested(split: Split, target: Target) -> None:
-    """Refuse test clips that lack a label: their score would be of fewer than it says."""
+    """Refuse test clips that lack a label, as their score would be over fewer labels."""
     tested = np.unique(target.labels[split.folds[0].test])
-    draw = "draw others with --seed, give the test a larger share"
+    remedy = "draw others with --seed, give the test a larger share"
     if target.labels.dtype.kind == "f":
         if len(tested) < 2:
             raise UserError(
-                f"--split {split.name}: every {target.column} that is tested is the same; expected "
-                f"ratings that differ; {draw}, or rate more clips"
+                f"--split {split.name}: every {target.column} that is tested is the same; "
+                f"{remedy}, or rate more clips"
             )
         return
     missing = np.setdiff1d(target.labels, tested)
     if len(missing):
         raise UserError(
-            f"--split {split.name}: no clip that is tested is {str(missing[0])!r}; expected each "
-            f"label among them; {draw}, or leave the label out with --keep"
+            f"--split {split.name}: no clip that is tested is {str(missing[0])!r}; {remedy}, or "
+            "omit the label with --keep"
         )
 
 
@@ -434,41 +432,41 @@ def with_defaults(
 ) -> tuple[Protocol, tuple[str, ...]]:
     """Return a protocol that names the target, and corpora as the clip table spells them.
 
-    Where the table holds several corpora, the emotion is the shared one, even if a single corpus
-    is used; ``emotion`` then means the words of that corpus.
+    If the table holds several corpora, the default emotion is the shared one, even if a single
+    corpus is used; ``emotion`` then means the words of that corpus.
 
     Parameters
     ----------
     table : mapping of str to ndarray, shape (n_clips,)
         The clip table.
     protocol : Protocol
-        What is asked for.
+        The options of the run.
     ratings : Ratings, optional
-        Of the target, from a file of their own.
+        Ratings of the target from a separate file.
     source : str
-        Where the table is from, for messages.
+        Where the table comes from, for messages.
 
     Returns
     -------
     protocol : Protocol
     notes : tuple of str
-        What was chosen, unless that is the emotion.
+        What was chosen, if not the emotion.
 
     Raises
     ------
     UserError
-        If a corpus is not in the table, or there are several columns to predict and no emotion.
+        If a corpus is not in the table, or it has several columns to predict and no emotion.
     """
-    there = sorted(set(table["corpus"].tolist()))
-    train_on = _spelled("--train-on", protocol.train_on, there, source)
-    test_on = _spelled("--test-on", protocol.test_on, there, source)
+    corpora = sorted(set(table["corpus"].tolist()))
+    train_on = _spelled("--train-on", protocol.train_on, corpora, source)
+    test_on = _spelled("--test-on", protocol.test_on, corpora, source)
     protocol = replace(protocol, train_on=train_on, test_on=test_on)
     if protocol.target != DEFAULT:
         return protocol, ()
     if ratings:
         return replace(protocol, target=ratings.column), ()
     target, notes = default_target(table)
-    one_of_several = len(there) > 1 == len({*train_on, *test_on})
+    one_of_several = len(corpora) > 1 == len({*train_on, *test_on})
     if target == EMOTION and one_of_several and (table.get(SHARED, np.array([""])) != "").any():
         target = SHARED
     return replace(protocol, target=target), notes
@@ -477,25 +475,25 @@ def with_defaults(
 def is_regression(
     table: Mapping[str, NDArray[Any]], protocol: Protocol, ratings: Ratings | None = None
 ) -> bool:
-    """Whether the target is a column of ratings, and heads for ratings are needed."""
+    """Return whether the target is a column of ratings, and heads for ratings are needed."""
     target = with_defaults(table, protocol, ratings)[0].target
     number = ratings or table.get(target, table["path"]).dtype.kind == "f"
     return bool(number) and protocol.task != "labels"
 
 
 def _spelled(
-    option: str, corpora: Sequence[str], there: Sequence[str], source: str
+    option: str, corpora: Sequence[str], known: Sequence[str], source: str
 ) -> tuple[str, ...]:
     """Return names of corpora as the clip table spells them: ``EMO-DB`` is ``emodb``."""
     names = []
     for corpus in corpora:
-        alike = [name for name in there if _letters(name) == _letters(corpus)]
-        if corpus not in there and len(alike) != 1:
+        alike = [name for name in known if _letters(name) == _letters(corpus)]
+        if corpus not in known and len(alike) != 1:
             raise UserError(
-                f"{option} {corpus}: no such corpus in {source}; expected one of "
-                f"{', '.join(there)}; extract it with --data DIR --data DIR2"
+                f"{option} {corpus}: no such corpus in {source}; choose from {', '.join(known)}, "
+                "or extract it with --data DIR --data DIR2"
             )
-        names.append(corpus if corpus in there else alike[0])
+        names.append(corpus if corpus in known else alike[0])
     return tuple(names)
 
 
@@ -504,7 +502,7 @@ def _letters(name: str) -> str:
 
 
 def _words(column: str, protocol: Protocol) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return ``merge`` and ``keep`` in the words of a column: people say angry as well as anger."""
+    """Return ``merge`` and ``keep`` in the words of a column, such as anger for angry."""
     if column != SHARED:
         return dict(protocol.merge), tuple(protocol.keep)
     merge = {shared_word(old): shared_word(new) for old, new in protocol.merge.items()}
@@ -512,7 +510,7 @@ def _words(column: str, protocol: Protocol) -> tuple[dict[str, str], tuple[str, 
 
 
 def _column(table: Mapping[str, NDArray[Any]], target: str, corpora: Sequence[str]) -> str:
-    """Return the column that is predicted: corpora have but the shared words in common."""
+    """Return the column that is predicted; several corpora only have the shared words in common."""
     return SHARED if target == EMOTION and len(corpora) > 1 and SHARED in table else target
 
 
@@ -520,14 +518,14 @@ def _corpora(
     table: Mapping[str, NDArray[Any]], protocol: Protocol
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the corpora to train on and to test on."""
-    there = set(table["corpus"].tolist())
-    train_on = tuple(sorted(set(protocol.train_on or protocol.test_on or there)))
+    corpora = set(table["corpus"].tolist())
+    train_on = tuple(sorted(set(protocol.train_on or protocol.test_on or corpora)))
     test_on = tuple(sorted(set(protocol.test_on))) or train_on
     both = sorted(set(train_on) & set(test_on))
     if both and set(train_on) != set(test_on):
         raise UserError(
             f"--train-on {','.join(train_on)} --test-on {','.join(test_on)}: {both[0]} is in both; "
-            "expected the same corpora, tested by --split, or none in both"
+            "name the same corpora, to be divided by --split, or different ones"
         )
     return (train_on, train_on) if both else (train_on, test_on)
 
@@ -545,44 +543,44 @@ def _target(
     target = choose_target(table, column, merge, keep, used, protocol.task)
     if set(train_on) == set(test_on):
         return target
-    where = table["corpus"][target.rows]
-    rated = [target.labels[np.isin(where, side)] for side in (train_on, test_on)]
-    for side, labels in zip((train_on, test_on), rated, strict=True):
+    of_clip = table["corpus"][target.rows]
+    by_side = [target.labels[np.isin(of_clip, side)] for side in (train_on, test_on)]
+    for side, labels in zip((train_on, test_on), by_side, strict=True):
         if not len(labels):
             raise UserError(
-                f"--target {protocol.target}: no clip of {', '.join(side)} has one; expected some "
-                "to train on and some to test; choose another target or corpus"
+                f"--target {protocol.target}: no clip of {', '.join(side)} has one; choose another "
+                "target or corpus"
             )
     if target.labels.dtype.kind == "f":
         return target
-    common = sorted(set(rated[0]) & set(rated[1]))
-    alone = sorted(set(rated[0]) ^ set(rated[1]))
+    common = sorted(set(by_side[0]) & set(by_side[1]))
+    unshared = sorted(set(by_side[0]) ^ set(by_side[1]))
     both = f"both {', '.join(train_on)} and {', '.join(test_on)}"
-    if keep and alone:
+    if keep and unshared:
         raise UserError(
-            f"--keep {','.join(keep)}: {alone[0]} is not in {both}; expected labels that both "
-            f"have: {', '.join(common) or 'none'}"
+            f"--keep {','.join(keep)}: {unshared[0]} is not in {both}; their common labels are "
+            f"{', '.join(common) or 'none'}"
         )
     if len(common) < 2:
         raise UserError(
-            f"--target {protocol.target}: {', '.join(common) or 'no label'} is in {both}; expected "
-            "two labels or more; choose another target or corpus"
+            f"--target {protocol.target}: {both} have {', '.join(common) or 'no label'} in common; "
+            "at least two are needed; choose another target or corpus"
         )
-    return choose_target(table, column, merge, common, used, protocol.task) if alone else target
+    return choose_target(table, column, merge, common, used, protocol.task) if unshared else target
 
 
 def anything_to_choose(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> bool:
-    """Say whether a head, a layer or a hyper-parameter is chosen inside the folds."""
-    points = max(sum(map(len, paths(grid))) for grid in grids)
-    return among_heads or points * len(plan.candidates) > 1
+    """Return whether a head, a layer or a hyper-parameter is chosen inside the folds."""
+    most = max(len(combinations(grid)) for grid in grids)
+    return among_heads or most * len(plan.candidates) > 1
 
 
 def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> str:
-    """Say how head, layer and hyper-parameters were chosen."""
+    """Describe how head, layer and hyper-parameters were chosen."""
     chosen = [f"head (for {BEST})"] if among_heads else []
     if len(plan.candidates) > 1:
         chosen.append("layer")
-    if any(sum(map(len, paths(grid))) > 1 for grid in grids):
+    if any(len(combinations(grid)) > 1 for grid in grids):
         chosen.append("hyper-parameters")
     if not chosen:
         return "layer and hyper-parameters fixed beforehand"
@@ -605,14 +603,14 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def read_layer(cache: Cache, layer: str, plan: Plan) -> NDArray[np.float32]:
-    """Read a layer of the clips that are used; refuse values that no classifier can take."""
+    """Read a layer of the clips that are used; refuse values that are not finite."""
     X = cache.embeddings(layer, plan.pooling)[plan.target.rows]
     _check_finite(X, cache, layer)
     return by_speaker(X, plan.problem.speakers) if plan.protocol.normalise == "speaker" else X
 
 
 def read_rows(cache: Cache, layer: str, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Read some rows of a layer, by their positions in the cache, and no others."""
+    """Read only some rows of a layer, by their row numbers in the cache."""
     parts = [cache.rows(pooling, layer, rows) for pooling in plan.pooling.split(",")]
     X = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
     _check_finite(X, cache, layer)
@@ -622,6 +620,6 @@ def read_rows(cache: Cache, layer: str, plan: Plan, rows: NDArray[np.intp]) -> N
 def _check_finite(X: NDArray[np.float32], cache: Cache, layer: str) -> None:
     if not np.isfinite(X).all():
         raise UserError(
-            f"{cache.path}: layer {layer} holds values that are not finite numbers; expected "
-            "numbers; extract again with --overwrite, in float32"
+            f"{cache.path}: layer {layer} holds values that are not finite numbers; extract again "
+            "with --overwrite, in float32"
         )

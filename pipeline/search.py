@@ -1,10 +1,9 @@
 """One fold of one layer: choose hyper-parameters among the training speakers, then test.
 
-This is the unit of work: what one process does without a word from the others, and what a stopped
-run need not do again.
+This is the unit of work: one process does it independently of the others, and a run that was
+stopped does not repeat it.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,39 +11,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .blocks import Matrix, take
-from .folds import Fold, choosing_folds
-from .heads import Grid, Head, Tested, Tester, paths
+from .folds import Fold, selection_folds
+from .heads import Grid, Head, PathFitter, combinations, paths
 from .layers import learn_weights, weigh
 from .measures import MEASURES
 from .target import stratify
 
-#: A path is left when so many points in a row score below its best, by more than the margin: a
-#: score can fall and rise again.
+#: A path is abandoned when so many params in a row score below its best by more than the margin:
+#: a score can fall and rise again.
 PATIENCE = 2
 MARGIN = 0.03
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """What one fold of one layer gave.
+    """The result of one fold of one layer.
 
     Attributes
     ----------
     inner : tuple of float
-        First score (UAR, CCC) over the inner folds of each point of the grid; NaN where the search
-        had stopped before it, or where there was nothing to choose.
+        First score (UAR, CCC) over the inner folds for each combination of the grid; NaN where its
+        path was abandoned, or where there was nothing to choose.
     chosen : int
-        The point with the highest of them; the first if several have it.
+        The combination with the highest of them; the first of several.
     inner_not_converged : int
         How many inner fits did not reach their optimum.
     predicted : ndarray of str or float64, shape (n_test,)
-        Predictions of the test clips by a classifier fitted on all training clips.
+        Predictions for the test clips by the head fitted on all training clips.
     scores : ndarray of float64, shape (n_test, n_labels)
-        Its scores; NaN for a label that was not among the training clips. Of ratings, none.
+        Its scores; NaN for a label that no training clip has. For ratings (n_test, 0).
     converged : bool
         Whether it reached its optimum.
     weights : tuple of float
-        Of the layers, where they were learnt.
+        Layer weights, where they were learnt.
     """
 
     inner: tuple[float, ...]
@@ -57,7 +56,7 @@ class FoldResult:
 
 
 def search_fold(
-    head: Head,
+    head: type[Head],
     grid: Grid,
     X: Matrix,
     labels: NDArray[Any],
@@ -69,21 +68,21 @@ def search_fold(
 ) -> FoldResult:
     """Choose hyper-parameters by inner folds over the training speakers, refit, and test.
 
-    Where the fold names validation clips, these take the place of the inner folds.
+    Where the fold names validation clips, these replace the inner folds.
 
     Parameters
     ----------
-    head : Head
-        The kind of classifier.
+    head : subclass of Head
+        What to fit.
     grid : mapping of str to tuple of float
         The values to try.
     X : ndarray of float32, shape (n_clips, n_features) or (n_layers, n_clips, n_features)
-        Embeddings of all clips; of several layers if their weights are to be learnt. Of one layer
-        also Rows, for heads that stream: then no more than a block is in memory.
+        Embeddings of all clips; of several layers if their weights are to be learnt. For heads that
+        stream, one layer can also be a FileMatrix.
     labels : ndarray of str or float64, shape (n_clips,)
-        What is predicted of all clips.
+        Labels or ratings of all clips.
     speakers : ndarray of str, shape (n_clips,)
-        Who talks.
+        Speakers of all clips.
     fold : Fold
         Which clips to train and to test on.
     choose : bool
@@ -96,62 +95,61 @@ def search_fold(
     FoldResult
     """
     names = label_names(labels)
-    points = [point for path in paths(grid) for point in path]
+    candidates = combinations(grid)
     flat, weights = _flatten(X, labels, fold.train)
-    tester = head.open(flat[fold.train], labels[fold.train], seed)
-    inner, failed = [np.nan] * len(points), 0
+    y = labels[fold.train]
+    fit_path = head.path_fitter(flat[fold.train], y, speakers[fold.train], seed)
+    inner, failed = [np.nan] * len(candidates), 0
     if choose:
-        # Where no weights are learnt, the inner folds see the same clips and share the tester.
-        shared = tester if X.ndim == 2 else None
+        # Where no weights are learnt, the inner folds have the same embeddings and share the fits.
+        shared = fit_path if X.ndim == 2 else None
         inner, failed = _score_grid(head, grid, X, labels, speakers, fold, seed, shared)
     chosen = 0 if np.isnan(inner).all() else int(np.nanargmax(inner))
     if not len(fold.test):
-        return FoldResult(
-            tuple(inner), chosen, failed, labels[:0], np.empty((0, len(names))), converged=True
-        )
-    everyone = np.arange(len(fold.train))
-    tested = next(tester(everyone, flat[fold.test], [points[chosen]]))
+        empty = np.empty((0, len(names)))
+        return FoldResult(tuple(inner), chosen, failed, labels[:0], empty, converged=True)
+    result = next(fit_path(np.arange(len(y)), flat[fold.test], [candidates[chosen]]))
     scores = np.full((len(fold.test), len(names)), np.nan)
     if names:
-        scores[:, np.searchsorted(names, np.unique(labels[fold.train]))] = tested.scores
+        scores[:, np.searchsorted(names, np.unique(y))] = result.scores
     return FoldResult(
-        tuple(inner), chosen, failed, tested.predicted, scores, tested.converged, weights
+        tuple(inner), chosen, failed, result.predicted, scores, result.converged, weights
     )
 
 
 def _score_grid(
-    head: Head,
+    head: type[Head],
     grid: Grid,
     X: Matrix,
     labels: NDArray[Any],
     speakers: NDArray[np.str_],
     fold: Fold,
     seed: int,
-    shared: Tester | None,
+    shared: PathFitter | None,
 ) -> tuple[list[float], int]:
-    """Return the inner score of each point, NaN where a path was left, and how many fits failed.
+    """Return the inner score of each combination, and how many fits failed to converge.
 
-    The inner folds go along a path side by side, so that it can be left when their common score
-    has fallen.
+    The inner folds follow a path side by side, so that it can be abandoned when their common score
+    has fallen; the scores of the rest of it are NaN.
     """
-    X, labels = take(X, fold.train), labels[fold.train]
+    X, labels, speakers = take(X, fold.train), labels[fold.train], speakers[fold.train]
     names, measure = label_names(labels), MEASURES[head.task]
-    inner = choosing_folds(fold, stratify(labels), speakers[fold.train])
+    inner = selection_folds(fold, stratify(labels), speakers)
     truth = np.concatenate([labels[part.test] for part in inner])
-    clips = [_flatten(X, labels, part.train)[0] for part in inner]
-    testers = [shared or head.open(flat, labels, seed) for flat in clips]
+    embeddings = [_flatten(X, labels, part.train)[0] for part in inner]
+    fitters = [shared or head.path_fitter(flat, labels, speakers, seed) for flat in embeddings]
     scores: list[float] = []
     failed = 0
     for path in paths(grid):
-        streams = [
-            tester(part.train, flat[part.test], path)
-            for tester, part, flat in zip(testers, inner, clips, strict=True)
+        along_path = [
+            fit_path(part.train, flat[part.test], path)
+            for fit_path, part, flat in zip(fitters, inner, embeddings, strict=True)
         ]
         measured: list[float] = []
-        for tested in _side_by_side(streams):
-            said = np.concatenate([each.predicted for each in tested])
-            failed += sum(not each.converged for each in tested)
-            measured.append(measure.first_of(truth, said, names))
+        for results in zip(*along_path, strict=True):
+            predicted = np.concatenate([each.predicted for each in results])
+            failed += sum(not each.converged for each in results)
+            measured.append(measure.first_of(truth, predicted, names))
             if len(measured) > PATIENCE and max(measured[-PATIENCE:]) < max(measured) - MARGIN:
                 break
         scores += measured + [np.nan] * (len(path) - len(measured))
@@ -159,18 +157,14 @@ def _score_grid(
 
 
 def label_names(labels: NDArray[Any]) -> list[str]:
-    """Return the labels that there are, sorted; none of ratings."""
+    """Return the distinct labels, sorted; an empty list for ratings."""
     return np.unique(labels).tolist() if labels.dtype.kind == "U" else []
-
-
-def _side_by_side(streams: Sequence[Iterator[Tested]]) -> Iterator[tuple[Tested, ...]]:
-    return zip(*streams, strict=True)
 
 
 def _flatten(
     X: Matrix, labels: NDArray[Any], train: NDArray[np.intp]
 ) -> tuple[Matrix, tuple[float, ...]]:
-    """Sum several layers by weights learnt on the training clips; leave one layer as it is."""
+    """Sum several layers by weights learnt on the training clips; keep one layer as it is."""
     if X.ndim == 2:
         return X, ()
     weights = learn_weights(X[:, train], labels[train])

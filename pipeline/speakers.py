@@ -15,7 +15,7 @@ from ..corpora import CORPORA
 from ..corpora.speakers import canonical_speaker, describe_similar, similar_speakers
 from ..errors import UserError, counted
 
-#: Ids, as :func:`canonical_speaker` gives them, that are of nobody in particular.
+#: Ids, as :func:`canonical_speaker` returns them, that name no particular person.
 _PLACEHOLDERS = frozenset(
     {"unknown", "unk", "na", "n-a", "nan", "none", "null", "anonymous", "anon", "various", "mixed",
      "multiple", "other", "notavailable"}
@@ -33,11 +33,11 @@ class Speakers:
     Attributes
     ----------
     ids : ndarray of str, shape (n_clips,)
-        Two clips have the same id if, and only if, they are taken to be of the same person.
+        Two clips have the same id if and only if they are assumed to be of the same person.
     assumptions : tuple of str
         What was assumed about the ids, in words.
     findings : tuple of (str, str)
-        Code of a check, as in docs/checks.md, and what was found.
+        Code of a check, as in docs/checks.md, and a description.
     """
 
     ids: NDArray[np.str_]
@@ -55,17 +55,17 @@ def identify_speakers(
     """Decide which clips are of the same person.
 
     A speaker id that occurs in several corpora is one person, unless the corpora are known to use
-    it for different people, as the built-in readers know of theirs.
+    it for different people, as for those with built-in readers.
 
     Parameters
     ----------
     clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table: ``corpus``, ``speaker`` and, in caches that have it, ``speaker_id``.
+        The clip table: ``corpus``, ``speaker`` and, except in old caches, ``speaker_id``.
     several_corpora : bool
-        Whether the cache holds several corpora: ids then carry the name of the corpus where they
-        belong to one corpus only.
+        Whether the cache holds several corpora: ids that belong to one corpus then include its
+        name.
     per_corpus : bool
-        Whether the user says that each corpus has speakers of its own.
+        Whether the user states that each corpus has its own speakers.
     similar : {"refuse", "merge", "separate"}
         What to do with ids that differ only in spelling.
 
@@ -100,7 +100,7 @@ def identify_speakers(
         if shared:
             assumptions.append(
                 f"{_in_several(shared)}, such as {_where(shared)}; "
-                "each is taken to be one person (if they are different people: "
+                "each is assumed to be one person (if they are different people: "
                 "--speakers-per-corpus)"
             )
     groups = similar_speakers(ids.tolist())
@@ -120,7 +120,8 @@ def identify_speakers(
         findings.append((
             "SER026",
             f"{counted(len(groups), 'group')} of speaker ids with no difference but the spelling, "
-            f"taken for different people (--similar-speakers separate): {describe_similar(groups)}",
+            f"assumed to be different people (--similar-speakers separate): "
+            f"{describe_similar(groups)}",
         ))  # fmt: skip
     findings += _suspicious_ids(ids)
     return Speakers(ids, tuple(assumptions), tuple(findings))
@@ -134,7 +135,7 @@ def _in_several(shared: Mapping[str, object]) -> str:
 
 
 def _suspicious_ids(ids: NDArray[np.str_]) -> list[tuple[str, str]]:
-    """Find signs that ids name clips, sessions or nobody in particular, and not people."""
+    """Find signs that ids name clips, sessions or no particular person."""
     findings = []
     unique, counts = np.unique(ids, return_counts=True)
     names = unique.tolist()
@@ -149,12 +150,12 @@ def _suspicious_ids(ids: NDArray[np.str_]) -> list[tuple[str, str]]:
     several = [stem for stem, size in sizes.items() if size > 2]
     if len(several) > 2 and 2 * sum(sizes[stem] for stem in several) >= len(names):
         alike = ", ".join([name for name in names if stems[name] == several[0]][:3])
-        found = f"many speaker ids differ in their last part only, such as {alike}"
-        findings.append(("SER029", found))
+        text = f"many speaker ids differ in their last part only, such as {alike}"
+        findings.append(("SER029", text))
     few = int(np.sum(counts <= 2))
     if 2 * few >= len(counts):
-        found = f"{few} of {len(counts)} speakers have no more than two clips"
-        findings.append(("SER019", found))
+        text = f"{few} of {len(counts)} speakers have no more than two clips"
+        findings.append(("SER019", text))
     return findings
 
 
@@ -164,20 +165,13 @@ def _own(speaker: str) -> str:
 
 
 def speaker_ids(clips: Mapping[str, NDArray[Any]]) -> NDArray[np.str_]:
-    """Return speaker ids as their source means them: where a corpus has its own, with its name.
+    """Return the speaker id of each clip, shape (n_clips,), with the corpus if ids are its own.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table; an older one has no column ``speaker_id``.
-
-    Returns
-    -------
-    ndarray of str, shape (n_clips,)
+    The clip table of an old cache has no column ``speaker_id``.
     """
     if "speaker_id" in clips:
         return clips["speaker_id"]
-    # A cache of an earlier version does not say who read the corpus.
+    # A cache of an earlier version does not record which reader it used.
     known = np.isin(clips["corpus"], list(CORPORA))
     qualified = np.char.add(np.char.add(clips["corpus"], ":"), clips["speaker"])
     return np.where(known, qualified, clips["speaker"])
@@ -186,13 +180,13 @@ def speaker_ids(clips: Mapping[str, NDArray[Any]]) -> NDArray[np.str_]:
 def _in_several_corpora(
     ids: NDArray[np.str_], corpora: NDArray[np.str_]
 ) -> dict[str, tuple[str, ...]]:
-    """Return the ids that occur in several corpora, each with the names of these."""
-    found: dict[str, set[str]] = {}
+    """Return the ids that occur in several corpora, each with the names of the corpora."""
+    corpora_of: dict[str, set[str]] = {}
     for speaker, corpus in set(zip(ids.tolist(), corpora.tolist(), strict=True)):
-        found.setdefault(speaker, set()).add(corpus)
+        corpora_of.setdefault(speaker, set()).add(corpus)
     return {
-        speaker: tuple(sorted(found[speaker])) for speaker in sorted(found)
-        if len(found[speaker]) > 1
+        speaker: tuple(sorted(corpora_of[speaker])) for speaker in sorted(corpora_of)
+        if len(corpora_of[speaker]) > 1
     }  # fmt: skip
 
 

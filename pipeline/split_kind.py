@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class SplitKind(StrEnum):
-    """How a split divides the clips."""
+    """How a split divides the clips; its name begins with the value, up to the colon."""
 
     LOSO = "loso"
     KFOLD = "kfold"
@@ -33,6 +33,21 @@ class SplitKind(StrEnum):
     def holds_out(self) -> bool:
         """Whether there is a single division into training, validation and test clips."""
         return self in (SplitKind.HOLDOUT, SplitKind.RANDOM_HOLDOUT)
+
+    @property
+    def shares_speakers(self) -> bool:
+        """Whether speakers are on both sides, so that scores are inflated."""
+        return self in (SplitKind.RANDOM_FOLDS, SplitKind.RANDOM_HOLDOUT)
+
+    @property
+    def draws_by_seed(self) -> bool:
+        """Whether the folds depend on the seed."""
+        return self.shares_speakers or self in (SplitKind.KFOLD, SplitKind.HOLDOUT)
+
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether groups of speakers are kept together by construction."""
+        return self in (SplitKind.LOSO, SplitKind.KFOLD, SplitKind.HOLDOUT)
 
     @property
     def trains(self) -> bool:

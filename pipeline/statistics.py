@@ -1,7 +1,7 @@
-"""What can be said of scores beyond their value: intervals, comparisons and groups, by speaker.
+"""Confidence intervals and comparisons of scores, over speakers.
 
-The clips of a speaker are alike: intervals that treated them as independent would be too narrow.
-All that is needed are sums over each speaker's clips, such as the counts of who was taken for whom.
+The clips of a speaker are not independent: intervals that assumed so would be too narrow. All that
+is needed are sums over each speaker's clips, such as confusion matrices.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from .measures import LABELS, Measure
 from .metrics import recalls
 from .permutation import differing_speakers, swap_p
 
-#: With fewer speakers an interval over speakers means nothing: their own values are shown instead.
+#: With fewer speakers an interval is meaningless: each speaker's score is shown instead.
 FEWEST_SPEAKERS = 5
-#: A standard error below is rounding: all speakers are alike, and nothing is known of others.
+#: A smaller standard error is rounding: all speakers score alike, which says nothing of others.
 _ROUNDING = 1e-12
 
 
@@ -32,8 +32,8 @@ class Interval:
     value : float
         Over all clips.
     low, high : float
-        NaN where there is no interval: with fewer than five speakers, where the score rests on two
-        speakers or fewer, or where it stays the same whichever speaker is left out.
+        NaN where there is no interval: with fewer than five speakers, where the score depends on at
+        most two speakers, or where it is the same whichever speaker is left out.
     """
 
     value: float
@@ -50,10 +50,10 @@ class Comparison:
     first, second : str
         Their names.
     difference : Interval
-        First score (UAR, CCC) of the first less that of the second, over all clips.
+        First score (UAR, CCC) of the first minus that of the second, over all clips.
     p : float
-        Of the two-sided permutation test of that same difference, which swaps the two sets of
-        predictions of whole speakers.
+        Two-sided permutation test of that difference, which swaps the two sets of predictions of
+        whole speakers.
     p_holm : float
         The same, corrected for all comparisons made together.
     """
@@ -72,24 +72,24 @@ def count_by_group(
     labels: Sequence[str],
     measure: Measure = LABELS,
 ) -> dict[str, NDArray[Any]]:
-    """Sum up the predictions of each group of clips.
+    """Return the sums from which the predictions of each group of clips are scored.
 
     Parameters
     ----------
     truth, predicted : ndarray of str or float64, shape (n_clips,)
-        Labels or ratings. Ratings are centred by the mean of the truth over all groups, so that the
-        sums of groups add up.
+        Labels or ratings. Ratings are centred on the mean of the truth over all groups, so that
+        sums of groups can be added.
     groups : ndarray of str, shape (n_clips,)
         The speaker, sex or any other group of each clip.
     labels : sequence of str
-        All labels, sorted; none for ratings.
+        All labels, sorted; empty for ratings.
     measure : Measure
-        How predictions are counted: for labels, who was taken for whom.
+        How predictions are summed: for labels, confusion matrices.
 
     Returns
     -------
     dict of str to ndarray
-        By group, sorted: what ``measure.count`` returns.
+        The result of ``measure.count`` by group, sorted.
     """
     truth, predicted = measure.centre(truth, predicted)
     names, group_of_clip = np.unique(groups, return_inverse=True)
@@ -104,12 +104,11 @@ def count_by_group(
 def intervals(by_speaker: NDArray[Any], measure: Measure = LABELS) -> dict[str, Interval]:
     """Score predictions, with 95 % intervals for the score of other speakers like these.
 
-    The standard error is that of the jackknife: each speaker is left out in turn. The interval is
-    symmetric on the scale on which the score has no limits (logit of a share, Fisher's z of a
+    The standard error is that of the jackknife, which leaves out each speaker in turn. The interval
+    is symmetric on the scale on which the score has no limits (logit of a share, Fisher's z of a
     correlation, logarithm of an error), with the quantiles of Student's t. Its degrees of freedom
-    are one less than the effective number of speakers; where the score is a mean over labels, than
-    that of the label for which it is smallest. docs/method.md has the simulation that it was
-    chosen by.
+    are one less than the effective number of speakers; where the score is a mean over labels, that
+    of the label with the smallest. docs/method.md has the simulation that justifies it.
 
     Parameters
     ----------
@@ -151,17 +150,17 @@ def recall_intervals(by_speaker: NDArray[np.int64]) -> list[Interval]:
     Returns
     -------
     list of Interval
-        One for each label, from the speakers that hold it: without an interval where they are
-        fewer than five, NaN where there is no clip of it.
+        One for each label, from the speakers who have it: without an interval where they are fewer
+        than five, NaN where no clip has it.
     """
     total, clips = by_speaker.sum(axis=0), by_speaker.sum(axis=-1)
     values = recalls(total)
-    found = []
+    result = []
     for label, value in enumerate(values):
-        holding = clips[:, label] > 0
-        left_out = recalls(total - by_speaker[holding])[:, label]
-        found.append(_interval(value, left_out, clips[holding, label, None], (0.0, 1.0)))
-    return found
+        has_label = clips[:, label] > 0
+        left_out = recalls(total - by_speaker[has_label])[:, label]
+        result.append(_interval(value, left_out, clips[has_label, label, None], (0.0, 1.0)))
+    return result
 
 
 def compare(
@@ -172,9 +171,9 @@ def compare(
 ) -> tuple[Comparison, ...]:
     """Compare predictions of the same clips, two at a time, over speakers.
 
-    Interval and test are of the difference that is shown: that of the first scores over all clips.
-    The interval is that of the jackknife, as in :func:`intervals`; speakers for whom the two agree
-    add no degree of freedom.
+    Interval and test are of the difference of the first scores over all clips. The interval is that
+    of the jackknife, as in :func:`intervals`; speakers for whom the two agree add no degree of
+    freedom.
 
     Parameters
     ----------
@@ -183,7 +182,7 @@ def compare(
     measure : Measure
         How they are scored.
     seed : int
-        Of the draws of the test, where it is not exact.
+        Seed of the random swaps, where the test is not exact.
     pairs : sequence of (str, str), optional
         What to compare; all pairs by default.
 
@@ -198,22 +197,22 @@ def compare(
     sequentially rejective multiple test procedure*.
     """
     pairs = list(combinations(by_speaker, 2)) if pairs is None else pairs
-    found = []
+    uncorrected = []
     for first, second in pairs:
         a, b = by_speaker[first], by_speaker[second]
         p = swap_p(a, b, measure, seed) if len(a) >= FEWEST_SPEAKERS else np.nan
-        found.append((first, second, _difference(a, b, measure), p))
-    corrected = holm(np.array([p for *_, p in found]))
-    return tuple(Comparison(*each, q) for each, q in zip(found, corrected.tolist(), strict=True))
+        uncorrected.append((first, second, _difference(a, b, measure), p))
+    corrected = holm(np.array([p for *_, p in uncorrected])).tolist()
+    return tuple(Comparison(*each, q) for each, q in zip(uncorrected, corrected, strict=True))
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correct p-values for being several.
+    """Correct p-values for multiple tests.
 
     Parameters
     ----------
     p : ndarray of float64, shape (n_tests,)
-        As each test gave them.
+        Uncorrected.
 
     Returns
     -------
@@ -253,20 +252,20 @@ def _interval(
     left_out : ndarray of float64, shape (n_speakers,)
         The score without each speaker.
     clips : ndarray of int or float64, shape (n_speakers, n_parts)
-        How many clips of each speaker each part of the score rests on.
+        How many clips of each speaker each part of the score depends on.
     limits : (float, float)
-        The least and the greatest value of the score.
+        The lowest and the highest possible score.
     """
     low, high = limits
     value = float(value)
     half = _half_width(value, left_out, _degrees_of_freedom(clips))
     if np.isnan(half) or not low < value < high:
         return Interval(value, np.nan, np.nan)
-    # The derivative of the scale at the score carries the standard error over to it.
+    # Delta method: the derivative of the scale at the score transforms the standard error.
     half *= 1 / (value - low) + 1 / (high - value)
     ends = np.array([-half, half])
     if np.isinf(high):
-        with np.errstate(over="ignore"):  # an endless interval is one
+        with np.errstate(over="ignore"):  # an infinite interval is valid
             ends = low + (value - low) * np.exp(ends)
     else:
         ends = low + (high - low) * expit(np.log((value - low) / (high - value)) + ends)
@@ -274,7 +273,7 @@ def _interval(
 
 
 def _half_width(value: float, left_out: NDArray[np.float64], freedom: float) -> float:
-    """Return Student's t times the jackknife's standard error; NaN where neither says anything."""
+    """Return Student's t times the jackknife's standard error; NaN where it is meaningless."""
     n = len(left_out)
     error = np.sqrt((n - 1) / n * np.sum((left_out - value) ** 2)) if n else np.nan
     if n < FEWEST_SPEAKERS or freedom <= 1 or not error > _ROUNDING:
@@ -283,7 +282,7 @@ def _half_width(value: float, left_out: NDArray[np.float64], freedom: float) -> 
 
 
 def _degrees_of_freedom(clips: NDArray[Any]) -> float:
-    """Return one less than the effective number of speakers of the part that has the fewest.
+    """Return one less than the effective number of speakers of the part with the fewest.
 
     The effective number of n speakers is n where all have the same number of clips, and smaller
     where a few of them have most of the clips.

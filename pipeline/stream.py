@@ -1,4 +1,4 @@
-"""Embeddings that are too many for memory: when, which heads take them, and where they lie."""
+"""Embeddings that do not fit in memory: when, which heads take them, and where they are stored."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import MachineError, UserError, first_line
 from ..features.cache import Cache
 from ..files import create_file
-from .blocks import Rows, blocks
+from .blocks import FileMatrix, blocks
 from .heads import HEADS, Grid, Head
 from .layers import Candidate
 from .protocol import Plan, read_rows
@@ -28,87 +28,88 @@ def candidate_size(cache: Cache, plan: Plan) -> float:
 
 def stream_plan(
     plan: Plan,
-    heads: Sequence[Head],
+    heads: Sequence[type[Head]],
     grids: Mapping[str, Grid],
     size: float,
     limit: float,
     *,
     on_cluster: bool,
     default_heads: bool = False,
-) -> tuple[Plan, tuple[Head, ...], dict[str, Grid]]:
-    """Say how what is past the limit is fitted instead.
+) -> tuple[Plan, tuple[type[Head], ...], dict[str, Grid]]:
+    """Replace heads that need all embeddings in memory by heads that stream.
 
     Parameters
     ----------
     plan : Plan
-        What is asked for.
-    heads : sequence of Head
-        The heads that are asked for.
+        The run as requested.
+    heads : sequence of subclasses of Head
+        The heads requested.
     grids : mapping of str to Grid
         Their values to try.
     size, limit : float
-        What the embeddings of a candidate take, and what they may, in GiB.
+        The size of the embeddings of a candidate, and its limit, in GiB.
     on_cluster : bool
-        Whether the workers of a cluster are to do it.
+        Whether the fits run on the workers of a cluster.
     default_heads : bool
-        Whether nobody asked for these heads: those that cannot stream are left out then, if any
-        can.
+        Whether the user named no heads: those that cannot stream are then omitted, if any can.
 
     Returns
     -------
     plan : Plan
-        With the warning that says so.
-    heads : tuple of Head
-        Those that stand in where others need all embeddings in memory.
+        With a warning that states the changes.
+    heads : tuple of subclasses of Head
+        All of them stream.
     grids : dict of str to Grid
-        Of these; values that were given for a head hold for the one that takes its place.
+        Their values to try; values given for a head also hold for the one that replaces it.
 
     Raises
     ------
     UserError
-        If a head, the cluster or what is done to the embeddings needs them all in memory.
+        If a head, the cluster or an option needs all embeddings in memory.
     """
-    taken = f"the embeddings of a layer take {size:.3g} GiB, more than --stream-past {limit:g}"
-    fix = "fit without it, or raise the limit"
+    problem = f"the embeddings of a layer take {size:.3g} GiB, more than --stream-past {limit:g}"
+    remedy = "fit without it, or raise the limit"
     if on_cluster:
-        raise UserError(f"--cluster: {taken}; expected fewer, to be sent to workers; {fix}")
+        raise UserError(f"--cluster: {problem}, and are too large to send to workers; {remedy}")
     if any(each.how == "weighted" for each in plan.candidates):
         raise UserError(
-            f"--layers weighted: {taken}; expected all in memory to learn weights; {fix}"
+            f"--layers weighted: {problem}, and weights are learnt from all of them in memory; "
+            f"{remedy}"
         )
     if plan.protocol.normalise != "none":
         raise UserError(
-            f"--normalise {plan.protocol.normalise}: {taken}; expected all clips of a speaker in "
-            f"memory; {fix}"
+            f"--normalise {plan.protocol.normalise}: {problem}, and it needs all clips of a "
+            f"speaker in memory; {remedy}"
         )
-    said = [f"STREAMED: {taken}: heads read them a block at a time"]
-    fitted: dict[str, Grid] = {}
+    changes = [f"STREAMED: {problem}: heads read them a block at a time"]
+    streaming: dict[str, Grid] = {}
     for head in heads:
-        other = _that_streams(head)
-        if not other and default_heads and any(map(_that_streams, heads)):
-            said.append(f"{head.name} left out, as it needs all of them")
+        substitute = _streaming_head(head)
+        if not substitute and default_heads and any(map(_streaming_head, heads)):
+            changes.append(f"{head.name} omitted, as it needs all of them in memory")
             continue
-        if not other:
+        if not substitute:
             of_task = [each for each in HEADS.built_in.values() if each.task == head.task]
-            able = [each.name for each in of_task if _that_streams(each)]
+            able = [each.name for each in of_task if _streaming_head(each)]
             raise UserError(
-                f"--head {head.name}: {taken}; expected a head that streams: {', '.join(able)}; "
-                "name one of these, or raise the limit"
+                f"--head {head.name}: {problem}; use a head that streams ({', '.join(able)}), "
+                "or raise the limit"
             )
-        if other is not head:
-            said.append(f"{other.name} in place of {head.name}")
+        if substitute is not head:
+            changes.append(f"{substitute.name} in place of {head.name}")
         given = {
             name: values
             for name, values in grids[head.name].items()
-            if name in other.grid and values != head.grid[name]
+            if name in substitute.grid and values != head.grid[name]
         }
-        fitted[other.name] = {**fitted.get(other.name, other.grid), **given}
-    chosen = tuple(HEADS[name] for name in HEADS if name in fitted)
-    return replace(plan, warnings=(*plan.warnings, "; ".join(said))), chosen, fitted
+        name = substitute.name
+        streaming[name] = {**streaming.get(name, substitute.grid), **given}
+    chosen = tuple(HEADS[name] for name in HEADS if name in streaming)
+    return replace(plan, warnings=(*plan.warnings, "; ".join(changes))), chosen, streaming
 
 
-def _that_streams(head: Head) -> Head | None:
-    """Return a head, or the one that stands in for it; None if it needs all in memory."""
+def _streaming_head(head: type[Head]) -> type[Head] | None:
+    """Return a head if it streams, or the one that stands in for it; None if there is neither."""
     if head.streams:
         return head
     able = (each for each in HEADS.built_in.values() if each.streams)
@@ -116,10 +117,10 @@ def _that_streams(head: Head) -> Head | None:
 
 
 @contextmanager
-def room(run: Path) -> Iterator[Path]:
-    """Make a folder for embeddings inside a run's, on the same disk, and remove it in the end."""
+def spill_folder(run: Path) -> Iterator[Path]:
+    """Make a folder for embeddings inside that of a run, on the same disk; remove it at the end."""
     folder = run / "embeddings"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
     folder.mkdir()
     try:
         yield folder
@@ -127,36 +128,36 @@ def room(run: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> Rows:
-    """Write the embeddings of a candidate into a file, a block at a time.
+def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> FileMatrix:
+    """Write the embeddings of a candidate to a file, a block at a time.
 
-    It takes the place of the candidate before: the disk holds one at a time.
+    The file replaces that of the candidate before: the disk holds one at a time.
 
     Parameters
     ----------
     cache : Cache
-        Where they are. Its checksums are not looked at, for which all rows would have to be read:
+        Where the embeddings are. Its checksums are not verified, which would read all rows;
         ``serpipe cache verify`` does that.
     candidate : Candidate
-        Layers, put together.
+        The layers.
     plan : Plan
         Which clips and poolings.
     folder : Path
-        Where to.
+        Where to write the file.
 
     Returns
     -------
-    Rows
-        All of the clips that are used.
+    FileMatrix
+        All clips that are used.
 
     Raises
     ------
     UserError
         If a value is not a finite number.
     MachineError
-        If the disk does not take it.
+        If the file cannot be written.
     """
-    # Absolute: the processes that read it may have begun in another folder.
+    # Absolute: the processes that read it may have started in another folder.
     path, rows, width = folder.resolve() / "rows.float32", plan.target.rows, 0
     try:
         with create_file(path) as file:
@@ -167,7 +168,7 @@ def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> Rows:
                 joined.tofile(file)
     except OSError as error:
         raise MachineError(
-            f"{path}: cannot be written ({first_line(error)}); expected room for the embeddings of "
-            "a layer; make room, or name another disk with --out"
+            f"{path}: cannot be written ({first_line(error)}); make room for the embeddings of a "
+            "layer, or name another disk with --out"
         ) from error
-    return Rows(path, (len(rows), width), np.arange(len(rows)))
+    return FileMatrix(path, (len(rows), width), np.arange(len(rows)))

@@ -1,4 +1,4 @@
-"""What is predicted: which column, which of its labels, merged how."""
+"""The target: the column that is predicted, and which of its labels are kept and merged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,31 +12,31 @@ from ..choices import check_choice
 from ..corpora import CLIP_COLUMNS, FILLED_COLUMNS
 from ..errors import UserError, counted
 
-#: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
+#: Columns that identify a clip or its speaker, which cannot be predicted for a new speaker.
 _NOT_TARGETS = {"path", "name", "speaker", *FILLED_COLUMNS} - {"shared_emotion"}
 
 
-#: Asks for the emotion or, where clips have none, for the only other column to predict.
+#: The emotion or, for clips without one, the only other column that can be predicted.
 DEFAULT = ""
 EMOTION = "emotion"
-#: Of ``--task``: numbers are ratings and words are labels.
+#: The ``--task`` for which numbers are ratings and words are labels.
 AUTO = "auto"
-#: A column of so few whole numbers may well hold codes of labels.
+#: A column of at most so many whole numbers may contain codes of labels.
 FEW_VALUES = 10
 
 
 @dataclass(frozen=True)
 class Target:
-    """Which clips are used, and what is predicted of them.
+    """Which clips are used, and their labels or ratings.
 
     Attributes
     ----------
     column : str
         The column of the clip table.
     rows : ndarray of int, shape (n_used,)
-        Positions of the clips that are used.
+        Row numbers of the clips that are used.
     labels : ndarray of str or float64, shape (n_used,)
-        Their labels, merged as asked, or their ratings.
+        Their labels, after merging, or their ratings.
     changes : tuple of str
         What was merged or dropped, in words.
     assumptions : tuple of str
@@ -51,7 +51,7 @@ class Target:
 
 
 def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Return the columns that a table brings besides those of every corpus, and that can be learnt.
+    """Return the columns of a table, besides those of every corpus, that can be predicted.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
     list of str
         Columns of ratings, and columns of labels that several clips share.
     """
-    found = []
+    columns = []
     for name, values in clips.items():
         if name in CLIP_COLUMNS or name in FILLED_COLUMNS:
             continue
@@ -74,12 +74,12 @@ def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
         else:
             continue
         if 2 <= len(distinct) <= filled:
-            found.append(name)
-    return found
+            columns.append(name)
+    return columns
 
 
 def default_target(clips: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[str, ...]]:
-    """Return what is predicted if nobody says what.
+    """Return the target if the user names none.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def default_target(clips: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[str, .
     Returns
     -------
     column : str
-        ``"emotion"``, or the only other column where no clip has an emotion.
+        ``"emotion"``, or the only other column if no clip has an emotion.
     notes : tuple of str
-        That it is another column.
+        A note if it is another column.
 
     Raises
     ------
@@ -103,8 +103,8 @@ def default_target(clips: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[str, .
     others = columns_to_predict(clips)
     if len(others) > 1:
         raise UserError(
-            f"the clips have no emotion; expected --target with one of {', '.join(others)}; "
-            f"choose one, such as --target {others[0]}"
+            f"the clips have no emotion; choose what to predict from {', '.join(others)}, such as "
+            f"--target {others[0]}"
         )
     if not others:
         return EMOTION, ()
@@ -119,22 +119,22 @@ def choose_target(
     used: NDArray[np.bool_] | None = None,
     task: str = AUTO,
 ) -> Target:
-    """Choose labels: first merge, then drop what is not kept.
+    """Select labels: merge, then drop those that are not kept.
 
     Parameters
     ----------
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table.
     column : str
-        A column of labels, or one of ratings (numbers); clips where it is empty are not used.
+        A column of labels, or of ratings (numbers); clips where it is empty are not used.
     merge : mapping of str to str, optional
-        Label to the label that takes its place.
+        Label to the label that replaces it.
     keep : sequence of str
         Labels to keep, after merging; all by default.
     used : ndarray of bool, shape (n_clips,), optional
         The clips to choose from; all by default.
     task : {"auto", "labels", "ratings"}
-        How the column is read: by default numbers are ratings, and words are labels.
+        How the column is read: by default numbers as ratings, and words as labels.
 
     Returns
     -------
@@ -143,8 +143,8 @@ def choose_target(
     Raises
     ------
     UserError
-        If there is no such column or label, it cannot be read as ``task`` says, or fewer than two
-        labels are left.
+        If there is no such column or label, it cannot be read as ``task``, or fewer than two labels
+        are left.
     """
     check_choice("--task", task, TASKS)
     if used is None:
@@ -161,10 +161,10 @@ def choose_target(
     columns = [name for name in clips if name not in _NOT_TARGETS and clips[name].dtype.kind == "U"]
     possible = [name for name in columns if len(set(clips[name][used].tolist()) - {""}) > 1]
     if column not in possible:
-        found = "has fewer than two values" if column in columns else "is no categorical column"
+        problem = "has fewer than two values" if column in columns else "is not a column of labels"
         raise UserError(
-            f"--target {column}: {found} of the cache; expected one of {', '.join(possible)}, or a "
-            "column of ratings (see --ratings)"
+            f"--target {column}: {problem} in the cache; choose one of {', '.join(possible)}, or "
+            "give ratings with --ratings"
         )
     labels = clips[column].astype(object)
     changes = []
@@ -191,15 +191,14 @@ def choose_target(
         )
     if len(left) < 2:
         raise UserError(
-            f"--target {column}: only {', '.join(left)} is left; expected at least 2 labels; "
-            "keep more or merge fewer"
+            f"--target {column}: only {', '.join(left)} is left; keep more labels or merge fewer"
         )
     rows = np.flatnonzero(used)
     return Target(column, rows, labels[used].astype(str), tuple(changes))
 
 
 def number_labels(values: NDArray[np.float64]) -> NDArray[np.str_]:
-    """Return numbers as labels, such as ``"1"`` and ``"2.5"``; empty where there is none."""
+    """Return numbers as labels, such as ``"1"`` and ``"2.5"``; NaN becomes an empty label."""
     return np.array(["" if np.isnan(value) else f"{value:.15g}" for value in values.tolist()])
 
 
@@ -212,43 +211,31 @@ def _ratings(
 ) -> Target:
     if changed:
         raise UserError(
-            f"--target {column}: is a number; expected no --map or --keep, which are for labels; "
-            "leave them away"
+            f"--target {column}: is a number; omit --map and --keep, which are for labels"
         )
     rows = np.flatnonzero(used & np.isfinite(values))
     if len(np.unique(values[rows])) < 2:
         raise UserError(
-            f"--target {column}: known for {counted(len(rows), 'clip')}, and always the same; "
-            "expected ratings that differ; rate more clips"
+            f"--target {column}: the ratings of {counted(len(rows), 'clip')} are all the same; "
+            "rate more clips"
         )
     left = int(used.sum()) - len(rows)
     changes = (f"{counted(left, 'clip')} without {column} left out",) if left else ()
     ratings = values[rows].astype(np.float64)
     distinct = np.unique(ratings)
     few = len(distinct) <= FEW_VALUES and (distinct == np.round(distinct)).all()
-    held = f"{len(distinct)} different whole numbers" if few else "numbers"
-    note = f"{column} holds {held} and was read as ratings (to read labels: --task labels)"
+    content = f"{len(distinct)} different whole numbers" if few else "numbers"
+    note = f"{column} holds {content} and was read as ratings (to read labels: --task labels)"
     return Target(column, rows, ratings, changes, (note,) if assumed else ())
 
 
 def stratify(labels: NDArray[Any]) -> NDArray[np.str_]:
-    """Return what folds are balanced by.
-
-    Parameters
-    ----------
-    labels : ndarray of str or float64, shape (n_clips,)
-        Labels or ratings.
-
-    Returns
-    -------
-    ndarray of str, shape (n_clips,)
-        The labels; of ratings the fifth in which each lies.
-    """
+    """Return what folds are stratified by, shape (n_clips,): labels, or fifths of ratings."""
     if labels.dtype.kind == "U":
         return labels
     edges = np.unique(np.quantile(labels, [0.2, 0.4, 0.6, 0.8]))
     edges = edges[edges > labels.min()]
-    if not len(edges):  # most have the lowest rating: those, and all others
+    if not len(edges):  # most have the lowest rating: it, and all others
         edges = np.unique(labels)[1:2]
     return np.searchsorted(edges, labels, side="right").astype(str)
 
@@ -258,16 +245,17 @@ def permute_within_speakers(
 ) -> NDArray[Any]:
     """Shuffle the labels of each speaker's clips among themselves.
 
-    What a head scores on these is what the protocol gives for nothing: chance, if it is honest.
+    The score of a head on these is what the protocol gives without any information: chance, if
+    nothing leaks.
 
     Parameters
     ----------
     labels : ndarray of str or float64, shape (n_clips,)
         Labels or ratings of each clip.
     speakers : ndarray of str, shape (n_clips,)
-        Who talks.
+        The speaker of each clip.
     seed : int
-        Of the shuffle.
+        Seed of the shuffle.
 
     Returns
     -------
@@ -282,12 +270,12 @@ def permute_within_speakers(
 
 
 def _check_label(option: str, label: str, labels: NDArray[Any], column: str) -> None:
-    there = sorted(set(labels.tolist()) - {""})
-    if label not in there:
-        own = (
-            f"; {column} has the words that all corpora share: for those of one corpus use "
+    present = sorted(set(labels.tolist()) - {""})
+    if label not in present:
+        hint = (
+            f"; {column} has the words that all corpora share; for those of one corpus use "
             "--train-on CORPUS --target emotion"
             if column == "shared_emotion"
             else ""
         )
-        raise UserError(f"{option}: no clip is {label!r}; expected one of {', '.join(there)}{own}")
+        raise UserError(f"{option}: no clip is {label!r}; choose from {', '.join(present)}{hint}")

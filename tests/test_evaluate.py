@@ -189,20 +189,19 @@ def break_weights(model: Path, folder: Path, lost: str | None, added: str | None
 
 
 @pytest.mark.parametrize(
-    ("lost", "added", "told"),
+    ("lost", "added"),
     [
-        ("classifier.weight", None, "classifier.weight is missing"),
-        ("projector.bias", None, "projector.bias is missing"),
-        ("layer_weights", None, "layer_weights is missing"),
-        ("wav2vec2.encoder.layers.1.attention.k_proj.weight", None, "k_proj.weight is missing"),
-        (None, "classifier.dense.weight", "classifier.dense.weight is no part"),
-        (None, "lstm.weight", "lstm.weight is no part"),
+        ("classifier.weight", None),
+        ("projector.bias", None),
+        ("layer_weights", None),
+        ("wav2vec2.encoder.layers.1.attention.k_proj.weight", None),
+        (None, "classifier.dense.weight"),
+        (None, "lstm.weight"),
     ],
 )
 def test_a_model_that_is_not_whole_is_refused(
     lost: str | None,
     added: str | None,
-    told: str,
     standard: Path,
     few_clips: Path,
     tmp_path: Path,
@@ -211,7 +210,8 @@ def test_a_model_that_is_not_whole_is_refused(
     broken = break_weights(standard, tmp_path / "broken", lost, added)
     done = serpipe("evaluate", "--model", broken, "--data", few_clips)
     assert done.code == 2
-    assert told in done.err.splitlines()[-1] and done.err.splitlines()[-1].startswith("serpipe: ")
+    last = done.err.splitlines()[-1]
+    assert last.startswith(f"serpipe: {broken}: ") and str(lost or added) in last
     assert not Path("artifacts").exists()
 
 
@@ -220,14 +220,14 @@ def test_an_encoder_without_a_head_is_refused(
 ) -> None:
     done = serpipe("evaluate", "--model", small_encoder, "--data", few_clips)
     assert done.code == 2
-    assert "classifier.bias is missing (and 3 more)" in done.err.splitlines()[-1]
+    assert "classifier.bias" in done.err.splitlines()[-1]
     odd = odd_head(small_encoder, tmp_path / "odd", "output", EMOTIONS)
     weights = torch.load(odd / "pytorch_model.bin", weights_only=True)
     del weights["classifier.dense.bias"]
     torch.save(weights, odd / "pytorch_model.bin")
     done = serpipe("evaluate", "--model", odd, "--data", few_clips)
     assert done.code == 2
-    assert "classifier.dense.bias is missing" in done.err.splitlines()[-1]
+    assert "classifier.dense.bias" in done.err.splitlines()[-1]
 
 
 def test_labels_match_by_name_or_as_the_same_emotion_and_their_probabilities_are_added() -> None:
@@ -325,9 +325,9 @@ def test_a_model_that_tells_other_corpora_is_not_marked(
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (("--precision", "fp16"), "expected a GPU"),
+        (("--precision", "fp16"), "--precision fp16"),
         (("--precision", "int8"), "expected float32, bf16 or fp16"),
-        (("--batch-size", 0), "expected at least 1"),
+        (("--batch-size", 0), "--batch-size 0"),
         (("--target", "gloom"), "no such column"),
         (("--device", "tpu"), "expected auto, cpu or cuda"),
         (("--model-map", "furious=angry"), "the model has no label 'furious'"),

@@ -17,7 +17,7 @@ from serpipe.features.convert import convert
 from serpipe.features.training_record import FILE_NAME, read_record
 from serpipe.files import check_regular, open_regular, read_bytes, read_text
 from serpipe.pipeline.finetune.network_model import load_network
-from serpipe.pipeline.heads import lgbm, sklearn_file
+from serpipe.pipeline.heads import HEADS, sklearn_file
 
 #: Each could be read without end, or waited for without end, or is nothing to read.
 KINDS = ("pipe", "link to a pipe", "device", "link to a device", "folder", "socket")
@@ -125,7 +125,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "an archive": ("x.zip", read_archive),
     "labels": ("Session1/dialog/EmoEvaluation/Ses01F_impro01.txt", read_evaluations),
     "a network": ("network.json", read_network),
-    "trees": ("x.lgbm.json", lambda path: lgbm.load(path)),
+    "trees": ("x.lgbm.json", HEADS["lgbm"].load),
     "a head": ("x.skops", sklearn_file.load),
 }
 

@@ -21,7 +21,7 @@ from serpipe.corpora import scan
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.features.training_record import hash_speaker, read_record
-from serpipe.pipeline.finetune.data import ByLength, Examples, open_clips
+from serpipe.pipeline.finetune.data import ByLength, Examples, decode_clips
 from serpipe.pipeline.finetune.model import build_model, head_parameters, save_model
 from serpipe.pipeline.finetune.options import TrainingOptions
 from serpipe.pipeline.finetune.train import class_weights, predict
@@ -84,13 +84,13 @@ def rows(run: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_pitch_is_learnt_and_told_of_unheard_speakers(trained: Path) -> None:
-    told = rows(trained, "predictions/finetuned.csv")
-    assert len(told) == 2 * 48
+def test_pitch_is_learnt_and_predicted_for_new_speakers(trained: Path) -> None:
+    predictions = rows(trained, "predictions/finetuned.csv")
+    assert len(predictions) == 2 * 48
     for layer in ("nested", "end to end"):
-        of_layer = [row for row in told if row["layer"] == layer]
+        of_layer = [row for row in predictions if row["layer"] == layer]
         assert np.mean([row["truth"] == row["predicted"] for row in of_layer]) > 0.95
-    for row in told:
+    for row in predictions:
         assert math.isclose(float(row["score_high"]) + float(row["score_low"]), 1, abs_tol=1e-6)
     assert not (trained / "parts").exists()
 
@@ -152,7 +152,7 @@ def test_the_exported_model_lists_its_clips_and_passes_them_on(
     assert config["serpipe"]["corpora"] == ["more", "tones"]
 
 
-def test_a_killed_run_ends_in_the_same_predictions(
+def test_a_killed_run_resumes_to_the_same_predictions(
     trained: Path, tones: Path, small_encoder: Path, serpipe: Command, one_thread: None
 ) -> None:
     run = Path("artifacts") / "runs" / trained.name
@@ -186,7 +186,7 @@ def score(models: list[Path], clips: list[Path]) -> list[list[dict[str, float]]]
     import soxr
     import transformers
 
-    told = []
+    scores = []
     for model in models:
         pipe = transformers.pipeline("audio-classification", str(model))
         of_model = []
@@ -194,8 +194,8 @@ def score(models: list[Path], clips: list[Path]) -> list[list[dict[str, float]]]
             samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
             samples = soxr.resample(samples.mean(axis=1), rate, 16000, quality="VHQ")
             of_model.append({each["label"]: each["score"] for each in pipe(samples, top_k=None)})
-        told.append(of_model)
-    return told
+        scores.append(of_model)
+    return scores
 
 
 def score_without_serpipe(models: list[Path], clips: list[Path]) -> list[list[dict[str, float]]]:
@@ -210,8 +210,8 @@ def score_without_serpipe(models: list[Path], clips: list[Path]) -> list[list[di
         [sys.executable, "-c", code, *lists], capture_output=True, text=True, cwd=models[0]
     )
     assert done.returncode == 0, done.stderr
-    told: list[list[dict[str, float]]] = json.loads(done.stdout)
-    return told
+    scores: list[list[dict[str, float]]] = json.loads(done.stdout)
+    return scores
 
 
 def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
@@ -227,7 +227,7 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
         with torch.no_grad():  # as after a training: layers weigh differently, scores differ
             model.layer_weights.copy_(torch.tensor([0.5, 2.0, -1.0, 1.0]))
             model.classifier.weight.mul_(20)
-        sounds, bad = open_clips(clips, checkpoint.front_end)
+        sounds, bad = decode_clips(clips, checkpoint.front_end)
         assert not bad and len(set(sounds.seconds)) == 4  # padded
         logits = predict(
             model,
@@ -241,14 +241,14 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
     files = [Path(str(heard.clip.file)) for heard in sounds.heard]
     plain = score_without_serpipe([tmp_path / family for family in ours], files)
     for (family, mine), theirs in zip(ours.items(), plain, strict=True):
-        found = [[told[label] for label in labels] for told in theirs]
+        found = [[each[label] for label in labels] for each in theirs]
         np.testing.assert_allclose(mine, found, atol=1e-5, rtol=0, err_msg=family)
 
 
 def test_the_exported_model_of_a_run_tells_high_from_low(trained: Path, tones: Path) -> None:
     clips = [tones.parent / f"a-{label}-0.wav" for label in LABELS]
-    for label, told in zip(LABELS, score([trained / "model"], clips)[0], strict=True):
-        assert max(told, key=lambda name: told[name]) == label
+    for label, scores in zip(LABELS, score([trained / "model"], clips)[0], strict=True):
+        assert max(scores, key=lambda name: scores[name]) == label
     config = (trained / "model" / "config.json").read_text()
     assert str(Path.home()) not in config and str(tones.parent.parent) not in config
 
@@ -290,9 +290,9 @@ def test_a_trial_is_marked_everywhere_and_holds_only_what_it_tested(
     assert done.code == 0, done.err
     run = Path(done.out.strip())
     assert "TRIAL" in done.err
-    told = serpipe("report", run)
-    assert told.code == 0, told.err
-    assert "TRIAL" in told.out
+    report = serpipe("report", run)
+    assert report.code == 0, report.err
+    assert "TRIAL" in report.out
     clips = rows(run, "clips.csv")
     assert {row["fold"] for row in clips} == {"1"} and 0 < len(clips) < 48
     assert len({row["speaker"] for row in clips}) == 2
@@ -333,27 +333,26 @@ def test_the_validation_speakers_of_a_single_split_choose_the_epoch(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("option", "value"),
     [
-        (("--precision", "fp16"), "expected a GPU"),
-        (("--batch-size", 0), "expected at least 1"),
-        (("--warmup", 1.5), "share"),
-        (("--learning-rate", -1), "--learning-rate -1"),
-        (("--max-folds", 0), "--max-folds 0: "),
-        (("--target", "gloom"), "no such column"),
-        (("--device", "tpu"), "--device tpu: not on this machine"),
+        ("--precision", "fp16"),
+        ("--batch-size", 0),
+        ("--warmup", 1.5),
+        ("--learning-rate", -1),
+        ("--max-folds", 0),
+        ("--target", "gloom"),
+        ("--device", "tpu"),
     ],
 )
-def test_mistakes_are_one_line(
-    wrong: tuple[object, object], told: str, tones: Path, small_encoder: Path, serpipe: Command
+def test_mistakes_are_reported_in_one_line(
+    option: str, value: object, tones: Path, small_encoder: Path, serpipe: Command
 ) -> None:
-    done = serpipe(*options(tones, small_encoder), *wrong)
+    done = serpipe(*options(tones, small_encoder), option, value)
     assert done.code == 2
-    assert told in done.err.splitlines()[-1]
-    assert done.err.splitlines()[-1].startswith("serpipe: ")
+    assert done.err.splitlines()[-1].startswith(f"serpipe: {option} {value}")
 
 
-def test_front_end_and_encoder_move_only_when_they_are_to(small_encoder: Path) -> None:
+def test_only_the_requested_parts_are_trained(small_encoder: Path) -> None:
     checkpoint = load_checkpoint(str(small_encoder), None)
     for train_front_end in (False, True):
         model = build_model(checkpoint, ["a", "b"], train_front_end=train_front_end)
@@ -365,7 +364,7 @@ def test_front_end_and_encoder_move_only_when_they_are_to(small_encoder: Path) -
         assert model.config.layerdrop == model.config.mask_time_prob == 0
 
 
-def test_batches_are_of_like_length_and_the_same_in_the_same_epoch() -> None:
+def test_batches_are_of_similar_length_and_depend_on_the_epoch_alone() -> None:
     lengths = np.random.default_rng(0).uniform(1, 10, 103).tolist()
 
     def order(epoch: int) -> list[int]:

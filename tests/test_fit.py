@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from serpipe.errors import UserError
 from serpipe.pipeline import search
 from serpipe.pipeline.fit import ALL, HeadFit, Problem, fit_head
 from serpipe.pipeline.folds import Fold, inner_folds
-from serpipe.pipeline.heads import HEADS, Grid, Head, find_heads, paths, read_grids
-from serpipe.pipeline.heads.head import Parameter, one_by_one
+from serpipe.pipeline.heads import HEADS, Grid, Head, combinations, find_heads, paths, read_grids
+from serpipe.pipeline.heads.head import Parameter, Params
 from serpipe.pipeline.heads.lr_path import Basis, follow_path, probabilities
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.metrics import score
@@ -44,7 +45,7 @@ def one_thread() -> Iterator[None]:
 def clips(
     n_speakers: int = 6, per_emotion: int = 4, signal: float = 1.5, width: int = 20
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings in which emotions and speakers are both heard; labels, speakers."""
+    """Embeddings that depend on emotions and on speakers; labels, speakers."""
     draw = np.random.default_rng(0)
     labels = np.tile(np.repeat(EMOTIONS, per_emotion), n_speakers)
     speakers = np.repeat([f"{n:02d}" for n in range(n_speakers)], len(EMOTIONS) * per_emotion)
@@ -62,6 +63,12 @@ def loso(labels: np.ndarray, speakers: np.ndarray) -> Problem:
     return Problem(labels, speakers, tuple(folds))
 
 
+def fit_reference(name: str, params: Params, X: np.ndarray, y: np.ndarray) -> Any:
+    """Fit scikit-learn's or LightGBM's own estimator, with which a head should agree."""
+    head: Any = HEADS[name](params)
+    return head.fit(X, y, y) if name == "sgd" else head.estimator().fit(X, y)
+
+
 def fit(name: str, layers: dict[str, np.ndarray], problem: Problem, **more: Any) -> HeadFit:
     candidates = [
         Candidate(layer, (layer,), "weighted" if X.ndim == 3 else "single")
@@ -72,7 +79,7 @@ def fit(name: str, layers: dict[str, np.ndarray], problem: Problem, **more: Any)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_head_hears_emotions_of_unheard_speakers(name: str) -> None:
+def test_a_head_predicts_emotions_of_new_speakers(name: str) -> None:
     X, labels, speakers = clips(n_speakers=8, per_emotion=8)
     fitted = fit(name, {"3": X}, loso(labels, speakers))
     assert score(labels, fitted.nested.predicted).uar > 0.6
@@ -80,7 +87,7 @@ def test_a_head_hears_emotions_of_unheard_speakers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_labels_that_only_the_speaker_tells_are_not_learnt(name: str) -> None:
+def test_labels_that_depend_only_on_the_speaker_are_not_learnt(name: str) -> None:
     """Each speaker has one label: leaving speakers out is at chance, a random split far above."""
     X, _, speakers = clips(n_speakers=18, signal=0, width=60)
     labels = EMOTIONS[np.random.default_rng(1).permutation(18) % 3][speakers.astype(int)]
@@ -114,7 +121,7 @@ def test_the_units_of_the_features_do_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("n_dims", [2, 3])
 def test_nothing_is_learnt_or_chosen_from_the_test_clips(name: str, n_dims: int) -> None:
-    """Change test clips and their labels beyond all measure: the fold chooses and says the same."""
+    """Extreme changes of test clips and their labels change no choice and no other prediction."""
     X, labels, speakers = clips()
     if n_dims == 3:
         X = np.stack([X, X[:, ::-1] + 1, X**2])
@@ -132,10 +139,10 @@ def test_nothing_is_learnt_or_chosen_from_the_test_clips(name: str, n_dims: int)
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("n_dims", [2, 3])
-def test_no_inner_score_comes_from_a_head_that_heard_the_speaker(
+def test_inner_scores_come_from_heads_not_trained_on_the_speaker(
     name: str, n_dims: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Labels that only the speaker tells: the inner UAR, too, must be at chance."""
+    """Labels that depend only on the speaker: the inner UAR, too, must be at chance."""
     X, _, speakers = clips(n_speakers=13, signal=0, width=60)
     labels = EMOTIONS[np.random.default_rng(1).permutation(13) % 3][speakers.astype(int)]
     if n_dims == 3:
@@ -147,7 +154,7 @@ def test_no_inner_score_comes_from_a_head_that_heard_the_speaker(
     def share(fold: Fold, labels: np.ndarray, speakers: np.ndarray) -> tuple[Fold, ...]:
         return inner_folds(labels, np.arange(len(labels)).astype(str))  # so it would be seen
 
-    monkeypatch.setattr(search, "choosing_folds", share)
+    monkeypatch.setattr(search, "selection_folds", share)
     assert max(search_fold(*arguments, choose=True, seed=0).inner) > 0.8
 
 
@@ -175,8 +182,8 @@ def test_the_nested_result_is_that_of_the_layer_chosen_inside_each_fold() -> Non
         inner = {layer: fitted.results[layer, choice.fold].inner for layer in layers}
         assert choice.inner_score == max(max(scores) for scores in inner.values())
         assert choice.inner_score == max(inner[choice.layer])
-        place = inner[choice.layer].index(choice.inner_score)
-        assert choice.point["C"] == GRIDS["lr"]["C"][place]
+        index = inner[choice.layer].index(choice.inner_score)
+        assert choice.params["C"] == GRIDS["lr"]["C"][index]
         np.testing.assert_array_equal(
             fitted.nested.scores[fold.test], fitted.layers[choice.layer].scores[fold.test]
         )
@@ -195,71 +202,65 @@ def test_the_search_agrees_with_the_plain_loop(name: str) -> None:
     if name == "lgbm":  # four values each: bins made from more clips are the same bins
         X = (X[:, :, None] > np.quantile(X, [0.25, 0.5, 0.75], axis=0).T).sum(axis=2)
         X = X.astype(np.float32)
-    head, problem = HEADS[name], loso(labels, speakers)
+    problem = loso(labels, speakers)
     fitted = fit(name, {"3": X}, problem)
-    points = [point for path in paths(GRIDS[name]) for point in path]
+    params = combinations(GRIDS[name])
     agree = []
     for fold in problem.folds[:4]:
         result = fitted.results["3", fold.name]
-        part, said = fold.train, labels[fold.train]
-        for number, point in enumerate(points):
-            predicted = np.empty_like(said)
-            for inner in inner_folds(said, speakers[part]):
-                classifier = head.build(point, 0).fit(X[part][inner.train], said[inner.train])
+        part, truth = fold.train, labels[fold.train]
+        for number, each in enumerate(params):
+            predicted = np.empty_like(truth)
+            for inner in inner_folds(truth, speakers[part]):
+                classifier = fit_reference(name, each, X[part][inner.train], truth[inner.train])
                 predicted[inner.test] = classifier.predict(X[part][inner.test])
-            assert result.inner[number] == pytest.approx(score(said, predicted).uar, abs=0.021)
-        classifier = head.build(points[result.chosen], 0).fit(X[part], said)
+            assert result.inner[number] == pytest.approx(score(truth, predicted).uar, abs=0.021)
+        classifier = fit_reference(name, params[result.chosen], X[part], truth)
         agree += (classifier.predict(X[fold.test]) == result.predicted).tolist()
     assert np.mean(agree) > 0.98
 
 
-def test_a_path_is_left_when_two_points_in_a_row_are_worse() -> None:
-    """Which points are fitted, told by a head that only counts them."""
-    score_of = {1.0: 0.9, 2.0: 0.8, 3.0: 0.9, 4.0: 0.7, 5.0: 0.8, 6.0: 1.0}
-    asked: list[float] = []
+def test_a_path_is_abandoned_when_two_values_in_a_row_are_worse() -> None:
+    share_right = dict(
+        zip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [0.9, 0.8, 0.9, 0.7, 0.8, 1.0], strict=True)
+    )
+    fitted: list[float] = []
     labels = np.tile(np.repeat(["a", "b"], 10), 4)
     speakers = np.repeat(["1", "2", "3", "4"], 20)
 
-    class Right:
-        """Predicts as large a share of the clips right as its hyper-parameter says."""
+    class Counting(Head):
+        """Predicts a share of the clips right that depends on its hyper-parameter."""
 
-        def __init__(self, value: float) -> None:
-            self.value = value
+        name = title = "counting"
+        parameters = MappingProxyType({"value": Parameter((1, 2, 3, 4, 5, 6), 0, 9)})
 
-        def fit(self, X: np.ndarray, y: np.ndarray) -> "Right":
-            asked.append(self.value)
+        def fit(self, X: np.ndarray, y: np.ndarray, speakers: np.ndarray) -> Self:
+            fitted.append(self.params["value"])
             return self
 
         def predict(self, X: np.ndarray) -> np.ndarray:
-            right = np.arange(len(X)) % 10 < 10 * score_of[self.value]
+            right = np.arange(len(X)) % 10 < 10 * share_right[self.params["value"]]
             return np.where((X[:, 0] > 0) == right, "b", "a")
 
-    def scores(classifier: Right, X: np.ndarray) -> np.ndarray:
-        return np.zeros((len(X), 2))
+        def predict_proba(self, X: np.ndarray) -> np.ndarray:
+            return np.zeros((len(X), 2))
 
-    def build(point: Any, seed: int) -> Right:
-        return Right(point["value"])
-
-    counting = Head(
-        "counting", "", {"value": Parameter((1.0, 2.0, 3.0, 4.0, 5.0, 6.0), 0, 9)}, build,
-        one_by_one(build, scores, lambda classifier: True), "", None, None, None, "", None, None,  # type: ignore[arg-type]
-    )  # fmt: skip
     X = np.where(labels == "b", 1, -1)[:, None].astype(np.float32)
     fold = Fold(ALL, np.arange(80), np.arange(0))
-    result = search_fold(counting, counting.grid, X, labels, speakers, fold, choose=True, seed=0)
+    result = search_fold(Counting, Counting.grid, X, labels, speakers, fold, choose=True, seed=0)
     np.testing.assert_allclose(result.inner, [0.9, 0.8, 0.9, 0.7, 0.8, np.nan])
     assert result.chosen == 0
-    assert sorted(set(asked)) == [1, 2, 3, 4, 5]
+    assert sorted(set(fitted)) == [1, 2, 3, 4, 5]
 
 
-def test_what_is_there_is_not_computed_again() -> None:
+def test_earlier_results_are_not_computed_again() -> None:
     X, labels, speakers = clips()
     problem = loso(labels, speakers)
     whole = fit("svm", {"0": X, "1": X**2}, problem)
     half = dict(list(whole.results.items())[::2])
     kept: list[tuple[str, str]] = []
-    again = fit("svm", {"0": X, "1": X**2}, problem, there=half,
-                keep=lambda layer, fold, result: kept.append((layer, fold)))  # fmt: skip
+    again = fit("svm", {"0": X, "1": X**2}, problem, earlier=half,
+                on_result=lambda layer, fold, result: kept.append((layer, fold)))  # fmt: skip
     assert set(kept) == set(whole.results) - set(half)
     np.testing.assert_array_equal(again.nested.scores, whole.nested.scores)
 
@@ -286,13 +287,13 @@ def test_two_emotions_are_enough(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_handful_of_clips_is_fitted_too(name: str) -> None:
-    """Too few for a tree to part; LightGBM then stops by itself."""
+    """Too few to split a leaf; LightGBM then stops by itself."""
     X, labels, speakers = clips(n_speakers=3, per_emotion=1)
     fitted = fit(name, {"3": X}, loso(labels, speakers))
     assert set(fitted.nested.predicted) <= set(EMOTIONS)
 
 
-def test_an_emotion_of_one_speaker_has_no_score_where_it_was_not_heard() -> None:
+def test_a_label_without_training_clips_has_no_score() -> None:
     X, labels, speakers = clips()
     labels = np.where((speakers == "00") & (labels == "sad"), "calm", labels)
     fitted = fit("lr", {"3": X}, loso(labels, speakers))
@@ -300,7 +301,7 @@ def test_an_emotion_of_one_speaker_has_no_score_where_it_was_not_heard() -> None
     assert np.isfinite(fitted.nested.scores[speakers != "00"]).all()
 
 
-def test_fits_that_do_not_converge_are_told() -> None:
+def test_fits_that_do_not_converge_are_recorded() -> None:
     X, labels, speakers = clips()
     problem = loso(labels, speakers)
     for two in (False, True):
@@ -347,18 +348,18 @@ def test_the_head_that_is_kept_is_the_one_that_was_tested(name: str, n_emotions:
     grid = dict(GRIDS[name])
     if name == "lr":
         grid["C"] = (0.01, 1.0, 100.0)
-    for point in (point for path in paths(grid) for point in path):
-        fixed = {key: (value,) for key, value in point.items()}
+    for params in combinations(grid):
+        fixed = {key: (value,) for key, value in params.items()}
         tested = search_fold(head, fixed, X, labels, speakers, fold, choose=False, seed=3)
-        kept = head.fit_final(X[train], labels[train], speakers[train], point, 3)
-        predicted, probability = head.predict(kept, X[test])
-        np.testing.assert_array_equal(predicted, tested.predicted)
-        if head.scores_are == "probability":
-            np.testing.assert_allclose(probability, tested.scores, atol=1e-6)
+        kept = head(params, 3).fit(X[train], labels[train], speakers[train])
+        np.testing.assert_array_equal(kept.predict(X[test]), tested.predicted)
+        # libsvm, given a kernel or the clips, ends at slightly different decision values.
+        tolerance = 1e-6 if head.scores_are == "probability" else 1e-3
+        np.testing.assert_allclose(kept.decision_scores(X[test]), tested.scores, atol=tolerance)
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_fit_does_not_depend_on_which_other_penalties_are_asked_for(exact: bool) -> None:
+def test_a_fit_does_not_depend_on_the_other_penalties(exact: bool) -> None:
     draw = np.random.default_rng(0)
     labels = draw.choice(EMOTIONS, 150)
     means = draw.standard_normal((3, 400))[np.searchsorted(EMOTIONS, labels)]
@@ -375,28 +376,24 @@ def test_a_fit_does_not_depend_on_which_other_penalties_are_asked_for(exact: boo
 
 def test_paths_cover_the_grid_upwards() -> None:
     grid = {"a": (2.0, 1.0), "b": (5.0,), "c": (30.0, 10.0, 20.0)}
-    found = paths(grid)
-    assert [[point["c"] for point in path] for path in found] == [[10, 20, 30]] * 2
-    points = {tuple(point.values()) for path in found for point in path}
-    assert points == set(product(*grid.values()))
+    assert [[params["c"] for params in path] for path in paths(grid)] == [[10, 20, 30]] * 2
+    assert {tuple(params.values()) for params in combinations(grid)} == set(product(*grid.values()))
 
 
 def test_scores_by_hand() -> None:
     truth = np.array(["a"] * 6 + ["b"] * 2 + ["c"] * 2)
-    said = np.array(["a"] * 6 + ["b", "a"] + ["a", "a"])
-    scores = score(truth, said)
+    predicted = np.array(["a"] * 6 + ["b", "a"] + ["a", "a"])
+    scores = score(truth, predicted)
     assert scores.uar == pytest.approx((1 + 0.5 + 0) / 3)
     assert scores.accuracy == pytest.approx(0.7)
     assert scores.macro_f1 == pytest.approx((2 * (6 / 9) / (1 + 6 / 9) + 2 / 3 + 0) / 3)
-    assert score(truth, said, ["a", "b", "c", "d"]) == scores  # d does not occur
+    assert score(truth, predicted, ["a", "b", "c", "d"]) == scores  # d does not occur
 
 
 def test_heads_and_grids_are_read() -> None:
     assert [head.name for head in find_heads("all")] == ["lr", "svm", "svm-linear", "lgbm"]
     assert [head.name for head in find_heads("svm,lr")] == ["lr", "svm"]
-    with pytest.raises(
-        UserError, match="'knn' is no head; expected lr, svm, svm-linear, lgbm, sgd"
-    ):
+    with pytest.raises(UserError, match="knn"):
         find_heads("lr,knn")
     heads = find_heads("lr,svm")
     assert read_grids(heads, ["lr.C=1,1e-3"])["lr"]["C"] == (0.001, 1)
@@ -404,14 +401,14 @@ def test_heads_and_grids_are_read() -> None:
     assert read_grids(heads, [])["svm"] == HEADS["svm"].grid
     of_every_head = read_grids(heads, ["C=3,1"])
     assert of_every_head["lr"]["C"] == of_every_head["svm"]["C"] == (1.0, 3.0)
-    with pytest.raises(UserError, match=r"lr\.C is given twice"):
+    with pytest.raises(UserError, match=r"lr\.C"):
         read_grids(heads, ["C=1", "lr.C=1"])
     assert [head.name for head in find_heads(None)] == ["lr", "svm"]
     for wrong in ("D=1", "lr.gamma=1", "lgbm.max_bin=3"):
-        with pytest.raises(UserError, match=r"one of lr\.max_iter, lr\.C, svm\.C"):
+        with pytest.raises(UserError, match=r"lr\.max_iter, lr\.C, svm\.C"):
             read_grids(heads, [wrong])
     for wrong in ("lr.C=much", "lr.C", "lr.C=-1", "lr.C=nan", "lr.C=1,inf", "svm.C=0", "lr.C=1,"):
-        with pytest.raises(UserError, match=r"each \w+\.C to be a number from 1e-08 to 1e\+08"):
+        with pytest.raises(UserError, match=r"from 1e-08 to 1e\+08"):
             read_grids(heads, [wrong])
-    with pytest.raises(UserError, match="to be a whole number from 1 to"):
+    with pytest.raises(UserError, match="whole number"):
         read_grids(heads, ["lr.max_iter=10.5"])

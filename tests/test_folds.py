@@ -46,7 +46,7 @@ def test_no_split_shares_a_speaker_unless_asked_to(name: str, tmp_path: Path) ->
         path.write_text("speaker,fold\n" + "".join(f"{s:02d},{s % 4}\n" for s in range(1, 25)))
         name = f"file:{path}"
     split = make_split(name, clips, clips["emotion"])
-    assert not split.shares_speakers
+    assert not split.kind.shares_speakers
     assert_apart(split.folds, clips["speaker"])
     tested = np.concatenate([fold.test for fold in split.folds])
     assert sorted(tested) == list(range(len(clips["path"])))
@@ -99,10 +99,10 @@ def test_emobox_folds_are_the_published_ones() -> None:
     men = [sum(actor % 2 for actor in fold) for fold in actors]
     assert men == [3, 0, 3, 3, 1, 2]
     assert [len(EMOBOX_FOLDS[name]) for name in ("savee", "iemocap")] == [4, 5]
-    with pytest.raises(UserError, match="speaker 24 is not among the clips; expected all 24"):
+    with pytest.raises(UserError, match="speaker 24"):
         make_split("emobox", table(23), table(23)["emotion"])
     other = table(24) | {"corpus": np.full(288, "emodb")}
-    with pytest.raises(UserError, match="no folds that keep speakers apart for emodb"):
+    with pytest.raises(UserError, match="emodb"):
         make_split("emobox", other, other["emotion"])
 
 
@@ -110,7 +110,7 @@ def test_random_shares_speakers_says_so_and_still_keeps_equal_bytes_together() -
     clips = table(4, 20)
     clips["sha256"][1::2] = clips["sha256"][::2]  # every recording twice
     split = make_split("random:5", clips, clips["emotion"])
-    assert split.shares_speakers
+    assert split.kind.shares_speakers
     assert "SHARE SPEAKERS" in split.title
     assert_apart(split.folds, clips["sha256"])
     for fold in split.folds:
@@ -136,7 +136,7 @@ def test_a_speaker_or_recording_on_both_sides_is_refused() -> None:
     assert_apart(make_split("random:4", clips, clips["emotion"]).folds, clips["sha256"])
     everyone = np.arange(len(clips["path"]))
     apart = Split("random:2", "", tuple(Fold(str(n), np.delete(everyone, part), part)
-                  for n, part in enumerate((everyone[:-1], everyone[-1:]))), True)  # fmt: skip
+                  for n, part in enumerate((everyone[:-1], everyone[-1:]))))  # fmt: skip
     with pytest.raises(
         UserError, match=r"same recording is on both sides \(7[01].wav and 7[01].wav"
     ):
@@ -156,7 +156,7 @@ def test_too_few_speakers_or_labels_are_refused() -> None:
     with pytest.raises(UserError, match="at least 2"):
         make_split("loso", one, one["emotion"])
     two = table(2)
-    with pytest.raises(UserError, match="fold 01: its training clips have one label, 02"):
+    with pytest.raises(UserError, match=r"fold 01: .* 02"):
         make_split("loso", two, two["speaker"])
     with pytest.raises(UserError, match=r"one training speaker, 01.*--grid C=0\.01"):
         inner_folds(one["emotion"], one["speaker"])
@@ -173,28 +173,28 @@ def test_inner_folds_are_five_or_as_many_as_there_are_speakers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "named"),
     [
-        ("", "expected a CSV table"),
-        ("speaker,part\n01,1\n", "expected a CSV table with the columns fold and speaker"),
-        ("speaker,fold\n01,1\n01,2\n", "line 3: 01 stands in two folds"),
-        ("speaker,fold\n01,1\n,2\n", "line 3: speaker or fold is empty"),
-        ("speaker,fold\n01,1\n02,2\n", r"speaker 03 has no fold \(nor have 3 others\)"),
-        ("speaker,fold\n" + "".join(f"{s:02d},1\n" for s in range(1, 7)), "one fold only"),
-        ("speaker,fold\n1,1\n2,2\n", "speaker 01 has no fold.*the table has '1', which no clip"),
+        ("", "folds.csv"),
+        ("speaker,part\n01,1\n", "speaker, part"),
+        ("speaker,fold\n01,1\n01,2\n", "line 3: 01"),
+        ("speaker,fold\n01,1\n,2\n", "line 3: speaker"),
+        ("speaker,fold\n01,1\n02,2\n", "speaker 03 .* 3 others"),
+        ("speaker,fold\n" + "".join(f"{s:02d},1\n" for s in range(1, 7)), "only one fold"),
+        ("speaker,fold\n1,1\n2,2\n", "speaker 01 .* '1'"),
         (
             "path,fold\n" + "".join(f"{n}.wav,{n % 2}\n" for n in range(72)),
             "the same speaker is on both sides",
         ),
     ],
 )
-def test_a_wrong_table_of_folds_is_refused(content: str, words: str, tmp_path: Path) -> None:
+def test_a_wrong_table_of_folds_is_refused(content: str, named: str, tmp_path: Path) -> None:
     clips = table()
     path = tmp_path / "folds.csv"
     path.write_text(content)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=named):
         make_split(f"file:{path}", clips, clips["emotion"])
-    with pytest.raises(UserError, match=r"none.csv: no such file; expected a CSV table"):
+    with pytest.raises(UserError, match=r"none.csv: no such file"):
         make_split(f"file:{tmp_path / 'none.csv'}", clips, clips["emotion"])
 
 
@@ -203,7 +203,7 @@ def test_a_wrong_table_of_folds_is_refused(content: str, words: str, tmp_path: P
 )
 def test_a_wrong_split_is_refused(name: str) -> None:
     clips = table()
-    with pytest.raises(UserError, match=f"--split {name}: expected"):
+    with pytest.raises(UserError, match=f"--split {name}"):
         make_split(name, clips, clips["emotion"])
 
 
@@ -222,19 +222,19 @@ def test_labels_are_merged_then_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "named"),
     [
-        ({"column": "speaker"}, "--target speaker: is no categorical column"),
-        ({"column": "seconds"}, "expected one of emotion, sex, intensity"),
-        ({"column": "corpus"}, "--target corpus: has fewer than two values"),
-        ({"merge": {"calm": "sad"}}, "--map calm=sad: no clip is 'calm'; expected one of angry"),
+        ({"column": "speaker"}, "--target speaker"),
+        ({"column": "seconds"}, "emotion, sex, intensity"),
+        ({"column": "corpus"}, "--target corpus"),
+        ({"merge": {"calm": "sad"}}, "--map calm=sad: .*'calm'.*angry"),
         ({"keep": ["sad", "calm"]}, "--keep sad,calm: no clip is 'calm'"),
-        ({"keep": ["sad"]}, "only sad is left; expected at least 2"),
+        ({"keep": ["sad"]}, "only sad is left"),
         ({"merge": {"sad": "bad"}, "keep": ["sad", "bad"]}, "no clip is 'sad'"),
     ],
 )
-def test_a_wrong_target_is_refused(arguments: dict[str, object], words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_a_wrong_target_is_refused(arguments: dict[str, object], named: str) -> None:
+    with pytest.raises(UserError, match=named):
         choose_target(table(2), **arguments)  # type: ignore[arg-type]
 
 

@@ -94,11 +94,11 @@ def test_a_person_in_two_corpora_of_a_manifest_is_one_speaker(
     serpipe: Command, tmp_path: Path
 ) -> None:
     cache = write_voices(tmp_path / "c.h5", PERSONS, corpus=DAYS)
-    results, said = fitted(serpipe, cache)
+    results, output = fitted(serpipe, cache)
     assert len(results.summary.speakers) == 10
     assert uar(results) < 0.65
     assert "10 speaker ids" in results.summary.assumptions[0]
-    assert results.summary.assumptions[0] in said
+    assert results.summary.assumptions[0] in output
     for options in (
         ("--train-on", "monday", "--test-on", "tuesday"),
         ("--cross-corpus",),
@@ -165,19 +165,19 @@ def test_two_spellings_of_a_speaker_are_refused_or_merged(serpipe: Command, tmp_
     merged, _ = fitted(serpipe, cache, "--similar-speakers", "merge")
     assert len(merged.summary.speakers) == 10
     assert uar(merged) < 0.65
-    apart, said = fitted(serpipe, cache, "--similar-speakers", "separate")
+    apart, output = fitted(serpipe, cache, "--similar-speakers", "separate")
     assert len(apart.summary.speakers) == 20
     assert "SER026" in codes(apart)
-    assert "SER026" in said
+    assert "SER026" in output
 
 
 def test_ids_that_name_clips_are_reported(serpipe: Command, tmp_path: Path) -> None:
     clips = [f"clip {chr(97 + row % 26)}{row}" for row in range(120)]
     cache = write_voices(tmp_path / "c.h5", PERSONS, speaker=clips)
-    results, said = fitted(serpipe, cache, "--split", "kfold:5")
-    assert uar(results) > 0.75  # nobody can know better than the table; it is said, though
+    results, output = fitted(serpipe, cache, "--split", "kfold:5")
+    assert uar(results) > 0.75  # nobody can know better than the table; it is reported, though
     assert "SER019" in codes(results)
-    assert "SER019" in said
+    assert "SER019" in output
     honest, _ = fitted(serpipe, write_voices(tmp_path / "h.h5", PERSONS))
     assert "SER019" not in codes(honest)
 
@@ -196,11 +196,11 @@ def test_sessions_stay_together_for_iemocap(serpipe: Command, tmp_path: Path) ->
     cache = write_voices(
         tmp_path / "c.h5", PERSONS, corpus=["iemocap"] * 120, speaker_id=own, **columns
     )
-    results, said = fitted(serpipe, cache)
+    results, output = fitted(serpipe, cache)
     assert results.summary.split_title == "leave one session out, 10 folds"
     assert len(results.summary.speakers) == 20
     assert uar(results) < 0.65
-    assert "--group speaker" in said
+    assert "--group speaker" in output
     for split in ("kfold:5", "holdout:60/20/20", "standard"):
         try:
             plan = make_plan(open_cache(cache), Protocol(split=split))
@@ -216,17 +216,17 @@ def test_sessions_stay_together_for_iemocap(serpipe: Command, tmp_path: Path) ->
                 held = validation_clips(plan, fold)
                 rest = np.setdiff1d(fold.train, held)
                 assert not set(session[held]) & set(session[rest])
-    alone, said = fitted(serpipe, cache, "--group", "speaker")
+    alone, output = fitted(serpipe, cache, "--group", "speaker")
     assert uar(alone) > 0.75
     assert "SER020" in codes(alone)
-    assert "SER020" in said
+    assert "SER020" in output
 
 
 def test_any_column_can_keep_speakers_together(serpipe: Command, tmp_path: Path) -> None:
     cache = write_voices(tmp_path / "c.h5", PERSONS, **in_sessions())
-    crossed, said = fitted(serpipe, cache)
+    crossed, output = fitted(serpipe, cache)
     assert "SER020" in codes(crossed)  # a manifest: nothing is known of its columns
-    assert "SER020" in said
+    assert "SER020" in output
     kept, _ = fitted(serpipe, cache, "--group", "session")
     assert kept.summary.group == "session"
     assert len(kept.summary.speakers) == 20
@@ -309,13 +309,13 @@ def test_labels_that_the_recordings_tell_are_reported(
     column: str, serpipe: Command, tmp_path: Path
 ) -> None:
     cache = write_voices(tmp_path / "c.h5", PERSONS, **labels_told_by(column))
-    results, said = fitted(serpipe, cache)
+    results, output = fitted(serpipe, cache)
     assert results.nuisance_scores()["all of them"].value > 0.9
-    assert "SER021" in said
+    assert "SER021" in output
     report = serpipe("report", "--format", "json")
     tables = json.loads(report.out)["tables"]
     assert tables["nuisance"][0]["uar"] > 0.9
-    fair, said = fitted(serpipe, write_voices(tmp_path / "f.h5", PERSONS))
+    fair, output = fitted(serpipe, write_voices(tmp_path / "f.h5", PERSONS))
     assert "SER021" not in codes(fair)
 
 
@@ -424,7 +424,7 @@ def test_a_choice_of_the_head_that_was_stopped_goes_on(
     fitted: list[object] = []
 
     def count(*given: Any, **more: Any) -> Any:
-        fitted.append(len(more["there"]))
+        fitted.append(len(more["earlier"]))
         return fit_head(*given, **more)
 
     monkeypatch.setattr(record, "fit_head", count)
@@ -532,9 +532,9 @@ def test_intervals_are_over_the_groups_that_folds_keep_together(
     assert "jackknife over sessions" in serpipe("report").out
     two = np.where(np.array(PERSONS) < 5, "a", "b")
     few = write_voices(tmp_path / "few.h5", PERSONS, room=two)
-    results, said = fitted(serpipe, few, "--group", "room")
+    results, output = fitted(serpipe, few, "--group", "room")
     assert np.isnan(results.scores("lr")["uar"].low)
-    assert "SER004" in said
+    assert "SER004" in output
 
 
 def test_labels_that_the_corpus_or_the_device_tells_are_reported(
@@ -548,20 +548,20 @@ def test_labels_that_the_corpus_or_the_device_tells_are_reported(
         ("type", {"paths": [f"{n}.{'mp3' if each else 'wav'}" for n, each in enumerate(sad)]}),
     ):
         cache = write_voices(tmp_path / f"{name}.h5", PERSONS, emotion=emotion, **columns)
-        results, said = fitted(serpipe, cache)
+        results, output = fitted(serpipe, cache)
         assert max(score.value for score in results.nuisance_scores().values()) > 0.95
-        assert "SER021" in said
+        assert "SER021" in output
 
 
 def test_with_few_speakers_the_nuisance_baseline_is_tested_by_permutation(
     serpipe: Command, tmp_path: Path
 ) -> None:
-    told: dict[str, Any] = {
+    columns: dict[str, Any] = {
         name: np.array(values)[:48] for name, values in labels_told_by("sampling_rate").items()
     }
-    results, said = fitted(serpipe, write_voices(tmp_path / "c.h5", PERSONS[:48], **told))
+    results, output = fitted(serpipe, write_voices(tmp_path / "c.h5", PERSONS[:48], **columns))
     assert np.isnan(results.nuisance_scores()["all of them"].low)
-    assert "SER021" in said
+    assert "SER021" in output
     fair, _ = fitted(serpipe, write_voices(tmp_path / "f.h5", PERSONS[:48]))
     assert "SER021" not in codes(fair)
 

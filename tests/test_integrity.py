@@ -36,7 +36,7 @@ from serpipe.integrity import (
 )
 from serpipe.pipeline.folds import Fold
 from serpipe.pipeline.heads import sklearn_file
-from serpipe.pipeline.heads.head import MAX_HEAD_BYTES
+from serpipe.pipeline.heads.sklearn_file import MAX_HEAD_BYTES
 from serpipe.pipeline.search import FoldResult
 from serpipe.schema import from_json
 

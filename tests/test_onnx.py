@@ -82,11 +82,11 @@ def make_bundle(
     head, draw = HEADS[name], np.random.default_rng(0)
     is_rating = head.task == "regression"
     y: Any = draw.standard_normal(len(X)) if is_rating else np.resize(EMOTIONS, len(X))
-    point = paths(GRIDS.get(name, head.grid))[0][0]
+    params = paths(GRIDS.get(name, head.grid))[0][0]
     speakers = np.repeat(["a", "b", "c"], len(X) // 3)
     key = identity_fields(loaded.identity) | {"dtype": dtype} | changes
     save_bundle(
-        folder, head.fit_final(X, y, speakers, point, 0), head=name, parameters=point, encoder=key,
+        folder, head(params).fit(X, y, speakers), head=name, parameters=params, encoder=key,
         pooling=pool, layer={"name": layers, "layers": candidate.layers, "how": candidate.how},
         layer_weights=weights, target="mood", changes=[],
         labels=[] if is_rating else EMOTIONS.tolist(), normalise="none", converged=True, result={},
@@ -140,12 +140,11 @@ def test_a_head_as_a_module_says_what_it_says_itself(
     head, known = HEADS[name], speakers < "06"
     is_rating = head.task == "regression"
     y = X[:, 0] ** 2 + 3 * X[:, 1] if is_rating else labels
-    point = paths(GRIDS.get(name, head.grid))[0][-1]
-    fitted = head.fit_final(X[known], y[known], speakers[known], point, 0)
-    head.save(fitted, tmp_path / "head")
-    classifier = head.load(tmp_path / "head")
-    predicted, probabilities = head.predict(classifier, X)
-    scores, chosen = head_module(name, classifier)(torch.from_numpy(X))
+    params = paths(GRIDS.get(name, head.grid))[0][-1]
+    head(params).fit(X[known], y[known], speakers[known]).save(tmp_path / "head")
+    fitted = head.load(tmp_path / "head")
+    predicted, probabilities = fitted.predict(X), fitted.predict_proba(X)
+    scores, chosen = head_module(name, fitted)(torch.from_numpy(X))
     if is_rating:
         np.testing.assert_allclose(scores[:, 0], predicted, atol=1e-5)
         assert chosen is None

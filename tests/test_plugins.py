@@ -89,12 +89,12 @@ def test_the_head_of_the_page_is_fitted_reported_and_predicts(
     shown = serpipe("report")
     assert shown.code == 0 and "Probabilities of lda: not calibrated" in shown.out
     clip = sample / "Actor_01" / "03-01-05-01-01-02-01.flac"
-    said = serpipe(
+    predicted = serpipe(
         "predict", clip, "--model", run / "bundles" / "lda", "--encoder", small_encoder,
         "--format", "json",
     )  # fmt: skip
-    assert said.code == 0, said.err
-    (prediction,) = json.loads(said.out)["predictions"]
+    assert predicted.code == 0, predicted.err
+    (prediction,) = json.loads(predicted.out)["predictions"]
     assert sum(prediction["scores"].values()) == pytest.approx(1)
 
 
@@ -180,7 +180,12 @@ def test_the_corpus_of_the_page_is_listed_read_and_extracted(
         ("import not_there", "broken:HEAD"),
         ("HEAD = 3", "broken:HEAD"),
         ("", "broken:HEAD"),
-        ("from serpipe.pipeline.heads.lr import LR as HEAD", "broken:HEAD"),  # of another name
+        ("from serpipe.pipeline.heads.lr import LR as HEAD", "broken:HEAD"),  # another name
+        ("from serpipe.pipeline.heads.lr import LR; HEAD = LR({})", "broken:HEAD"),  # no class
+        (
+            "from serpipe.pipeline.heads import Head\nclass HEAD(Head): name = 'mine'",  # no fit
+            "broken:HEAD",
+        ),
     ],
 )
 def test_a_package_that_cannot_be_loaded_is_named_in_one_line(
@@ -201,9 +206,9 @@ def test_a_head_with_a_name_that_is_taken_or_no_name_is_refused(
 ) -> None:
     lines = '[project]\nname = "rude"\nversion = "1.0"\n[project.entry-points."serpipe.heads"]\n'
     install(lines + f'"{name}" = "my_heads:LDA"', {})
-    for asked in ("lr", "lda", None):
+    for requested in ("lr", "lda", None):
         with pytest.raises(UserError, match="package rude"):
-            find_heads(asked)
+            find_heads(requested)
 
 
 def test_a_name_that_two_packages_register_is_refused(install: Install) -> None:
@@ -233,7 +238,8 @@ def test_a_plugged_in_head_learns_nothing_from_test_clips(lda: Path) -> None:
     X = draw.normal(size=(60, 8)).astype(np.float32)
     labels = np.repeat(["a", "b", "c"], 20)
     train = np.arange(0, 60, 2)
-    point = {"covariance": 0.3}
-    (tested,) = head.open(X[train], labels[train], 0)(np.arange(30), X, [point])
-    final = head.fit_final(X[train], labels[train], labels[train], point, 0)
-    assert tested.predicted.tolist() == head.predict(final, X)[0].tolist()
+    params = {"covariance": 0.3}
+    fit_path = head.path_fitter(X[train], labels[train], labels[train], 0)
+    (tested,) = fit_path(np.arange(30), X, [params])
+    kept = head(params).fit(X[train], labels[train], labels[train])
+    assert tested.predicted.tolist() == kept.predict(X).tolist()

@@ -1,4 +1,4 @@
-"""Ratings are regressed as labels are told: by speakers left out, chosen inside, scored by CCC."""
+"""Ratings are regressed like labels: held-out speakers, inner choices, scores by CCC."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.fit import Problem, fit_final, fit_head
 from serpipe.pipeline.folds import Fold, inner_folds
-from serpipe.pipeline.heads import HEADS, Grid, find_heads, paths
+from serpipe.pipeline.heads import HEADS, Grid, combinations, find_heads
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.measures import RATINGS, score_ratings, sum_ratings
 from serpipe.pipeline.search import search_fold
@@ -28,8 +28,8 @@ from serpipe.pipeline.statistics import compare, intervals
 from serpipe.pipeline.target import stratify
 
 from .conftest import Command
-from .test_bundle import Evil, told
-from .test_fit import loso
+from .test_bundle import Evil, bundle_fields
+from .test_fit import fit_reference, loso
 
 REGRESSORS = [name for name, head in HEADS.items() if head.task == "regression"]
 GRIDS: dict[str, Grid] = {
@@ -40,16 +40,18 @@ GRIDS: dict[str, Grid] = {
 }
 
 
-def ccc(truth: np.ndarray, said: np.ndarray) -> float:
+def ccc(truth: np.ndarray, predicted: np.ndarray) -> float:
     """By the definition of Lin (1989)."""
-    covariance = np.mean((truth - truth.mean()) * (said - said.mean()))
-    return float(2 * covariance / (truth.var() + said.var() + (truth.mean() - said.mean()) ** 2))
+    covariance = np.mean((truth - truth.mean()) * (predicted - predicted.mean()))
+    return float(
+        2 * covariance / (truth.var() + predicted.var() + (truth.mean() - predicted.mean()) ** 2)
+    )
 
 
 def clips(
     n_speakers: int = 6, each: int = 16, signal: float = 2.0, width: int = 12
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings in which a rating and the speaker are heard; ratings from 1 to 7; speakers."""
+    """Embeddings that depend on a rating and on the speaker; ratings from 1 to 7; speakers."""
     draw = np.random.default_rng(0)
     ratings = draw.uniform(1, 7, n_speakers * each)
     speakers = np.repeat([f"{n:02d}" for n in range(n_speakers)], each)
@@ -64,16 +66,16 @@ def fit(name: str, X: np.ndarray, problem: Problem, **more: Any) -> Any:
     return fit_head(HEADS[name], GRIDS[name], [layer], lambda _: X, problem, **more)
 
 
-def test_the_scores_are_those_of_their_definitions() -> None:
+def test_scores_follow_their_definitions() -> None:
     draw = np.random.default_rng(0)
     truth = draw.uniform(1, 5, 200)
-    said = 0.5 * truth + 3 + draw.normal(size=200)
+    predicted = 0.5 * truth + 3 + draw.normal(size=200)
     parts = [slice(0, 50), slice(50, 90), slice(90, 200)]
-    sums = np.stack([sum_ratings(truth[part], said[part]) for part in parts])
+    sums = np.stack([sum_ratings(truth[part], predicted[part]) for part in parts])
     found = score_ratings(sums.sum(axis=0))
-    assert found["ccc"] == pytest.approx(ccc(truth, said))
-    assert found["pearson"] == pytest.approx(pearsonr(truth, said).statistic)
-    assert found["mae"] == pytest.approx(np.abs(truth - said).mean())
+    assert found["ccc"] == pytest.approx(ccc(truth, predicted))
+    assert found["pearson"] == pytest.approx(pearsonr(truth, predicted).statistic)
+    assert found["mae"] == pytest.approx(np.abs(truth - predicted).mean())
     assert score_ratings(sum_ratings(truth, truth))["ccc"] == pytest.approx(1)
     assert score_ratings(sum_ratings(truth, truth + 1))["ccc"] < 1 - 1e-3  # unlike Pearson's
     assert score_ratings(sum_ratings(truth, np.full(200, 3.3)))["ccc"] == pytest.approx(0, abs=1e-9)
@@ -81,10 +83,10 @@ def test_the_scores_are_those_of_their_definitions() -> None:
     assert np.isnan(same["ccc"])
     assert same["mae"] == pytest.approx(0)
     assert np.isnan(score_ratings(np.zeros(7))["mae"])
-    flat = score_ratings(sum_ratings(np.full(200, 3.3), said))
+    flat = score_ratings(sum_ratings(np.full(200, 3.3), predicted))
     assert np.isnan(flat["pearson"])
     assert flat["ccc"] == 0
-    almost = said[:6].copy() * 0 + 3.3
+    almost = predicted[:6].copy() * 0 + 3.3
     almost[0] += 1e-9
     assert abs(np.nan_to_num(score_ratings(sum_ratings(np.full(6, 3.3), almost))["ccc"])) <= 1
 
@@ -101,8 +103,8 @@ def test_intervals_are_over_speakers_and_comparisons_paired() -> None:
     good = truth + draw.normal(size=truth.shape)
     bad = truth + 2 * draw.normal(size=truth.shape)
     sums = {
-        name: np.stack([sum_ratings(t, s) for t, s in zip(truth, said, strict=True)])
-        for name, said in (("good", good), ("bad", bad))
+        name: np.stack([sum_ratings(t, s) for t, s in zip(truth, predicted, strict=True)])
+        for name, predicted in (("good", good), ("bad", bad))
     }
     found = intervals(sums["good"], RATINGS)
     left_out = np.array(
@@ -119,12 +121,12 @@ def test_intervals_are_over_speakers_and_comparisons_paired() -> None:
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_a_head_hears_ratings_of_unheard_speakers(name: str) -> None:
+def test_a_head_predicts_ratings_of_new_speakers(name: str) -> None:
     X, ratings, speakers = clips(n_speakers=8, each=24)
     fitted = fit(name, X, loso(ratings, speakers))
     assert ccc(ratings, fitted.nested.predicted) > 0.6
     assert fitted.nested.scores.shape == (len(X), 0)
-    # In other units the ratings are as well told.
+    # In other units the ratings are predicted equally well.
     scaled = fit(name, X, loso(1000 * ratings + 5, speakers))
     np.testing.assert_allclose(
         (scaled.nested.predicted - 5) / 1000, fitted.nested.predicted, atol=0.2
@@ -132,7 +134,7 @@ def test_a_head_hears_ratings_of_unheard_speakers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_ratings_that_only_the_speaker_tells_are_not_learnt(name: str) -> None:
+def test_ratings_that_depend_only_on_the_speaker_are_not_learnt(name: str) -> None:
     X, _, speakers = clips(n_speakers=30, signal=0, width=40)
     ratings = np.random.default_rng(3).uniform(1, 7, 30)[speakers.astype(int)]
     honest = fit(name, X, loso(ratings, speakers))
@@ -165,19 +167,19 @@ def test_the_search_agrees_with_the_plain_loop(name: str) -> None:
     if name == "lgbm-regressor":  # four values each: bins made from more clips are the same bins
         X = (X[:, :, None] > np.quantile(X, [0.25, 0.5, 0.75], axis=0).T).sum(axis=2)
         X = X.astype(np.float32)
-    head, problem = HEADS[name], loso(ratings, speakers)
+    problem = loso(ratings, speakers)
     fitted = fit(name, X, problem)
-    points = [point for path in paths(GRIDS[name]) for point in path]
+    params = combinations(GRIDS[name])
     for fold in problem.folds[:3]:
         result = fitted.results["3", fold.name]
-        part, said = fold.train, ratings[fold.train]
-        for number, point in enumerate(points):
-            predicted = np.empty_like(said)
-            for inner in inner_folds(stratify(said), speakers[part]):
-                regressor = head.build(point, 0).fit(X[part][inner.train], said[inner.train])
+        part, truth = fold.train, ratings[fold.train]
+        for number, each in enumerate(params):
+            predicted = np.empty_like(truth)
+            for inner in inner_folds(stratify(truth), speakers[part]):
+                regressor = fit_reference(name, each, X[part][inner.train], truth[inner.train])
                 predicted[inner.test] = regressor.predict(X[part][inner.test])
-            assert result.inner[number] == pytest.approx(ccc(said, predicted), abs=2e-3)
-        regressor = head.build(points[result.chosen], 0).fit(X[part], said)
+            assert result.inner[number] == pytest.approx(ccc(truth, predicted), abs=2e-3)
+        regressor = fit_reference(name, params[result.chosen], X[part], truth)
         np.testing.assert_allclose(result.predicted, regressor.predict(X[fold.test]), atol=2e-2)
 
 
@@ -196,16 +198,16 @@ def test_the_search_does_not_depend_on_the_origin_of_the_scale(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", REGRESSORS)
-def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) -> None:
+def test_results_depend_on_neither_jobs_nor_resuming(name: str, tmp_path: Path) -> None:
     X, ratings, speakers = clips()
     problem = loso(ratings, speakers)
     folds = [*problem.folds, problem.everybody()]
-    keep = fold_writer(tmp_path, name, ["3"], [fold.name for fold in folds], [])
-    first = fit(name, X, problem, keep=keep, jobs=2)
-    n_points = len([point for path in paths(GRIDS[name]) for point in path])
-    there = read_fold_results(tmp_path, name, ["3"], folds, np.array([], dtype=str), n_points)
-    assert len(there) == len(folds)
-    again = fit(name, X, problem, there=there)
+    on_result = fold_writer(tmp_path, name, ["3"], [fold.name for fold in folds], [])
+    first = fit(name, X, problem, on_result=on_result, jobs=2)
+    n_points = len(combinations(GRIDS[name]))
+    earlier = read_fold_results(tmp_path, name, ["3"], folds, np.array([], dtype=str), n_points)
+    assert len(earlier) == len(folds)
+    again = fit(name, X, problem, earlier=earlier)
     np.testing.assert_array_equal(first.nested.predicted, again.nested.predicted)
     assert first.choices == again.choices
 
@@ -213,15 +215,20 @@ def test_results_depend_on_neither_jobs_nor_a_stop(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", REGRESSORS)
 def test_a_bundle_of_ratings_predicts_and_runs_no_code(name: str, tmp_path: Path) -> None:
     X, ratings, speakers = clips(width=20)
-    point = paths(GRIDS[name])[0][0]
-    about = told("lr") | {"head": name, "parameters": point, "labels": [], "target": "fatigue"}
+    params = combinations(GRIDS[name])[0]
+    about = bundle_fields("lr") | {
+        "head": name,
+        "parameters": params,
+        "labels": [],
+        "target": "fatigue",
+    }
     for number in range(2):
-        regressor, _ = fit_final(HEADS[name], point, X, loso(ratings, speakers))
+        regressor, _ = fit_final(HEADS[name], params, X, loso(ratings, speakers))
         save_bundle(tmp_path / str(number), regressor, **about)
     predicted, probabilities = load_bundle(tmp_path / "0").predict({"3": X})
     assert predicted.dtype == np.float64
     np.testing.assert_allclose(
-        predicted.astype(np.float64), HEADS[name].build(point, 0).fit(X, ratings).predict(X)
+        predicted.astype(np.float64), fit_reference(name, params, X, ratings).predict(X)
     )
     assert probabilities.shape == (len(X), 0)
     files = [sorted((tmp_path / str(number)).iterdir()) for number in range(2)]
@@ -267,10 +274,10 @@ def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path)
     with (run / "predictions" / "ridge.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["layer"] == "nested"]
     truth = np.array([float(row["truth"]) for row in rows])
-    said = np.array([float(row["predicted"]) for row in rows])
+    predicted = np.array([float(row["predicted"]) for row in rows])
     nested = content["nested"][0]
-    assert nested["ccc"] == pytest.approx(ccc(truth, said))
-    assert nested["mae"] == pytest.approx(np.abs(truth - said).mean())
+    assert nested["ccc"] == pytest.approx(ccc(truth, predicted))
+    assert nested["mae"] == pytest.approx(np.abs(truth - predicted).mean())
     assert nested["ccc_low"] < nested["ccc"] < nested["ccc_high"]
     told_words = serpipe("report").out
     for words in ("raters", "agreement ICC", "CCC", "Pearson", "MAE", "38 clips"):
@@ -288,20 +295,20 @@ def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path)
     both = serpipe("report", run, other.out.strip(), "--format", "json")
     assert len(json.loads(both.out)["tables"]["comparisons"]) == 3
     emotions = serpipe("fit", "--head", "lr", "--layers", "1", "--grid", "C=0.1").out.strip()
-    refused = serpipe("report", run, emotions)
-    assert refused.code == 2 and "is of classification" in refused.err
+    assert "expected the same scores" in serpipe("report", run, emotions).err
 
 
-def test_what_cannot_be_done_with_ratings_is_said(serpipe: Command, rated: Path) -> None:
+def test_options_that_do_not_suit_ratings_are_refused(serpipe: Command, rated: Path) -> None:
     arguments = ("fit", "--ratings", rated, "--target", "fatigue")
-    for more, words in (
-        (("--head", "lr"), "'lr' is no head for ratings; expected ridge, svr, lgbm-regressor"),
-        (("--keep", "1,2"), "expected no --map or --keep"),
-        (("--layers", "weighted"), "weights are learnt from labels"),
-        (("--target", "mood"), "mood"),
+    for *more, named in (
+        ("--head", "lr", "'lr'"),
+        ("--keep", "1,2", "--keep"),
+        ("--layers", "weighted", "--layers weighted"),
+        ("--target", "mood", "mood"),
     ):
         done = serpipe(*arguments, *more)
         assert (done.code, done.out) == (2, ""), done.err
-        assert words in done.err
-    assert "no head for labels" in serpipe("fit", "--head", "ridge").err
+        assert named in done.err.splitlines()[-1]
+    refused = serpipe("fit", "--head", "ridge")
+    assert refused.code == 2 and "'ridge'" in refused.err
     assert [head.name for head in find_heads("all", "regression")] == REGRESSORS

@@ -1,10 +1,9 @@
-"""Intervals and tests are by speaker, and what the formulas say."""
-
-from itertools import product
+"""Intervals and tests are by speaker, and agree with scipy."""
 
 import numpy as np
 import pytest
-from scipy.stats import t as student
+import scipy.special
+import scipy.stats
 from serpipe.pipeline.measures import RATINGS, sum_ratings
 from serpipe.pipeline.metrics import confusion, recalls, scores_of
 from serpipe.pipeline.permutation import chance_p, least_swap_p, swap_p
@@ -21,7 +20,7 @@ LABELS = ["angry", "happy", "sad"]
 
 
 def speakers(shares: list[float], clips: int = 30) -> np.ndarray:
-    """Counts of speakers of whom each has a given share of clips recognised."""
+    """Confusion matrices of speakers, of whom each has a given share of clips right."""
     counts = np.zeros((len(shares), 3, 3), int)
     for number, share in enumerate(shares):
         for label in range(3):
@@ -34,19 +33,19 @@ def speakers(shares: list[float], clips: int = 30) -> np.ndarray:
 def test_scores_are_those_of_scikit_learn() -> None:
     draw = np.random.default_rng(0)
     truth = draw.choice(LABELS, 300, p=[0.6, 0.3, 0.1])
-    said = np.where(draw.random(300) < 0.5, truth, draw.choice(LABELS, 300))
-    counts = confusion(truth, said, LABELS)
-    np.testing.assert_array_equal(counts, confusion_matrix(truth, said, labels=LABELS))
+    predicted = np.where(draw.random(300) < 0.5, truth, draw.choice(LABELS, 300))
+    counts = confusion(truth, predicted, LABELS)
+    np.testing.assert_array_equal(counts, confusion_matrix(truth, predicted, labels=LABELS))
     scores = scores_of(counts)
-    assert scores.uar == pytest.approx(balanced_accuracy_score(truth, said))
-    assert scores.accuracy == pytest.approx(accuracy_score(truth, said))
-    assert scores.macro_f1 == pytest.approx(f1_score(truth, said, average="macro"))
+    assert scores.uar == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert scores.accuracy == pytest.approx(accuracy_score(truth, predicted))
+    assert scores.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"))
     assert recalls(counts).mean() == pytest.approx(scores.uar)
 
 
 def test_stacked_counts_are_scored_each_by_itself() -> None:
     counts = speakers([0.2, 0.5, 0.9])
-    counts[1, 2] = 0  # who says no sad clip is scored over the two others
+    counts[1, 2] = 0  # without a sad clip the score is over the two other labels
     stacked = scores_of(counts)
     for number in range(3):
         alone = scores_of(counts[number])
@@ -57,28 +56,28 @@ def test_stacked_counts_are_scored_each_by_itself() -> None:
 
 def test_groups_are_counted_apart_and_add_up() -> None:
     truth = np.array(["sad", "sad", "angry", "happy"])
-    said = np.array(["sad", "angry", "angry", "sad"])
-    found = count_by_group(truth, said, np.array(["b", "a", "b", "a"]), LABELS)
+    predicted = np.array(["sad", "angry", "angry", "sad"])
+    found = count_by_group(truth, predicted, np.array(["b", "a", "b", "a"]), LABELS)
     assert list(found) == ["a", "b"]
     assert found["a"].tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
     together = np.sum(list(found.values()), axis=0)
-    np.testing.assert_array_equal(together, confusion(truth, said, LABELS))
+    np.testing.assert_array_equal(together, confusion(truth, predicted, LABELS))
 
 
 def test_stacked_predictions_are_counted_each_by_itself() -> None:
     draw = np.random.default_rng(0)
-    truth, said = draw.integers(0, 3, (4, 5, 20)), draw.integers(0, 3, 20)
-    counts = confusion(truth, said, range(3))
-    ratings = sum_ratings(truth, said)
-    for place in np.ndindex(4, 5):
-        np.testing.assert_array_equal(counts[place], confusion(truth[place], said, range(3)))
-        np.testing.assert_allclose(ratings[place], sum_ratings(truth[place], said))
+    truth, predicted = draw.integers(0, 3, (4, 5, 20)), draw.integers(0, 3, 20)
+    counts = confusion(truth, predicted, range(3))
+    ratings = sum_ratings(truth, predicted)
+    for index in np.ndindex(4, 5):
+        np.testing.assert_array_equal(counts[index], confusion(truth[index], predicted, range(3)))
+        np.testing.assert_allclose(ratings[index], sum_ratings(truth[index], predicted))
 
 
 def simulated(
     rng: np.random.Generator, n: int, skill: tuple[float, float], uneven: float
 ) -> np.ndarray:
-    """Counts of n speakers who differ in skill and, if uneven, in the number of their clips."""
+    """Confusion matrices of n speakers who differ in score and, if uneven, in number of clips."""
     clips = np.maximum(1, rng.lognormal(np.log(20), uneven, n).round().astype(int))
     right = rng.binomial(clips[:, None], rng.beta(*skill, (n, 1)), (n, 3))
     counts = np.zeros((n, 3, 3), int)
@@ -125,7 +124,7 @@ def test_the_interval_of_a_difference_covers_it_however_few_speakers_differ(
     assert np.mean(covered) > 0.94
 
 
-def test_an_interval_covers_more_than_one_that_takes_clips_for_independent() -> None:
+def test_an_interval_over_independent_clips_would_cover_too_little() -> None:
     rng = np.random.default_rng(2)
     by_clips = 0
     for _ in range(100):
@@ -135,28 +134,56 @@ def test_an_interval_covers_more_than_one_that_takes_clips_for_independent() -> 
     assert by_clips < 70
 
 
-def test_an_interval_is_the_jackknifes_on_the_logit_scale() -> None:
+def accuracies(counts: np.ndarray) -> np.ndarray:
+    """The accuracy of each speaker."""
+    return np.asarray(np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2)))
+
+
+def test_the_interval_of_a_difference_is_scipys_paired_t() -> None:
+    """With equally many clips of each speaker the score is a mean over speakers."""
+    draw = np.random.default_rng(1)
+    a, b = (speakers(list(draw.uniform(0.3, 0.9, 12))) for _ in range(2))
+    (found,) = compare({"a": a, "b": b})
+    expected = scipy.stats.ttest_rel(accuracies(a), accuracies(b)).confidence_interval()
+    assert found.difference.low == pytest.approx(expected.low)
+    assert found.difference.high == pytest.approx(expected.high)
+
+
+def test_an_interval_is_scipys_t_interval_on_the_logit_scale() -> None:
     counts = speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 12)))
-    counts[3] *= 4  # one speaker with more clips: fewer speakers in effect
-    found = intervals(counts)["uar"]
-    value = scores_of(counts.sum(axis=0)).uar
-    left_out = np.array([scores_of(np.delete(counts, n, 0).sum(axis=0)).uar for n in range(12)])
-    logit = np.log(value / (1 - value))
-    error = np.sqrt(11 / 12 * np.sum((left_out - value) ** 2)) / (value * (1 - value))
-    effective = (11 + 4) ** 2 / (11 + 16)
-    ends = logit + np.array([-1, 1]) * student.ppf(0.975, effective - 1) * error
-    assert found.value == pytest.approx(value)
-    assert (found.low, found.high) == pytest.approx(tuple(1 / (1 + np.exp(-ends))))
+    t = scipy.stats.ttest_1samp(accuracies(counts), 0).confidence_interval()
+    for key in ("uar", "accuracy"):
+        found = intervals(counts)[key]
+        ends = scipy.special.logit([found.low, found.value, found.high])
+        slope = 1 / (found.value * (1 - found.value))  # of the logit, at the score
+        np.testing.assert_allclose(np.diff(ends) / slope, (t.high - t.low) / 2)
+
+
+def test_the_interval_of_unequal_speakers_is_near_that_of_scipys_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    for skill, uneven in (((6, 4), 0.3), ((9, 2), 0.0), ((6, 4), 0.6)):
+        counts = simulated(rng, 60, skill, uneven)
+
+        def uar(rows: np.ndarray, counts: np.ndarray = counts) -> float:
+            return float(scores_of(counts[rows.astype(int)].sum(axis=0)).uar)
+
+        found = intervals(counts)["uar"]
+        boot = scipy.stats.bootstrap(
+            (np.arange(60),), uar, n_resamples=1500, vectorized=False, rng=1, method="percentile"
+        ).confidence_interval
+        width = boot.high - boot.low
+        assert found.low == pytest.approx(boot.low, abs=0.15 * width)
+        assert found.high == pytest.approx(boot.high, abs=0.15 * width)
 
 
 def only(counts: np.ndarray, label: int, holders: int) -> np.ndarray:
-    """Leave a label to the first so many speakers."""
+    """Remove a label from all but the first so many speakers."""
     counts = counts.copy()
     counts[holders:, label] = 0
     return counts
 
 
-def test_a_label_of_few_speakers_leaves_no_narrow_interval() -> None:
+def test_a_label_of_few_speakers_gives_no_narrow_interval() -> None:
     counts = speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 24)))
     whole = intervals(counts)["uar"]
     for holders in (1, 2):
@@ -171,7 +198,7 @@ def test_a_label_of_few_speakers_leaves_no_narrow_interval() -> None:
         assert np.isnan(recall.low) != shown
 
 
-def test_the_recall_of_a_label_depends_on_those_who_hold_it_alone() -> None:
+def test_the_recall_of_a_label_depends_only_on_the_speakers_who_have_it() -> None:
     counts = only(speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 24))), 2, 7)
     assert recall_intervals(counts)[2] == recall_intervals(counts[:7])[2]
     never = only(counts, 2, 0)
@@ -179,7 +206,7 @@ def test_the_recall_of_a_label_depends_on_those_who_hold_it_alone() -> None:
     assert intervals(never)["uar"].low < intervals(never)["uar"].high  # over the two others
 
 
-def test_speakers_who_are_all_alike_give_no_interval_of_no_width() -> None:
+def test_identical_speakers_give_no_interval_of_zero_width() -> None:
     for share in (0.9, 1.0, 0.0):
         found = intervals(speakers([share] * 8))
         assert found["uar"].value == pytest.approx(share)
@@ -206,7 +233,7 @@ def test_fewer_than_five_speakers_have_no_interval_and_no_p() -> None:
 
 
 def test_a_comparison_pairs_speakers() -> None:
-    """A steady gain of 3 points among speakers who differ by 60 is certain when they are paired."""
+    """A steady gain of 10 points among speakers who differ by 60 is significant when paired."""
     shares = np.linspace(0.2, 0.8, 16)
     gains = 0.1 + 0.01 * np.resize([-1, 0, 1], 16)
     first, second = speakers(list(shares + gains), 100), speakers(list(shares), 100)
@@ -218,32 +245,42 @@ def test_a_comparison_pairs_speakers() -> None:
 
 
 def with_extra_errors(counts: np.ndarray, who: list[int]) -> np.ndarray:
-    """Return counts in which some speakers have three more clips of a label wrong."""
+    """Return counts in which some speakers have three more errors for a label."""
     counts = counts.copy()
     counts[who, 0, 0] -= 3
     counts[who, 0, 1] += 3
     return counts
 
 
-def test_p_is_the_share_of_all_swaps_of_speakers() -> None:
+def scipy_swap_p(a: np.ndarray, b: np.ndarray, n_resamples: float = np.inf) -> float:
+    """The p of scipy's paired permutation test of whole speakers."""
+    both = np.concatenate([a, b])
+
+    def difference(rows: np.ndarray, others: np.ndarray, axis: int) -> np.ndarray:
+        first, second = (
+            scores_of(both[np.moveaxis(each, axis, -1)].sum(axis=-3)).uar for each in (rows, others)
+        )
+        return np.asarray(np.abs(first - second))
+
+    tested = scipy.stats.permutation_test(
+        (np.arange(len(a)), np.arange(len(a), 2 * len(a))), difference, n_resamples=n_resamples,
+        permutation_type="samples", alternative="greater", vectorized=True, rng=3,
+        batch=10_000,
+    )  # fmt: skip
+    return float(tested.pvalue)
+
+
+def test_p_is_that_of_scipys_permutation_test() -> None:
     draw = np.random.default_rng(4)
     a, b = (speakers(list(draw.uniform(0.4, 0.9, 8))) for _ in range(2))
     b[5:] *= 2  # as many clips must be of each speaker in both
     a[5:] *= 2
-
-    def difference(swapped: tuple[int, ...]) -> float:
-        chosen = np.array(swapped, bool)[:, None, None]
-        one, other = np.where(chosen, b, a).sum(axis=0), np.where(chosen, a, b).sum(axis=0)
-        return float(abs(scores_of(one).uar - scores_of(other).uar))
-
-    every = [difference(swapped) for swapped in product((0, 1), repeat=8)]
-    expected = np.mean(np.array(every) >= every[0] - 1e-9)
     (found,) = compare({"a": a, "b": b})
-    assert found.p == pytest.approx(expected)
+    assert found.p == pytest.approx(scipy_swap_p(a, b))
     assert swap_p(b, a) == found.p
 
 
-def test_speakers_who_do_not_differ_decide_nothing() -> None:
+def test_speakers_whose_predictions_agree_do_not_count() -> None:
     same = speakers(list(np.random.default_rng(5).uniform(0.4, 0.9, 24)))
     for differing, p in ((1, 1), (4, 0.125), (6, 2 / 64), (10, 2 / 1024)):
         (found,) = compare({"a": same, "b": with_extra_errors(same, list(range(differing)))})
@@ -253,15 +290,12 @@ def test_speakers_who_do_not_differ_decide_nothing() -> None:
         assert np.isnan(found.difference.low) or found.difference.low < 0 or differing > 5
 
 
-def test_random_swaps_approach_all_swaps() -> None:
+def test_random_swaps_approach_all_swaps_of_scipy() -> None:
     a, b = (
         speakers([0.6] * 16),
         speakers(list(0.6 + np.repeat([-0.2, 0.1, -0.1, 0.2], [8, 4, 2, 2]))),
     )
-    found = swap_p(a, b)
-    differences = scores_of(a).uar - scores_of(b).uar  # of equal numbers of clips: UARs add up
-    signs = np.array(list(product((-1, 1), repeat=16)))
-    expected = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9)
+    found, expected = swap_p(a, b), scipy_swap_p(a, b)
     assert 0.01 < expected < 0.5
     assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / 20_000))
     assert swap_p(a, b) == found != swap_p(a, b, seed=1)
@@ -274,7 +308,7 @@ def test_p_is_below_5_percent_in_5_of_100_comparisons_of_equals() -> None:
 
 
 def rated(difference: float, noise: float) -> dict[str, np.ndarray]:
-    """Two sets of ratings of twelve speakers; the second misses a speaker's level now and then."""
+    """Two sets of ratings of twelve speakers; each misses the level of one of them."""
     draw = np.random.default_rng(8)
     level = draw.normal(0, 3, (12, 1))
     truth = level + draw.normal(size=(12, 40))
@@ -285,14 +319,14 @@ def rated(difference: float, noise: float) -> dict[str, np.ndarray]:
     names = np.repeat([f"{n:02d}" for n in range(12)], 40)
     return {
         name: np.stack(
-            list(count_by_group(truth.ravel(), said.ravel(), names, [], RATINGS).values())
+            list(count_by_group(truth.ravel(), predicted.ravel(), names, [], RATINGS).values())
         )
-        for name, said in (("good", good), ("bad", bad))
+        for name, predicted in (("good", good), ("bad", bad))
     }
 
 
-def test_what_is_tested_of_ratings_is_the_difference_that_is_shown() -> None:
-    """Every speaker's own CCC is better in one; pooled, two speakers who are far off decide."""
+def test_the_test_of_ratings_is_of_the_difference_that_is_shown() -> None:
+    """The CCC of most speakers is better in one; pooled, two speakers who are far off decide."""
     sums = rated(difference=0.5, noise=0.5)
     each = {name: RATINGS.first(of) for name, of in sums.items()}
     assert np.sum(each["good"][2:] > each["bad"][2:]) == 10  # by these alone p would be 0.002
@@ -310,7 +344,7 @@ def test_p_of_ratings_does_not_depend_on_rounding() -> None:
     assert same.p == 1
 
 
-def test_no_p_is_below_the_least_that_is_stated() -> None:
+def test_no_p_is_below_the_stated_minimum() -> None:
     for n in (5, 8, 15, 16, 24):
         counts = speakers(list(np.linspace(0.4, 0.8, n)))
         p = swap_p(counts, with_extra_errors(counts, list(range(n))))
@@ -332,13 +366,29 @@ def test_predictions_unrelated_to_the_truth_are_no_better_than_chance() -> None:
     assert np.mean(np.array(found) <= 0.05) < 0.12
     assert 0.35 < np.mean(found) < 0.65
     names, truth, rng = clips_of(6, 12, 0)
-    said = np.where(rng.random(72) < 0.5, truth, rng.choice(LABELS, 72))
-    assert chance_p(truth, said, names, LABELS) < 0.001
-    assert chance_p(truth, said, names, LABELS) == chance_p(truth, said, names, LABELS)
+    predicted = np.where(rng.random(72) < 0.5, truth, rng.choice(LABELS, 72))
+    assert chance_p(truth, predicted, names, LABELS) < 0.001
+    assert chance_p(truth, predicted, names, LABELS) == chance_p(truth, predicted, names, LABELS)
 
 
-def test_knowing_who_speaks_is_chance() -> None:
-    """Each speaker says one label mostly, and a head that tells speakers apart names it always."""
+def test_p_against_chance_is_that_of_scipys_permutation_test() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, 1, 2, 2])
+
+    def uar(permuted: np.ndarray) -> float:
+        return float(scores_of(confusion(permuted, predicted, range(3))).uar)
+
+    expected = scipy.stats.permutation_test(
+        (truth,), uar, permutation_type="pairings", alternative="greater", n_resamples=np.inf,
+        vectorized=False,
+    ).pvalue  # fmt: skip
+    p = chance_p(truth.astype(str), predicted.astype(str), np.full(7, "a"), ["0", "1", "2"])
+    assert 0.01 < expected < 0.5
+    assert p == pytest.approx(expected, abs=4 * np.sqrt(expected / 4999))
+
+
+def test_knowing_the_speaker_scores_at_chance() -> None:
+    """Each speaker has mostly one label, which a head that recognises speakers always predicts."""
     names, truth, rng = clips_of(12, 20, 1)
     usual = np.repeat(rng.choice(LABELS, 12), 20)
     truth = np.where(rng.random(240) < 0.7, usual, truth)
@@ -376,12 +426,12 @@ def test_ratings_are_tested_against_chance_too() -> None:
 def test_scores_of_ratings_do_not_depend_on_the_origin_of_the_scale(origin: float) -> None:
     names, _, rng = clips_of(8, 15, 3)
     truth = rng.normal(size=120)
-    said = 0.5 * truth + rng.normal(size=120)
-    assert RATINGS.first_of(truth + origin, said + origin) == pytest.approx(
-        RATINGS.first_of(truth, said), abs=1e-6
+    predicted = 0.5 * truth + rng.normal(size=120)
+    assert RATINGS.first_of(truth + origin, predicted + origin) == pytest.approx(
+        RATINGS.first_of(truth, predicted), abs=1e-6
     )
     near, far = (
-        np.stack(list(count_by_group(truth + to, said + to, names, [], RATINGS).values()))
+        np.stack(list(count_by_group(truth + to, predicted + to, names, [], RATINGS).values()))
         for to in (0.0, origin)
     )
     for key, expected in intervals(near, RATINGS).items():
@@ -401,14 +451,14 @@ def test_equal_predictions_do_not_differ() -> None:
     assert (found.p, found.p_holm, found.difference.value) == (1, 1, 0)
 
 
-def test_the_correction_of_holm() -> None:
+def test_holms_correction_by_hand() -> None:
     np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(holm(np.array([0.5, 0.6])), [1, 1])
     p = np.array([0.02, 0.2, 0.001, 0.04])
     assert (holm(p) >= p).all()
 
 
-def test_only_the_pairs_that_are_asked_for_are_corrected_for() -> None:
+def test_only_the_requested_pairs_are_corrected_for() -> None:
     draw = np.random.default_rng(3)
     each = {name: speakers(list(draw.uniform(0.4, 0.9, 10))) for name in "abc"}
     assert [(c.first, c.second) for c in compare(each)] == [("a", "b"), ("a", "c"), ("b", "c")]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from serpipe.artifacts.run.results import read_results
 from serpipe.pipeline import blocks
-from serpipe.pipeline.blocks import Rows
+from serpipe.pipeline.blocks import FileMatrix
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.search import search_fold
 
@@ -20,9 +20,9 @@ TREES = {**HEADS["lgbm"].grid, "colsample_bytree": (0.5,), "n_estimators": (5.0,
 STREAMING = {"sgd": {"epochs": (2.0,), "C": (0.01, 1.0)}, "lgbm": TREES, "lgbm-regressor": TREES}
 
 
-def in_file(X: np.ndarray, path: Path) -> Rows:
+def in_file(X: np.ndarray, path: Path) -> FileMatrix:
     X.tofile(path)
-    return Rows(path, (X.shape[0], X.shape[1]), np.arange(len(X)))
+    return FileMatrix(path, (X.shape[0], X.shape[1]), np.arange(len(X)))
 
 
 def test_every_head_that_streams_is_tested_here() -> None:
@@ -40,26 +40,26 @@ def test_a_head_from_a_file_is_the_head_from_an_array(
     if head.task == "regression":
         labels = (X[:, 0] + X[:, 1] ** 2).astype(np.float64)
     fold = loso(labels, speakers).folds[0]
-    there, point = in_file(X, tmp_path / "rows"), {k: v[-1] for k, v in STREAMING[name].items()}
-    told = [
+    file, params = in_file(X, tmp_path / "rows"), {k: v[-1] for k, v in STREAMING[name].items()}
+    results = [
         search_fold(head, STREAMING[name], each, labels, speakers, fold, choose=True, seed=0)
-        for each in (X, there)
+        for each in (X, file)
     ]
-    assert told[0].inner == told[1].inner
-    np.testing.assert_array_equal(told[0].predicted, told[1].predicted)
-    np.testing.assert_array_equal(told[0].scores, told[1].scores)
-    kept = [head.fit_final(each, labels, speakers, point, 0) for each in (X, there)]
-    for first, second in zip(*(head.predict(one, X) for one in kept), strict=True):
-        np.testing.assert_array_equal(first, second)
-    head.save(kept[1], tmp_path / "head")
-    np.testing.assert_array_equal(head.load(tmp_path / "head").predict(X), kept[1].predict(X))
+    assert results[0].inner == results[1].inner
+    np.testing.assert_array_equal(results[0].predicted, results[1].predicted)
+    np.testing.assert_array_equal(results[0].scores, results[1].scores)
+    from_array, from_file = (head(params).fit(each, labels, speakers) for each in (X, file))
+    from_file.save(tmp_path / "head")
+    for other in (from_file, head.load(tmp_path / "head")):
+        np.testing.assert_array_equal(from_array.predict(X), other.predict(X))
+        np.testing.assert_array_equal(from_array.predict_proba(X), other.predict_proba(X))
 
 
 LIMITED = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from serpipe.pipeline.blocks import Rows
+from serpipe.pipeline.blocks import FileMatrix
 from serpipe.pipeline.folds import Fold
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.search import search_fold
@@ -68,7 +68,7 @@ path, n, width, more = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 everyone = np.arange(n)
 labels, speakers = np.array(["a", "b"])[everyone % 2], np.array(["s", "t"])[everyone // 9 % 2]
 fold = Fold("t", everyone[speakers == "s"], everyone[speakers == "t"])
-X = Rows(path, (n, width), everyone)
+X = FileMatrix(path, (n, width), everyone)
 # Of what is now in use, no more than some blocks; what only maps a file does not count.
 used = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
@@ -91,16 +91,16 @@ def test_heads_that_stream_never_have_all_clips_in_memory(tmp_path: Path) -> Non
             block.tofile(file)
     codes = []
     for how in ("file", "array"):
-        told = [path, n, width, 180 * 2**20, how]
+        arguments = [path, n, width, 180 * 2**20, how]
         done = subprocess.run(
-            [sys.executable, "-c", LIMITED, *map(str, told)], capture_output=True, text=True
+            [sys.executable, "-c", LIMITED, *map(str, arguments)], capture_output=True, text=True
         )
         codes.append(done.returncode)
         assert done.returncode == 0 or "MemoryError" in done.stderr, done.stderr
     assert codes == [0, 1]
 
 
-def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
+def test_past_the_limit_the_run_warns_and_names_the_heads_fitted(
     serpipe: Command, extracted_once: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (cache,) = extracted_once.glob("features/cache/*.h5")
@@ -116,10 +116,10 @@ def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
     assert summary["heads"]["sgd"]["grid"]["C"] == [0.01]
     assert sorted(path.name for path in Path("past/bundles").iterdir()) == ["lgbm", "sgd"]
     assert not Path("past/embeddings").exists()
-    said = serpipe("report", "past")
-    assert "SER017" in said.out + said.err
-    assert "STREAMED" in said.out + said.err
-    # Below the limit, nothing is said, and the same trees are grown from an array.
+    shown = serpipe("report", "past")
+    assert "SER017" in shown.out + shown.err
+    assert "STREAMED" in shown.out + shown.err
+    # Below the limit there is no warning, and the same trees are grown from an array.
     below = serpipe("fit", "--head", "lgbm", "--out", "below", "--jobs", 1, *options, *grid)
     assert below.code == 0, below.err
     assert "STREAMED" not in below.err
@@ -127,7 +127,7 @@ def test_past_the_limit_the_run_says_so_and_names_what_was_fitted(
     assert (Path("past") / name).read_bytes() == (Path("below") / name).read_bytes()
 
 
-def test_a_default_head_that_cannot_stream_is_left_out(
+def test_a_default_head_that_cannot_stream_is_omitted(
     serpipe: Command, extracted_once: Path
 ) -> None:
     (cache,) = extracted_once.glob("features/cache/*.h5")
@@ -145,7 +145,7 @@ def test_a_default_head_that_cannot_stream_is_left_out(
         (("--head", "lr", "--normalise", "speaker"), "--normalise speaker"),
     ],
 )
-def test_what_needs_all_in_memory_is_refused(
+def test_options_that_need_all_embeddings_in_memory_are_refused(
     serpipe: Command, extracted_once: Path, options: tuple[str, ...], named: str
 ) -> None:
     (cache,) = extracted_once.glob("features/cache/*.h5")

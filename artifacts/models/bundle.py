@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ...errors import UserError, counted, first_line
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
-from ...pipeline.heads import HEADS, Classifier
+from ...pipeline.heads import HEADS, Head
 from ...pipeline.layers import Candidate, weigh
 from ...schema import from_json
 from ..run.encoder_key import read_encoder_key
@@ -116,14 +116,14 @@ class Bundle:
     ----------
     summary : BundleSummary
         Its ``bundle.json``.
-    classifier : object
+    fitted : Head
         The fitted head.
     training : TrainingRecord or None
         The training clips of the head; None if the bundle is older than such records.
     """
 
     summary: BundleSummary
-    classifier: Classifier
+    fitted: Head
     training: TrainingRecord | None = None
 
     @property
@@ -152,11 +152,11 @@ class Bundle:
         X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
         if X.ndim == 3:
             X = weigh(X, np.array(self.summary.layer_weights))
-        return HEADS[self.summary.head].predict(self.classifier, X)
+        return self.fitted.predict(X), self.fitted.predict_proba(X)
 
 
 def save_bundle(
-    folder: Path, classifier: Classifier, *, training: TrainingRecord | None = None, **fields: Any
+    folder: Path, fitted: Head, *, training: TrainingRecord | None = None, **fields: Any
 ) -> None:
     """Write a bundle.
 
@@ -164,7 +164,7 @@ def save_bundle(
     ----------
     folder : Path
         Its folder.
-    classifier : object
+    fitted : Head
         The fitted head.
     training : TrainingRecord, optional
         Its training clips, and what is known of the encoder's.
@@ -172,15 +172,14 @@ def save_bundle(
         The fields of :class:`BundleSummary` but for ``head_sha256``, ``probabilities`` and
         ``files``.
     """
-    head = HEADS[fields["head"]]
     path = _head_path(folder, fields["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if training:
         write_record(folder, training)
-    head.save(classifier, path)
+    fitted.save(path)
     files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
     summary = BundleSummary(
-        **fields, head_sha256=files[path.name], probabilities=head.probabilities_are, files=files
+        **fields, head_sha256=files[path.name], probabilities=fitted.probabilities_are, files=files
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
     write_sealed_json(folder / "bundle.json", content)

@@ -176,10 +176,10 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
     """Join the encoder and the head of a bundle, which :func:`load_model` has checked."""
     bundle = load_bundle(folder)
     summary = bundle.summary
-    fitted: Any = bundle.classifier
+    fitted: Any = bundle.fitted.model
     fitted = fitted["machine"] if isinstance(fitted, dict) else fitted
-    labels = getattr(fitted, "classes_", summary.labels)
-    if list(map(str, labels)) != list(summary.labels):
+    labels = getattr(fitted, "classes_", None)
+    if labels is not None and list(map(str, labels)) != list(summary.labels):
         raise UserError(
             f"{folder}: the order of labels in its head is not that of bundle.json; fit again"
         )
@@ -190,7 +190,7 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
     return Graph(
         prepare_module(front_end),
         PooledLayers(checkpoint, summary),
-        head_module(summary.head, bundle.classifier),
+        head_module(summary.head, bundle.fitted),
         front_end.minimum_samples,
         longest or front_end.maximum_samples,
     )

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import UserError, first_line
-from ...pipeline.heads import Classifier
+from ...pipeline.heads import Head
 
 #: Scores, float64, shape (n_clips, n_outputs); and the index of the chosen label, int64, shape
 #: (n_clips,), or None for ratings.
 HeadOutput = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def head_module(name: str, classifier: Classifier) -> nn.Module:
+def head_module(name: str, fitted: Head) -> nn.Module:
     """Convert a fitted head to a module.
 
     Parameters
     ----------
     name : str
         Name of the head.
-    classifier : object
+    fitted : Head
         From its ``fit_final`` or ``load``.
 
     Returns
@@ -43,7 +43,7 @@ def head_module(name: str, classifier: Classifier) -> nn.Module:
         If serpipe does not fit such a head.
     """
     try:
-        return _MAKERS[name](classifier)
+        return _MAKERS[name](fitted.model)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"head {name}: cannot be converted to a graph ({first_line(error)}); fit it again"

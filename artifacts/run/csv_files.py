@@ -15,7 +15,7 @@ from ...files import write_text
 from ...integrity import read_checked
 from ...pipeline.fit import HeadFit, Predictions
 from ...pipeline.folds import Fold
-from ...pipeline.heads import Grid, paths
+from ...pipeline.heads import Grid, combinations
 from ...pipeline.search import label_names
 from ..score_columns import score_columns
 from .identity import folds_of_tested
@@ -98,7 +98,7 @@ def save_predictions(
 
 def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
     """Write the inner score of every layer, fold and set of hyper-parameters of a head."""
-    points = [point for path in paths(grid) for point in path]
+    points = combinations(grid)
     rows = (
         [
             layer,

@@ -17,8 +17,8 @@ from ...errors import UserError, counted
 from ...features.extract import clip_columns
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.finetune import END_TO_END
-from ...pipeline.finetune.classifier import Classifier, check_options, run_classifier
-from ...pipeline.finetune.data import Sounds, open_all
+from ...pipeline.finetune.classifier import Classifier, run_classifier
+from ...pipeline.finetune.data import Sounds, decode_all
 from ...pipeline.finetune.fold_training import end_to_end_key
 from ...pipeline.finetune.kinds import checkpoint_identity
 from ...pipeline.finetune.options import TrainingOptions
@@ -110,9 +110,9 @@ def record_evaluation(
         If a batch does not fit in memory.
     """
     options = TrainingOptions(batch_size=batch_size, precision=precision)
-    check_options(options, device)
+    options.check_inference(device)
     checkpoint = classifier.checkpoint
-    sounds = open_all(
+    sounds = decode_all(
         data.clips, checkpoint.front_end, skip_bad=skip_bad, workers=workers, track=track, say=say
     )
     # Columns in the order of a cache.

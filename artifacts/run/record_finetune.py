@@ -15,7 +15,7 @@ from ...features.cache import Cache
 from ...features.extract import clip_columns
 from ...pipeline.finetune import END_TO_END
 from ...pipeline.finetune.augment import SPEED
-from ...pipeline.finetune.data import open_all
+from ...pipeline.finetune.data import decode_all
 from ...pipeline.finetune.fold_training import (
     FoldTraining,
     end_to_end_key,
@@ -122,7 +122,7 @@ def record_finetuning(
     minimum_samples = kind.minimum_samples
     if "speed" in options.augment:  # played faster, a clip must still be long enough
         minimum_samples = math.ceil(minimum_samples * (1 + SPEED)) + 1
-    sounds = open_all(
+    sounds = decode_all(
         data.clips, kind.front_end, minimum_samples=minimum_samples, skip_bad=skip_bad,
         workers=workers, track=track, say=say,
     )  # fmt: skip
@@ -161,7 +161,7 @@ def record_finetuning(
         "options": asdict(options),
         "protocol": asdict(plan.protocol),
         "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
-        "start": {fold: asdict(choice) for fold, choice in choices.items()},
+        "start": {fold: choice.identity for fold, choice in choices.items()},
     }
     name = run_name(source.with_name(source.name + ".h5"), plan.split.name, [kind.head], settings)
     recorder = open_recorder(

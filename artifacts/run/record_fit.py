@@ -29,7 +29,7 @@ from ...pipeline.blocks import Matrix
 from ...pipeline.fit import HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.groups import KEPT_TOGETHER
-from ...pipeline.heads import BEST, HEADS, Grid, Head, paths
+from ...pipeline.heads import BEST, HEADS, Grid, Head, combinations
 from ...pipeline.layers import Candidate
 from ...pipeline.measures import MEASURES
 from ...pipeline.protocol import (
@@ -42,7 +42,7 @@ from ...pipeline.protocol import (
 )
 from ...pipeline.ratings import Ratings
 from ...pipeline.statistics import count_by_group, intervals
-from ...pipeline.stream import candidate_size, room, spill, stream_plan
+from ...pipeline.stream import candidate_size, spill, spill_folder, stream_plan
 from ...pipeline.target import EMOTION
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.bundle import save_bundle
@@ -61,7 +61,7 @@ REVISION = 3
 
 def record_run(
     cache: Cache,
-    heads: Sequence[Head],
+    heads: Sequence[type[Head]],
     grids: Mapping[str, Grid],
     protocol: Protocol | None = None,
     *,
@@ -170,7 +170,7 @@ def record_run(
         recorder.reopen()
     else:
         recorder.start()
-    with room(run) if streamed else nullcontext() as folder:
+    with spill_folder(run) if streamed else nullcontext() as folder:
 
         def embeddings(candidate: Candidate) -> Matrix:
             if folder:
@@ -199,7 +199,7 @@ def record_run(
 
 def plan_run(
     cache: Cache,
-    heads: Sequence[Head],
+    heads: Sequence[type[Head]],
     grids: Mapping[str, Grid],
     protocol: Protocol,
     ratings: Ratings | None = None,
@@ -291,7 +291,7 @@ class _Fitting:
     cluster: "Cluster | None"
     track: Track[Any]
 
-    def fit(self, head: Head, grid: Grid) -> HeadFit:
+    def fit(self, head: type[Head], grid: Grid) -> HeadFit:
         """Cross-validate one head, resuming from stored folds."""
         plan, problem, run = self.plan, self.plan.problem, self.run
         folds = [*problem.folds, problem.everybody()]
@@ -302,12 +302,12 @@ class _Fitting:
             plan.candidates,
             self.embeddings,
             problem,
-            there=read_fold_results(
+            earlier=read_fold_results(
                 run, head.name, layers, folds, np.array(names), _n_points(grid)
             ),
-            keep=fold_writer(run, head.name, layers, [fold.name for fold in folds], names),
+            on_result=fold_writer(run, head.name, layers, [fold.name for fold in folds], names),
             jobs=self.jobs,
-            in_turn=self.streamed,
+            one_layer_at_a_time=self.streamed,
             among_heads=self.choose_best,
             cluster=self.cluster,
             track=self.track,
@@ -325,13 +325,13 @@ class _BundleSaving:
     content: str
     provenance: Mapping[str, Any]
 
-    def save(self, name: str, head: Head, fit: HeadFit) -> None:
+    def save(self, name: str, head: type[Head], fit: HeadFit) -> None:
         """Fit a head on all clips and save its bundle, unless labels were shuffled."""
         plan, problem, final = self.plan, self.plan.problem, fit.final
         if plan.protocol.permute_labels:
             return
         (candidate,) = (each for each in plan.candidates if each.name == final.layer)
-        classifier, weights = fit_final(head, final.point, self.embeddings(candidate), problem)
+        fitted, weights = fit_final(head, final.params, self.embeddings(candidate), problem)
         measure = MEASURES[head.task]
         clusters = plan.tested_clips.get(KEPT_TOGETHER, plan.tested_clips["speaker"])
         counts = count_by_group(
@@ -340,10 +340,10 @@ class _BundleSaving:
         scores = intervals(np.stack(list(counts.values())), measure)
         save_bundle(
             self.run / "bundles" / name,
-            classifier,
+            fitted,
             training=_training_record(self.cache, plan),
             head=head.name,
-            parameters=final.point,
+            parameters=final.params,
             encoder=self.cache.key,
             pooling=plan.pooling,
             layer=asdict(candidate),
@@ -352,7 +352,7 @@ class _BundleSaving:
             changes=plan.target.changes,
             labels=problem.names,
             normalise=plan.protocol.normalise,
-            converged=head.converged(classifier),
+            converged=fitted.converged,
             result={
                 "split": plan.split.title,
                 "speakers": len(np.unique(plan.tested_clips["speaker"])),
@@ -409,10 +409,10 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
 
 
 def _n_points(grid: Grid) -> int:
-    return sum(map(len, paths(grid)))
+    return len(combinations(grid))
 
 
-def _summarise_head(head: Head, grid: Grid, fit: HeadFit) -> HeadSummary:
+def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit) -> HeadSummary:
     searched = [result for result in fit.results.values() if not np.isnan(result.inner).all()]
     return HeadSummary(
         title=head.title,
@@ -429,7 +429,7 @@ def _summarise_head(head: Head, grid: Grid, fit: HeadFit) -> HeadSummary:
     )
 
 
-def _summarise_best(head: Head, fit: HeadFit) -> HeadSummary:
+def _summarise_best(head: type[Head], fit: HeadFit) -> HeadSummary:
     return replace(
         _summarise_head(head, {}, fit),
         title="best head",

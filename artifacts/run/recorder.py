@@ -173,7 +173,7 @@ def describe_choice(choice: Choice) -> dict[str, Any]:
     return {
         "fold": choice.fold,
         "layer": choice.layer,
-        "parameters": choice.point,
+        "parameters": choice.params,
         "inner_score": json_value(choice.inner_score),
         **({"head": choice.head} if choice.head else {}),
     }

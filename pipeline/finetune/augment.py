@@ -1,7 +1,7 @@
-"""Training clips changed at random: speed, pitch, noise; and two of them mixed.
+"""Random changes of training clips: speed, pitch, noise, and mixing two of them.
 
-What is drawn is a function of seed, epoch and clip alone, so that it depends neither on the batch
-nor on how many processes read clips, and a resumed training draws the same.
+The random numbers depend on seed, epoch and clip alone, not on the batch or the number of processes
+that read clips, so a resumed training draws the same.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ import soxr
 
 from ...features.audio import Waveform
 
-#: Of the clips of an epoch, the share that each change is done to.
+#: Share of the clips of an epoch to which each change is applied.
 SHARE = 0.5
-#: Highest change of the speed, up or down, as Ko et al. (2015) do it for speech recognition.
+#: Largest change of the speed, up or down, as in Ko et al. (2015) for speech recognition.
 SPEED = 0.1
-#: Highest shift of the pitch, in semitones, up or down.
+#: Largest shift of the pitch, up or down, in semitones.
 SEMITONES = 2.0
 #: Lowest and highest ratio of speech to noise, in decibels.
 NOISE = (10.0, 30.0)
@@ -33,11 +33,12 @@ def augment(
     rate : int
         Its sampling rate in Hz.
     names : sequence of str
-        Some of ``AUGMENTATIONS``: ``"speed"`` plays it faster or slower by up to a tenth, pitch and
-        all; ``"pitch"`` shifts it by up to two semitones and keeps its length; ``"noise"`` adds
-        white noise, 10 to 30 dB below the clip. Each is done to half of the clips.
+        Some of ``AUGMENTATIONS``: ``"speed"`` plays the clip faster or slower by up to a tenth,
+        which changes its pitch, too; ``"pitch"`` shifts it by up to two semitones and keeps its
+        length; ``"noise"`` adds white noise, 10 to 30 dB below the clip. Each is applied to half of
+        the clips.
     draw : Generator
-        Where the random numbers come from: as many, whatever is done.
+        Source of random numbers.
 
     Returns
     -------
@@ -49,8 +50,8 @@ def augment(
     Ko et al. (2015), *Audio augmentation for speech recognition*, Interspeech: changing the speed.
     """
     for name in names:
-        done, amount = draw.random(), draw.random()
-        if done >= SHARE:
+        skip, amount = draw.random(), draw.random()
+        if skip >= SHARE:
             continue
         if name == "speed":
             waveform = change_speed(waveform, 1 + SPEED * (2 * amount - 1))
@@ -81,7 +82,7 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
 
 
 def shift_pitch(waveform: Waveform, rate: int, semitones: float) -> Waveform:
-    """Shift the pitch and keep the length: play it faster, then stretch it again.
+    """Shift the pitch and keep the length: play it faster, then stretch it.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ def shift_pitch(waveform: Waveform, rate: int, semitones: float) -> Waveform:
     Returns
     -------
     ndarray of float32, shape (n_samples,)
-        Stretched by the filter ``atempo`` of FFmpeg (overlapping windows, WSOLA), padded with zeros
-        or cut at the end by the few milliseconds that it is out.
+        Stretched by the filter ``atempo`` of FFmpeg (overlapping windows, WSOLA), then padded with
+        zeros or cut at the end by a few milliseconds, to the exact length.
     """
     import av
 
@@ -138,7 +139,7 @@ def add_noise(waveform: Waveform, decibels: float, draw: np.random.Generator) ->
     decibels : float
         How far the noise's power is below the clip's.
     draw : Generator
-        Where it comes from.
+        Source of the noise.
 
     Returns
     -------
@@ -151,15 +152,15 @@ def add_noise(waveform: Waveform, decibels: float, draw: np.random.Generator) ->
 
 
 def mix(waveform: Waveform, other: Waveform, share: float) -> Waveform:
-    """Mix two clips, beginning together; what the other has beyond the first is cut off.
+    """Mix two clips that start together; the other is cut to the length of the first.
 
     Parameters
     ----------
     waveform, other : ndarray of float32, shape (n_samples,) each
         The clips. The other is scaled to the root mean square of the first, so that loudness,
-        which may tell of the label, does not change the shares.
+        which may depend on the label, does not change the shares.
     share : float
-        Of the first, from 0 to 1.
+        Share of the first, from 0 to 1.
 
     Returns
     -------

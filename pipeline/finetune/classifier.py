@@ -1,7 +1,7 @@
-"""A trained classifier, of ours or of others: loaded whole, or not at all.
+"""Load a trained audio classifier, trained by serpipe or by others, with all its weights.
 
-What a checkpoint lacks, plain transformers fills with random numbers, and only warns: such a model
-scores like chance, or a little better, and looks like a bad one. Here every weight must be there.
+transformers only warns and fills in random numbers for weights that a checkpoint lacks: such a
+model scores at chance or a little above, and looks like a bad one. Here every weight is required.
 """
 
 from dataclasses import dataclass
@@ -13,33 +13,32 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...choices import TRAINING_PRECISIONS, check_choice
-from ...errors import MachineError, UserError, counted
+from ...errors import UserError
 from ...features.checkpoint import LOG_MEL_MODELS, Checkpoint, load_as, load_checkpoint
 from .data import Examples, Sounds
 from .model import keep_padding_out
 from .options import TrainingOptions
 from .train import predict
 
-#: Names of the two kinds of head, as runs record them.
+#: The two kinds of head, as runs record them.
 STANDARD, DENSE_TANH = "standard", "mean, dense, tanh, linear"
-#: What the last layer of the second kind is called: by ehcalabres; by m3hrdadfi and audeering.
+#: Names of the last layer of the second kind: by ehcalabres; by m3hrdadfi and audeering.
 _LAST_LAYERS = ("output", "out_proj")
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model that tells labels or ratings from clips.
+    """A trained model that predicts labels or ratings.
 
     Attributes
     ----------
     checkpoint : Checkpoint
-        Its identity, over all weights; the model; from waveforms to its inputs. In batches, padding
-        changes no score.
+        Its identity, over all weights; the model; its front end. Padding in batches changes no
+        score.
     head : str
         Which kind of head it has.
     outputs : tuple of str
-        What its scores are called, in their order.
+        Names of its scores, in their order.
     """
 
     checkpoint: Checkpoint
@@ -48,7 +47,7 @@ class Classifier:
 
     @property
     def problem_type(self) -> str:
-        """What its configuration says that it was trained for; empty if nothing."""
+        """What it was trained for, from its configuration; empty if unknown."""
         return str(getattr(self._config, "problem_type", None) or "")
 
     @property
@@ -74,61 +73,37 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
     Raises
     ------
     UserError
-        If the checkpoint is not there, of an unknown kind, or lacks a weight or has one too many.
+        If the checkpoint does not exist, is of an unknown kind, or lacks or exceeds the weights.
     MachineError
         If the hub cannot be reached.
     """
     if (Path(name) / "network.json").is_file():
         raise UserError(
-            f"--model {name}: a network of `serpipe finetune --network`; expected a model of "
-            "transformers; its own run holds its scores"
+            f"--model {name}: is a network of `serpipe finetune --network`, not a model of "
+            "transformers; its scores are in its own run"
         )
     checkpoint = load_checkpoint(name, revision, load=_load_model, option="--model")
     model: Any = checkpoint.model
-    named = model.config.id2label
-    if sorted(named) != list(range(len(named))):
+    id2label = model.config.id2label
+    if sorted(id2label) != list(range(len(id2label))):
         raise UserError(
-            f"{name}: its config.json numbers labels {', '.join(map(str, sorted(named)))}; "
-            f"expected 0 to {len(named) - 1}; mend its id2label"
+            f"{name}: its config.json numbers labels {', '.join(map(str, sorted(id2label)))}; "
+            f"correct its id2label to 0 to {len(id2label) - 1}"
         )
-    if not all(str(label).isprintable() for label in named.values()):
+    if not all(str(label).isprintable() for label in id2label.values()):
         raise UserError(
             f"{name}: its id2label contains characters that cannot be printed; rename them"
         )
     if not checkpoint.is_whisper:
         keep_padding_out(model, model.base_model, checkpoint.front_end)
     head = STANDARD if isinstance(model.classifier, nn.Linear) else DENSE_TANH
-    return Classifier(checkpoint, head, tuple(str(named[n]) for n in range(len(named))))
-
-
-def check_options(options: TrainingOptions, device: str) -> None:
-    """Refuse what cannot be computed with.
-
-    Parameters
-    ----------
-    options : TrainingOptions
-        Of these, batch size and precision are used.
-    device : str
-        In torch's words.
-
-    Raises
-    ------
-    UserError
-        Names the option.
-    """
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: expected at least 1")
-    check_choice("--precision", options.precision, TRAINING_PRECISIONS)
-    if options.precision == "fp16" and not device.startswith("cuda"):
-        raise UserError(
-            f"--precision fp16: is not for {device}; expected a GPU; take float32, or bf16"
-        )
+    return Classifier(checkpoint, head, tuple(str(id2label[n]) for n in range(len(id2label))))
 
 
 def run_classifier(
     classifier: Classifier, sounds: Sounds, options: TrainingOptions, device: str
 ) -> NDArray[np.float64]:
-    """Score clips.
+    """Compute the scores of clips.
 
     Parameters
     ----------
@@ -139,41 +114,31 @@ def run_classifier(
     options : TrainingOptions
         Batch size and precision.
     device : str
-        In torch's words.
+        A torch device.
 
     Returns
     -------
     ndarray of float64, shape (n_clips, n_outputs)
-        What the model gives before any softmax, in the order of the clips.
+        The model's outputs before any softmax, in the order of the clips.
 
     Raises
     ------
     UserError
         If some are not finite numbers.
     MachineError
-        If memory does not hold a batch.
+        If a batch does not fit in memory.
     """
     unknown = np.zeros((len(sounds.heard), len(classifier.outputs)), np.float32)
     examples = Examples(sounds, range(len(unknown)), unknown)
-    try:
-        return predict(classifier.checkpoint.model, examples, options, device)
-    except UserError:  # whose words are those of a training, here and below
-        raise UserError(
-            f"{classifier.checkpoint.name}: gives scores that are not finite numbers; expected "
-            "numbers; take --precision float32, or another --model"
-        ) from None
-    except MachineError:
-        raise MachineError(
-            f"memory does not hold a batch of {counted(options.batch_size, 'clip')}; expected it "
-            "to; take a smaller --batch-size"
-        ) from None
+    checkpoint = classifier.checkpoint
+    return predict(checkpoint.model, examples, options, device, evaluated=checkpoint.name)
 
 
 def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
-    """Load all weights of the kind of model that they are of."""
+    """Load the weights into the class of model that they fit."""
     import transformers
 
-    # What only training uses is switched off before loading, so that it asks for no weights.
+    # Masking and layer drop are switched off before loading, so that they need no weights.
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False
     standard = transformers.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)]
@@ -183,24 +148,24 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
         pooling = getattr(config, "pooling_mode", None) or "mean"
         if pooling != "mean":
             raise UserError(
-                f"{name}: pools its states by {pooling!r}; expected 'mean'; choose another --model"
+                f"{name}: pools its states by {pooling!r}, not by 'mean'; choose another --model"
             )
         for last in _LAST_LAYERS:
             if f"classifier.{last}.weight" in unexpected:
                 kind = _dense_tanh(standard, last)
                 model, missing, unexpected = _load_as(kind, name, source, revision, config)
                 break
-    fix = "fetch it again, or choose another --model"
+    remedy = "download it again, or choose another --model"
     if missing:
         raise UserError(
-            f"{name}: {missing[0]} is missing{_others(missing)}; expected all weights of a trained "
-            f"classifier: transformers would put random numbers there; {fix}"
+            f"{name}: {missing[0]} is missing{_others(missing)}, and transformers would fill in "
+            f"random numbers; {remedy}"
         )
     if unexpected:
         raise UserError(
-            f"{name}: {unexpected[0]} is no part of its classifier{_others(unexpected)}; expected "
-            f"the classifier of transformers for {config.model_type}, or one of dense and output "
-            f"layer; {fix}"
+            f"{name}: {unexpected[0]} is not part of its classifier{_others(unexpected)}, which "
+            f"must be that of transformers for {config.model_type}, or a dense and an output "
+            f"layer; {remedy}"
         )
     return model
 
@@ -208,12 +173,11 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
 def _load_as(
     kind: Any, name: str, source: str, revision: str | None, config: Any
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """Load as a class; return the model, and names of weights that are missing or too many."""
-    model, told = load_as(kind, name, source, revision, config)
-    missing = sorted([*told["missing_keys"], *map(str, told["mismatched_keys"])])
-    # The vector that stands for masked frames is used in training alone.
-    unused = "masked_spec_embed"
-    return model, missing, sorted(key for key in told["unexpected_keys"] if unused not in key)
+    """Load as a class; return the model, and the names of missing and of surplus weights."""
+    model, report = load_as(kind, name, source, revision, config)
+    missing = sorted([*report["missing_keys"], *map(str, report["mismatched_keys"])])
+    unused = "masked_spec_embed"  # the vector that replaces masked frames in training
+    return model, missing, sorted(key for key in report["unexpected_keys"] if unused not in key)
 
 
 def _others(keys: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Clips as a training takes them: opened once, batched by length, padded last."""
+"""Clips for training: decoded once, batched by length, padded at the end."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from .options import TrainingOptions
 
 Targets = NDArray[np.float32]
 
-#: Decoded audio is kept in memory up to here; what is beyond is decoded in every epoch.
+#: Decoded audio up to this size is kept in memory; the rest is decoded in every epoch.
 HELD_BYTES = 2 << 30
 
 
@@ -39,27 +39,27 @@ class Sounds:
     front_end : FrontEnd
         The encoder's.
     held : mapping of int to ndarray of float32
-        Prepared waveforms that are in memory, by position.
+        Prepared waveforms that are kept in memory, by index of the clip.
     """
 
     heard: tuple[HeardClip, ...]
     front_end: FrontEnd
     held: dict[int, Waveform] = field(repr=False)
 
-    def waveform(self, position: int) -> Waveform:
-        """Return a prepared waveform, shape (n_samples,)."""
-        if position in self.held:
-            return self.held[position]
-        read = load_clip(self.heard[position], self.front_end.sampling_rate, None)
-        return prepare(self.front_end, read)
+    def waveform(self, index: int) -> Waveform:
+        """Return the prepared waveform of a clip, shape (n_samples,)."""
+        if index in self.held:
+            return self.held[index]
+        waveform = load_clip(self.heard[index], self.front_end.sampling_rate, None)
+        return prepare(self.front_end, waveform)
 
     @property
     def seconds(self) -> list[float]:
-        """How long each clip is."""
+        """The duration of each clip."""
         return [heard.facts.seconds for heard in self.heard]
 
 
-def open_clips(
+def decode_clips(
     clips: Sequence[Clip],
     front_end: FrontEnd,
     *,
@@ -67,16 +67,16 @@ def open_clips(
     workers: int = 1,
     track: Track[Any] = no_track,
 ) -> tuple[Sounds, list[BadClipError]]:
-    """Decode every clip once: to check and hash it, and to keep it where there is room.
+    """Decode every clip once, to check and hash it; keep those that fit in memory.
 
     Parameters
     ----------
     clips : sequence of Clip
-        What to open.
+        What to decode.
     front_end : FrontEnd
         The encoder's.
     minimum_samples : int
-        The shortest clip that is taken, if that is more than what the encoder needs.
+        The shortest clip that is accepted, if that is more than the encoder needs.
     workers : int
         Threads.
     track : callable
@@ -85,14 +85,14 @@ def open_clips(
     Returns
     -------
     sounds : Sounds
-        Those that can be used, ordered by corpus and name, as in a cache.
+        The usable clips, ordered by corpus and name, as in a cache.
     bad : list of BadClipError
-        Why the others cannot.
+        Why the others are not usable.
     """
     rate = front_end.sampling_rate
     shortest = max(minimum_samples, front_end.minimum_samples)
 
-    def hear(item: tuple[Clip, Content]) -> tuple[HeardClip, Waveform] | BadClipError:
+    def decode(item: tuple[Clip, Content]) -> tuple[HeardClip, Waveform] | BadClipError:
         clip, content = item
         try:
             waveform, facts = decode_waveform(content(), rate, CHANNEL_POLICY, file=clip.file)
@@ -106,20 +106,22 @@ def open_clips(
     heard: list[HeardClip] = []
     bad: list[BadClipError] = []
     held: dict[int, Waveform] = {}
-    room = HELD_BYTES
+    free = HELD_BYTES
     items = read_ahead(ordered, lambda clip: clip.file)
-    for found in track(in_order(hear, items, workers, ahead=8), "checking clips", len(ordered)):
-        if isinstance(found, BadClipError):
-            bad.append(found)
+    decoded = in_order(decode, items, workers, ahead=8)
+    for result in track(decoded, "checking clips", len(ordered)):
+        if isinstance(result, BadClipError):
+            bad.append(result)
             continue
-        room -= found[1].nbytes
-        if room >= 0:
-            held[len(heard)] = found[1]
-        heard.append(found[0])
+        clip, waveform = result
+        free -= waveform.nbytes
+        if free >= 0:
+            held[len(heard)] = waveform
+        heard.append(clip)
     return Sounds(tuple(heard), front_end, held), bad
 
 
-def open_all(
+def decode_all(
     clips: Sequence[Clip],
     front_end: FrontEnd,
     *,
@@ -129,28 +131,28 @@ def open_all(
     track: Track[Any] = no_track,
     say: Say = say_nothing,
 ) -> Sounds:
-    """Open clips as :func:`open_clips` does, and refuse all if some cannot be used.
+    """Decode clips as :func:`decode_clips` does, and refuse all if some are unusable.
 
     Parameters
     ----------
     clips, front_end, minimum_samples, workers, track
-        As :func:`open_clips` takes them.
+        As :func:`decode_clips` takes them.
     skip_bad : bool
-        Leave bad clips out instead, and say which.
+        Omit bad clips instead.
     say : callable
-        Told of each.
+        Prints a line for each of them.
 
     Returns
     -------
     Sounds
-        No recording in it is of two speakers.
+        No recording occurs with two speakers.
 
     Raises
     ------
     BadClipsError
-        If clips cannot be used, unless ``skip_bad``; if none can.
+        If clips are unusable, unless ``skip_bad``; if all are.
     """
-    sounds, bad = open_clips(
+    sounds, bad = decode_clips(
         clips, front_end, minimum_samples=minimum_samples, workers=workers, track=track
     )
     marked = mark_recordings(sounds.heard, workers=workers, track=track)
@@ -162,22 +164,22 @@ def open_all(
         raise BadClipsError(bad, f"{len(good)} can")
     for error in bad:
         say(f"skipped  {error}")
-    places = [place for place, heard in enumerate(sounds.heard) if heard in good]
-    held = {n: sounds.held[place] for n, place in enumerate(places) if place in sounds.held}
-    return Sounds(tuple(sounds.heard[place] for place in places), front_end, held)
+    rows = [row for row, heard in enumerate(sounds.heard) if heard in good]
+    held = {n: sounds.held[row] for n, row in enumerate(rows) if row in sounds.held}
+    return Sounds(tuple(sounds.heard[row] for row in rows), front_end, held)
 
 
 class Examples(Dataset[tuple[Waveform, Targets]]):
-    """Some of the clips, with what is to be said of them.
+    """Some of the clips, with their targets.
 
     Parameters
     ----------
     sounds : Sounds
         The audio of all clips.
     rows : sequence of int
-        Positions in it.
+        Indices of the clips.
     targets : ndarray of float32, shape (n_clips, n_outputs)
-        Of each of these, the share of each label, or the rating.
+        For each of these, the share of each label, or the rating.
     """
 
     def __init__(self, sounds: Sounds, rows: Sequence[int], targets: Targets) -> None:
@@ -187,30 +189,30 @@ class Examples(Dataset[tuple[Waveform, Targets]]):
         """Return the number of clips."""
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> tuple[Waveform, Targets]:
+    def __getitem__(self, index: int) -> tuple[Waveform, Targets]:
         """Return a prepared waveform and its targets, shape (n_outputs,)."""
-        return self.sounds.waveform(self.rows[place]), self.targets[place]
+        return self.sounds.waveform(self.rows[index]), self.targets[index]
 
     @property
     def seconds(self) -> list[float]:
-        """How long each is."""
+        """The duration of each clip."""
         return [self.sounds.heard[row].facts.seconds for row in self.rows]
 
     @property
     def all_held(self) -> bool:
-        """Whether no file must be read."""
+        """Whether all clips are in memory, so that no file is read."""
         return all(row in self.sounds.held for row in self.rows)
 
 
 class VariedExamples(Examples):
-    """Clips that are changed at random, otherwise in every epoch.
+    """Clips that are changed at random, in another way in every epoch.
 
     Parameters
     ----------
     examples : Examples
         The clips as they are.
     options : TrainingOptions
-        What is done to them: ``augment``, ``mixup``; ``seed``.
+        ``augment``, ``mixup`` and ``seed`` are used.
     """
 
     def __init__(self, examples: Examples, options: TrainingOptions) -> None:
@@ -218,18 +220,18 @@ class VariedExamples(Examples):
         self.options, self.epoch = options, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
+        """Set the epoch that comes next."""
         self.epoch = epoch
 
-    def __getitem__(self, place: int) -> tuple[Waveform, Targets]:
-        """Return a prepared waveform and its targets; the same for the same epoch."""
+    def __getitem__(self, index: int) -> tuple[Waveform, Targets]:
+        """Return a prepared waveform and its targets, which depend on the epoch alone."""
         options, front_end = self.options, self.sounds.front_end
-        draw = np.random.default_rng((options.seed, self.epoch, self.rows[place]))
-        waveform, targets = super().__getitem__(place)
+        draw = np.random.default_rng((options.seed, self.epoch, self.rows[index]))
+        waveform, targets = super().__getitem__(index)
         waveform = augment(waveform, front_end.sampling_rate, options.augment, draw)
         if options.mixup:
             share = float(draw.beta(options.mixup, options.mixup))
-            share = max(share, 1 - share)  # the first is heard to its end, so it counts more
+            share = max(share, 1 - share)  # the first is not cut off, so it counts more
             other, others = super().__getitem__(int(draw.integers(len(self))))
             waveform = mix(waveform, other, share)
             targets = np.float32(share) * targets + np.float32(1 - share) * others
@@ -238,13 +240,7 @@ class VariedExamples(Examples):
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a batch of examples: padded with zeros at the end, with a mask.
-
-    Attributes
-    ----------
-    front_end : FrontEnd
-        Of the model.
-    """
+    """Makes a batch of examples, padded with zeros at the end, with a mask."""
 
     front_end: FrontEnd
 
@@ -255,23 +251,23 @@ class Collator:
 
 
 class ByLength(Sampler[int]):
-    """Shuffled clips, those that share a batch of like length.
+    """Shuffled clips, in batches of similar length.
 
     The order is a function of seed and epoch alone, so that a resumed training has the same.
 
     Parameters
     ----------
     lengths : sequence of float
-        Of the clips.
+        Durations of the clips.
     batch_size : int
-        Clips of a batch.
+        Clips per batch.
     seed : int
-        Of the shuffles.
+        Seed of the shuffles.
     on_epoch : callable, optional
-        Told, too, which epoch comes next.
+        Also called with the epoch that comes next.
     """
 
-    #: So many batches are drawn at random, then sorted among themselves.
+    #: The clips of so many batches are drawn at random, then sorted by length.
     POOL = 8
 
     def __init__(
@@ -285,7 +281,7 @@ class ByLength(Sampler[int]):
         self.epoch, self.on_epoch = 0, on_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
+        """Set the epoch that comes next."""
         self.epoch = epoch
         if self.on_epoch:
             self.on_epoch(epoch)
@@ -295,7 +291,7 @@ class ByLength(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        """Yield each position once."""
+        """Yield each index once."""
         draw = np.random.default_rng((self.seed, self.epoch))
         drawn = draw.permutation(len(self.lengths))
         pool = self.POOL * self.batch_size
@@ -304,4 +300,4 @@ class ByLength(Sampler[int]):
         whole = len(ordered) // self.batch_size * self.batch_size
         batches = ordered[:whole].reshape(-1, self.batch_size)
         yield from draw.permutation(batches).ravel().tolist()
-        yield from ordered[whole:].tolist()  # the rest, which fills no batch, comes last
+        yield from ordered[whole:].tolist()  # the rest, less than a batch, comes last

@@ -277,7 +277,7 @@ def train_folds(
         return Choice(fold, END_TO_END, {"epoch": epoch}, result.inner[result.chosen])
 
     choices = tuple(choice(fold.name) for fold in folds)
-    median = statistics.median_low(int(choice.point["epoch"]) for choice in choices)
+    median = statistics.median_low(int(choice.params["epoch"]) for choice in choices)
     final = Choice(ALL, END_TO_END, {"epoch": median}, math.nan)
     return HeadFit(tested, {END_TO_END: tested}, choices, final, results)
 

@@ -1,7 +1,7 @@
-"""What can be trained: an encoder with a head, or a network from scratch. Both look alike here.
+"""What can be trained: an encoder with a head, or a network from scratch.
 
-A kind knows how to build a model, at which rates its parameters learn, and how it is saved; the
-rest of the training is the same.
+Each kind builds a model, sets the learning rates of its parameters and saves it; the rest of the
+training is the same.
 """
 
 import re
@@ -24,51 +24,51 @@ from .model import MASK_FRAMES, build_model, head_parameters, save_model
 from .network_model import NetworkModel, network_front_end, save_network
 from .options import TrainingOptions
 
-#: Of weights that are matrices; biases and norms are left alone.
+#: Applied to weight matrices, not to biases and norms.
 WEIGHT_DECAY = 0.01
-#: Of the state matrices and steps of S4D, as its authors train them: no faster, and never decayed.
+#: State matrices and steps of S4D, which its authors train at no higher rate and without decay.
 _STATE_SPACE = ("log_dt", "log_minus_a_real", "a_imaginary")
 _STATE_SPACE_RATE = 1e-3
 
 
 class Kind(Protocol):
-    """What the training asks of either kind."""
+    """The common interface of both kinds."""
 
     @property
     def head(self) -> str:
-        """What it is called among the heads of a run."""
+        """The name of the head in a run."""
 
     @property
     def name(self) -> str:
-        """What the encoder is called, or the network."""
+        """The name of the encoder or of the network."""
 
     @property
     def front_end(self) -> FrontEnd:
-        """From waveforms to its inputs."""
+        """Turns waveforms into the model's inputs."""
 
     @property
     def minimum_samples(self) -> int:
-        """The shortest clip that it can be trained on."""
+        """The shortest clip that can be trained on."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its first weights depend on, as the key of a cache tells it."""
+        """What the initial weights depend on, in the form of a cache's key."""
 
     @property
     def training(self) -> TrainingRecord | None:
-        """What its first weights were trained on, if that is known."""
+        """What the initial weights were trained on, if known."""
 
     def build(self, outputs: Sequence[str], task: str) -> Any:
-        """Make the model, the same every time."""
+        """Build the model, always with the same weights."""
 
     def rates(self, model: nn.Module) -> dict[str, float]:
-        """Return the highest rate of each parameter that is trained, by name."""
+        """Return the peak learning rate of each trained parameter, by name."""
 
     def last(self, model: Any) -> nn.Linear:
-        """Return the layer whose outputs are the scores."""
+        """Return the layer that computes the scores."""
 
     def save(self, model: Any, folder: Path, about: Mapping[str, Any]) -> None:
-        """Save a trained model, with what is to be known of it."""
+        """Save a trained model and its metadata."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ class EncoderWithHead:
     checkpoint : Checkpoint
         The encoder.
     options : TrainingOptions
-        How it is trained.
+        Training options.
     source : str
-        What :func:`~serpipe.features.checkpoint.load_checkpoint` loaded it from, for processes of
-        their own.
+        Where :func:`~serpipe.features.checkpoint.load_checkpoint` loaded it from, so that other
+        processes can load it, too.
     """
 
     checkpoint: Checkpoint
@@ -91,54 +91,54 @@ class EncoderWithHead:
     source: str
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process without the weights, which torch cannot pickle for all."""
+        """Pickle without the weights, which torch cannot pickle for all encoders."""
         checkpoint = self.checkpoint
         revision = None if checkpoint.revision in ("local", "built-in") else checkpoint.revision
         return _reload, (self.source, revision, self.options, checkpoint.weights_sha256)
 
     @property
     def layers(self) -> list[str]:
-        """The layers that the head sums, as a cache names them; see ``place_of_layer``."""
+        """The layers that the head sums, as a cache names them; see ``layer_index``."""
         config: Any = self.checkpoint.model.config
         return [*map(str, range(int(config.num_hidden_layers) + 1)), FINAL_NORM]
 
     @property
     def head(self) -> str:
-        """What it is called among the heads of a run."""
+        """The name of the head in a run."""
         return "finetuned"
 
     @property
     def name(self) -> str:
-        """What the encoder is called."""
+        """The name of the encoder."""
         return self.checkpoint.name
 
     @property
     def front_end(self) -> FrontEnd:
-        """From waveforms to its inputs."""
+        """Turns waveforms into the model's inputs."""
         return self.checkpoint.front_end
 
     @property
     def minimum_samples(self) -> int:
-        """The shortest clip that it can be trained on."""
+        """The shortest clip that can be trained on."""
         front_end = self.front_end
         samples = front_end.minimum_samples
         if self.options.specaugment and not self.checkpoint.is_whisper:
-            while front_end.frames(samples) <= MASK_FRAMES:  # no stretch is longer than its clip
+            while front_end.frames(samples) <= MASK_FRAMES:  # a mask must fit in its clip
                 samples += front_end.sampling_rate // 100
         return samples
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its first weights depend on, as the key of a cache tells it."""
+        """What the initial weights depend on, in the form of a cache's key."""
         return checkpoint_identity(self.checkpoint)
 
     @property
     def training(self) -> TrainingRecord | None:
-        """What its first weights were trained on, if that is known."""
+        """What the initial weights were trained on, if known."""
         return self.checkpoint.training
 
     def build(self, outputs: Sequence[str], task: str) -> Any:
-        """Make the model, the same every time."""
+        """Build the model, always with the same weights."""
         return build_model(
             self.checkpoint,
             outputs,
@@ -150,22 +150,22 @@ class EncoderWithHead:
         )
 
     def rates(self, model: Any) -> dict[str, float]:
-        """Return the highest rate of each parameter that is trained, by name.
+        """Return the peak learning rate of each trained parameter, by name.
 
-        What is new learns at ``head_learning_rate``. A block of the encoder learns at
-        ``learning_rate``, times ``layer_decay`` for each block between it and the head; what is
-        below the blocks counts as one more, a norm above them as none.
+        New parameters learn at ``head_learning_rate``. A block of the encoder learns at
+        ``learning_rate``, times ``layer_decay`` for each block between it and the head; the part
+        below the blocks counts as one more block, a norm above them as none.
 
         References
         ----------
         Howard & Ruder (2018), *Universal Language Model Fine-tuning for Text Classification*,
-        section 3.2, discriminative fine-tuning: a rate for each layer.
+        section 3.2, discriminative fine-tuning: a learning rate for each layer.
         """
         new = head_parameters(model)
         n_blocks = int(model.config.num_hidden_layers)
         stable = getattr(model.config, "do_stable_layer_norm", False)
         ends_in_norm = stable or self.checkpoint.is_whisper
-        found = {}
+        rates = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -173,18 +173,18 @@ class EncoderWithHead:
             above = n_blocks - 1 - int(block[1]) if block else n_blocks
             if ends_in_norm and re.search(r"encoder\.layer_norm\.", name):
                 above = 0
-            own = self.options.learning_rate * self.options.layer_decay**above
+            rate = self.options.learning_rate * self.options.layer_decay**above
             is_new = name in new or is_lora(name)
-            found[name] = self.options.head_learning_rate if is_new else own
-        return found
+            rates[name] = self.options.head_learning_rate if is_new else rate
+        return rates
 
     def last(self, model: Any) -> nn.Linear:
-        """Return the layer whose outputs are the scores."""
+        """Return the layer that computes the scores."""
         classifier: nn.Linear = model.classifier
         return classifier
 
     def save(self, model: Any, folder: Path, about: Mapping[str, Any]) -> None:
-        """Save a trained model, with what is to be known of it, as ``serpipe`` in its config."""
+        """Save a trained model and its metadata, as ``serpipe`` in its config."""
         merge_lora(model)
         model.config.serpipe = dict(about)
         save_model(model, self.front_end, folder)
@@ -192,14 +192,14 @@ class EncoderWithHead:
 
 @dataclass(frozen=True)
 class Network:
-    """A small network, from scratch.
+    """A small network that is trained from scratch.
 
     Attributes
     ----------
     name : str
         One of ``NETWORKS``.
     options : TrainingOptions
-        How it is trained; ``head_learning_rate`` is that of all its parameters.
+        Training options; ``head_learning_rate`` is that of all parameters.
     """
 
     name: str
@@ -207,22 +207,22 @@ class Network:
 
     @property
     def head(self) -> str:
-        """What it is called among the heads of a run."""
+        """The name of the head in a run."""
         return self.name
 
     @property
     def front_end(self) -> FrontEnd:
-        """From waveforms to its inputs."""
+        """Turns waveforms into the model's inputs."""
         return network_front_end()
 
     @property
     def minimum_samples(self) -> int:
-        """The shortest clip that it can be trained on."""
+        """The shortest clip that can be trained on."""
         return self.front_end.minimum_samples
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its first weights depend on, as the key of a cache tells it."""
+        """What the initial weights depend on, in the form of a cache's key."""
         return {
             "encoder": self.name,
             "revision": "from scratch",
@@ -235,15 +235,15 @@ class Network:
 
     @property
     def training(self) -> TrainingRecord | None:
-        """Nothing: its first weights are random."""
+        """None, as the initial weights are random."""
         return None
 
     def build(self, outputs: Sequence[str], task: str) -> NetworkModel:
-        """Make the model, the same every time."""
+        """Build the model, always with the same weights."""
         return NetworkModel(self.name, outputs, self.options.seed)
 
     def rates(self, model: nn.Module) -> dict[str, float]:
-        """Return the highest rate of each parameter that is trained, by name."""
+        """Return the peak learning rate of each trained parameter, by name."""
         rate = self.options.head_learning_rate
         return {
             name: min(rate, _STATE_SPACE_RATE) if name.endswith(_STATE_SPACE) else rate
@@ -251,18 +251,18 @@ class Network:
         }
 
     def last(self, model: NetworkModel) -> nn.Linear:
-        """Return the layer whose outputs are the scores."""
+        """Return the layer that computes the scores."""
         head: Any = model.network.head
         last: nn.Linear = head
         return last
 
     def save(self, model: NetworkModel, folder: Path, about: Mapping[str, Any]) -> None:
-        """Save a trained model, with what is to be known of it."""
+        """Save a trained model and its metadata."""
         save_network(model, folder, about)
 
 
 def checkpoint_identity(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the numbers of a checkpoint depend on, as the key of a cache tells it."""
+    """Return what the outputs of a checkpoint depend on, in the form of a cache's key."""
     config: Any = checkpoint.model.config
     return {
         "encoder": checkpoint.name,
@@ -280,15 +280,12 @@ def _reload(
 ) -> EncoderWithHead:
     checkpoint = load_checkpoint(source, revision)
     if checkpoint.weights_sha256 != weights_sha256:
-        raise UserError(
-            f"{source}: has changed since it was loaded; expected a checkpoint that stays as it "
-            "is; run the same command again"
-        )
+        raise UserError(f"{source}: has changed since it was loaded; run the same command again")
     return EncoderWithHead(checkpoint, options, source)
 
 
 def optimizer(kind: Kind, model: nn.Module) -> torch.optim.AdamW:
-    """Return the optimiser of a model: AdamW, a group for each rate, with decay and without.
+    """Return AdamW for a model, with a parameter group for each rate, with and without decay.
 
     References
     ----------
@@ -310,14 +307,14 @@ def optimizer(kind: Kind, model: nn.Module) -> torch.optim.AdamW:
 
 
 def rescale_outputs(last: nn.Linear, mean: float, deviation: float) -> None:
-    """Make a layer that says standardised ratings say them in their own units.
+    """Rescale a layer that outputs standardised ratings to their original units.
 
     Parameters
     ----------
     last : Linear
         From :meth:`Kind.last`.
     mean, deviation : float
-        Of the ratings that it was trained on.
+        Of the ratings it was trained on.
     """
     with torch.no_grad():
         last.weight.mul_(deviation)

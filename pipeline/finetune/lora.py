@@ -1,4 +1,4 @@
-"""Low-rank matrices that are trained beside an encoder's own, by peft; merged before it is saved.
+"""Low-rank matrices trained beside an encoder's own weights (peft), merged before it is saved.
 
 Hu et al. (2022), *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR.
 """
@@ -11,30 +11,30 @@ from torch import nn
 #: Projections of a block's attention and feed-forward part, as the encoders name them.
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 _FEED_FORWARD = ("intermediate_dense", "output_dense", "fc1", "fc2")
-#: These read the weights of their projections past the modules: matrices beside them would be
-#: trained in vain.
-_READ_PAST = ("wavlm",)
+#: Their attention reads the weights of the projections without calling the modules, so that
+#: matrices beside these would have no effect.
+_BYPASSES_MODULES = ("wavlm",)
 
 
 def add_lora(model: Any, encoder: nn.Module, rank: int, seed: int) -> None:
-    """Freeze an encoder, and put matrices of low rank beside the projections of its blocks.
+    """Freeze an encoder, and add low-rank matrices beside the projections of its blocks.
 
     Parameters
     ----------
     model : PreTrainedModel
-        The whole model, whose other parameters stay as they are.
+        The whole model, whose other parameters are not changed.
     encoder : Module
         Its encoder.
     rank : int
-        Of the matrices; what they add is scaled by 2, their first product is zero.
+        Rank of the matrices; their product is scaled by 2, and zero at first.
     seed : int
-        Of their first values.
+        Seed of their first values.
     """
     import peft
 
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     own = {id(parameter) for parameter in encoder.parameters()}
-    attention = () if model.config.model_type in _READ_PAST else _ATTENTION
+    attention = () if model.config.model_type in _BYPASSES_MODULES else _ATTENTION
     names = "|".join(attention + _FEED_FORWARD)
     config = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=rf".*\.layers\.\d+\..*?({names})"
@@ -48,12 +48,12 @@ def add_lora(model: Any, encoder: nn.Module, rank: int, seed: int) -> None:
 
 
 def is_lora(name: str) -> bool:
-    """Say whether a parameter is one of such a matrix, by its name."""
+    """Return whether a parameter belongs to such a matrix, from its name."""
     return ".lora_A." in name or ".lora_B." in name
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the matrices to the weights that they stand beside, and take them away."""
+    """Add the matrices to the weights of their projections, and remove them."""
     from peft.tuners.lora import LoraLayer
 
     for module in list(model.modules()):

@@ -1,7 +1,7 @@
-"""The standard classifier of transformers around a checked encoder; saved so that all can load it.
+"""transformers' standard audio classifier on a checked encoder, saved so that anyone can load it.
 
-Scores of a clip do not depend on what shares its batch: the masks and the group norm of
-:mod:`serpipe.features.padding` hold in training, too.
+The scores of a clip do not depend on the other clips of its batch: the masks and the group norm of
+:mod:`serpipe.features.padding` are used in training, too.
 """
 
 import copy
@@ -18,8 +18,8 @@ from ...features.front_end import FrontEnd, LogMelFrontEnd
 from ...features.padding import MaskedGroupNorm, ValidForAll, make_padding_exact
 from .lora import add_lora
 
-#: Masking in training, as transformers does by default: a share of all frames begins a stretch of
-#: this length that is replaced by one learnt vector.
+#: Masking in training with the defaults of transformers: this share of the frames starts a span of
+#: this length that is replaced by a learnt vector.
 MASK_SHARE = 0.05
 MASK_FRAMES = 10
 
@@ -41,24 +41,24 @@ def build_model(
     checkpoint : Checkpoint
         Loaded and checked by :func:`serpipe.features.checkpoint.load_checkpoint`; not changed.
     labels : sequence of str
-        What is to be told apart, in the order of the scores; or the one rating.
+        The labels, in the order of the scores; or the rating.
     task : {"classification", "regression"}
-        Which of the two.
+        Whether labels or a rating are predicted.
     train_front_end : bool
         Whether the convolutions are trained.
     specaugment : bool
-        Whether stretches of time are masked in training.
+        Whether spans of time are masked in training.
     lora : int
-        Rank of matrices that are trained in place of the encoder's own; 0 trains these.
+        Rank of the matrices that are trained instead of the encoder's own weights; 0 for none.
     seed : int
-        Of the head's weights.
+        Seed of the head's weights.
 
     Returns
     -------
     PreTrainedModel
-        Of the class that ``AutoModelForAudioClassification`` gives: a learnt weighted sum of all
-        layers, a projection, the mean over the frames of the clip, a linear classifier. Whisper,
-        which knows no mask, takes the mean over its whole window. On the CPU, in float32.
+        The class of ``AutoModelForAudioClassification``: a learnt weighted sum of all layers, a
+        projection, the mean over the frames of the clip, a linear classifier. Whisper, which has no
+        mask, takes the mean over its whole window. On the CPU, in float32.
 
     Raises
     ------
@@ -71,12 +71,12 @@ def build_model(
     config.use_weighted_layer_sum = True
     config.add_adapter = False
     config.id2label = dict(enumerate(labels))
-    config.label2id = {label: place for place, label in enumerate(labels)}
+    config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = (
         "single_label_classification" if task == "classification" else "regression"
     )
     config._name_or_path = checkpoint.name
-    for name in ("auto_map", "task_specific_params"):  # code and tasks of the checkpoint's own
+    for name in ("auto_map", "task_specific_params"):  # the checkpoint's own code and tasks
         if hasattr(config, name):
             delattr(config, name)
     for name in ("layerdrop", "encoder_layerdrop"):
@@ -89,14 +89,13 @@ def build_model(
         torch.manual_seed(seed)
         model: Any = transformers.AutoModelForAudioClassification.from_config(config)
     encoder: Any = model.encoder if checkpoint.is_whisper else model.base_model
-    told = encoder.load_state_dict(checkpoint.model.state_dict(), strict=False)
-    missing = sorted(set(told.missing_keys) - {"masked_spec_embed"})
-    unexpected = [key for key in told.unexpected_keys if not key.startswith("adapter.")]
+    keys = encoder.load_state_dict(checkpoint.model.state_dict(), strict=False)
+    missing = sorted(set(keys.missing_keys) - {"masked_spec_embed"})
+    unexpected = [key for key in keys.unexpected_keys if not key.startswith("adapter.")]
     if missing or unexpected:
         raise UserError(
             f"{checkpoint.name}: {(missing + unexpected)[0]} does not fit the classifier of "
-            f"transformers for {checkpoint.model_type}; expected the same weights; choose another "
-            "--encoder"
+            f"transformers for {checkpoint.model_type}; choose another --encoder"
         )
     if not train_front_end:
         if checkpoint.is_whisper:
@@ -112,7 +111,7 @@ def build_model(
 
 
 def head_parameters(model: Any) -> set[str]:
-    """Return the names of the parameters that are new: those that are not the encoder's."""
+    """Return the names of the new parameters: those that are not the encoder's."""
     prefix = "encoder." if not hasattr(model, model.base_model_prefix) else ""
     prefix = prefix or f"{model.base_model_prefix}."
     return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
@@ -124,15 +123,15 @@ def save_model(model: Any, front_end: FrontEnd, folder: Path) -> None:
     Parameters
     ----------
     model : PreTrainedModel
-        From :func:`build_model`. It is not fit for padded batches afterwards.
+        From :func:`build_model`. Do not use it for padded batches afterwards.
     front_end : FrontEnd
         The encoder's.
     folder : Path
-        Where to; nothing in it needs serpipe to be loaded.
+        Where to save; it loads without serpipe.
     """
     import transformers
 
-    for module in model.modules():  # under the names that the standard class has
+    for module in model.modules():  # the names of the standard class
         for name, child in module.named_children():
             if isinstance(child, MaskedGroupNorm):
                 setattr(module, name, child.norm)
@@ -151,12 +150,12 @@ def save_model(model: Any, front_end: FrontEnd, folder: Path) -> None:
 
 
 def keep_padding_out(model: nn.Module, encoder: nn.Module, front_end: FrontEnd) -> None:
-    """Make the scores of a clip those that it has alone, whatever pads its batch.
+    """Make the scores of a clip in a padded batch those that it has alone.
 
     Parameters
     ----------
     model : Module
-        Called with what ``front_end.inputs`` gives.
+        Called with the result of ``front_end.inputs``.
     encoder : Module
         The part of it that takes waveforms; changed in place.
     front_end : FrontEnd
@@ -165,9 +164,9 @@ def keep_padding_out(model: nn.Module, encoder: nn.Module, front_end: FrontEnd) 
     valid = ValidForAll()
     make_padding_exact(encoder, valid)
 
-    def tell(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+    def set_valid(module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
         mask = inputs.get("attention_mask")
         valid.samples = None if mask is None else mask.sum(dim=1).tolist()
         valid.frames = valid.samples and [front_end.frames(n) for n in valid.samples]
 
-    model.register_forward_pre_hook(tell, with_kwargs=True)
+    model.register_forward_pre_hook(set_valid, with_kwargs=True)

@@ -1,4 +1,4 @@
-"""A network that is trained from scratch, as the Trainer takes it, and as it is saved."""
+"""Networks that are trained from scratch: their interface to the Trainer, and their files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from ..networks import NETWORKS
 from ..networks.log_mel import HOP, SAMPLING_RATE, WINDOW
 
 FORMAT_VERSION = 1
-#: Bytes of a JSON file and of weights that come from elsewhere.
+#: Limits of a JSON file and of weights that come from elsewhere, in bytes.
 _MAX_BYTES, _MAX_WEIGHT_BYTES = 1 << 24, 1 << 32
 
 
 class NetworkModel(nn.Module):
-    """A network behind the inputs and outputs of an encoder with a head.
+    """A network with the inputs and outputs of an encoder with a head.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class NetworkModel(nn.Module):
     outputs : sequence of str
         The labels, or the one rating.
     seed : int
-        Of the first weights.
+        Seed of the initial weights.
     """
 
     def __init__(self, name: str, outputs: Sequence[str], seed: int) -> None:
@@ -51,25 +51,25 @@ class NetworkModel(nn.Module):
 
 
 def network_front_end() -> WaveformFrontEnd:
-    """Return what networks take: waveforms at 16 kHz, as they are."""
+    """Return the front end of networks: waveforms at 16 kHz, not normalised."""
     return WaveformFrontEnd(SAMPLING_RATE, normalise=False, kernels=(WINDOW,), strides=(HOP,))
 
 
 def save_network(model: NetworkModel, folder: Path, about: Mapping[str, Any]) -> None:
-    """Save a network: ``network.json`` says which, ``model.safetensors`` holds its weights."""
+    """Save a network: ``network.json`` describes it, ``model.safetensors`` holds its weights."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
-    told = {
+    description = {
         "serpipe_network": FORMAT_VERSION,
         "network": model.name,
         "outputs": model.outputs,
         "sampling_rate": SAMPLING_RATE,
         "serpipe": dict(about),
     }
-    write_text(folder / "network.json", json.dumps(told, indent=1) + "\n")
+    write_text(folder / "network.json", json.dumps(description, indent=1) + "\n")
 
 
 def load_network(folder: Path) -> NetworkModel:
@@ -88,22 +88,22 @@ def load_network(folder: Path) -> NetworkModel:
     Raises
     ------
     UserError
-        If it is not whole.
+        If it is incomplete.
     """
     from safetensors.torch import load_file
 
-    fix = "expected what `serpipe finetune --network` saved; train it again"
+    remedy = "name the model of a run of `serpipe finetune --network`, or train it again"
     check_model_files(folder)
     try:
-        told: Any = json.loads(read_text(folder / "network.json", _MAX_BYTES))
-        if told["serpipe_network"] != FORMAT_VERSION or told["network"] not in NETWORKS:
-            raise UserError(f"{folder}: network {told['network']!r} is not known; {fix}")
-        model = NetworkModel(told["network"], [str(name) for name in told["outputs"]], seed=0)
+        content: Any = json.loads(read_text(folder / "network.json", _MAX_BYTES))
+        if content["serpipe_network"] != FORMAT_VERSION or content["network"] not in NETWORKS:
+            raise UserError(f"{folder}: network {content['network']!r} is not known; {remedy}")
+        model = NetworkModel(content["network"], [str(name) for name in content["outputs"]], seed=0)
         check_regular(folder / "model.safetensors", _MAX_WEIGHT_BYTES)
         model.load_state_dict(load_file(folder / "model.safetensors"))
-        model.about = told.get("serpipe")
+        model.about = content.get("serpipe")
     except UserError:
         raise
-    except Exception as error:  # safetensors and torch raise what they like
-        raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); {fix}") from error
+    except Exception as error:  # safetensors and torch raise various types
+        raise UserError(f"{folder}: cannot be loaded ({first_line(error)}); {remedy}") from error
     return model.eval()

@@ -1,4 +1,4 @@
-"""What is asked of a training; nothing heavy is imported here, so that it can be read early."""
+"""The options of a training; imports nothing heavy, so that they can be checked early."""
 
 import os
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from ...choices import TRAINING_PRECISIONS, check_choice
 from ...errors import UserError
 
-#: Of weights and states while training; weights themselves are always kept in float32.
+#: Precision of products in training; weights are always kept in float32.
 PRECISIONS = TRAINING_PRECISIONS
-#: What training clips can be changed by, in the order in which it is done.
+#: Changes of training clips, in the order in which they are applied.
 AUGMENTATIONS = ("speed", "pitch", "noise")
 
 
@@ -20,35 +20,37 @@ class TrainingOptions:
     Attributes
     ----------
     epochs : int
-        Most passes over the training clips; the learning rates fall linearly to zero over them.
+        Maximum number of passes over the training clips, over which the learning rates fall
+        linearly to zero.
     patience : int
         Epochs without a better score on the validation speakers after which training stops.
     batch_size, accumulate : int
-        Clips that are computed at once, and batches that make up one step.
+        Clips per batch, and batches per step of the optimiser.
     learning_rate, head_learning_rate : float
-        Highest, of the encoder and of all that is new: weights of layers, projection, classifier.
+        Peak learning rates of the encoder and of all new parameters: layer weights, projection and
+        classifier.
     warmup : float
-        Share of all steps over which the learning rates rise from zero.
+        Share of the steps over which the learning rates rise from zero.
     precision : {"float32", "bf16", "fp16"}
-        Of products; the 16-bit ones by torch's autocast.
+        Precision of products; the 16-bit ones by torch's autocast.
     train_front_end : bool
         Whether the convolutions before the blocks are trained, too.
     specaugment : bool
-        Whether stretches of time are masked in training.
+        Whether spans of time are masked in training.
     gradient_checkpointing : bool
-        Whether states are computed again on the way back, to save memory.
+        Whether states are computed again in the backward pass, to save memory.
     lora : int
-        Rank of the matrices that are trained in place of the encoder's own; 0 trains these.
+        Rank of the matrices that are trained instead of the encoder's own weights; 0 for none.
     layer_decay : float
-        By what the encoder's rate is multiplied from each block to the one before it.
+        Factor of the encoder's learning rate from each block to the one below.
     augment : tuple of str
         Some of ``AUGMENTATIONS``.
     mixup : float
-        Both parameters of the beta distribution by which clips are mixed; 0 mixes none.
+        Both parameters of the beta distribution that mixes pairs of clips; 0 for no mixing.
     label_smoothing : float
-        Share of each label that is given to all labels alike.
+        Share of each label that is distributed over all labels.
     seed : int
-        Of the new weights, the order of clips, dropout and masking.
+        Seed of the new weights, the order of clips, dropout and masking.
     """
 
     epochs: int = 20
@@ -70,101 +72,88 @@ class TrainingOptions:
     seed: int = 0
 
     def check(self, device: str) -> None:
-        """Refuse what cannot be trained with.
+        """Refuse options that cannot be used.
 
         Parameters
         ----------
         device : str
-            Where it will run, in torch's words.
+            The torch device of the training.
 
         Raises
         ------
         UserError
             Names the option.
         """
-        for option, value in (
-            ("--epochs", self.epochs),
-            ("--patience", self.patience),
-            ("--batch-size", self.batch_size),
-            ("--accumulate", self.accumulate),
-        ):
-            if value < 1:
-                raise UserError(f"{option} {value}: expected at least 1")
-        for option, rate in (
-            ("--learning-rate", self.learning_rate),
-            ("--head-learning-rate", self.head_learning_rate),
-        ):
-            if not 0 <= rate < 1:
-                raise UserError(f"{option} {rate:g}: expected from 0 to less than 1, such as 3e-5")
-        for option, share in (
-            ("--warmup", self.warmup),
-            ("--label-smoothing", self.label_smoothing),
-        ):
-            if not 0 <= share < 1:
-                raise UserError(f"{option} {share:g}: expected a share, from 0 to below 1")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"--layer-decay {self.layer_decay:g}: expected above 0, at most 1")
-        if not 0 <= self.mixup <= 100:
-            raise UserError(f"--mixup {self.mixup:g}: expected from 0 to 100, such as 0.4")
+        self.check_inference(device)
+        for name in ("epochs", "patience", "accumulate"):
+            self._check_range(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("learning_rate", "head_learning_rate", "warmup", "label_smoothing"):
+            self._check_range(name, 0 <= getattr(self, name) < 1, "from 0 to below 1")
+        self._check_range("layer_decay", 0 < self.layer_decay <= 1, "above 0 and at most 1")
+        self._check_range("mixup", 0 <= self.mixup <= 100, "from 0 to 100, such as 0.4")
+        self._check_range("lora", 0 <= self.lora <= 1024, "a rank from 0 to 1024, such as 8")
         for name in self.augment:
             if name not in AUGMENTATIONS:
-                raise UserError(f"--augment {name}: expected some of {','.join(AUGMENTATIONS)}")
+                raise UserError(f"--augment {name}: choose some of {','.join(AUGMENTATIONS)}")
         if "pitch" in self.augment and find_spec("av") is None:
             raise UserError(
-                "--augment pitch: PyAV is not installed; expected it, to shift pitch; "
-                "pip install 'serpipe[formats]'"
+                "--augment pitch: needs PyAV, which is not installed; pip install "
+                "'serpipe[formats]'"
             )
-        if not 0 <= self.lora <= 1024:
-            raise UserError(f"--lora {self.lora}: expected a rank, such as 8")
         if self.lora and find_spec("peft") is None:
             raise UserError(
-                "--lora: peft is not installed; expected it; pip install 'serpipe[finetune]'"
+                "--lora: needs peft, which is not installed; pip install 'serpipe[finetune]'"
             )
         if self.lora and (self.layer_decay < 1 or self.train_front_end):
             option = "--train-front-end" if self.train_front_end else "--layer-decay"
             raise UserError(
-                f"--lora with {option}: the encoder's own weights are not trained then; expected "
-                "one of the two; leave one out"
+                f"--lora with {option}: --lora does not train the encoder's own weights; omit one "
+                "of the two"
             )
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise UserError(
-                "started as several processes (WORLD_SIZE); expected one, which starts one for "
-                "each GPU; start `serpipe finetune` by itself"
+                "started as several processes (WORLD_SIZE), but one process starts the others, one "
+                "for each GPU; start `serpipe finetune` without a launcher"
             )
         if device.startswith("cuda") and device != "cuda:0":
             raise UserError(
-                f"--device {device}: expected the first GPU to be cuda:0; choose the visible ones "
+                f"--device {device}: the first GPU must be cuda:0; choose which GPUs are visible "
                 "with the environment variable CUDA_VISIBLE_DEVICES"
             )
+
+    def check_inference(self, device: str) -> None:
+        """Refuse a batch size or precision that cannot be used on a torch device."""
+        self._check_range("batch_size", self.batch_size >= 1, "at least 1")
         check_choice("--precision", self.precision, PRECISIONS)
         if self.precision == "fp16" and not device.startswith("cuda"):
-            raise UserError(
-                f"--precision fp16: cannot be trained with on {device}; expected a GPU; "
-                "take float32, or bf16"
-            )
+            raise UserError(f"--precision fp16: needs a GPU, not {device}; use float32 or bf16")
+
+    def _check_range(self, name: str, allowed: bool, limits: str) -> None:
+        if not allowed:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} {getattr(self, name):g}: must be {limits}")
 
     def check_network(self) -> None:
-        """Refuse what only an encoder can be trained with.
+        """Refuse options that are only for encoders.
 
         Raises
         ------
         UserError
             Names the option.
         """
-        for option, asked in (
+        for option, is_set in (
             ("--train-front-end", self.train_front_end),
             ("--specaugment", self.specaugment),
             ("--gradient-checkpointing", self.gradient_checkpointing),
             ("--layer-decay", self.layer_decay < 1),
             ("--lora", self.lora > 0),
         ):
-            if asked:
+            if is_set:
                 raise UserError(
-                    f"{option} with --network: is for pretrained encoders; expected one of the "
-                    "two; leave one out"
+                    f"{option} with --network: is for pretrained encoders; omit one of the two"
                 )
 
 
-#: What is taken unless the user says otherwise.
+#: The defaults.
 OF_ENCODERS = TrainingOptions()
 OF_NETWORKS = TrainingOptions(epochs=60, patience=15, batch_size=16)

@@ -1,11 +1,11 @@
-"""Begin where probing ended: the head of the model as the frozen probe's solution.
+"""Initialise the head of a model with the solution of the frozen probe.
 
-The head of the standard class is linear up to its scores: a weighted sum of layers, a projection,
-the mean over frames, a classifier. So a linear probe on the mean of one layer is a special case of
-it, and can be written into its weights.
+The head of the standard class is linear: a weighted sum of layers, a projection, the mean over
+frames, a classifier. So a linear probe on the mean of one layer is a special case of it, and can be
+written into its weights.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,21 @@ import torch
 from numpy.typing import NDArray
 
 from ...features.names import FINAL_NORM
-from ..heads import HEADS, Point
-from .data import Collator, Examples
+from ..heads import HEADS, Params
+from .data import Examples
 from .options import TrainingOptions
-from .train import deterministic, enough_memory
+from .train import run_batches
 
 #: The heads whose solution can be written into the model.
 LINEAR = ("lr", "ridge")
-#: Between the weight of the probe's layer and those of the others, before the softmax: each other
-#: layer counts 1/22026 of it, and can still grow.
+#: Difference between the weight of the probe's layer and those of the others before the softmax:
+#: each other layer counts 1/22026 of it, and can still grow.
 LAYER_GAP = 10.0
 
 
 @dataclass(frozen=True)
 class ProbeChoice:
-    """What the frozen probe chose for a fold.
+    """The choices of the frozen probe in a fold.
 
     Attributes
     ----------
@@ -35,31 +35,26 @@ class ProbeChoice:
         One of ``LINEAR``.
     layer : str
         Name of a single layer.
-    point : mapping of str to float
+    params : mapping of str to float
         Its hyper-parameters.
     """
 
     head: str
     layer: str
-    point: Point
+    params: Params
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The choice as it enters the name of a run; its keys must not change."""
+        return {"head": self.head, "layer": self.layer, "point": dict(self.params)}
 
 
-def place_of_layer(layer: str, n_blocks: int) -> int:
-    """Return where a layer is among the states that transformers sums.
+def layer_index(layer: str, n_blocks: int) -> int:
+    """Return the index of a layer, named as in a cache, among the states that transformers sums.
 
-    Parameters
-    ----------
-    layer : str
-        As in a cache.
-    n_blocks : int
-        Of the encoder.
-
-    Returns
-    -------
-    int
-        From 0, the input of the first block. Where a norm follows the last block, transformers has
-        only one of the two, which stands for both: what comes out of the block, and for Whisper
-        what comes out of the norm.
+    0 is the input of the first block. Where a norm follows the last of the ``n_blocks`` blocks,
+    transformers has only one state for the two: the output of the block, and for Whisper that of
+    the norm.
     """
     return n_blocks if layer == FINAL_NORM else int(layer)
 
@@ -67,7 +62,7 @@ def place_of_layer(layer: str, n_blocks: int) -> int:
 def pooled_states(
     model: Any, examples: Examples, options: TrainingOptions, device: str
 ) -> NDArray[np.float32]:
-    """Run the encoder over clips and take the mean of each layer, as the head of the class does.
+    """Return the mean over time of each layer of the encoder, as the head of the class computes it.
 
     Parameters
     ----------
@@ -76,39 +71,32 @@ def pooled_states(
     examples : Examples
         The clips.
     options : TrainingOptions
-        Of these, the batch size is used.
+        Only the batch size is used.
     device : str
-        In torch's words.
+        A torch device.
 
     Returns
     -------
     ndarray of float32, shape (n_layers, n_clips, width)
-        In the order of the examples. Of Whisper the mean over its whole window.
+        In the order of the examples. For Whisper the mean is over its whole window.
     """
-    collate = Collator(examples.sounds.front_end)
-    order = np.argsort(-np.asarray(examples.seconds), kind="stable")
-    found: NDArray[np.float32] | None = None
-    model.to(device).eval()
-    with deterministic(), enough_memory(options), torch.inference_mode():
-        for start in range(0, len(order), options.batch_size):
-            places = order[start : start + options.batch_size].tolist()
-            batch = collate([examples[place] for place in places])
-            del batch["labels"]
-            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-            states = model(**inputs, output_hidden_states=True).hidden_states
-            stacked = torch.stack(states)
-            mask = inputs.get("attention_mask")
-            if mask is None:
-                means = stacked.mean(dim=2)
-            else:
-                frames = model._get_feature_vector_attention_mask(stacked.shape[2], mask)
-                share = frames[None, :, :, None].to(stacked.dtype)
-                means = (stacked * share).sum(dim=2) / share.sum(dim=2)
-            if found is None:
-                found = np.empty((len(states), len(order), means.shape[-1]), np.float32)
-            found[:, places] = means.float().cpu().numpy()
-    assert found is not None
-    return found
+    pooled: NDArray[np.float32] | None = None
+    in_float32 = replace(options, precision="float32")
+    batches = run_batches(model, examples, in_float32, device, output_hidden_states=True)
+    for rows, inputs, outputs in batches:
+        states = torch.stack(outputs.hidden_states)
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            means = states.mean(dim=2)
+        else:
+            frames = model._get_feature_vector_attention_mask(states.shape[2], mask)
+            share = frames[None, :, :, None].to(states.dtype)
+            means = (states * share).sum(dim=2) / share.sum(dim=2)
+        if pooled is None:
+            pooled = np.empty((len(states), len(examples), means.shape[-1]), np.float32)
+        pooled[:, rows] = means.float().cpu().numpy()
+    assert pooled is not None
+    return pooled
 
 
 def start_from_probe(
@@ -124,23 +112,23 @@ def start_from_probe(
     Parameters
     ----------
     model : PreTrainedModel
-        From :meth:`EncoderWithHead.build`; its scores are the probe's afterwards, but for what the
-        other layers still count.
+        From :meth:`EncoderWithHead.build`; afterwards its scores are the probe's, except for the
+        small weights of the other layers.
     choice : ProbeChoice
         Head, layer and hyper-parameters.
     states : ndarray of float32, shape (n_layers, n_clips, width)
         From :func:`pooled_states`, of the training clips alone.
     labels : ndarray of str or float64, shape (n_clips,)
-        Theirs.
+        Their labels or ratings.
     scale : (float, float)
         Mean and deviation by which ratings are standardised for the training.
     seed : int
         Of the probe.
     """
-    place = place_of_layer(choice.layer, len(states) - 1)
-    everyone = np.full(len(labels), "")
-    fitted: Any = HEADS[choice.head].fit_final(states[place], labels, everyone, choice.point, seed)
-    scaler, linear = fitted[0], fitted[-1]
+    index = layer_index(choice.layer, len(states) - 1)
+    speakers = np.full(len(labels), "")
+    probe = HEADS[choice.head](choice.params, seed).fit(states[index], labels, speakers)
+    scaler, linear = probe.model[0], probe.model[-1]
     names = [model.config.id2label[n] for n in range(model.config.num_labels)]
     weights, bias = _of_each_output(linear, labels, names, scale)
     weights = weights / scaler.scale_
@@ -148,9 +136,9 @@ def start_from_probe(
     n_outputs = len(weights)
     with torch.no_grad():
         model.layer_weights.zero_()
-        model.layer_weights[place] = LAYER_GAP
-        # The first rows of the projection are the probe; the others stay random, and count for
-        # nothing until the classifier takes them up.
+        model.layer_weights[index] = LAYER_GAP
+        # The first rows of the projection are the probe; the others stay random, and have no effect
+        # until the classifier learns to use them.
         model.projector.weight[:n_outputs] = torch.tensor(weights, dtype=torch.float32)
         model.projector.bias[:n_outputs] = torch.tensor(bias, dtype=torch.float32)
         model.classifier.weight.zero_()
@@ -161,15 +149,15 @@ def start_from_probe(
 def _of_each_output(
     linear: Any, labels: NDArray[Any], names: list[str], scale: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a row of weights and a bias for each output of the model, of standardised states."""
+    """Return the weights and biases of each output of the model, for standardised states."""
     if labels.dtype.kind == "f":
         mean, deviation = scale
         return linear.coef_[None, :] / deviation, (np.array([linear.intercept_]) - mean) / deviation
     weights, bias = np.asarray(linear.coef_), np.asarray(linear.intercept_)
-    if len(weights) == 1:  # of two labels scikit-learn has the difference alone
+    if len(weights) == 1:  # for two labels scikit-learn has only the difference
         weights, bias = np.concatenate([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
     rows = np.searchsorted(names, linear.classes_)
-    found = np.zeros((len(names), weights.shape[1]))
-    biases = np.full(len(names), bias.min() - 20.0)  # labels that no training clip has
-    found[rows], biases[rows] = weights, bias
-    return found, biases
+    all_weights = np.zeros((len(names), weights.shape[1]))
+    biases = np.full(len(names), bias.min() - 20.0)  # for labels that no training clip has
+    all_weights[rows], biases[rows] = weights, bias
+    return all_weights, biases

@@ -1,4 +1,4 @@
-"""Several trainings at once: a process for each GPU, which takes the next when it is done."""
+"""Run several trainings at once: one process per GPU, which takes one after another."""
 
 import multiprocessing
 import os
@@ -22,17 +22,17 @@ def on_devices(
     Parameters
     ----------
     function : callable
-        Of an item and a device, in torch's words. For several devices it must be picklable, and it
-        runs in a process of its own, which sees one GPU alone and calls it ``"cuda:0"``.
+        Of an item and a torch device. For several devices it must be picklable, and it runs in
+        processes that each see a single GPU, as ``"cuda:0"``.
     items : sequence
         What to call it with.
     devices : sequence of str
-        Such as ``("cuda:0", "cuda:1")``; with a single one nothing but a loop is done.
+        Such as ``("cuda:0", "cuda:1")``; with a single one it is a plain loop.
 
     Yields
     ------
     item, result
-        As each is done, in whatever order.
+        In the order in which they finish.
 
     Raises
     ------
@@ -43,43 +43,42 @@ def on_devices(
         for item in items:
             yield item, function(item, devices[0])
         return
-    left = list(items)
-    at_work: dict[Connection, tuple[BaseProcess, Item]] = {}
+    waiting = list(items)
+    running: dict[Connection, tuple[BaseProcess, Item]] = {}
     try:
         for device in devices[: len(items)]:
             connection, process = _start(function, device)
-            item = left.pop(0)
-            at_work[connection] = (process, item)
+            item = waiting.pop(0)
+            running[connection] = (process, item)
             connection.send(item)
-        while at_work:
-            for ready in wait(list(at_work)):
+        while running:
+            for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
-                process, item = at_work[ready]
+                process, item = running[ready]
                 try:
-                    done, told = ready.recv()
+                    succeeded, answer = ready.recv()
                 except EOFError:
                     raise MachineError(
-                        f"the process of {item} ended before it was done; expected its result; "
-                        "look for what the system says of it, such as too little memory; run the "
-                        "same command again to go on"
+                        f"the process of {item} ended unexpectedly; check the system's log, for "
+                        "example for too little memory, and run the same command again to resume"
                     ) from None
-                if not done:
-                    raise told
-                if left:
-                    following = left.pop(0)
-                    at_work[ready] = (process, following)
+                if not succeeded:
+                    raise answer
+                if waiting:
+                    following = waiting.pop(0)
+                    running[ready] = (process, following)
                     ready.send(following)
                 else:
-                    del at_work[ready]
+                    del running[ready]
                     process.terminate()
-                yield item, told
+                yield item, answer
     finally:
-        for process, _ in at_work.values():
+        for process, _ in running.values():
             process.terminate()
 
 
 def _start(function: Callable[[Item, str], Result], device: str) -> tuple[Connection, BaseProcess]:
-    """Start a process that sees one device alone."""
+    """Start a process that sees a single device."""
     context = multiprocessing.get_context("spawn")  # a forked one could not use its GPU
     ours, theirs = context.Pipe()
     kind, _, number = device.partition(":")
@@ -87,9 +86,9 @@ def _start(function: Callable[[Item, str], Result], device: str) -> tuple[Connec
     if kind == "cuda":
         visible = before.split(",") if before else []
         own = visible[int(number)] if visible else number
-        os.environ["CUDA_VISIBLE_DEVICES"] = own  # read when the process begins
+        os.environ["CUDA_VISIBLE_DEVICES"] = own  # read when the process starts
         device = "cuda:0"
-    # No daemon: it may start processes that read clips. It ends with this one all the same.
+    # Not a daemon, so that it may start processes that read clips. It ends with this one anyway.
     process = context.Process(target=_serve, args=(theirs, function, device))
     try:
         process.start()
@@ -107,17 +106,17 @@ def _serve(connection: Connection, function: Callable[[Item, str], Result], devi
     while True:
         item = connection.recv()
         try:
-            told = True, function(item, device)
+            answer = True, function(item, device)
         except Exception as error:
-            told = False, error  # type: ignore[assignment]
+            answer = False, error  # type: ignore[assignment]
         try:
-            connection.send(told)
-        except Exception as error:  # what it raised cannot travel
-            connection.send((False, MachineError(f"{told[1]!r} ({error}); see it with one GPU")))
+            connection.send(answer)
+        except Exception as error:  # it cannot be pickled
+            connection.send((False, MachineError(f"{answer[1]!r} ({error}); try with one GPU")))
 
 
 def _end_with_parent() -> None:
-    """End when the parent was killed: it may be started again, and train the same fold."""
+    """End when the parent was killed, as it may be started again and train the same fold."""
     parent = multiprocessing.parent_process()
     if parent:
         wait([parent.sentinel])

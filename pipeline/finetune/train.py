@@ -1,4 +1,4 @@
-"""One training by the Trainer of transformers: early stopping, resuming, the same numbers twice."""
+"""Train one model with the Trainer of transformers: early stopping, resuming, determinism."""
 
 import contextlib
 import json
@@ -22,8 +22,14 @@ from .data import ByLength, Collator, Examples, Targets, VariedExamples
 from .kinds import Kind, optimizer
 from .options import TrainingOptions
 
-#: What a model returns besides scores, and need not be gathered.
+#: Outputs of a model that the Trainer need not gather.
 _NOT_SCORES = ["hidden_states", "attentions"]
+#: Remedies where a batch does not fit in memory.
+_EVALUATION_MEMORY = "use a smaller --batch-size"
+_TRAINING_MEMORY = (
+    "use a smaller --batch-size with more --accumulate, or --gradient-checkpointing; finished "
+    "epochs are kept"
+)
 
 
 def train(
@@ -40,33 +46,33 @@ def train(
     logs: Path | None = None,
     say: Say = say_nothing,
 ) -> list[float]:
-    """Train a model; go on from the last checkpoint in the folder, if there is one.
+    """Train a model; resume from the last checkpoint in the folder, if there is one.
 
     Parameters
     ----------
     model : Module
-        From :meth:`Kind.build`. It is left with the weights of the best epoch, the first of
-        several; without validation with those of the last.
+        From :meth:`Kind.build`. It ends with the weights of the best epoch, the first of several;
+        without validation with those of the last.
     kind : Kind
         What built it.
     training : Examples
-        What it learns.
+        Training clips.
     validation : Examples or None
-        What the epoch is chosen by.
+        Clips on which the epoch is chosen.
     options : TrainingOptions
-        How.
+        Training options.
     folder : Path
         For checkpoints, one after each epoch; the best and the last are kept.
     device : str
-        ``"cpu"``, or where the Trainer finds its GPU.
+        ``"cpu"``, or the GPU that the Trainer finds.
     epochs : int, optional
-        Stop after so many, on the way to ``options.epochs``.
+        Stop after so many of ``options.epochs``.
     started : bool
-        Whether the model as it is can be the best: it has been given a head that knows something.
+        Whether the model counts as epoch 0, since its head is already fitted.
     logs : Path, optional
-        Where TensorBoard's logs are written.
+        Folder of TensorBoard's logs.
     say : callable
-        Told the score of each epoch.
+        Prints the score of each epoch.
 
     Returns
     -------
@@ -77,7 +83,7 @@ def train(
     Raises
     ------
     MachineError
-        If memory does not hold a batch.
+        If a batch does not fit in memory.
     """
     from transformers import Trainer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
@@ -100,7 +106,7 @@ def train(
         return {"score": score_of(predictions.label_ids, predictions.predictions)}
 
     class Stop(TrainerCallback):  # type: ignore[misc]
-        """Stop when there is nothing more to gain; all it knows is in the checkpoints."""
+        """Early stopping; its whole state is in the checkpoints."""
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
             if round(state.epoch) >= last:
@@ -125,9 +131,9 @@ def train(
 
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    # Beside a GPU clips are read and changed by others; a CPU has no time to spare for them.
-    helped = device.startswith("cuda") and (varied is not None or not training.all_held)
-    workers = min(4, os.cpu_count() or 1) if helped else 0
+    # With a GPU, other processes read and augment clips; on a CPU they would compete for time.
+    needs_workers = device.startswith("cuda") and (varied is not None or not training.all_held)
+    workers = min(4, os.cpu_count() or 1) if needs_workers else 0
     with quiet(), deterministic():
         trainer = ByLengthTrainer(
             model=model,
@@ -145,7 +151,7 @@ def train(
         done = before + _scores(state["log_history"]) if state else []
         if not state or not (round(state["epoch"]) >= last or _over(done, options.patience)):
             checkpoint = str(_checkpoint(folder, state)) if state else None
-            with enough_memory(options):
+            with out_of_memory(options.batch_size, _TRAINING_MEMORY):
                 trainer.train(resume_from_checkpoint=checkpoint, ignore_keys_for_eval=_NOT_SCORES)
             state = _last_state(folder)
     if state is None:
@@ -167,29 +173,29 @@ def make_loss(targets: Targets, label_smoothing: float) -> Callable[..., torch.T
     targets : ndarray of float32, shape (n_clips, n_outputs)
         Of the training clips.
     label_smoothing : float
-        Share of each label that is given to all alike.
+        Share of each label that is distributed over all labels.
 
     Returns
     -------
     callable
-        Of labels the cross-entropy, each weighted by :func:`class_weights`; of ratings 1 - CCC
-        over the batch, with variances over n.
+        For labels the cross-entropy, weighted by :func:`class_weights`; for ratings 1 - CCC over
+        the batch, with variances over n.
 
     References
     ----------
     Weninger et al. (2016), *Discriminatively trained recurrent neural networks for continuous
-    dimensional emotion recognition from audio*, IJCAI: the CCC as what is trained.
+    dimensional emotion recognition from audio*, IJCAI: training on the CCC.
     """
     n_outputs = targets.shape[1]
     weights = class_weights(targets) if n_outputs > 1 else None
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        found = outputs["logits"].float()
+        logits = outputs["logits"].float()
         if weights is None:
-            value = 1 - concordance(found[:, 0], labels[:, 0])
+            value = 1 - concordance(logits[:, 0], labels[:, 0])
         else:
             value = nn.functional.cross_entropy(
-                found, labels, weight=weights.to(labels.device), label_smoothing=label_smoothing
+                logits, labels, weight=weights.to(labels.device), label_smoothing=label_smoothing
             )
         # The Trainer counts the numbers in the labels of all batches of a step.
         return value if num_items_in_batch is None else value * labels.numel() / num_items_in_batch
@@ -216,9 +222,14 @@ def concordance(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def predict(
-    model: Any, examples: Examples, options: TrainingOptions, device: str
+    model: Any,
+    examples: Examples,
+    options: TrainingOptions,
+    device: str,
+    *,
+    evaluated: str = "",
 ) -> NDArray[np.float64]:
-    """Score clips.
+    """Compute the scores of clips.
 
     Parameters
     ----------
@@ -229,7 +240,9 @@ def predict(
     options : TrainingOptions
         Batch size and precision.
     device : str
-        In torch's words.
+        A torch device.
+    evaluated : str
+        For messages, the name of a model that is only evaluated and not trained.
 
     Returns
     -------
@@ -240,32 +253,70 @@ def predict(
     ------
     UserError
         If some are not finite numbers.
+    MachineError
+        If a batch does not fit in memory.
     """
-    collate = Collator(examples.sounds.front_end)
-    order = np.argsort(-np.asarray(examples.seconds), kind="stable")
     logits = np.empty((len(examples), examples.targets.shape[1]))
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
-    kind = torch.device(device).type
-    model.to(device).eval()
-    with deterministic(), enough_memory(options), torch.inference_mode():
-        for start in range(0, len(order), options.batch_size):
-            places = order[start : start + options.batch_size].tolist()
-            batch = collate([examples[place] for place in places])
-            del batch["labels"]
-            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-            with torch.autocast(kind, dtype) if dtype else contextlib.nullcontext():
-                found = model(**inputs)
-                logits[places] = found["logits"].float().cpu().numpy()
+    for rows, _, outputs in run_batches(model, examples, options, device, bool(evaluated)):
+        logits[rows] = outputs["logits"].float().cpu().numpy()
     if not np.isfinite(logits).all():
         raise UserError(
-            "training ended in scores that are not finite numbers; expected numbers; lower "
-            "--learning-rate, or take --precision float32"
+            f"{evaluated}: gives scores that are not finite numbers; use --precision float32, or "
+            "another --model"
+            if evaluated
+            else "training ended in scores that are not finite numbers; lower --learning-rate, or "
+            "use --precision float32"
         )
     return logits
 
 
+def run_batches(
+    model: Any,
+    examples: Examples,
+    options: TrainingOptions,
+    device: str,
+    is_evaluation: bool = False,
+    **arguments: Any,
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor], Any]]:
+    """Run a model over clips in batches of similar length, without gradients.
+
+    Parameters
+    ----------
+    model, examples, options, device
+        As :func:`predict` takes them.
+    is_evaluation : bool
+        Whether nothing is trained in this run, for messages.
+    **arguments
+        Further arguments of the model.
+
+    Yields
+    ------
+    rows : list of int
+        Which of the examples are in the batch.
+    inputs : dict of str to Tensor
+        The model's inputs, on the device.
+    outputs : object
+        What the model returned.
+    """
+    collate = Collator(examples.sounds.front_end)
+    order = np.argsort(-np.asarray(examples.seconds), kind="stable")
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+    device_type = torch.device(device).type
+    model.to(device).eval()
+    remedy = _EVALUATION_MEMORY if is_evaluation else _TRAINING_MEMORY
+    with deterministic(), out_of_memory(options.batch_size, remedy), torch.inference_mode():
+        for start in range(0, len(order), options.batch_size):
+            rows = order[start : start + options.batch_size].tolist()
+            batch = collate([examples[row] for row in rows])
+            del batch["labels"]
+            inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.autocast(device_type, dtype) if dtype else contextlib.nullcontext():
+                outputs = model(**inputs, **arguments)
+            yield rows, inputs, outputs
+
+
 def class_weights(targets: Targets) -> torch.Tensor:
-    """Return the weight of each label in the loss: the rarer, the more; their mean over clips is 1.
+    """Return the weight of each label in the loss, inverse to its frequency; mean over clips 1.
 
     Parameters
     ----------
@@ -278,14 +329,14 @@ def class_weights(targets: Targets) -> torch.Tensor:
         Labels without training clips have weight 0.
     """
     counts = targets.sum(axis=0)
-    there = counts > 0
+    occurs = counts > 0
     weights = np.zeros(len(counts))
-    weights[there] = len(targets) / (there.sum() * counts[there])
+    weights[occurs] = len(targets) / (occurs.sum() * counts[occurs])
     return torch.tensor(weights, dtype=torch.float32)
 
 
 def score_of(targets: NDArray[Any], outputs: NDArray[Any]) -> float:
-    """Score clips as reports do.
+    """Compute the score that reports show.
 
     Parameters
     ----------
@@ -343,12 +394,12 @@ def _arguments(
         dataloader_num_workers=workers,
         dataloader_pin_memory=device != "cpu",
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # more would make the batches larger, unasked
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # with more, batches would be larger than requested
     return arguments
 
 
 def _logging(logs: Path | None) -> list[Any]:
-    """Return what writes logs for TensorBoard."""
+    """Return the callback that writes logs for TensorBoard."""
     if logs is None:
         return []
     from torch.utils.tensorboard import SummaryWriter
@@ -366,7 +417,7 @@ def _scores(history: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def best_epoch(scores: Sequence[float]) -> int:
-    """Return the place of the highest score, the first of several."""
+    """Return the index of the highest score, the first of several."""
     return int(np.argmax(np.nan_to_num(scores, nan=-1.0)))
 
 
@@ -384,13 +435,13 @@ def _checkpoint(folder: Path, state: dict[str, Any], step: int | None = None) ->
 
 
 def _last_state(folder: Path) -> dict[str, Any] | None:
-    """Return the state of the last whole checkpoint; what a kill left of others is removed.
+    """Return the state of the last complete checkpoint; remove those that a kill left incomplete.
 
-    The Trainer writes the state last: where it can be read, all else is there. The hashes are
-    written after that. If a file does not have its hash, no checkpoint is used, since later ones
-    began with an earlier one.
+    The Trainer writes the state last: if it can be read, the rest is complete. The hashes are
+    written after that. If a file does not match its hash, no checkpoint is used, since later ones
+    depend on earlier ones.
     """
-    found: dict[int, dict[str, Any]] = {}
+    states: dict[int, dict[str, Any]] = {}
     for path in folder.glob("checkpoint-*"):
         try:
             check_model_files(path)
@@ -399,11 +450,11 @@ def _last_state(folder: Path) -> dict[str, Any] | None:
             return None
         try:
             state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found[int(state["global_step"])] = state
+            states[int(state["global_step"])] = state
             math.ceil(state["epoch"]), state["log_history"]
         except (OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(path, ignore_errors=True)
-    return found[max(found)] if found else None
+    return states[max(states)] if states else None
 
 
 def _load_weights(model: nn.Module, checkpoint: Path) -> None:
@@ -414,7 +465,7 @@ def _load_weights(model: nn.Module, checkpoint: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from printing: scores are told by ``say``."""
+    """Keep transformers from printing; ``say`` prints the scores."""
     import transformers
 
     verbosity = transformers.logging.get_verbosity()
@@ -429,7 +480,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Have torch take algorithms that give the same bits twice, and full float32 on GPUs."""
+    """Make torch use reproducible algorithms, and full float32 on GPUs."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -437,7 +488,7 @@ def deterministic() -> Iterator[None]:
     memory: Any = torch.utils.deterministic
     kept = (cudnn.allow_tf32, cudnn.benchmark, memory.fill_uninitialized_memory)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    memory.fill_uninitialized_memory = False  # for finding mistakes; it costs a tenth of the time
+    memory.fill_uninitialized_memory = False  # a debugging aid that takes a tenth of the time
     cudnn.allow_tf32, cudnn.benchmark = False, False
     try:
         yield
@@ -447,16 +498,14 @@ def deterministic() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def enough_memory(options: TrainingOptions) -> Iterator[None]:
-    """Say what to do where memory does not hold a batch."""
+def out_of_memory(batch_size: int, remedy: str) -> Iterator[None]:
+    """Raise a MachineError with a remedy if a batch does not fit in memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not told and "allocate memory" not in str(error):  # torch's words on a CPU
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "allocate memory" not in str(error):  # what torch raises on a CPU
             raise
         raise MachineError(
-            f"memory does not hold a batch of {counted(options.batch_size, 'clip')}; expected it "
-            "to; take a smaller --batch-size with more --accumulate, or --gradient-checkpointing; "
-            "what is done is kept"
+            f"a batch of {counted(batch_size, 'clip')} does not fit in memory; {remedy}"
         ) from None

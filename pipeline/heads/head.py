@@ -1,40 +1,37 @@
-"""What the pipeline asks of a head. One module per kind of head fills one of these."""
+"""The base class of heads: scikit-learn-like classifiers and regressors on pooled embeddings."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..blocks import Matrix
+from . import sklearn_file
 
-#: Of a saved head that comes from elsewhere, in bytes.
-MAX_HEAD_BYTES = 1 << 30
-
-#: A scikit-learn classifier: ``fit(X, y)``, ``predict(X)``, ``classes_``.
-Classifier = Any
-#: What is said of probabilities that a fitted model gives by itself.
+#: What ``probabilities_are`` says of probabilities that a fitted model gives by itself.
 NOT_CALIBRATED = "not calibrated (the model's own output, usually overconfident)"
 #: One value for each hyper-parameter.
-Point = Mapping[str, float]
+Params = Mapping[str, float]
 #: The values to try for each hyper-parameter.
 Grid = Mapping[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A hyper-parameter, what it may be, and which values are tried.
+    """A hyper-parameter: its limits and the values that are tried.
 
     Attributes
     ----------
     grid : tuple of float
-        The values that are tried unless the user gives others; one value fixes it.
+        The values that are tried unless the user gives others; a single value fixes it.
     low, high : float
-        Smallest and largest value.
+        The smallest and the largest value allowed.
     whole : bool
         Whether it must be a whole number.
     """
@@ -53,18 +50,17 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Tested:
-    """What a fitted classifier or regressor says of clips that it was not fitted on.
+class HeldOutResult:
+    """What a fitted head predicts for clips that it was not fitted on.
 
     Attributes
     ----------
     predicted : ndarray of str or float64, shape (n_clips,)
-        Its predictions.
+        Labels or ratings.
     scores : ndarray of float64, shape (n_clips, n_classes)
-        A score per class, columns in the order of the sorted training labels; of a regressor none,
-        shape (n_clips, 0).
+        A score per class, in the order of the sorted training labels; for ratings (n_clips, 0).
     converged : bool
-        Whether it reached its optimum.
+        Whether the solver reached its optimum.
     """
 
     predicted: NDArray[Any]
@@ -72,15 +68,24 @@ class Tested:
     converged: bool
 
 
-#: From positions of training clips, embeddings of test clips and hyper-parameters along one path
-#: to what the classifier of each point says of the test clips. Where the positions are those of all
-#: clips, in order, that is what the classifier of ``fit_final`` says.
-Tester = Callable[[NDArray[np.intp], Matrix, Sequence[Point]], Iterator[Tested]]
+#: From row numbers of training clips, the embeddings of held-out clips and hyper-parameters along
+#: one path to the result of each. Given the row numbers of all training clips, in order, it must
+#: predict what ``Head.fit`` on them predicts.
+PathFitter = Callable[[NDArray[np.intp], Matrix, Sequence[Params]], Iterator[HeldOutResult]]
 
 
-@dataclass(frozen=True)
-class Head:
-    """A kind of classifier on pooled embeddings.
+class Head(ABC):
+    """A classifier or regressor on pooled embeddings.
+
+    A subclass sets the class attributes and implements :meth:`fit`, which learns everything, the
+    scaler included, from the clips it is given, so that nothing is learnt outside the fold.
+
+    Parameters
+    ----------
+    params : mapping of str to float
+        A value for each of ``parameters``.
+    seed : int
+        For heads that draw random numbers.
 
     Attributes
     ----------
@@ -89,69 +94,149 @@ class Head:
     title : str
         Name in tables and figures.
     parameters : mapping of str to Parameter
-        Its hyper-parameters. The last of them is the one along which the search goes upwards and
-        stops when it no longer pays: the simplest and cheapest classifier is at its low end.
-    build : callable
-        From hyper-parameters and a seed to an unfitted classifier. Whatever it learns, the scaler
-        included, it learns in ``fit``: inside the fold.
-    open : callable
-        From training clips ``(X, labels, seed)`` to a :data:`Tester` over subsets of them: the
-        place to compute once what several fits share. :func:`one_by_one` makes one that shares
-        nothing.
+        The hyper-parameters. The search goes upwards along the last of them and stops when it no
+        longer pays, so its low end should be the simplest and cheapest model.
+    task : {"classification", "regression"}
+        Whether labels (str) or ratings (float64) are predicted.
     scores_are : str
-        What the scores of a :class:`Tested` are, such as ``"probability"``. Predictions are not
-        made from them.
-    fit_final : callable
-        From ``(X, labels, speakers, hyper-parameters, seed)`` to the classifier that is kept.
-        :func:`fit_all` makes one that does no more than fit.
-    converged : callable
-        Whether such a classifier reached its optimum.
-    predict : callable
-        From such a classifier and embeddings to predictions, shape (n_clips,), and probabilities,
-        shape (n_clips, n_classes).
-    suffix : str
-        File suffix of a saved classifier.
-    save, load : callable
-        To and from a file. ``load`` runs no code that the file brings along.
+        What :meth:`decision_scores` returns, such as ``"probability"``; ``"none"`` for ratings.
     probabilities_are : str
-        What is said wherever the probabilities of ``predict`` are shown: whether they are
-        calibrated, and how. Empty for ratings, which have none.
-    task : str
-        ``"classification"``, or ``"regression"`` for ratings: then labels are float64, and there
-        are neither classes nor scores.
+        Whether the probabilities are calibrated, and how; shown beside them. Empty for ratings.
+    suffix : str
+        File suffix of a saved head.
+    trusted : tuple of str
+        Types that a saved head may contain besides those of scikit-learn and numpy.
     streams : bool
-        Whether ``open``, its :data:`Tester` and ``fit_final`` take
-        :class:`~serpipe.pipeline.blocks.Rows` in place of arrays, and read a block at a time.
+        Whether :meth:`fit` and :meth:`path_fitter` also take a
+        :class:`~serpipe.pipeline.blocks.FileMatrix`, of which a block is in memory at a time.
     stands_in_for : str
-        The head whose place it takes where embeddings are too many for that one, and which is
-        better where they are not: ``--head all`` leaves this one out.
+        The head that this one replaces where the embeddings do not fit in memory, and which is
+        better where they do: ``--head all`` omits this one.
+    grid : dict of str to tuple of float
+        The values of ``parameters`` that are tried unless the user gives others.
+    model : object
+        What :meth:`fit` learnt.
     """
 
-    name: str
-    title: str
-    parameters: Mapping[str, Parameter]
-    build: Callable[[Point, int], Classifier]
-    open: Callable[[Matrix, NDArray[Any], int], Tester]
-    scores_are: str
-    fit_final: Callable[[Matrix, NDArray[Any], NDArray[np.str_], Point, int], Classifier]
-    converged: Callable[[Classifier], bool]
-    predict: Callable[[Classifier, NDArray[np.float32]], tuple[NDArray[Any], NDArray[np.float64]]]
-    suffix: str
-    save: Callable[[Classifier, Path], None]
-    load: Callable[[Path], Classifier]
-    probabilities_are: str = ""
-    task: str = "classification"
-    streams: bool = False
-    stands_in_for: str = ""
+    name: ClassVar[str]
+    title: ClassVar[str]
+    parameters: ClassVar[Mapping[str, Parameter]]
+    task: ClassVar[str] = "classification"
+    scores_are: ClassVar[str] = "probability"
+    probabilities_are: ClassVar[str] = NOT_CALIBRATED
+    suffix: ClassVar[str] = ".skops"
+    trusted: ClassVar[tuple[str, ...]] = ()
+    streams: ClassVar[bool] = False
+    stands_in_for: ClassVar[str] = ""
+    grid: ClassVar[dict[str, tuple[float, ...]]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "parameters" in vars(cls):
+            cls.grid = {name: parameter.grid for name, parameter in cls.parameters.items()}
+
+    def __init__(self, params: Params, seed: int = 0) -> None:
+        self.params, self.seed = params, seed
+        self.model: Any = None
+
+    @abstractmethod
+    def fit(self, X: Matrix, y: NDArray[Any], speakers: NDArray[np.str_]) -> Self:
+        """Fit to training clips, and return the head.
+
+        Parameters
+        ----------
+        X : ndarray of float32, shape (n_clips, n_features)
+            Embeddings.
+        y : ndarray of str or float64, shape (n_clips,)
+            Labels or ratings.
+        speakers : ndarray of str, shape (n_clips,)
+            For heads that hold speakers out, to calibrate.
+        """
+
+    def predict(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        """Return labels (str) or ratings (float64), shape (n_clips,)."""
+        return np.asarray(self.model.predict(X))
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return probabilities, shape (n_clips, n_classes), of the sorted training labels."""
+        return np.asarray(self.model.predict_proba(X), dtype=np.float64)
+
+    def decision_scores(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the scores that a run records, shape (n_clips, n_classes)."""
+        return self.predict_proba(X)
 
     @property
-    def grid(self) -> dict[str, tuple[float, ...]]:
-        """The values that are tried unless the user gives others."""
-        return {name: parameter.grid for name, parameter in self.parameters.items()}
+    def converged(self) -> bool:
+        """Whether the solver reached its optimum; heads that always do leave this as it is."""
+        return True
+
+    @classmethod
+    def path_fitter(
+        cls, X: Matrix, y: NDArray[Any], speakers: NDArray[np.str_], seed: int
+    ) -> PathFitter:
+        """Return a function that fits subsets of training clips along a path of the grid.
+
+        Here each fit stands alone. A head may override this to compute once what several fits
+        share, such as the kernel of an SVM.
+
+        Parameters
+        ----------
+        X, y, speakers
+            As :meth:`fit` takes them: all training clips of a fold.
+        seed : int
+            For heads that draw random numbers.
+        """
+
+        def fit_path(
+            train: NDArray[np.intp], X_test: Matrix, path: Sequence[Params]
+        ) -> Iterator[HeldOutResult]:
+            for params in path:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the result says whether it converged
+                    head = cls(params, seed).fit(X[train], y[train], speakers[train])
+                    result = HeldOutResult(
+                        head.predict(X_test), head.decision_scores(X_test), head.converged
+                    )
+                yield result
+
+        return fit_path
+
+    def save(self, path: Path) -> None:
+        """Write the fitted model; equal models give equal bytes."""
+        sklearn_file.save(self.model, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a head that :meth:`save` wrote; no code in the file is run.
+
+        Raises
+        ------
+        UserError
+            If the file is damaged, or asks for types other than those of this head.
+        """
+        head = cls({})
+        head.model = sklearn_file.load(path, cls.trusted)
+        return head
 
 
-def paths(grid: Grid) -> tuple[tuple[Point, ...], ...]:
-    """List all points of a grid, as paths along its last hyper-parameter, each going upwards.
+class RegressionHead(Head):
+    """A head for ratings, which has neither classes nor scores."""
+
+    task = "regression"
+    scores_are = "none"
+    probabilities_are = ""
+
+    def predict(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return ratings, shape (n_clips,)."""
+        return np.asarray(self.model.predict(X), dtype=np.float64)
+
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return an array of shape (n_clips, 0)."""
+        return np.empty((len(X), 0))
+
+
+def paths(grid: Grid) -> tuple[tuple[Params, ...], ...]:
+    """List the combinations of a grid, as paths along its last hyper-parameter, going upwards.
 
     Parameters
     ----------
@@ -172,81 +257,6 @@ def paths(grid: Grid) -> tuple[tuple[Point, ...], ...]:
     )
 
 
-def one_by_one(
-    build: Callable[[Point, int], Classifier],
-    scores: Callable[[Classifier, NDArray[np.float32]], NDArray[np.float64]],
-    converged: Callable[[Classifier], bool],
-) -> Callable[[NDArray[np.float32], NDArray[Any], int], Tester]:
-    """Make an ``open`` that fits the classifier of each point by itself.
-
-    Parameters
-    ----------
-    build : callable
-        As in :class:`Head`.
-    scores : callable
-        From a fitted classifier and embeddings to scores, shape (n_clips, n_classes).
-    converged : callable
-        Whether a fitted classifier reached its optimum.
-
-    Returns
-    -------
-    callable
-        An ``open`` for :class:`Head`.
-    """
-
-    def open_clips(X: NDArray[np.float32], labels: NDArray[Any], seed: int) -> Tester:
-        def test(
-            train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
-        ) -> Iterator[Tested]:
-            for point in points:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # convergence is told by Tested
-                    classifier = build(point, seed).fit(X[train], labels[train])
-                    tested = Tested(
-                        classifier.predict(X_test),
-                        scores(classifier, X_test),
-                        converged(classifier),
-                    )
-                yield tested
-
-        return test
-
-    return open_clips
-
-
-def fit_all(
-    build: Callable[[Point, int], Classifier],
-) -> Callable[[Matrix, NDArray[Any], NDArray[np.str_], Point, int], Classifier]:
-    """Make a ``fit_final`` that fits what ``build`` builds on all clips, whoever talks."""
-
-    def fit(
-        X: Matrix,
-        labels: NDArray[Any],
-        speakers: NDArray[np.str_],
-        point: Point,
-        seed: int,
-    ) -> Classifier:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return build(point, seed).fit(X, labels)
-
-    return fit
-
-
-def no_scores(regressor: Classifier, X: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return what a regressor has of scores: nothing, shape (n_clips, 0)."""
-    return np.empty((len(X), 0))
-
-
-def predict_ratings(
-    regressor: Classifier, X: NDArray[np.float32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Take predictions from a regressor, which has no probabilities."""
-    return np.asarray(regressor.predict(X), dtype=np.float64), no_scores(regressor, X)
-
-
-def predict_own(
-    classifier: Classifier, X: NDArray[np.float32]
-) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-    """Take predictions and probabilities from a classifier that gives both."""
-    return classifier.predict(X), np.asarray(classifier.predict_proba(X), dtype=np.float64)
+def combinations(grid: Grid) -> list[Params]:
+    """List the combinations of a grid in the order of :func:`paths`, in which they are recorded."""
+    return [params for path in paths(grid) for params in path]

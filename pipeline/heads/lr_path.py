@@ -3,7 +3,7 @@
 The objective is scikit-learn's (multinomial, L2, balanced classes). Each Newton step is found by
 conjugate gradients, which need products with the Hessian and not the Hessian itself. They work in
 the basis in which the clips are uncorrelated, where dividing by the diagonal of the Hessian is a
-good preconditioner. The penalty does not change under rotation, and so neither does the optimum.
+good preconditioner. Rotation does not change the penalty, nor thus the optimum.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ from scipy.linalg import eigh
 from scipy.special import softmax
 
 #: Length of the gradient, each coordinate divided by the square root of its curvature, at which a
-#: solution counts as found. The loss is then about half the square of it above its minimum.
+#: solution has converged. The loss is then about half its square above the minimum.
 OPTIMUM = 1e-6
-#: The same for fits that are only compared with each other, among the inner folds: the choices are
-#: those of exact fits (docs/benchmarks.md has the numbers), for less than half the time.
+#: The same for fits of the inner folds, which are only compared with each other: the choices are
+#: those of exact fits (docs/benchmarks.md has the numbers), in less than half the time.
 SEARCH = 1e-3
-#: Strengths that are passed through on the way to weaker penalties, so that a solution is the same
-#: whichever others are asked for.
+#: Strengths that are solved on the way to weaker penalties, so that a solution does not depend on
+#: which others are requested.
 LADDER = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
-#: Limit of conjugate gradient steps for one Newton step.
+#: Limit of conjugate gradient steps per Newton step.
 MAX_PRODUCTS = 500
 
 
@@ -57,7 +57,7 @@ class Solution:
     intercepts : ndarray of float32, shape (n_classes,)
         Added to the products.
     converged : bool
-        Whether the optimum was found within the limit of iterations.
+        Whether the optimum was reached within the limit of iterations.
     """
 
     coefficients: NDArray[np.float32]
@@ -67,18 +67,18 @@ class Solution:
 
 @dataclass(frozen=True)
 class _Clips:
-    """Training clips in one precision; all arrays but ``codes`` are of it.
+    """Training clips; all arrays but ``codes`` have the same precision.
 
     Attributes
     ----------
     rotated, transposed : ndarray, shapes (n_clips, n_features) and (n_features, n_clips)
-        Both in memory: products with either are twice as fast as with the view of the other.
+        Both are stored: products with either are twice as fast as with a view of the other.
     squared : ndarray, shape (n_clips, n_features)
         The squares of ``rotated``.
     codes : ndarray of int, shape (n_clips,)
         Classes.
     weight : ndarray, shape (n_clips,)
-        Inverse frequency of the class of each clip; the sum is one.
+        Inverse frequency of the class of each clip; they sum to one.
     """
 
     rotated: NDArray[Any]
@@ -111,10 +111,9 @@ def follow_path(
 ) -> Iterator[Solution]:
     """Fit logistic regression at each strength in turn.
 
-    Minimises ``sum_i w_i log p(y_i | x_i) / sum_i w_i`` with the sign turned, plus
-    ``||W||^2 / (2 C sum_i w_i)``, where ``w_i`` is the inverse frequency of the clip's class. For
-    two classes the penalty is twice that, which makes the difference of their coefficients the one
-    vector that scikit-learn fits.
+    Minimises ``-sum_i w_i log p(y_i | x_i) / sum_i w_i + ||W||^2 / (2 C sum_i w_i)``, where ``w_i``
+    is the inverse frequency of the clip's class. For two classes the penalty is twice that, which
+    makes the difference of their coefficients the one vector that scikit-learn fits.
 
     Parameters
     ----------
@@ -130,8 +129,8 @@ def follow_path(
     max_iter : int
         Limit of Newton steps for each strength.
     exact : bool
-        Whether to go on to the optimum, with gradients in float64; otherwise to :data:`SEARCH`, in
-        float32.
+        Whether to continue to the optimum, with gradients in float64; otherwise to :data:`SEARCH`,
+        in float32.
 
     Yields
     ------
@@ -152,20 +151,20 @@ def follow_path(
     converged, climbed = True, 0
     for C in strengths:
         while climbed < len(LADDER) and LADDER[climbed] <= C:
-            # On a line through the last two: W is nearly linear in log C.
+            # Extrapolated from the last two: W is nearly linear in log C.
             start, before = 2 * W - before, W
             penalty = scale / LADDER[climbed]
             W, converged = _minimise(clips, clips, penalty, start, SEARCH, max_iter)
             climbed += 1
-        found, is_found = W, converged
+        solution, is_optimal = W, converged
         if exact or not climbed or LADDER[climbed - 1] != C:
             tolerance = OPTIMUM if exact else SEARCH
-            found, is_found = _minimise(clips, precise, scale / C, W, tolerance, max_iter)
-        # Only the differences between intercepts matter: sum to 0, as scikit-learn's do.
+            solution, is_optimal = _minimise(clips, precise, scale / C, W, tolerance, max_iter)
+        # Only the differences between intercepts matter: like scikit-learn's, they sum to 0.
         yield Solution(
-            (found[:, :-1] @ basis.vectors.T).T.astype(np.float32),
-            (found[:, -1] - found[:, -1].mean()).astype(np.float32),
-            is_found,
+            (solution[:, :-1] @ basis.vectors.T).T.astype(np.float32),
+            (solution[:, -1] - solution[:, -1].mean()).astype(np.float32),
+            is_optimal,
         )
 
 
@@ -185,9 +184,9 @@ def _minimise(
     Returns
     -------
     W : ndarray, shape (n_classes, n_features + 1)
-        Coefficients in the rotated basis, and in the last column intercepts.
+        Coefficients in the rotated basis, and intercepts in the last column.
     converged : bool
-        Whether it is that short, or no step goes lower in this precision.
+        Whether it is that short, or no step lowers the loss in this precision.
     """
     precision = precise.rotated.dtype.type
     W = W.astype(precision)
@@ -200,7 +199,7 @@ def _minimise(
         length = float(np.sqrt(np.sum(gradient * gradient / diagonal, dtype=np.float64)))
         if length < tolerance:
             return W, True
-        # The equation is divided by the length: float32 has no room for small gradients.
+        # The equation is divided by the length, as float32 cannot hold small gradients.
         step = precision(length) * _newton_step(
             clips,
             np.float32(penalty),
@@ -215,14 +214,14 @@ def _minimise(
             return W, True
         share = 1.0
         while True:
-            there = W + precision(share) * step
-            new = _loss(precise, penalty, there)
+            candidate = W + precision(share) * step
+            new = _loss(precise, penalty, candidate)
             if new[0] <= value + 1e-4 * share * slope + rounding:
                 break
             share /= 2
             if share < 1e-6:
                 return W, precision is np.float32
-        W = there
+        W = candidate
         value, gradient, probability = new
     return W, False
 
@@ -232,19 +231,19 @@ def _loss(
 ) -> tuple[float, NDArray[Any], NDArray[Any]]:
     """Return the loss, its gradient and the probabilities, shape (n_classes, n_clips).
 
-    Classes stand in rows: sums over few long rows are fast, over many short ones not.
+    Classes are in rows: sums over few long rows are faster than over many short ones.
     """
-    everyone = np.arange(len(clips.codes))
+    rows = np.arange(len(clips.codes))
     coefficients = W[:, :-1]
     logits = coefficients @ clips.transposed
     logits += W[:, -1:]
     logits -= logits.max(axis=0)
-    true = logits[clips.codes, everyone]
+    true = logits[clips.codes, rows]
     np.exp(logits, out=logits)
     sums = logits.sum(axis=0)
     probability = logits / sums
     error = probability.copy()
-    error[clips.codes, everyone] -= 1
+    error[clips.codes, rows] -= 1
     error *= clips.weight
     shrink = W.dtype.type(penalty) * coefficients
     gradient = np.empty_like(W)
@@ -266,15 +265,15 @@ def _newton_step(
 ) -> NDArray[np.float32]:
     """Solve Hessian x step = downhill by preconditioned conjugate gradients.
 
-    ``tolerance`` is the share of the scaled length of ``downhill`` that may be left over.
+    ``tolerance`` is the share of the scaled length of ``downhill`` that may remain.
     """
     weighted = probability * clips.weight
     step = np.zeros_like(downhill)
     product = np.empty_like(downhill)
-    rest = downhill.copy()
-    direction = rest / diagonal
-    length = enough = float(np.vdot(rest, direction))
-    enough *= tolerance**2
+    residual = downhill.copy()
+    direction = residual / diagonal
+    length = float(np.vdot(residual, direction))
+    enough = length * tolerance**2
     for _ in range(MAX_PRODUCTS):
         change = direction[:, :-1] @ clips.transposed
         change += direction[:, -1:]
@@ -284,13 +283,13 @@ def _newton_step(
         product[:, :-1] += penalty * direction[:, :-1]
         product[:, -1] = change.sum(axis=1)
         curvature = float(np.vdot(direction, product))
-        if curvature <= 0:  # by rounding: the Hessian is positive
+        if curvature <= 0:  # rounding, as the Hessian is positive
             break
         along = np.float32(length / curvature)
         step += along * direction
-        rest -= along * product
-        scaled = rest / diagonal
-        before, length = length, float(np.vdot(rest, scaled))
+        residual -= along * product
+        scaled = residual / diagonal
+        before, length = length, float(np.vdot(residual, scaled))
         if length <= enough:
             break
         direction *= np.float32(length / before)

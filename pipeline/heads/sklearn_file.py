@@ -12,12 +12,14 @@ from typing import Any
 
 from ...errors import UserError, first_line
 from ...files import check_regular, write_bytes
-from .head import MAX_HEAD_BYTES
+
+#: Limit of a saved head that comes from elsewhere, in bytes.
+MAX_HEAD_BYTES = 1 << 30
 
 
 def save(classifier: Any, path: Path) -> None:
     """Write a fitted classifier; the same classifier gives the same bytes."""
-    with _without_arrays_of_others():
+    with _quick_skops_import():
         from skops.io import dumps
 
     content = io.BytesIO()
@@ -28,12 +30,11 @@ def save(classifier: Any, path: Path) -> None:
         zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
         schema = members.read("schema.json").decode()
-        # skops names objects by their address in memory: number them by their place instead.
-        addresses = dict.fromkeys(re.findall(r'(?<="__id__": )\d+|\d+(?=\.npy")', schema))
+        # skops names objects by their address in memory: number them by their order instead.
+        address_pattern = r'(?<="__id__": )\d+|\d+(?=\.npy")'
+        addresses = dict.fromkeys(re.findall(address_pattern, schema))
         numbers = {address: str(number) for number, address in enumerate(addresses)}
-        schema = re.sub(
-            r'(?<="__id__": )\d+|\d+(?=\.npy")', lambda found: numbers[found[0]], schema
-        )
+        schema = re.sub(address_pattern, lambda match: numbers[match[0]], schema)
         # ZipInfo without a date: an archive would carry the time of day for every member.
         archive.writestr(zipfile.ZipInfo("schema.json"), schema, zipfile.ZIP_DEFLATED)
         for address, number in numbers.items():
@@ -52,8 +53,7 @@ def load(path: Path, trusted: Sequence[str] = ()) -> Any:
         The file.
     trusted : sequence of str
         Types that the file may contain besides those of scikit-learn and numpy, such as
-        ``"my_package.MyClassifier"``. A head states them in its code; they must never come from
-        a file.
+        ``"my_package.MyClassifier"``. They must never come from a file.
 
     Returns
     -------
@@ -63,9 +63,9 @@ def load(path: Path, trusted: Sequence[str] = ()) -> Any:
     Raises
     ------
     UserError
-        If the file asks for any other type, or is damaged.
+        If the file requests any other type, or is damaged.
     """
-    with _without_arrays_of_others():
+    with _quick_skops_import():
         from skops.io import load as skops_load
         from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -77,26 +77,26 @@ def load(path: Path, trusted: Sequence[str] = ()) -> Any:
         return skops_load(path, trusted=list(trusted))
     except UntrustedTypesFoundException as error:
         raise UserError(
-            f"{path}: asks for code that this head does not use ({error}); expected a head saved "
+            f"{path}: requests code that this head does not use ({error}), so it was not saved "
             "by serpipe; do not use this file"
         ) from None
     except Exception as error:  # whatever a damaged archive makes the reader raise
         raise UserError(
-            f"{path}: cannot be read ({first_line(error)}); expected a head saved by "
-            "serpipe; run `serpipe fit` again"
+            f"{path}: cannot be read as a head saved by serpipe ({first_line(error)}); "
+            "run `serpipe fit` again"
         ) from error
 
 
 @contextmanager
-def _without_arrays_of_others() -> Generator[None]:
+def _quick_skops_import() -> Generator[None]:
     """Let skops be imported in half a second instead of two and a half.
 
-    It lists all estimators of scikit-learn, which imports every package of it, also those that
-    import torch and dask for arrays that no head has. The listing passes over what is not there.
+    It lists all estimators of scikit-learn, which imports all its modules, among them adapters that
+    import torch and dask for arrays that no head has. The listing skips modules that are missing.
     """
     adapters = [f"sklearn.externals.array_api_compat.{name}" for name in ("torch", "dask.array")]
     hidden = [name for name in adapters if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: is not there
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: missing
     try:
         yield
     finally:

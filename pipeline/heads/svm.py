@@ -1,8 +1,7 @@
 """Support vector machines, with an RBF or a linear kernel, on standardised embeddings."""
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +12,10 @@ from sklearn.svm import SVC
 
 from ...errors import UserError
 from ..folds import inner_folds
-from . import sklearn_file
-from .head import Head, Parameter, Point, Tested, Tester
+from .head import Head, HeldOutResult, Parameter, Params, PathFitter
 
 
-def build(point: Point, seed: int, *, kernel: str) -> Pipeline:
-    """Scaler and SVM, classes weighted by the inverse of their size, gamma 1 / (n_features var)."""
-    return make_pipeline(StandardScaler(), _machine(point, kernel))
-
-
-def _machine(point: Point, kernel: str) -> SVC:
-    # The cache holds the kernel of some two thousand clips: what is not in it is computed again.
-    return SVC(C=point["C"], kernel=kernel, class_weight="balanced", cache_size=500)
-
-
-def scores(machine: Any, X: NDArray[Any]) -> NDArray[np.float64]:
+def decision_values(machine: Any, X: NDArray[Any]) -> NDArray[np.float64]:
     """One-versus-rest decision values; for two classes the negative and the value itself."""
     values = machine.decision_function(X)
     if values.ndim == 1:
@@ -54,103 +42,95 @@ def linear(A: NDArray[np.float32], B: NDArray[np.float32]) -> NDArray[np.float64
     return (A @ B.T).astype(np.float64)
 
 
-def open_clips(
-    X: NDArray[np.float32],
-    labels: NDArray[np.str_],
-    seed: int,
-    *,
-    gram: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]],
-) -> Tester:
-    """Compute the kernel of a fold once, by one product of matrices, and use it for every C.
+def _machine(params: Params, kernel: str) -> SVC:
+    # The cache holds the kernel of some two thousand clips; the rest is computed again.
+    return SVC(C=params["C"], kernel=kernel, class_weight="balanced", cache_size=500)
 
-    It cannot be shared between folds: the scaler is fitted in each, and the kernel is of the
-    standardised clips.
+
+class SVM(Head):
+    """An SVM with an RBF kernel, and its calibration.
+
+    ``model`` is a dict: ``"machine"``, a scaler and an SVC, and ``"calibration"``, from decision
+    values to probabilities.
     """
 
-    def test(
-        train: NDArray[np.intp], X_test: NDArray[np.float32], points: Sequence[Point]
-    ) -> Iterator[Tested]:
-        scaler = StandardScaler().fit(X[train])
-        standard, standard_test = scaler.transform(X[train]), scaler.transform(X_test)
-        among, across = gram(standard, standard), gram(standard_test, standard)
-        for point in points:
-            machine = _machine(point, "precomputed").fit(among, labels[train])
-            values = scores(machine, across)
-            yield Tested(machine.predict(across), values, converged=True)
+    name = "svm"
+    title = "SVM (RBF)"
+    parameters = {"C": Parameter((0.1, 1.0, 10.0, 100.0), 1e-8, 1e8)}
+    scores_are = "decision value"
+    probabilities_are = "calibrated by Platt scaling on held-out speakers"
+    kernel: ClassVar[str] = "rbf"
 
-    return test
+    def estimator(self) -> Pipeline:
+        """Return scaler and SVM, unfitted; classes are weighted by the inverse of their size."""
+        return make_pipeline(StandardScaler(), _machine(self.params, self.kernel))
 
+    def fit(self, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_]) -> Self:
+        """Fit to all clips; learn probabilities from decision values of held-out speakers.
 
-def fit_calibrated(
-    X: NDArray[np.float32],
-    labels: NDArray[np.str_],
-    speakers: NDArray[np.str_],
-    point: Point,
-    seed: int,
-    *,
-    kernel: str,
-) -> dict[str, Any]:
-    """Fit on all clips; learn probabilities from decision values of speakers left out.
+        For the clips of a label that only one speaker has, the decision values are those of the
+        machine that is kept: no other was fitted on that label.
 
-    Of the clips of a label that only one speaker has, the decision values are those of the fitted
-    machine: no other has heard the label.
+        References
+        ----------
+        Platt (1999), *Probabilistic outputs for support vector machines*, here with one logistic
+        regression over the decision values of all classes.
+        """
+        machine = self.estimator().fit(X, y)
+        values = decision_values(machine, X)
+        classes = np.unique(y)
+        try:
+            folds = inner_folds(y, speakers)
+        except UserError:  # one speaker has all clips of a label
+            folds = ()
+        for fold in folds:
+            if np.array_equal(np.unique(y[fold.train]), classes):
+                other = self.estimator().fit(X[fold.train], y[fold.train])
+                values[fold.test] = decision_values(other, X[fold.test])
+        calibration = LogisticRegression(max_iter=1000).fit(values, y)
+        self.model = {"machine": machine, "calibration": calibration}
+        return self
 
-    Returns
-    -------
-    dict
-        ``"machine"``, and ``"calibration"`` from decision values to probabilities.
+    def predict(self, X: NDArray[np.float32]) -> NDArray[np.str_]:
+        """Predict by the machine itself: the most probable class can be another."""
+        return np.asarray(self.model["machine"].predict(X))
 
-    References
-    ----------
-    Platt (1999), *Probabilistic outputs for support vector machines*, here with one logistic
-    regression over the decision values of all classes.
-    """
-    machine = build(point, seed, kernel=kernel).fit(X, labels)
-    values = scores(machine, X)
-    names = np.unique(labels)
-    try:
-        apart = inner_folds(labels, speakers)
-    except UserError:  # one speaker has all clips of a label
-        apart = ()
-    for fold in apart:
-        if np.array_equal(np.unique(labels[fold.train]), names):
-            other = build(point, seed, kernel=kernel).fit(X[fold.train], labels[fold.train])
-            values[fold.test] = scores(other, X[fold.test])
-    calibration = LogisticRegression(max_iter=1000).fit(values, labels)
-    return {"machine": machine, "calibration": calibration}
+    def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return calibrated probabilities, shape (n_clips, n_classes)."""
+        return np.asarray(self.model["calibration"].predict_proba(self.decision_scores(X)))
 
+    def decision_scores(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return one-versus-rest decision values, shape (n_clips, n_classes)."""
+        return decision_values(self.model["machine"], X)
 
-def predict_calibrated(
-    classifier: Any, X: NDArray[np.float32]
-) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
-    """Predict by the machine itself: the most probable class can be another."""
-    values = scores(classifier["machine"], X)
-    return classifier["machine"].predict(X), classifier["calibration"].predict_proba(values)
+    @classmethod
+    def path_fitter(
+        cls, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_], seed: int
+    ) -> PathFitter:
+        """Compute the kernel of a fold once, as one matrix product, and use it for every C.
 
+        Folds cannot share it: each has its own scaler, and the kernel is of standardised clips.
+        """
 
-def _head(
-    name: str,
-    title: str,
-    kernel: str,
-    gram: Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]],
-    grid: tuple[float, ...],
-) -> Head:
-    return Head(
-        name=name,
-        title=title,
-        parameters={"C": Parameter(grid, 1e-8, 1e8)},
-        build=partial(build, kernel=kernel),
-        open=partial(open_clips, gram=gram),
-        scores_are="decision value",
-        fit_final=partial(fit_calibrated, kernel=kernel),
-        converged=lambda classifier: True,  # libsvm runs until it is
-        predict=predict_calibrated,
-        suffix=".skops",
-        save=sklearn_file.save,
-        load=sklearn_file.load,
-        probabilities_are="calibrated by Platt scaling on held-out speakers",
-    )
+        def fit_path(
+            train: NDArray[np.intp], X_test: NDArray[np.float32], path: Sequence[Params]
+        ) -> Iterator[HeldOutResult]:
+            scaler = StandardScaler().fit(X[train])
+            standard, standard_test = scaler.transform(X[train]), scaler.transform(X_test)
+            kernel = {"rbf": rbf, "linear": linear}[cls.kernel]
+            among, across = kernel(standard, standard), kernel(standard_test, standard)
+            for params in path:
+                machine = _machine(params, "precomputed").fit(among, y[train])
+                values = decision_values(machine, across)
+                yield HeldOutResult(machine.predict(across), values, converged=True)
+
+        return fit_path
 
 
-SVM = _head("svm", "SVM (RBF)", "rbf", rbf, (0.1, 1.0, 10.0, 100.0))
-SVM_LINEAR = _head("svm-linear", "SVM (linear)", "linear", linear, (1e-4, 1e-3, 1e-2, 1e-1, 1e0))
+class LinearSVM(SVM):
+    """An SVM with a linear kernel, and its calibration."""
+
+    name = "svm-linear"
+    title = "SVM (linear)"
+    parameters = {"C": Parameter((1e-4, 1e-3, 1e-2, 1e-1, 1e0), 1e-8, 1e8)}
+    kernel = "linear"

@@ -1,21 +1,37 @@
 """Small networks trained from scratch: what a frozen encoder is to be compared with.
 
-``build(n_outputs, seed, **sizes)`` makes a network on the CPU, in training mode.
-``n_outputs`` is the number of labels, or 1 for a rating; ``seed`` is of the first weights (the same
-seed gives the same weights, and torch's own random numbers go on as if none had been drawn); the
-sizes are each network's own, and all have defaults.
+``NETWORKS[name](n_outputs, seed, **sizes)`` makes a network on the CPU, in training mode.
+``n_outputs`` is the number of labels, or 1 for a rating; the sizes are each network's own, and all
+have defaults.
 
 ``network(waveforms, lengths)`` takes float32 waveforms at 16 kHz, shape (n_clips, n_samples),
 padded at their ends with anything, and the number of samples of each clip, int64, shape (n_clips,).
 It returns logits or ratings, float32, shape (n_clips, n_outputs). In evaluation mode a clip's
-logits depend neither on the padding nor, but for rounding, on the other clips of the batch.
+logits depend neither on the padding nor, except for rounding, on the other clips of the batch.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
-from . import cnn, s4
+from .cnn import Cnn
+from .s4 import S4Network
+
+
+def _seeded(
+    network: Callable[..., nn.Module], n_outputs: int, seed: int, **sizes: Any
+) -> nn.Module:
+    """Make a network with weights drawn by a seed; torch's own random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return network(n_outputs, **sizes)
+
 
 #: What makes each network, by name.
-NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"cnn": cnn.build, "s4": s4.build}
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "cnn": partial(_seeded, Cnn),
+    "s4": partial(_seeded, S4Network),
+}

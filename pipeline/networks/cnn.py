@@ -4,19 +4,18 @@ W. Alsabhan, "Human-Computer Interaction with a Real-Time Speech Emotion Recogni
 Ensembling Techniques 1D Convolution Neural Network and Attention", Sensors 23(3), 1386, 2023,
 https://doi.org/10.3390/s23031386.
 
-Only the abstract was at hand when this was written, not the body with its tables and figures. What
-the abstract says, and what is done here: the features are the rate of zero crossings, the root
-mean square energy and mel-frequency cepstral coefficients; one of its two models is a
-one-dimensional CNN combined with an LSTM and attention (the other, a two-dimensional CNN, is not
-here).
+Only the abstract was available when this was written, not the body with its tables and figures.
+From the abstract: the features are the rate of zero crossings, the root mean square energy and
+mel-frequency cepstral coefficients; one of its two models is a one-dimensional CNN combined with an
+LSTM and attention (the other, a two-dimensional CNN, is not implemented).
 
 What the abstract does not say was chosen here, and may differ from the paper: 20 coefficients, over
 windows of 25 ms every 10 ms (:mod:`.log_mel`); 3 convolutions of 64 channels over 5 frames, each
 with batch normalisation, ReLU, a maximum over 2 frames and dropout; an LSTM that runs forward only,
 64 wide; additive attention over its outputs, after Bahdanau et al. (2015); the order convolutions,
-LSTM, attention; features scaled by running means and deviations of the training clips. Neither is
-the paper's augmentation or training schedule here, if it has any. So this is a network of that
-kind, and its scores say nothing about the paper's.
+LSTM, attention; features scaled by running means and deviations of the training clips. The paper's
+augmentation and training schedule, if it has any, are not implemented either. So this is a network
+of that kind, and its scores say nothing about the paper's.
 """
 
 import torch
@@ -36,12 +35,12 @@ class Block(nn.Module):
     kernel : int
         Frames that the convolution spans; odd.
     dropout : float
-        The part of the values that is dropped in training.
+        Share of the values that is dropped in training.
     """
 
     def __init__(self, n_inputs: int, n_channels: int, kernel: int, dropout: float) -> None:
         super().__init__()
-        # Without a bias: the normalisation would take it away again.
+        # Without a bias, which the normalisation would remove.
         self.convolution = nn.Conv1d(n_inputs, n_channels, kernel, padding="same", bias=False)
         self.norm = FrameNorm(n_channels)
         self.pool = nn.MaxPool1d(2, ceil_mode=True)
@@ -55,7 +54,7 @@ class Block(nn.Module):
         Parameters
         ----------
         frames : Tensor of float32, shape (n_clips, n_frames, n_inputs)
-            Zero where not valid, as is what the convolution sees beyond the end of the batch.
+            Zero where not valid, as beyond the end of the batch, where the convolution pads.
         valid : Tensor of bool, shape (n_clips, n_frames)
             Which frames are a clip's own.
 
@@ -66,7 +65,7 @@ class Block(nn.Module):
         valid : Tensor of bool, shape (n_clips, ceil(n_frames / 2))
         """
         convolved = self.convolution(frames.transpose(1, 2)).transpose(1, 2)
-        # No value is below zero then, and the zeros of padding never are a maximum of their own.
+        # No value is below zero then, so that the zeros of padding never win over a clip's own.
         rectified = self.norm(convolved, valid).relu()
         pooled = self.pool(rectified.transpose(1, 2)).transpose(1, 2)
         return self.dropout(pooled), valid[:, ::2]
@@ -94,7 +93,7 @@ class Attention(nn.Module):
         frames : Tensor of float32, shape (n_clips, n_frames, width)
             Of a padded batch.
         valid : Tensor of bool, shape (n_clips, n_frames)
-            Which frames are a clip's own; one in every clip at least.
+            Which frames are a clip's own; at least one in every clip.
 
         Returns
         -------
@@ -106,24 +105,52 @@ class Attention(nn.Module):
 
 
 class Cnn(nn.Module):
-    """The whole network; see :func:`build` for the arguments."""
+    """The whole network: 86,408 parameters for 8 outputs, 85,953 for one.
+
+    Parameters
+    ----------
+    n_outputs : int
+        The number of labels, or 1 for a rating.
+    channels : int
+        Width of the convolutions, the LSTM and the attention.
+    blocks : int
+        Number of convolutions; each halves the number of frames.
+    kernel : int
+        Frames that a convolution spans; odd.
+    n_coefficients : int
+        Cepstral coefficients, 1 to 64.
+    dropout : float
+        From 0 to below 1; after each convolution and before the last layer.
+
+    Raises
+    ------
+    UserError
+        If a size is out of range.
+    """
 
     def __init__(
         self,
         n_outputs: int,
-        channels: int,
-        blocks: int,
-        kernel: int,
-        n_coefficients: int,
-        dropout: float,
+        *,
+        channels: int = 64,
+        blocks: int = 3,
+        kernel: int = 5,
+        n_coefficients: int = 20,
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        if min(n_outputs, channels, blocks, kernel) < 1 or kernel % 2 == 0 or not 0 <= dropout < 1:
+            raise UserError(
+                f"a CNN with n_outputs={n_outputs}, channels={channels}, blocks={blocks}, "
+                f"kernel={kernel}, dropout={dropout} cannot be built; sizes must be above 0, the "
+                "kernel odd, and the dropout from 0 to below 1"
+            )
         n_features = 2 + n_coefficients
-        self.front_end = Cepstrum(n_coefficients)
+        self.extractor = Cepstrum(n_coefficients)
         self.scale = FrameNorm(n_features, affine=False)
         self.blocks = nn.ModuleList(
-            Block(channels if place else n_features, channels, kernel, dropout)
-            for place in range(blocks)
+            Block(channels if index else n_features, channels, kernel, dropout)
+            for index in range(blocks)
         )
         self.lstm = nn.LSTM(channels, channels, batch_first=True)
         self.attention = Attention(channels)
@@ -149,61 +176,11 @@ class Cnn(nn.Module):
         UserError
             If the shapes do not agree, or a clip is too short.
         """
-        features, valid = batch_features(self.front_end, waveforms, lengths)
+        features, valid = batch_features(self.extractor, waveforms, lengths)
         frames = self.scale(features, valid)
         for block in self.blocks:
             frames, valid = block(frames, valid)
-        # It runs forward and padding comes last: a clip's own frames never see it.
+        # It runs forward and padding comes last, so it does not affect a clip's own frames.
         frames, _ = self.lstm(frames)
         logits: torch.Tensor = self.head(self.dropout(self.attention(frames, valid)))
         return logits
-
-
-def build(
-    n_outputs: int,
-    seed: int,
-    *,
-    channels: int = 64,
-    blocks: int = 3,
-    kernel: int = 5,
-    n_coefficients: int = 20,
-    dropout: float = 0.2,
-) -> nn.Module:
-    """Make the network: 86,408 parameters for 8 outputs, 85,953 for one.
-
-    Parameters
-    ----------
-    n_outputs : int
-        The number of labels, or 1 for a rating.
-    seed : int
-        Of the first weights.
-    channels : int
-        Width of the convolutions, the LSTM and the attention.
-    blocks : int
-        Number of convolutions; each halves the number of frames.
-    kernel : int
-        Frames that a convolution spans; odd.
-    n_coefficients : int
-        Cepstral coefficients, 1 to 64.
-    dropout : float
-        From 0 to below 1; after each convolution and before the last layer.
-
-    Returns
-    -------
-    Module
-        As :class:`~serpipe.pipeline.networks.Build` says.
-
-    Raises
-    ------
-    UserError
-        If a size cannot be had.
-    """
-    if min(n_outputs, channels, blocks, kernel) < 1 or kernel % 2 == 0 or not 0 <= dropout < 1:
-        raise UserError(
-            f"a CNN with n_outputs={n_outputs}, channels={channels}, blocks={blocks}, "
-            f"kernel={kernel}, dropout={dropout}: cannot be built; expected numbers above 0, an "
-            "odd kernel and a dropout from 0 to below 1; change what does not fit"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return Cnn(n_outputs, channels, blocks, kernel, n_coefficients, dropout)

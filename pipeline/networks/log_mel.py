@@ -1,16 +1,15 @@
-"""Log-mel features and MFCC in plain torch, and what networks need to keep padding out.
+"""Log-mel features and MFCC in plain torch, and batch normalisation that ignores padding.
 
 Windows, hops and filters are those in wide use for speech at 16 kHz:
 
-- A window of 400 samples (25 ms) every 160 samples (10 ms), whole windows only: frame ``t`` is of
+- A window of 400 samples (25 ms) every 160 samples (10 ms), whole windows only: frame ``t`` covers
   samples ``160 t`` to ``160 t + 399``, and nothing is padded at either end.
-- A periodic Hann window; the squared magnitude of a Fourier transform of 512 points, the last 112
-  of them zeros.
+- A periodic Hann window; the squared magnitude of a Fourier transform of 512 points, of which the
+  last 112 are zeros.
 - 64 triangular filters from 0 to 8000 Hz, evenly spaced on the mel scale of Slaney's Auditory
   Toolbox (Interval Research technical report 1998-010), linear below 1 kHz and logarithmic
-  above; each has unit area over the frequencies in Hz. They are those of ``librosa.filters.mel``
-  and of ``transformers.audio_utils.mel_filter_bank`` with ``mel_scale`` and ``norm`` "slaney".
-- The natural logarithm, of 1e-10 where the power is less.
+  above; each has unit area over the frequencies in Hz.
+- The natural logarithm; power below 1e-10 counts as 1e-10.
 """
 
 import math
@@ -28,8 +27,8 @@ FFT = 512
 FLOOR = 1e-10
 
 
-class FrontEnd(Protocol):
-    """What makes frames of one waveform."""
+class FrameExtractor(Protocol):
+    """Computes the frames of one waveform."""
 
     def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return features, shape (n_frames, n_features), of a waveform, shape (n_samples,)."""
@@ -52,7 +51,7 @@ def frame_count(n_samples: int) -> int:
 
 
 def mel_filters(n_filters: int) -> torch.Tensor:
-    """Make triangular filters of unit area, evenly spaced on Slaney's mel scale.
+    """Return triangular mel filters of unit area.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ def mel_filters(n_filters: int) -> torch.Tensor:
 
     Returns
     -------
-    Tensor of float64, shape (257, n_filters)
+    Tensor of float32, shape (257, n_filters)
         In 1 / Hz: what the power at each point of the Fourier transform is multiplied by.
 
     Raises
@@ -69,30 +68,23 @@ def mel_filters(n_filters: int) -> torch.Tensor:
     UserError
         If a filter would be empty.
     """
-    linear = 200 / 3  # Hz to a mel, below 1 kHz
-    log_step = math.log(6.4) / 27  # of the logarithm to a mel, above
-    top = 15 + math.log(SAMPLING_RATE / 2 / 1000) / log_step
-    mels = torch.linspace(0, top, n_filters + 2, dtype=torch.float64)
-    corners = torch.where(mels < 15, linear * mels, 1000 * torch.exp(log_step * (mels - 15)))
-    low, middle, high = corners[:-2], corners[1:-1], corners[2:]
-    points = torch.linspace(0, SAMPLING_RATE / 2, FFT // 2 + 1, dtype=torch.float64)[:, None]
-    rising = (points - low) / (middle - low)
-    falling = (high - points) / (high - middle)
-    filters = torch.minimum(rising, falling).clamp(min=0) * 2 / (high - low)
-    if n_filters < 1 or not (filters > 0).any(dim=0).all():
-        raise UserError(
-            f"{n_filters} mel filters: some would be empty; expected 1 to 192; choose fewer"
-        )
-    return filters
+    from transformers.audio_utils import mel_filter_bank
+
+    if not 1 <= n_filters <= 192:
+        raise UserError(f"{n_filters} mel filters: choose 1 to 192, as more would be empty")
+    filters = mel_filter_bank(
+        FFT // 2 + 1, n_filters, 0, SAMPLING_RATE / 2, SAMPLING_RATE, "slaney", "slaney"
+    )
+    return torch.from_numpy(filters).float()
 
 
 def _frames(waveform: torch.Tensor) -> torch.Tensor:
-    """Return the whole windows of a waveform, shape (n_frames, 400), in memory of their own."""
-    # Sums over a view may be done in another order, depending on where it lies in a batch.
+    """Return a copy of the whole windows of a waveform, shape (n_frames, 400)."""
+    # Sums over a view may run in another order, depending on where in a batch it is.
     return waveform.unfold(0, WINDOW, HOP).contiguous()
 
 
-class LogMel(nn.Module):
+class LogMelFrames(nn.Module):
     """The logarithm of the power that passes each mel filter.
 
     Parameters
@@ -108,7 +100,7 @@ class LogMel(nn.Module):
         super().__init__()
         window = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
         self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("filters", mel_filters(n_filters).float(), persistent=False)
+        self.register_buffer("filters", mel_filters(n_filters), persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Compute the features of one clip.
@@ -142,16 +134,13 @@ class Cepstrum(nn.Module):
 
     def __init__(self, n_coefficients: int = 20) -> None:
         super().__init__()
-        self.log_mel = LogMel()
+        self.log_mel = LogMelFrames()
         n_filters = self.log_mel.filters.shape[1]
         if not 1 <= n_coefficients <= n_filters:
-            raise UserError(
-                f"{n_coefficients} cepstral coefficients: cannot be had; expected 1 to "
-                f"{n_filters}; choose as many"
-            )
-        place = torch.arange(n_filters, dtype=torch.float64)[:, None] + 0.5
+            raise UserError(f"{n_coefficients} cepstral coefficients: choose 1 to {n_filters}")
+        position = torch.arange(n_filters, dtype=torch.float64)[:, None] + 0.5
         order = torch.arange(n_coefficients, dtype=torch.float64)
-        basis = torch.cos(math.pi / n_filters * place * order) * math.sqrt(2 / n_filters)
+        basis = torch.cos(math.pi / n_filters * position * order) * math.sqrt(2 / n_filters)
         basis[:, 0] /= math.sqrt(2)
         self.register_buffer("basis", basis.float(), persistent=False)
 
@@ -166,8 +155,8 @@ class Cepstrum(nn.Module):
         Returns
         -------
         Tensor of float32, shape (n_frames, 2 + n_coefficients)
-            First the part of the neighbouring samples in the window between which the sign
-            changes (zero counts as positive), then the root mean square of the window.
+            First the fraction of neighbouring samples in the window between which the sign changes
+            (zero counts as positive), then the root mean square of the window.
         """
         frames = _frames(waveform)
         negative = frames < 0
@@ -178,17 +167,17 @@ class Cepstrum(nn.Module):
 
 
 def batch_features(
-    front_end: FrontEnd, waveforms: torch.Tensor, lengths: torch.Tensor
+    extractor: FrameExtractor, waveforms: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the features of each clip of a padded batch by itself.
+    """Compute the features of a padded batch, one clip at a time.
 
-    One clip at a time, as the sums of a product of matrices depend on their size: so a clip's
-    features are the same to the last bit, whatever batch it is in.
+    The sums of a matrix product depend on its size; this way a clip's features are the same to the
+    last bit, whatever batch it is in.
 
     Parameters
     ----------
-    front_end : FrontEnd
-        Such as :class:`LogMel`.
+    extractor : FrameExtractor
+        Such as :class:`LogMelFrames`.
     waveforms : Tensor of float32, shape (n_clips, n_samples)
         At 16 kHz. What lies beyond a clip's length is never read.
     lengths : Tensor of int64, shape (n_clips,)
@@ -209,18 +198,17 @@ def batch_features(
     if waveforms.ndim != 2 or lengths.shape != waveforms.shape[:1] or not len(waveforms):
         raise UserError(
             f"a batch of waveforms of shape {tuple(waveforms.shape)} and lengths of shape "
-            f"{tuple(lengths.shape)}; expected (n_clips, n_samples) and (n_clips,); "
-            "pad the clips to one length"
+            f"{tuple(lengths.shape)}; the shapes must be (n_clips, n_samples) and (n_clips,)"
         )
     samples: list[int] = lengths.tolist()
-    for place, n_samples in enumerate(samples):
+    for row, n_samples in enumerate(samples):
         if not WINDOW <= n_samples <= waveforms.shape[1]:
             raise UserError(
-                f"clip {place} of a batch: has a length of {n_samples} samples; expected {WINDOW} "
-                f"(25 ms) to {waveforms.shape[1]} (the width of the batch); leave it out"
+                f"clip {row} of a batch: has a length of {n_samples} samples, which must be "
+                f"{WINDOW} (25 ms) to {waveforms.shape[1]} (the width of the batch)"
             )
     features = [
-        front_end(waveform[:n_samples])
+        extractor(waveform[:n_samples])
         for waveform, n_samples in zip(waveforms, samples, strict=True)
     ]
     counts = torch.tensor([len(one) for one in features], device=waveforms.device)
@@ -228,7 +216,7 @@ def batch_features(
 
 
 def frame_mask(counts: torch.Tensor) -> torch.Tensor:
-    """Tell the frames of clips from those of padding.
+    """Return which frames of a padded batch belong to clips.
 
     Parameters
     ----------
@@ -244,9 +232,9 @@ def frame_mask(counts: torch.Tensor) -> torch.Tensor:
 
 
 class FrameNorm(nn.BatchNorm1d):
-    """Batch normalisation over the clips' own frames; those of padding count for nothing."""
+    """Batch normalisation over the clips' own frames, without those of padding."""
 
-    # Another signature than the parent's on purpose: without a mask it would be wrong.
+    # A signature that differs from the parent's on purpose: without a mask it would be wrong.
     def forward(  # type: ignore[override]
         self, frames: torch.Tensor, valid: torch.Tensor
     ) -> torch.Tensor:

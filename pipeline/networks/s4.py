@@ -7,7 +7,7 @@ through a linear system of its own,
     x'(t) = A x(t) + B u(t),    y(t) = C x(t) + D u(t),
 
 with a diagonal complex A. States come in conjugate pairs, of which one is stored: the real output
-is twice the real part. A zero-order hold with step dt makes of it, with z = exp(dt A),
+is twice the real part. Under a zero-order hold with step dt it becomes, with z = exp(dt A),
 
     x[l] = z x[l - 1] + (z - 1) / A · B u[l],    y[l] = 2 Re(C x[l]) + D u[l],
 
@@ -17,9 +17,9 @@ product with a Vandermonde matrix, plus D u[l].
 As in the authors' minimal version (``models/s4/s4d.py`` of github.com/state-spaces/s4), B is 1 and
 is not trained, as only its product with C counts; C and D are drawn from normal distributions of
 variance 1; the real part of A is kept negative by training its logarithm. Their code trains dt and
-A without weight decay and at a rate of 0.001 at most; that is for the caller to do.
+A without weight decay and at a rate of at most 0.001, which is left to the caller.
 
-The layers around it (how many, how wide, layer norm before each, mean over frames) and the
+The layers around it (their number and width, layer norm before each, mean over frames) and the
 log-mel features, scaled by running means and deviations of the training clips, were chosen here.
 """
 
@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from ...errors import UserError
-from .log_mel import FrameNorm, LogMel, batch_features
+from .log_mel import FrameNorm, LogMelFrames, batch_features
 
 Start = Literal["lin", "inv"]
 
@@ -67,9 +67,9 @@ class S4D(nn.Module):
     start : {"lin", "inv"}
         First values of A.
     dropout : float
-        The part of the values that is dropped in training.
+        Share of the values that is dropped in training.
     dt_min, dt_max : float
-        Steps are drawn between them, evenly on a logarithmic scale.
+        The range of the first steps, which are drawn evenly on a logarithmic scale.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class S4D(nn.Module):
         self.log_dt = nn.Parameter(math.log(dt_min) + span * torch.rand(width))
         self.log_minus_a_real = nn.Parameter(torch.log(-a.real))
         self.a_imaginary = nn.Parameter(a.imag.clone())
-        # Real pairs, so that `.double()` and optimisers treat them as they do all others.
+        # Real pairs, so that `.double()` and optimisers treat them like all others.
         c = torch.randn(width, state // 2, dtype=torch.complex64)
         self.c = nn.Parameter(torch.view_as_real(c).clone())
         self.d = nn.Parameter(torch.randn(width))
@@ -109,18 +109,7 @@ class S4D(nn.Module):
         return dt_a, (dt_a.exp() - 1) / a
 
     def kernel(self, n_frames: int) -> torch.Tensor:
-        """Compute what the systems answer to a single one.
-
-        Parameters
-        ----------
-        n_frames : int
-            How far.
-
-        Returns
-        -------
-        Tensor of float32, shape (width, n_frames)
-            Without D.
-        """
+        """Return the impulse response of the systems, without D, shape (width, n_frames)."""
         dt_a, gain = self.discrete()
         steps = torch.arange(n_frames, device=dt_a.device)
         vandermonde = (dt_a[..., None] * steps).exp()
@@ -128,7 +117,7 @@ class S4D(nn.Module):
         return 2 * torch.einsum("hn,hnl->hl", weights, vandermonde).real
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Go through all frames at once, by a convolution.
+        """Process all frames at once, by a convolution.
 
         Parameters
         ----------
@@ -140,52 +129,64 @@ class S4D(nn.Module):
         Tensor of float32, shape (n_clips, n_frames, width)
         """
         n_frames = frames.shape[1]
-        size = 2 * n_frames  # so that the end does not come round to the start
+        size = 2 * n_frames  # so that the convolution does not wrap around
         kernel = torch.fft.rfft(self.kernel(n_frames), n=size).T
         spectrum = torch.fft.rfft(frames, n=size, dim=1)
-        answer = torch.fft.irfft(spectrum * kernel, n=size, dim=1)[:, :n_frames]
-        return self._gate(answer + self.d * frames)
+        output = torch.fft.irfft(spectrum * kernel, n=size, dim=1)[:, :n_frames]
+        return self._gate(output + self.d * frames)
 
-    def recurrent(self, frames: torch.Tensor) -> torch.Tensor:
-        """Go through the frames one after the other; equal to ``forward`` but for rounding.
-
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, width)
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_frames, width)
-        """
-        dt_a, gain = self.discrete()
-        keep, c = dt_a.exp(), torch.view_as_complex(self.c)
-        states = keep.new_zeros(len(frames), *keep.shape)
-        answers = []
-        for frame in frames.unbind(dim=1):
-            states = keep * states + gain * frame[..., None]
-            answers.append(2 * (c * states).sum(dim=-1).real + self.d * frame)
-        return self._gate(torch.stack(answers, dim=1))
-
-    def _gate(self, answer: torch.Tensor) -> torch.Tensor:
-        mixed = self.mix(self.dropout(nn.functional.gelu(answer)))
+    def _gate(self, output: torch.Tensor) -> torch.Tensor:
+        mixed = self.mix(self.dropout(nn.functional.gelu(output)))
         return nn.functional.glu(mixed, dim=-1)
 
 
 class S4Network(nn.Module):
-    """The whole network; see :func:`build` for the arguments."""
+    """The whole network: 71,880 parameters for 8 outputs, 71,425 for one.
+
+    Parameters
+    ----------
+    n_outputs : int
+        The number of labels, or 1 for a rating.
+    width : int
+        Features of a frame in the layers.
+    layers : int
+        Number of S4D layers.
+    state : int
+        States of each system, with their conjugates; even.
+    start : {"lin", "inv"}
+        First values of A: S4D-Lin or S4D-Inv.
+    n_filters : int
+        Log-mel features of a frame, 1 to 192.
+    dropout : float
+        From 0 to below 1; in each layer and after it.
+
+    Raises
+    ------
+    UserError
+        If a size is out of range.
+    """
 
     def __init__(
         self,
         n_outputs: int,
-        width: int,
-        layers: int,
-        state: int,
-        start: Start,
-        n_filters: int,
-        dropout: float,
+        *,
+        width: int = 64,
+        layers: int = 4,
+        state: int = 64,
+        start: Start = "lin",
+        n_filters: int = 64,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.front_end = LogMel(n_filters)
+        if min(n_outputs, width, layers, state) < 1 or state % 2 or not 0 <= dropout < 1:
+            raise UserError(
+                f"an S4 network with n_outputs={n_outputs}, width={width}, layers={layers}, "
+                f"state={state}, dropout={dropout} cannot be built; sizes must be above 0, the "
+                "state even, and the dropout from 0 to below 1"
+            )
+        if start not in get_args(Start):
+            raise UserError(f'start {start!r} is not known; choose "lin" or "inv"')
+        self.extractor = LogMelFrames(n_filters)
         self.scale = FrameNorm(n_filters, affine=False)
         self.inlet = nn.Linear(n_filters, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
@@ -213,7 +214,7 @@ class S4Network(nn.Module):
         UserError
             If the shapes do not agree, or a clip is too short.
         """
-        features, valid = batch_features(self.front_end, waveforms, lengths)
+        features, valid = batch_features(self.extractor, waveforms, lengths)
         frames = self.inlet(self.scale(features, valid))
         for norm, layer in zip(self.norms, self.layers, strict=True):
             frames = frames + self.dropout(layer(norm(frames)))
@@ -221,58 +222,3 @@ class S4Network(nn.Module):
         mean = own.sum(dim=1) / valid.sum(dim=1, keepdim=True)
         logits: torch.Tensor = self.head(mean)
         return logits
-
-
-def build(
-    n_outputs: int,
-    seed: int,
-    *,
-    width: int = 64,
-    layers: int = 4,
-    state: int = 64,
-    start: Start = "lin",
-    n_filters: int = 64,
-    dropout: float = 0.1,
-) -> nn.Module:
-    """Make the network: 71,880 parameters for 8 outputs, 71,425 for one.
-
-    Parameters
-    ----------
-    n_outputs : int
-        The number of labels, or 1 for a rating.
-    seed : int
-        Of the first weights.
-    width : int
-        Features of a frame in the layers.
-    layers : int
-        Number of S4D layers.
-    state : int
-        States of each system, with their conjugates; even.
-    start : {"lin", "inv"}
-        First values of A: S4D-Lin or S4D-Inv.
-    n_filters : int
-        Log-mel features of a frame, 1 to 192.
-    dropout : float
-        From 0 to below 1; in each layer and after it.
-
-    Returns
-    -------
-    Module
-        As :class:`~serpipe.pipeline.networks.Build` says.
-
-    Raises
-    ------
-    UserError
-        If a size cannot be had.
-    """
-    if min(n_outputs, width, layers, state) < 1 or state % 2 or not 0 <= dropout < 1:
-        raise UserError(
-            f"an S4 network with n_outputs={n_outputs}, width={width}, layers={layers}, "
-            f"state={state}, dropout={dropout}: cannot be built; expected numbers above 0, an "
-            "even state and a dropout from 0 to below 1; change what does not fit"
-        )
-    if start not in get_args(Start):
-        raise UserError(f'start {start!r}: is not known; expected "lin" or "inv"; choose one')
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return S4Network(n_outputs, width, layers, state, start, n_filters, dropout)
