@@ -40,7 +40,16 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, counted
 from .cache_child import read_contents
-from .cache_rows import NO_ROWS, Layer, Rows, Shard, hash_table, layer_name, one_file, stamp_of
+from .cache_rows import (
+    EMPTY_ROW_MAP,
+    RowMap,
+    Shard,
+    StoredLayer,
+    hash_table,
+    layer_name,
+    row_map_of_file,
+    stamp_of,
+)
 from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
 
 Table = dict[str, NDArray[Any]]
@@ -60,7 +69,7 @@ class Cache:
         Corpus, command, versions, machine.
     clips : dict of str to ndarray, shape (n_clips,)
         The clip table by column.
-    places : Rows
+    row_map : RowMap
         Where the row of each clip lies.
     clips_sha256 : str or None
         The checksum of the clip table that the file states; caches of early versions lack it.
@@ -71,7 +80,7 @@ class Cache:
     provenance: Mapping[str, Any]
     clips: Table
     _stamp: tuple[int, ...]
-    places: Rows = NO_ROWS
+    row_map: RowMap = EMPTY_ROW_MAP
     clips_sha256: str | None = None
     _checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -88,7 +97,7 @@ class Cache:
     @property
     def shards(self) -> tuple[Shard, ...]:
         """The files that hold the rows of an index; none if the file holds them itself."""
-        return tuple(shard for shard in self.places.shards if shard.path != self.path)
+        return tuple(shard for shard in self.row_map.shards if shard.path != self.path)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -117,10 +126,10 @@ class Cache:
         poolings = pooling.split(",")
         width = int(self.key["width"])
         found = np.empty((len(self), width * len(poolings)), np.float32)
-        for place, shard in enumerate(self.places.shards):
-            clips = np.flatnonzero(self.places.shard_of == place)
+        for place, shard in enumerate(self.row_map.shards):
+            clips = np.flatnonzero(self.row_map.shard_of == place)
             clip_of = np.full(shard.n_rows, -1)  # of a row that no clip has any more
-            clip_of[self.places.row_of[clips]] = clips
+            clip_of[self.row_map.row_of[clips]] = clips
             for n, part in enumerate(poolings):
                 digest = hashlib.sha256()
                 for start, block in shard.blocks(part, layer):
@@ -140,10 +149,10 @@ class Cache:
         """Return the checksum of each ``POOLING/LAYER``, as the file gives it."""
         return dict(self._checksums)
 
-    def rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
+    def read_rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """Read some rows of one layer, as they are stored, and no others."""
         self._check_unchanged()
-        return self.places[rows].read(self.key, pooling, layer)
+        return self.row_map[rows].read(self.key, pooling, layer)
 
     def _check_unchanged(self) -> None:
         """Refuse to read rows that may no longer be those of the clip table in memory."""
@@ -189,15 +198,15 @@ def open_cache(path: Path) -> Cache:
             stamp=tuple(shard["stamp"]),
             width=key["width"],
             dtype=key["dtype"],
-            layers={name: Layer(*place) for name, place in shard["layers"].items()},
+            layers={name: StoredLayer(*place) for name, place in shard["layers"].items()},
             statement=shard["statement"],
         )
         for shard in told["shards"]
     )
     if "rows/shard" in arrays:
-        places = Rows(shards, arrays["rows/shard"], arrays["rows/row"])
+        row_map = RowMap(shards, arrays["rows/shard"], arrays["rows/row"])
     else:
-        places = one_file(shards[0])
+        row_map = row_map_of_file(shards[0])
     return Cache(
         path=path,
         key=key,
@@ -208,7 +217,7 @@ def open_cache(path: Path) -> Cache:
             if name.startswith("clips/")
         },
         _stamp=tuple(told["stamp"]),
-        places=places,
+        row_map=row_map,
         clips_sha256=told["clips_sha256"],
         _checksums=told["sha256"],
     )
@@ -265,7 +274,7 @@ def wrong_with(cache: Cache) -> list[str]:
     if cache.shards:
         return wrong + _wrong_with_shards(cache)
     cache._check_unchanged()
-    for shard in cache.places.shards:
+    for shard in cache.row_map.shards:
         wrong.extend(_wrong_with_layers(shard))
     return wrong
 
@@ -296,7 +305,7 @@ def _wrong_with_shards(cache: Cache) -> list[str]:
     return [
         f"{layer_name(*name.split('/'))} does not have its checksum: the index is damaged"
         for name, stated in cache.checksums().items()
-        if cache.places.checksum(cache.key, *name.split("/")) != stated
+        if cache.row_map.checksum(cache.key, *name.split("/")) != stated
     ]
 
 

@@ -18,7 +18,7 @@ from .cache_rows import (
     FORMAT_VERSION,
     INDEX_VERSION,
     MAX_SHARDS,
-    Layer,
+    StoredLayer,
     hash_texts,
     layer_name,
     shard_path,
@@ -194,8 +194,8 @@ class _Reader:
             raise ValueError(f"{name} holds text of fixed length")
         with self._path.open("rb") as plain:
             plain.seek(offset)
-            places = np.fromfile(plain, _STRING, dataset.size)
-        lengths = places["length"].astype(np.int64)
+            strings = np.fromfile(plain, _STRING, dataset.size)
+        lengths = strings["length"].astype(np.int64)
         if lengths.sum() > self._size:
             raise ValueError(f"{name} claims more text than the file can hold")
         self._take(4 * dataset.size * int(lengths.max(initial=1)), name)
@@ -213,7 +213,7 @@ class _Reader:
             raise ValueError(f"{name} are not whole numbers")
         return values.astype(np.intp)
 
-    def layers(self, fields: KeyFields, n_rows: int) -> dict[str, Layer]:
+    def layers(self, fields: KeyFields, n_rows: int) -> dict[str, StoredLayer]:
         """Return where each layer lies, by ``POOLING/LAYER``.
 
         Raises
@@ -233,7 +233,7 @@ class _Reader:
                         f"{shape}"
                     )
                 offset = self._stored(dataset, name, dataset.dtype.itemsize)
-                layers[f"{pooling}/{layer}"] = Layer(offset, _text(dataset, "sha256"))
+                layers[f"{pooling}/{layer}"] = StoredLayer(offset, _text(dataset, "sha256"))
         return layers
 
     def _dataset(self, name: str) -> h5py.Dataset:
@@ -316,7 +316,7 @@ def _shard(
     stamp: tuple[int, ...],
     key: Mapping[str, Any],
     clips_sha256: str,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, StoredLayer],
 ) -> dict[str, Any]:
     return {
         "path": str(path),

@@ -22,7 +22,7 @@ BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Layer:
+class StoredLayer:
     """One layer of one file.
 
     Attributes
@@ -55,7 +55,7 @@ class Shard:
         Numbers in a row.
     dtype : {"float32", "float16"}
         Of the stored numbers.
-    layers : mapping of str to Layer
+    layers : mapping of str to StoredLayer
         By ``POOLING/LAYER``.
     statement : str
         From :func:`statement`.
@@ -67,7 +67,7 @@ class Shard:
     stamp: tuple[int, ...]
     width: int
     dtype: str
-    layers: Mapping[str, Layer]
+    layers: Mapping[str, StoredLayer]
     statement: str
 
     def mapped(self, pooling: str, layer: str) -> NDArray[Any]:
@@ -107,7 +107,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowMap:
     """Where the row of each clip lies.
 
     Attributes
@@ -122,9 +122,9 @@ class Rows:
     shard_of: NDArray[np.intp]
     row_of: NDArray[np.intp]
 
-    def __getitem__(self, clips: NDArray[np.intp] | slice) -> "Rows":
+    def __getitem__(self, clips: NDArray[np.intp] | slice) -> "RowMap":
         """Return where the rows of some clips lie."""
-        return Rows(self.shards, self.shard_of[clips], self.row_of[clips])
+        return RowMap(self.shards, self.shard_of[clips], self.row_of[clips])
 
     def read(self, key: Mapping[str, Any], pooling: str, layer: str) -> NDArray[Any]:
         """Read the rows of all clips from one layer, as they are stored.
@@ -149,12 +149,12 @@ class Rows:
 
 
 #: Of a table of clips without embeddings.
-NO_ROWS = Rows((), np.empty(0, np.intp), np.empty(0, np.intp))
+EMPTY_ROW_MAP = RowMap((), np.empty(0, np.intp), np.empty(0, np.intp))
 
 
-def one_file(shard: Shard) -> Rows:
+def row_map_of_file(shard: Shard) -> RowMap:
     """Return the rows of a file that holds all of them in the order of its table."""
-    return Rows((shard,), np.zeros(shard.n_rows, np.intp), np.arange(shard.n_rows))
+    return RowMap((shard,), np.zeros(shard.n_rows, np.intp), np.arange(shard.n_rows))
 
 
 def shard_path(index: Path, number: int) -> Path:
@@ -162,7 +162,7 @@ def shard_path(index: Path, number: int) -> Path:
     return index.with_name(index.name + ".shards") / f"{number:06d}.h5"
 
 
-def statement(key: Mapping[str, Any], clips_sha256: str, layers: Mapping[str, Layer]) -> str:
+def statement(key: Mapping[str, Any], clips_sha256: str, layers: Mapping[str, StoredLayer]) -> str:
     """Return one checksum of what a file states of its content: key, table and every layer."""
     sha256 = {name: layer.sha256 for name, layer in layers.items()}
     stated = [key, clips_sha256, sha256]

@@ -23,13 +23,13 @@ from ..files import create_file, open_file, put_in_place, write_all
 from .cache import Cache
 from .cache_child import read_numbers
 from .cache_rows import (
+    EMPTY_ROW_MAP,
     FORMAT_VERSION,
     INDEX_VERSION,
     MAX_SHARDS,
-    NO_ROWS,
-    Layer,
-    Rows,
+    RowMap,
     Shard,
+    StoredLayer,
     hash_table,
     hash_texts,
     layer_name,
@@ -116,7 +116,7 @@ def write_shards(
     """
     n_clips = len(clips["sha256"])
     in_place = read_numbers(path)
-    before, old = (kept[0].places, kept[1]) if kept else (NO_ROWS, np.full(n_clips, -1))
+    before, old = (kept[0].row_map, kept[1]) if kept else (EMPTY_ROW_MAP, np.full(n_clips, -1))
     new = np.flatnonzero(old < 0)
     members = [new[start : start + shard_clips] for start in range(0, len(new), shard_clips)]
     first = max(in_place, default=-1) + 1
@@ -137,7 +137,7 @@ def write_shards(
         shard_of[stay], row_of[stay] = before.shard_of[old[stay]], before.row_of[old[stay]]
         shard_of[new] = len(before.shards) + np.arange(len(new)) // shard_clips
         row_of[new] = np.arange(len(new)) % shard_clips
-        rows = Rows((*before.shards, *added), shard_of, row_of)
+        rows = RowMap((*before.shards, *added), shard_of, row_of)
         _write_index(path, key, provenance, clips, rows)
         put_in_place(_unfinished(path), path)
 
@@ -201,7 +201,7 @@ class _Unfinished:
             stamp=(),
             width=self.width,
             dtype=self.dtype,
-            layers={name: Layer(offset, "") for name, offset in self.offsets.items()},
+            layers={name: StoredLayer(offset, "") for name, offset in self.offsets.items()},
             statement="",
         )
         layers = {}
@@ -209,7 +209,7 @@ class _Unfinished:
             digest = hashlib.sha256()
             for _, block in shard.blocks(*name.split("/")):
                 digest.update(block.tobytes())
-            layers[name] = Layer(offset, digest.hexdigest())
+            layers[name] = StoredLayer(offset, digest.hexdigest())
         with h5py.File(self.layout, "r+") as hdf5:
             for name, layer in layers.items():
                 hdf5[layer_name(*name.split("/"))].attrs.modify("sha256", layer.sha256)
@@ -307,7 +307,7 @@ def _write_index(
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
     clips: Mapping[str, NDArray[Any]],
-    rows: Rows,
+    rows: RowMap,
 ) -> None:
     """Write, under another name, the index of the shards in which some clip has its row."""
     used = np.unique(rows.shard_of).tolist()

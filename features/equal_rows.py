@@ -65,7 +65,7 @@ def find_equal_rows(cache: Cache, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     def blocks() -> Iterator[tuple[slice, NDArray[np.float64]]]:
         for start in range(0, len(rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
-            yield part, cache.rows(pooling, layer, rows[part]).astype(np.float64)
+            yield part, cache.read_rows(pooling, layer, rows[part]).astype(np.float64)
 
     total, squares = np.zeros(width), np.zeros(width)
     for _, block in blocks():
@@ -102,7 +102,7 @@ def find_equal_rows(cache: Cache, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     for start in range(0, len(pairs), BLOCK_ROWS):
         some = slice(start, start + BLOCK_ROWS)
         first, second = (
-            unit(cache.rows(pooling, layer, rows[pairs[some, side]]).astype(np.float64))
+            unit(cache.read_rows(pooling, layer, rows[pairs[some, side]]).astype(np.float64))
             for side in (0, 1)
         )
         same[some] = (first * second).sum(axis=1) > SAME_EMBEDDING

@@ -78,7 +78,7 @@ def copy_rows(
             hashes,
             {
                 pooling: np.stack(
-                    [cache.rows(pooling, layer, rows) for layer in cache.layers]
+                    [cache.read_rows(pooling, layer, rows) for layer in cache.layers]
                 ).astype(np.float32)
                 for pooling in poolings
             },

@@ -17,8 +17,8 @@ import serpipe as package
 from distributed import Client
 from serpipe.cluster import connect
 from serpipe.errors import MachineError, UserError
-from serpipe.features.batching import HeardClip
-from serpipe.features.cluster_engine import shards
+from serpipe.features.cluster_engine import make_tasks
+from serpipe.features.decoding import DecodedClip
 
 from .conftest import Command, save_encoder
 
@@ -294,13 +294,13 @@ def test_shards_have_about_equal_seconds_and_keep_the_order() -> None:
     from serpipe.corpora import Clip
     from serpipe.features.audio import AudioFacts
 
-    def heard(number: int, seconds: float) -> HeardClip:
+    def decoded(number: int, seconds: float) -> DecodedClip:
         clip = Clip(Path("x"), "x", f"{number}", "c", "s")
-        return HeardClip(clip, AudioFacts(f"{number}", int(seconds * 16000), 16000, 1))
+        return DecodedClip(clip, AudioFacts(f"{number}", int(seconds * 16000), 16000, 1))
 
     lengths = [30.0] * 4 + [3.0] * 400
-    batches = [(heard(number, seconds),) for number, seconds in enumerate(lengths)]
-    made = shards(batches, most_seconds=60.0, threads=2)
+    batches = [(decoded(number, seconds),) for number, seconds in enumerate(lengths)]
+    made = make_tasks(batches, most_seconds=60.0, threads=2)
     sums = [sum(h.facts.seconds for batch in shard for h in batch) for shard in made]
     assert [batch for shard in made for batch in shard] == batches
     assert all(54.0 <= each <= 60.0 for each in sums[:-1])

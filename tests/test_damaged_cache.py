@@ -79,7 +79,7 @@ def test_no_random_damage_hangs_crashes_or_goes_unnoticed(
 ) -> None:
     monkeypatch.setattr(cache_child, "SILENCE_SECONDS", 1.0)
     reference, content = open_cache(whole), whole.read_bytes()
-    rows = [layer.offset for layer in reference.places.shards[0].layers.values()]
+    rows = [layer.offset for layer in reference.row_map.shards[0].layers.values()]
     structure = [
         place
         for place in range(len(content))
@@ -201,7 +201,7 @@ def test_a_damaged_index_of_shards_is_refused_in_one_line(whole: Path, tmp_path:
     single = open_cache(whole)
     rows = np.arange(N)
     out = tmp_path / "i.h5"
-    sources = [(rows, partial(single.rows, rows=rows))]
+    sources = [(rows, partial(single.read_rows, rows=rows))]
     write_shards(out, single.key, single.provenance, single.clips, sources, 15)
     assert same(open_cache(out), single)
     index = out.read_bytes()
@@ -342,7 +342,7 @@ def test_a_link_at_the_name_of_a_temporary_file_is_not_followed(
     for link in links:
         (tmp_path / link).symlink_to(precious)
     write_text(tmp_path / "t.json", "{}")
-    sources = [(rows, partial(single.rows, rows=rows))]
+    sources = [(rows, partial(single.read_rows, rows=rows))]
     write_shards(out, single.key, single.provenance, single.clips, sources, 30)
     write_cache(out, single.key, single.provenance, single.clips, sources)
     assert precious.read_text() == "do not overwrite"

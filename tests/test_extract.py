@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,15 +25,16 @@ from serpipe.errors import BadClipError, BadClipsError, MachineError, UserError
 from serpipe.features import engine as engine_module
 from serpipe.features import extract as extract_module
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import HeardClip, Lane, embed_batches, plan
+from serpipe.features.batching import Lane, embed_batches, plan
 from serpipe.features.cache import open_cache, verify_cache
 from serpipe.features.cache_write import write_cache
+from serpipe.features.decoding import DecodedClip, DecodingOptions
 from serpipe.features.encoder import Encoder, PreparedBatch, load_encoder
-from serpipe.features.extract import Extraction, extract
+from serpipe.features.extract import Extraction
 from serpipe.features.in_order import in_order
 from serpipe.features.trim import trim
 
-from .conftest import write_wav
+from .conftest import extract_with, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,12 @@ def encoder(small_encoder: Path) -> Encoder:
     return load_encoder(str(small_encoder), poolings=("mean", "std"))
 
 
-def run(folder: Path, encoder: Encoder, out: Path, **options: object) -> Extraction:
+def run(folder: Path, encoder: Encoder, out: Path, **options: Any) -> Extraction:
     clips = list(scan(folder, RAVDESS).clips)
     if options.pop("shuffle", False):
         random.Random(0).shuffle(clips)
-    return extract(clips, [encoder], out, provenance={"corpus": "x"}, **options)  # type: ignore[arg-type]
+    done: Extraction = extract_with(encoder, clips, out, **options)
+    return done
 
 
 def test_each_row_is_the_clip_alone(few_clips: Path, encoder: Encoder, tmp_path: Path) -> None:
@@ -255,15 +258,15 @@ def test_what_is_computed_survives_an_error_in_the_middle(
 def test_a_clip_that_changes_under_way_is_noticed(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listen = extract_module._listen
+    check = extract_module.check_clips
 
-    def listen_then_change(*args: object) -> object:
-        heard = listen(*args)  # type: ignore[arg-type]
+    def check_then_change(*args: object) -> object:
+        decoded = check(*args)  # type: ignore[arg-type]
         clip = sorted(few_clips.rglob("*.flac"))[7]
         write_wav(clip, np.full(16000, 0.1))
-        return heard
+        return decoded
 
-    monkeypatch.setattr(extract_module, "_listen", listen_then_change)
+    monkeypatch.setattr(extract_module, "check_clips", check_then_change)
     with pytest.raises(BadClipError, match="has changed"):
         run(few_clips, encoder, tmp_path / "c.h5")
 
@@ -416,7 +419,7 @@ def test_rows_that_nothing_wrote_are_refused_and_found(
 ) -> None:
     cache = run(few_clips, encoder, tmp_path / "c.h5").cache
     some = np.arange(39)
-    sources = [(some, lambda pooling, layer: cache.rows(pooling, layer, some))]
+    sources = [(some, lambda pooling, layer: cache.read_rows(pooling, layer, some))]
     with pytest.raises(MachineError, match="1 clip "):
         write_cache(tmp_path / "new.h5", cache.key, {}, cache.clips, sources)
     assert not (tmp_path / "new.h5").exists()
@@ -545,14 +548,15 @@ from serpipe.features import parts
 parts.FLUSH_SECONDS = 0.0
 from serpipe.corpora import RAVDESS, scan
 from serpipe.features.encoder import load_encoder
+from serpipe.features.engine import local_engine
 from serpipe.features.extract import extract
 encoder = load_encoder(sys.argv[1], poolings=("mean", "std"))
 for _ in sys.stdin:
     process = os.fork()  # torch has one thread, and has not worked yet
     if process == 0:
         print(os.getpid(), flush=True)
-        extract(scan(Path(sys.argv[2]), RAVDESS).clips, [encoder], Path(sys.argv[3]),
-                provenance={"corpus": "x"}, workers=2)
+        extract(local_engine([encoder], workers=2), scan(Path(sys.argv[2]), RAVDESS).clips,
+                Path(sys.argv[3]), provenance={"corpus": "x"})
         os._exit(0)
     sys.stdin.readline()
     os.waitpid(process, 0)
@@ -643,29 +647,31 @@ def test_a_damaged_cache_is_refused(few_clips: Path, encoder: Encoder, tmp_path:
 
 
 @pytest.fixture
-def heard(few_clips: Path) -> list[HeardClip]:
+def decoded(few_clips: Path) -> list[DecodedClip]:
     clips = scan(few_clips, RAVDESS).clips
-    return [HeardClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
+    return [DecodedClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
 
 
-def test_batches_stay_within_the_budget_and_depend_on_content_alone(heard: list[HeardClip]) -> None:
-    batches = plan(heard, 20.0)
+def test_batches_stay_within_the_budget_and_depend_on_content_alone(
+    decoded: list[DecodedClip],
+) -> None:
+    batches = plan(decoded, 20.0)
     planned = sorted(h.clip.name for batch in batches for h in batch)
-    assert planned == sorted(h.clip.name for h in heard)
+    assert planned == sorted(h.clip.name for h in decoded)
     assert max(map(len, batches)) > 3
     for batch in batches:
         assert len(batch) * batch[0].facts.seconds <= 20.0
         assert batch[0].facts.seconds == max(h.facts.seconds for h in batch)
-    assert plan(reversed(heard), 20.0) == batches
-    assert all(len(batch) == 1 for batch in plan(heard, 0.0))
-    assert max(map(len, plan(heard, 65.0, window_seconds=30.0))) == 2  # Whisper pads to 30 s
+    assert plan(reversed(decoded), 20.0) == batches
+    assert all(len(batch) == 1 for batch in plan(decoded, 0.0))
+    assert max(map(len, plan(decoded, 65.0, window_seconds=30.0))) == 2  # Whisper pads to 30 s
 
 
 def test_a_batch_holds_one_length_where_the_corpus_has_enough_of_it(
-    heard: list[HeardClip],
+    decoded: list[DecodedClip],
 ) -> None:
-    many = [HeardClip(h.clip, replace(h.facts, sha256=str(n), frames=16000 * (1 + n % 2)))
-            for n, h in enumerate(heard)]  # fmt: skip
+    many = [DecodedClip(h.clip, replace(h.facts, sha256=str(n), frames=16000 * (1 + n % 2)))
+            for n, h in enumerate(decoded)]  # fmt: skip
     assert all(len({h.facts.frames for h in batch}) == 1 for batch in plan(many, 10.0))
 
 
@@ -688,11 +694,11 @@ class OnGpu:
 
 
 def test_batches_over_several_devices_give_what_clips_give_alone(
-    heard: list[HeardClip], encoder: Encoder
+    decoded: list[DecodedClip], encoder: Encoder
 ) -> None:
     copies = [OnGpu(encoder), OnGpu(encoder)]
-    batches = plan(heard, 20.0)
-    results = list(embed_batches(copies, batches, 2))  # type: ignore[arg-type]
+    batches = plan(decoded, 20.0)
+    results = list(embed_batches(copies, batches, 2, DecodingOptions()))  # type: ignore[arg-type]
     assert [batch for batch, _ in results] == batches
     assert sum(len(copy.tried) for copy in copies) == len(batches)
     for batch, embeddings in results:
@@ -774,16 +780,14 @@ def test_the_channel_is_chosen_and_part_of_the_key(
     (one,) = [each for each in scan(few_clips, RAVDESS).clips if each.file == clip]
     encoder = load_encoder(str(small_encoder))
     found = {
-        channels: extract(
-            [one], [encoder], tmp_path / f"{channels}.h5", provenance={}, channels=channels
-        ).cache
+        channels: extract_with(encoder, [one], tmp_path / f"{channels}.h5", channels=channels).cache
         for channels in ("mean", "left", "right")
     }
     states = {channels: cache.embeddings("2") for channels, cache in found.items()}
     soundfile.write(clip, sound, rate)
-    alone = extract([one], [encoder], tmp_path / "mono.h5", provenance={}).cache.embeddings("2")
+    alone = extract_with(encoder, [one], tmp_path / "mono.h5").cache.embeddings("2")
     np.testing.assert_array_equal(states["left"], alone)
     assert not np.allclose(states["mean"], states["left"])
     assert not np.allclose(states["right"], states["left"])
     with pytest.raises(UserError, match=r"channels is .mean. there and .left. here"):
-        extract([one], [encoder], tmp_path / "mean.h5", provenance={}, channels="left")
+        extract_with(encoder, [one], tmp_path / "mean.h5", channels="left")

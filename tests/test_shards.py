@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,12 +20,12 @@ from serpipe.features import engine as engine_module
 from serpipe.features.cache import Cache, open_cache, verify_cache
 from serpipe.features.cache_write import write_shards
 from serpipe.features.encoder import Encoder, load_encoder
-from serpipe.features.extract import Extraction, extract
+from serpipe.features.extract import Extraction
 from serpipe.files import put_in_place
 from serpipe.pipeline.heads import find_heads, read_grids
 from serpipe.pipeline.protocol import Protocol
 
-from .conftest import ROOT, Command
+from .conftest import ROOT, Command, extract_with
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,11 @@ def add(sample: Path, clips: Path) -> None:
         shutil.copy(source, clips / "Actor_02")
 
 
-def run(clips: Path, encoder: Encoder, out: Path, **options: object) -> Extraction:
+def run(clips: Path, encoder: Encoder, out: Path, **options: Any) -> Extraction:
     options = {"shard_clips": 4, **options}
     found = scan(clips, RAVDESS).clips
-    return extract(found, [encoder], out, provenance={"corpus": "x"}, **options)  # type: ignore[arg-type]
+    done: Extraction = extract_with(encoder, found, out, **options)
+    return done
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -71,7 +73,9 @@ def same(cache: Cache, single: Cache) -> bool:
             np.array_equal(
                 cache.embeddings(layer, "mean,std"), single.embeddings(layer, "mean,std")
             )
-            and np.array_equal(cache.rows("std", layer, rows), single.rows("std", layer, rows))
+            and np.array_equal(
+                cache.read_rows("std", layer, rows), single.read_rows("std", layer, rows)
+            )
             for layer in single.layers
         )
     )
@@ -80,7 +84,7 @@ def same(cache: Cache, single: Cache) -> bool:
 def in_shards(single: Cache, out: Path, shard_clips: int) -> Cache:
     """The same cache in shards."""
     blocks = np.array_split(np.arange(len(single))[::-1], 3)
-    sources = [(rows, partial(single.rows, rows=rows)) for rows in blocks]
+    sources = [(rows, partial(single.read_rows, rows=rows)) for rows in blocks]
     write_shards(out, single.key, single.provenance, single.clips, sources, shard_clips)
     return open_cache(out)
 
