@@ -249,7 +249,7 @@ def another_layer(out: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda out: shard(out, 1).unlink(), "000001.h5: no such file"),
-    "swapped": (swapped, "000000.h5: is another file than c.h5 was made with"),
+    "swapped": (swapped, "000000.h5: is not the shard that c.h5 was made with"),
     "truncated": (
         lambda out: shard(out, 1).write_bytes(shard(out, 1).read_bytes()[:-100]),
         "000001.h5: not a whole shard of c.h5",
@@ -318,7 +318,7 @@ def test_the_commands_say_that_there_are_shards(
     assert [line.split()[:3] for line in told[1:4]] == [
         ["shard", str(n), f"c.h5.shards/00000{n}.h5"] for n in range(3)
     ]
-    assert serpipe("cache", "verify", "c.h5").out == "c.h5: whole, all checksums right\n"
+    assert serpipe("cache", "verify", "c.h5").code == 0
     Path("c.h5.shards/000002.h5").unlink()
     refused = serpipe("extract", "--data", clips, "--encoder", small_encoder, "--out", "c.h5")
     assert refused.code == 2
