@@ -12,8 +12,8 @@ def choose_devices(devices: str, option: str = "--devices") -> list[str]:
     Parameters
     ----------
     devices : str
-        ``"auto"`` (all GPUs, else the CPU), ``"cuda"`` (all GPUs), ``"mps"``, ``"cpu"``, or numbered
-        GPUs, joined by commas.
+        ``"auto"`` (all GPUs, else the CPU), ``"cuda"`` (all GPUs), ``"mps"``, ``"cpu"``, or the
+        names of GPUs, joined by commas.
     option : str
         Name of the option in messages.
 

@@ -312,8 +312,8 @@ def load_encoder(
         raise
     except Exception as error:  # an inconsistent configuration can raise anything
         raise UserError(
-            f"{name}: cannot embed a second of noise ({first_line(error)}); download the checkpoint "
-            "again"
+            f"{name}: cannot embed a second of noise ({first_line(error)}); download the "
+            "checkpoint again"
         ) from error
     return replace(encoder, identity=EncoderIdentity.of(checkpoint, layers, width))
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from serpipe.errors import UserError
 from serpipe.features import checkpoint_limits
-from serpipe.features.checkpoint_limits import shards
+from serpipe.features.checkpoint_limits import weight_files
 from serpipe.features.encoder import load_encoder
 
 from .test_files import KINDS, make_special, no_waiting_for_ever  # noqa: F401
@@ -240,7 +240,7 @@ def test_an_index_names_only_files_beside_it(copy_of: Callable[[str], Path], nam
     assert not load_or_refuse(folder)
     write_index(folder, index | {next(iter(index)): name})
     with pytest.raises(UserError, match="names the file"):
-        shards(folder / "model.safetensors.index.json")
+        weight_files(folder / "model.safetensors.index.json")
     assert load_or_refuse(folder)
 
 

@@ -198,7 +198,7 @@ def one_clear_line(err: str, *words: object) -> None:
         ("too short", ["is too short (18.8 ms)", "at least 25 ms"]),
         ("git-lfs pointer", ["git lfs pull"]),
         ("named outside the scheme", ["outside the scheme", "03-01-06-01-02-01-12.wav"]),
-        ("twice", ["stands twice", "remove one copy"]),
+        ("twice", ["occurs twice", "remove one copy"]),
     ],
 )
 def test_a_bad_clip_is_one_line_and_exit_code_2(

@@ -116,7 +116,7 @@ def test_a_corpus_in_which_every_clip_stands_twice_is_refused_clip_by_clip(tmp_p
         touch(tmp_path / "audio_speech_actors_01-24" / f"Actor_{actor:02d}" / name)
     found = scan(tmp_path, RAVDESS)
     assert (len(found.clips), len(found.bad)) == (24, 24)
-    assert "stands twice" in str(found.bad[0])
+    assert "occurs twice" in str(found.bad[0])
 
 
 @pytest.mark.parametrize("make", ["nothing", "a file", "an empty folder"])

@@ -95,7 +95,7 @@ def test_channels_are_chosen_as_asked(tmp_path: Path) -> None:
         ({"target": "speaker"}, "target 'speaker': there is no such column"),
         ({"target": "intensity"}, "target intensity: empty for 5 clips"),
         ({"labels": ["sad", "angry"]}, "5.wav: its emotion is 'happy'; expected one of sad, angry"),
-        ({"labels": ["sad", "angry", "sad", "happy"]}, "one stands twice"),
+        ({"labels": ["sad", "angry", "sad", "happy"]}, "one occurs twice"),
         ({"labels": ["sad"], "target": "fatigue"}, "leave labels out"),
         ({"channels": "middle"}, "channels 'middle'"),
         ({"sampling_rate": 16}, "sampling rate 16: "),

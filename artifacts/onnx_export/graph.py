@@ -155,7 +155,7 @@ class PooledLayers(nn.Module):
         if self.is_whisper:
             compute_valid_frames_only(stack.layers[-1], self.valid)
         # Layers have the names of serpipe.features.pooling.
-        hook_layers(stack, self.states.__setitem__, self.states.__contains__)
+        hook_layers(stack, self._keep, self._is_kept)
 
     def forward(self, inputs: torch.Tensor, n_samples: int) -> torch.Tensor:
         """Return embeddings, float32, shape (n_clips, n_features)."""
@@ -184,6 +184,12 @@ class PooledLayers(nn.Module):
             pooled.append(mean if pooling == "mean" else variance.sqrt())
         joined = torch.cat(pooled, dim=1)
         return joined.half().float() if self.is_half else joined
+
+    def _keep(self, layer: str, states: torch.Tensor) -> None:
+        self.states[layer] = states
+
+    def _is_kept(self, layer: str) -> bool:
+        return layer in self.states
 
 
 class Logits(nn.Module):
