@@ -33,8 +33,8 @@ class Clip:
     intensity, statement, repetition : str
         Further labels of the corpus; empty if it has none.
     speaker_id : str
-        Unique across corpora: ``"CORPUS:SPEAKER"`` for a built-in corpus; for a manifest the speaker
-        as given, who may occur in several corpora.
+        Unique across corpora: ``"CORPUS:SPEAKER"`` for a built-in corpus; for a manifest the
+        speaker as given, who may occur in several corpora.
     more : mapping of str to str or float
         Further columns, such as ratings, with the same names and types for all clips of a corpus.
     """

@@ -1,7 +1,7 @@
 """CREMA-D: 91 actors, 12 sentences, 6 emotions, 7442 clips.
 
 Cao et al. (2014), IEEE Transactions on Affective Computing 5(4): 377-390. A name such as
-``1001_DFA_ANG_XX.wav`` gives actor, sentence, emotion and intensity. The sex of the actors is copied
+``1001_DFA_ANG_XX.wav`` gives actor, sentence, emotion and intensity. The sex of the actors comes
 from the release's VideoDemographics.csv, which is often not beside the clips.
 """
 

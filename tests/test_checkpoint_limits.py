@@ -40,7 +40,7 @@ def load_or_refuse(folder: Path) -> bool:
         load_encoder(str(folder))
     except UserError as error:
         assert "\n" not in str(error)
-        assert "expected" in str(error)
+        assert str(folder) in str(error)
         return True
     return False
 
@@ -131,7 +131,7 @@ def test_an_encoder_far_larger_than_its_weights_is_refused(
 ) -> None:
     folder = copy_of("wav2vec2-group")
     edit(folder / "config.json", hidden_size=16384, intermediate_size=65536)
-    with pytest.raises(UserError, match="are there; expected one checkpoint"):
+    with pytest.raises(UserError, match=f"{folder}.* weights"):
         load_encoder(str(folder))
 
 

@@ -226,7 +226,7 @@ def test_a_bad_clip_is_one_line_and_exit_code_2(
     arguments = ("extract", "--data", few_clips, "--encoder", small_encoder)
     stopped = serpipe(*arguments)
     assert stopped.code == 2
-    one_clear_line(stopped.err, clip, "expected", *words)
+    one_clear_line(stopped.err, clip, *words)
     by_name = kind in ("named outside the scheme", "twice")
     others = "40 others can" if by_name else "40 can"
     one_clear_line(stopped.err, f"1 clip cannot be used, {others}", "--skip-bad")

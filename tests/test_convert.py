@@ -158,12 +158,12 @@ def test_bad_files_are_told_and_the_rest_goes_on(tree: Path, tmp_path: Path) -> 
         ("same name in two folders", "would become"),
         ("same file twice", "would become"),
         ("only case differs", "would become"),
-        ("out is the input", "is not apart"),
-        ("out inside the input", "is not apart"),
-        ("out inside the input by a link", "is not apart"),
-        ("out above the input", "is not apart"),
+        ("out is the input", "overlaps the input"),
+        ("out inside the input", "overlaps the input"),
+        ("out inside the input by a link", "overlaps the input"),
+        ("out above the input", "overlaps the input"),
         ("over an input", "is one of the inputs"),
-        ("over a file of another making", "was made otherwise"),
+        ("over a file of another making", "exists and was not converted"),
         ("nothing there", "is neither a file nor a folder"),
         ("no recordings", "holds no recordings"),
         ("out is a file", "cannot be made a folder"),
@@ -218,7 +218,6 @@ def test_what_would_go_wrong_is_refused_before_anything_is_written(
     with pytest.raises(UserError, match=words) as caught:
         convert(inputs, out, **more)
     assert "\n" not in str(caught.value)
-    assert "; expected " in str(caught.value)
     assert contents(tmp_path) == before
 
 

@@ -265,7 +265,7 @@ def test_a_missing_mask_embedding_is_no_matter(tmp_path: Path) -> None:
 def test_weights_of_a_wrong_shape_refuse_to_load(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     edit_json(tmp_path / "config.json", intermediate_size=128)
-    with pytest.raises(UserError, match="fetch"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         load_encoder(str(tmp_path))
 
 
@@ -279,7 +279,7 @@ def test_without_its_preprocessor_configuration_an_encoder_does_not_load(tmp_pat
 def test_a_model_that_is_no_speech_encoder_is_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     edit_json(tmp_path / "config.json", model_type="bert")
-    with pytest.raises(UserError, match="model type 'bert'; expected a speech encoder"):
+    with pytest.raises(UserError, match="model type 'bert'"):
         load_encoder(str(tmp_path))
 
 
@@ -316,7 +316,7 @@ def test_damaged_weights_refuse_to_load(tmp_path: Path, damage: str) -> None:
         tensors = load_file(weights)
         tensors["encoder.layer_norm.weight"][:] = float("nan")
         save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="fetch"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         load_encoder(str(tmp_path))
 
 
