@@ -230,8 +230,8 @@ def _check(archive: Archive, path: Path) -> str:
         )
     _Part(archive, path).drop()
     raise MachineError(
-        f"{archive.url}: the download has {actual}; expected {should}; it was removed: run the same "
-        "command again; if that does not help, the file at the source has changed"
+        f"{archive.url}: the download has {actual}; expected {should}; it was removed: run the "
+        "same command again; if that does not help, the file at the source has changed"
     )
 
 
@@ -402,11 +402,13 @@ def _open(url: str, headers: Mapping[str, str], part: _Part) -> Any:
         urllib.request.HTTPDefaultErrorHandler(),
     ):
         opener.add_handler(handler)
-    asked = url
+    address = url
     for _ in range(MAX_REDIRECTS + 1):
-        _check_url(asked, url)
+        _check_url(address, url)
         try:
-            return opener.open(urllib.request.Request(asked, headers=dict(headers)), None, TIMEOUT)
+            return opener.open(
+                urllib.request.Request(address, headers=dict(headers)), None, TIMEOUT
+            )
         except urllib.error.HTTPError as error:
             error.close()
             code, location = error.code, _location(error.headers)
@@ -414,11 +416,11 @@ def _open(url: str, headers: Mapping[str, str], part: _Part) -> Any:
             raise _BrokenOffError(f"no answer ({first_line(error)})") from error
         if code in (301, 302, 303, 307, 308) and location:
             try:
-                asked, before = urllib.parse.urljoin(asked, location), asked
+                address, before = urllib.parse.urljoin(address, location), address
             except ValueError:
                 raise _refused(url, f"leads to {location!r}", "http or https") from None
-            if before.lower().startswith("https:") and not asked.lower().startswith("https:"):
-                raise _refused(url, f"redirects from https to {asked!r}", "https all the way")
+            if before.lower().startswith("https:") and not address.lower().startswith("https:"):
+                raise _refused(url, f"redirects from https to {address!r}", "https all the way")
             continue
         if code == 416:  # the received part is not the start of the file
             part.drop()
@@ -547,8 +549,8 @@ def _safe(path: Path, members: Iterator[_Member]) -> Sequence[_Member]:
         size += member.size
         if size > limit or count > MAX_FILES:
             raise MachineError(
-                f"{path}: holds more than {limit} bytes or {MAX_FILES} files; nothing was unpacked: "
-                "download the corpus by hand from its page"
+                f"{path}: holds more than {limit} bytes or {MAX_FILES} files; nothing was "
+                "unpacked: download the corpus by hand from its page"
             )
         parts = member.name.replace("\\", "/").split("/")
         target = PurePosixPath(member.name)
