@@ -211,8 +211,8 @@ def gather(
     sources, scans = find_data(data or [SAMPLE])
     for source, scanned in zip(sources, scans, strict=True):
         say(f"corpus   {source.title}: {counted(len(scanned.clips), 'clip')} in {source.folder}")
-        for what, count in scanned.left_out.items():
-            say(f"         {count} x {what} skipped: not a clip of {source.title}")
+        for what, count in scanned.omitted.items():
+            say(f"         {count} x {what} omitted: not a clip of {source.title}")
         short = {} if source.name == SAMPLE else missing(scanned.clips, source.corpus)
         if short:
             counts = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())

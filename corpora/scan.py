@@ -23,13 +23,13 @@ class Scan:
         The usable clips, sorted by name.
     bad : tuple of BadClipError
         The files that look like clips and cannot be used, sorted by path.
-    left_out : mapping of str to int
+    omitted : mapping of str to int
         Number of well-named files that are not clips of this corpus, by what they are.
     """
 
     clips: tuple[Clip, ...]
     bad: tuple[BadClipError, ...]
-    left_out: dict[str, int]
+    omitted: dict[str, int]
 
 
 def scan(folder: Place, corpus: Corpus) -> Scan:
@@ -58,7 +58,7 @@ def scan(folder: Place, corpus: Corpus) -> Scan:
     own = PurePosixPath(folder.resolve().name)
     clips: dict[str, Clip] = {}
     bad: list[BadClipError] = []
-    left_out: Counter[str] = Counter()
+    omitted: Counter[str] = Counter()
 
     def refuse(path: PurePosixPath, problem: str, expected: str, fix: str) -> None:
         # On POSIX systems a path may be any bytes.
@@ -77,7 +77,7 @@ def scan(folder: Place, corpus: Corpus) -> Scan:
             refuse(path, problem, corpus.scheme, "rename or remove it")
             continue
         if isinstance(fields, str):
-            left_out[fields] += 1
+            omitted[fields] += 1
             continue
         if labels and fields["name"] not in labels:
             problem = "has no label in the label files of the release"
@@ -89,13 +89,13 @@ def scan(folder: Place, corpus: Corpus) -> Scan:
             fix = "remove one copy, or give --data the folder of one copy"
             refuse(path, f"occurs twice, first as {first.file}", "", fix)
     if not clips and not bad:
-        skipped = "".join(f"; {count} x {what} skipped" for what, count in sorted(left_out.items()))
+        skipped = "".join(f"; {count} x {what} omitted" for what, count in sorted(omitted.items()))
         raise UserError(
             f"{folder}: no clips ({'/'.join(corpus.suffixes)}) at any depth{skipped}; "
             f"expected {corpus.scheme}; check --data"
         )
     ordered = tuple(clips[name] for name in sorted(clips))
-    return Scan(ordered, tuple(bad), dict(sorted(left_out.items())))
+    return Scan(ordered, tuple(bad), dict(sorted(omitted.items())))
 
 
 def missing(clips: Sequence[Clip], corpus: Corpus) -> dict[str, tuple[int, int]]:

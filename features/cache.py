@@ -230,22 +230,12 @@ def check_table(cache: Cache) -> None:
 
 
 def verify_cache(path: Path) -> list[str]:
-    """Check every number of a cache against its checksum, and shards against their index.
-
-    Parameters
-    ----------
-    path : Path
-        A file written by ``serpipe extract``.
-
-    Returns
-    -------
-    list of str
-        What is wrong, one line each; empty if nothing is.
+    """Return what is wrong with a cache, one line each, by all checksums of its files and index.
 
     Raises
     ------
     UserError
-        If it is not even a whole cache.
+        If it is not even a complete cache.
     """
     return wrong_with(open_cache(path))
 

@@ -300,23 +300,10 @@ class Decoder:
 def decode_ahead(
     clips: Sequence[Clip], devices: str, options: DecodingOptions, workers: int
 ) -> Decoder | None:
-    """Begin to decode clips before the encoder is loaded, where that saves time.
+    """Begin to decode clips in ``workers`` processes before the encoder is loaded.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        The clips.
-    devices : str
-        The value of ``--devices``.
-    options : DecodingOptions
-        Rate, channels and trimming.
-    workers : int
-        Number of processes.
-
-    Returns
-    -------
-    Decoder or None
-        ``None`` for few clips, or if no GPU is visible without torch.
+    Return ``None`` if that saves no time: for few clips, or if ``devices``, the value of
+    ``--devices``, includes no GPU that is visible without torch.
     """
     if len(clips) < FEWEST_CLIPS or not (devices == "auto" or devices.startswith("cuda")):
         return None

@@ -116,20 +116,11 @@ def _scramble(codes: NDArray[np.uint64]) -> NDArray[np.uint32]:
 
 
 def find_candidates(fingerprints: Sequence[bytes]) -> NDArray[np.intp]:
-    """Return the pairs of clips that are similar enough to be compared.
+    """Return the pairs of clips with similar fingerprints: int, shape (n_pairs, 2).
 
-    Time and memory grow with the number of clips (times its logarithm), not with its square: only
-    clips that share a hash are paired.
-
-    Parameters
-    ----------
-    fingerprints : sequence of bytes
-        From :func:`fingerprint`.
-
-    Returns
-    -------
-    ndarray of int, shape (n_pairs, 2)
-        Indices of the two clips, the lower first; sorted.
+    Each pair holds the indices of two clips, the lower first; pairs are sorted. Time and memory
+    grow with the number of clips (times its logarithm), not with its square: only clips that share
+    a hash are paired.
     """
     n_clips = len(fingerprints)
     sizes = np.array([len(each) // 4 for each in fingerprints], np.intp)

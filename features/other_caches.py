@@ -18,15 +18,10 @@ _BLOCK_ROWS = 256
 
 
 def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
-    """Yield the caches in a folder that have the embeddings of a key, the newest first.
+    """Yield the caches beside ``out`` that have the embeddings of a key, the newest first.
 
-    Parameters
-    ----------
-    out : Path
-        The cache that is being made; it is not among them.
-    key : mapping
-        Its key. The other caches may have more poolings, but are otherwise the same. Files that are
-        damaged or no caches are skipped.
+    They may have more poolings, but are otherwise the same. Files that are damaged or no caches are
+    skipped.
     """
     # The stamp of a file that was removed meanwhile is empty.
     stamps = {path: stamp_of(path) for path in out.parent.glob("*.h5") if path.name != out.name}

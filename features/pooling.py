@@ -25,12 +25,12 @@ Pooled = dict[str, dict[str, torch.Tensor]]
 
 
 def pool(states: torch.Tensor, frames: torch.Tensor, poolings: Sequence[str]) -> list[torch.Tensor]:
-    """Pool over the valid frames, in float32.
+    """Pool hidden states over the valid frames, in float32.
 
     Parameters
     ----------
     states : Tensor, shape (n_clips, n_frames, width)
-        Hidden states, possibly padded at the end.
+        Possibly padded at the end.
     frames : Tensor of int64, shape (n_clips,)
         Number of valid frames of each clip.
     poolings : sequence of {"mean", "std"}

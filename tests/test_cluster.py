@@ -115,7 +115,7 @@ def in_the_middle(act: Callable[[], object], shown: list[str] | None = None) -> 
     return track
 
 
-def test_the_file_is_that_of_a_local_run_bit_for_bit_though_a_worker_is_killed(
+def test_the_file_equals_that_of_a_local_run_although_a_worker_is_killed(
     processes: Processes, extract: Callable[..., Any]
 ) -> None:
     local = extract("local.h5")
@@ -176,7 +176,7 @@ def test_a_worker_of_another_version_is_refused_whenever_it_joins(
     assert not Path("remote.h5").exists()
 
 
-def test_when_nobody_is_left_it_ends_with_a_line_and_what_is_done_is_kept(
+def test_without_workers_it_ends_with_one_line_and_keeps_the_results(
     processes: Processes, extract: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serpipe.cluster.COME_BACK_SECONDS", 2.0)
@@ -188,7 +188,7 @@ def test_when_nobody_is_left_it_ends_with_a_line_and_what_is_done_is_kept(
     assert 0 < extract("remote.h5", cluster=processes.address).computed < 40
 
 
-def test_a_worker_without_the_clips_is_named_and_none_is_left_out(
+def test_a_worker_without_the_clips_is_named_and_no_clip_is_omitted(
     processes: Processes, extract: Callable[..., Any], few_clips: Path, tmp_path: Path
 ) -> None:
     """Not even if bad clips may be skipped: these are good."""
@@ -202,7 +202,7 @@ def test_a_worker_without_the_clips_is_named_and_none_is_left_out(
     assert not Path("c.h5").exists()
 
 
-def test_weights_that_change_at_their_place_are_seen_by_a_worker_that_had_the_old(
+def test_a_worker_reloads_an_encoder_whose_weights_changed(
     processes: Processes, extract: Callable[..., Any], tmp_path: Path
 ) -> None:
     processes.workers(1)
@@ -213,7 +213,7 @@ def test_weights_that_change_at_their_place_are_seen_by_a_worker_that_had_the_ol
     assert first.cache.key["weights_sha256"] != second.cache.key["weights_sha256"]
 
 
-def test_a_shard_that_kills_its_workers_is_told_and_does_not_stop_the_rest(
+def test_a_task_that_kills_its_workers_is_reported_and_does_not_stop_the_others(
     few_clips: Path, extract: Callable[..., Any], tmp_path: Path
 ) -> None:
     import dask
@@ -290,7 +290,7 @@ def test_a_file_for_a_batch_system_starts_its_jobs(tmp_path: Path) -> None:
         assert cluster.threads == 1
 
 
-def test_shards_have_about_equal_seconds_and_keep_the_order() -> None:
+def test_tasks_have_about_equal_seconds_and_keep_the_order() -> None:
     from serpipe.corpora import Clip
     from serpipe.features.audio import AudioFacts
 

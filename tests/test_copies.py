@@ -312,7 +312,7 @@ def test_only_new_clips_are_compared(few_clips: Path, small_encoder: Path, tmp_p
     assert anew.read_bytes() == grown
 
 
-def test_what_cannot_be_read_again_is_no_copy_and_is_said(
+def test_clips_that_cannot_be_read_again_are_reported_as_unconfirmed_copies(
     originals: list[DecodedClip], tmp_path: Path
 ) -> None:
     path = plant(file_of(originals[0]), tmp_path, "gain")
@@ -349,7 +349,7 @@ def test_no_split_takes_a_recording_of_two_speakers_or_emotions(
         make_split(split, clips, clips["emotion"])
 
 
-def test_fit_finds_copies_in_a_cache_that_knows_of_no_recordings(
+def test_fit_finds_copies_in_a_cache_without_recordings(
     serpipe: Command, extracted_once: Path
 ) -> None:
     cache = open_cache(next((extracted_once / "features" / "cache").glob("*.h5")))

@@ -186,9 +186,7 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_a_cache_cannot_contain_is_refused_in_one_line(
-    kind: str, whole: Path, serpipe: Command
-) -> None:
+def test_invalid_content_is_refused_in_one_line(kind: str, whole: Path, serpipe: Command) -> None:
     shutil.copy(whole, "c.h5")
     with h5py.File("c.h5", "r+") as file:
         HOSTILE[kind](file)
@@ -247,7 +245,7 @@ BAD_PARTS = {
 }
 
 
-def test_parts_that_are_not_what_the_key_says_are_dropped_and_named(tmp_path: Path) -> None:
+def test_parts_that_do_not_match_the_key_are_dropped_and_named(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "c.h5")
     parts.begin(KEY)
     rows = np.ones((len(KEY["layers"]), 2, KEY["width"]), np.float32)
@@ -279,9 +277,7 @@ def test_parts_that_are_not_what_the_key_says_are_dropped_and_named(tmp_path: Pa
     + [b" " * 2**21]
     + [json.dumps(KEY | change).encode() for change in ({"width": "4"}, {"layers": 3})],
 )  # fmt: skip
-def test_a_damaged_key_of_the_parts_is_named_and_never_taken_for_another(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_a_damaged_key_of_the_parts_is_named_and_not_used(content: bytes, tmp_path: Path) -> None:
     parts = Parts(tmp_path / "c.h5")
     parts.begin(KEY)
     (parts.folder / "key.json").write_bytes(content)
@@ -322,7 +318,7 @@ for write in (write_cache, partial(write_shards, shard_clips=n)):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
-def test_a_disk_that_is_full_at_any_byte_is_an_error_and_no_crash(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_any_byte_gives_an_error_without_a_crash(tmp_path: Path) -> None:
     done = run_python("-c", FULL_DISK, tmp_path / "c.h5")
     codes = done.stdout.split()
     assert len(codes) > 40

@@ -30,7 +30,9 @@ def with_decoder(encoder: Encoder, decoder: Decoder) -> LocalEngine:
     return LocalEngine(engine.encoders, engine.key, workers=2, decoder=decoder)
 
 
-def test_processes_decode_what_threads_decode(encoder: Encoder, clips: list[Clip]) -> None:
+def test_processes_and_threads_decode_the_same_waveforms(
+    encoder: Encoder, clips: list[Clip]
+) -> None:
     decoder = Decoder(DecodingOptions(), 2)
     decoder.begin(clips)
     threads, processes = local_engine([encoder], workers=2), with_decoder(encoder, decoder)
@@ -57,7 +59,7 @@ def test_each_clip_is_decoded_once(encoder: Encoder, clips: list[Clip]) -> None:
     assert len(results) == 5
 
 
-def test_what_memory_does_not_hold_is_decoded_again(
+def test_waveforms_that_do_not_fit_in_memory_are_decoded_again(
     monkeypatch: pytest.MonkeyPatch, encoder: Encoder, clips: list[Clip]
 ) -> None:
     monkeypatch.setattr("serpipe.features.decoding.MOST_KEPT_BYTES", 0)

@@ -50,7 +50,9 @@ def run(folder: Path, encoder: Encoder, out: Path, **options: Any) -> Extraction
     return done
 
 
-def test_each_row_is_the_clip_alone(few_clips: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_each_row_is_the_embedding_of_the_clip_alone(
+    few_clips: Path, encoder: Encoder, tmp_path: Path
+) -> None:
     cache = run(few_clips, encoder, tmp_path / "c.h5", workers=2).cache
     assert len(cache) == 40
     assert cache.layers == ("0", "1", "2", "3")
@@ -64,7 +66,7 @@ def test_each_row_is_the_clip_alone(few_clips: Path, encoder: Encoder, tmp_path:
                 np.testing.assert_allclose(ours, alone[pooling][layer, 0], rtol=1e-3, atol=1e-6)
 
 
-def test_the_clip_table_is_what_the_names_say(
+def test_the_clip_table_follows_the_names(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     clips = run(few_clips, encoder, tmp_path / "c.h5").cache.clips
@@ -151,7 +153,7 @@ def test_clips_of_another_cache_beside_it_are_copied_to_the_last_bit(
     assert run(few_clips, mean, folder / "damaged.h5").copied == {}
 
 
-def test_new_and_changed_clips_alone_are_computed_and_removed_ones_told(
+def test_only_new_and_changed_clips_are_computed_and_removed_ones_reported(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract_module, "BLOCK_ROWS", 7)  # more than one block of the old file
@@ -175,7 +177,7 @@ def test_new_and_changed_clips_alone_are_computed_and_removed_ones_told(
     assert out.read_bytes() == (tmp_path / "anew.h5").read_bytes()
 
 
-def test_the_same_bytes_under_two_names_are_computed_once_and_told(
+def test_the_same_bytes_under_two_names_are_computed_once_and_reported(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     clip = few_clips / "Actor_01" / "03-01-03-01-01-01-01.flac"
@@ -190,7 +192,7 @@ def test_the_same_bytes_under_two_names_are_computed_once_and_told(
 
 
 @pytest.mark.parametrize("field", ["weights_sha256", "normalise", "resampler"])
-def test_a_cache_made_otherwise_is_not_reused_and_the_field_is_named(
+def test_a_cache_with_another_key_is_not_reused_and_the_field_is_named(
     few_clips: Path, encoder: Encoder, tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -204,7 +206,7 @@ def test_a_cache_made_otherwise_is_not_reused_and_the_field_is_named(
     assert run(few_clips, encoder, out, overwrite=True).computed == 40
 
 
-def test_something_else_at_the_place_is_not_overwritten(
+def test_a_file_that_is_no_cache_is_not_overwritten(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     out = tmp_path / "thesis.h5"
@@ -214,7 +216,7 @@ def test_something_else_at_the_place_is_not_overwritten(
     assert out.read_text() == "three years of work"
 
 
-def test_bad_clips_stop_the_run_before_the_long_work_or_are_left_out(
+def test_bad_clips_stop_the_run_before_the_long_computation_or_are_omitted(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = sorted(few_clips.rglob("*.flac"))
@@ -233,7 +235,7 @@ def test_bad_clips_stop_the_run_before_the_long_work_or_are_left_out(
     assert len(done.bad) == 3
 
 
-def test_what_is_computed_survives_an_error_in_the_middle(
+def test_computed_embeddings_survive_an_error_in_the_middle(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -255,7 +257,7 @@ def test_what_is_computed_survives_an_error_in_the_middle(
     assert out.read_bytes() == (tmp_path / "whole" / "whole.h5").read_bytes()
 
 
-def test_a_clip_that_changes_under_way_is_noticed(
+def test_a_clip_that_changes_after_its_check_is_noticed(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check = extract_module.check_clips
@@ -284,7 +286,7 @@ def test_two_extractions_into_one_file_the_second_is_refused(
     assert run(few_clips, encoder, out).computed == 40
 
 
-def test_a_cache_written_anew_under_a_reader_is_noticed(
+def test_a_cache_rewritten_under_a_reader_is_noticed(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     cache = run(few_clips, encoder, tmp_path / "c.h5").cache
@@ -294,7 +296,7 @@ def test_a_cache_written_anew_under_a_reader_is_noticed(
         cache.embeddings("1")
 
 
-def test_a_stopped_overwrite_goes_on(
+def test_a_stopped_overwrite_is_resumed(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -387,7 +389,7 @@ def test_a_damaged_part_is_named(
     assert done.computed == 38
 
 
-def test_parts_with_a_damaged_key_are_refused_and_overwrite_starts_anew(
+def test_parts_with_a_damaged_key_are_refused_and_overwrite_starts_over(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -400,7 +402,7 @@ def test_parts_with_a_damaged_key_are_refused_and_overwrite_starts_anew(
     assert run(few_clips, encoder, out, overwrite=True).computed == 40
 
 
-def test_parts_of_another_key_beside_a_whole_cache_are_not_used_by_overwrite(
+def test_parts_with_another_key_are_not_used_by_overwrite(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, clips = tmp_path / "c.h5", sorted(few_clips.rglob("*.flac"))[:3]
@@ -414,7 +416,7 @@ def test_parts_of_another_key_beside_a_whole_cache_are_not_used_by_overwrite(
     assert run(few_clips, encoder, out, overwrite=True).computed == 3
 
 
-def test_rows_that_nothing_wrote_are_refused_and_found(
+def test_rows_that_were_never_written_are_refused(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     cache = run(few_clips, encoder, tmp_path / "c.h5").cache
@@ -430,7 +432,7 @@ def test_rows_that_nothing_wrote_are_refused_and_found(
     assert any("of zeros" in line for line in verify_cache(cache.path))
 
 
-def test_a_cache_whose_data_lie_elsewhere_is_refused(
+def test_a_cache_with_data_in_other_files_is_refused(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = run(few_clips, encoder, tmp_path / "whole" / "whole.h5").cache.path
@@ -478,7 +480,7 @@ def test_parts_that_lost_their_key_are_not_used(
     assert run(few_clips, encoder, tmp_path / "c.h5").computed == 40
 
 
-def test_clips_are_trimmed_and_cut_only_when_asked(
+def test_clips_are_trimmed_and_cut_only_on_request(
     few_clips: Path, small_encoder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = run(few_clips, encoder, tmp_path / "a.h5").cache
@@ -493,7 +495,7 @@ def test_clips_are_trimmed_and_cut_only_when_asked(
     np.testing.assert_allclose(trimmed.embeddings("2")[3], alone, rtol=1e-3, atol=1e-6)
 
 
-def test_half_the_bytes_are_stored_if_asked_and_read_as_float32(
+def test_float16_is_stored_on_request_and_read_as_float32(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = run(few_clips, encoder, tmp_path / "a.h5").cache
@@ -603,7 +605,7 @@ main()
 """
 
 
-def test_a_disk_that_takes_no_more_is_told_in_one_line(
+def test_a_full_disk_is_reported_in_one_line(
     few_clips: Path, small_encoder: Path, tmp_path: Path
 ) -> None:
     arguments = ["extract", "--data", few_clips, "--encoder", small_encoder, "--out", "c.h5"]
@@ -710,7 +712,7 @@ def test_batches_over_several_devices_give_what_clips_give_alone(
                 assert error.max() < 1e-4
 
 
-def test_out_of_memory_halves_the_budget_and_goes_on(encoder: Encoder) -> None:
+def test_out_of_memory_halves_the_budget_and_continues(encoder: Encoder) -> None:
     waveforms = [np.random.default_rng(n).normal(size=8000).astype(np.float32) for n in range(8)]
     gpu = OnGpu(encoder, most_samples=2 * 8000)
     lane = Lane(gpu)  # type: ignore[arg-type]
@@ -733,7 +735,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(encoder: Encoder) -> None:
     ],
     ids=["python", "gpu", "cpu"],
 )
-def test_memory_that_does_not_hold_one_clip_is_told_and_the_rest_kept(
+def test_out_of_memory_on_a_single_clip_keeps_the_other_embeddings(
     few_clips: Path,
     encoder: Encoder,
     tmp_path: Path,

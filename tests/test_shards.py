@@ -89,7 +89,7 @@ def in_shards(single: Cache, out: Path, shard_clips: int) -> Cache:
     return open_cache(out)
 
 
-def test_what_is_read_and_fitted_is_that_of_the_single_file(
+def test_shards_give_the_same_embeddings_and_fits_as_a_single_file(
     extracted_once: Path, tmp_path: Path
 ) -> None:
     (file,) = extracted_once.glob("features/cache/*.h5")
@@ -177,7 +177,7 @@ def test_a_single_file_that_grows_past_the_limit_becomes_shards(
         ("shards", OSError),
     ],
 )
-def test_a_stop_between_shards_and_index_leaves_the_old_and_is_made_good(
+def test_a_stop_between_shards_and_index_leaves_the_old_cache_and_is_resumed(
     begin: str, end: type[BaseException], clips: Path, sample: Path, encoder: Encoder,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -288,7 +288,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_told_in_one_line_with_the_name_of_the_file(
+def test_damage_is_reported_in_one_line_with_the_name_of_the_file(
     kind: str, extracted_once: Path, serpipe: Command
 ) -> None:
     (file,) = extracted_once.glob("features/cache/*.h5")
@@ -308,9 +308,7 @@ def test_damage_is_told_in_one_line_with_the_name_of_the_file(
             open_cache(out).embeddings("2")
 
 
-def test_the_commands_say_that_there_are_shards(
-    clips: Path, small_encoder: Path, serpipe: Command
-) -> None:
+def test_the_commands_report_shards(clips: Path, small_encoder: Path, serpipe: Command) -> None:
     done = serpipe("extract", "--data", clips, "--encoder", small_encoder, "--out", "c.h5",
                    "--shard-clips", "4")  # fmt: skip
     assert "shards   3 files of the cache in c.h5.shards" in done.err
