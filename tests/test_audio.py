@@ -378,9 +378,7 @@ def test_audio_at_the_end_of_a_container_may_not_end_inside_a_packet(
     assert refusal(open_end[:-2000], tmp_path / "x.mp4").startswith("breaks off")
 
 
-def test_damaged_containers_are_decoded_or_refused_in_one_line(
-    tmp_path: Path, sample: Path
-) -> None:
+def test_damaged_containers_give_audio_or_one_line(tmp_path: Path, sample: Path) -> None:
     draw = np.random.default_rng(0)
     refused = 0
     for whole in (

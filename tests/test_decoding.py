@@ -30,9 +30,7 @@ def with_decoder(encoder: Encoder, decoder: Decoder) -> LocalEngine:
     return LocalEngine(engine.encoders, engine.key, workers=2, decoder=decoder)
 
 
-def test_processes_and_threads_decode_the_same_waveforms(
-    encoder: Encoder, clips: list[Clip]
-) -> None:
+def test_processes_and_threads_decode_the_same(encoder: Encoder, clips: list[Clip]) -> None:
     decoder = Decoder(DecodingOptions(), 2)
     decoder.begin(clips)
     threads, processes = local_engine([encoder], workers=2), with_decoder(encoder, decoder)
