@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -544,53 +543,60 @@ def test_one_recording_under_two_speakers_is_refused(
 
 #: At a line, extracts in a process of its own and says its number; at the next, waits for it.
 KILLED = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from serpipe.features import parts
-parts.FLUSH_SECONDS = 0.0
+parts.FLUSH_SECONDS = 0.0  # each clip becomes a file of its own
 from serpipe.corpora import RAVDESS, scan
 from serpipe.features.encoder import load_encoder
 from serpipe.features.engine import local_engine
 from serpipe.features.extract import extract
 encoder = load_encoder(sys.argv[1], poolings=("mean", "std"))
-for _ in sys.stdin:
+replace, seen = Path.replace, 0
+for line in sys.stdin:
+    number, moment = line.split()
+
+    def replace_or_die(path, target):
+        global seen
+        seen += 1
+        last = target.suffix == ".h5"
+        if moment == "before" and (last if number == "last" else seen == int(number)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = replace(path, target)
+        if moment == "after" and (last if number == "last" else seen == int(number)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
     process = os.fork()  # torch has one thread, and has not worked yet
     if process == 0:
-        print(os.getpid(), flush=True)
+        Path.replace = replace_or_die
         extract(local_engine([encoder], workers=2), scan(Path(sys.argv[2]), RAVDESS).clips,
                 Path(sys.argv[3]), provenance={"corpus": "x"})
         os._exit(0)
-    sys.stdin.readline()
-    os.waitpid(process, 0)
-    print("gone", flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
 def test_a_kill_at_any_moment_corrupts_nothing(
     few_clips: Path, encoder: Encoder, small_encoder: Path, tmp_path: Path
 ) -> None:
+    """Killed before or after a file is put in place: the key, a part, the next, or the cache."""
     run(few_clips, encoder, tmp_path / "whole" / "whole.h5")
     out = tmp_path / "killed.h5"
-    moments = random.Random(0)
-    # The whole takes about half a second. The shortest first: what is whole is not begun again.
-    delays = sorted(moments.uniform(0, 0.6) for _ in range(6))
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, small_encoder, few_clips, out],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
-        for delay in delays:
-            print("extract", file=process.stdin, flush=True)
-            extracting = int(process.stdout.readline())
-            time.sleep(delay)
-            os.kill(extracting, signal.SIGKILL)
-            print("wait", file=process.stdin, flush=True)
-            assert process.stdout.readline() == "gone\n"
-            if out.exists():
-                assert len(open_cache(out)) == 40
+        for moment in ("1 before", "1 after", "2 before", "2 after", "9 after", "last before",
+                       "last after"):  # fmt: skip
+            print(moment, file=process.stdin, flush=True)
+            assert int(process.stdout.readline()) == -signal.SIGKILL, moment
+            assert out.exists() == (moment == "last after")
         process.stdin.close()
     assert process.returncode == 0
+    assert len(open_cache(out)) == 40
     run(few_clips, encoder, out)
     assert out.read_bytes() == (tmp_path / "whole" / "whole.h5").read_bytes()
 

@@ -364,7 +364,7 @@ def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
     chance = [record["chance"] for record in content["tables"]["runs"]]
     assert chance == [1 / 8, 1 / 8, 1 / 3, 1 / 8]
     assert "run 2: other clips or labels than run 1" in " ".join(content["notes"])
-    page = Path(re.search(r"page +(.+?);", told.err)[1])  # type: ignore[index]
+    page = Path(re.search(r"page +(.+?),", told.err)[1])  # type: ignore[index]
     assert page.parent.parent == Path("artifacts/comparisons")
     assert {path.name for path in page.parent.glob("*.png")} == {"runs.png", "comparisons.png"}
     assert serpipe("report", again, run["run"], "--out", tmp_path / "c").code == 0

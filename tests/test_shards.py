@@ -316,7 +316,9 @@ def test_the_commands_report_shards(clips: Path, small_encoder: Path, serpipe: C
     assert [line.split()[:3] for line in told[1:4]] == [
         ["shard", str(n), f"c.h5.shards/00000{n}.h5"] for n in range(3)
     ]
-    assert serpipe("cache", "verify", "c.h5").code == 0
+    verified = serpipe("cache", "verify", "c.h5")
+    assert verified.code == 0
+    assert verified.out.startswith("c.h5: ")
     Path("c.h5.shards/000002.h5").unlink()
     refused = serpipe("extract", "--data", clips, "--encoder", small_encoder, "--out", "c.h5")
     assert refused.code == 2
