@@ -359,7 +359,7 @@ def _attempt(part: _Part) -> Iterator[bytes]:
                 if have > limit:
                     part.drop()
                     raise MachineError(
-                        f"{archive.url}: the server sends more than the expected {limit} bytes; "
+                        f"{archive.url}: the server sends more than {limit} bytes; "
                         "nothing is kept: download the file by hand from the page of the corpus"
                     )
                 with _writing(part.path):
