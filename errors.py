@@ -32,17 +32,18 @@ class BadClipError(UserError):
     ----------
     path : str
         The clip, as the user named it.
-    found : str
+    problem : str
         What is wrong with it.
     expected : str
-        What a usable clip has.
+        What a usable clip has; empty where the problem says it.
     fix : str
         What the user can do.
     """
 
-    def __init__(self, path: str, found: str, expected: str, fix: str) -> None:
-        self.parts = path, found, expected, fix
-        super().__init__(f"{path}: {found}; expected {expected}; {fix}")
+    def __init__(self, path: str, problem: str, expected: str, fix: str) -> None:
+        self.parts = path, problem, expected, fix
+        wanted = f"; expected {expected}" if expected else ""
+        super().__init__(f"{path}: {problem}{wanted}; {fix}")
 
     def __reduce__(self) -> tuple[type["BadClipError"], tuple[str, str, str, str]]:
         """Let the exception be pickled, to travel between processes."""

@@ -159,7 +159,7 @@ def extract(
         decoder = decode_ahead(clips.clips, devices, decoding, thread_count(jobs))
 
     from ..features.engine import Engine, EngineOptions, open_engine
-    from ..features.extract import extract_by
+    from ..features.extract import extract as extract_with
     from ..pipeline.contamination import contamination_mark
 
     own = {"encoder": str(encoder), "poolings": tuple(pooling.split(",")), "trim_decibels": trim}
@@ -183,7 +183,7 @@ def extract(
         )
         name = f"{clips.name}-{key['encoder'].replace('/', '--')}.h5"
         with stored(CACHES / name if out is None else out, say) as target:
-            done = extract_by(
+            done = extract_with(
                 engine,
                 clips.clips,
                 target,

@@ -25,8 +25,8 @@ from scipy.signal import butter, sosfilt
 from serpipe.corpora import Clip
 from serpipe.corpora.data import gather
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import HeardClip
 from serpipe.features.copies import correlation, mark_recordings
+from serpipe.features.decoding import DecodedClip
 from serpipe.features.fingerprint import RATE, find_candidates, fingerprint
 from serpipe.features.in_order import in_order
 from serpipe.provenance import cores
@@ -104,26 +104,26 @@ def main() -> None:
         measure_search(n_clips)
 
 
-def opened(clips: Sequence[Clip]) -> tuple[list[HeardClip], float]:
+def decode(clips: Sequence[Clip]) -> tuple[list[DecodedClip], float]:
     """Open clips as an extraction does; and how many ms a fingerprint took, on one core."""
     seconds = 0.0
-    heard = []
+    decoded = []
     for clip in clips:
         waveform, facts = read_waveform(clip.file, 16000)
         began = time.perf_counter()
-        heard.append(HeardClip(clip, replace(facts, fingerprint=fingerprint(waveform, 16000))))
+        decoded.append(DecodedClip(clip, replace(facts, fingerprint=fingerprint(waveform, 16000))))
         seconds += time.perf_counter() - began
-    return heard, 1000 * seconds / len(clips)
+    return decoded, 1000 * seconds / len(clips)
 
 
 def measure_recall(clips: Sequence[Clip], folder: Path) -> None:
     """Plant copies, and see which are found."""
-    heard, each = opened(clips)
+    decoded, each = decode(clips)
     began = time.perf_counter()
-    pairs = find_candidates([h.facts.fingerprint for h in heard])
+    pairs = find_candidates([h.facts.fingerprint for h in decoded])
     searched = time.perf_counter() - began
     began = time.perf_counter()
-    marked = mark_recordings(heard, workers=cores())
+    marked = mark_recordings(decoded, workers=cores())
     told = Counter(h.recording for h in marked)
     print(f"{len(clips)} clips: {each:.1f} ms for a fingerprint; {searched:.2f} s to search, "
           f"{time.perf_counter() - began:.2f} s with {len(pairs)} pairs compared; "
@@ -138,12 +138,12 @@ def measure_recall(clips: Sequence[Clip], folder: Path) -> None:
             soundfile.write(file, np.clip(changed, -1, 1), new_rate, subtype=subtype)
             more = {"change": name, "of": clips[place].path}
             copies.append(replace(clips[place], file=file, path=file.name, more=more))
-    planted, _ = opened(copies)
-    original = {h.clip.path: h for h in heard}
+    planted, _ = decode(copies)
+    original = {h.clip.path: h for h in decoded}
     found = Counter[Any]()
     for name in CHANGES:  # one kind at a time: several copies would lead to one another
         these = [h for h in planted if h.clip.more["change"] == name]
-        marked = mark_recordings([*heard, *these], workers=cores())
+        marked = mark_recordings([*decoded, *these], workers=cores())
         recording = {h.clip.path: h.recording for h in marked}
         found[name] = sum(
             recording[h.clip.path] == recording[str(h.clip.more["of"])] for h in these
@@ -158,7 +158,7 @@ def measure_recall(clips: Sequence[Clip], folder: Path) -> None:
         print(f"| {name} | {found[name]} of {len(these)} | {lowest[0]:.2f} | {lowest[1]:.2f} |")
 
 
-def of_files(one: HeardClip, other: HeardClip, whiten: bool) -> float:
+def of_files(one: DecodedClip, other: DecodedClip, whiten: bool) -> float:
     waveforms = (read_waveform(each.clip.file, RATE)[0] for each in (one, other))
     return correlation(*waveforms, whiten=whiten)
 

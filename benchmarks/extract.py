@@ -27,9 +27,11 @@ import transformers
 from serpipe.corpora import Clip, scan
 from serpipe.corpora.data import find_source
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import GPU_BATCH_SECONDS, HeardClip, plan
+from serpipe.features.batching import GPU_BATCH_SECONDS, plan
 from serpipe.features.checkpoint import BUILT_IN
+from serpipe.features.decoding import DecodedClip
 from serpipe.features.encoder import Encoder, load_encoder
+from serpipe.features.engine import local_engine
 from serpipe.features.extract import extract
 from serpipe.features.in_order import in_order
 from serpipe.provenance import cores, provenance
@@ -118,9 +120,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         for module in encoder.model.modules():
             module._forward_hooks.clear()
             module._forward_pre_hooks.clear()
-        heard = [HeardClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
+        decoded = [DecodedClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
         on_cpu = encoder.device.type == "cpu"
-        batches = plan(heard, 0 if on_cpu else GPU_BATCH_SECONDS, encoder.window_seconds)
+        batches = plan(decoded, 0 if on_cpu else GPU_BATCH_SECONDS, encoder.window_seconds)
         inputs = [
             encoder._inputs([read_waveform(h.clip.file, 16000)[0] for h in batch]).tensors
             for batch in batches
@@ -143,9 +145,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         encoder = load(arguments.precision)
         with tempfile.TemporaryDirectory() as scratch:
             warm, out = Path(scratch) / "warm.h5", Path(scratch) / "c.h5"
-            extract(clips[:workers], [encoder], warm, provenance={}, workers=workers)
+            extract(local_engine([encoder], workers=workers), clips[:workers], warm, provenance={})
             start = time.perf_counter()
-            extract(clips, [encoder], out, provenance={}, workers=workers)
+            extract(local_engine([encoder], workers=workers), clips, out, provenance={})
     return {
         "seconds": time.perf_counter() - start,
         "clips": len(clips),

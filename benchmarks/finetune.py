@@ -81,7 +81,7 @@ def measure(arguments: Any) -> dict[str, float]:
     clips = clips[:: max(1, len(clips) // n_clips)][:n_clips]
     checkpoint = load_checkpoint(arguments.encoder, None)
     sounds, _ = decode_clips(clips, checkpoint.front_end, workers=2)
-    places = [LABELS.index(heard.clip.emotion) for heard in sounds.heard]
+    places = [LABELS.index(each.clip.emotion) for each in sounds.clips]
     targets = np.eye(len(LABELS), dtype=np.float32)[places]
     times: list[float] = []
     padded: list[float] = []

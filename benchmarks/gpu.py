@@ -343,6 +343,7 @@ def extraction(
     clips: Sequence[Any], encoder: Any, workers: int, **options: Any
 ) -> tuple[dict[str, Any], Any]:
     """Extract into a file that is not there yet; return seconds by step, and the embeddings."""
+    from serpipe.features.engine import local_engine
     from serpipe.features.extract import extract
 
     steps: dict[str, float] = {}
@@ -355,8 +356,8 @@ def extraction(
     with tempfile.TemporaryDirectory(dir=work_folder()) as scratch:
         start = time.perf_counter()
         done = extract(
-            clips, [encoder], Path(scratch) / "cache.h5", provenance={}, workers=workers,
-            track=track, **options,
+            local_engine([encoder], workers=workers), clips, Path(scratch) / "cache.h5",
+            provenance={}, track=track, **options,
         )  # fmt: skip
         seconds = time.perf_counter() - start
         cache = done.cache
@@ -499,13 +500,14 @@ def batches_of(waveforms: Sequence[Any], encoder: Any, batch_seconds: float) -> 
     """Sort waveforms into the batches that the extraction makes."""
     from serpipe.corpora import Clip
     from serpipe.features.audio import AudioFacts
-    from serpipe.features.batching import HeardClip, plan
+    from serpipe.features.batching import plan
+    from serpipe.features.decoding import DecodedClip
 
     stand_ins = []
     for number, waveform in enumerate(waveforms):
         name = f"{number:06d}"
         clip = Clip(Path(name), name, name, "drawn", "1")
-        stand_ins.append(HeardClip(clip, AudioFacts(name, 16_000, 1, len(waveform))))
+        stand_ins.append(DecodedClip(clip, AudioFacts(name, 16_000, 1, len(waveform))))
     batches = plan(stand_ins, batch_seconds, encoder.window_seconds)
     return [[waveforms[int(one.facts.sha256)] for one in batch] for batch in batches]
 
@@ -598,7 +600,7 @@ def main_job(arguments: argparse.Namespace) -> dict[str, Any]:
         "    setattr(module, name, wrapper)\n"
         "after(encoder, 'load_checkpoint', 'checkpoint read')\n"
         "after(engine, 'load_encoder', 'encoder loaded')\n"
-        "after(extract, '_listen', 'clips checked')\n"
+        "after(extract, 'check_clips', 'clips checked')\n"
         "after(extract, '_consolidate', 'file written')\n"
         "import atexit, json\n"
         "atexit.register(lambda: print('MARKS' + json.dumps(marks)))\n"
@@ -635,7 +637,7 @@ def decoding(arguments: argparse.Namespace) -> dict[str, Any]:
         part = clips[: len(clips) * number // cores]
         engine = LocalEngine((encoder,), cache_key(encoder), workers=number)
         start = time.perf_counter()
-        list(engine.hear(part))
+        list(engine.check(part))
         results["threads"][number] = len(part) / (time.perf_counter() - start)
         decoder = Decoder(DecodingOptions(), number)
         list(decoder.check(part[: 4 * number]))

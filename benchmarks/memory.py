@@ -51,10 +51,11 @@ def measure(n_clips: int) -> dict[str, float]:
     import torch
     from serpipe.corpora import scan
     from serpipe.corpora.data import find_source
-    from serpipe.features import batching, engine
-    from serpipe.features import extract as extract_module
+    from serpipe.features import batching, decoding
     from serpipe.features.audio import read_waveform
     from serpipe.features.encoder import EncoderIdentity
+    from serpipe.features.engine import local_engine
+    from serpipe.features.extract import extract
 
     identity = EncoderIdentity(
         encoder="stub",
@@ -86,23 +87,23 @@ def measure(n_clips: int) -> dict[str, float]:
     waveform, facts = read_waveform(real[0].file, 16000)
     number = iter(range(10**9))
 
-    def read(file: Path, rate: int, *_: object) -> Any:
+    def decode(content: bytes, rate: int, *_: object, file: Path) -> Any:
         n = next(number)
         loaded = read_waveform(file, rate)[0] if n % 50 == 0 else waveform
         return loaded, replace(facts, sha256=hashlib.sha256(str(n).encode()).hexdigest())
 
-    def load(heard: Any, rate: int, *_: object) -> Any:
-        return read(heard.clip.file, rate)[0]
+    def load(decoded: Any, *_: object) -> Any:
+        return decode(b"", 16000, file=decoded.clip.file)[0]
 
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()
     with (
-        mock.patch.object(engine, "read_waveform", read),
+        mock.patch.object(decoding, "decode_waveform", decode),
         mock.patch.object(batching, "load_clip", load),
         tempfile.TemporaryDirectory() as scratch,
     ):
         out = Path(scratch) / "c.h5"
-        extract_module.extract(clips, [encoder], out, provenance={"corpus": "x"}, workers=2)
+        extract(local_engine([encoder], workers=2), clips, out, provenance={"corpus": "x"})
         size = out.stat().st_size / 2**20
     return {
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

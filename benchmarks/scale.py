@@ -53,7 +53,7 @@ def measure(n_clips: int) -> dict[str, Any]:
     from serpipe.corpora import Clip
     from serpipe.features.cluster_engine import ClusterEngine
     from serpipe.features.engine import EngineOptions
-    from serpipe.features.extract import extract_by
+    from serpipe.features.extract import extract
 
     began: list[float] = []
 
@@ -72,7 +72,7 @@ def measure(n_clips: int) -> dict[str, Any]:
         connect("local:2") as cluster,
     ):
         engine = ClusterEngine(cluster, EngineOptions(encoder="stub"))
-        extract_by(engine, clips, Path(scratch) / "c.h5", provenance={}, track=track)
+        extract(engine, clips, Path(scratch) / "c.h5", provenance={}, track=track)
         end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"seconds": (began[1] - began[0], began[3] - began[2], end - began[3]), "peak": peak}
@@ -96,14 +96,14 @@ class Stub:
                     "layers": list(LAYERS), "poolings": ["mean"], "width": WIDTH}  # fmt: skip
         self.encoders = [SimpleNamespace(device=torch.device("cpu"), window_seconds=0.0)]
 
-    def hear(self, clips: Any) -> Iterator[Any]:
-        """Tell of each clip that it lasts three seconds."""
+    def check(self, clips: Any) -> Iterator[Any]:
+        """Yield each clip as one of three seconds."""
         from serpipe.features.audio import AudioFacts
-        from serpipe.features.batching import HeardClip
+        from serpipe.features.decoding import DecodedClip
 
         for clip in clips:
             name = hashlib.sha256(clip.name.encode()).hexdigest()
-            yield HeardClip(clip, AudioFacts(name, 16000, 1, 48000))
+            yield DecodedClip(clip, AudioFacts(name, 16000, 1, 48000))
 
     def embed(self, batches: Any) -> Iterator[Any]:
         """Return zeros."""

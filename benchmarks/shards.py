@@ -73,7 +73,7 @@ def drawn(rows: NDArray[np.intp]) -> Callable[[str, str], NDArray[np.float32]]:
 
 def stored(old: Cache, place: NDArray[np.intp]) -> Callable[[NDArray[np.intp]], Any]:
     """Return what reads rows of the old cache."""
-    return lambda rows: lambda pooling, layer: old.rows(pooling, layer, place[rows])
+    return lambda rows: lambda pooling, layer: old.read_rows(pooling, layer, place[rows])
 
 
 def blocks(rows: NDArray[np.intp], source: Callable[[Any], Any]) -> Iterable[RowSource]:

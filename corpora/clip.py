@@ -1,4 +1,4 @@
-"""One clip of a corpus, as its name tells it."""
+"""One clip of a corpus, as its name describes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,36 +8,35 @@ from ..remote import Place
 
 @dataclass(frozen=True, slots=True)  # of large corpora there are millions
 class Clip:
-    """What is known of a clip before its audio is opened.
+    """What is known of a clip before its audio is decoded.
 
     Attributes
     ----------
     file : Path or Remote
-        Where the audio is, on this machine or elsewhere. Never stored: a cache may travel.
+        The audio, local or remote. It is never stored, because caches may be moved.
     path : str
-        The same, relative to the corpus' folder, with forward slashes.
+        Its path relative to the folder of the corpus, with forward slashes.
     name : str
-        The clip's name in the release, unique in its corpus.
+        Its name in the release, unique in its corpus.
     corpus : str
         Name of the corpus, such as ``"ravdess"``.
     speaker : str
-        Who talks, unique in the corpus.
+        Unique in the corpus.
     sex : str
-        ``"female"`` or ``"male"``; empty where it is not told.
+        ``"female"`` or ``"male"``; empty if unknown.
     emotion : str
-        The emotion in the corpus' own words.
+        The label of the corpus.
     shared_emotion : str
-        The emotion in the words of :mod:`serpipe.corpora.emotions`; empty where there is none.
+        The label in the vocabulary of :mod:`serpipe.corpora.emotions`; empty if it has none.
     language : str
-        As ISO 639-1 says it.
+        ISO 639-1 code.
     intensity, statement, repetition : str
-        What the corpus tells besides; empty where it tells nothing.
+        Further labels of the corpus; empty if it has none.
     speaker_id : str
-        Who talks, unique across corpora: of a corpus whose reader knows its speakers
-        ``"CORPUS:SPEAKER"``, of a manifest the speaker as it is, who may occur in several corpora.
+        Unique across corpora: ``"CORPUS:SPEAKER"`` for a built-in corpus; for a manifest the
+        speaker as given, who may occur in several corpora.
     more : mapping of str to str or float
-        Further columns: ratings, or what a manifest tells. The same names and types for all clips
-        of a corpus.
+        Further columns, such as ratings, with the same names and types for all clips of a corpus.
     """
 
     file: Place
@@ -56,7 +55,7 @@ class Clip:
     more: Mapping[str, str | float] = field(default_factory=dict)
 
     def absolute(self) -> "Clip":
-        """Return it with a file that is found from any working directory."""
+        """Return the clip with an absolute path, for any working directory."""
         return replace(self, file=self.file.resolve())
 
 

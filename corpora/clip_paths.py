@@ -1,8 +1,8 @@
-r"""The files that the paths of a table mean, on whatever machine the table was written.
+r"""Find the files of the paths in a table, whatever machine the table was written on.
 
-A path is taken as it is written where there is such a file. Else backslashes are separators; of a
-path with a drive (``C:\corpus\a\1.wav``) the longest tail counts that is a file of the folder; and
-a name matches one that differs in its Unicode form only, as macOS and Windows write umlauts.
+A path is used as written if the file exists. Otherwise backslashes are separators; of a path with a
+drive (``C:\corpus\a\1.wav``) the longest tail that exists in the folder is used; and names match if
+they differ only in their Unicode form, as macOS and Windows write umlauts.
 """
 
 import os
@@ -18,18 +18,18 @@ from .csv_table import nfc
 
 @dataclass(frozen=True)
 class ClipPath:
-    """What a path of a table means.
+    """The file of a path in a table.
 
     Attributes
     ----------
     relative : str
         Relative to the folder, with forward slashes.
     is_file : bool
-        Whether it is one. On a web server, everything is until it is opened.
+        Whether the file exists. On a web server this is assumed until it is read.
     dropped : PureWindowsPath or None
-        The folder of another machine that stands before it in the table.
+        The folder of another machine before it in the table.
     changed : str
-        How it differs from what is written: ``"backslashes"``, ``"Unicode form"`` or nothing.
+        How it differs from the table: ``"backslashes"``, ``"Unicode form"`` or empty.
     """
 
     relative: str
@@ -58,12 +58,12 @@ class ClipFolder:
     _stored: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """List a store, in which asking for each file would take long."""
+        """List a store, where a request for each file would take long."""
         if isinstance(self.folder, Remote) and not self.folder.is_web:
             self._stored = _by_form(self.folder.files())
 
     def find(self, written: str) -> ClipPath:
-        """Return what a path means; as it is written, if nothing is there."""
+        """Return the file of a path; the path as written, if no file exists."""
         if isinstance(self.folder, Remote) and self.folder.is_web:
             return ClipPath(self._relative(written.replace("\\", "/")), True)
         for candidate, changed, dropped in _readings(written):
@@ -95,7 +95,7 @@ class ClipFolder:
             return f"../{path}"
 
     def _actual(self, relative: str) -> str | None:
-        """Return the path of a file as its folder spells it; ``None`` if there is none."""
+        """Return the path of a file as spelled in its folder; ``None`` if there is none."""
         if isinstance(self.folder, Remote):
             return _spelling(self._stored, relative)
         if _is_file(self.folder / relative):
@@ -108,8 +108,8 @@ class ClipFolder:
             if spelled is None:
                 return None
             parts.append(spelled)
-        found = "/".join(parts)
-        return found if _is_file(self.folder / found) else None
+        path = "/".join(parts)
+        return path if _is_file(self.folder / path) else None
 
     def _entries(self, folder: Path) -> dict[str, list[str]]:
         if folder not in self._listed:
@@ -121,7 +121,7 @@ class ClipFolder:
 
 
 def _readings(written: str) -> Iterator[tuple[str, str, PureWindowsPath | None]]:
-    """Yield what a path can mean: the path, how it was changed, and what was dropped before it."""
+    """Yield readings of a path: the path, how it was changed, and the dropped folder."""
     yield written, "", None
     windows = PureWindowsPath(written)
     if windows.drive or written.startswith("\\"):
@@ -134,15 +134,15 @@ def _readings(written: str) -> Iterator[tuple[str, str, PureWindowsPath | None]]
 
 
 def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return names by their form NFC."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """Return names by their Unicode form NFC."""
+    by_form: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        found[nfc(name)].append(name)
-    return dict(found)
+        by_form[nfc(name)].append(name)
+    return dict(by_form)
 
 
 def _spelling(names: dict[str, list[str]], name: str) -> str | None:
-    """Return the name that is equal, or else the only one that looks identical."""
+    """Return the equal name, or else the only one that looks identical."""
     alike = names.get(nfc(name), [])
     if name in alike:
         return name
@@ -152,5 +152,5 @@ def _spelling(names: dict[str, list[str]], name: str) -> str | None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long, or one that no file can have
+    except (OSError, ValueError):  # a name that is too long or invalid
         return False

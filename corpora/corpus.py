@@ -1,4 +1,4 @@
-"""What a reader of a corpus has to tell. One module per corpus fills one of these."""
+"""The description of a corpus; the module of each corpus makes one."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -6,31 +6,31 @@ from pathlib import PurePosixPath
 
 from ..remote import Place
 
-#: What a clip's name, or its corpus' label files, tell of it: the fields of ``Clip``.
-Told = dict[str, str]
+#: Fields of ``Clip`` that the name of a clip gives.
+NameFields = dict[str, str]
 
 
 class NameOutsideSchemeError(ValueError):
-    """A file name does not follow the corpus' scheme; the text says which part does not."""
+    """A file name does not follow the scheme of its corpus; the text names the wrong part."""
 
 
 def no_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
-    """Return nothing: the labels of most corpora stand in the names of their clips."""
+    """Return no labels: in most corpora the names of the clips give them."""
     return {}
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of a release that anybody may download.
+    """A file of a release that can be downloaded freely.
 
     Attributes
     ----------
     url : str
-        Where it is.
+        Its address.
     name : str
-        What the file is called here.
+        Name of the downloaded file.
     size : int
-        In bytes; 0 if the source does not say.
+        In bytes; 0 if the source does not state it.
     checksum : str
         ``"md5:..."`` or ``"sha256:..."``, as the source publishes it; empty if it does not.
     """
@@ -43,7 +43,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A data set and how to read its file names.
+    """A corpus, and how to read its file names.
 
     Attributes
     ----------
@@ -56,41 +56,41 @@ class Corpus:
     scheme : str
         The naming scheme, for error messages.
     read_name : callable
-        From a path relative to the corpus' folder to the fields of :class:`Clip` that the name
-        tells, or to a string that says why a well-named file is not one of the corpus' clips.
+        From a path relative to the folder of the corpus to the fields of :class:`Clip` that the
+        name gives, or to a string that says why a well-named file is not a clip of the corpus.
         Raises :class:`NameOutsideSchemeError` for any other name.
     expected : mapping of str to int
-        Clips per emotion, in the corpus' own words, in the full release.
+        Clips per emotion, with the labels of the corpus, in the full release.
     shared : mapping of str to str
-        From the corpus' own words for emotions to those of ``corpora.emotions``; empty where an
+        From the labels of the corpus to the shared emotions of ``corpora.emotions``; empty where an
         emotion has no counterpart.
     language : str
-        Of the speech, as ISO 639-1 says it.
+        ISO 639-1 code of the speech.
     licence, citation, homepage : str
         For provenance and model cards.
     speakers : int
         In the full release.
     faults : tuple of str
-        What is known to be wrong with the release.
+        Known errors and peculiarities of the release.
     archives : tuple of Archive
-        What may be downloaded by anybody.
+        Files that can be downloaded freely.
     access : str
         How to get the corpus.
     corpus : str
-        The name in the clip table where it is another: parts of one corpus share their speakers.
+        The name in the clip table if it differs: parts of one corpus share their speakers.
     group : str
-        The column whose values group speakers that were recorded together, such as
-        ``"session"``; empty if speakers were recorded alone.
+        The column that groups speakers who were recorded together, such as ``"session"``; empty if
+        speakers were recorded alone.
     read_labels : callable
-        From the folder to what label files tell of each clip, by its name; a clip of which these
-        tell nothing is bad. Labels that are numbers become columns of ratings.
+        From the folder to the fields that label files give, by name of the clip; a clip without
+        labels is bad. Numeric labels become columns of ratings.
     """
 
     name: str
     title: str
     suffixes: tuple[str, ...]
     scheme: str
-    read_name: Callable[[PurePosixPath], Told | str]
+    read_name: Callable[[PurePosixPath], NameFields | str]
     expected: Mapping[str, int]
     shared: Mapping[str, str]
     language: str

@@ -1,14 +1,14 @@
 """CREMA-D: 91 actors, 12 sentences, 6 emotions, 7442 clips.
 
 Cao et al. (2014), IEEE Transactions on Affective Computing 5(4): 377-390. A name such as
-``1001_DFA_ANG_XX.wav`` gives actor, sentence, emotion and intensity. Who is a woman is told by the
-release's VideoDemographics.csv, and copied here, as that file is often not beside the clips.
+``1001_DFA_ANG_XX.wav`` gives actor, sentence, emotion and intensity. The sex of the actors comes
+from the release's VideoDemographics.csv, which is often not beside the clips.
 """
 
 from pathlib import PurePosixPath
 
 from ..errors import counted
-from .corpus import Archive, Corpus, NameOutsideSchemeError, Told
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
 from .emotions import shared_word
 
 EMOTIONS = {
@@ -44,18 +44,8 @@ ACTORS = tuple(str(number) for number in range(1001, 1092))
 _MISNAMED = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}
 
 
-def read_name(path: PurePosixPath) -> Told | str:
-    """Read what a CREMA-D file name tells.
-
-    Parameters
-    ----------
-    path : PurePosixPath
-        The file, relative to the corpus' folder. The folders are free.
-
-    Returns
-    -------
-    dict of str to str
-        The fields of a clip.
+def read_name(path: PurePosixPath) -> NameFields | str:
+    """Return the fields of a clip that a CREMA-D file name gives; the folders are free.
 
     Raises
     ------
@@ -103,9 +93,9 @@ CREMAD = Corpus(
         "1076_MTI_SAD_XX.wav has no sound",
         "1040_ITH_SAD_X.wav lacks a letter of its name",
         "a clone without git-lfs holds pointers instead of audio",
-        "the labels are what the actors meant, not what listeners heard",
+        "the labels are what the actors intended, not what raters perceived",
     ),
-    # The authors publish single files by git-lfs; this is a copy of others, without a checksum.
+    # The authors publish single files with git-lfs; this copy by others has no checksum.
     archives=(
         Archive(
             "https://huggingface.co/datasets/myleslinder/crema-d/resolve/"

@@ -1,4 +1,4 @@
-"""From what ``--data`` says to the clips of one or more corpora."""
+"""Find the clips of the corpora that ``--data`` and ``--manifest`` name."""
 
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,23 @@ from . import CORPORA, missing
 from .clip import Clip
 from .corpus import Corpus, NameOutsideSchemeError
 from .manifest import read_manifest
-from .scan import Scan, audio_files, scan
+from .scan import Scan, audio_files, not_a_folder, scan
 from .speakers import describe_similar, similar_speakers
 
-#: What ``--data`` says for the sample that ships with the package.
+#: Value of ``--data`` for the sample that ships with the package.
 SAMPLE = "sample"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A folder and the corpus that it is read as.
+    """A folder and its corpus.
 
     Attributes
     ----------
     folder : Path or Remote
-        Where the clips are.
+        The folder of the clips.
     corpus : Corpus
-        How they are named.
+        Gives their naming scheme.
     name, title : str
         For files, and for tables.
     """
@@ -50,13 +50,13 @@ class Data:
     name, title : str
         For files, and for tables.
     clips : tuple of Clip
-        Those that can be used.
+        The usable clips.
     bad : tuple of BadClipError
-        Those that cannot.
+        Why the others are not usable.
     licence, citation : str
         For provenance and model cards.
     description : str
-        How a manifest was read, if there is anything to say.
+        How a manifest was read, if it has peculiarities.
     """
 
     name: str
@@ -69,19 +69,19 @@ class Data:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What is stored beside numbers that come from the clips."""
+        """The provenance of numbers that come from the clips."""
         return {"corpus": self.title, "licence": self.licence, "citation": self.citation}
 
 
 def find_source(data: str) -> Source:
-    """Turn one value of ``--data`` into a folder and a corpus.
+    """Return the folder and the corpus of one value of ``--data``.
 
     Parameters
     ----------
     data : str
-        ``"sample"`` for the built-in sample; a folder, whose corpus is told by the names of its
-        clips; or ``"CORPUS=DIR"``, the only way to name a corpus that another package registers.
-        A folder may be the address of one elsewhere.
+        ``"sample"`` for the built-in sample; a folder, whose clips identify the corpus by their
+        names; or ``"CORPUS=DIR"``, which is necessary for corpora of other packages. A folder may
+        be a remote address.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def find_source(data: str) -> Source:
     Raises
     ------
     UserError
-        If there is no such folder, or its names are those of no corpus.
+        If there is no such folder, or its names follow the scheme of no corpus.
     """
     if data == SAMPLE:
         corpus = CORPORA["ravdess"]
@@ -103,26 +103,15 @@ def find_source(data: str) -> Source:
         folder = place(data)
         if equals and isinstance(folder, Path) and not folder.exists():
             raise UserError(
-                f"--data {data}: no corpus {name!r} and no such folder; expected DIR or CORPUS=DIR "
-                f"with one of {', '.join(CORPORA)}; check its name"
+                f"--data {data}: no corpus {name!r} and no such folder; give DIR, or CORPUS=DIR "
+                f"with one of {', '.join(CORPORA)}"
             )
-        corpus = _told_by_names(folder)
+        corpus = _corpus_of_names(folder)
     return Source(folder, corpus, corpus.name, corpus.title)
 
 
 def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
-    """Put the clips of several sources together.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-        Where from.
-    scans : sequence of Scan
-        What was found in each.
-
-    Returns
-    -------
-    Data
+    """Combine the clips of several sources, given with the scan of each.
 
     Raises
     ------
@@ -130,13 +119,13 @@ def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
         If two sources hold a clip of the same corpus and name, or at the same path.
     """
     first: dict[tuple[str, str], Clip] = {}
-    for found in scans:
-        for clip in found.clips:
+    for scanned in scans:
+        for clip in scanned.clips:
             for what, value in (("name", f"{clip.corpus} {clip.name}"), ("path", clip.path)):
                 if (what, value) in first:
                     raise UserError(
-                        f"{clip.file}: has the {what} of {first[what, value].file}; expected each "
-                        "clip once; give each folder once, or the folder above both"
+                        f"{clip.file}: has the {what} of {first[what, value].file}; give each "
+                        "folder once, or the folder above both"
                     )
                 first[what, value] = clip
 
@@ -147,27 +136,15 @@ def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
     return Data(
         name="+".join(dict.fromkeys(source.name for source in sources)),
         title=", ".join(dict.fromkeys(source.title for source in sources)),
-        clips=tuple(clip for found in scans for clip in found.clips),
-        bad=tuple(error for found in scans for error in found.bad),
+        clips=tuple(clip for scanned in scans for clip in scanned.clips),
+        bad=tuple(error for scanned in scans for error in scanned.bad),
         licence=each("licence"),
         citation=each("citation"),
     )
 
 
 def listed(manifest: Place, root: Place | None = None) -> Data:
-    """Return the clips that a manifest lists.
-
-    Parameters
-    ----------
-    manifest : Path or Remote
-        As :func:`~serpipe.corpora.manifest.read_manifest` reads it.
-    root : Path or Remote, optional
-        The folder that its paths are relative to; that of the manifest by default.
-
-    Returns
-    -------
-    Data
-    """
+    """Return the clips of a manifest; its paths are relative to ``root`` or else to its folder."""
     table = local(manifest, file=True)
     read = read_manifest(table, root or manifest.parent)
     unknown = f"as the clips of {table.name}"
@@ -175,19 +152,7 @@ def listed(manifest: Place, root: Place | None = None) -> Data:
 
 
 def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]]:
-    """Find and scan the folders that ``--data`` names.
-
-    Parameters
-    ----------
-    data : sequence of str
-        As :func:`find_source` reads each.
-
-    Returns
-    -------
-    sources : tuple of Source
-    scans : tuple of Scan
-        One for each source.
-    """
+    """Return the sources of the values of ``--data``, and a scan of each."""
     sources = tuple(find_source(each) for each in data)
     return sources, tuple(scan(source.folder, source.corpus) for source in sources)
 
@@ -199,19 +164,19 @@ def gather(
     skip_bad: bool = False,
     say: Say = say_nothing,
 ) -> Data:
-    """Find the clips of ``--data`` and ``--manifest``, and say what was found.
+    """Return the clips of ``--data`` and ``--manifest``, and report how many there are.
 
     Parameters
     ----------
     data : sequence of str
-        As :func:`find_source` reads each; the built-in sample if empty. With a manifest at most
+        As :func:`find_source` takes each; if empty, the built-in sample. With a manifest at most
         one: the folder that its paths are relative to.
     manifest : str, Path or Remote, optional
-        A table of clips, as :func:`listed` reads it.
+        A table of clips.
     skip_bad : bool
-        Leave clips out whose names are wrong.
+        Omit clips with wrong names.
     say : callable
-        Takes the lines.
+        Receives the lines.
 
     Returns
     -------
@@ -222,62 +187,56 @@ def gather(
     BadClipsError
         If names are wrong, unless ``skip_bad``; if all are.
     UserError
-        If there is no such folder, or its names are those of no corpus.
+        If there is no such folder, or its names follow the scheme of no corpus.
     """
     if manifest:
         if len(data) > 1:
             raise UserError(
-                f"--data: {len(data)} folders with --manifest; expected one, that its paths are "
-                "relative to; give the folder above all clips"
+                f"--data: {len(data)} folders with --manifest; give the one that its paths are "
+                "relative to"
             )
         table = place(manifest)
-        found = listed(table, place(data[0]) if data else None)
-        speakers = {clip.speaker for clip in found.clips}
-        say(f"clips    {len(found.clips)} of {counted(len(speakers), 'speaker')} in {table}")
-        if found.description:
-            say(f"         {found.description}")
+        listed_data = listed(table, place(data[0]) if data else None)
+        speakers = {clip.speaker for clip in listed_data.clips}
+        say(f"clips    {len(listed_data.clips)} of {counted(len(speakers), 'speaker')} in {table}")
+        if listed_data.description:
+            say(f"         {listed_data.description}")
         similar = similar_speakers(speakers)
         if similar:
             say(
                 f"note     speaker ids differ only in spelling: {describe_similar(similar)}; "
                 "correct the table, or decide with `serpipe fit --similar-speakers`"
             )
-        return found
+        return listed_data
     sources, scans = find_data(data or [SAMPLE])
     for source, scanned in zip(sources, scans, strict=True):
         say(f"corpus   {source.title}: {counted(len(scanned.clips), 'clip')} in {source.folder}")
-        for what, count in scanned.left_out.items():
-            say(f"         {count} x {what} left out: not a clip of {source.title}")
+        for what, count in scanned.omitted.items():
+            say(f"         {count} x {what} omitted: not a clip of {source.title}")
         short = {} if source.name == SAMPLE else missing(scanned.clips, source.corpus)
         if short:
-            told = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
-            say(f"         not the whole release: {told}")
-    found = join(sources, scans)
-    if found.bad and (not skip_bad or not found.clips):
-        raise BadClipsError(
-            found.bad, f"{counted(len(found.clips), 'other')} can, to judge by names"
-        )
-    return found
+            counts = ", ".join(f"{emotion} {n} of {of}" for emotion, (n, of) in short.items())
+            say(f"         not the whole release: {counts}")
+    joined = join(sources, scans)
+    if joined.bad and (not skip_bad or not joined.clips):
+        others = counted(len(joined.clips), "other")
+        raise BadClipsError(joined.bad, f"{others} can, to judge by names")
+    return joined
 
 
-def _told_by_names(folder: Place) -> Corpus:
+def _corpus_of_names(folder: Place) -> Corpus:
     """Return the corpus whose scheme most names below a folder follow."""
     if not folder.is_dir():
-        what = "a file" if folder.exists() else "nothing"
-        raise UserError(
-            f"{folder}: {what} there; expected the folder of a corpus; "
-            "give it with --data DIR, or take the built-in sample: --data sample"
-        )
+        raise not_a_folder(folder, "a corpus")
     built_in = CORPORA.built_in.values()
     suffixes = tuple({suffix for corpus in built_in for suffix in corpus.suffixes})
     files = list(audio_files(folder, suffixes))
     if not files:
         raise UserError(
-            f"{folder}: no audio files ({'/'.join(sorted(suffixes))}) at any depth; expected the "
-            "clips of a corpus; check --data"
+            f"{folder}: no audio files ({'/'.join(sorted(suffixes))}) at any depth; check --data"
         )
     own = folder.resolve().name
-    # A part of a corpus, such as its songs, is taken for the folder only where nothing else is.
+    # A part of a corpus, such as its songs, is considered only if no whole corpus matches.
     whole = [corpus for corpus in built_in if not corpus.corpus]
     parts = [corpus for corpus in built_in if corpus.corpus]
     for candidates in (whole, parts):
@@ -285,36 +244,36 @@ def _told_by_names(folder: Place) -> Corpus:
         _refuse_several(folder, named)
         most = max(map(len, named.values()))
         if most:
-            return CORPORA[next(name for name, found in named.items() if len(found) == most)]
+            return CORPORA[next(name for name, paths in named.items() if len(paths) == most)]
     schemes = "; ".join(corpus.scheme for corpus in whole)
     raise UserError(
-        f"{folder}: {counted(len(files), 'audio file')}, the first {files[0]}, none named as in a "
-        "corpus "
-        f"that serpipe reads; expected {schemes}; name the corpus with --data CORPUS=DIR to see "
-        "what is wrong with each name, or describe the clips in a table: --manifest clips.csv"
+        f"{folder}: {counted(len(files), 'audio file')}, the first {files[0]}, "
+        f"none named as in a corpus that serpipe reads; expected {schemes}; name the corpus with "
+        "--data CORPUS=DIR to see what is wrong with each name, or describe the clips in a table: "
+        "--manifest clips.csv"
     )
 
 
 def _named_as(corpus: Corpus, own: str, files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """Return the files that are named as clips of a corpus; ``own`` is the name of the folder."""
-    found = []
+    named = []
     for path in files:
         try:
             if not isinstance(corpus.read_name(own / path), str):
-                found.append(path)
+                named.append(path)
         except NameOutsideSchemeError:
             continue
-    return found
+    return named
 
 
 def _refuse_several(folder: Place, named: Mapping[str, Sequence[PurePosixPath]]) -> None:
-    """Refuse a folder that holds several corpora, each in a folder of its own."""
+    """Refuse a folder with several corpora, each in a folder of its own."""
     tops = {
-        name: PurePosixPath(posixpath.commonpath([path.parent for path in found]))
-        for name, found in named.items()
-        if found
+        name: PurePosixPath(posixpath.commonpath([path.parent for path in paths]))
+        for name, paths in named.items()
+        if paths
     }
-    # A few names that another scheme allows as well lie within the folder of their corpus.
+    # A few names that another scheme also allows are within the folder of their corpus.
     apart = [
         name
         for name, top in tops.items()
@@ -328,6 +287,6 @@ def _refuse_several(folder: Place, named: Mapping[str, Sequence[PurePosixPath]])
         held = ", ".join(f"{name} in {folder / tops[name]}" for name in apart)
         options = [part for name in apart for part in ("--data", str(folder / tops[name]))]
         raise UserError(
-            f"{folder}: holds several corpora: {held}; expected the folder of one corpus for each "
-            f"--data; use {join_words(options)}"
+            f"{folder}: holds several corpora: {held}; give each its own --data: "
+            f"{join_words(options)}"
         )

@@ -1,7 +1,7 @@
-"""Fetch the archives of open corpora: resumed where they broke off, checked, unpacked safely.
+"""Download the archives of open corpora: resume broken transfers, check them, unpack them safely.
 
-What a server sends is trusted with nothing: neither its length, nor where it redirects to, nor the
-names inside an archive.
+Nothing that a server sends is trusted: neither its length, nor its redirects, nor the names inside
+an archive.
 """
 
 import gzip
@@ -43,20 +43,20 @@ from ..progress import Track, no_track
 from .corpus import Archive
 
 GIB = 2**30
-#: The most bytes taken of an archive whose size its source does not say.
+#: Limit on an archive whose size its source does not state.
 MAX_BYTES = 8 * GIB
-#: The most that the files of one archive may hold together.
+#: Limit on the sizes of all files in an archive...
 MAX_UNPACKED_BYTES = 20 * GIB
-#: ... and how many times the archive's own size: speech does not shrink to a hundredth.
+#: ... and on their ratio to the size of the archive: speech does not shrink to a hundredth.
 MAX_RATIO = 100
 MAX_FILES = 100_000
-#: Of each part of a name; file systems take 255 bytes, and an unfinished file has a suffix more.
+#: Bytes of each part of a name: file systems take 255, and unfinished files have another suffix.
 MAX_NAME_BYTES = 240
 MAX_DEPTH = 32
 MAX_REDIRECTS = 5
-#: How often one run asks for one archive; each time it goes on where the last one broke off.
+#: Attempts per archive in one run; each resumes where the last one ended.
 ATTEMPTS = 5
-#: Seconds without a byte, or without a connection, after which a server counts as gone.
+#: Seconds without a byte or a connection after which a transfer is broken off.
 TIMEOUT = 30.0
 CHUNK_BYTES = 2**20
 
@@ -65,7 +65,7 @@ _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Downloaded:
-    """An archive that is here, whole.
+    """A complete archive on this machine.
 
     Attributes
     ----------
@@ -74,13 +74,13 @@ class Downloaded:
     size : int
         In bytes.
     sha256 : str
-        Of the whole file, in hexadecimal: to note down where its source publishes no checksum.
+        Hexadecimal; to be recorded if its source publishes no checksum.
     verified : bool
-        Whether it was held against a published checksum.
+        Whether it was compared with a published checksum.
     fetched : bool
-        Whether it was downloaded now; ``False`` if it was here already.
+        Whether it was downloaded now; ``False`` if it existed already.
     unpacked : int
-        How many files of it are in the folder now.
+        Number of its files in the folder.
     """
 
     path: Path
@@ -99,24 +99,24 @@ def download(
     unpack: bool = True,
     pause: float = 1.0,
 ) -> tuple[Downloaded, ...]:
-    """Fetch archives into a folder and unpack them there.
+    """Download archives into a folder and unpack them there.
 
-    What arrives is kept in ``NAME.part`` until it is whole and its checksum is right; a later run
-    goes on from there if the file at the source is still the same. An archive that is here already
-    is checked and not fetched again. The archives stay beside what is unpacked from them.
+    Received bytes are kept in ``NAME.part`` until the archive is complete and its checksum correct;
+    a later run resumes if the file at the source is still the same. An existing archive is checked
+    and not downloaded again. The archives stay beside their unpacked files.
 
     Parameters
     ----------
     archives : iterable of Archive
-        What to fetch.
+        What to download.
     folder : Path
-        Where to; made if it is not there.
+        The target; created if necessary.
     track : callable
-        Shows progress: called as ``track(chunks, name, number_of_bytes)`` for each archive, the
-        number being 0 where the source does not say it. See :func:`track_bytes`.
+        Shows progress: called as ``track(chunks, name, number_of_bytes)`` for each archive; the
+        number is 0 if the source does not state it. See :func:`track_bytes`.
     unpack : bool
-        Whether to unpack ``.zip``, ``.tar.gz`` and ``.tgz`` files. Files that are there already
-        with the same content are left alone.
+        Whether to unpack ``.zip``, ``.tar.gz`` and ``.tgz`` files. Existing files with the same
+        content stay as they are.
     pause : float
         Seconds before the second attempt; doubled before each further one.
 
@@ -128,8 +128,8 @@ def download(
     Raises
     ------
     MachineError
-        If the network or the disk fails, or if what the server sends is not the archive. What was
-        received is kept if it may still become the archive.
+        If the network or the disk fails, or the server sends another file. Received bytes are kept
+        if they can still become the archive.
     UserError
         If the folder cannot be used, if another download uses it, or if a file of an archive would
         replace a different one.
@@ -140,12 +140,11 @@ def download(
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"{folder}: another download is writing there; expected one at a time; wait for it"
+            f"{folder}: another download is writing to it; wait until it ends"
         ) from None
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); expected a folder of yours; "
-            "choose another"
+            f"{folder}: cannot be written to ({error.strerror}); choose another folder"
         ) from error
     try:
         return tuple(_fetch(archive, folder, track, unpack, pause) for archive in archives)
@@ -154,22 +153,7 @@ def download(
 
 
 def track_bytes(chunks: Iterable[bytes], what: str, total: int) -> Iterator[bytes]:
-    """Show a progress bar in bytes: on standard error, and only where that is a terminal.
-
-    Parameters
-    ----------
-    chunks : iterable of bytes
-        What arrives.
-    what : str
-        What is being fetched.
-    total : int
-        How many bytes there are; 0 if that is not known.
-
-    Yields
-    ------
-    bytes
-        The chunks.
-    """
+    """Yield chunks with a progress bar in bytes on standard error, if that is a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -199,7 +183,7 @@ def track_bytes(chunks: Iterable[bytes], what: str, total: int) -> Iterator[byte
 def _fetch(
     archive: Archive, folder: Path, track: Track[bytes], unpack: bool, pause: float
 ) -> Downloaded:
-    """Bring one archive here, if it is not, and unpack it."""
+    """Download one archive, if it does not exist, and unpack it."""
     path = folder / archive.name
     fetched = not path.exists()
     if fetched:
@@ -220,7 +204,7 @@ def _fetch(
 
 
 def _check(archive: Archive, path: Path) -> str:
-    """Return the SHA-256 of a file; remove what was just fetched if it is not the archive."""
+    """Return the SHA-256 of a file; remove a download that is not the archive."""
     kind, _, expected = archive.checksum.partition(":")
     sha256 = hashlib.sha256()
     published = hashlib.new(kind or "sha256", usedforsecurity=False)
@@ -232,35 +216,34 @@ def _check(archive: Archive, path: Path) -> str:
                 published.update(chunk)
     except OSError as error:
         raise MachineError(
-            f"{path}: cannot be read ({error.strerror}); expected {archive.name}; "
-            "remove it and run the same command again"
+            f"{path}: cannot be read ({error.strerror}); remove it and run the same command again"
         ) from error
-    found, should = f"{size} bytes", f"{archive.size} bytes"
+    actual, should = f"{size} bytes", f"{archive.size} bytes"
     if not archive.size or size == archive.size:
-        found, should = f"{kind} {published.hexdigest()}", f"{kind} {expected}"
+        actual, should = f"{kind} {published.hexdigest()}", f"{kind} {expected}"
         if not expected or published.hexdigest() == expected.lower():
             return sha256.hexdigest()
-    if path.name == archive.name:  # it was here before: not ours to remove
+    if path.name == archive.name:  # it existed before: only the user may remove it
         raise MachineError(
-            f"{path}: has {found}; expected {should} as at {archive.url}; "
+            f"{path}: has {actual}; expected {should} as at {archive.url}; "
             "remove it and run the same command again"
         )
     _Part(archive, path).drop()
     raise MachineError(
-        f"{archive.url}: what came has {found}; expected {should}; it is removed: run the same "
-        "command again, and if that does not help the file at the source has changed"
+        f"{archive.url}: the download has {actual}; expected {should}; it was removed: run the "
+        "same command again; if that does not help, the file at the source has changed"
     )
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Tell in one line what keeps a file from being written."""
+    """Explain in one line why a file cannot be written."""
     try:
         yield
     except OSError as error:
         raise MachineError(
-            f"{path}: cannot be written ({error.strerror}); expected a folder with room that you "
-            "may write to; make room and run the same command again: what is there is kept"
+            f"{path}: cannot be written ({error.strerror}); check permissions and free space, and "
+            "run the same command again: received bytes are kept"
         ) from error
 
 
@@ -269,7 +252,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Part:
-    """What has arrived of an archive, and beside it a note of which file that is a part of."""
+    """The received part of an archive, and beside it a note that identifies the file."""
 
     archive: Archive
     path: Path
@@ -279,11 +262,11 @@ class _Part:
         object.__setattr__(self, "note", self.path.with_name(self.path.name + ".json"))
 
     def size(self) -> int:
-        """Return how many bytes have arrived."""
+        """Return the number of received bytes."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def read_note(self) -> dict[str, Any]:
-        """Return what the server told of the file; empty if it is not known, or not of this one."""
+        """Return what the server stated about the file; empty if unknown or of another file."""
         try:
             note = json.loads(read_text(self.note, CHUNK_BYTES))
         except (OSError, ValueError, RecursionError):
@@ -291,24 +274,24 @@ class _Part:
         return note if isinstance(note, dict) and note.get("url") == self.archive.url else {}
 
     def drop(self) -> None:
-        """Forget what has arrived."""
+        """Remove the received part."""
         with _writing(self.path):
             self.path.unlink(missing_ok=True)
             self.note.unlink(missing_ok=True)
 
     def start(self, note: Mapping[str, Any]) -> None:
-        """Begin anew, with a note of which file this is."""
+        """Start over, with a note that identifies the file."""
         self.drop()
         with _writing(self.path), create_file(self.note) as file:
             write_all(file, json.dumps({"url": self.archive.url, **note}).encode())
 
 
 class _BrokenOffError(Exception):
-    """The connection ended early, or the server asks to come back later; the text says how."""
+    """The connection ended early, or the server asks to try later; the text says which."""
 
 
 def _receive(part: _Part, pause: float) -> Iterator[bytes]:
-    """Let the rest of an archive arrive, in several attempts if needed; yield what arrives."""
+    """Receive the rest of an archive, in several attempts if necessary; yield the chunks."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
@@ -316,35 +299,34 @@ def _receive(part: _Part, pause: float) -> Iterator[bytes]:
             yield from _attempt(part)
             return
         except _BrokenOffError as error:
-            told = str(error)
+            reason = str(error)
     size = part.archive.size or part.read_note().get("total") or 0
     raise MachineError(
-        f"{part.archive.url}: {told}, {ATTEMPTS} times; expected {size or 'all its'} bytes, have "
-        f"{part.size()}; run the same command again when the network is better: what is there is "
-        "kept"
+        f"{part.archive.url}: {reason}, {ATTEMPTS} times; expected {size or 'all its'} bytes, have "
+        f"{part.size()}, which are kept: run the same command again when the network is better"
     )
 
 
 def _attempt(part: _Part) -> Iterator[bytes]:
-    """Ask once for what is missing of an archive; write and yield what comes."""
+    """Request the missing bytes of an archive once; write and yield them."""
     archive, note, have = part.archive, part.read_note(), part.size()
     limit = archive.size or MAX_BYTES
     validator = note.get("etag") or note.get("modified") or ""
-    # Without either, what the server has now might be another file than what is here.
+    # Without either, the file on the server may be another one by now.
     if have > limit or not note or not (validator or archive.checksum):
         part.drop()
         have = 0
     if have and have == (archive.size or note.get("total")):
-        return  # it came whole, and then something stopped the program
+        return  # it was complete when the program was stopped
     headers = {"User-Agent": f"serpipe/{__version__}", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if validator and not validator.startswith("W/"):  # RFC 9110: If-Range takes no weak ones
+        if validator and not validator.startswith("W/"):  # RFC 9110: no weak ones in If-Range
             headers["If-Range"] = validator
     with closing(_open(archive.url, headers, part)) as response:
         if response.status not in (200, 206):
             raise _refused(archive.url, f"the server answers {response.status}", "a file")
-        start, total = _place(response)
+        start, total = _range(response)
         now = {
             "etag": response.headers.get("ETag", ""),
             "modified": response.headers.get("Last-Modified", ""),
@@ -354,10 +336,10 @@ def _attempt(part: _Part) -> Iterator[bytes]:
             part.drop()
             raise MachineError(
                 f"{archive.url}: the server announces {total} bytes; expected "
-                f"{archive.size or f'at most {limit}'}; the file at the source has changed, or "
-                "this is another one: get it by hand from the corpus' page"
+                f"{archive.size or f'at most {limit}'}; it is another file, or has changed at the "
+                "source: download it by hand from the page of the corpus"
             )
-        # Not every server minds If-Range, and an answer to it may leave some of these out.
+        # Not every server supports If-Range, and its answer may omit some of these.
         changed = any(now[key] and note.get(key) and now[key] != note[key] for key in now)
         if start and (start != have or changed):
             part.drop()
@@ -369,7 +351,7 @@ def _attempt(part: _Part) -> Iterator[bytes]:
             file = open_file(part.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with closing(file):
             while total is None or have < total:
-                # One byte more than there may be, to tell an endless body from a whole one.
+                # One byte more than allowed, to detect an endless body.
                 chunk = _read(response, min(CHUNK_BYTES, (total or limit + 1) - have))
                 if not chunk:
                     break
@@ -377,9 +359,8 @@ def _attempt(part: _Part) -> Iterator[bytes]:
                 if have > limit:
                     part.drop()
                     raise MachineError(
-                        f"{archive.url}: the server sends more than {limit} bytes; expected "
-                        f"{'that many' if archive.size else 'no more'}; nothing of it is kept: "
-                        "get the file by hand from the corpus' page"
+                        f"{archive.url}: the server sends more than {limit} bytes; "
+                        "nothing is kept: download the file by hand from the page of the corpus"
                     )
                 with _writing(part.path):
                     write_all(file, chunk)
@@ -389,7 +370,7 @@ def _attempt(part: _Part) -> Iterator[bytes]:
 
 
 def _read(response: Any, size: int) -> bytes:
-    """Read what is there, at most so many bytes."""
+    """Read available bytes, at most ``size``."""
     try:
         chunk: bytes = response.read1(size)
     except (OSError, http.client.HTTPException) as error:
@@ -397,21 +378,21 @@ def _read(response: Any, size: int) -> bytes:
     return chunk
 
 
-def _place(response: Any) -> tuple[int, int | None]:
-    """Return where in the file a response begins, and the size of the file if it is told."""
+def _range(response: Any) -> tuple[int, int | None]:
+    """Return the offset at which a response begins, and the size of the file if stated."""
     if response.status == 206:
         unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
         span, _, total = rest.partition("/")
         start = span.partition("-")[0]
         if unit == "bytes" and start.isdecimal() and (total == "*" or total.isdecimal()):
             return int(start), None if total == "*" else int(total)
-        return -1, None  # fits no place, so that all is asked for anew
+        return -1, None  # matches no offset, so that all is requested again
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None
 
 
 def _open(url: str, headers: Mapping[str, str], part: _Part) -> Any:
-    """Ask a server for a file; follow a few redirects, none of which may leave the web or TLS."""
+    """Request a file; follow a few redirects, which must stay on the web and keep TLS."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -421,11 +402,13 @@ def _open(url: str, headers: Mapping[str, str], part: _Part) -> Any:
         urllib.request.HTTPDefaultErrorHandler(),
     ):
         opener.add_handler(handler)
-    asked = url
+    address = url
     for _ in range(MAX_REDIRECTS + 1):
-        _check_url(asked, url)
+        _check_url(address, url)
         try:
-            return opener.open(urllib.request.Request(asked, headers=dict(headers)), None, TIMEOUT)
+            return opener.open(
+                urllib.request.Request(address, headers=dict(headers)), None, TIMEOUT
+            )
         except urllib.error.HTTPError as error:
             error.close()
             code, location = error.code, _location(error.headers)
@@ -433,15 +416,15 @@ def _open(url: str, headers: Mapping[str, str], part: _Part) -> Any:
             raise _BrokenOffError(f"no answer ({first_line(error)})") from error
         if code in (301, 302, 303, 307, 308) and location:
             try:
-                asked, before = urllib.parse.urljoin(asked, location), asked
+                address, before = urllib.parse.urljoin(address, location), address
             except ValueError:
                 raise _refused(url, f"leads to {location!r}", "http or https") from None
-            if before.lower().startswith("https:") and not asked.lower().startswith("https:"):
-                raise _refused(url, f"redirects from https to {asked!r}", "https all the way")
+            if before.lower().startswith("https:") and not address.lower().startswith("https:"):
+                raise _refused(url, f"redirects from https to {address!r}", "https all the way")
             continue
-        if code == 416:  # what is here is no beginning of what is there
+        if code == 416:  # the received part is not the start of the file
             part.drop()
-            raise _BrokenOffError("the server has no more of the file than is here")
+            raise _BrokenOffError("the server has no more bytes of the file")
         if code in _TRY_AGAIN:
             raise _BrokenOffError(f"the server answers {code}")
         raise _refused(url, f"the server answers {code}", "a file")
@@ -449,12 +432,12 @@ def _open(url: str, headers: Mapping[str, str], part: _Part) -> Any:
 
 
 def _location(headers: Message) -> str:
-    """Return where a redirect leads, with what may not stand in a URL escaped."""
+    """Return the target of a redirect, with characters escaped that a URL may not contain."""
     return urllib.parse.quote(headers.get("Location", ""), safe="%/:=&?~#+!$,;'@()*[]")
 
 
 def _check_url(url: str, first: str) -> None:
-    """Refuse what is not on the web or names a user."""
+    """Refuse an address that is not on the web or contains a user name."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
@@ -462,12 +445,13 @@ def _check_url(url: str, first: str) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _refused(first, f"leads to {url!r}", "http or https")
     if parts.username is not None:
-        raise _refused(first, "leads to an address with a user name", "one for anybody")
+        raise _refused(first, "leads to an address with a user name", "a public one")
 
 
-def _refused(url: str, found: str, expected: str) -> MachineError:
+def _refused(url: str, problem: str, expected: str) -> MachineError:
     return MachineError(
-        f"{url}: {found}; expected {expected}; get the file by hand from the corpus' page"
+        f"{url}: {problem}; expected {expected}; download the file by hand from the page of the "
+        "corpus"
     )
 
 
@@ -485,23 +469,13 @@ class _Member:
 
 
 def _unpack(path: Path, folder: Path) -> int:
-    """Unpack an archive, all names of which are looked at before the first file is written.
+    """Unpack an archive (``.zip`` or ``.tar.gz``) into a folder; return the number of its files.
 
-    Parameters
-    ----------
-    path : Path
-        The archive, ``.zip`` or else ``.tar.gz``.
-    folder : Path
-        Where its files go.
-
-    Returns
-    -------
-    int
-        How many files of it are in the folder now.
+    All names are checked before the first file is written.
     """
     open_members = _zip_members if path.name.lower().endswith(".zip") else _tar_members
-    with _reading(path), open_members(path) as found:
-        members = _safe(path, found)
+    with _reading(path), open_members(path) as listed:
+        members = _safe(path, listed)
         for member in members:
             _unpack_member(path, member, folder.joinpath(*PurePosixPath(member.name).parts))
     return len(members)
@@ -509,22 +483,21 @@ def _unpack(path: Path, folder: Path) -> int:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Tell in one line that an archive is damaged, or cannot be read."""
+    """Explain in one line that an archive is damaged, or cannot be read."""
     try:
         yield
     except SerpipeError:
         raise
-    except Exception as error:  # whatever a damaged archive makes zipfile and tarfile raise
+    except Exception as error:  # zipfile and tarfile may raise anything for a damaged archive
         raise MachineError(
-            f"{path}: is damaged ({first_line(error)}); expected an archive that can be unpacked; "
-            "remove it and run the same command again"
+            f"{path}: is damaged ({first_line(error)}); remove it and run the same command again"
         ) from error
 
 
-def _forbidden(path: Path, name: str, found: str) -> MachineError:
+def _forbidden(path: Path, name: str, problem: str) -> MachineError:
     return MachineError(
-        f"{path}: {name!r} in it {found}; expected plain files inside the folder; nothing is "
-        "unpacked: get the corpus by hand from its page"
+        f"{path}: {name!r} in it {problem}; nothing was unpacked: download the corpus by hand from "
+        "its page"
     )
 
 
@@ -532,11 +505,11 @@ def _forbidden(path: Path, name: str, found: str) -> MachineError:
 def _zip_members(path: Path) -> Iterator[Iterator[_Member]]:
     def members() -> Iterator[_Member]:
         for info in archive.infolist():
-            # Only Unix tells a kind of file; elsewhere the upper bits are 0.
+            # Only Unix states the kind of file; elsewhere the upper bits are 0.
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _forbidden(path, info.filename, "is a link or a device")
-            # What follows a NUL character is no longer part of the name.
+            # The name ends at a NUL character.
             name = info.orig_filename if "\0" in info.orig_filename else info.filename
             is_folder = name.endswith("/")
             yield _Member(name, info.file_size, is_folder, partial(archive.open, info))
@@ -548,26 +521,26 @@ def _zip_members(path: Path) -> Iterator[Iterator[_Member]]:
 @contextmanager
 def _tar_members(path: Path) -> Iterator[Iterator[_Member]]:
     def opened(info: tarfile.TarInfo) -> IO[bytes]:
-        return cast(IO[bytes], archive.extractfile(info))  # None only of what is no file
+        return cast(IO[bytes], archive.extractfile(info))  # None only if it is no file
 
     def members() -> Iterator[_Member]:
         for info in archive:
             if not (info.isreg() or info.isdir()):
                 raise _forbidden(path, info.name, "is a link or a device")
             yield _Member(info.name, info.size, info.isdir(), partial(opened, info))
-        # tarfile takes a header that it cannot read for the end, and gzip's checksum stands last.
+        # tarfile treats an unreadable header as the end, and gzip's checksum is last.
         rest = 0
         while chunk := file.read(CHUNK_BYTES):
             rest += len(chunk)
             if chunk.strip(b"\0") or rest > 16 * CHUNK_BYTES:
-                raise tarfile.ReadError("what follows its last file is no file")
+                raise tarfile.ReadError("bytes after its last file are no file")
 
     with gzip.open(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         yield members()
 
 
 def _safe(path: Path, members: Iterator[_Member]) -> Sequence[_Member]:
-    """Return the members to unpack; raise if one may not be, or if they are too much."""
+    """Return the members to unpack; refuse forbidden ones, too many, or too large ones."""
     limit = min(MAX_UNPACKED_BYTES, MAX_RATIO * path.stat().st_size)
     safe, size = [], 0
     files: set[PurePosixPath] = set()
@@ -576,26 +549,26 @@ def _safe(path: Path, members: Iterator[_Member]) -> Sequence[_Member]:
         size += member.size
         if size > limit or count > MAX_FILES:
             raise MachineError(
-                f"{path}: holds more than {limit} bytes or {MAX_FILES} files; expected what a "
-                "corpus of this size can hold; nothing is unpacked: get it by hand from its page"
+                f"{path}: holds more than {limit} bytes or {MAX_FILES} files; nothing was "
+                "unpacked: download the corpus by hand from its page"
             )
         parts = member.name.replace("\\", "/").split("/")
-        place = PurePosixPath(member.name)
+        target = PurePosixPath(member.name)
         if (member.name and not parts[0]) or ".." in parts or PureWindowsPath(member.name).drive:
             raise _forbidden(path, member.name, "leads out of the folder")
         if any(unicodedata.category(sign) == "Cc" for sign in member.name):
             raise _forbidden(path, member.name, "has control characters in its name")
         if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts) or len(parts) > MAX_DEPTH:
             raise _forbidden(path, f"{member.name[:40]}...", "has a name that is too long")
-        folders.update(place.parents)
+        folders.update(target.parents)
         if member.is_folder:
-            folders.add(place)
+            folders.add(target)
             continue
-        if not place.parts:
+        if not target.parts:
             raise _forbidden(path, member.name, "has no name")
-        if place in files:
+        if target in files:
             raise _forbidden(path, member.name, "is there twice")
-        files.add(place)
+        files.add(target)
         if "__MACOSX" not in parts and not parts[-1].startswith("._") and parts[-1] != ".DS_Store":
             safe.append(member)
     both = sorted(map(str, files & folders))
@@ -605,12 +578,12 @@ def _safe(path: Path, members: Iterator[_Member]) -> Sequence[_Member]:
 
 
 def _unpack_member(archive: Path, member: _Member, path: Path) -> None:
-    """Write one file whole, or find that it is there already."""
+    """Write one file completely, unless it exists with the same content."""
     if path.exists():
         if not _same(member, path):
             raise UserError(
-                f"{path}: is there already and differs from the one in {archive.name}; expected "
-                "the same or none; move it away, or choose another folder"
+                f"{path}: exists and differs from the one in {archive.name}; move it, or choose "
+                "another folder"
             )
         return
     unfinished = path.with_name(path.name + ".unfinished")
@@ -627,7 +600,7 @@ def _unpack_member(archive: Path, member: _Member, path: Path) -> None:
 
 
 class _Writer:
-    """A file being written, whose errors are told apart from those of the archive."""
+    """A file being written, whose errors differ from those of the archive."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -649,7 +622,7 @@ class _Writer:
 
 
 def _same(member: _Member, path: Path) -> bool:
-    """Tell whether a file holds what a member does."""
+    """Whether a file has the content of a member."""
     if not path.is_file() or path.stat().st_size != member.size:
         return False
     with member.open() as source, path.open("rb") as file:

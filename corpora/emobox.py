@@ -1,4 +1,4 @@
-"""The folds that EmoBox published for corpora in which it keeps speakers apart.
+"""The speaker-independent folds of EmoBox.
 
 Ma et al. (2024), *EmoBox: Multilingual Multi-corpus Speech Emotion Recognition Toolkit and
 Benchmark*, Interspeech; computed from its manifests (commit 39c306b). Its folds of EMO-DB, CREMA-D,
@@ -7,9 +7,9 @@ TESS and ShEMO share speakers between training and test, and are not here.
 
 from collections.abc import Mapping
 
-#: Corpus to fold to the speakers who are tested in it.
+#: By corpus and fold: the test speakers.
 EMOBOX_FOLDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    # Drawn at random by EmoBox: the second fold has women only.
+    # EmoBox drew them at random: the second fold has only women.
     "ravdess": {
         "1": ("01", "11", "20", "21"),
         "2": ("04", "10", "12", "14"),

@@ -7,9 +7,9 @@ emotion (the first letter of the German word) and version.
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Archive, Corpus, NameOutsideSchemeError, Told
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
 
-#: The German words of the release; its own translation of each.
+#: The German labels of the release.
 EMOTIONS = {
     "W": "Wut",
     "L": "Langeweile",
@@ -54,28 +54,18 @@ SENTENCES = {
 }
 
 
-def read_name(path: PurePosixPath) -> Told | str:
-    """Read what an EMO-DB file name tells.
-
-    Parameters
-    ----------
-    path : PurePosixPath
-        The file, relative to the corpus' folder. The folders are free.
-
-    Returns
-    -------
-    dict of str to str
-        The fields of a clip.
+def read_name(path: PurePosixPath) -> NameFields | str:
+    """Return the fields of a clip that an EMO-DB file name gives; the folders are free.
 
     Raises
     ------
     NameOutsideSchemeError
         If the stem is not a known speaker, sentence and emotion, and a version.
     """
-    found = re.fullmatch(r"(\d\d)([ab]\d\d)([A-Z])([a-z])", path.stem)
-    if not found:
+    match = re.fullmatch(r"(\d\d)([ab]\d\d)([A-Z])([a-z])", path.stem)
+    if not match:
         raise NameOutsideSchemeError("not speaker, sentence, emotion and version")
-    speaker, sentence, emotion, version = found.groups()
+    speaker, sentence, emotion, version = match.groups()
     for what, known, code in (
         ("speaker", SEX, speaker),
         ("sentence", SENTENCES, sentence),
@@ -115,8 +105,8 @@ EMODB = Corpus(
     citation="Burkhardt et al. (2005), A database of German emotional speech, Interspeech",
     homepage="http://emodb.bilderbar.info",
     faults=(
-        "no speaker says every sentence in every emotion: clips that listeners did not believe "
-        "were left out",
+        "no speaker has every sentence in every emotion: clips that raters found unconvincing "
+        "were omitted",
     ),
     archives=(
         Archive(

@@ -1,10 +1,10 @@
-"""One vocabulary for the emotions of all corpora, so that they can be compared."""
+"""A shared vocabulary for the emotions of all corpora."""
 
 SHARED_EMOTIONS = (
     "anger", "boredom", "calm", "disgust", "excitement", "fear", "frustration", "happiness",
     "neutral", "sadness", "surprise",
 )  # fmt: skip
-#: Other forms of these words, as people write them.
+#: Other common forms of these words.
 FORMS = {
     "angry": "anger",
     "bored": "boredom",
@@ -20,16 +20,5 @@ FORMS = {
 
 
 def shared_word(word: str) -> str:
-    """Return the shared word for an emotion.
-
-    Parameters
-    ----------
-    word : str
-        Such as ``"angry"`` or ``"anger"``.
-
-    Returns
-    -------
-    str
-        Such as ``"anger"``; the word itself if there is no other form of it.
-    """
+    """Return the shared word, such as ``"anger"`` for ``"angry"``, or the word if unknown."""
     return FORMS.get(word, word)

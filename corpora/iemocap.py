@@ -1,11 +1,11 @@
 """IEMOCAP: 10 actors in 5 sessions of two, 10 039 utterances, emotions and ratings.
 
 Busso et al. (2008), Language Resources and Evaluation 42: 335-359. The clips are
-``SessionN/sentences/wav/DIALOGUE/UTTERANCE.wav``. What was said of them stands in
-``SessionN/dialog/EmoEvaluation/DIALOGUE.txt``, and what was said in them in
+``SessionN/sentences/wav/DIALOGUE/UTTERANCE.wav``, their labels are in
+``SessionN/dialog/EmoEvaluation/DIALOGUE.txt``, and their texts in
 ``SessionN/dialog/transcriptions/DIALOGUE.txt``.
 
-In a name such as ``Ses02F_impro07_M028`` the talker is the man of session 2 (``02M``): the letter
+In a name such as ``Ses02F_impro07_M028`` the speaker is the man of session 2 (``02M``): the letter
 after the session is that of the actor whose motion was captured.
 """
 
@@ -16,10 +16,10 @@ from pathlib import PurePosixPath
 from ..errors import UserError
 from ..files import read_bytes
 from ..remote import Place, Remote
-from .corpus import Corpus, NameOutsideSchemeError, Told
+from .corpus import Corpus, NameFields, NameOutsideSchemeError
 from .scan import audio_files
 
-#: The words of the release for its codes. ``xxx``: the raters did not agree.
+#: Labels of the release by code. ``xxx``: the raters did not agree.
 EMOTIONS = {
     "ang": "anger",
     "dis": "disgust",
@@ -40,37 +40,27 @@ _EVALUATION = re.compile(
     r"\[\d+(?:\.\d+)? - \d+(?:\.\d+)?\]\s+(\S+)\s+(\w+)\s+"
     r"\[(\d+(?:\.\d+)?), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\]\s*"
 )
-_SAID = re.compile(r"(Ses\S+) \[[\d. -]+\]:\s*(.*)")
+_TRANSCRIPT = re.compile(r"(Ses\S+) \[[\d. -]+\]:\s*(.*)")
 
 
-def read_name(path: PurePosixPath) -> Told | str:
-    """Read what an IEMOCAP file name tells.
-
-    Parameters
-    ----------
-    path : PurePosixPath
-        The file, relative to the corpus' folder.
-
-    Returns
-    -------
-    dict of str to str, or str
-        The fields of a clip; or, for the recording of a whole dialogue, that it is one.
+def read_name(path: PurePosixPath) -> NameFields | str:
+    """Return the fields of a clip that an IEMOCAP file name gives; or that it is a whole dialogue.
 
     Raises
     ------
     NameOutsideSchemeError
         If the stem is neither an utterance nor a dialogue.
     """
-    found = _NAME.fullmatch(path.stem)
-    if not found:
+    match = _NAME.fullmatch(path.stem)
+    if not match:
         if _DIALOGUE.fullmatch(path.stem):
             return "whole dialogue"
-        raise NameOutsideSchemeError("not session, dialogue, talker and number")
-    session, kind, talker = found.groups()
+        raise NameOutsideSchemeError("not session, dialogue, speaker and number")
+    session, kind, sex = match.groups()
     return {
         "name": path.stem,
-        "speaker": f"{session}{talker}",
-        "sex": "female" if talker == "F" else "male",
+        "speaker": f"{session}{sex}",
+        "sex": "female" if sex == "F" else "male",
         "session": session,
         "style": "improvised" if kind == "impro" else "scripted",
     }
@@ -82,7 +72,7 @@ def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
     Parameters
     ----------
     folder : Path or Remote
-        Of the release, or of some of its sessions.
+        The release, or some of its sessions.
 
     Returns
     -------
@@ -93,19 +83,19 @@ def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
     Raises
     ------
     UserError
-        If there are no evaluation files, or one of them names an unknown emotion.
+        If there are no evaluation files, or one of them has an unknown emotion.
     """
-    said = {
-        found[1]: found[2].strip()
+    transcripts = {
+        match[1]: match[2].strip()
         for _, line in _lines(folder, "transcriptions")
-        if (found := _SAID.fullmatch(line))
+        if (match := _TRANSCRIPT.fullmatch(line))
     }
     labels: dict[str, Mapping[str, str | float]] = {}
     for where, line in _lines(folder, "EmoEvaluation"):
-        found = _EVALUATION.fullmatch(line)
-        if not found:
-            continue  # of the single raters, whose mean is in the line that was matched
-        name, code, *ratings = found.groups()
+        match = _EVALUATION.fullmatch(line)
+        if not match:
+            continue  # lines of single raters, whose mean is in the matched line
+        name, code, *ratings = match.groups()
         if code not in EMOTIONS:
             raise UserError(
                 f"{where}: emotion {code!r}; expected one of {', '.join(EMOTIONS)}; get the file "
@@ -114,25 +104,25 @@ def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
         valence, activation, dominance = map(float, ratings)
         labels[name] = {
             "emotion": EMOTIONS[code],
-            "statement": said.get(name, ""),
+            "statement": transcripts.get(name, ""),
             "valence": valence,
             "activation": activation,
             "dominance": dominance,
         }
     if not labels:
         raise UserError(
-            f"{folder}: no evaluations; expected SessionN/dialog/EmoEvaluation/*.txt below it; "
-            "name the folder of the release, such as IEMOCAP_full_release"
+            f"{folder}: no evaluations (SessionN/dialog/EmoEvaluation/*.txt); name the folder of "
+            "the release, such as IEMOCAP_full_release"
         )
     return labels
 
 
-#: Of one label file, in bytes; the largest of the release has some 60 KiB.
+#: Limit of a label file, in bytes; the largest of the release has about 60 KiB.
 _MAX_BYTES = 1 << 24
 
 
 def _lines(folder: Place, kind: str) -> Iterator[tuple[str, str]]:
-    """Yield the lines of the label files of a kind, each with where it stands."""
+    """Yield the lines of the label files of a kind, each with its file and number."""
     for path in sorted(audio_files(folder, (".txt",))):
         if path.parent.name != kind or not path.name.startswith("Ses"):
             continue
@@ -149,8 +139,7 @@ def _read(file: Place) -> bytes:
         return read_bytes(file, _MAX_BYTES)
     except OSError as error:
         raise UserError(
-            f"{file}: cannot be read ({error.strerror}); expected a text file of the release; get "
-            "the label files again"
+            f"{file}: cannot be read ({error.strerror}); get the label files again"
         ) from None
 
 
@@ -195,8 +184,8 @@ IEMOCAP = Corpus(
     "Language Resources and Evaluation 42: 335-359, doi:10.1007/s10579-008-9076-6",
     homepage="https://sail.usc.edu/iemocap/",
     faults=(
-        "the letter after the session is that of the motion-captured actor, not of the talker",
-        "of 2507 utterances the raters did not agree (xxx)",
+        "the letter after the session is that of the motion-captured actor, not of the speaker",
+        "the raters did not agree on 2507 utterances (xxx)",
         "the four classes of the literature (5531 clips) count excited as happiness: "
         "--map excited=happiness --keep anger,happiness,neutral,sadness",
         "clips last up to 34 s: Whisper takes up to 30 s",

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from ..errors import counted
-from .corpus import Archive, Corpus, NameOutsideSchemeError, Told
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
 from .emotions import shared_word
 
 EMOTIONS = {
@@ -38,19 +38,11 @@ _PARTS = {
 }
 
 
-def read_any_name(path: PurePosixPath) -> Told | str:
-    """Read what a RAVDESS file name tells, of speech and song alike.
+def read_any_name(path: PurePosixPath) -> NameFields | str:
+    """Return the fields of a clip that a RAVDESS file name gives, for speech and song.
 
-    Parameters
-    ----------
-    path : PurePosixPath
-        The file, relative to the corpus' folder. The folders are free, but in one that is named
-        ``Actor_NN``, as in the release, the clips must be that actor's.
-
-    Returns
-    -------
-    dict of str to str, or str
-        The fields of a clip; or, for a recording with video, that it is one.
+    The folders are free, but the clips in a folder ``Actor_NN``, as in the release, must be that
+    actor's. For a recording with video, return that it is one.
 
     Raises
     ------
@@ -60,47 +52,47 @@ def read_any_name(path: PurePosixPath) -> Told | str:
     codes = path.stem.split("-")
     if len(codes) != len(_PARTS):
         raise NameOutsideSchemeError(f"{counted(len(codes), 'part')} instead of {len(_PARTS)}")
-    told = {}
+    values = {}
     for (part, known), code in zip(_PARTS.items(), codes, strict=True):
         if code not in known:
             raise NameOutsideSchemeError(f"{part} code {code!r} is not known")
-        told[part] = known[code]
-    if told["modality"] != "audio-only":
-        return f"{told['modality']} recording"  # its sound is that of an audio-only clip
-    if told["emotion"] == "neutral" and told["intensity"] == "strong":
+        values[part] = known[code]
+    if values["modality"] != "audio-only":
+        return f"{values['modality']} recording"  # its audio is that of an audio-only clip
+    if values["emotion"] == "neutral" and values["intensity"] == "strong":
         raise NameOutsideSchemeError("neutral has no strong intensity")
-    if told["vocal channel"] == "song" and told["emotion"] not in SUNG:
-        raise NameOutsideSchemeError(f"{told['emotion']} was not sung")
+    if values["vocal channel"] == "song" and values["emotion"] not in SUNG:
+        raise NameOutsideSchemeError(f"{values['emotion']} was not sung")
     folder = re.fullmatch(r"Actor_(\d\d)", path.parent.name)
-    if folder and folder[1] != told["actor"]:
-        raise NameOutsideSchemeError(f"actor {told['actor']} in the folder {path.parent.name}")
+    if folder and folder[1] != values["actor"]:
+        raise NameOutsideSchemeError(f"actor {values['actor']} in the folder {path.parent.name}")
     return {
         "name": path.stem,
-        "speaker": told["actor"],
-        "sex": "male" if int(told["actor"]) % 2 else "female",
-        "emotion": told["emotion"],
-        "intensity": told["intensity"],
-        "statement": told["statement"],
-        "repetition": told["repetition"],
-        "vocal_channel": told["vocal channel"],
+        "speaker": values["actor"],
+        "sex": "male" if int(values["actor"]) % 2 else "female",
+        "emotion": values["emotion"],
+        "intensity": values["intensity"],
+        "statement": values["statement"],
+        "repetition": values["repetition"],
+        "vocal_channel": values["vocal channel"],
     }
 
 
-def read_name(path: PurePosixPath) -> Told | str:
-    """Read what the name of a speech clip tells; song is left out."""
+def read_name(path: PurePosixPath) -> NameFields | str:
+    """Return what the name of a speech clip gives; song is not part of this corpus."""
     return _only("speech", path)
 
 
-def read_song_name(path: PurePosixPath) -> Told | str:
-    """Read what the name of a sung clip tells; speech is left out."""
+def read_song_name(path: PurePosixPath) -> NameFields | str:
+    """Return what the name of a sung clip gives; speech is not part of this corpus."""
     return _only("song", path)
 
 
-def _only(channel: str, path: PurePosixPath) -> Told | str:
-    told = read_any_name(path)
-    if isinstance(told, str) or told["vocal_channel"] == channel:
-        return told
-    return told["vocal_channel"]
+def _only(channel: str, path: PurePosixPath) -> NameFields | str:
+    fields = read_any_name(path)
+    if isinstance(fields, str) or fields["vocal_channel"] == channel:
+        return fields
+    return fields["vocal_channel"]
 
 
 _ZENODO = "https://zenodo.org/records/1188976/files"
@@ -137,7 +129,7 @@ RAVDESS = Corpus(
         "two clips of actor 07 are byte for byte the same: 03-01-03-01-02-01-07 and "
         "03-01-03-01-02-02-07",
         "five clips are stereo",
-        "the sound of the audio-video recordings is that of the audio-only clips",
+        "the audio of the audio-video recordings is that of the audio-only clips",
     ),
     archives=(_SPEECH_ARCHIVE,),
     access="free download from Zenodo: `serpipe corpora download ravdess`",

@@ -1,13 +1,13 @@
 """SAVEE: 4 men, 7 emotions, 480 clips.
 
-Haq & Jackson (2009), AVSP. The release keeps the clips of each speaker in a folder of his own, as
-in ``AudioData/DC/sa01.wav``; copies of it have the speaker in the name, as in ``DC_sa01.wav``.
+Haq & Jackson (2009), AVSP. The release has a folder for each speaker, as in
+``AudioData/DC/sa01.wav``; copies of it have the speaker in the name, as in ``DC_sa01.wav``.
 """
 
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Corpus, NameOutsideSchemeError, Told
+from .corpus import Corpus, NameFields, NameOutsideSchemeError
 
 EMOTIONS = {
     "a": "anger",
@@ -21,41 +21,31 @@ EMOTIONS = {
 SPEAKERS = ("DC", "JE", "JK", "KL")
 
 
-def read_name(path: PurePosixPath) -> Told | str:
-    """Read what a SAVEE file name and its folder tell.
-
-    Parameters
-    ----------
-    path : PurePosixPath
-        The file, relative to the corpus' folder.
-
-    Returns
-    -------
-    dict of str to str
-        The fields of a clip.
+def read_name(path: PurePosixPath) -> NameFields | str:
+    """Return the fields of a clip that a SAVEE file name and its folder give.
 
     Raises
     ------
     NameOutsideSchemeError
-        If the stem is not a known emotion and number, or neither name nor folder tell the speaker.
+        If the stem is not a known emotion and number, or neither name nor folder gives the speaker.
     """
-    found = re.fullmatch(r"(?:([A-Z]{2})_)?([a-z]{1,2})(\d\d)", path.stem)
-    if not found:
+    match = re.fullmatch(r"(?:([A-Z]{2})_)?([a-z]{1,2})(\d\d)", path.stem)
+    if not match:
         raise NameOutsideSchemeError("not an emotion and two digits")
-    speaker, emotion, number = found.groups()
+    speaker, emotion, number = match.groups()
     folder = path.parent.name.upper()
     if speaker and folder in SPEAKERS and folder != speaker:
         raise NameOutsideSchemeError(f"speaker {speaker} in the folder {folder}")
     speaker = speaker or folder
     if speaker not in SPEAKERS:
         raise NameOutsideSchemeError(
-            f"speaker {speaker!r} is not known; a folder tells it: {', '.join(SPEAKERS)}"
+            f"speaker {speaker!r} is not known; the folder must be one of {', '.join(SPEAKERS)}"
         )
     if emotion not in EMOTIONS:
         raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
     most = 30 if emotion == "n" else 15
     if not 1 <= int(number) <= most:
-        raise NameOutsideSchemeError(f"number {number} of {EMOTIONS[emotion]}, of which are {most}")
+        raise NameOutsideSchemeError(f"number {number} of {EMOTIONS[emotion]}, which has {most}")
     return {
         "name": f"{speaker}_{emotion}{number}",
         "speaker": speaker,

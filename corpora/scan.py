@@ -15,7 +15,7 @@ from .csv_table import nfc
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found below a folder.
+    """The clips of a corpus below a folder.
 
     Attributes
     ----------
@@ -23,13 +23,13 @@ class Scan:
         The usable clips, sorted by name.
     bad : tuple of BadClipError
         The files that look like clips and cannot be used, sorted by path.
-    left_out : mapping of str to int
-        Well-named files that are not clips of this corpus: what they are, and how many.
+    omitted : mapping of str to int
+        Number of well-named files that are not clips of this corpus, by what they are.
     """
 
     clips: tuple[Clip, ...]
     bad: tuple[BadClipError, ...]
-    left_out: dict[str, int]
+    omitted: dict[str, int]
 
 
 def scan(folder: Place, corpus: Corpus) -> Scan:
@@ -38,116 +38,89 @@ def scan(folder: Place, corpus: Corpus) -> Scan:
     Parameters
     ----------
     folder : Path or Remote
-        Where to look. Links to folders are followed, each folder once; hidden files are not read.
+        Links to folders are followed, each folder once; hidden files are ignored.
     corpus : Corpus
-        Whose naming scheme to read by.
+        Gives the naming scheme.
 
     Returns
     -------
     Scan
-        Of clips that stand twice (same name), the first by path is kept and the rest are bad.
+        Of clips with the same name, the first by path is kept and the others are bad.
 
     Raises
     ------
     UserError
-        If ``folder`` is no folder or has no audio files at all.
+        If ``folder`` is no folder or has no audio files.
     """
     if not folder.is_dir():
-        what = "a file" if folder.exists() else "nothing"
-        raise UserError(
-            f"{folder}: {what} there; expected the folder that holds {corpus.title}; "
-            "give it with --data DIR, or take the built-in sample: --data sample"
-        )
+        raise not_a_folder(folder, corpus.title)
     labels = corpus.read_labels(folder)
     own = PurePosixPath(folder.resolve().name)
     clips: dict[str, Clip] = {}
     bad: list[BadClipError] = []
-    left_out: Counter[str] = Counter()
+    omitted: Counter[str] = Counter()
+
+    def refuse(path: PurePosixPath, problem: str, expected: str, fix: str) -> None:
+        # On POSIX systems a path may be any bytes.
+        text = str(folder / path).encode(errors="backslashreplace").decode()
+        bad.append(BadClipError(text, problem, expected, fix))
+
     for path in sorted(audio_files(folder, corpus.suffixes)):
         if not _is_text(str(folder / path)):
-            bad.append(
-                BadClipError(
-                    str(folder / path).encode(errors="backslashreplace").decode(),
-                    "has a path that is not UTF-8",
-                    "names that every machine can read",
-                    "rename the file or its folder",
-                )
-            )
+            refuse(path, "has a path that is not UTF-8", "", "rename the file or its folder")
             continue
         try:
             # With the name of the folder itself: it may be that of a speaker.
-            told = corpus.read_name(PurePosixPath(nfc(str(own / path))))
+            fields = corpus.read_name(PurePosixPath(nfc(str(own / path))))
         except NameOutsideSchemeError as error:
-            bad.append(
-                BadClipError(
-                    str(folder / path),
-                    f"named outside the scheme ({error})",
-                    corpus.scheme,
-                    "rename or remove it",
-                )
-            )
+            problem = f"named outside the scheme ({error})"
+            refuse(path, problem, corpus.scheme, "rename or remove it")
             continue
-        if isinstance(told, str):
-            left_out[told] += 1
+        if isinstance(fields, str):
+            omitted[fields] += 1
             continue
-        if labels and told["name"] not in labels:
-            bad.append(
-                BadClipError(
-                    str(folder / path),
-                    "has no label in the label files of the release",
-                    "one for every clip",
-                    "get the label files again or remove the clip",
-                )
-            )
+        if labels and fields["name"] not in labels:
+            problem = "has no label in the label files of the release"
+            refuse(path, problem, "", "get the label files again or remove the clip")
             continue
-        clip = _clip(folder, path, corpus, {**told, **labels.get(told["name"], {})})
+        clip = _clip(folder, path, corpus, {**fields, **labels.get(fields["name"], {})})
         first = clips.setdefault(clip.name, clip)
         if first is not clip:
-            bad.append(
-                BadClipError(
-                    str(clip.file),
-                    f"stands twice, first as {first.file}",
-                    "each clip once",
-                    "remove one copy, or give --data the folder of one copy",
-                )
-            )
+            fix = "remove one copy, or give --data the folder of one copy"
+            refuse(path, f"occurs twice, first as {first.file}", "", fix)
     if not clips and not bad:
-        aside = "".join(f"; {count} x {what} left out" for what, count in sorted(left_out.items()))
+        skipped = "".join(f"; {count} x {what} omitted" for what, count in sorted(omitted.items()))
         raise UserError(
-            f"{folder}: no clips ({'/'.join(corpus.suffixes)}) at any depth{aside}; "
+            f"{folder}: no clips ({'/'.join(corpus.suffixes)}) at any depth{skipped}; "
             f"expected {corpus.scheme}; check --data"
         )
     ordered = tuple(clips[name] for name in sorted(clips))
-    return Scan(ordered, tuple(bad), dict(sorted(left_out.items())))
+    return Scan(ordered, tuple(bad), dict(sorted(omitted.items())))
 
 
 def missing(clips: Sequence[Clip], corpus: Corpus) -> dict[str, tuple[int, int]]:
-    """Compare the clips found with the release.
-
-    Parameters
-    ----------
-    clips : sequence of Clip
-        What was found.
-    corpus : Corpus
-        What the release holds.
-
-    Returns
-    -------
-    dict of str to (int, int)
-        Emotion to (found, expected), for the emotions of which clips are missing.
-    """
-    found = Counter(clip.emotion for clip in clips)
+    """Return, for emotions with missing clips, their number and that in the release."""
+    counts = Counter(clip.emotion for clip in clips)
     return {
-        emotion: (found[emotion], expected)
+        emotion: (counts[emotion], expected)
         for emotion, expected in corpus.expected.items()
-        if found[emotion] < expected
+        if counts[emotion] < expected
     }
 
 
+def not_a_folder(folder: Place, title: str) -> UserError:
+    """Return the error for the folder of a corpus that is a file or does not exist."""
+    problem = "is a file" if folder.exists() else "no such folder"
+    return UserError(
+        f"{folder}: {problem}; give the folder of {title} with --data DIR, or use the built-in "
+        "sample: --data sample"
+    )
+
+
 def _clip(
-    folder: Place, path: PurePosixPath, corpus: Corpus, told: Mapping[str, str | float]
+    folder: Place, path: PurePosixPath, corpus: Corpus, fields: Mapping[str, str | float]
 ) -> Clip:
-    known = {name: str(value) for name, value in told.items() if name in CLIP_COLUMNS}
+    known = {name: str(value) for name, value in fields.items() if name in CLIP_COLUMNS}
     name = corpus.corpus or corpus.name
     return Clip(
         file=folder / path,
@@ -156,24 +129,15 @@ def _clip(
         speaker_id=f"{name}:{known['speaker']}",
         shared_emotion=corpus.shared[known["emotion"]],
         language=corpus.language,
-        more={name: value for name, value in told.items() if name not in CLIP_COLUMNS},
+        more={name: value for name, value in fields.items() if name not in CLIP_COLUMNS},
         **known,
     )
 
 
 def audio_files(folder: Place, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
-    """Yield audio files below a folder, relative to it.
+    """Yield the files below a folder with some suffixes (in lower case), relative to it.
 
-    Parameters
-    ----------
-    folder : Path or Remote
-        Where to look. Links to folders are followed, each folder once; hidden files are not read.
-    suffixes : tuple of str
-        Of the files to look for, lower case.
-
-    Yields
-    ------
-    PurePosixPath
+    Links to folders are followed, each folder once; hidden files are ignored.
     """
     if isinstance(folder, Remote):
         yield from map(PurePosixPath, below(folder, suffixes))
@@ -181,14 +145,14 @@ def audio_files(folder: Place, suffixes: tuple[str, ...]) -> Iterator[PurePosixP
 
     def refuse(error: OSError) -> None:
         raise UserError(
-            f"{error.filename}: cannot be listed ({error.strerror}); expected a readable folder; "
-            "check its permissions and the disk"
+            f"{error.filename}: cannot be listed ({error.strerror}); check its permissions and the "
+            "disk"
         )
 
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(root)
-        if real in seen:  # a link back to a folder above would be walked without end
+        if real in seen:  # a link to a parent folder would never end
             folders.clear()
             continue
         seen.add(real)
@@ -199,7 +163,7 @@ def audio_files(folder: Place, suffixes: tuple[str, ...]) -> Iterator[PurePosixP
 
 
 def _is_text(path: str) -> bool:
-    """Whether a path can be written into a file: on POSIX systems it may be any bytes."""
+    """Whether a path is valid UTF-8."""
     try:
         path.encode()
     except UnicodeEncodeError:

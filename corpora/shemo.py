@@ -1,13 +1,13 @@
 """ShEMO: 87 Persian speakers of radio plays, 6 emotions, 3000 clips.
 
 Mohamad Nezami et al. (2019), Language Resources and Evaluation 53: 1-16. A name such as
-``F01A01.wav`` gives sex, speaker (numbered apart for women and men), emotion and number.
+``F01A01.wav`` gives sex, speaker (numbered separately for women and men), emotion and number.
 """
 
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Corpus, NameOutsideSchemeError, Told
+from .corpus import Corpus, NameFields, NameOutsideSchemeError
 
 EMOTIONS = {
     "A": "anger",
@@ -20,28 +20,18 @@ EMOTIONS = {
 _SEX = {"F": "female", "M": "male"}
 
 
-def read_name(path: PurePosixPath) -> Told | str:
-    """Read what a ShEMO file name tells.
-
-    Parameters
-    ----------
-    path : PurePosixPath
-        The file, relative to the corpus' folder. The folders are free.
-
-    Returns
-    -------
-    dict of str to str
-        The fields of a clip.
+def read_name(path: PurePosixPath) -> NameFields | str:
+    """Return the fields of a clip that a ShEMO file name gives; the folders are free.
 
     Raises
     ------
     NameOutsideSchemeError
         If the stem is not sex, speaker, a known emotion and a number.
     """
-    found = re.fullmatch(r"([FM])(\d\d)([A-Z])(\d{2,3})", path.stem)
-    if not found:
+    match = re.fullmatch(r"([FM])(\d\d)([A-Z])(\d{2,3})", path.stem)
+    if not match:
         raise NameOutsideSchemeError("not sex, speaker, emotion and number")
-    sex, speaker, emotion, number = found.groups()
+    sex, speaker, emotion, number = match.groups()
     if emotion not in EMOTIONS:
         raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
     return {
@@ -78,8 +68,8 @@ SHEMO = Corpus(
     faults=(
         "121 clips have a rate of 22.05 kHz, the rest 44.1 kHz",
         "clips last from 0.4 to 33 s: Whisper takes up to 30 s",
-        "a corrected set of labels (shemo.json, 2838 clips) is in use besides the one in the names",
-        "fear has 38 clips: its recall is hardly known",
+        "there is a corrected set of labels (shemo.json, 2838 clips) besides the one in the names",
+        "fear has 38 clips: its recall is very uncertain",
     ),
     access="see https://github.com/mansourehk/ShEMO for how to ask for it",
 )

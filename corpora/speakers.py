@@ -1,4 +1,4 @@
-"""Speaker ids that look like two spellings of one id."""
+"""Find speaker ids that look like two spellings of one id."""
 
 import re
 import unicodedata
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def canonical_speaker(speaker: str) -> str:
-    """Reduce a speaker id to what is left when its spelling is ignored.
+    """Return a speaker id without the differences between spellings.
 
     Case, Unicode form, accents, zero padding, spaces and punctuation are dropped, so that
     ``"Actor 1"``, ``"actor01"`` and ``"ACTOR_1"`` give the same result. Punctuation between two
@@ -29,7 +29,7 @@ def canonical_speaker(speaker: str) -> str:
     'actor1'
     """
     text = unicodedata.normalize("NFKD", speaker).casefold()
-    # Marks, and characters that are not seen, such as zero-width spaces.
+    # Marks, and invisible characters such as zero-width spaces.
     text = "".join(c for c in text if unicodedata.category(c) not in ("Mn", "Cf"))
     text = re.sub(r"^(\d+)\.0+$", r"\1", text.strip())  # a number that a spreadsheet wrote
     text = re.sub(r"(?<=\d)(?:(?![:+])[\W_])+(?=\d)", "-", text)
@@ -40,18 +40,7 @@ def canonical_speaker(speaker: str) -> str:
 
 
 def similar_speakers(speakers: Iterable[str]) -> list[tuple[str, ...]]:
-    """Find speaker ids that differ only in spelling.
-
-    Parameters
-    ----------
-    speakers : iterable of str
-        Ids, in any order; repetitions do not matter.
-
-    Returns
-    -------
-    list of tuple of str
-        Each group of two or more ids that :func:`canonical_speaker` does not tell apart, sorted.
-    """
+    """Return groups of ids that :func:`canonical_speaker` does not distinguish, each sorted."""
     groups: dict[str, list[str]] = {}
     for speaker in sorted(set(speakers)):
         groups.setdefault(canonical_speaker(speaker), []).append(speaker)
@@ -59,7 +48,7 @@ def similar_speakers(speakers: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def describe_similar(groups: Iterable[tuple[str, ...]], most: int = 5) -> str:
-    """Return groups of similar ids in words, such as ``"'Actor1' and 'actor01'"``."""
+    """Return groups of similar ids as text, such as ``"'Actor1' and 'actor01'"``."""
     listed = list(groups)
     shown = ", ".join(" and ".join(map(repr, group)) for group in listed[:most])
     return shown + (f" and {len(listed) - most} more" if len(listed) > most else "")

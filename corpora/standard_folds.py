@@ -1,4 +1,4 @@
-"""Folds that keep speakers apart for every corpus: published here, so that results compare.
+"""Speaker-independent folds for every corpus, so that results can be compared.
 
 For RAVDESS, SAVEE and IEMOCAP they are those of EmoBox. EmoBox's folds of EMO-DB, CREMA-D, TESS and
 ShEMO share speakers between training and test; these do not, and its scores are not comparable.
@@ -13,18 +13,18 @@ from .tess import SPEAKERS
 
 
 def _listed(corpus: str) -> Callable[[str], str]:
-    fold_of = {speaker: fold for fold, those in EMOBOX_FOLDS[corpus].items() for speaker in those}
+    fold_of = {name: fold for fold, names in EMOBOX_FOLDS[corpus].items() for name in names}
     return fold_of.__getitem__
 
 
 def _cremad(speaker: str) -> str:
-    """Deal women and men in turn to five folds, in the order of their numbers."""
+    """Distribute women and men in turn over five folds, in the order of their numbers."""
     own = [actor for actor in ACTORS if (actor in WOMEN) == (speaker in WOMEN)]
     return str(own.index(speaker) % 5 + 1)
 
 
 def _shemo(speaker: str) -> str:
-    """Deal speakers to five folds by their numbers, which run apart for women and men."""
+    """Distribute speakers over five folds by number; women and men are numbered separately."""
     return str(int(speaker[1:]) % 5 + 1)
 
 
@@ -32,8 +32,8 @@ def _alone(speakers: tuple[str, ...]) -> Callable[[str], str]:
     return dict(zip(speakers, speakers, strict=True)).__getitem__
 
 
-#: Corpus to the fold in which a speaker is tested; KeyError or ValueError for a speaker whom the
-#: corpus does not have.
+#: By corpus: a function from a speaker to the fold that tests the speaker. It raises KeyError or
+#: ValueError for an unknown speaker.
 STANDARD_FOLDS: Mapping[str, Callable[[str], str]] = {
     "ravdess": _listed("ravdess"),
     "savee": _listed("savee"),

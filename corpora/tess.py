@@ -7,7 +7,7 @@ Pichora-Fuller & Dupuis (2010), Borealis. A name such as ``OAF_back_angry.wav`` 
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Archive, Corpus, NameOutsideSchemeError, Told
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
 from .emotions import shared_word
 
 EMOTIONS = {
@@ -24,18 +24,8 @@ SPEAKERS = ("OAF", "YAF")
 _MISNAMED = {"OA_bite_neutral": "OAF_bite_neutral"}
 
 
-def read_name(path: PurePosixPath) -> Told | str:
-    """Read what a TESS file name tells.
-
-    Parameters
-    ----------
-    path : PurePosixPath
-        The file, relative to the corpus' folder. The folders are free.
-
-    Returns
-    -------
-    dict of str to str
-        The fields of a clip.
+def read_name(path: PurePosixPath) -> NameFields | str:
+    """Return the fields of a clip that a TESS file name gives; the folders are free.
 
     Raises
     ------
@@ -43,10 +33,10 @@ def read_name(path: PurePosixPath) -> Told | str:
         If the stem is not a known speaker, a word and a known emotion.
     """
     name = _MISNAMED.get(path.stem, path.stem)
-    found = re.fullmatch(r"([A-Z]+)_([A-Za-z']+)_([a-z]+)", name)
-    if not found:
+    match = re.fullmatch(r"([A-Z]+)_([A-Za-z']+)_([a-z]+)", name)
+    if not match:
         raise NameOutsideSchemeError("not speaker, word and emotion")
-    speaker, word, emotion = found.groups()
+    speaker, word, emotion = match.groups()
     if speaker not in SPEAKERS:
         raise NameOutsideSchemeError(f"speaker {speaker!r} is not known")
     if emotion not in EMOTIONS:
@@ -80,9 +70,9 @@ TESS = Corpus(
     faults=(
         "YAF_germ_angry.wav and YAF_neat_fear.wav are AIFF data under a .wav name",
         "OAF_food_fear.wav has a rate of 96 kHz, the rest 24 414 Hz",
-        "OA_bite_neutral.wav is of OAF: its name lacks a letter",
-        "copies of the release hold every clip twice, in a folder inside the folder",
-        "two speakers: too few for an interval, and each half of a test is of one woman",
+        "OA_bite_neutral.wav belongs to OAF: its name lacks a letter",
+        "copies of the release contain every clip twice, in a nested folder",
+        "two speakers: too few for an interval, and each fold tests one woman",
     ),
     # Borealis packs the archive on request: it has neither a length nor a checksum.
     archives=(

@@ -1,4 +1,4 @@
-"""Read a clip: bytes, samples, mono, the encoder's sampling rate. Refuse what is no clip."""
+"""Decode a clip to mono at the encoder's sampling rate; refuse files that are not usable clips."""
 
 import errno
 import hashlib
@@ -24,49 +24,50 @@ if TYPE_CHECKING:
 
 Waveform = NDArray[np.float32]
 
-#: How channels become one and rates become one: part of what embeddings depend on.
+#: How channels are mixed and rates converted: part of what embeddings depend on.
 CHANNEL_POLICY = "mean"
 CHANNEL_POLICIES = CHANNELS
 RESAMPLER = f"soxr VHQ {soxr.__version__}"
 
-#: Raised when files are refused that were read before: clips of older caches are checked again.
+#: Increased when more files are refused than before: clips of older caches are checked again.
 AUDIO_CHECKS = 2
 #: Limits on what is read from an untrusted file.
 MAX_BYTES = 1 << 30
 MAX_SECONDS = 600.0
 MAX_DECODED_BYTES = 1 << 30
 RATES = (1_000, 768_000)
-#: A clip whose loudest sample is below this (full scale is 1) has nothing to hear: -80 dB.
+#: A clip whose loudest sample is below this (full scale is 1) is silent: -80 dB.
 SILENCE_PEAK = 1e-4
 
-#: Containers that libsndfile does not open, as FFmpeg calls them. No playlist is among them, whose
-#: text could make FFmpeg open other files or addresses.
+#: Containers that libsndfile does not open, as FFmpeg names them. Playlists are not among them:
+#: their text could make FFmpeg open other files or addresses.
 _MP4, _MATROSKA = "mp4", "matroska"
-#: Of a file's first box, where it is MP4, M4A, 3GP or QuickTime.
+#: Types of the first box of an MP4, M4A, 3GP or QuickTime file.
 _MP4_BOXES = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip")
-#: The decoders that may run on untrusted bytes; those of video are not among them.
+#: The decoders that may run on untrusted bytes; none decodes video.
 _DECODERS = (
     *("aac", "ac3", "alac", "amrnb", "amrwb", "eac3", "flac"),
     *("mp2", "mp2float", "mp3", "mp3float", "opus", "vorbis"),
     *("pcm_u8", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s24be", "pcm_s32le", "pcm_s32be"),
     *("pcm_f32le", "pcm_f32be", "pcm_f64le", "pcm_f64be", "pcm_alaw", "pcm_mulaw"),
 )
-#: What FFmpeg's kinds of samples have as full scale.
+#: Full scale of FFmpeg's sample formats.
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "flt": 1.0, "dbl": 1.0}
-#: More packets than this in a second are not audio: a small table can name the same bytes for ever.
+#: More packets than this in a second are not audio: a small table can repeat the same bytes.
 _MAX_PACKETS_PER_SECOND = 1_000
 
-#: Samples that libsndfile claims for a FLAC stream of unknown length, at the end of which it fails.
+#: Samples that libsndfile reports for a FLAC stream of unknown length, at whose end it fails.
 _ENDLESS = 1 << 48
-#: Samples of an MPEG stream that are not sound: four frames.
+#: Samples of an MPEG stream that are not part of the clip: four frames.
 _MPEG_MARGIN = 4 * 1152
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
+_FETCH = "download it again or remove it"
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
-    """What is known of a clip's audio once it has been opened.
+    """What is known of a clip's audio once it has been decoded.
 
     Attributes
     ----------
@@ -79,14 +80,13 @@ class AudioFacts:
     frames : int
         Samples per channel of the file, at its own rate.
     audio_sha256 : str
-        Hash of the decoded samples and their rate, hexadecimal: the same for a WAV file and the
+        Hash of the decoded samples and their rate, hexadecimal: the same for a WAV file and a
         FLAC file made from it.
     loudness : float
         Root mean square of the decoded samples over all channels, in decibels relative to full
         scale.
     fingerprint : bytes
-        From :func:`serpipe.features.fingerprint.fingerprint`, where clips are searched for copies;
-        else empty.
+        From :func:`serpipe.features.fingerprint.fingerprint`, if clips are searched for copies.
     """
 
     sha256: str
@@ -108,28 +108,28 @@ def read_waveform(
 ) -> tuple[Waveform, AudioFacts]:
     """Decode one clip to mono, at the given rate or at its own.
 
-    Channels become one at the file's own rate, then soxr resamples at its very high quality. The
-    format is found from the content, whatever the suffix says: first by libsndfile (WAV, FLAC, Ogg,
-    MP3, AIFF and more), then, for the audio of MP4, M4A, QuickTime, Matroska and WebM files, by
-    PyAV, which is optional; their first audio track is taken. An encoder's delay is cut where such
-    a file tells of it; its padding after the end, less than one packet, may stay.
+    Channels are mixed at the file's own rate, then soxr resamples at its very high quality. The
+    content determines the format, whatever the suffix says: libsndfile decodes WAV, FLAC, Ogg, MP3,
+    AIFF and more; PyAV, which is optional, decodes the first audio track of MP4, M4A, QuickTime,
+    Matroska and WebM files. An encoder's delay is cut if such a file states it; its padding after
+    the end, less than one packet, may stay.
 
     Parameters
     ----------
     file : Path or Remote
-        An audio file, or a video file with an audio track; here or elsewhere.
+        An audio file, or a video file with an audio track.
     sampling_rate : int or None
-        The rate wanted, in Hz; ``None`` keeps the file's own.
+        The target rate, in Hz; ``None`` keeps the file's own.
     channels : {"mean", "left", "right"}
-        How several channels become one: their mean, the first, or the second. The channel of a file
-        that has only one is taken whatever this says.
+        How several channels become one: their mean, the first, or the second. A file with one
+        channel keeps it, whatever this says.
 
     Returns
     -------
     waveform : ndarray of float32, shape (n_samples,)
         Full scale is 1; decoding and resampling may go beyond it.
     facts : AudioFacts
-        What was found in the file.
+        Of the file.
 
     Raises
     ------
@@ -153,27 +153,25 @@ def decode_waveform(
     file: Place = Path("audio"),
     max_seconds: float = MAX_SECONDS,
 ) -> tuple[Waveform, AudioFacts]:
-    """Decode one clip that is in memory, as :func:`read_waveform` does one in a file.
+    """Decode one clip in memory, as :func:`read_waveform` does one in a file.
 
     Parameters
     ----------
     content : bytes
-        What the file holds.
-    sampling_rate : int or None
-        The rate wanted, in Hz; ``None`` keeps the clip's own.
-    channels : {"mean", "left", "right"}
-        How several channels become one.
+        The content of the file.
+    sampling_rate, channels
+        As :func:`read_waveform` takes them.
     file : Path or Remote
-        What messages call it; nothing is opened there.
+        Name of the clip in messages; it is not read.
     max_seconds : float
-        A longer clip is refused: by its header, or else while it is decoded.
+        Longer clips are refused: by their header, or while they are decoded.
 
     Returns
     -------
     waveform : ndarray of float32, shape (n_samples,)
-        Full scale is 1; decoding and resampling may go beyond it.
+        Full scale is 1; decoding and resampling may exceed it.
     facts : AudioFacts
-        What was found.
+        Of the file.
 
     Raises
     ------
@@ -192,19 +190,9 @@ def decode_waveform(
 
 
 def hash_samples(samples: NDArray[np.float32], sampling_rate: int) -> str:
-    """Hash decoded samples, so that the file format does not matter.
+    """Return the SHA-256 of samples, shape (n_samples, n_channels), before mixing and resampling.
 
-    Parameters
-    ----------
-    samples : ndarray of float32, shape (n_samples, n_channels)
-        As decoded, before channels are mixed or the rate is changed.
-    sampling_rate : int
-        In Hz.
-
-    Returns
-    -------
-    str
-        SHA-256, hexadecimal.
+    It does not depend on the file format.
     """
     digest = hashlib.sha256(f"{sampling_rate} {samples.shape[1]}\n".encode())
     digest.update(np.ascontiguousarray(samples, dtype="<f4").data)
@@ -220,27 +208,27 @@ def as_clip(
     name: str,
     samples: NDArray[np.float32],
     rate: int,
-    wanted: int | None,
+    new_rate: int | None,
     channels: str = CHANNEL_POLICY,
 ) -> Waveform:
-    """Bring decoded samples to one channel and to the given rate, or leave them at their own.
+    """Mix decoded samples to one channel and resample them.
 
     Parameters
     ----------
     name : str
-        What they are called in messages.
+        Name of the clip in messages.
     samples : ndarray of float32, shape (n_samples, n_channels)
         Full scale is 1.
     rate : int
         Their rate, in Hz.
-    wanted : int or None
-        The rate wanted, in Hz.
+    new_rate : int or None
+        The target rate, in Hz; ``None`` keeps theirs.
     channels : {"mean", "left", "right"}
         How several channels become one.
 
     Returns
     -------
-    ndarray of float32, shape (n_samples_at_that_rate,)
+    ndarray of float32, shape (n_samples_at_new_rate,)
 
     Raises
     ------
@@ -249,37 +237,26 @@ def as_clip(
     """
     waveform = _one_channel(samples, channels)
     check_sound(name, waveform)
-    if wanted is not None and rate != wanted:
-        waveform = soxr.resample(waveform, rate, wanted, quality="VHQ")
+    if new_rate is not None and rate != new_rate:
+        waveform = soxr.resample(waveform, rate, new_rate, quality="VHQ")
         if not len(waveform):
-            raise BadClipError(
-                name,
-                f"holds {len(samples)} samples at {rate} Hz",
-                f"enough for one at {wanted} Hz",
-                "remove it",
-            )
+            problem = f"holds {len(samples)} samples at {rate} Hz"
+            raise BadClipError(name, problem, f"enough for one at {new_rate} Hz", "remove it")
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
 def check_channels(channels: str) -> None:
-    """Refuse a channel policy that there is not.
-
-    Raises
-    ------
-    UserError
-        If ``channels`` is none of :data:`CHANNEL_POLICIES`.
-    """
+    """Raise UserError if ``channels`` is none of :data:`CHANNEL_POLICIES`."""
     if channels not in CHANNEL_POLICIES:
         raise UserError(
-            f"channels {channels!r}: there is no such choice; expected one of "
-            f"{', '.join(CHANNEL_POLICIES)}; choose one of them"
+            f"channels {channels!r}: unknown; choose one of {', '.join(CHANNEL_POLICIES)}"
         )
 
 
 def check_length(
     file: Place, n_samples: int, sampling_rate: int, minimum: int, maximum: int | None
 ) -> None:
-    """Refuse a clip that the encoder cannot take whole.
+    """Refuse a clip that the encoder cannot take whole: it is never silently padded or cut.
 
     Parameters
     ----------
@@ -295,7 +272,7 @@ def check_length(
     Raises
     ------
     BadClipError
-        If the clip is outside the limits. It is never padded or cut in silence.
+        If the length is outside the limits.
     """
     if n_samples < minimum:
         raise BadClipError(
@@ -314,26 +291,16 @@ def check_length(
 
 
 def read_clip(file: Place) -> bytes:
-    """Read the bytes of a clip.
-
-    Parameters
-    ----------
-    file : Path or Remote
-        Where it is.
-
-    Returns
-    -------
-    bytes
-        At most :data:`MAX_BYTES`.
+    """Return the bytes of a clip, at most :data:`MAX_BYTES`.
 
     Raises
     ------
     BadClipError
-        If it is not there, cannot be read, or has more.
+        If it does not exist, cannot be read, or is larger.
     UserError
-        If it is elsewhere and may not be read.
+        If access to a remote clip is denied.
     MachineError
-        If it is elsewhere and that cannot be reached.
+        If a remote clip cannot be reached.
     """
     try:
         if isinstance(file, Remote):
@@ -343,45 +310,32 @@ def read_clip(file: Place) -> bytes:
     except OSError as error:
         if error.errno == errno.EFBIG:
             raise _too_large(file) from None
-        raise BadClipError(
-            str(file),
-            f"cannot be read ({error.strerror or 'it is not there'})",
-            "a readable file",
-            "check its permissions and the disk",
-        ) from None
+        reason = error.strerror or "it does not exist"
+        fix = "check its permissions and the disk"
+        raise BadClipError(str(file), f"cannot be read ({reason})", "", fix) from None
     if len(content) > MAX_BYTES:
         raise _too_large(file)
     return content
 
 
 def _too_large(file: Place) -> BadClipError:
-    return BadClipError(
-        str(file),
-        f"has more than {MAX_BYTES / 2**20:.0f} MiB",
-        "no more",
-        "split it into utterances",
-    )
+    problem = f"has more than {MAX_BYTES / 2**20:.0f} MiB"
+    return BadClipError(str(file), problem, "", "split it into utterances")
 
 
 def _check_content(file: Place, content: bytes) -> None:
     if not content:
-        raise BadClipError(
-            str(file), "is an empty file", "an audio file", "fetch it again or remove it"
-        )
+        raise BadClipError(str(file), "is an empty file", "", _FETCH)
     if content.startswith(_LFS_POINTER):
-        raise BadClipError(
-            str(file),
-            "is a git-lfs pointer, not audio",
-            "the audio it stands for",
-            "run `git lfs pull` in its repository",
-        )
+        fix = "run `git lfs pull` in its repository"
+        raise BadClipError(str(file), "is a git-lfs pointer, not audio", "", fix)
 
 
 class _Content(io.BytesIO):
-    """The bytes of a file for libsndfile, which follows damaged headers to impossible places."""
+    """The bytes of a file for libsndfile, which follows damaged headers to impossible offsets."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a place; stay where there is none. An error here would be printed, not raised."""
+        """Move to an offset, if it exists. An error here would be printed, not raised."""
         try:
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
@@ -391,7 +345,7 @@ class _Content(io.BytesIO):
 def _decode(
     file: Place, content: bytes, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
-    """Return the samples, shape (frames, channels), and what is known of them."""
+    """Return the samples, shape (frames, channels), and their facts."""
     try:
         with soundfile.SoundFile(_Content(content)) as audio:
             facts = AudioFacts(
@@ -406,7 +360,7 @@ def _decode(
             missing = find_missing(content, audio.format, audio.frames, audio.extra_info)
             if missing:
                 raise _broken_off(file, missing)
-            # By number: some codecs, as GSM 6.10, cannot seek, and do not tell how much is left.
+            # By number: some codecs, such as GSM 6.10, cannot seek or state how much is left.
             samples = audio.read(audio.frames, dtype="float32", always_2d=True)
             is_mpeg = audio.format == "MP3"
     except soundfile.LibsndfileError as error:
@@ -424,23 +378,23 @@ def _decode(
 
 
 def _check_mpeg(file: Place, content: bytes, decoded: int, declared: int) -> None:
-    """Refuse an MPEG stream that is not decoded whole.
+    """Refuse an MPEG stream that was not decoded completely.
 
-    Its header may declare a number of samples. Where it does not, libsndfile takes an estimate from
-    the size of the file, and only the frames themselves tell how many there are.
+    Its header may declare a number of samples. If it does not, libsndfile estimates the number from
+    the size of the file, and only the frames themselves show how many there are.
     """
     counted, missing = count_mpeg_samples(content)
     if missing:
         raise _broken_off(file, missing)
     if decoded != declared and decoded != counted:
         raise _broken_off(file, f"{decoded} of {max(declared, counted)} samples")
-    # The header's own frame, the encoder's delay and its padding are not sound.
+    # The header's own frame, the encoder's delay and its padding are not part of the clip.
     if counted - decoded > _MPEG_MARGIN:
         raise _not_decoded(file, f"its header declares {declared} samples, its frames {counted}")
 
 
 def _container(content: bytes) -> str | None:
-    """Return which container these bytes begin, or None."""
+    """Return FFmpeg's name for the container, or None."""
     if content.startswith(EBML):
         return _MATROSKA
     return _MP4 if content[4:8] in _MP4_BOXES else None
@@ -449,20 +403,17 @@ def _container(content: bytes) -> str | None:
 def _decode_container(
     file: Place, content: bytes, container: str, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
-    """Decode the first audio track by PyAV.
+    """Decode the first audio track with PyAV.
 
-    Nothing that the headers say of durations is believed: samples are counted as they come, and
-    decoding stops at the first that is beyond a limit.
+    Durations in headers are ignored: samples are counted as they are decoded, and decoding stops
+    at the first that exceeds a limit.
     """
     try:
         import av
     except ImportError:
-        raise BadClipError(
-            str(file),
-            "is an MP4 or Matroska file, and PyAV is not installed",
-            "PyAV, which decodes it",
-            "install it: pip install 'serpipe[formats]'",
-        ) from None
+        problem = "is an MP4 or Matroska file, which PyAV decodes, and PyAV is not installed"
+        fix = "install it: pip install 'serpipe[formats]'"
+        raise BadClipError(str(file), problem, "", fix) from None
     missing = find_missing_in_container(content)
     if missing:
         raise _broken_off(file, missing)
@@ -479,23 +430,21 @@ def _decode_container(
             io_open=_open_nothing_else,
         ) as opened:
             if not opened.streams.audio:
-                raise BadClipError(
-                    str(file), "has no audio track", "a file with sound", "remove it"
-                )
+                raise BadClipError(str(file), "has no audio track", "", "remove it")
             stream = opened.streams.audio[0]
             codec = stream.codec_context.name if stream.codec_context else "unknown"
             if codec not in _DECODERS:
-                raise _not_decoded(file, f"its audio is of the codec {codec}")
+                raise _not_decoded(file, f"codec {codec} is not supported")
             for n, packet in enumerate(opened.demux(stream)):
                 if n > max_seconds * _MAX_PACKETS_PER_SECOND:
                     raise _not_decoded(file, f"more than {n - 1} packets")
                 if packet.is_corrupt:
                     raise _broken_off(file, f"{facts.frames} samples")
                 for frame in packet.decode():
-                    found = (frame.sample_rate, frame.layout.nb_channels)
-                    if parts and found != (facts.sampling_rate, facts.channels):
-                        raise _not_decoded(file, "its rate or its channels change on the way")
-                    facts = AudioFacts(sha256, *found, frames=facts.frames + frame.samples)
+                    form = (frame.sample_rate, frame.layout.nb_channels)
+                    if parts and form != (facts.sampling_rate, facts.channels):
+                        raise _not_decoded(file, "its rate or number of channels changes")
+                    facts = AudioFacts(sha256, *form, frames=facts.frames + frame.samples)
                     _check_size(file, facts, max_seconds, so_far=True)
                     parts.append(_as_float(frame))
     except (av.FFmpegError, OSError, KeyError) as error:
@@ -506,7 +455,7 @@ def _decode_container(
 
 
 def _open_nothing_else(url: str, flags: int, options: object) -> NoReturn:
-    """Refuse: a clip is one file, and a name inside it may be that of any other."""
+    """Refuse: a clip is one file, and a name inside it may be the name of any other."""
     raise PermissionError("a clip may not refer to other files")
 
 
@@ -528,26 +477,16 @@ def _one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
 
 
 def _check_size(file: Place, facts: AudioFacts, max_seconds: float, so_far: bool = False) -> None:
-    """Refuse before decoding what would decode to too much: a small file can hold hours."""
-    seconds = f"more than {max_seconds:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
+    """Refuse clips that would decode to too much: a small file can hold hours."""
     if facts.frames == 0:
-        raise BadClipError(
-            str(file), "holds no samples", "an utterance", "fetch it again or remove it"
-        )
+        raise BadClipError(str(file), "holds no samples", "", _FETCH)
     if not RATES[0] <= facts.sampling_rate <= RATES[1]:
-        raise BadClipError(
-            str(file),
-            f"claims a sampling rate of {facts.sampling_rate} Hz",
-            f"{RATES[0]} to {RATES[1]} Hz",
-            "fetch it again or remove it",
-        )
+        problem = f"claims a sampling rate of {facts.sampling_rate} Hz"
+        raise BadClipError(str(file), problem, f"{RATES[0]} to {RATES[1]} Hz", _FETCH)
     if facts.seconds > max_seconds:
-        raise BadClipError(
-            str(file),
-            f"lasts {seconds} s",
-            f"at most {max_seconds:.0f} s",
-            "split it into utterances",
-        )
+        seconds = f"more than {max_seconds:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
+        limit = f"at most {max_seconds:.0f} s"
+        raise BadClipError(str(file), f"lasts {seconds} s", limit, "split it into utterances")
     decoded = 4 * facts.frames * facts.channels
     if decoded > MAX_DECODED_BYTES:
         raise BadClipError(
@@ -559,57 +498,30 @@ def _check_size(file: Place, facts: AudioFacts, max_seconds: float, so_far: bool
 
 
 def _not_decoded(file: Place, reason: str) -> BadClipError:
-    return BadClipError(
-        str(file),
-        f"cannot be decoded ({reason.rstrip('.')})",
-        "audio such as WAV or FLAC",
-        "fetch it again or remove it",
-    )
+    problem = f"cannot be decoded ({reason.rstrip('.')})"
+    return BadClipError(str(file), problem, "audio such as WAV or FLAC", _FETCH)
 
 
 def _without_length(file: Place, audio_format: str) -> BadClipError:
     return BadClipError(
         str(file),
-        f"declares no length in its header ({audio_format}), so that no missing end can be noticed",
-        "a format that has one",
-        "convert it to WAV or FLAC if you know it to be complete",
+        f"declares no length in its header ({audio_format}), so that a missing end goes unnoticed",
+        "",
+        "convert it to WAV or FLAC if you know that it is complete",
     )
 
 
 def _broken_off(file: Place, where: str) -> BadClipError:
-    return BadClipError(
-        str(file),
-        f"breaks off after {where}",
-        "the whole clip",
-        "fetch it again, or convert it to WAV or FLAC if you know it to be complete",
-    )
+    fix = "download it again, or convert it to WAV or FLAC if you know that it is complete"
+    return BadClipError(str(file), f"breaks off after {where}", "", fix)
 
 
 def check_sound(name: str, waveform: Waveform) -> None:
-    """Refuse what holds no sound.
-
-    Parameters
-    ----------
-    name : str
-        What it is called in the message.
-    waveform : ndarray of float32, shape (n_samples,)
-        Full scale is 1.
-
-    Raises
-    ------
-    BadClipError
-        If samples are not finite, or none is louder than -80 dB.
-    """
+    """Raise BadClipError if samples are not finite, or none is louder than -80 dB of full scale."""
     if not np.isfinite(waveform).all():
-        raise BadClipError(
-            name, "holds samples that are not numbers", "finite samples", "remove it"
-        )
+        raise BadClipError(name, "holds samples that are not finite numbers", "", "remove it")
     peak = float(np.abs(waveform).max())
     if peak < SILENCE_PEAK:
         level = "all zeros" if peak == 0 else f"peak {20 * np.log10(peak):.0f} dB"
-        raise BadClipError(
-            name,
-            f"is silent ({level})",
-            f"a peak above {20 * np.log10(SILENCE_PEAK):.0f} dB",
-            "remove it",
-        )
+        least = f"a peak above {20 * np.log10(SILENCE_PEAK):.0f} dB"
+        raise BadClipError(name, f"is silent ({level})", least, "remove it")

@@ -12,7 +12,7 @@ attribute ``about_sha256``     text             checksum of the texts of key and
 ============================== ================ ==================================================
 
 An index has the same table and attributes; its ``embeddings/POOLING/LAYER`` are empty groups with
-the checksum that the layer would have in one file. The rows lie in the shards, which are
+the checksum that the layer would have in one file. The rows are in the shards,
 ``FILE.shards/000000.h5`` and so on, each a cache of its own:
 
 ============================== ================ ==================================================
@@ -24,7 +24,7 @@ in an index                    shape            what it is
 ``shards/sha256``              (n_shards,)      what each states of its content, as one checksum
 ============================== ================ ==================================================
 
-The labels of an index hold; those in a shard are those of the day on which it was written.
+The labels of the index are valid; those in a shard are as old as the shard.
 """
 
 import dataclasses
@@ -40,7 +40,16 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, counted
 from .cache_child import read_contents
-from .cache_rows import NO_ROWS, Layer, Rows, Shard, hash_table, layer_name, one_file, stamp_of
+from .cache_rows import (
+    EMPTY_ROW_MAP,
+    RowMap,
+    Shard,
+    StoredLayer,
+    hash_table,
+    layer_name,
+    row_map_of_file,
+    stamp_of,
+)
 from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
 
 Table = dict[str, NDArray[Any]]
@@ -48,7 +57,7 @@ Table = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Cache:
-    """An opened cache: the clip table in memory, the embeddings in its file or shards.
+    """An open cache: the clip table in memory, the embeddings in its file or shards.
 
     Attributes
     ----------
@@ -60,8 +69,8 @@ class Cache:
         Corpus, command, versions, machine.
     clips : dict of str to ndarray, shape (n_clips,)
         The clip table by column.
-    places : Rows
-        Where the row of each clip lies.
+    row_map : RowMap
+        Where the row of each clip is stored.
     clips_sha256 : str or None
         The checksum of the clip table that the file states; caches of early versions lack it.
     """
@@ -71,7 +80,7 @@ class Cache:
     provenance: Mapping[str, Any]
     clips: Table
     _stamp: tuple[int, ...]
-    places: Rows = NO_ROWS
+    row_map: RowMap = EMPTY_ROW_MAP
     clips_sha256: str | None = None
     _checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -87,8 +96,8 @@ class Cache:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
-        """The files that hold the rows of an index; none if the file holds them itself."""
-        return tuple(shard for shard in self.places.shards if shard.path != self.path)
+        """The files that hold the rows of an index; empty for a single file."""
+        return tuple(shard for shard in self.row_map.shards if shard.path != self.path)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -102,7 +111,7 @@ class Cache:
         layer : str
             ``"0"`` .. ``"L"`` or ``"final_norm"``.
         pooling : str
-            ``"mean"`` or ``"std"``; joined by commas, they stand side by side.
+            ``"mean"`` or ``"std"``; several, joined by commas, are concatenated.
 
         Returns
         -------
@@ -111,58 +120,56 @@ class Cache:
         Raises
         ------
         UserError
-            If the file was written anew meanwhile, or its numbers do not have their checksum.
+            If the file was rewritten meanwhile, or the checksum of its numbers is wrong.
         """
         self._check_unchanged()
         poolings = pooling.split(",")
         width = int(self.key["width"])
-        found = np.empty((len(self), width * len(poolings)), np.float32)
-        for place, shard in enumerate(self.places.shards):
-            clips = np.flatnonzero(self.places.shard_of == place)
-            clip_of = np.full(shard.n_rows, -1)  # of a row that no clip has any more
-            clip_of[self.places.row_of[clips]] = clips
+        values = np.empty((len(self), width * len(poolings)), np.float32)
+        for index, shard in enumerate(self.row_map.shards):
+            clips = np.flatnonzero(self.row_map.shard_of == index)
+            clip_of = np.full(shard.n_rows, -1)  # a row that no clip has any more
+            clip_of[self.row_map.row_of[clips]] = clips
             for n, part in enumerate(poolings):
                 digest = hashlib.sha256()
                 for start, block in shard.blocks(part, layer):
                     digest.update(block.tobytes())
                     targets = clip_of[start : start + len(block)]
                     wanted = targets >= 0
-                    found[targets[wanted], n * width : (n + 1) * width] = block[wanted]
+                    values[targets[wanted], n * width : (n + 1) * width] = block[wanted]
                 if shard.layers[f"{part}/{layer}"].sha256 != digest.hexdigest():
                     raise UserError(
-                        f"{shard.path}: layer {layer} does not have its checksum; expected a "
-                        "file as it was written; make it again with `serpipe extract "
-                        "--overwrite`"
+                        f"{shard.path}: layer {layer} does not have its checksum: the file is "
+                        "damaged; make it again with `serpipe extract --overwrite`"
                     )
-        return found
+        return values
 
     def checksums(self) -> dict[str, str]:
-        """Return the checksum of each ``POOLING/LAYER``, as the file gives it."""
+        """Return the checksum of each ``POOLING/LAYER`` that the file states."""
         return dict(self._checksums)
 
-    def rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """Read some rows of one layer, as they are stored, and no others."""
+    def read_rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Return some rows of one layer, as they are stored, and read no others."""
         self._check_unchanged()
-        return self.places[rows].read(self.key, pooling, layer)
+        return self.row_map[rows].read(self.key, pooling, layer)
 
     def _check_unchanged(self) -> None:
-        """Refuse to read rows that may no longer be those of the clip table in memory."""
+        """Refuse to read rows that may no longer match the clip table in memory."""
         files = [(self.path, self._stamp), *((shard.path, shard.stamp) for shard in self.shards)]
         for path, stamp in files:
             if stamp_of(path) != stamp:
                 raise UserError(
-                    f"{path}: has been written anew since it was opened; expected it to stay; "
-                    "run the same command again"
+                    f"{path}: was rewritten after it was opened; run the same command again"
                 )
 
 
 def open_cache(path: Path) -> Cache:
-    """Open a cache and check that it is whole.
+    """Open a cache that ``serpipe extract`` wrote, and check that it is whole.
 
     Parameters
     ----------
     path : Path
-        A file written by ``serpipe extract``.
+        The file or index.
 
     Returns
     -------
@@ -171,16 +178,15 @@ def open_cache(path: Path) -> Cache:
     Raises
     ------
     UserError
-        If the file is not there, is no HDF5 file or no cache, or lacks rows; or if a shard is not
-        there, or is not the one that the index was made with.
+        If the file does not exist, is no HDF5 file or no cache, or lacks rows; or if a shard is
+        missing, or is not the one that the index was made with.
     """
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file; expected a cache of embeddings; make one with "
-            "`serpipe extract`, or name another"
+            f"{path}: no such file; make a cache with `serpipe extract`, or name another"
         )
-    told, arrays = read_contents(path)
-    key = told["key"]
+    content, arrays = read_contents(path)
+    key = content["key"]
     shards = tuple(
         Shard(
             path=Path(shard["path"]),
@@ -189,44 +195,33 @@ def open_cache(path: Path) -> Cache:
             stamp=tuple(shard["stamp"]),
             width=key["width"],
             dtype=key["dtype"],
-            layers={name: Layer(*place) for name, place in shard["layers"].items()},
+            layers={name: StoredLayer(*layer) for name, layer in shard["layers"].items()},
             statement=shard["statement"],
         )
-        for shard in told["shards"]
+        for shard in content["shards"]
     )
     if "rows/shard" in arrays:
-        places = Rows(shards, arrays["rows/shard"], arrays["rows/row"])
+        row_map = RowMap(shards, arrays["rows/shard"], arrays["rows/row"])
     else:
-        places = one_file(shards[0])
+        row_map = row_map_of_file(shards[0])
     return Cache(
         path=path,
         key=key,
-        provenance=told["provenance"],
+        provenance=content["provenance"],
         clips={
             name.removeprefix("clips/"): column
             for name, column in arrays.items()
             if name.startswith("clips/")
         },
-        _stamp=tuple(told["stamp"]),
-        places=places,
-        clips_sha256=told["clips_sha256"],
-        _checksums=told["sha256"],
+        _stamp=tuple(content["stamp"]),
+        row_map=row_map,
+        clips_sha256=content["clips_sha256"],
+        _checksums=content["sha256"],
     )
 
 
 def check_table(cache: Cache) -> None:
-    """Check the clip table of a cache against its checksum.
-
-    Parameters
-    ----------
-    cache : Cache
-        An opened cache.
-
-    Raises
-    ------
-    UserError
-        If a label, a speaker or anything else in the table was changed.
-    """
+    """Raise UserError if the clip table of a cache does not have its checksum."""
     if cache.clips_sha256 is not None and cache.clips_sha256 != hash_table(cache.clips):
         raise UserError(
             f"{cache.path}: the clip table does not have its checksum: it was damaged or changed; "
@@ -235,44 +230,34 @@ def check_table(cache: Cache) -> None:
 
 
 def verify_cache(path: Path) -> list[str]:
-    """Check every number of a cache against its checksum, and shards against their index.
-
-    Parameters
-    ----------
-    path : Path
-        A file written by ``serpipe extract``.
-
-    Returns
-    -------
-    list of str
-        What is wrong, one line each; empty if nothing is.
+    """Return what is wrong with a cache, one line each, by all checksums of its files and index.
 
     Raises
     ------
     UserError
-        If it is not even a whole cache.
+        If it is not even a complete cache.
     """
     return wrong_with(open_cache(path))
 
 
 def wrong_with(cache: Cache) -> list[str]:
-    """Do what :func:`verify_cache` does with a cache that is open already."""
+    """Return what is wrong with an open cache, one line each, as :func:`verify_cache` does."""
     wrong = []
     if len(set(zip(cache.clips["corpus"], cache.clips["name"], strict=True))) != len(cache):
-        wrong.append("a clip stands twice in the table")
+        wrong.append("a clip occurs twice in the table")
     if cache.clips_sha256 != hash_table(cache.clips):
         wrong.append("clips do not have their checksum: the table has been changed")
     if cache.shards:
         return wrong + _wrong_with_shards(cache)
     cache._check_unchanged()
-    for shard in cache.places.shards:
+    for shard in cache.row_map.shards:
         wrong.extend(_wrong_with_layers(shard))
     return wrong
 
 
 def _wrong_with_layers(shard: Shard) -> Iterator[str]:
     """Check each layer of a file."""
-    for name, place in shard.layers.items():
+    for name, stored in shard.layers.items():
         pooling, layer = name.split("/")
         digest, finite, empty = hashlib.sha256(), True, 0
         for _, block in shard.blocks(pooling, layer):
@@ -283,20 +268,20 @@ def _wrong_with_layers(shard: Shard) -> Iterator[str]:
         if not finite:
             yield f"{name} holds values that are not finite numbers"
         if empty and pooling == "mean":  # the deviation of a single frame is zero
-            yield f"{name} holds {counted(empty, 'row')} of zeros, which nothing has written"
-        if place.sha256 != digest.hexdigest():
+            yield f"{name} holds {counted(empty, 'row')} of zeros, which were never written"
+        if stored.sha256 != digest.hexdigest():
             yield f"{name} does not have its checksum: the file is damaged"
 
 
 def _wrong_with_shards(cache: Cache) -> list[str]:
-    """Check each shard as a cache of its own, then whether all of them are what the index says."""
+    """Check each shard as a cache of its own, then all shards against the index."""
     wrong = [f"{s.path}: {line}" for s in cache.shards for line in verify_cache(s.path)]
     if wrong:
         return wrong
     return [
         f"{layer_name(*name.split('/'))} does not have its checksum: the index is damaged"
         for name, stated in cache.checksums().items()
-        if cache.places.checksum(cache.key, *name.split("/")) != stated
+        if cache.row_map.checksum(cache.key, *name.split("/")) != stated
     ]
 
 

@@ -1,9 +1,8 @@
-"""Read the structure of a cache in a process of its own, which may hang, crash or eat memory.
+"""Read the structure of a cache in a child process, which may hang, crash or exhaust memory.
 
-The process gets a path, and answers on its standard output: for each array a line of JSON with
-name, dtype and length, and then its bytes; at the end a line with the rest. If it dies instead,
-the file is damaged, and only that process is gone. This one never parses HDF5 that it has not
-written itself.
+The child gets a path, and answers on its standard output: for each array a line of JSON with name,
+dtype and length, followed by its bytes; at the end a line with the rest. If it dies instead, the
+file is damaged, and only the child is lost. The parent never parses HDF5 from elsewhere.
 """
 
 import faulthandler
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 from ..errors import MachineError, UserError, first_line
 from ..process_limits import limit_process
 
-#: Without a sign of life for so long, the file is taken for one that HDF5 never finishes with.
+#: After this time without a sign of life, HDF5 is assumed never to finish with the file.
 SILENCE_SECONDS = 30.0
-#: Memory for the process itself, besides that for columns.
+#: Memory for the child itself, in addition to that for columns.
 _SPARE_BYTES = 1 << 30
 
 
 def read_contents(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read what :func:`serpipe.features.cache_read.read_cache` reads, in another process.
+    """Run :func:`serpipe.features.cache_read.read_cache` in a child process.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ def read_contents(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
 
     Returns
     -------
-    told : dict
+    content : dict
         What ``read_cache`` returns.
     arrays : dict of str to ndarray
         What it sends.
@@ -48,7 +47,7 @@ def read_contents(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     MachineError
         If no process can be started.
     """
-    return _ask("cache", path)
+    return _run_child("cache", path)
 
 
 def read_numbers(path: Path) -> set[int]:
@@ -56,12 +55,12 @@ def read_numbers(path: Path) -> set[int]:
     if not path.is_file():
         return set()
     try:
-        return set(_ask("numbers", path)[0]["numbers"])
+        return set(_run_child("numbers", path)[0]["numbers"])
     except UserError:
         return set()
 
 
-def _ask(what: str, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _run_child(what: str, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     command = [sys.executable, "-P", "-m", __name__, what, str(path), str(SILENCE_SECONDS)]
     environment = {
         **os.environ,
@@ -78,8 +77,8 @@ def _ask(what: str, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
         )
     except OSError as error:
         raise MachineError(
-            f"{path}: no process can be started to read it ({error.strerror}); expected "
-            f"{sys.executable} to start; check memory and limits and run the same command again"
+            f"{path}: no process can be started to read it ({error.strerror}): check memory and "
+            f"limits, whether {sys.executable} starts, and run the same command again"
         ) from None
     assert child.stdout
     with child:
@@ -90,35 +89,35 @@ def _ask(what: str, path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]
             raise
     if answers is None:
         raise MachineError(
-            f"{path}: the process that was to read it did not start; expected {sys.executable} to "
-            "start and import h5py; check memory and the installation"
+            f"{path}: the process that reads it did not start; check memory, and whether "
+            f"{sys.executable} can import h5py"
         )
-    told, arrays = answers
-    if told is None:
+    content, arrays = answers
+    if content is None:
         limit = f"did not finish within {SILENCE_SECONDS:g} s"
         kind = "crashed" if child.returncode != 1 else limit
-        told = {
+        content = {
             "error": f"{path}: not a whole cache of embeddings (reading it {kind}); make one with "
             "`serpipe extract`, or name another"
         }
-    if "error" in told:
-        raise UserError(told["error"])
-    return told, arrays
+    if "error" in content:
+        raise UserError(content["error"])
+    return content, arrays
 
 
 def _receive(answers: IO[bytes]) -> tuple[dict[str, Any] | None, dict[str, NDArray[Any]]] | None:
-    """Return the last answer, if it came, and the arrays before it; ``None`` if none came."""
+    """Return the last answer, if there is one, and the arrays before it; ``None`` without any."""
     if not answers.readline():
         return None
     arrays: dict[str, NDArray[Any]] = {}
     while line := answers.readline():
-        told: dict[str, Any] = json.loads(line)
-        if "array" not in told:
-            return told, arrays
-        array = np.empty(told["length"], told["dtype"])
+        answer: dict[str, Any] = json.loads(line)
+        if "array" not in answer:
+            return answer, arrays
+        array = np.empty(answer["length"], answer["dtype"])
         if answers.readinto(_bytes(array)) != array.nbytes:  # type: ignore[attr-defined]
             break
-        arrays[told["array"]] = array
+        arrays[answer["array"]] = array
     return None, arrays
 
 
@@ -127,44 +126,44 @@ def _bytes(array: NDArray[Any]) -> memoryview:
 
 
 def _answer(what: str, path: Path, seconds: float) -> None:
-    """Read, and tell on standard output; the other side of :func:`_ask`."""
+    """Read a cache and answer on standard output: what the child of :func:`_run_child` runs."""
     from .cache_read import column_limit, read_cache, read_numbers
 
     out = sys.stdout.buffer
 
-    def tell(told: dict[str, Any]) -> None:
-        out.write(json.dumps(told).encode() + b"\n")
+    def answer(content: dict[str, Any]) -> None:
+        out.write(json.dumps(content).encode() + b"\n")
         out.flush()
 
     def send(name: str, array: NDArray[Any]) -> None:
-        faulthandler.cancel_dump_traceback_later()  # the other side may take its time
+        faulthandler.cancel_dump_traceback_later()  # the parent may take its time
         array = np.ascontiguousarray(array)
-        tell({"array": name, "dtype": array.dtype.str, "length": len(array)})
+        answer({"array": name, "dtype": array.dtype.str, "length": len(array)})
         out.write(_bytes(array))
         out.flush()
         still_busy()
 
     def still_busy() -> None:
-        # Ends the process, whatever C code is at work: no Python needs to run for it.
+        # Ends the process even while C code runs: it needs no Python.
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.stderr)
 
-    tell({"ready": True})
+    answer({"ready": True})
     still_busy()
     try:
         limit_process(_SPARE_BYTES + 2 * column_limit(path), writes_files=True)
-        told = (
+        content = (
             {"numbers": read_numbers(path)}
             if what == "numbers"
             else read_cache(path, send, still_busy)
         )
     except UserError as error:
-        told = {"error": str(error)}
+        content = {"error": str(error)}
     except (OSError, MemoryError) as error:  # it vanished, or is larger than memory
-        told = {
+        content = {
             "error": f"{path}: cannot be read ({first_line(error)}); try again, or name another"
         }
     faulthandler.cancel_dump_traceback_later()
-    tell(told)
+    answer(content)
 
 
 if __name__ == "__main__":

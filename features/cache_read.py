@@ -1,8 +1,7 @@
-"""Read the HDF5 structure of a cache: all that there is to know of it but the embeddings.
+"""Read the HDF5 structure of a cache: everything but the embeddings.
 
-HDF5 follows whatever addresses and sizes a file states. Damaged or hostile ones make it loop for
-ever, crash, or ask for more memory than there is, so this runs in a process of its own, see
-:mod:`.cache_child`.
+HDF5 follows all addresses and sizes in a file. Damaged or hostile ones make it loop forever, crash,
+or allocate more memory than there is, so this runs in a process of its own (:mod:`.cache_child`).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from .cache_rows import (
     FORMAT_VERSION,
     INDEX_VERSION,
     MAX_SHARDS,
-    Layer,
+    StoredLayer,
     hash_texts,
     layer_name,
     shard_path,
@@ -29,17 +28,17 @@ from .cache_schema import KeyFields, check_columns, check_provenance, parse_obje
 
 #: Rows of a column that are read at once.
 _BLOCK = 65_536
-#: Groups lie in groups at most so deep: a group can also contain itself.
+#: Deepest nesting of groups: a group can also contain itself.
 _DEEPEST = 4
-#: A string in a file: its length, and where the text lies (16 bytes).
+#: A string in a file: its length, and where the text is stored (16 bytes).
 _STRING = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
-#: Columns in memory may take so many bytes, and so many times the bytes of the file besides. Text
-#: takes 4 bytes a character for each clip, as many characters as the longest text of the column.
+#: Limit of the columns in memory: this many bytes, plus this many times the bytes of the file. Text
+#: takes 4 bytes a character, and each clip as many characters as the longest text of the column.
 _SPARE_BYTES, _GROWTH = 1 << 30, 32
 
-_FIX_SHARD = "put back what was there, or make all again with `serpipe extract --overwrite`"
+_FIX_SHARD = "restore it, or make the whole cache again with `serpipe extract --overwrite`"
 
-#: Takes the name of an array and the array.
+#: Receives the name of an array and the array.
 Send = Callable[[str, NDArray[Any]], None]
 
 
@@ -56,23 +55,23 @@ def read_cache(path: Path, send: Send, still_busy: Callable[[], None]) -> dict[s
     path : Path
         A file or an index.
     send : callable
-        Takes each column of the clip table as ``clips/COLUMN``, shape (n_clips,), and of an index
-        ``rows/shard`` and ``rows/row``: for each clip, the place of its shard among those that are
-        returned, and the row there.
+        Receives each column of the clip table as ``clips/COLUMN``, shape (n_clips,), and for an
+        index ``rows/shard`` and ``rows/row``: for each clip, the index of its shard in the returned
+        list, and the row in that shard.
     still_busy : callable
-        Is called at each step. A file that HDF5 never finishes with stays within one.
+        Called at each step. A file that HDF5 never finishes with does not reach the next step.
 
     Returns
     -------
     dict
         JSON values: ``key``, ``provenance``, ``clips_sha256`` (or ``None``), ``sha256`` of each
         ``POOLING/LAYER``, and ``shards``, each with the fields of
-        :class:`~serpipe.features.cache_rows.Shard` besides those that the key gives.
+        :class:`~serpipe.features.cache_rows.Shard` that the key does not give.
 
     Raises
     ------
     UserError
-        If it is not a whole cache, or a shard is missing or is not the one the index names.
+        If it is not a whole cache, or a shard is missing or is not the one that the index names.
     """
     fix = "make one with `serpipe extract`, or name another"
     try:
@@ -81,8 +80,8 @@ def read_cache(path: Path, send: Send, still_busy: Callable[[], None]) -> dict[s
             version = _version(file)
             if version not in (FORMAT_VERSION, INDEX_VERSION):
                 raise UserError(
-                    f"{path}: cache format {version}; expected {FORMAT_VERSION} or "
-                    f"{INDEX_VERSION}, those of this serpipe; {fix}"
+                    f"{path}: cache format {version}; this version of serpipe reads "
+                    f"{FORMAT_VERSION} and {INDEX_VERSION}; {fix}"
                 )
             stamp = stamp_of(path)
             key, provenance, fields = _read_about(file)
@@ -95,7 +94,7 @@ def read_cache(path: Path, send: Send, still_busy: Callable[[], None]) -> dict[s
                 sha256 = {name: layer.sha256 for name, layer in layers.items()}
             else:
                 shards, sha256 = _read_index(path, file, reader, key, fields, hashes, send)
-    except Exception as error:  # h5py raises what it likes for content that is damaged
+    except Exception as error:  # h5py may raise anything for damaged content
         if isinstance(error, UserError):
             raise
         reason = first_line(error)
@@ -121,63 +120,42 @@ def read_numbers(path: Path) -> list[int]:
 
 
 def check_contained(file: h5py.File) -> None:
-    """Refuse a file whose data lie elsewhere: a cache from a stranger could name any file.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open for reading; nothing of it has been read.
+    """Refuse a file with data elsewhere: a cache from a stranger could name any file.
 
     Raises
     ------
     ValueError
-        If it has a link that leads elsewhere, a dataset that is stored in other files, or
-        something that is neither a group nor a dataset.
+        If it has a link to another file, a dataset that is stored in other files, or an object
+        that is neither a group nor a dataset.
     """
 
     def check(group: h5py.Group, depth: int) -> None:
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise ValueError(f"{name} is a link to somewhere else")
-            found = group[name]
-            if isinstance(found, h5py.Dataset):
-                if found.is_virtual or found.external:
+            member = group[name]
+            if isinstance(member, h5py.Dataset):
+                if member.is_virtual or member.external:
                     raise ValueError(f"{name} is stored in another file")
-            elif not isinstance(found, h5py.Group):
+            elif not isinstance(member, h5py.Group):
                 raise ValueError(f"{name} is neither a group nor a dataset")
             elif depth == _DEEPEST:
-                raise ValueError(f"{name} lies too deep")
+                raise ValueError(f"{name} is nested too deep")
             else:
-                check(found, depth + 1)
+                check(member, depth + 1)
 
     check(file, 1)
 
 
 class _Reader:
-    """Reads datasets of one file, none of which may claim more than the file can hold.
-
-    Parameters
-    ----------
-    file : h5py.File
-        The file.
-    path : Path
-        Its name.
-    still_busy : callable
-        Is called before each step.
-    """
+    """Reads datasets of one file, none of which may claim more than the file can hold."""
 
     def __init__(self, file: h5py.File, path: Path, still_busy: Callable[[], None]) -> None:
         self._file, self._path, self.still_busy = file, path, still_busy
         self._size, self._left = path.stat().st_size, column_limit(path)
 
     def column(self, name: str) -> NDArray[Any]:
-        """Read a column: text, or numbers.
-
-        Raises
-        ------
-        ValueError
-            If it is anything else, or is not stored as serpipe stores it.
-        """
+        """Read a column of text or numbers; raise ValueError if it is not stored as one."""
         dataset = self._dataset(name)
         if dataset.ndim != 1:
             raise ValueError(f"{name} is not a column")
@@ -194,8 +172,8 @@ class _Reader:
             raise ValueError(f"{name} holds text of fixed length")
         with self._path.open("rb") as plain:
             plain.seek(offset)
-            places = np.fromfile(plain, _STRING, dataset.size)
-        lengths = places["length"].astype(np.int64)
+            strings = np.fromfile(plain, _STRING, dataset.size)
+        lengths = strings["length"].astype(np.int64)
         if lengths.sum() > self._size:
             raise ValueError(f"{name} claims more text than the file can hold")
         self._take(4 * dataset.size * int(lengths.max(initial=1)), name)
@@ -213,13 +191,13 @@ class _Reader:
             raise ValueError(f"{name} are not whole numbers")
         return values.astype(np.intp)
 
-    def layers(self, fields: KeyFields, n_rows: int) -> dict[str, Layer]:
-        """Return where each layer lies, by ``POOLING/LAYER``.
+    def layers(self, fields: KeyFields, n_rows: int) -> dict[str, StoredLayer]:
+        """Return where each layer is stored, by ``POOLING/LAYER``.
 
         Raises
         ------
         ValueError
-            If a layer has another shape or type of numbers than the key and the table say.
+            If the shape or dtype of a layer is not that of the key and the table.
         """
         layers, shape = {}, (n_rows, fields.width)
         for pooling in fields.poolings:
@@ -233,7 +211,7 @@ class _Reader:
                         f"{shape}"
                     )
                 offset = self._stored(dataset, name, dataset.dtype.itemsize)
-                layers[f"{pooling}/{layer}"] = Layer(offset, _text(dataset, "sha256"))
+                layers[f"{pooling}/{layer}"] = StoredLayer(offset, _text(dataset, "sha256"))
         return layers
 
     def _dataset(self, name: str) -> h5py.Dataset:
@@ -244,7 +222,7 @@ class _Reader:
         return dataset
 
     def _stored(self, dataset: h5py.Dataset, name: str, itemsize: int) -> int:
-        """Return where a dataset lies, if it is one piece of the file and not compressed."""
+        """Return the offset of a dataset; raise ValueError if it is not stored in one piece."""
         stored = dataset.id.get_storage_size()
         if dataset.size == 0:
             return 0
@@ -252,7 +230,7 @@ class _Reader:
         if offset is None or stored != dataset.size * itemsize:
             raise ValueError(f"{name} is not stored in one piece")
         if offset + stored > self._size:
-            raise ValueError(f"{name} does not lie within the file")
+            raise ValueError(f"{name} is not within the file")
         return int(offset)
 
     def _take(self, n_bytes: int, name: str) -> None:
@@ -268,11 +246,11 @@ def _version(file: h5py.File) -> int:
     return int(version)
 
 
-def _text(thing: h5py.File | h5py.Group | h5py.Dataset, name: str) -> str:
-    """Read an attribute that is one text."""
-    if thing.attrs.get_id(name).shape != ():
+def _text(owner: h5py.File | h5py.Group | h5py.Dataset, name: str) -> str:
+    """Read an attribute that is a single text."""
+    if owner.attrs.get_id(name).shape != ():
         raise ValueError(f"attribute {name} is not one text")
-    value = thing.attrs[name]
+    value = owner.attrs[name]
     if not isinstance(value, str):
         raise ValueError(f"attribute {name} is not text")
     value.encode()  # text that is not valid UTF-8 cannot be printed
@@ -316,7 +294,7 @@ def _shard(
     stamp: tuple[int, ...],
     key: Mapping[str, Any],
     clips_sha256: str,
-    layers: Mapping[str, Layer],
+    layers: Mapping[str, StoredLayer],
 ) -> dict[str, Any]:
     return {
         "path": str(path),
@@ -337,7 +315,7 @@ def _read_index(
     hashes: NDArray[Any],
     send: Send,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Open the shards of an index and check that they and the row map are those it was made with.
+    """Open the shards of an index, and check them and the row map against the index.
 
     Returns
     -------
@@ -349,9 +327,9 @@ def _read_index(
     Raises
     ------
     UserError
-        If a shard is missing, or is another.
+        If a shard is missing or was replaced.
     ValueError
-        If the row map leads to rows that are not those of the clips.
+        If the row map leads to rows of other clips.
     """
     numbers, number_of, row_of = (
         reader.integers(name) for name in ("shards/number", "rows/shard", "rows/row")
@@ -373,15 +351,12 @@ def _read_index(
         raise ValueError("rows/shard: a clip in a shard that is not of this index")
     shard_of = np.searchsorted(numbers, number_of)
     shards = []
-    for place, number in enumerate(numbers.tolist()):
+    for position, number in enumerate(numbers.tolist()):
         shard, theirs = _read_shard(index, number, reader, fields)
         path = Path(shard["path"])
-        if shard["statement"] != stated[place]:
-            raise UserError(
-                f"{path}: is another file than {index} was made with; expected that shard; "
-                f"{_FIX_SHARD}"
-            )
-        clips = np.flatnonzero(shard_of == place)
+        if shard["statement"] != stated[position]:
+            raise UserError(f"{path}: is not the shard that {index} was made with; {_FIX_SHARD}")
+        clips = np.flatnonzero(shard_of == position)
         rows = row_of[clips]
         if np.any((rows < 0) | (rows >= shard["n_rows"])):
             raise ValueError(f"rows/row: a row that {path.name} does not have")
@@ -401,7 +376,7 @@ def _read_shard(
     """Return a shard and the content hashes of its clips."""
     path = shard_path(index, number)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a shard of {index}; {_FIX_SHARD}")
+        raise UserError(f"{path}: no such file, but {index} needs this shard; {_FIX_SHARD}")
     try:
         with h5py.File(path, "r") as file:
             stamp = stamp_of(path)

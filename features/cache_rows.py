@@ -1,4 +1,4 @@
-"""Where the rows of a cache lie, and how they are read: as plain bytes, without HDF5."""
+"""Where the rows of a cache are stored, and how they are read: as bytes, without HDF5."""
 
 import hashlib
 import json
@@ -12,26 +12,18 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 
-#: Of a file that holds its rows, and of an index of such files.
+#: Versions of a file that holds its rows, and of an index of such files.
 FORMAT_VERSION = 1
 INDEX_VERSION = 2
 #: The names of shards have six digits.
 MAX_SHARDS = 10**6
-#: Rows that are in memory at once when a file is written or checked.
+#: Rows in memory at once when a file is written or checked.
 BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer of one file.
-
-    Attributes
-    ----------
-    offset : int
-        Where its rows begin in the file, in bytes.
-    sha256 : str
-        The checksum that the file states for them.
-    """
+class StoredLayer:
+    """Where the rows of a layer begin in a file, in bytes, and the checksum stated for them."""
 
     offset: int
     sha256: str
@@ -39,7 +31,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file that holds rows: one of those of an index, or the cache itself.
+    """A file that holds rows: one file of an index, or the cache itself.
 
     Attributes
     ----------
@@ -47,15 +39,13 @@ class Shard:
         The file.
     number : int
         Its number in the index; 0 for the cache itself.
-    n_rows : int
-        How many rows it holds.
+    n_rows, width : int
+        Shape of a layer.
     stamp : tuple of int
         From :func:`stamp_of`, when it was opened.
-    width : int
-        Numbers in a row.
     dtype : {"float32", "float16"}
         Of the stored numbers.
-    layers : mapping of str to Layer
+    layers : mapping of str to StoredLayer
         By ``POOLING/LAYER``.
     statement : str
         From :func:`statement`.
@@ -67,21 +57,16 @@ class Shard:
     stamp: tuple[int, ...]
     width: int
     dtype: str
-    layers: Mapping[str, Layer]
+    layers: Mapping[str, StoredLayer]
     statement: str
 
     def mapped(self, pooling: str, layer: str) -> NDArray[Any]:
-        """Return one layer as an array that is mapped into memory.
-
-        Returns
-        -------
-        ndarray of ``dtype``, shape (n_rows, width)
-        """
-        place = self.layers[f"{pooling}/{layer}"]
-        return np.memmap(self.path, self.dtype, "r", place.offset, (self.n_rows, self.width))
+        """Return one layer, mapped into memory, of ``dtype`` and shape (n_rows, width)."""
+        offset = self.layers[f"{pooling}/{layer}"].offset
+        return np.memmap(self.path, self.dtype, "r", offset, (self.n_rows, self.width))
 
     def blocks(self, pooling: str, layer: str) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield the first row of each block of a layer, and its rows.
+        """Yield the index of the first row of each block of a layer, and its rows.
 
         Yields
         ------
@@ -90,7 +75,7 @@ class Shard:
         Raises
         ------
         UserError
-            If the file is shorter than it was when it was opened.
+            If the file has become shorter since it was opened.
         """
         with self.path.open("rb") as file:
             file.seek(self.layers[f"{pooling}/{layer}"].offset)
@@ -99,71 +84,65 @@ class Shard:
                 block = np.empty(shape, self.dtype)
                 if file.readinto(block.view(np.uint8).data) != block.nbytes:
                     raise UserError(
-                        f"{self.path}: ends within {layer_name(pooling, layer)}; expected the file "
-                        "as it was when it was opened; make it again with `serpipe extract "
-                        "--overwrite`"
+                        f"{self.path}: has been cut within {layer_name(pooling, layer)} since it "
+                        "was opened; make it again with `serpipe extract --overwrite`"
                     )
                 yield start, block
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Where the row of each clip lies.
+class RowMap:
+    """Where the row of each clip is stored.
 
     Attributes
     ----------
     shards : tuple of Shard
         The files.
     shard_of, row_of : ndarray of int, shape (n_clips,)
-        Which of ``shards`` holds the row (its place among them), and which row of it that is.
+        Index of the shard in ``shards``, and index of the row in that shard.
     """
 
     shards: tuple[Shard, ...]
     shard_of: NDArray[np.intp]
     row_of: NDArray[np.intp]
 
-    def __getitem__(self, clips: NDArray[np.intp] | slice) -> "Rows":
-        """Return where the rows of some clips lie."""
-        return Rows(self.shards, self.shard_of[clips], self.row_of[clips])
+    def __getitem__(self, clips: NDArray[np.intp] | slice) -> "RowMap":
+        """Return the map of some clips."""
+        return RowMap(self.shards, self.shard_of[clips], self.row_of[clips])
 
     def read(self, key: Mapping[str, Any], pooling: str, layer: str) -> NDArray[Any]:
-        """Read the rows of all clips from one layer, as they are stored.
-
-        Returns
-        -------
-        ndarray of ``key["dtype"]``, shape (n_clips, width)
-        """
-        found = np.empty((len(self.row_of), int(key["width"])), key["dtype"])
-        for place in np.unique(self.shard_of):
-            mine = self.shard_of == place
-            found[mine] = self.shards[place].mapped(pooling, layer)[self.row_of[mine]]
-        return found
+        """Return the rows of all clips from one layer, as stored, of shape (n_clips, width)."""
+        values = np.empty((len(self.row_of), int(key["width"])), key["dtype"])
+        for index in np.unique(self.shard_of):
+            mine = self.shard_of == index
+            values[mine] = self.shards[index].mapped(pooling, layer)[self.row_of[mine]]
+        return values
 
     def checksum(self, key: Mapping[str, Any], pooling: str, layer: str) -> str:
-        """Return the checksum that one layer has in a single file of these clips."""
+        """Return the checksum that a layer would have in a single file of these clips."""
         digest = hashlib.sha256()
         for start in range(0, len(self.row_of), BLOCK_ROWS):
-            some = self[start : start + BLOCK_ROWS]
-            digest.update(some.read(key, pooling, layer).tobytes())
+            block = self[start : start + BLOCK_ROWS]
+            digest.update(block.read(key, pooling, layer).tobytes())
         return digest.hexdigest()
 
 
-#: Of a table of clips without embeddings.
-NO_ROWS = Rows((), np.empty(0, np.intp), np.empty(0, np.intp))
+#: For a table of clips without embeddings.
+EMPTY_ROW_MAP = RowMap((), np.empty(0, np.intp), np.empty(0, np.intp))
 
 
-def one_file(shard: Shard) -> Rows:
-    """Return the rows of a file that holds all of them in the order of its table."""
-    return Rows((shard,), np.zeros(shard.n_rows, np.intp), np.arange(shard.n_rows))
+def row_map_of_file(shard: Shard) -> RowMap:
+    """Return the map of a file that holds all rows in the order of its table."""
+    return RowMap((shard,), np.zeros(shard.n_rows, np.intp), np.arange(shard.n_rows))
 
 
 def shard_path(index: Path, number: int) -> Path:
-    """Return where a shard lies: its name is made of its number, and never read from a file."""
+    """Return the path of a shard: its name is made from its number, and never read from a file."""
     return index.with_name(index.name + ".shards") / f"{number:06d}.h5"
 
 
-def statement(key: Mapping[str, Any], clips_sha256: str, layers: Mapping[str, Layer]) -> str:
-    """Return one checksum of what a file states of its content: key, table and every layer."""
+def statement(key: Mapping[str, Any], clips_sha256: str, layers: Mapping[str, StoredLayer]) -> str:
+    """Return one checksum of all that a file states: key, table and checksum of every layer."""
     sha256 = {name: layer.sha256 for name, layer in layers.items()}
     stated = [key, clips_sha256, sha256]
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
@@ -186,7 +165,7 @@ def hash_texts(*texts: str) -> str:
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:
-    """Return what tells whether a file has been written anew; nothing if it is gone."""
+    """Return values that change when a file is rewritten; empty if it does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:

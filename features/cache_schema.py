@@ -1,7 +1,7 @@
 """What the files of a cache may contain: each is checked here, once, before anything uses it.
 
-Files can be damaged or come from strangers, so nothing is taken for granted: not that JSON is an
-object, that a field is there or of its type, or that a column of text holds text.
+Files can be damaged or come from strangers, so nothing is assumed: not that JSON is an object, that
+a field exists or has the right type, or that a column of text holds text.
 """
 
 import json
@@ -17,14 +17,14 @@ from ..integrity import parse_json
 from .names import FINAL_NORM, POOLINGS
 
 MAX_LAYERS = 1000
-#: Numbers in the largest hidden state that is accepted: ten times those of the largest known.
+#: Largest width of a hidden state: ten times that of the largest known encoder.
 MAX_WIDTH = 1 << 16
 
-#: Columns without which nothing can be fitted. Others may be there.
+#: Columns without which nothing can be fitted. There may be others.
 REQUIRED_COLUMNS = frozenset(
     {"path", "name", "corpus", "speaker", "sex", "emotion", "sha256", "seconds"}
 )
-#: The kinds of numpy dtypes that the columns which serpipe computes with must have: U is text.
+#: The kinds of numpy dtype of the columns that serpipe computes with: U is text.
 _COLUMN_KINDS = {
     **dict.fromkeys(REQUIRED_COLUMNS - {"seconds"}, "U"),
     **dict.fromkeys(
@@ -40,23 +40,12 @@ _COLUMN_KINDS = {
 
 
 def parse_object(text: object, name: str) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Parameters
-    ----------
-    text : object
-        What was read; anything but text is refused.
-    name : str
-        What to call it in the error.
-
-    Returns
-    -------
-    dict
+    """Parse a JSON object that errors call ``name``.
 
     Raises
     ------
     ValueError
-        If it is not text, not an object, or not what :func:`~serpipe.integrity.parse_json` takes.
+        If it is not text, not an object, or refused by :func:`~serpipe.integrity.parse_json`.
     """
     if not isinstance(text, str | bytes):
         raise ValueError(f"{name} is not text")
@@ -97,8 +86,8 @@ class KeyFields:
         Raises
         ------
         ValueError
-            If a field is missing or is not what it must be. Layers become the names of files, so
-            their names are checked as well.
+            If a field is missing or invalid. Names of layers are checked because they become names
+            of files.
         """
         for field in ("width", "dtype", "layers", "poolings"):
             if field not in key:
@@ -128,13 +117,7 @@ _SOME_POOLINGS = (["mean"], ["std"], ["mean", "std"])
 
 
 def check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Check the part of a provenance that later stages rely on.
-
-    Raises
-    ------
-    ValueError
-        If the versions are not an object.
-    """
+    """Raise ValueError if the versions in a provenance are not an object."""
     if not isinstance(provenance.get("versions", {}), dict):
         raise ValueError("versions in the provenance are not a JSON object")
 
@@ -145,12 +128,12 @@ def check_columns(clips: Mapping[str, NDArray[Any]]) -> None:
     Parameters
     ----------
     clips : mapping of str to ndarray
-        By column; only the types are looked at, and the values of ``seconds``.
+        By column; only the types are checked, and the values of ``seconds``.
 
     Raises
     ------
     ValueError
-        If a column is missing or has another type, or a duration is not a number.
+        If a column is missing or has the wrong type, or a duration is not a number.
     """
     missing = REQUIRED_COLUMNS - clips.keys()
     if missing:
@@ -183,9 +166,9 @@ def check_part(
     metadata : mapping of str to str, or None
         The metadata of the safetensors file.
     tensors : mapping of str to (str, tuple of int)
-        Its dtype, as safetensors names it, and its shape, by name.
+        The dtype, as safetensors names it, and the shape of each tensor, by name.
     key : KeyFields
-        Of the key that the parts were made with.
+        Of the key of the parts.
 
     Returns
     -------
@@ -195,7 +178,7 @@ def check_part(
     Raises
     ------
     ValueError
-        If the hashes are not a list of text, or a pooling is missing or has another shape or type.
+        If the hashes are not a list of text, or a pooling is missing or has a wrong shape or type.
     """
     try:
         hashes = json.loads((metadata or {}).get("sha256", ""))

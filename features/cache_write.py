@@ -1,8 +1,8 @@
 """Write a cache whole or not at all: one file, or shards and then the index that names them.
 
-HDF5 never writes to the disk here. When a disk is full, it cannot close the file that it has open,
-and ends the process with a segmentation fault. So it lays a file out in memory, all but the
-embeddings (:mod:`.memory_file`), and plain writes bring both to the disk.
+HDF5 never writes to the disk here: when a disk is full, it cannot close its open file, and ends the
+process with a segmentation fault. So it lays out a file in memory, without the embeddings
+(:mod:`.memory_file`), and plain writes bring both to the disk.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from ..files import create_file, open_file, put_in_place, write_all
 from .cache import Cache
 from .cache_child import read_numbers
 from .cache_rows import (
+    EMPTY_ROW_MAP,
     FORMAT_VERSION,
     INDEX_VERSION,
     MAX_SHARDS,
-    NO_ROWS,
-    Layer,
-    Rows,
+    RowMap,
     Shard,
+    StoredLayer,
     hash_table,
     hash_texts,
     layer_name,
@@ -39,10 +39,10 @@ from .cache_rows import (
 )
 from .memory_file import MemoryFile
 
-#: Clips up to which a cache is a single file, and that a shard holds: 10 GB of wav2vec2-base.
+#: Clips up to which a cache is a single file, and clips of a shard: 10 GB of wav2vec2-base.
 SHARD_CLIPS = 250_000
 
-#: Positions of some rows in the clip table, and from pooling and layer to their values.
+#: Indices of some rows of the clip table, and a function from pooling and layer to their values.
 RowSource = tuple[NDArray[np.intp], Callable[[str, str], NDArray[Any]]]
 
 
@@ -53,7 +53,7 @@ def write_cache(
     clips: Mapping[str, NDArray[Any]],
     sources: Iterable[RowSource],
 ) -> None:
-    """Write a cache as one file, whole, or not at all: under another name, synced, then renamed.
+    """Write a cache as one file, whole or not at all: under another name, synced, then renamed.
 
     The embeddings are laid out first and then filled in place from one source after another, so
     that memory does not grow with the number of clips.
@@ -61,19 +61,19 @@ def write_cache(
     Parameters
     ----------
     path : Path
-        The file to put in place.
+        The file.
     key, provenance : mapping
         JSON values.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table by column.
     sources : iterable of (ndarray of int, callable)
-        Positions in the table, and a function from pooling and layer to their rows, shape
-        (n_positions, width). Together they fill every row.
+        Rows of the table, and a function from pooling and layer to their values, shape
+        (n_rows, width). Together they fill every row.
 
     Raises
     ------
     MachineError
-        If the disk does not take it.
+        If the file cannot be written.
     """
     with _whole_or_not(path, [path]):
         _write_files([path], [np.arange(len(clips["sha256"]))], key, provenance, clips, sources)
@@ -89,15 +89,15 @@ def write_shards(
     shard_clips: int,
     kept: tuple[Cache, NDArray[np.intp]] | None = None,
 ) -> None:
-    """Write shards for the clips that have no row yet, then the index of all of them.
+    """Write shards for the clips that have no row yet, then the index of all shards.
 
-    The index is put in place last: until then, what stands at ``path`` is valid, because none of
-    the shards that it names is touched, and new ones have higher numbers.
+    The index is put in place last: until then, the old index stays valid, because its shards are
+    not touched, and new ones have higher numbers.
 
     Parameters
     ----------
     path : Path
-        The index to put in place; shards lie in the folder ``path`` with ``.shards`` added.
+        The index; the shards are in the folder ``path`` with ``.shards`` added.
     key, provenance, clips
         As :func:`write_cache` takes them.
     sources
@@ -105,25 +105,25 @@ def write_shards(
     shard_clips : int
         Clips in a shard.
     kept : (Cache, ndarray of int, shape (n_clips,)), optional
-        The index whose shards stay, and which of its clips each clip is; -1 for a new one.
+        The index whose shards stay, and the index of each clip in it; -1 for a new clip.
 
     Raises
     ------
     UserError
         If there would be too many shards.
     MachineError
-        If the disk does not take it.
+        If a file cannot be written.
     """
     n_clips = len(clips["sha256"])
     in_place = read_numbers(path)
-    before, old = (kept[0].places, kept[1]) if kept else (NO_ROWS, np.full(n_clips, -1))
+    before, old = (kept[0].row_map, kept[1]) if kept else (EMPTY_ROW_MAP, np.full(n_clips, -1))
     new = np.flatnonzero(old < 0)
     members = [new[start : start + shard_clips] for start in range(0, len(new), shard_clips)]
     first = max(in_place, default=-1) + 1
     if first + len(members) > MAX_SHARDS:
         raise UserError(
-            f"--shard-clips {shard_clips}: {len(members)} new shards beside {first}; expected at "
-            f"most {MAX_SHARDS} in all; let each hold more"
+            f"--shard-clips {shard_clips}: {len(members)} new shards beside {first}, but at most "
+            f"{MAX_SHARDS} are allowed; choose a larger number"
         )
     paths = [shard_path(path, first + n) for n in range(len(members))]
     with _whole_or_not(path, [*paths, path]):
@@ -137,16 +137,16 @@ def write_shards(
         shard_of[stay], row_of[stay] = before.shard_of[old[stay]], before.row_of[old[stay]]
         shard_of[new] = len(before.shards) + np.arange(len(new)) // shard_clips
         row_of[new] = np.arange(len(new)) % shard_clips
-        rows = Rows((*before.shards, *added), shard_of, row_of)
+        rows = RowMap((*before.shards, *added), shard_of, row_of)
         _write_index(path, key, provenance, clips, rows)
         put_in_place(_unfinished(path), path)
 
 
 def remove_unused_shards(cache: Cache) -> None:
-    """Remove the shards beside a cache that it does not name: of an earlier one, or unfinished."""
+    """Remove shards that a cache does not name: of an earlier one, or unfinished."""
     folder = shard_path(cache.path, 0).parent
     named = {shard.path.name for shard in cache.shards}
-    with suppress(OSError):  # nothing that is needed depends on it
+    with suppress(OSError):  # nothing depends on it
         for file in folder.iterdir():
             if re.fullmatch(r"\d{6}\.h5(\.unfinished)?", file.name) and file.name not in named:
                 file.unlink()
@@ -165,13 +165,7 @@ class _Unfinished:
     layout : MemoryFile
         All of it but the embeddings.
     offsets : mapping of str to int
-        Where in the file the rows of each ``POOLING/LAYER`` go, in bytes.
-    n_rows, width : int
-        Their shape.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
-    clips_sha256 : str
-        Checksum of the clip table.
+        Where the rows of each ``POOLING/LAYER`` begin, in bytes.
     """
 
     path: Path
@@ -193,7 +187,7 @@ class _Unfinished:
                 write_all(file, values[start:stop].data)
 
     def finish(self, key: Mapping[str, Any], number: int) -> Shard:
-        """Add checksums and all but the rows, and return it as the shard it is now."""
+        """Add checksums and everything but the rows, and return the finished shard."""
         shard = Shard(
             path=_unfinished(self.path),
             number=number,
@@ -201,7 +195,7 @@ class _Unfinished:
             stamp=(),
             width=self.width,
             dtype=self.dtype,
-            layers={name: Layer(offset, "") for name, offset in self.offsets.items()},
+            layers={name: StoredLayer(offset, "") for name, offset in self.offsets.items()},
             statement="",
         )
         layers = {}
@@ -209,7 +203,7 @@ class _Unfinished:
             digest = hashlib.sha256()
             for _, block in shard.blocks(*name.split("/")):
                 digest.update(block.tobytes())
-            layers[name] = Layer(offset, digest.hexdigest())
+            layers[name] = StoredLayer(offset, digest.hexdigest())
         with h5py.File(self.layout, "r+") as hdf5:
             for name, layer in layers.items():
                 hdf5[layer_name(*name.split("/"))].attrs.modify("sha256", layer.sha256)
@@ -233,12 +227,12 @@ def _write_files(
     sources: Iterable[RowSource],
     first: int = 0,
 ) -> list[Shard]:
-    """Write, under other names, the files that hold the rows of some clips each, in one pass.
+    """Write unfinished files, each with the rows of some clips, in one pass.
 
     Returns
     -------
     list of Shard
-        The files under their final names, numbered from ``first``, without stamps.
+        The files with their final names, numbered from ``first``, without stamps.
     """
     file_of, row_of = np.full(len(clips["sha256"]), -1), np.full(len(clips["sha256"]), -1)
     files = []
@@ -247,13 +241,13 @@ def _write_files(
         table = {name: column[rows] for name, column in clips.items()}
         files.append(_lay_out(path, key, provenance, table))
     written = np.zeros(len(file_of), bool)
-    for positions, values_of in sources:
-        written[positions] = True
-        parts = [(n, file_of[positions] == n) for n in np.unique(file_of[positions]).tolist()]
+    for targets, values_of in sources:
+        written[targets] = True
+        parts = [(n, file_of[targets] == n) for n in np.unique(file_of[targets]).tolist()]
         for pooling, layer in ((p, name) for p in key["poolings"] for name in key["layers"]):
             values = values_of(pooling, layer)
             for number, mine in parts:
-                rows = row_of[positions[mine]]
+                rows = row_of[targets[mine]]
                 files[number].write_rows(f"{pooling}/{layer}", rows, values[mine])
     lost = np.flatnonzero((file_of >= 0) & ~written)
     if len(lost):
@@ -270,10 +264,10 @@ def _lay_out(
     provenance: Mapping[str, Any],
     clips: Mapping[str, NDArray[Any]],
 ) -> _Unfinished:
-    """Lay out a file in memory, and create it on the disk, where nothing is written yet."""
+    """Lay out a file in memory, and create it on the disk without content."""
     layout, offsets = MemoryFile(), {}
     shape, dtype = (len(clips["sha256"]), int(key["width"])), np.dtype(key["dtype"])
-    # Its place in the file is wanted at once, and nothing in it.
+    # Space is reserved at once, but nothing is written to it.
     reserved = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     reserved.set_layout(h5py.h5d.CONTIGUOUS)
     reserved.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -296,7 +290,7 @@ def _lay_out(
 
 
 def _write_layout(file: BinaryIO, layout: MemoryFile, gaps: Iterable[tuple[int, int]] = ()) -> None:
-    """Write what HDF5 has laid out in memory, but for some gaps: offsets and lengths in bytes."""
+    """Write the layout in memory, except for some gaps: offsets and lengths in bytes."""
     for offset, piece in layout.pieces(gaps):
         file.seek(offset)
         write_all(file, piece)
@@ -307,11 +301,11 @@ def _write_index(
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
     clips: Mapping[str, NDArray[Any]],
-    rows: Rows,
+    rows: RowMap,
 ) -> None:
-    """Write, under another name, the index of the shards in which some clip has its row."""
+    """Write an unfinished index of the shards that hold the row of any clip."""
     used = np.unique(rows.shard_of).tolist()
-    shards = [rows.shards[place] for place in used]
+    shards = [rows.shards[index] for index in used]
     numbers = np.array([shard.number for shard in rows.shards], np.int32)
     stated = [shard.statement for shard in shards]
     layout = MemoryFile()
@@ -336,7 +330,7 @@ def _write_head(
     provenance: Mapping[str, Any],
     clips: Mapping[str, NDArray[Any]],
 ) -> None:
-    """Write what a file and an index have alike."""
+    """Write what a file and an index have in common."""
     file.attrs["serpipe_cache"] = version
     texts = json.dumps(key), json.dumps(provenance)
     file.attrs["key"], file.attrs["provenance"] = texts
@@ -356,7 +350,7 @@ def _unfinished(path: Path) -> Path:
 
 @contextmanager
 def _whole_or_not(path: Path, files: Sequence[Path]) -> Iterator[None]:
-    """Leave nothing of the files of a cache if the disk does not take them."""
+    """Leave no file of a cache behind if they cannot be written."""
     try:
         yield
     except (OSError, RuntimeError, MachineError) as error:  # h5py raises the first two
@@ -369,6 +363,6 @@ def _whole_or_not(path: Path, files: Sequence[Path]) -> Iterator[None]:
         if isinstance(error, MachineError):
             raise
         raise MachineError(
-            f"{path}: cannot be written ({first_line(error)}); expected room for the "
-            "cache; make room and run the same command again: what is computed is kept"
+            f"{path}: cannot be written ({first_line(error)}); free disk space and run the same "
+            "command again: what is computed is kept"
         ) from error

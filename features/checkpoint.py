@@ -1,4 +1,4 @@
-"""Find and load an encoder's checkpoint; refuse one that is not whole; run no code of its."""
+"""Find and load the checkpoint of an encoder; refuse incomplete ones; run none of its code."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from .checkpoint_limits import (
     check_frames,
     check_weights,
     read_settings,
-    shards,
+    weight_files,
 )
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 from .known_models import known_training, names_of_folder
@@ -33,20 +33,20 @@ from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_recor
 
 #: Encoders that ship with the package.
 BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
-#: Commits that hub ids stand for unless the user names another: numbers must not drift.
+#: Commits of hub ids unless the user names another: numbers must not drift.
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
 
 WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 LOG_MEL_MODELS = ("whisper",)
 SUPPORTED = WAVEFORM_MODELS + LOG_MEL_MODELS
 
-#: Loads weights, checked: takes the name for messages, where from, the revision, the configuration.
+#: Loads and checks weights: takes the name for messages, source, revision and configuration.
 Loader = Callable[[str, str, str | None, Any], nn.Module]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint, in float32 on the CPU, as it was saved.
+    """A complete checkpoint, in float32 on the CPU, as it was saved.
 
     Attributes
     ----------
@@ -61,11 +61,11 @@ class Checkpoint:
     model_type : str
         The architecture, as its ``config.json`` names it.
     model : PreTrainedModel
-        The encoder, or what another loader made.
+        The encoder, or the result of another loader.
     front_end : FrontEnd
         From waveforms to its inputs.
     training : TrainingRecord or None
-        What it was trained on, beyond what encoders are pretrained on; None if nothing is known.
+        What it was trained on, beyond the pretraining; None if nothing is known.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Checkpoint:
 
     @property
     def is_whisper(self) -> bool:
-        """Whether it takes log-mel spectrograms of a fixed window."""
+        """Whether its inputs are log-mel spectrograms of a fixed window."""
         return self.model_type in LOG_MEL_MODELS
 
 
@@ -96,9 +96,9 @@ def load_checkpoint(
     revision : str or None
         Branch, tag or commit of a hub id. Ids in ``PINNED_REVISIONS`` have one.
     load : callable, optional
-        Loads and checks the weights: those of an encoder alone by default.
+        Loads and checks the weights; by default those of the encoder alone.
     option : str
-        What named the checkpoint, for messages.
+        The option that names the checkpoint, for messages.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def load_checkpoint(
     Raises
     ------
     UserError
-        If the checkpoint is not there, of an unknown kind, or lacks weights or its preprocessor.
+        If the checkpoint is missing, of an unknown kind, or lacks weights or its preprocessor.
     MachineError
         If the hub cannot be reached.
     """
@@ -119,24 +119,24 @@ def load_checkpoint(
     hub_revision = None if folder else revision
     if folder:
         _check_folder(folder)
-    place = _Place(source, folder, hub_revision)
+    files = _Source(source, folder, hub_revision)
     quiet = transformers.logging
     verbosity, hub_verbosity = quiet.get_verbosity(), hub_logging.get_verbosity()
-    quiet.set_verbosity_error()  # what it would warn of is checked here, and refused
+    quiet.set_verbosity_error()  # the causes of its warnings are checked here, and refused
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     quiet.disable_progress_bar()
     try:
-        # Explicitly no code from the checkpoint: by default transformers would ask on the terminal.
+        # No code from the checkpoint: by default transformers would ask on the terminal.
         here = {"revision": hub_revision, "trust_remote_code": False}
-        settings = _read_settings(name, place, option)
+        settings = _read_settings(name, files, option)
         config = transformers.AutoConfig.from_pretrained(source, **here)
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
         config_sha256 = _hash_configs(config, extractor)
         front_end = _front_end(name, config, extractor)
-        _check_weights(name, place, config)
+        _check_weights(name, files, config)
         model = (load or _load_model)(name, source, hub_revision, config)
         weights_sha256 = _hash_weights(model)
-        training = _training(name, place, settings, weights_sha256)
+        training = _training(name, files, settings, weights_sha256)
     except UserError:
         raise
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
@@ -159,35 +159,35 @@ def load_checkpoint(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a checkpoint is: in a local folder, or on the hub under an id."""
+class _Source:
+    """The files of a checkpoint, in a local folder or on the hub."""
 
     source: str
     folder: Path | None
     revision: str | None
 
     def find(self, name: str) -> Path | None:
-        """Return a file of it, fetched if need be; None if it has none of that name."""
+        """Return a file, downloaded if necessary; None if there is none of that name."""
         from transformers.utils import cached_file
 
         if self.folder:
             file = self.folder / name
             return file if os.path.lexists(file) else None
-        found = cached_file(
+        path = cached_file(
             self.source,
             name,
             revision=self.revision,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        return Path(found) if found else None
+        return Path(path) if path else None
 
 
-def _read_settings(name: str, place: _Place, option: str) -> dict[str, Any]:
-    """Return what ``config.json`` says, having checked all that decides what is built."""
-    config = place.find(CONFIG)
+def _read_settings(name: str, files: _Source, option: str) -> dict[str, Any]:
+    """Return the content of ``config.json`` after checking everything that decides the model."""
+    config = files.find(CONFIG)
     settings = read_settings(config) if config else {}
-    # Without one, transformers says why it is not there.
+    # Without it, the error of transformers names the reason.
     kind = settings.get("model_type")
     if config and kind not in SUPPORTED:
         raise UserError(
@@ -196,33 +196,33 @@ def _read_settings(name: str, place: _Place, option: str) -> dict[str, Any]:
         )
     check_config(config or Path(CONFIG), settings)
     for other in (EXTRACTOR, PROCESSOR):
-        path = place.find(other)
+        path = files.find(other)
         if path:
-            told = read_settings(path)
+            content = read_settings(path)
             # Newer versions of transformers save the one inside the other.
-            inner = told.get("feature_extractor") if other == PROCESSOR else told
+            inner = content.get("feature_extractor") if other == PROCESSOR else content
             if inner is not None:
                 check_extractor(path, inner if isinstance(inner, dict) else {})
-    if place.find(ADAPTER):
+    if files.find(ADAPTER):
         raise UserError(
-            f"{name}: holds {ADAPTER}, a change to another checkpoint; expected a whole encoder; "
-            "merge the adapter with peft and save the result with save_pretrained()"
+            f"{name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft and "
+            "save the whole encoder with save_pretrained()"
         )
     return settings
 
 
-def _check_weights(name: str, place: _Place, config: Any) -> None:
-    """Refuse a configuration that asks for more than the weights that are there."""
-    files: list[Path] = []
+def _check_weights(name: str, files: _Source, config: Any) -> None:
+    """Refuse a configuration that describes more weights than the files hold."""
+    paths: list[Path] = []
     for each in WEIGHTS:
-        file, index = place.find(each), place.find(f"{each}.index.json")
+        file, index = files.find(each), files.find(f"{each}.index.json")
         if file:
-            files = [file]
+            paths = [file]
         elif index:
-            files = [found for shard in shards(index) if (found := place.find(shard))]
-        if files:
+            paths = [path for name in weight_files(index) if (path := files.find(name))]
+        if paths:
             break
-    if not files:  # transformers says what it looked for
+    if not paths:  # the error of transformers names the files
         return
     with torch.device("meta"):  # shapes alone, no memory
         model = _encoder_class(config)._from_config(config)
@@ -231,11 +231,11 @@ def _check_weights(name: str, place: _Place, config: Any) -> None:
         for key, weights in model.named_parameters()
         if not key.startswith((*_unused(config), "masked_spec_embed"))
     )
-    check_weights(name, files, config.num_hidden_layers, n_weights)
+    check_weights(name, paths, config.num_hidden_layers, n_weights)
 
 
 def _encoder_class(config: Any) -> Any:
-    """Return the class of transformers that holds the encoder, for Whisper without its decoder."""
+    """Return the transformers class of the encoder, for Whisper without its decoder."""
     import transformers
 
     if config.model_type in LOG_MEL_MODELS:
@@ -244,29 +244,29 @@ def _encoder_class(config: Any) -> Any:
 
 
 def _unused(config: Any) -> tuple[str, ...]:
-    """Return how the names of weights begin that no encoder needs."""
+    """Return the prefixes of weights that the encoder does not need."""
     return ("projector.", "classifier.") if config.model_type in LOG_MEL_MODELS else ("adapter.",)
 
 
 def _training(
-    name: str, place: _Place, config: Mapping[str, Any], weights_sha256: str
+    name: str, files: _Source, config: Mapping[str, Any], weights_sha256: str
 ) -> TrainingRecord | None:
     """Return what a checkpoint was trained on, from its record, its names and its weights."""
     corpora = read_corpora(config.get("serpipe"))
-    # On the hub, only what serpipe has trained has a record.
-    path = place.find(FILE_NAME) if place.folder or corpora else None
+    # On the hub, only models trained by serpipe have a record.
+    path = files.find(FILE_NAME) if files.folder or corpora else None
     record = read_record(path) if path else None
     unlisted = corpora - record.corpora if record else corpora
     named = TrainingRecord(corpora=corpora, unlisted=unlisted) if corpora else None
     names = [
-        *(names_of_folder(place.folder) if place.folder else [name]),
+        *(names_of_folder(files.folder) if files.folder else [name]),
         str(config.get("_name_or_path") or ""),
     ]
     return unite([record, named, known_training(names, weights_sha256)])
 
 
 def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:
-    """Return where to load from, and the revision to ask for or record."""
+    """Return the source to load from, and its revision."""
     if name in BUILT_IN:
         return str(BUILT_IN[name]), "built-in"
     if Path(name).exists():
@@ -280,25 +280,25 @@ def _check_folder(folder: Path) -> None:
     for needed in ("config.json", "preprocessor_config.json"):
         if not (folder / needed).is_file():
             raise UserError(
-                f"{folder}: no {needed} there; expected an encoder in the layout of transformers; "
-                "save the model and its feature extractor with save_pretrained()"
+                f"{folder}: has no {needed}; save the model and its feature extractor with "
+                "save_pretrained()"
             )
 
 
 def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
-    """Load the weights; refuse if any is missing or does not fit."""
-    # What only training uses is switched off before loading, so that it asks for no weights.
+    """Load the weights; refuse the checkpoint if any is missing or does not fit."""
+    # Training-only parts are switched off before loading, so that they need no weights.
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False
-    model, told = load_as(_encoder_class(config), name, source, revision, config)
+    model, report = load_as(_encoder_class(config), name, source, revision, config)
     unused = _unused(config)
-    missing = sorted(key for key in told["missing_keys"] if not key.startswith(unused))
-    wrong = sorted(str(key) for key in told["mismatched_keys"])
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
+    wrong = sorted(str(key) for key in report["mismatched_keys"])
     if missing or wrong:
         first = (missing + wrong)[0]
         raise UserError(
             f"{name}: {counted(len(missing), 'weight')} missing and {len(wrong)} of a wrong shape, "
-            f"first {first}; expected all weights of the encoder; fetch the checkpoint again"
+            f"first {first}; download the checkpoint again"
         )
     encoder: nn.Module = model.encoder if config.model_type in LOG_MEL_MODELS else model
     return encoder
@@ -307,14 +307,14 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
 def load_as(
     kind: Any, name: str, source: str, revision: str | None, config: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Load weights as a class of transformers, in float32, and run no code of the checkpoint.
+    """Load weights into a transformers class, in float32, without code from the checkpoint.
 
     Parameters
     ----------
     kind : type
         The class.
     name, source : str
-        What the user calls the checkpoint, and where it is.
+        Name of the checkpoint in messages, and its path or hub id.
     revision : str or None
         Of a hub id.
     config : PretrainedConfig
@@ -324,7 +324,7 @@ def load_as(
     -------
     model : PreTrainedModel
         Weights that the checkpoint lacks are random.
-    told : dict
+    report : dict
         ``missing_keys``, ``mismatched_keys`` and ``unexpected_keys``.
 
     Raises
@@ -333,7 +333,7 @@ def load_as(
         If the weights do not fit the configuration.
     """
     try:
-        model, told = kind.from_pretrained(
+        model, report = kind.from_pretrained(
             source,
             revision=revision,
             config=config,
@@ -343,22 +343,22 @@ def load_as(
         )
     except RuntimeError as error:
         raise UserError(
-            f"{name}: weights do not fit its config.json ({first_line(error)}); "
-            "expected one checkpoint as it was saved; fetch it again"
+            f"{name}: weights do not fit its config.json ({first_line(error)}); download the "
+            "checkpoint again"
         ) from error
-    return model, told
+    return model, report
 
 
 def _front_end(name: str, config: Any, extractor: Any) -> FrontEnd:
-    """Return what makes inputs of waveforms, having checked that it fits the encoder."""
+    """Return the front end of a checkpoint after checking that it fits the encoder."""
     if config.model_type in LOG_MEL_MODELS:
-        # Two convolutions, of which the second takes every other step.
-        found = (extractor.feature_size, extractor.nb_max_frames)
-        expected = (config.num_mel_bins, 2 * config.max_source_positions)
-        if found != expected:
+        # The second of two convolutions has a stride of 2.
+        given = (extractor.feature_size, extractor.nb_max_frames)
+        needed = (config.num_mel_bins, 2 * config.max_source_positions)
+        if given != needed:
             raise UserError(
-                f"{name}: {EXTRACTOR} gives {found[0]} mel bins and {found[1]} steps; expected "
-                f"{expected[0]} and {expected[1]}, as its {CONFIG} says; fetch the checkpoint again"
+                f"{name}: {EXTRACTOR} gives {given[0]} mel bins and {given[1]} steps, but {CONFIG} "
+                f"needs {needed[0]} and {needed[1]}; download the checkpoint again"
             )
         return LogMelFrontEnd(extractor, extractor.n_samples // config.max_source_positions)
     front_end = WaveformFrontEnd(
@@ -382,19 +382,19 @@ def _hash_weights(model: nn.Module) -> str:
 
 
 def _hash_configs(config: Any, extractor: Any) -> str:
-    """Hash what shapes the numbers besides the weights, without names of places and versions."""
-    said = [config.to_dict(), extractor.to_dict()]
-    for one in said:
-        for aside in ("_name_or_path", "transformers_version", "architectures", "mel_filters"):
-            one.pop(aside, None)
-    text = json.dumps(said, sort_keys=True, default=str)
+    """Hash what the numbers depend on besides the weights, without names and versions."""
+    settings = [config.to_dict(), extractor.to_dict()]
+    for each in settings:
+        for name in ("_name_or_path", "transformers_version", "architectures", "mel_filters"):
+            each.pop(name, None)
+    text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _explain(
     name: str, folder: Path | None, error: Exception, option: str
 ) -> UserError | MachineError:
-    """Turn what transformers or the hub raised into one line."""
+    """Return an error of transformers or the hub as one line."""
     from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
@@ -404,8 +404,7 @@ def _explain(
     reason = first_line(error)
     if folder:
         return UserError(
-            f"{name}: cannot be loaded ({reason}); expected an encoder in the layout of "
-            "transformers; fetch it again"
+            f"{name}: cannot be loaded ({reason}); download it again, in the layout of transformers"
         )
     chain: list[BaseException] = [error]
     while (link := chain[-1].__cause__ or chain[-1].__context__) and link not in chain:
@@ -413,11 +412,11 @@ def _explain(
     theirs = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
     if any(isinstance(link, theirs) for link in chain):
         return UserError(
-            f"{name}: not on the hub, or not open to you ({reason}); expected a public speech "
-            f"encoder; check {option} and --revision, or `hf auth login`"
+            f"{name}: not on the hub, or not accessible to you ({reason}); check {option} and "
+            "--revision, or run `hf auth login`"
         )
     built_in = f"the built-in encoder: --encoder {next(iter(BUILT_IN))}"
     return MachineError(
-        f"{name}: is not in the local hub cache and cannot be fetched ({reason}); connect to the "
-        f"network, or take {built_in if option == '--encoder' else 'a local folder'}"
+        f"{name}: is not in the local hub cache and cannot be downloaded ({reason}); connect to "
+        f"the network, or use {built_in if option == '--encoder' else 'a local folder'}"
     )

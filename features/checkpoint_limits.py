@@ -1,8 +1,7 @@
-"""What the files of a checkpoint must be before anything is built from them.
+"""Check the files of a checkpoint before anything is built from them.
 
-A checkpoint comes from anybody. Its configuration decides how large a model becomes and how long it
-takes to build, so that every value that does so has limits, and the size of the model is compared
-with the weights that are there.
+A checkpoint can come from anybody. Its configuration decides the size of the model and how long it
+takes to build: every such value has limits, and the size is compared with the weights in the files.
 """
 
 import json
@@ -17,20 +16,20 @@ from ..files import check_regular, read_text
 from .audio import RATES
 
 CONFIG, EXTRACTOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
-#: The files of weights in the order in which transformers takes them.
+#: The files of weights in the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-#: A PEFT adapter names another checkpoint, which transformers would load in place of this one.
+#: A PEFT adapter names another checkpoint, which transformers would load instead of this one.
 ADAPTER = "adapter_config.json"
 
-#: Bytes of a JSON file: an index of many weights, or mel filters written out, take a few MiB.
+#: Bytes of a JSON file: an index of many weights, or mel filters, take a few MiB.
 _MAX_JSON_BYTES = 16 << 20
 _MAX_WEIGHT_BYTES = 1 << 38
 _MAX_LABELS = 10_000
 _MAX_LIST = 32
 
 _WIDTH, _KERNEL = (1, 1 << 14), (1, 512)
-#: Whole numbers: the smallest and the largest value. The largest published encoders have 48 layers,
-#: a width of 1920, and feed-forward layers of 7680.
+#: Smallest and largest value of integers. The largest published encoders have 48 layers, a width of
+#: 1920, and feed-forward layers of 7680.
 _INTEGERS: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("hidden_size", "d_model", "output_hidden_size", "classifier_proj_size"), _WIDTH
@@ -64,7 +63,7 @@ _BOOLEANS = (
     *("conv_bias", "do_stable_layer_norm", "feat_proj_layer_norm", "conv_pos_batch_norm"),
     *("add_adapter", "scale_embedding", "use_weighted_layer_sum"),
 )
-#: What may stand there, if anything does: all else would load code or files from elsewhere.
+#: Allowed values, if there is one: any other would load code or files from elsewhere.
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("attn_implementation", "_attn_implementation"), (None, "eager", "sdpa")),
     **dict.fromkeys(("transformers_weights", "configuration_files"), (None,)),
@@ -78,29 +77,20 @@ _EXTRACTOR_INTEGERS: Mapping[str, tuple[float, float]] = {
     "hop_length": (1, 1 << 13),
     "n_fft": (2, 1 << 13),
 }
-#: Dither is random noise, with which no clip would be embedded twice to the same numbers.
+#: Dither is random noise: a clip would not have the same embedding twice.
 _EXTRACTOR_FLOATS: Mapping[str, tuple[float, float]] = {"padding_value": (-1, 1), "dither": (0, 0)}
 _EXTRACTOR_CHOICES: Mapping[str, tuple[object, ...]] = {
     **dict.fromkeys(("do_normalize", "return_attention_mask"), (None, True, False)),
     "padding_side": ("right",),
 }
-#: Frames that one second gives: 50 in every published encoder.
+#: Frames per second: 50 in every published encoder.
 _FRAMES_PER_SECOND = (2, 1000)
 
 _LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d{1,6})\.")
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a JSON file of a checkpoint.
-
-    Parameters
-    ----------
-    path : Path
-        A file here, such as ``config.json``.
-
-    Returns
-    -------
-    dict
+    """Read a JSON file of a checkpoint, such as ``config.json``.
 
     Raises
     ------
@@ -118,19 +108,19 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def check_config(path: Path, settings: Mapping[str, Any]) -> None:
-    """Check the values of ``config.json`` that decide size, time or numbers.
+    """Check the values of ``config.json`` that affect size, time or numbers.
 
     Parameters
     ----------
     path : Path
         The file, for messages.
     settings : mapping
-        Its content; what is lacking has a default.
+        Its content; missing values have defaults.
 
     Raises
     ------
     UserError
-        Names the value and what may stand there.
+        If a value is not allowed; the message names both.
     """
     for name, limits in _INTEGERS.items():
         _check_number(path, name, settings, limits, whole=True)
@@ -155,7 +145,7 @@ def check_config(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def check_extractor(path: Path, settings: Mapping[str, Any]) -> None:
-    """Check the values of ``preprocessor_config.json``, as :func:`check_config` does its own."""
+    """Check the values of ``preprocessor_config.json``, as :func:`check_config` does."""
     for name, limits in _EXTRACTOR_INTEGERS.items():
         _check_number(path, name, settings, limits, whole=True)
     for name, limits in _EXTRACTOR_FLOATS.items():
@@ -165,27 +155,17 @@ def check_extractor(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def check_frames(name: str, frames: int) -> None:
-    """Refuse an encoder whose convolutions make far too many frames of one second, or too few."""
+    """Refuse an encoder whose convolutions give far too many or too few frames per second."""
     least, most = _FRAMES_PER_SECOND
     if not least <= frames <= most:
         raise UserError(
             f"{name}: its conv_kernel, conv_stride and sampling_rate give {frames} frames for one "
-            f"second; expected {least} to {most}; fetch the checkpoint again"
+            f"second; expected {least} to {most}; download the checkpoint again"
         )
 
 
-def shards(index: Path) -> list[str]:
-    """Read from an index which files hold the weights.
-
-    Parameters
-    ----------
-    index : Path
-        Such as ``model.safetensors.index.json``.
-
-    Returns
-    -------
-    list of str
-        Names of files beside the index.
+def weight_files(index: Path) -> list[str]:
+    """Return the names of the files of weights that an index lists, all beside the index.
 
     Raises
     ------
@@ -206,7 +186,7 @@ def shards(index: Path) -> list[str]:
 def check_weights(
     name: str, files: Sequence[Path], layers: int, n_weights: int, config: str = CONFIG
 ) -> None:
-    """Compare the size of a model with the weights that are there, before it is built.
+    """Compare the size of a model with the files of weights, before it is built.
 
     Parameters
     ----------
@@ -214,42 +194,40 @@ def check_weights(
         The checkpoint, for messages.
     files : sequence of Path
         Its files of weights.
-    layers : int
-        How many layers its configuration gives the encoder.
-    n_weights : int
-        How many numbers the encoder then has.
+    layers, n_weights : int
+        Layers and weights of the encoder according to its configuration.
     config : str
-        The file that says so, for messages.
+        Name of the configuration, for messages.
 
     Raises
     ------
     UserError
-        If a file is no regular one or is damaged, if the numbers of layers differ, or if the
-        configuration asks for more than twice the weights that are there.
+        If a file is not regular or is damaged, if the number of layers differs, or if the
+        configuration needs more than twice the weights in the files.
     """
-    room, found = 0, set()
+    room, numbers = 0, set()
     for file in files:
         if file.suffix != ".safetensors":
             room += check_weight_file(file)  # at least one byte a weight
             continue
         for key, shape in _shapes(file).items():
             room += math.prod(shape)
-            found |= {int(number) for number in _LAYER.findall(key)}
-    if found and len(found) != layers:
+            numbers |= {int(number) for number in _LAYER.findall(key)}
+    if numbers and len(numbers) != layers:
         raise UserError(
-            f"{name}: {config} declares {layers} layers, but the weights have {len(found)}; "
-            "expected one checkpoint as it was saved; fetch it again"
+            f"{name}: {config} declares {layers} layers, but the weights have {len(numbers)}; "
+            "download the checkpoint again"
         )
-    # What is lacking, if it is little, is named one by one when the weights are loaded.
+    # A few missing weights are named when the weights are loaded.
     if n_weights > 2 * room:
         raise UserError(
-            f"{name}: {config} describes an encoder with {n_weights} weights, but only {room} "
-            "are there; expected one checkpoint as it was saved; fetch it again"
+            f"{name}: {config} describes an encoder with {n_weights} weights, but the files hold "
+            f"only {room}; download the checkpoint again"
         )
 
 
 def check_weight_file(file: Path) -> int:
-    """Return the size of a file of weights, in bytes; refuse what is no regular file."""
+    """Return the size of a file of weights, in bytes; refuse it if it is not a regular file."""
     try:
         return check_regular(file, _MAX_WEIGHT_BYTES)
     except OSError as error:
@@ -297,5 +275,5 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def _refused(path: Path, found: str, expected: str) -> UserError:
-    return UserError(f"{path}: {found}; expected {expected}; fetch the checkpoint again")
+def _refused(path: Path, problem: str, expected: str) -> UserError:
+    return UserError(f"{path}: {problem}; expected {expected}; download the checkpoint again")

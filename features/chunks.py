@@ -12,11 +12,11 @@ def join_chunks(
     Parameters
     ----------
     pooled : dict of str to ndarray of float32, shape (n_layers, n_chunks, width)
-        ``"mean"``, and maybe ``"std"``, of each chunk.
+        ``"mean"``, and perhaps ``"std"``, of each chunk.
     frames : ndarray of int, shape (n_chunks,)
         Frames of each chunk.
     owners : ndarray of int, shape (n_chunks,)
-        The clip that each is a part of: 0, 1, ... in order.
+        Index of the clip of each chunk: 0, 1, ... in order.
 
     Returns
     -------

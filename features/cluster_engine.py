@@ -1,4 +1,4 @@
-"""Extraction on the workers of a cluster: each holds a :class:`.engine.LocalEngine` of its own."""
+"""Extraction on the workers of a cluster, each with a :class:`.engine.LocalEngine` of its own."""
 
 import threading
 import time
@@ -14,24 +14,26 @@ from ..cluster import Cluster, Failed, as_it_is, device_here, run_all
 from ..corpora import Clip
 from ..errors import BadClipError, MachineError, UserError, counted, first_line
 from ..remote import Remote
-from .batching import Batch, Embeddings, HeardClip, plan
+from .batching import Batch, Embeddings, plan
 from .cache import difference
+from .decoding import DecodedClip
 from .devices import choose_devices
 from .engine import EngineOptions, LocalEngine, open_engine
 from .training_record import TrainingRecord
 
-#: Clips that are opened by one task.
-HEARD_AT_ONCE = 64
-#: Most seconds of audio of a task, on a CPU and on a GPU: what a dead worker loses.
-SHARD_SECONDS = {"cpu": 120.0, "gpu": 3600.0}
-#: Seconds between two lines on how fast it goes.
-_TOLD_EVERY = 30.0
+#: Clips that one task decodes and checks.
+CLIPS_PER_TASK = 64
+#: Most seconds of audio that one task embeds, on a CPU and on a GPU: what a dead worker loses.
+TASK_SECONDS = {"cpu": 120.0, "gpu": 3600.0}
+#: Seconds between two lines about the speed.
+_REPORT_SECONDS = 30.0
 
-Shard = tuple[Batch, ...]
+#: The batches that one task embeds.
+Task = tuple[Batch, ...]
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _EngineFacts:
     key: Mapping[str, Any]
     is_cpu: bool
     window_seconds: float
@@ -40,21 +42,21 @@ class _Facts:
 
 @dataclass
 class ClusterEngine:
-    """An engine whose work is done by the workers of a cluster.
+    """An engine that runs on the workers of a cluster.
 
     Attributes
     ----------
     cluster : Cluster
-        Where.
+        The workers.
     options : EngineOptions
-        What each worker makes its engine of.
+        From which each worker makes its engine.
     """
 
     cluster: Cluster
     options: EngineOptions
     #: A worker keeps its engine for one extraction: the files of an encoder may change in between.
     _token: str = field(init=False, default_factory=lambda: uuid4().hex)
-    _facts: _Facts = field(init=False)
+    _facts: _EngineFacts = field(init=False)
     _speed: "_Speed" = field(init=False, default_factory=lambda: _Speed())
     _resources: dict[str, float] = field(init=False)
 
@@ -63,17 +65,17 @@ class ClusterEngine:
             folder = str(Path(self.options.encoder).resolve())
             self.options = replace(self.options, encoder=folder)
         self._resources = self.cluster.resources
-        ((_, told),) = self._run(_describe, [None])
-        if isinstance(told, Failed):
+        ((_, result),) = self._run(_describe, [None])
+        if isinstance(result, Failed):
             raise MachineError(
-                f"--cluster: a worker cannot load the encoder ({first_line(told.error)}); expected "
-                "it to; see the worker's own log"
+                f"--cluster: a worker cannot load the encoder ({first_line(result.error)}); see "
+                "the worker's log"
             )
-        self._facts = told
+        self._facts = result
 
     @property
     def key(self) -> Mapping[str, Any]:
-        """All that the numbers depend on: as a worker tells it, and every other must."""
+        """All that the numbers depend on, as one worker states it; all others must agree."""
         return self._facts.key
 
     @property
@@ -81,47 +83,49 @@ class ClusterEngine:
         """What the encoder was trained on, if that is known."""
         return self._facts.training
 
-    def hear(self, clips: Sequence[Clip]) -> Iterator[HeardClip | BadClipError]:
-        """Open clips on the workers.
+    def check(self, clips: Sequence[Clip]) -> Iterator[DecodedClip | BadClipError]:
+        """Decode and check clips on the workers.
 
         Parameters
         ----------
         clips : sequence of Clip
-            Whose files every worker must find under the same absolute path.
+            Every worker must see their files under the same absolute path.
 
         Yields
         ------
-        HeardClip or BadClipError
-            One for each, in their order.
+        DecodedClip or BadClipError
+            One for each clip, in their order.
 
         Raises
         ------
         UserError
-            If a worker does not see a file that is there.
+            If a worker does not see a file that exists here.
         MachineError
-            If some cannot even be tried.
+            If workers failed on some clips.
         """
-        starts = range(0, len(clips), HEARD_AT_ONCE)
-        groups = [clips[start : start + HEARD_AT_ONCE] for start in starts]
+        starts = range(0, len(clips), CLIPS_PER_TASK)
+        groups = [clips[start : start + CLIPS_PER_TASK] for start in starts]
         early: dict[int, list[Any]] = {}
-        next_place = 0
-        for place, told in self._run(_hear, groups, prepare=_absolute):
-            if isinstance(told, Failed):
+        next_group = 0
+        for number, results in self._run(_check, groups, prepare=_absolute):
+            if isinstance(results, Failed):
                 raise MachineError(
-                    f"{groups[place][0].file}: it, or one of {len(groups[place]) - 1} others, "
-                    f"cannot be opened on a worker ({first_line(told.error)}); expected it to; "
-                    "see the worker's own log"
+                    f"{groups[number][0].file}: it, or one of {len(groups[number]) - 1} others, "
+                    f"cannot be decoded on a worker ({first_line(results.error)}); see the "
+                    "worker's log"
                 )
-            early[place] = told
-            while next_place in early:
-                for clip, each in zip(groups[next_place], early.pop(next_place), strict=True):
-                    if isinstance(each, _Unseen):
+            early[number] = results
+            while next_group in early:
+                for clip, result in zip(groups[next_group], early.pop(next_group), strict=True):
+                    if isinstance(result, _Unseen):
                         if isinstance(clip.file, Path) and clip.file.exists():
-                            raise _not_seen(each.worker, clip.file)
-                        yield each.error
+                            raise _not_seen(result.worker, clip.file)
+                        yield result.error
+                    elif isinstance(result, BadClipError):
+                        yield result
                     else:
-                        yield each if isinstance(each, BadClipError) else HeardClip(clip, each)
-                next_place += 1
+                        yield DecodedClip(clip, result)
+                next_group += 1
 
     def _run(
         self,
@@ -141,7 +145,7 @@ class ClusterEngine:
             resources=self._resources,
         )
 
-    def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
+    def plan(self, clips: Sequence[DecodedClip]) -> list[Batch]:
         """Sort clips into batches, as :meth:`LocalEngine.plan` does."""
         seconds = 0.0 if self._facts.is_cpu else self.options.batch_seconds
         return plan(clips, seconds, self._facts.window_seconds)
@@ -151,12 +155,12 @@ class ClusterEngine:
 
         Parameters
         ----------
-        batches : sequence of tuple of HeardClip
+        batches : sequence of tuple of DecodedClip
             From :meth:`plan`.
 
         Yields
         ------
-        batch : tuple of HeardClip
+        batch : tuple of DecodedClip
         embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
             By pooling. Batches come as they are done.
 
@@ -165,29 +169,29 @@ class ClusterEngine:
         MachineError
             In the end, if some were tried and failed too often.
         """
-        found = shards(batches, SHARD_SECONDS["cpu" if self._facts.is_cpu else "gpu"],
-                       self.cluster.threads)  # fmt: skip
+        seconds = TASK_SECONDS["cpu" if self._facts.is_cpu else "gpu"]
+        tasks = make_tasks(batches, seconds, self.cluster.threads)
         speed = self._speed
         speed.begin()
         lost = []
-        for place, told in self._run(_embed, found, dict(self.key), prepare=_absolute_shard):
-            if isinstance(told, Failed):
-                lost.append((found[place], told.error))
+        for number, result in self._run(_embed, tasks, dict(self.key), prepare=_absolute_task):
+            task = tasks[number]
+            if isinstance(result, Failed):
+                lost.append((task, result.error))
                 continue
-            worker, elapsed, arrays = told
-            speed.add(worker, _seconds(found[place]), elapsed)
+            worker, elapsed, arrays = result
+            speed.add(worker, _seconds(task), elapsed)
             if speed.is_due():  # where no bar shows it, as in the log of a batch system
                 self.cluster.say(f"cluster  {speed}")
-            yield from zip(found[place], arrays, strict=True)
+            yield from zip(task, arrays, strict=True)
         if lost:
-            shard, error = lost[0]
-            n_clips = sum(len(batch) for shard, _ in lost for batch in shard)
+            task, error = lost[0]
+            n_clips = sum(len(batch) for task, _ in lost for batch in task)
             raise MachineError(
-                f"--cluster: {len(lost)} of {counted(len(found), 'shard')} "
-                f"({counted(n_clips, 'clip')}, one of the first "
-                f"{shard[0][0].clip.file}) failed too often ({first_line(error)}); expected each "
-                "to be done; what the others gave is kept: run the same command again, or remove "
-                "what is wrong"
+                f"--cluster: {len(lost)} of {counted(len(tasks), 'task')} "
+                f"({counted(n_clips, 'clip')}, one of the first {task[0][0].clip.file}) failed too "
+                f"often ({first_line(error)}); the results of the others are kept: run the same "
+                "command again, or remove the cause"
             )
 
     @property
@@ -196,17 +200,18 @@ class ClusterEngine:
         return self._speed
 
 
-def shards(batches: Sequence[Batch], most_seconds: float, threads: int) -> list[Shard]:
-    """Put batches together into shards of about equal seconds of audio.
+def make_tasks(batches: Sequence[Batch], most_seconds: float, threads: int) -> list[Task]:
+    """Put batches together into tasks of about equal seconds of audio.
 
     Parameters
     ----------
-    batches : sequence of tuple of HeardClip
+    batches : sequence of tuple of DecodedClip
         In the order of the plan, longest clips first.
     most_seconds : float
-        Of a shard; one batch may have more.
+        Limit of a task; a single batch may have more.
     threads : int
-        That share the work: each is given several shards, so that all end at about the same time.
+        Number of threads of all workers: each gets several tasks, so that all end at about the
+        same time.
 
     Returns
     -------
@@ -215,27 +220,27 @@ def shards(batches: Sequence[Batch], most_seconds: float, threads: int) -> list[
     """
     total = sum(_seconds((batch,)) for batch in batches)
     most = min(most_seconds, max(total / (8 * max(threads, 1)), 1.0))
-    found: list[list[Batch]] = []
+    tasks: list[list[Batch]] = []
     room = 0.0
     for batch in batches:
         seconds = _seconds((batch,))
-        if not found or seconds > room:
-            found.append([])
+        if not tasks or seconds > room:
+            tasks.append([])
             room = most
-        found[-1].append(batch)
+        tasks[-1].append(batch)
         room -= seconds
-    return [tuple(shard) for shard in found]
+    return [tuple(task) for task in tasks]
 
 
 class _Speed:
-    """How fast each worker is, told now and then."""
+    """The speed of each worker, as text for the progress bar or a line in a log."""
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was before: whoever shows it keeps the object."""
-        self.began = self.told = time.monotonic()
+        """Start again: what shows the speed keeps the object."""
+        self.began = self.reported = time.monotonic()
         self.work: dict[str, tuple[float, float]] = {}
 
     def add(self, worker: str, audio: float, elapsed: float) -> None:
@@ -243,10 +248,10 @@ class _Speed:
         self.work[worker] = (done + audio, took + elapsed)
 
     def is_due(self) -> bool:
-        """Whether the last line is long ago."""
+        """Whether the next line in the log is due."""
         now = time.monotonic()
-        due = now - self.told > _TOLD_EVERY
-        self.told = now if due else self.told
+        due = now - self.reported > _REPORT_SECONDS
+        self.reported = now if due else self.reported
         return due
 
     def __str__(self) -> str:
@@ -263,7 +268,7 @@ class _Speed:
 
 @dataclass(frozen=True)
 class _Unseen:
-    """A clip whose file a worker does not find."""
+    """A clip whose file a worker does not see."""
 
     worker: str
     error: BadClipError
@@ -271,13 +276,13 @@ class _Unseen:
 
 def _not_seen(worker: str, file: Path) -> UserError:
     return UserError(
-        f"--cluster: worker {worker} does not find {file}, which is here; expected every clip "
-        "under the same path on all workers; share the folder with them"
+        f"--cluster: worker {worker} does not find {file}, which exists here; share the folder "
+        "with all workers under the same path"
     )
 
 
 class _Kept:
-    """The engine that a worker made last."""
+    """The engine that a worker made last, for one extraction."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -287,9 +292,9 @@ class _Kept:
     def of(self, token: str, options: EngineOptions) -> LocalEngine:
         with self.lock:
             if self.engine is None or self.token != token:
-                self.engine = None  # the memory of the one before is needed
+                self.engine = None  # the memory of the previous one is needed
                 device = device_here(choose_devices(options.devices))
-                # What runs at once on a worker are its tasks: each has one thread.
+                # Tasks run in parallel on a worker: each has one thread.
                 self.engine = open_engine(options, [device], workers=1)
                 self.token = token
             return self.engine
@@ -301,40 +306,43 @@ def _engine(token: str, options: EngineOptions) -> LocalEngine:
     return kept.of(token, options)
 
 
-def _describe(_: None, token: str, options: EngineOptions) -> _Facts:
+def _describe(_: None, token: str, options: EngineOptions) -> _EngineFacts:
     engine = _engine(token, options)
     encoder = engine.encoders[0]
     is_cpu = encoder.device.type == "cpu"
-    return _Facts(dict(engine.key), is_cpu, encoder.window_seconds, engine.training)
+    return _EngineFacts(dict(engine.key), is_cpu, encoder.window_seconds, engine.training)
 
 
-def _hear(clips: Sequence[Clip], token: str, options: EngineOptions) -> list[Any]:
-    told: list[Any] = []
-    for clip, each in zip(clips, _engine(token, options).hear(clips), strict=True):
-        if not isinstance(each, BadClipError):
-            told.append(each.facts)
+def _check(clips: Sequence[Clip], token: str, options: EngineOptions) -> list[Any]:
+    """Return, for each clip, the facts of its audio, a BadClipError, or that it was not seen."""
+    results: list[Any] = []
+    for clip, result in zip(clips, _engine(token, options).check(clips), strict=True):
+        if not isinstance(result, BadClipError):
+            results.append(result.facts)
+        elif isinstance(clip.file, Remote) or clip.file.exists():
+            results.append(result)
         else:
-            seen = isinstance(clip.file, Remote) or clip.file.exists()
-            told.append(each if seen else _Unseen(str(get_worker().address), each))
-    return told
+            results.append(_Unseen(str(get_worker().address), result))
+    return results
 
 
 def _embed(
-    shard: Shard, token: str, options: EngineOptions, key: Mapping[str, Any]
+    task: Task, token: str, options: EngineOptions, key: Mapping[str, Any]
 ) -> tuple[str, float, list[Embeddings]]:
+    """Return the address of the worker, the seconds it took, and the embeddings of each batch."""
     engine, worker = _engine(token, options), str(get_worker().address)
     differs = difference(engine.key, key)
     if differs:
         raise UserError(
-            f"--cluster: worker {worker} would compute otherwise: {differs}; expected workers that "
-            "are alike; leave it out, or name another --devices or --precision"
+            f"--cluster: worker {worker} would compute other numbers: {differs}; omit it, or "
+            "choose --devices or --precision that all workers have"
         )
-    for heard in (heard for batch in shard for heard in batch):
-        file = heard.clip.file
+    for decoded in (decoded for batch in task for decoded in batch):
+        file = decoded.clip.file
         if isinstance(file, Path) and not file.exists():
             raise _not_seen(worker, file)
     began = time.perf_counter()
-    arrays = [embeddings for _, embeddings in engine.embed(shard)]
+    arrays = [embeddings for _, embeddings in engine.embed(task)]
     return worker, time.perf_counter() - began, arrays
 
 
@@ -342,11 +350,11 @@ def _absolute(clips: Sequence[Clip]) -> list[Clip]:
     return [clip.absolute() for clip in clips]
 
 
-def _absolute_shard(shard: Shard) -> Shard:
+def _absolute_task(task: Task) -> Task:
     return tuple(
-        tuple(HeardClip(heard.clip.absolute(), heard.facts) for heard in batch) for batch in shard
+        tuple(DecodedClip(each.clip.absolute(), each.facts) for each in batch) for batch in task
     )
 
 
-def _seconds(shard: Shard) -> float:
-    return sum(heard.facts.seconds for batch in shard for heard in batch)
+def _seconds(task: Task) -> float:
+    return sum(each.facts.seconds for batch in task for each in batch)

@@ -19,7 +19,7 @@ from ..progress import Track, no_track
 from .audio import CHANNEL_POLICY, RATES, RESAMPLER, Waveform, check_channels, read_waveform
 
 FORMATS = ("wav", "flac")
-#: What is taken for a recording in a folder. A file that is named itself may have any suffix.
+#: Suffixes of recordings in a folder. A file given by name may have any suffix.
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"),
     *(".m4a", ".mp4", ".m4v", ".mov", ".3gp", ".webm", ".mkv", ".mka"),
@@ -30,19 +30,18 @@ _MARK = "serpipe convert: "
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion did. All are in the order of the inputs, those of a folder by name.
+    """What a conversion did, in the order of the inputs; the files of a folder by name.
 
     Attributes
     ----------
     written : tuple of Path
         Files that were written now.
     skipped : tuple of Path
-        Files that were there already, made from the same bytes in the same way.
+        Existing files that were made from the same bytes in the same way.
     clipped : tuple of Path
-        Those of ``written`` in which samples beyond full scale were set to it.
+        Written files in which samples beyond full scale were clipped.
     bad : tuple of BadClipError
-        Inputs that could not be converted; nothing was written for them, and what an earlier
-        conversion wrote for them stays.
+        Inputs that could not be converted; the output of an earlier conversion stays.
     """
 
     written: tuple[Path, ...]
@@ -52,7 +51,7 @@ class Converted:
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Format:
     """How every file is converted."""
 
     sampling_rate: int
@@ -61,12 +60,12 @@ class _Way:
     overwrite: bool
 
     def mark(self, source: str) -> str:
-        """Return what a file says of its making, so that it can be told whether it is up to date.
+        """Return the comment in a file, from which it can be seen whether it is up to date.
 
-        It tells of the source by hash: neither names nor dates, which differ between machines.
+        It names the source by hash, because names and dates differ between machines.
         """
-        how = f"{self.sampling_rate} Hz, channels {self.channels}, {RESAMPLER}"
-        return f"{_MARK}{how}, source sha256 {source}"
+        description = f"{self.sampling_rate} Hz, channels {self.channels}, {RESAMPLER}"
+        return f"{_MARK}{description}, source sha256 {source}"
 
 
 def convert(
@@ -82,26 +81,25 @@ def convert(
 ) -> Converted:
     """Convert recordings, or whole folders of them, to 16-bit mono files of one rate.
 
-    A file goes to ``out`` under its own name, the files of a folder under their place in it; the
-    suffix becomes that of the format. Hidden files are left out. The same inputs give the same
-    bytes, for any number of workers.
+    A file keeps its name, and the files of a folder their path in it; the suffix becomes that of
+    the format. Hidden files are omitted. The same inputs give the same bytes, for any number of
+    workers.
 
-    The scale is never changed. Samples are rounded to the nearest of the 65,536 steps, with no
-    dither. Those beyond full scale, which resampling and lossy formats may give, are set to it, and
-    the files in which that happened are told. A mono 16-bit recording at the rate wanted keeps
-    every sample.
+    The scale is never changed. Samples are rounded to 16 bits without dither. Samples beyond full
+    scale, which resampling and lossy formats may give, are clipped, and these files are listed. A
+    mono 16-bit recording at the target rate keeps every sample.
 
-    Each file holds a comment: how it was made, and the hash of its source. A file that is there and
-    says the same is skipped; one of another making is written anew.
+    Each file holds a comment: how it was made, and the hash of its source. An existing file with
+    the same comment is skipped; other converted files are rewritten.
 
     Parameters
     ----------
     inputs : sequence of Path
         Files and folders.
     out : Path
-        A folder; made if it is not there.
+        A folder; created if necessary.
     sampling_rate : int
-        The rate wanted, in Hz.
+        The target rate, in Hz.
     format : {"wav", "flac"}
         Of the files written.
     channels : {"mean", "left", "right"}
@@ -109,27 +107,27 @@ def convert(
     workers : int
         Threads.
     overwrite : bool
-        Write every file anew, even over one that no conversion made.
+        Write every file again, even over files that were not converted by serpipe.
     track : callable
         Shows progress.
 
     Returns
     -------
     Converted
-        What was written, and which inputs could not be: they do not stop the rest.
+        Inputs that could not be converted do not stop the rest.
 
     Raises
     ------
     UserError
-        Before anything is written: if an input is not there or holds no recordings, if two inputs
-        would become one file, if a file would be written over an input or, without ``overwrite``,
-        over one that no conversion made, if ``out`` is inside an input folder, or if there is no
-        such rate, format or choice of channels.
+        Before anything is written: if an input does not exist or holds no recordings, if two inputs
+        would become one file, if an output would replace an input or, without ``overwrite``, a file
+        that was not converted by serpipe, if ``out`` is inside an input folder, or if the rate,
+        format or channels are invalid.
     MachineError
-        If the disk does not take a file; those written before stay.
+        If a file cannot be written; those written before stay.
     """
-    way = _Way(sampling_rate, format, channels, overwrite)
-    _check_way(way)
+    settings = _Format(sampling_rate, format, channels, overwrite)
+    _check_format(settings)
     pairs = _pairs(inputs, out, f".{format}")
     if not overwrite:
         _check_ours([target for _, target in pairs])
@@ -137,7 +135,7 @@ def convert(
     written, skipped, clipped, bad = [], [], [], []
     executor = ThreadPoolExecutor(workers)
     try:
-        results = executor.map(lambda pair: _convert_one(pair[0], pair[1], way), pairs)
+        results = executor.map(lambda pair: _convert_one(pair[0], pair[1], settings), pairs)
         for (_, target), result in zip(
             pairs, track(results, "converting files", len(pairs)), strict=True
         ):
@@ -150,75 +148,71 @@ def convert(
                 if result:
                     clipped.append(target)
     finally:
-        executor.shutdown(cancel_futures=True)  # after a full disk or Ctrl-C, begin no more files
+        executor.shutdown(cancel_futures=True)  # after a full disk or Ctrl-C, start no more files
     return Converted(tuple(written), tuple(skipped), tuple(clipped), tuple(bad))
 
 
-def _check_way(way: _Way) -> None:
-    check_channels(way.channels)
-    if way.format not in FORMATS:
+def _check_format(settings: _Format) -> None:
+    check_channels(settings.channels)
+    if settings.format not in FORMATS:
         raise UserError(
-            f"format {way.format!r}: cannot be written; expected one of {', '.join(FORMATS)}; "
-            "choose one of them"
+            f"format {settings.format!r}: cannot be written; choose one of {', '.join(FORMATS)}"
         )
     try:
-        if not RATES[0] <= way.sampling_rate <= RATES[1]:
+        if not RATES[0] <= settings.sampling_rate <= RATES[1]:
             raise ValueError
-        _encode(np.zeros(1, dtype=np.int16), way, _MARK)
+        _encode(np.zeros(1, dtype=np.int16), settings, _MARK)
     except (ValueError, soundfile.LibsndfileError):
         raise UserError(
-            f"{way.sampling_rate} Hz: cannot be the rate of a {way.format} file; expected "
-            f"{RATES[0]} to {RATES[1]} Hz, one that the format can have; choose 16000"
+            f"{settings.sampling_rate} Hz: cannot be the rate of a {settings.format} file; choose "
+            f"one from {RATES[0]} to {RATES[1]} Hz that the format supports, such as 16000"
         ) from None
 
 
 def _pairs(inputs: Sequence[Path], out: Path, suffix: str) -> list[tuple[Path, Path]]:
-    """Return what is converted and what it becomes, having found that no two get in the way."""
+    """Return each source with its target, after checking for conflicts."""
     pairs = []
-    for given in inputs:
-        if given.is_dir():
-            names = sorted(Path(name) for name in audio_files(given, SUFFIXES))
-            _check_apart(given, names, out)
+    for path in inputs:
+        if path.is_dir():
+            names = sorted(Path(name) for name in audio_files(path, SUFFIXES))
+            _check_apart(path, names, out)
             if not names:
                 raise UserError(
-                    f"{given}: holds no recordings at any depth; expected files such as "
-                    f"{'/'.join(SUFFIXES)}; choose the folder they are in"
+                    f"{path}: holds no recordings ({'/'.join(SUFFIXES)}) at any depth; choose the "
+                    "folder that holds them"
                 )
-            pairs += [(given / name, (out / name).with_suffix(suffix)) for name in names]
-        elif given.is_file():
-            pairs.append((given, (out / given.name).with_suffix(suffix)))
+            pairs += [(path / name, (out / name).with_suffix(suffix)) for name in names]
+        elif path.is_file():
+            pairs.append((path, (out / path.name).with_suffix(suffix)))
         else:
-            raise UserError(
-                f"{given}: is neither a file nor a folder; expected one of them; check its name"
-            )
+            raise UserError(f"{path}: is neither a file nor a folder; check its name")
     sources = {source.resolve() for source, _ in pairs}
     firsts: dict[str, Path] = {}
     for source, target in pairs:
         if target.resolve() in sources:
             raise UserError(
-                f"{target}: is one of the inputs and would be written over; expected a folder "
-                "apart from them; choose another --out"
+                f"{target}: is one of the inputs and would be overwritten; choose another --out"
             )
-        # Without regard to case: some systems take such names for one.
+        # Case is ignored, as some file systems do.
         name = str(target).casefold()
         if name in firsts:
             raise UserError(
-                f"{source}: would become {target}, as would {firsts[name]}; expected a name for "
-                "each; rename one, or convert them to different folders"
+                f"{source}: would become {target}, as would {firsts[name]}; rename one, or convert "
+                "them to different folders"
             )
         firsts[name] = source
     return pairs
 
 
 def _check_apart(folder: Path, names: Sequence[Path], out: Path) -> None:
-    """Refuse folders of which one is in the other: outputs would be taken for inputs."""
+    """Refuse folders of which one contains the other: outputs would become inputs."""
     real = out.resolve()
     inside = (folder / name for name in names if (folder / name).resolve().is_relative_to(real))
     within = folder if real.is_relative_to(folder.resolve()) else next(inside, None)
     if within:
         raise UserError(
-            f"{out}: is not apart from the input {within}; expected a folder outside of it and not "
-            "above it, so that no output is taken for an input; choose another --out"
+            f"{out}: overlaps the input {within}, so that outputs would become inputs; choose "
+            "another --out"
         )
 
 
@@ -226,25 +220,29 @@ def _check_ours(targets: Sequence[Path]) -> None:
     for target in targets:
         if target.exists() and not _mark_of(target).startswith(_MARK):
             raise UserError(
-                f"{target}: is there and was made otherwise; expected nothing there, or what "
-                "serpipe converted; choose another --out, or write over it with --overwrite"
+                f"{target}: exists and was not converted by serpipe; choose another --out, or "
+                "overwrite it with --overwrite"
             )
 
 
-def _convert_one(source: Path, target: Path, way: _Way) -> bool | BadClipError | None:
-    """Return whether samples were clipped, what is wrong, or None if there is nothing to do."""
+def _convert_one(source: Path, target: Path, settings: _Format) -> bool | BadClipError | None:
+    """Return whether samples were clipped, an error, or None if there is nothing to do."""
     try:
-        if not way.overwrite and target.exists() and _mark_of(target) == way.mark(_hash(source)):
+        if (
+            not settings.overwrite
+            and target.exists()
+            and _mark_of(target) == settings.mark(_hash(source))
+        ):
             return None
-        waveform, facts = read_waveform(source, way.sampling_rate, way.channels)
+        waveform, facts = read_waveform(source, settings.sampling_rate, settings.channels)
     except BadClipError as error:
         return error
-    write_bytes(target, _encode(_in_steps(waveform), way, way.mark(facts.sha256)))
+    write_bytes(target, _encode(_in_steps(waveform), settings, settings.mark(facts.sha256)))
     return bool(np.abs(waveform).max() > 1)
 
 
 def _hash(source: Path) -> str:
-    """Return the hash of a file's bytes; nothing if it cannot be read, which reading it tells."""
+    """Return the hash of a file's bytes; empty if it cannot be read."""
     try:
         with open_regular(source) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -253,27 +251,27 @@ def _hash(source: Path) -> str:
 
 
 def _in_steps(waveform: Waveform) -> NDArray[np.int16]:
-    """Round to 16 bits; what is beyond full scale becomes full scale."""
+    """Round to 16 bits and clip at full scale."""
     steps = np.rint(waveform * np.float32(_FULL_SCALE))  # exact: a power of two
     limited: NDArray[np.int16] = steps.clip(-_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
     return limited
 
 
-def _encode(samples: NDArray[np.int16], way: _Way, mark: str) -> bytes:
+def _encode(samples: NDArray[np.int16], settings: _Format, mark: str) -> bytes:
     content = io.BytesIO()
     with soundfile.SoundFile(
-        content, "w", way.sampling_rate, 1, subtype="PCM_16", format=way.format.upper()
+        content, "w", settings.sampling_rate, 1, subtype="PCM_16", format=settings.format.upper()
     ) as file:
-        if way.format == "flac":
+        if settings.format == "flac":
             file.comment = mark
         file.write(samples)
-        if way.format == "wav":  # after the samples, so that they are where simple readers look
+        if settings.format == "wav":  # after the samples, so that simple readers find these
             file.comment = mark
     return content.getvalue()
 
 
 def _mark_of(target: Path) -> str:
-    """Return what a file says of its making; nothing, if it says nothing."""
+    """Return the comment in a file; empty if it has none."""
     try:
         with open_regular(target) as content, soundfile.SoundFile(content) as file:
             return str(file.comment)

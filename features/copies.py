@@ -1,8 +1,8 @@
 """Find clips that hold the same recording in other bytes: another format, level, rate or cut.
 
-Equal samples are found by their hash. For the rest, fingerprints say which clips may be copies, and
-their waveforms decide: aligned where their cross-correlation is largest, copies agree and different
-utterances do not, not even repetitions of a sentence by the same speaker.
+Equal samples are found by their hash. For the rest, fingerprints suggest which clips may be copies,
+and their waveforms decide: aligned where their cross-correlation is largest, copies agree, but
+different utterances do not, not even repetitions of a sentence by the same speaker.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from ..errors import BadClipError, MachineError, SerpipeError
 from ..progress import Track, no_track
 from ..remote import Remote
 from .audio import CHANNEL_POLICY, Waveform, read_waveform
-from .batching import HeardClip
+from .decoding import DecodedClip
 from .fingerprint import BAND, RATE, find_candidates, to_common_rate
 from .in_order import in_order
 
@@ -37,7 +37,7 @@ _BLOCK, _BLOCK_DECIBELS = RATE // 4, 20
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Two contents (by their positions) and whether they are one recording; None: not known."""
+    """The indices of two contents, and whether they are one recording; None if unknown."""
 
     first: int
     second: int
@@ -45,22 +45,22 @@ class _Comparison:
 
 
 def mark_recordings(
-    heard: Sequence[HeardClip],
+    decoded: Sequence[DecodedClip],
     known: Mapping[str, str] | None = None,
     *,
     channels: str = CHANNEL_POLICY,
     workers: int = 1,
     track: Track[Any] = no_track,
-) -> list[HeardClip]:
-    """Find out which clips hold the same recording, and mark each clip with its recording.
+) -> list[DecodedClip]:
+    """Find which clips hold the same recording, and mark each clip with its recording.
 
     Parameters
     ----------
-    heard : sequence of HeardClip
-        Opened clips, with fingerprints.
+    decoded : sequence of DecodedClip
+        The clips, with fingerprints.
     known : mapping of str to str, optional
-        By hash of the samples, the recording that an earlier search has found. Clips that are
-        known are not compared with each other again.
+        From the hash of the samples to the recording that an earlier search found. Known clips are
+        not compared with each other again.
     channels : {"mean", "left", "right"}
         How several channels become one.
     workers : int
@@ -70,28 +70,28 @@ def mark_recordings(
 
     Returns
     -------
-    list of HeardClip
-        In the order given, each with ``recording`` (the smallest hash of samples among the copies)
-        and, where a file could not be read again to be compared, ``unconfirmed_copy_of``; without
+    list of DecodedClip
+        In the same order, each with ``recording`` (the smallest hash of samples among the copies)
+        and, if a file could not be read again to be compared, ``unconfirmed_copy_of``; without
         fingerprints, which nothing else needs.
     """
     known = known or {}
-    first_with: dict[str, HeardClip] = {}
-    for each in heard:
+    first_with: dict[str, DecodedClip] = {}
+    for each in decoded:
         first_with.setdefault(content_hash(each), each)
-    contents = sorted(first_with)  # positions do not depend on the order of the clips
+    contents = sorted(first_with)  # indices do not depend on the order of the clips
     clips = [first_with[content] for content in contents]
     pairs = find_candidates([each.facts.fingerprint for each in clips]).tolist()
     new = [(a, b) for a, b in pairs if not (contents[a] in known and contents[b] in known)]
     compared = list(_compare_all(clips, new, channels, workers, track))
     joined = [(pair.first, pair.second) for pair in compared if pair.same]
     leader: dict[str, int] = {}
-    for place, content in enumerate(contents):
+    for index, content in enumerate(contents):
         if content in known:
-            joined.append((leader.setdefault(known[content], place), place))
+            joined.append((leader.setdefault(known[content], index), index))
     smallest = _smallest_connected(len(contents), joined)
     recording = {
-        content: contents[place] for content, place in zip(contents, smallest, strict=True)
+        content: contents[index] for content, index in zip(contents, smallest, strict=True)
     }
     unconfirmed: dict[str, str] = {}
     for pair in compared:
@@ -99,53 +99,54 @@ def mark_recordings(
             for one, other in ((pair.first, pair.second), (pair.second, pair.first)):
                 unconfirmed.setdefault(contents[one], clips[other].clip.path)
     return [
-        HeardClip(
+        DecodedClip(
             each.clip,
             replace(each.facts, fingerprint=b""),
             recording[content_hash(each)],
             unconfirmed.get(content_hash(each), ""),
         )
-        for each in heard
+        for each in decoded
     ]
 
 
-def content_hash(heard: HeardClip) -> str:
-    """Return the hash of a clip's samples; of its bytes, where samples were not hashed."""
-    return heard.facts.audio_sha256 or heard.facts.sha256
+def content_hash(decoded: DecodedClip) -> str:
+    """Return the hash of a clip's samples, or of its bytes if the samples were not hashed."""
+    return decoded.facts.audio_sha256 or decoded.facts.sha256
 
 
-def keep_consistent(heard: Sequence[HeardClip], bad: list[BadClipError]) -> list[HeardClip]:
-    """Leave out recordings that stand under two speakers or emotions: at most one is right.
+def keep_consistent(decoded: Sequence[DecodedClip], bad: list[BadClipError]) -> list[DecodedClip]:
+    """Omit recordings with two speakers or emotions, of which at most one is right.
 
     Parameters
     ----------
-    heard : sequence of HeardClip
+    decoded : sequence of DecodedClip
         From :func:`mark_recordings`.
     bad : list of BadClipError
-        An error is added for each clip that contradicts an earlier one.
+        Receives an error for each clip that contradicts an earlier one.
 
     Returns
     -------
-    list of HeardClip
-        The clips that do not.
+    list of DecodedClip
+        The other clips.
     """
-    firsts: dict[str, HeardClip] = {}
+    firsts: dict[str, DecodedClip] = {}
     kept = []
-    for each in heard:
+    for each in decoded:
         first = firsts.setdefault(each.recording, each)
         theirs, ours = first.clip, each.clip
         if _person_and_emotion(theirs) == _person_and_emotion(ours):
             kept.append(each)
             continue
         if each.facts.sha256 == first.facts.sha256:
-            found = f"is byte for byte {theirs.file}"
+            relation = f"is byte for byte {theirs.file}"
         else:
-            found = f"is the same recording as {theirs.file} in other bytes"
+            relation = f"is the same recording as {theirs.file} in other bytes"
         bad.append(
             BadClipError(
                 str(ours.file),
-                f"{found}, of another speaker or emotion ({ours.speaker}, {ours.emotion or 'none'} "
-                f"here; {theirs.speaker}, {theirs.emotion or 'none'} there)",
+                f"{relation}, of another speaker or emotion ({ours.speaker}, "
+                f"{ours.emotion or 'none'} here; {theirs.speaker}, "
+                f"{theirs.emotion or 'none'} there)",
                 "one speaker and emotion for each recording",
                 "find out which is right and remove the other",
             )
@@ -154,22 +155,12 @@ def keep_consistent(heard: Sequence[HeardClip], bad: list[BadClipError]) -> list
 
 
 def _person_and_emotion(clip: Clip) -> tuple[str, str]:
-    """Return what two clips of one recording must have in common, whatever its spelling."""
+    """Return the speaker and emotion, which must agree in two clips of one recording."""
     return canonical_speaker(clip.speaker_id or clip.speaker), clip.shared_emotion or clip.emotion
 
 
 def same_recording(one: Waveform, other: Waveform) -> bool:
-    """Whether two waveforms are the same recording, perhaps filtered.
-
-    Parameters
-    ----------
-    one, other : ndarray of float32, shape (n_samples,)
-        At 8000 Hz.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether two waveforms, at 8000 Hz, are the same recording, perhaps filtered."""
     return (
         correlation(one, other) >= SAME_RECORDING
         or correlation(one, other, whiten=True) >= SAME_WHITENED
@@ -184,17 +175,17 @@ def correlation(one: Waveform, other: Waveform, *, whiten: bool = False) -> floa
     one, other : ndarray of float32, shape (n_samples,)
         At 8000 Hz.
     whiten : bool
-        Whether to flatten the spectrum of each first, so that a filter does not matter. Noise
-        counts for more then.
+        Whether to flatten each spectrum first, so that a filter does not matter; noise then counts
+        for more.
 
     Returns
     -------
     float
-        From 0 to 1: the largest absolute value, over all shifts, of the correlation of the analytic
-        signals that overlap, divided by the root of the product of their energies; or, if that is
-        less, the median of the same over the blocks of the overlap, so that a loud beep that two
-        recordings share does not make them one. Shifts count at which most of the shorter clip
-        overlaps, and half of the energy of one of them.
+        From 0 to 1: the largest absolute value, over all shifts, of the correlation of the
+        overlapping analytic signals, divided by the root of the product of their energies; or, if
+        that is less, the median of the same over the blocks of the overlap, so that a loud beep in
+        two recordings does not make them one. A shift counts if most of the shorter clip overlaps,
+        and half of the energy of one of them.
 
     References
     ----------
@@ -229,7 +220,7 @@ def correlation(one: Waveform, other: Waveform, *, whiten: bool = False) -> floa
 
 
 def _median_of_blocks(one: NDArray[np.complex128], other: NDArray[np.complex128]) -> float:
-    """Return the median correlation over the blocks that are not silent, of aligned signals."""
+    """Return the median correlation of aligned signals over the blocks that are not silent."""
     n = max(len(one) // _BLOCK, 1)
     size = len(one) // n
     a, b = (each[: n * size].reshape(n, size) for each in (one, other))
@@ -261,36 +252,37 @@ def _analytic(waveform: Waveform, whiten: bool) -> NDArray[np.complex128]:
 
 
 def _compare_all(
-    clips: Sequence[HeardClip],
+    clips: Sequence[DecodedClip],
     pairs: Sequence[tuple[int, int]],
     channels: str,
     workers: int,
     track: Track[Any],
 ) -> Iterator[_Comparison]:
-    """Compare pairs, sorted by their first clip, which is decoded once for all of its pairs."""
-    unreachable: list[MachineError] = []  # a store that does not answer is not asked again
+    """Compare pairs, sorted by their first clip, which is decoded once for all its pairs."""
+    unreachable: list[MachineError] = []  # a store that does not answer is not tried again
 
-    def load(place: int) -> Waveform | None:
-        heard = clips[place]
-        if unreachable and isinstance(heard.clip.file, Remote):
+    def load(index: int) -> Waveform | None:
+        decoded = clips[index]
+        if unreachable and isinstance(decoded.clip.file, Remote):
             return None
         try:
-            waveform, facts = read_waveform(heard.clip.file, RATE, channels)
+            waveform, facts = read_waveform(decoded.clip.file, RATE, channels)
         except SerpipeError as error:
             unreachable.extend([error] if isinstance(error, MachineError) else [])
             return None
-        return to_common_rate(waveform, RATE) if facts == heard.facts else None
+        return to_common_rate(waveform, RATE) if facts == decoded.facts else None
 
     def compare(task: tuple[int, list[int]]) -> list[_Comparison]:
         first, others = task
-        waveform, found = load(first), []
-        for place in others:
-            other = None if waveform is None else load(place)
+        waveform, comparisons = load(first), []
+        for index in others:
+            other = None if waveform is None else load(index)
             if waveform is None or other is None:
-                found.append(_Comparison(first, place, None))
+                comparisons.append(_Comparison(first, index, None))
             else:
-                found.append(_Comparison(first, place, same_recording(waveform, other)))
-        return found
+                same = same_recording(waveform, other)
+                comparisons.append(_Comparison(first, index, same))
+        return comparisons
 
     tasks = [
         (first, [second for _, second in group])
@@ -298,12 +290,12 @@ def _compare_all(
     ]
     if tasks:
         results = in_order(compare, tasks, workers, ahead=workers)
-        for found in track(results, "comparing possible copies", len(tasks)):
-            yield from found
+        for comparisons in track(results, "comparing possible copies", len(tasks)):
+            yield from comparisons
 
 
 def _smallest_connected(n: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """Return, for each of n places, the smallest one that it is connected with."""
+    """Return, for each of n indices, the smallest that it is connected with."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -311,5 +303,5 @@ def _smallest_connected(n: int, pairs: Sequence[tuple[int, int]]) -> list[int]:
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(n, n))
     _, component = connected_components(graph, directed=False)
     _, smallest = np.unique(component, return_index=True)
-    places: list[int] = smallest[component].tolist() if n else []
-    return places
+    indices: list[int] = smallest[component].tolist() if n else []
+    return indices

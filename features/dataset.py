@@ -1,4 +1,4 @@
-"""Clips as PyTorch wants them, at any sampling rate: for those who train models of their own."""
+"""Clips as a PyTorch data set, at any sampling rate, to train your own models."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from ..corpora.data import gather
 from ..errors import UserError, counted
 from .audio import CHANNEL_POLICY, RATES, check_channels, read_waveform
 
-#: A waveform, shape (n_samples,), and the position of its label or its number.
+#: A waveform, shape (n_samples,), and the index of its label or its number.
 Item = tuple[torch.Tensor, int | float]
 
-#: Columns that name a clip or its talker: nothing that a new speaker's clip could be told by.
+#: Columns that identify a clip or its speaker, which cannot be predicted for new speakers.
 _NOT_TARGETS = ("path", "name", "speaker")
 
 
 class ClipDataset(Dataset[Item]):
-    """The clips of any corpus with what is to be predicted of them; audio is read when asked for.
+    """The clips of any corpus with their targets; audio is decoded on access.
 
-    Split by speaker: a model that has heard a speaker in training scores higher on that speaker's
-    other clips than on anybody else's. ``speakers`` is there for that:
+    Split by speaker: a model scores higher on other clips of its training speakers than on new
+    speakers. ``speakers`` gives the groups:
 
     >>> from sklearn.model_selection import GroupKFold
     >>> from torch.utils.data import DataLoader, Subset
@@ -44,32 +44,32 @@ class ClipDataset(Dataset[Item]):
     sampling_rate : int
         Of the waveforms, in Hz.
     target : str
-        What is to be predicted: a field of :class:`~serpipe.corpora.clip.Clip` such as
-        ``"emotion"`` or ``"shared_emotion"``, or a column of ``Clip.more``, whose numbers are
-        predicted as numbers. Clips where it is empty, lacking or NaN are left out.
+        What is predicted: a field of :class:`~serpipe.corpora.clip.Clip` such as ``"emotion"`` or
+        ``"shared_emotion"``, or a column of ``Clip.more``, where numbers stay numbers. Clips
+        without a value are omitted.
     labels : sequence of str, optional
-        All labels, in the order in which they are counted; those of the clips, sorted, by default.
-        Give it where data sets must agree on what a number means.
+        All labels, in the order of their indices; by default those of the clips, sorted. Give them
+        if several data sets must agree.
     channels : {"mean", "left", "right"}
         How several channels become one, as in :func:`~serpipe.features.audio.read_waveform`.
 
     Attributes
     ----------
     clips : tuple of Clip
-        Those that remain; what follows is in their order.
+        The clips that have the target.
     targets : tuple of int or tuple of float
-        The position of each clip's label in ``labels``, or each clip's number.
+        The index of each clip's label in ``labels``, or each clip's number.
     speakers : tuple of str
-        Who talks in each clip. Speakers of two corpora who bear the same name count as one, which
-        never parts the clips of a speaker.
+        The speaker of each clip. Speakers of two corpora with the same name count as one, so that
+        the clips of a speaker are never separated.
     labels : tuple of str
-        Empty where numbers are predicted.
+        Empty if numbers are predicted.
 
     Raises
     ------
     UserError
-        If there is no such target, no clip has it, a label is not among ``labels``, or the rate or
-        the channels cannot be had.
+        If the target is unknown, no clip has it, a label is not among ``labels``, or the rate or
+        the channels are invalid.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class ClipDataset(Dataset[Item]):
         check_channels(channels)
         if not RATES[0] <= sampling_rate <= RATES[1]:
             raise UserError(
-                f"sampling rate {sampling_rate}: cannot be had; expected {RATES[0]} to {RATES[1]} "
-                "Hz; most encoders want 16000"
+                f"sampling rate {sampling_rate}: expected {RATES[0]} to {RATES[1]} Hz; most "
+                "encoders need 16000"
             )
         self.sampling_rate = sampling_rate
         self.channels = channels
-        pairs = _having(clips, target)
+        pairs = _with_target(clips, target)
         self.clips = tuple(clip for clip, _ in pairs)
         self.speakers = tuple(clip.speaker for clip in self.clips)
         self.labels: tuple[str, ...] = ()
@@ -98,43 +98,42 @@ class ClipDataset(Dataset[Item]):
         words = [value for _, value in pairs if isinstance(value, str)]
         if numbers and words:
             raise UserError(
-                f"target {target}: {numbers[0]} for one clip and {words[0]!r} for another; "
-                "expected numbers or labels for all; choose another target, or clips of one corpus"
+                f"target {target}: {numbers[0]} for one clip and {words[0]!r} for another; choose "
+                "another target, or clips of one corpus"
             )
         if numbers:
             if labels is not None:
                 raise UserError(
-                    f"target {target}: numbers, and labels are given; expected labels only where "
-                    "words are predicted; leave labels out"
+                    f"target {target}: holds numbers, which have no labels; omit labels"
                 )
             self.targets = tuple(float(number) for number in numbers)
         else:
             self.labels = tuple(sorted(set(words)) if labels is None else labels)
-            self.targets = _positions(self.clips, words, self.labels, target)
+            self.targets = _indices(self.clips, words, self.labels, target)
 
     def __len__(self) -> int:
         """Return the number of clips."""
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Item:
-        """Decode one clip.
+        """Decode a clip.
 
         Parameters
         ----------
         index : int
-            Its position in ``clips``.
+            Index in ``clips``.
 
         Returns
         -------
         waveform : tensor of float32, shape (n_samples,)
             Full scale is 1.
         target : int or float
-            The position of its label in ``labels``, or its number.
+            The index of its label in ``labels``, or its number.
 
         Raises
         ------
         BadClipError
-            If the clip cannot be decoded. A worker process of a data loader makes that a
+            If the clip cannot be decoded. In a worker process of a data loader this becomes a
             RuntimeError with the same text.
         """
         waveform, _ = read_waveform(self.clips[index].file, self.sampling_rate, self.channels)
@@ -150,16 +149,16 @@ def corpus_dataset(
     channels: str = CHANNEL_POLICY,
     skip_bad: bool = False,
 ) -> ClipDataset:
-    """Find the clips of a corpus and make a data set of them.
+    """Find the clips of a corpus and return them as a data set.
 
     Parameters
     ----------
     data : str
-        As after ``--data``: ``"sample"``, a folder, or ``"CORPUS=DIR"``.
+        As for ``--data``: ``"sample"``, a folder, or ``"CORPUS=DIR"``.
     sampling_rate, target, labels, channels
         As for :class:`ClipDataset`.
     skip_bad : bool
-        Leave out files that are not named as clips of the corpus, instead of raising.
+        Omit files that are not named as clips of the corpus, instead of raising an error.
 
     Returns
     -------
@@ -168,16 +167,16 @@ def corpus_dataset(
     Raises
     ------
     UserError
-        If there is no such folder or corpus, or as :class:`ClipDataset` does.
+        If there is no such folder or corpus, or as :class:`ClipDataset` raises it.
     BadClipsError
         If files are not named as clips of the corpus, unless ``skip_bad``.
     """
-    found = gather([data], skip_bad=skip_bad)
-    return ClipDataset(found.clips, sampling_rate, target=target, labels=labels, channels=channels)
+    clips = gather([data], skip_bad=skip_bad).clips
+    return ClipDataset(clips, sampling_rate, target=target, labels=labels, channels=channels)
 
 
 def collate(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Put clips of different lengths into one batch: the ``collate_fn`` of a data loader.
+    """Return clips of different lengths as one batch: the ``collate_fn`` of a data loader.
 
     Parameters
     ----------
@@ -191,7 +190,7 @@ def collate(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     lengths : tensor of int64, shape (n_clips,)
         Samples of each clip.
     targets : tensor, shape (n_clips,)
-        int64 positions of labels, or float32 numbers.
+        int64 indices of labels, or float32 numbers.
     """
     waveforms = [waveform for waveform, _ in batch]
     targets = [target for _, target in batch]
@@ -203,14 +202,13 @@ def collate(batch: Sequence[Item]) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     )
 
 
-def _having(clips: Sequence[Clip], target: str) -> list[tuple[Clip, str | float]]:
-    """Return the clips that have a target, and what it is."""
+def _with_target(clips: Sequence[Clip], target: str) -> list[tuple[Clip, str | float]]:
+    """Return the clips that have a target, each with its value."""
     known = [column for column in CLIP_COLUMNS if column not in _NOT_TARGETS]
     more = sorted({column for clip in clips for column in clip.more})
     if target not in known and target not in more:
         raise UserError(
-            f"target {target!r}: there is no such column; expected one of "
-            f"{', '.join([*known, *more])}; choose one of them"
+            f"target {target!r}: no such column; choose one of {', '.join([*known, *more])}"
         )
     pairs = []
     for clip in clips:
@@ -219,24 +217,21 @@ def _having(clips: Sequence[Clip], target: str) -> list[tuple[Clip, str | float]
             pairs.append((clip, value))
     if not pairs:
         raise UserError(
-            f"target {target}: empty for {counted(len(clips), 'clip')}; expected a label or a "
-            "number for some; choose another target"
+            f"target {target}: empty for {counted(len(clips), 'clip')}; choose another target"
         )
     return pairs
 
 
-def _positions(
+def _indices(
     clips: Sequence[Clip], words: Sequence[str], labels: Sequence[str], target: str
 ) -> tuple[int, ...]:
-    position = {label: place for place, label in enumerate(labels)}
-    if len(position) < len(labels):
-        raise UserError(
-            f"labels {', '.join(labels)}: one stands twice; expected each once; remove one"
-        )
+    index_of = {label: index for index, label in enumerate(labels)}
+    if len(index_of) < len(labels):
+        raise UserError(f"labels {', '.join(labels)}: one occurs twice; remove it")
     for clip, word in zip(clips, words, strict=True):
-        if word not in position:
+        if word not in index_of:
             raise UserError(
-                f"{clip.file}: its {target} is {word!r}; expected one of {', '.join(labels)}; add "
-                "it to labels, or leave such clips out"
+                f"{clip.file}: its {target} is {word!r}, which is not among the labels "
+                f"{', '.join(labels)}; add it, or omit such clips"
             )
-    return tuple(position[word] for word in words)
+    return tuple(index_of[word] for word in words)

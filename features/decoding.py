@@ -1,9 +1,9 @@
-"""Decode each clip once, in processes, for an encoder on a GPU.
+"""Decode clips, in threads or, for an encoder on a GPU, in processes that decode each clip once.
 
-A GPU embeds clips faster than threads of one Python process decode them, because the threads wait
-for each other's lock. Here processes decode, and what they return is kept until it is embedded, as
-far as memory allows. Decoding needs no torch, so that it can begin while torch is being imported
-and the encoder is loaded.
+A GPU embeds clips faster than the threads of one Python process decode them, because the threads
+wait for each other's lock. So processes decode, and their waveforms are kept until they are
+embedded, as far as memory allows. Decoding needs no torch: it can begin while torch is imported and
+the encoder is loaded.
 """
 
 import contextlib
@@ -25,13 +25,15 @@ from .in_order import in_order
 from .read_ahead import Content, read_ahead
 from .trim import trim
 
-#: Rate in Hz of every encoder that is known; clips are decoded again for an encoder with another.
+#: Rate in Hz of every known encoder; clips are decoded again for an encoder with another.
 USUAL_RATE = 16_000
-#: Fewer clips are not worth the start of processes before the encoder is loaded.
+#: With fewer clips, processes are not started before the encoder is loaded.
 FEWEST_CLIPS = 100
-#: Most bytes of waveforms that wait to be embedded, and the share of the free memory.
+#: Limits on the waveforms that wait to be embedded: bytes, and the share of the free memory.
 MOST_KEPT_BYTES = 8 << 30
 KEPT_SHARE = 0.25
+#: Clips that threads decode ahead of those that are taken.
+_AHEAD = 16
 #: Seconds without work after which a process ends.
 _IDLE_SECONDS = 60
 
@@ -45,27 +47,46 @@ class DecodingOptions:
     sampling_rate : int
         In Hz.
     channels : {"mean", "left", "right"}
-        How several channels become one.
+        How several channels become one, see :func:`serpipe.features.audio.read_waveform`.
     trim_decibels : float or None
-        Below which the ends of a clip are trimmed.
+        Threshold of silence at the ends of a clip, see :func:`serpipe.features.trim.trim`.
     """
 
     sampling_rate: int = USUAL_RATE
     channels: str = CHANNEL_POLICY
     trim_decibels: float | None = None
 
+    def trim(self, waveform: Waveform) -> Waveform:
+        """Return a waveform without silence at its ends, if trimming is requested."""
+        return waveform if self.trim_decibels is None else trim(waveform, self.trim_decibels)
 
-@dataclass(frozen=True)
-class CheckedAudio:
-    """What decoding a clip has shown.
+
+@dataclass(frozen=True, slots=True)
+class DecodedClip:
+    """A clip whose audio was decoded and is usable.
 
     Attributes
     ----------
+    clip : Clip
+        The clip.
     facts : AudioFacts
-        With the fingerprint.
-    n_samples : int
-        Length of the waveform after resampling and trimming.
+        Hashes, rate, duration and loudness of its file.
+    recording : str
+        Identifies the recording, equal for copies; empty before
+        :func:`serpipe.features.copies.mark_recordings`.
+    unconfirmed_copy_of : str
+        Path of a clip that may hold the same recording and could not be compared with it.
     """
+
+    clip: Clip
+    facts: AudioFacts
+    recording: str = ""
+    unconfirmed_copy_of: str = ""
+
+
+@dataclass(frozen=True)
+class CheckedAudio:
+    """The facts of a decoded clip, and the samples that are left after resampling and trimming."""
 
     facts: AudioFacts
     n_samples: int
@@ -100,9 +121,63 @@ def decode_clip(
     rate = options.sampling_rate
     waveform, facts = decode_waveform(content, rate, options.channels, file=file)
     facts = replace(facts, fingerprint=fingerprint(waveform, rate))
-    if options.trim_decibels is not None:
-        waveform = trim(waveform, options.trim_decibels)
-    return waveform, facts
+    return options.trim(waveform), facts
+
+
+def decode_in_threads(
+    clips: Sequence[Clip], options: DecodingOptions, workers: int
+) -> Iterator[CheckedAudio | BadClipError]:
+    """Yield the facts of each clip, in order, or why it cannot be used; ``workers`` threads."""
+
+    def check(item: tuple[Clip, Content]) -> CheckedAudio | BadClipError:
+        clip, content = item
+        try:
+            waveform, facts = decode_clip(clip.file, content(), options)
+        except BadClipError as error:
+            return error
+        return CheckedAudio(facts, len(waveform))
+
+    return in_order(check, read_ahead(clips, lambda clip: clip.file), workers, ahead=_AHEAD)
+
+
+def load_clip(
+    decoded: DecodedClip, options: DecodingOptions, content: Content | None = None
+) -> Waveform:
+    """Decode a clip again.
+
+    Parameters
+    ----------
+    decoded : DecodedClip
+        The clip as it was checked.
+    options : DecodingOptions
+        Rate, channels and trimming.
+    content : callable, optional
+        Reads its bytes; by default the file is read.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_samples,)
+
+    Raises
+    ------
+    BadClipError
+        If the clip has changed since it was checked.
+    """
+    file = decoded.clip.file
+    read = content() if content else read_clip(file)
+    waveform, facts = decode_waveform(read, options.sampling_rate, options.channels, file=file)
+    _check_unchanged(decoded, facts)
+    return options.trim(waveform)
+
+
+def _check_unchanged(decoded: DecodedClip, facts: AudioFacts) -> None:
+    if facts != decoded.facts:
+        raise BadClipError(
+            str(decoded.clip.file),
+            "has changed since it was checked",
+            "files that stay as they are",
+            "run the same command again",
+        )
 
 
 class Decoder:
@@ -113,7 +188,7 @@ class Decoder:
     options : DecodingOptions
         Rate, channels and trimming.
     workers : int
-        Processes.
+        Number of processes.
     """
 
     def __init__(self, options: DecodingOptions, workers: int) -> None:
@@ -141,21 +216,12 @@ class Decoder:
         threading.Thread(target=run, daemon=True).start()
 
     def check(self, clips: Sequence[Clip]) -> Iterator[CheckedAudio | BadClipError]:
-        """Decode clips, keep their waveforms, and yield what was seen, in the order of the clips.
-
-        Parameters
-        ----------
-        clips : sequence of Clip
-            The clips.
-
-        Yields
-        ------
-        CheckedAudio or BadClipError
+        """Decode clips, keep their waveforms, and yield the facts in the order of the clips.
 
         Raises
         ------
         MachineError
-            If a process was ended from outside, such as for want of memory.
+            If a process was killed, for example because memory ran out.
         """
         begun, self._begun = self._begun, None
         if begun is None or begun[0] != [clip.file for clip in clips]:
@@ -167,30 +233,33 @@ class Decoder:
                 raise result
             yield result
 
-    def load(self, file: Place, facts: AudioFacts, content: Content) -> Waveform | None:
-        """Return the waveform of a clip: the one that was kept, or a new one.
+    def load(self, decoded: DecodedClip, content: Content) -> Waveform:
+        """Return the waveform of a checked clip: the one that was kept, or decoded again.
 
         Parameters
         ----------
-        file : Path or Remote
-            The clip.
-        facts : AudioFacts
-            What :meth:`check` said of it.
+        decoded : DecodedClip
+            The clip as :meth:`check` described it.
         content : callable
-            Reads it.
+            Reads its bytes.
 
         Returns
         -------
-        ndarray of float32, shape (n_samples,), or None
-            ``None`` if the file is not what it was.
+        ndarray of float32, shape (n_samples,)
+
+        Raises
+        ------
+        BadClipError
+            If the file has changed since it was checked.
         """
         with self._lock:
-            waveform = self._kept.pop(facts.sha256, None)
+            waveform = self._kept.pop(decoded.facts.sha256, None)
             if waveform is not None:
                 self._room += waveform.nbytes
                 return waveform
-        waveform, now = self._decode(file, content)
-        return waveform if now == facts else None
+        waveform, facts = self._decode(decoded.clip.file, content)
+        _check_unchanged(decoded, facts)
+        return waveform
 
     def close(self) -> None:
         """End the processes."""
@@ -209,22 +278,21 @@ class Decoder:
             return CheckedAudio(facts, len(waveform))
 
         # Threads that wait for processes: twice as many, so that none of these waits for a thread.
-        return in_order(
-            check, read_ahead(clips, lambda clip: clip.file), 2 * self.workers, ahead=16
-        )
+        items = read_ahead(clips, lambda clip: clip.file)
+        return in_order(check, items, 2 * self.workers, ahead=_AHEAD)
 
     def _decode(self, file: Place, content: Content) -> tuple[Waveform, AudioFacts]:
         from joblib.externals.loky import BrokenProcessPool
 
-        there = content() if isinstance(file, Remote) else None
+        remote_content = content() if isinstance(file, Remote) else None
         try:
             future: Future[tuple[Waveform, AudioFacts]] = self._processes.submit(
-                decode_clip, file, there, self.options
+                decode_clip, file, remote_content, self.options
             )
             return future.result()
         except BrokenProcessPool:
             raise MachineError(
-                f"{file}: the process that decoded it was ended, perhaps for want of memory; "
+                f"{file}: the process that decoded it was killed, perhaps because memory ran out; "
                 "run the same command again with fewer --jobs"
             ) from None
 
@@ -232,23 +300,10 @@ class Decoder:
 def decode_ahead(
     clips: Sequence[Clip], devices: str, options: DecodingOptions, workers: int
 ) -> Decoder | None:
-    """Begin to decode clips before an encoder is loaded, where that is worth it.
+    """Begin to decode clips in ``workers`` processes before the encoder is loaded.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        The clips.
-    devices : str
-        What the user said of the devices.
-    options : DecodingOptions
-        Rate, channels and trimming.
-    workers : int
-        Processes.
-
-    Returns
-    -------
-    Decoder or None
-        ``None`` if there is no GPU, as far as can be seen without torch, or there are few clips.
+    Return ``None`` if that saves no time: for few clips, or if ``devices``, the value of
+    ``--devices``, includes no GPU that is visible without torch.
     """
     if len(clips) < FEWEST_CLIPS or not (devices == "auto" or devices.startswith("cuda")):
         return None
@@ -260,7 +315,7 @@ def decode_ahead(
 
 
 def _free_memory() -> int:
-    """Return the bytes of memory that are free, or a guess where the system does not say."""
+    """Return the bytes of free memory, or a guess where the system does not report them."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return 4 << 30

@@ -1,4 +1,4 @@
-"""Where an encoder runs, and how exactly."""
+"""The devices and the precision of an encoder."""
 
 import torch
 
@@ -7,25 +7,25 @@ from .encoder import PRECISIONS
 
 
 def choose_devices(devices: str, option: str = "--devices") -> list[str]:
-    """Turn the value of ``--devices`` into devices that are there.
+    """Return the torch devices that the value of ``--devices`` means.
 
     Parameters
     ----------
     devices : str
-        ``"auto"`` (all GPUs, else the CPU), ``"cuda"`` (all GPUs), ``"mps"``, ``"cpu"``, or GPUs
-        by number, joined by commas.
+        ``"auto"`` (all GPUs, else the CPU), ``"cuda"`` (all GPUs), ``"mps"``, ``"cpu"``, or the
+        names of GPUs, joined by commas.
     option : str
-        What it is called on the command line.
+        Name of the option in messages.
 
     Returns
     -------
     list of str
-        In torch's words.
+        Names of torch devices.
 
     Raises
     ------
     UserError
-        If one is not on this machine.
+        If this machine lacks one of them.
     """
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
@@ -33,33 +33,30 @@ def choose_devices(devices: str, option: str = "--devices") -> list[str]:
         return gpus or mps or ["cpu"]
     if devices == "cuda" and gpus:
         return gpus
-    asked = devices.split(",")
-    there = [*gpus, *mps, "cpu"]
-    if any(device not in there for device in asked) or (len(asked) > 1 and "cpu" in asked):
+    requested = devices.split(",")
+    available = [*gpus, *mps, "cpu"]
+    is_mixed = len(requested) > 1 and "cpu" in requested
+    if is_mixed or any(device not in available for device in requested):
         raise UserError(
-            f"{option} {devices}: not on this machine; expected auto, {' or '.join(there)}"
+            f"{option} {devices}: not on this machine; choose auto, {' or '.join(available)}"
         )
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(requested))
 
 
 def choose_precision(precision: str, device: str) -> str:
-    """Turn the value of ``--precision`` into one of ``PRECISIONS``.
+    """Return one of ``PRECISIONS``: ``"auto"`` is bf16 where the device has it, else float32.
 
     Parameters
     ----------
     precision : str
-        One of them, or ``"auto"``: bf16 where the device computes it natively, else float32.
+        The value of ``--precision``.
     device : str
-        In torch's words.
-
-    Returns
-    -------
-    str
+        A torch device.
 
     Raises
     ------
     UserError
-        If it is none of them.
+        If the precision is unknown.
     """
     if precision == "auto":
         if device.startswith("cuda"):
@@ -73,9 +70,7 @@ def choose_precision(precision: str, device: str) -> str:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself; torch tells it under names of its own."""
-    told = (
-        getattr(torch.cpu, name, None)
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
-    return any(ask() for ask in told if ask is not None)
+    """Whether the processor multiplies bf16 natively; the names are internal to torch."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    checks = (getattr(torch.cpu, name, None) for name in names)
+    return any(check() for check in checks if check is not None)

@@ -1,10 +1,10 @@
-"""A frozen speech encoder that embeds clips, alone or in batches, to the same numbers."""
+"""A frozen speech encoder, which gives a clip the same embedding alone or in a batch."""
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import SerpipeError, UserError, first_line
 from .audio import Waveform
-from .checkpoint import load_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint
 from .chunks import join_chunks
 from .front_end import FrontEnd, prepare
 from .padding import Valid, make_padding_exact
@@ -22,10 +22,10 @@ from .positions import keep_positions_in_float32
 from .training_record import TrainingRecord
 from .whisper import skip_padding
 
-#: ``--precision`` to torch's word.
+#: Values of ``--precision`` and their dtypes.
 PRECISIONS = {
     "float32": torch.float32,
-    "tf32": torch.float32,  # on GPUs of NVIDIA products keep 10 bits of each factor
+    "tf32": torch.float32,  # NVIDIA GPUs keep 10 bits of each factor of a product
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
@@ -33,7 +33,7 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """What an encoder's numbers depend on, all of it recorded in the cache.
+    """All that an encoder's numbers depend on, as recorded in the cache.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class EncoderIdentity:
     revision : str
         Commit of a hub id; ``"local"`` or ``"built-in"`` otherwise.
     weights_sha256 : str
-        Hash over names, shapes and values of all weights that take part.
+        Hash over names, shapes and values of the encoder's weights.
     config_sha256 : str
         Hash over the configurations of the model and of its feature extractor.
     model_type : str
@@ -54,7 +54,7 @@ class EncoderIdentity:
     sampling_rate : int
         In Hz.
     normalise : bool
-        Whether each clip is brought to zero mean and unit variance first.
+        Whether each clip is scaled to zero mean and unit variance first.
     """
 
     encoder: str
@@ -67,10 +67,25 @@ class EncoderIdentity:
     sampling_rate: int
     normalise: bool
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, layers: tuple[str, ...] = (), width: int = 0) -> Self:
+        """Return the identity of a checkpoint."""
+        return cls(
+            checkpoint.name,
+            checkpoint.revision,
+            checkpoint.weights_sha256,
+            checkpoint.config_sha256,
+            checkpoint.model_type,
+            layers,
+            width,
+            checkpoint.front_end.sampling_rate,
+            checkpoint.front_end.normalise,
+        )
+
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder, ready to embed. Made by :func:`load_encoder`.
+    """A frozen encoder, ready to embed; from :func:`load_encoder`.
 
     Attributes
     ----------
@@ -89,7 +104,7 @@ class Encoder:
     compiled : bool
         Whether the blocks are compiled.
     training : TrainingRecord or None
-        What its weights were trained on, beyond what encoders are pretrained on, if that is known.
+        What it was trained on, beyond the pretraining, if that is known.
     """
 
     identity: EncoderIdentity
@@ -106,12 +121,12 @@ class Encoder:
 
     @property
     def maximum_samples(self) -> int | None:
-        """The longest clip it takes; ``None`` is no limit."""
+        """The longest clip, in samples; ``None`` is no limit."""
         return None if self.max_seconds else self.front_end.maximum_samples
 
     @property
     def window_seconds(self) -> float:
-        """What every clip is padded to, in seconds; 0 where clips are as long as they are."""
+        """The length to which every clip is padded, in seconds; 0 if clips are not padded."""
         window = self.front_end.maximum_samples
         return window / self.identity.sampling_rate if window else 0.0
 
@@ -131,17 +146,7 @@ class Encoder:
         return self.embed_prepared(self.prepare(waveforms))
 
     def prepare(self, waveforms: Sequence[Waveform]) -> "PreparedBatch":
-        """Do what embedding a batch needs before its turn on the device.
-
-        Parameters
-        ----------
-        waveforms : sequence of ndarray of float32, shape (n_samples,)
-            As :meth:`embed` takes them.
-
-        Returns
-        -------
-        PreparedBatch
-        """
+        """Return a batch of waveforms, as :meth:`embed` takes them, prepared for the device."""
         chunks: list[Waveform] = []
         owners: list[int] = []
         for owner, waveform in enumerate(waveforms):
@@ -149,14 +154,14 @@ class Encoder:
             parts = np.array_split(prepared, self._n_chunks(len(prepared)))
             chunks += parts
             owners += [owner] * len(parts)
-        # On a CPU chunks one by one: long clips are cut to bound the memory.
+        # On a CPU, chunks are computed one by one: long clips are cut to limit the memory.
         one_by_one = len(chunks) > len(waveforms) and self.device.type == "cpu"
         size = 1 if one_by_one else len(chunks)
         passes = [self._inputs(chunks[i : i + size]) for i in range(0, len(chunks), size)]
         return PreparedBatch(tuple(waveforms), tuple(passes), tuple(owners))
 
     def embed_prepared(self, batch: "PreparedBatch") -> dict[str, NDArray[np.float32]]:
-        """Embed a batch that :meth:`prepare` has made, and return what :meth:`embed` does."""
+        """Return the embeddings of a batch from :meth:`prepare`, as :meth:`embed` does."""
         runs = [self._run(each) for each in batch.passes]
         pooled = {name: np.concatenate([run[name] for run in runs], axis=1) for name in runs[0]}
         if len(batch.owners) > len(batch.waveforms):
@@ -210,7 +215,7 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """A batch of clips as an encoder takes it; from :meth:`Encoder.prepare`.
+    """A batch of clips, ready for the device; from :meth:`Encoder.prepare`.
 
     Attributes
     ----------
@@ -219,7 +224,7 @@ class PreparedBatch:
     passes : tuple
         Inputs of each forward pass.
     owners : tuple of int
-        To which clip each row of the inputs belongs: a clip may have been cut into chunks.
+        Index of the clip of each row of the inputs: a clip may be cut into chunks.
     """
 
     waveforms: tuple[Waveform, ...]
@@ -243,15 +248,15 @@ def load_encoder(
     ----------
     name : str
         A built-in name (``"whisper-tiny.en"``), a local folder in the layout of transformers, or
-        a hub id. Code that a checkpoint brings along is never run.
+        a hub id. Code in a checkpoint is never run.
     revision : str, optional
         Branch, tag or commit of a hub id. Ids in ``PINNED_REVISIONS`` have one.
     poolings : sequence of {"mean", "std"}
         What to compute over time.
     device : str
-        Where to run it, in torch's words.
+        A torch device.
     precision : {"float32", "tf32", "bf16", "fp16"}
-        Only float32 is claimed exact.
+        Only float32 is guaranteed to be exact.
     max_seconds : float, optional
         Cut longer clips into equal chunks, pooled together by their frames.
     compile_blocks : bool
@@ -265,12 +270,12 @@ def load_encoder(
     Raises
     ------
     UserError
-        If the checkpoint is not there, of an unknown kind, or lacks weights or its preprocessor.
+        If the checkpoint is missing, of an unknown kind, or lacks weights or its preprocessor.
     MachineError
         If the hub cannot be reached.
     """
     on_gpu = torch.device(device).type == "cuda"
-    if on_gpu:  # by default torch allows it in convolutions
+    if on_gpu:  # torch allows TF32 in convolutions by default
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.allow_tf32 = precision != "float32"
     checkpoint = load_checkpoint(name, revision)
@@ -288,19 +293,8 @@ def load_encoder(
     if compile_blocks:
         for block in stack.layers:
             block.forward = torch.compile(block.forward, dynamic=True)
-    identity = EncoderIdentity(
-        encoder=checkpoint.name,
-        revision=checkpoint.revision,
-        weights_sha256=checkpoint.weights_sha256,
-        config_sha256=checkpoint.config_sha256,
-        model_type=checkpoint.model_type,
-        layers=(),
-        width=0,
-        sampling_rate=front_end.sampling_rate,
-        normalise=front_end.normalise,
-    )
     encoder = Encoder(
-        identity=identity,
+        identity=EncoderIdentity.of(checkpoint),
         front_end=front_end,
         device=torch.device(device),
         precision=precision,
@@ -316,12 +310,12 @@ def load_encoder(
         layers, width = _probe(name, encoder, stack)
     except (SerpipeError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # what a configuration that makes no sense ends in
+    except Exception as error:  # an inconsistent configuration can raise anything
         raise UserError(
-            f"{name}: cannot embed a second of noise ({first_line(error)}); expected an encoder "
-            "that can; fetch the checkpoint again"
+            f"{name}: cannot embed a second of noise ({first_line(error)}); download the "
+            "checkpoint again"
         ) from error
-    return replace(encoder, identity=replace(identity, layers=layers, width=width))
+    return replace(encoder, identity=EncoderIdentity.of(checkpoint, layers, width))
 
 
 def identity_fields(identity: EncoderIdentity) -> dict[str, Any]:
@@ -331,7 +325,7 @@ def identity_fields(identity: EncoderIdentity) -> dict[str, Any]:
 
 
 def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> None:
-    """Refuse chunks that the encoder cannot take."""
+    """Refuse a length of chunks that the encoder cannot take."""
     if max_seconds is None:
         return
     longest = front_end.maximum_samples
@@ -344,7 +338,7 @@ def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> 
 
 
 def _probe(name: str, encoder: Encoder, stack: Any) -> tuple[tuple[str, ...], int]:
-    """Run one second of noise: which layers there are, and whether frames are counted right."""
+    """Embed a second of noise; return the layers and the width, and check the number of frames."""
     front_end = encoder.front_end
     noise = np.random.default_rng(0).standard_normal(front_end.sampling_rate, dtype=np.float32)
     seen: list[torch.Tensor] = []
@@ -355,13 +349,13 @@ def _probe(name: str, encoder: Encoder, stack: Any) -> tuple[tuple[str, ...], in
     hook.remove()
     if not all(bool(states.isfinite().all()) for states in layers.values()):
         raise UserError(
-            f"{name}: gives values that are not finite numbers; expected sound weights; fetch the "
-            "checkpoint again, or use --precision float32"
+            f"{name}: gives values that are not finite numbers; download the checkpoint again, or "
+            "use --precision float32"
         )
     expected = front_end.frames(front_end.maximum_samples or len(noise))
     if seen[0].shape[1] != expected:
         raise UserError(
-            f"{name}: {seen[0].shape[1]} frames for one second, expected {expected}; this variant "
-            "of the architecture is not supported; choose another --encoder"
+            f"{name}: gives {seen[0].shape[1]} frames for one second instead of {expected}: this "
+            "variant of the architecture is not supported; choose another --encoder"
         )
     return tuple(layers), int(seen[0].shape[2])

@@ -1,4 +1,4 @@
-"""What opens clips and embeds them: here, or the same on each worker of a cluster."""
+"""What checks and embeds clips: in this process, or the same on each worker of a cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,33 +10,17 @@ import transformers
 from .._version import __version__
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import (
-    CHANNEL_POLICY,
-    RESAMPLER,
-    check_channels,
-    check_length,
-    decode_waveform,
-)
-from .batching import (
-    GPU_BATCH_SECONDS,
-    Batch,
-    Embeddings,
-    HeardClip,
-    embed_batches,
-    plan,
-)
-from .decoding import Decoder, DecodingOptions
+from .audio import CHANNEL_POLICY, RESAMPLER, check_channels, check_length
+from .batching import GPU_BATCH_SECONDS, Batch, Embeddings, embed_batches, plan
+from .decoding import DecodedClip, Decoder, DecodingOptions, decode_in_threads
 from .devices import choose_precision
 from .encoder import Encoder, identity_fields, load_encoder
-from .fingerprint import fingerprint
-from .in_order import in_order
-from .read_ahead import Content, read_ahead
+from .names import DEFAULT_ENCODER
 from .training_record import TrainingRecord
-from .trim import trim
 
 
 class Engine(Protocol):
-    """What an extraction needs of whoever opens and embeds its clips."""
+    """Checks and embeds the clips of an extraction."""
 
     @property
     def key(self) -> Mapping[str, Any]:
@@ -46,10 +30,10 @@ class Engine(Protocol):
     def training(self) -> TrainingRecord | None:
         """What the encoder was trained on, if that is known."""
 
-    def hear(self, clips: Sequence[Clip]) -> Iterator[HeardClip | BadClipError]:
-        """Open clips, and tell of each, in their order, what it is or what is wrong with it."""
+    def check(self, clips: Sequence[Clip]) -> Iterator[DecodedClip | BadClipError]:
+        """Decode clips, and yield each as decoded, or why it cannot be used, in their order."""
 
-    def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
+    def plan(self, clips: Sequence[DecodedClip]) -> list[Batch]:
         """Sort clips into the batches in which they are embedded."""
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
@@ -57,24 +41,28 @@ class Engine(Protocol):
 
     @property
     def progress(self) -> object:
-        """What is being done; its text may say how fast."""
+        """The current work; its text may include the speed."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What an engine is made of.
+    """How clips are decoded, embedded and stored.
 
     Attributes
     ----------
     encoder, revision, poolings, precision, max_seconds, compile_blocks
         As :func:`~serpipe.features.encoder.load_encoder` takes them.
     devices : str
-        As :func:`~serpipe.features.devices.choose_devices` takes it, where the engine is made.
-    trim_decibels, channels, dtype, batch_seconds
-        As :func:`local_engine` takes them.
+        As :func:`~serpipe.features.devices.choose_devices` takes it, on the machine of the engine.
+    trim_decibels, channels
+        As :class:`~serpipe.features.decoding.DecodingOptions` has them.
+    dtype : {"float32", "float16"}
+        Of the stored numbers.
+    batch_seconds : float
+        Seconds of audio that share a batch on a GPU. On a CPU each clip is computed alone.
     """
 
-    encoder: str
+    encoder: str = DEFAULT_ENCODER
     revision: str | None = None
     poolings: tuple[str, ...] = ("mean",)
     devices: str = "auto"
@@ -85,6 +73,13 @@ class EngineOptions:
     channels: str = CHANNEL_POLICY
     dtype: str = "float32"
     batch_seconds: float = GPU_BATCH_SECONDS
+
+    def decoding(self, sampling_rate: int) -> DecodingOptions:
+        """Return how clips are decoded for an encoder of this sampling rate, in Hz."""
+        return DecodingOptions(sampling_rate, self.channels, self.trim_decibels)
+
+
+DEFAULTS = EngineOptions()
 
 
 @dataclass(frozen=True)
@@ -97,23 +92,17 @@ class LocalEngine:
         Copies of one encoder, one per GPU; or one, on the CPU.
     key : mapping
         From :func:`cache_key`.
-    trim_decibels : float or None
-        Below which the ends of a clip are trimmed.
-    channels : {"mean", "left", "right"}
-        How several channels become one.
-    batch_seconds : float
-        Seconds of audio that share a batch on a GPU.
+    options : EngineOptions
+        Channels, trimming and batches.
     workers : int
-        Threads.
+        Number of threads.
     decoder : Decoder or None
         Decodes in processes, for GPUs.
     """
 
     encoders: tuple[Encoder, ...]
     key: Mapping[str, Any]
-    trim_decibels: float | None = None
-    channels: str = CHANNEL_POLICY
-    batch_seconds: float = GPU_BATCH_SECONDS
+    options: EngineOptions = DEFAULTS
     workers: int = 1
     decoder: Decoder | None = None
 
@@ -122,84 +111,67 @@ class LocalEngine:
         """What the encoder was trained on, if that is known."""
         return self.encoders[0].training
 
-    def hear(self, clips: Sequence[Clip]) -> Iterator[HeardClip | BadClipError]:
-        """Open clips; decode each once, to know that it can be.
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the encoder runs on a CPU, where each clip is a batch of its own."""
+        return self.encoders[0].device.type == "cpu"
+
+    @property
+    def decoding(self) -> DecodingOptions:
+        """How clips are decoded for the encoder."""
+        return self.options.decoding(self.encoders[0].identity.sampling_rate)
+
+    def check(self, clips: Sequence[Clip]) -> Iterator[DecodedClip | BadClipError]:
+        """Decode each clip, and check that the encoder can take it.
 
         Parameters
         ----------
         clips : sequence of Clip
-            What to open.
+            The clips.
 
         Yields
         ------
-        HeardClip or BadClipError
-            One for each, in their order.
+        DecodedClip or BadClipError
+            One for each clip, in their order.
         """
-        front_end = self.encoders[0].front_end
-        longest = self.encoders[0].maximum_samples
-        rate = front_end.sampling_rate
-        if self.decoder is not None:
-            return self._hear_in_processes(self.decoder, clips)
-
-        def hear(item: tuple[Clip, Content]) -> HeardClip | BadClipError:
-            clip, content = item
-            try:
-                waveform, facts = decode_waveform(content(), rate, self.channels, file=clip.file)
-                facts = replace(facts, fingerprint=fingerprint(waveform, rate))
-                if self.trim_decibels is not None:
-                    waveform = trim(waveform, self.trim_decibels)
-                check_length(clip.file, len(waveform), rate, front_end.minimum_samples, longest)
-            except BadClipError as error:
-                return error
-            return HeardClip(clip, facts)
-
-        items = read_ahead(clips, lambda clip: clip.file)
-        return in_order(hear, items, self.workers, ahead=16)
-
-    def _hear_in_processes(
-        self, decoder: Decoder, clips: Sequence[Clip]
-    ) -> Iterator[HeardClip | BadClipError]:
         front_end, longest = self.encoders[0].front_end, self.encoders[0].maximum_samples
         rate, shortest = front_end.sampling_rate, front_end.minimum_samples
-        for clip, checked in zip(clips, decoder.check(clips), strict=True):
-            if isinstance(checked, BadClipError):
-                yield checked
-                continue
+        if self.decoder is None:
+            results = decode_in_threads(clips, self.decoding, self.workers)
+        else:
+            results = self.decoder.check(clips)
+        for clip, result in zip(clips, results, strict=True):
             try:
-                check_length(clip.file, checked.n_samples, rate, shortest, longest)
+                if isinstance(result, BadClipError):
+                    raise result
+                check_length(clip.file, result.n_samples, rate, shortest, longest)
             except BadClipError as error:
                 yield error
             else:
-                yield HeardClip(clip, checked.facts)
+                yield DecodedClip(clip, result.facts)
 
-    def plan(self, clips: Sequence[HeardClip]) -> list[Batch]:
+    def plan(self, clips: Sequence[DecodedClip]) -> list[Batch]:
         """Sort clips into batches; on a CPU each is one of its own."""
-        is_cpu = self.encoders[0].device.type == "cpu"
-        seconds = 0.0 if is_cpu else self.batch_seconds
+        seconds = 0.0 if self.is_cpu else self.options.batch_seconds
         return plan(clips, seconds, self.encoders[0].window_seconds)
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
-        """Embed batches, in their order.
+        """Embed batches, in their order, and end the processes of the decoder.
 
         Parameters
         ----------
-        batches : sequence of tuple of HeardClip
+        batches : sequence of tuple of DecodedClip
             From :meth:`plan`.
 
         Yields
         ------
-        batch : tuple of HeardClip
+        batch : tuple of DecodedClip
         embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
             By pooling.
         """
         try:
             yield from embed_batches(
-                self.encoders,
-                batches,
-                self.workers,
-                self.trim_decibels,
-                self.channels,
-                self.decoder,
+                self.encoders, batches, self.workers, self.decoding, self.decoder
             )
         finally:
             if self.decoder is not None:
@@ -207,18 +179,14 @@ class LocalEngine:
 
     @property
     def progress(self) -> object:
-        """What is being done: on a CPU a batch is one clip."""
-        is_cpu = self.encoders[0].device.type == "cpu"
-        return "embedding clips" if is_cpu else "embedding batches of clips"
+        """The current work: on a CPU a batch is one clip."""
+        return "embedding clips" if self.is_cpu else "embedding batches of clips"
 
 
 def local_engine(
     encoders: Sequence[Encoder],
+    options: EngineOptions = DEFAULTS,
     *,
-    trim_decibels: float | None = None,
-    channels: str = CHANNEL_POLICY,
-    dtype: str = "float32",
-    batch_seconds: float = GPU_BATCH_SECONDS,
     workers: int = 1,
     decoder: Decoder | None = None,
 ) -> LocalEngine:
@@ -228,32 +196,26 @@ def local_engine(
     ----------
     encoders : sequence of Encoder
         Copies of one encoder, one per GPU; or one, on the CPU.
-    trim_decibels, channels, batch_seconds, workers
-        As :class:`LocalEngine` has them.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
+    options : EngineOptions
+        Channels, trimming, stored numbers and batches. The encoder is loaded already.
+    workers : int
+        Number of threads.
     decoder : Decoder, optional
-        Has begun to decode; used if it does as the encoder needs it.
+        Has begun to decode; used if it decodes as the encoder needs it.
 
     Returns
     -------
     LocalEngine
     """
-    key = cache_key(encoders[0], trim_decibels, dtype, channels)
-    wanted = DecodingOptions(encoders[0].identity.sampling_rate, channels, trim_decibels)
-    if decoder is not None and (not _decodes_ahead(encoders) or decoder.options != wanted):
+    engine = LocalEngine(tuple(encoders), cache_key(encoders[0], options), options, workers)
+    # Other devices are not so fast that processes must decode for them.
+    is_fast = encoders[0].device.type == "cuda"
+    if decoder is not None and (not is_fast or decoder.options != engine.decoding):
         decoder.close()
         decoder = None
-    if decoder is None and _decodes_ahead(encoders):
-        decoder = Decoder(wanted, workers)
-    return LocalEngine(
-        tuple(encoders), key, trim_decibels, channels, batch_seconds, workers, decoder
-    )
-
-
-def _decodes_ahead(encoders: Sequence[Encoder]) -> bool:
-    """Whether the encoder is so fast that processes must decode for it."""
-    return encoders[0].device.type == "cuda"
+    if is_fast and decoder is None:
+        decoder = Decoder(engine.decoding, workers)
+    return replace(engine, decoder=decoder)
 
 
 def open_engine(
@@ -262,18 +224,16 @@ def open_engine(
     workers: int,
     decoder: Decoder | None = None,
 ) -> LocalEngine:
-    """Load an encoder on each of some devices and make an engine of them.
+    """Load an encoder on each of some devices and return an engine of them.
 
     Parameters
     ----------
     options : EngineOptions
-        What it is made of.
+        The encoder, and how it is used.
     devices : sequence of str
-        In torch's words.
-    workers : int
-        Threads.
-    decoder : Decoder, optional
-        As :func:`local_engine` takes it.
+        As torch names them.
+    workers, decoder
+        As :func:`local_engine` takes them.
 
     Returns
     -------
@@ -296,35 +256,18 @@ def open_engine(
         )
         for device in devices
     ]
-    return local_engine(
-        encoders,
-        trim_decibels=options.trim_decibels,
-        channels=options.channels,
-        dtype=options.dtype,
-        batch_seconds=options.batch_seconds,
-        workers=workers,
-        decoder=decoder,
-    )
+    return local_engine(encoders, options, workers=workers, decoder=decoder)
 
 
-def cache_key(
-    encoder: Encoder,
-    trim_decibels: float | None = None,
-    dtype: str = "float32",
-    channels: str = CHANNEL_POLICY,
-) -> dict[str, Any]:
+def cache_key(encoder: Encoder, options: EngineOptions = DEFAULTS) -> dict[str, Any]:
     """Return all that the numbers of a cache depend on, besides the clips' content.
 
     Parameters
     ----------
     encoder : Encoder
-        What will compute them.
-    trim_decibels : float, optional
-        Threshold of silence.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
-    channels : {"mean", "left", "right"}
-        How several channels become one.
+        The encoder that computes them.
+    options : EngineOptions
+        Channels, trimming and stored numbers.
 
     Returns
     -------
@@ -334,21 +277,21 @@ def cache_key(
     Raises
     ------
     UserError
-        If there is no such choice of channels.
+        If the choice of channels is unknown.
     """
-    check_channels(channels)  # a typo would become part of the key
+    check_channels(options.channels)  # a typo would become part of the key
     device = encoder.device
     is_cuda = device.type == "cuda"
     return {
         **identity_fields(encoder.identity),
         "poolings": list(encoder.poolings),
-        "channels": channels,
+        "channels": options.channels,
         "resampler": RESAMPLER,
-        "trim_decibels": trim_decibels,
+        "trim_decibels": options.trim_decibels,
         "max_seconds": encoder.max_seconds,
         "precision": encoder.precision,
         "compiled": encoder.compiled,
-        "dtype": dtype,
+        "dtype": options.dtype,
         "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -1,4 +1,4 @@
-"""Copies in caches that were made before copies were looked for: clips with the same embedding."""
+"""Find copies in caches of early versions, by clips with the same embedding."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from .cache import Cache
 from .cache_rows import BLOCK_ROWS
 from .recordings import Table, contradiction
 
-#: Cosine, over standardised features, above which two embeddings are the same but for rounding.
+#: Cosine of standardised features above which two embeddings are equal except for rounding.
 SAME_EMBEDDING = 0.9999
 
-#: Rows are looked up by some projections, cut into cells of half a standard deviation: equal rows
-#: fall into the same cell, and those that are nearly equal do in one of several grids.
+#: Rows are looked up by random projections, divided into cells of half a standard deviation: equal
+#: rows fall into the same cell, and nearly equal rows do so in one of several grids.
 _PROJECTIONS, _GRIDS, _CELLS_PER_DEVIATION = 6, 3, 2.0
-#: A row is compared with so many others of its cell.
+#: Other rows of its cell with which a row is compared.
 _MOST_NEIGHBOURS = 8
 
 
@@ -29,12 +29,12 @@ def check_embeddings(cache: Cache, clips: Table, rows: NDArray[np.intp]) -> None
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table of the clips that are used: ``path``, ``speaker`` and ``emotion``.
     rows : ndarray of int, shape (n_clips,)
-        Their positions in the cache.
+        Their rows in the cache.
 
     Raises
     ------
     UserError
-        Names both files, and in what they differ.
+        The message names both files and the difference.
     """
     for first, second in find_equal_rows(cache, rows).tolist():
         for what in ("speaker", "emotion"):
@@ -45,27 +45,27 @@ def check_embeddings(cache: Cache, clips: Table, rows: NDArray[np.intp]) -> None
 
 
 def find_equal_rows(cache: Cache, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Find pairs of clips whose embeddings differ by no more than rounding.
+    """Return pairs of clips whose embeddings differ only by rounding.
 
     Parameters
     ----------
     cache : Cache
-        The embeddings, of which the layer in the middle is read, a block at a time.
+        The embeddings, of which the middle layer is read, a block at a time.
     rows : ndarray of int, shape (n_clips,)
-        Positions in it.
+        Rows of the cache.
 
     Returns
     -------
     ndarray of int, shape (n_pairs, 2)
-        Positions among ``rows``, the lower first; sorted.
+        Indices in ``rows``, the lower first; sorted.
     """
     pooling, layer = cache.poolings[0], cache.layers[len(cache.layers) // 2]
     width = int(cache.key["width"])
 
     def blocks() -> Iterator[tuple[slice, NDArray[np.float64]]]:
         for start in range(0, len(rows), BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
-            yield part, cache.rows(pooling, layer, rows[part]).astype(np.float64)
+            block = slice(start, start + BLOCK_ROWS)
+            yield block, cache.read_rows(pooling, layer, rows[block]).astype(np.float64)
 
     total, squares = np.zeros(width), np.zeros(width)
     for _, block in blocks():
@@ -83,26 +83,25 @@ def find_equal_rows(cache: Cache, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         return out
 
     draw = np.random.default_rng(0)
-    directions = draw.standard_normal(
-        (width, _GRIDS * _PROJECTIONS)
-    )  # of a unit vector: deviation 1
+    # The projections of a unit vector have a standard deviation of 1.
+    directions = draw.standard_normal((width, _GRIDS * _PROJECTIONS))
     projected = np.empty((len(rows), directions.shape[1]), np.float32)
     for part, block in blocks():
         projected[part] = unit(block) @ directions
-    found = [np.empty((0, 2), np.intp)]
+    candidates = [np.empty((0, 2), np.intp)]
     for grid in np.split(projected, _GRIDS, axis=1):
         cells = np.floor(grid * _CELLS_PER_DEVIATION + draw.random(_PROJECTIONS)).astype(np.int32)
         order = np.lexsort((np.arange(len(rows)), *cells.T))
         for step in range(1, min(_MOST_NEIGHBOURS, len(rows) - 1) + 1):
             one, other = order[:-step], order[step:]
             close = np.flatnonzero((cells[one] == cells[other]).all(axis=1))
-            found.append(np.sort(np.stack([one[close], other[close]], axis=1), axis=1))
-    pairs = np.unique(np.concatenate(found), axis=0)
+            candidates.append(np.sort(np.stack([one[close], other[close]], axis=1), axis=1))
+    pairs = np.unique(np.concatenate(candidates), axis=0)
     same = np.zeros(len(pairs), np.bool_)
     for start in range(0, len(pairs), BLOCK_ROWS):
         some = slice(start, start + BLOCK_ROWS)
         first, second = (
-            unit(cache.rows(pooling, layer, rows[pairs[some, side]]).astype(np.float64))
+            unit(cache.read_rows(pooling, layer, rows[pairs[some, side]]).astype(np.float64))
             for side in (0, 1)
         )
         same[some] = (first * second).sum(axis=1) > SAME_EMBEDDING

@@ -1,4 +1,4 @@
-"""Audio in, cache of layer-wise pooled embeddings out: once over every clip."""
+"""Audio in, cache of pooled embeddings of every layer out."""
 
 import hashlib
 import os
@@ -27,8 +27,7 @@ from ..errors import (
 from ..files import make_folder
 from ..progress import Track, no_track
 from ..provenance import cores
-from .audio import AUDIO_CHECKS, CHANNEL_POLICY, AudioFacts
-from .batching import GPU_BATCH_SECONDS, HeardClip
+from .audio import AUDIO_CHECKS, AudioFacts
 from .cache import Cache, difference, open_cache, wrong_with
 from .cache_rows import BLOCK_ROWS
 from .cache_write import (
@@ -39,8 +38,8 @@ from .cache_write import (
     write_shards,
 )
 from .copies import content_hash, keep_consistent, mark_recordings
-from .encoder import Encoder
-from .engine import Engine, local_engine
+from .decoding import DecodedClip
+from .engine import Engine
 from .in_order import in_order
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
@@ -58,21 +57,21 @@ class Extraction:
     cache : Cache
         The finished cache.
     computed, reused : int
-        Clips that went through the encoder now, and clips whose embeddings were there already.
+        Clips that were embedded now, and clips whose embeddings existed already.
     copied : dict of str to int
-        Of those that were there: how many came from each other cache beside it, by file name.
+        How many of the reused clips came from each other cache in the folder, by file name.
     removed : tuple of str
-        Clips of an earlier cache at the same place that were dropped from it.
+        Clips that were dropped from an earlier cache in this file.
     bad : tuple of BadClipError
-        Clips left out (with ``skip_bad``).
+        Omitted clips (with ``skip_bad``).
     damaged_parts : tuple of str
-        Parts of a stopped extraction that did not have their checksum: computed again.
+        Parts of a stopped extraction with a wrong checksum, which were computed again.
     same_bytes : tuple of tuple of str
-        Groups of clips (paths) that are byte for byte the same.
+        Groups of clips (paths) that are identical byte for byte.
     same_recording : tuple of tuple of str
-        Groups of clips (paths) that hold the same recording, in whatever bytes.
+        Groups of clips (paths) that hold the same recording, in any format.
     unconfirmed : tuple of (str, str)
-        Clips (paths) that may be copies of another, which could not be read again to compare them.
+        Clips (paths) that may be copies of another, but could not be read again to be compared.
     """
 
     cache: Cache
@@ -87,7 +86,7 @@ class Extraction:
     copied: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Return what is in the cache, and what was done for it."""
+        """Return what the cache holds, and what was done for it."""
         cache = self.cache
         layers = f"{counted(len(cache.layers), 'layer')} of width {cache.key['width']}"
         pooling = f"{','.join(cache.poolings)} pooling"
@@ -96,7 +95,7 @@ class Extraction:
             ("computed", self.computed),
             ("reused", self.reused),
             ("removed", len(self.removed)),
-            ("left out", len(self.bad)),
+            ("omitted", len(self.bad)),
         ]
         return f"{about}\n{text_table(('', 'clips'), [(name, str(n)) for name, n in done])}"
 
@@ -117,8 +116,8 @@ class Extraction:
 
 
 def extract(
+    engine: Engine,
     clips: Sequence[Clip],
-    encoders: Sequence[Encoder],
     out: Path,
     *,
     provenance: Mapping[str, Any],
@@ -126,48 +125,32 @@ def extract(
     overwrite: bool = False,
     drop_removed: bool = False,
     shard_clips: int = SHARD_CLIPS,
-    trim_decibels: float | None = None,
-    channels: str = CHANNEL_POLICY,
-    dtype: str = "float32",
-    batch_seconds: float = GPU_BATCH_SECONDS,
-    workers: int = 1,
     track: Track[Any] = no_track,
 ) -> Extraction:
-    """Embed every clip and leave a cache.
+    """Embed every clip and write a cache.
 
     Parameters
     ----------
+    engine : Engine
+        Checks and embeds the clips.
     clips : sequence of Clip
         What to embed; each name once.
-    encoders : sequence of Encoder
-        Copies of one encoder from :func:`serpipe.features.encoder.load_encoder`, one per GPU; or
-        one, on the CPU.
     out : Path
-        The HDF5 file. If it is there with the same key, only clips whose content it lacks are
-        computed; if an earlier extraction was stopped, it goes on where that stopped. Clips that
-        another cache of the same encoder in the same folder holds are copied from there.
+        The HDF5 file. If it exists with the same key, only clips whose content it lacks are
+        computed; a stopped extraction is resumed. Clips that another cache of the same encoder in
+        the same folder holds are copied from there.
     provenance : mapping
         JSON values to store beside the numbers.
     skip_bad : bool
-        Leave bad clips out, instead of stopping before the long work.
+        Omit bad clips, instead of stopping before the long computation.
     overwrite : bool
-        Start anew where ``out``, or what is unfinished of it, was made with another key, and take
-        nothing from other caches.
+        Start over if ``out``, or its unfinished parts, have another key, and copy nothing from
+        other caches.
     drop_removed : bool
         Drop clips that ``out`` holds and that are no longer among ``clips``, instead of refusing.
     shard_clips : int
-        Clips up to which ``out`` is a single file; with more it is the index of shards of as many.
-        Shards that are there stay as they are, and new clips go into new ones.
-    trim_decibels : float, optional
-        Trim silence at the ends of each clip, see :func:`serpipe.features.trim.trim`.
-    channels : {"mean", "left", "right"}
-        How several channels become one, see :func:`serpipe.features.audio.read_waveform`.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
-    batch_seconds : float
-        Seconds of audio that share a batch on a GPU. On a CPU each clip is computed alone.
-    workers : int
-        Threads.
+        Clips up to which ``out`` is a single file; with more it is the index of shards of this
+        many. Existing shards stay as they are, and new clips go into new ones.
     track : callable
         Shows progress.
 
@@ -180,102 +163,53 @@ def extract(
     BadClipsError
         If clips cannot be used, unless ``skip_bad``.
     OtherCacheError
-        If ``out`` was made with another key, or holds clips that are not among ``clips``.
+        If ``out`` has another key, or holds clips that are not among ``clips``.
     UserError
         If ``out`` is damaged or no cache, or another extraction is writing it.
     MachineError
-        If memory runs out for a single clip, or the disk is full.
-    """
-    engine = local_engine(
-        encoders,
-        trim_decibels=trim_decibels,
-        channels=channels,
-        dtype=dtype,
-        batch_seconds=batch_seconds,
-        workers=workers,
-    )
-    return extract_by(
-        engine,
-        clips,
-        out,
-        provenance=provenance,
-        skip_bad=skip_bad,
-        overwrite=overwrite,
-        drop_removed=drop_removed,
-        shard_clips=shard_clips,
-        track=track,
-    )
-
-
-def extract_by(
-    engine: Engine,
-    clips: Sequence[Clip],
-    out: Path,
-    *,
-    provenance: Mapping[str, Any],
-    skip_bad: bool = False,
-    overwrite: bool = False,
-    drop_removed: bool = False,
-    shard_clips: int = SHARD_CLIPS,
-    track: Track[Any] = no_track,
-) -> Extraction:
-    """Do what :func:`extract` does by an engine, here or elsewhere.
-
-    Parameters
-    ----------
-    engine : Engine
-        What opens and embeds clips.
-    clips, out, provenance, skip_bad, overwrite, drop_removed, shard_clips, track
-        As :func:`extract` takes them.
-
-    Returns
-    -------
-    Extraction
-
-    Raises
-    ------
-    BadClipsError, UserError, MachineError
-        As :func:`extract` raises them.
+        If memory runs out on a single clip, or the disk is full.
     """
     if shard_clips < 1:
         raise UserError(f"--shard-clips {shard_clips}: expected at least 1")
-    with _alone(out):
+    with _locked(out):
         key = engine.key
         parts = Parts(out)
         existing = _existing(out, parts, key, overwrite)
         unchanged = _unchanged(clips, existing, track)
         if unchanged is None:
-            heard, bad = _listen(clips, engine, _known_recordings(existing), track)
+            decoded, bad = check_clips(clips, engine, _known_recordings(existing), track)
         else:
             bad = []
-            heard = keep_consistent(unchanged, bad)
-        if bad and (not skip_bad or not heard):
-            raise BadClipsError(bad, f"{len(heard)} can")
-        removed = _removed(existing, heard)
+            decoded = keep_consistent(unchanged, bad)
+        if bad and (not skip_bad or not decoded):
+            raise BadClipsError(bad, f"{len(decoded)} can")
+        removed = _removed(existing, decoded)
         if removed and not drop_removed:
             raise OtherCacheError(
                 f"{out}: holds {counted(len(removed), 'clip')} no longer in the corpus, first "
-                f"{removed[0]}; expected them all, so that nothing computed is lost; "
-                "write elsewhere with --out, or drop them with --drop-removed"
+                f"{removed[0]}; write elsewhere with --out, or drop them with --drop-removed"
             )
         if overwrite and not parts.is_of(key):
-            parts.remove()  # only now, when the new work is sure to begin
+            parts.remove()  # only now, when the new computation is sure to begin
         parts.begin(key)
         damaged = parts.drop_damaged(key)
         done = set(existing.clips["sha256"].tolist()) if existing else set()
         done.update(hash_ for _, hashes in parts.hashes() for hash_ in hashes)
-        missing = {h.facts.sha256: h for h in heard if h.facts.sha256 not in done}
-        distinct = len({h.facts.sha256 for h in heard})
+        missing = {each.facts.sha256: each for each in decoded if each.facts.sha256 not in done}
+        distinct = len({each.facts.sha256 for each in decoded})
         copied = {} if overwrite else _copy_from_others(out, key, parts, missing)
         batches = engine.plan(list(missing.values()))
         try:
-            work = engine.embed(batches)
-            for batch, embeddings in track(work, engine.progress, len(batches)):
-                parts.add([h.facts.sha256 for h in batch], embeddings)
+            embedded = engine.embed(batches)
+            for batch, embeddings in track(embedded, engine.progress, len(batches)):
+                parts.add([each.facts.sha256 for each in batch], embeddings)
         finally:
-            parts.flush()  # whatever happened: what is computed is kept
+            parts.flush()  # what is computed is kept, whatever happened
         about = {**provenance, "audio_checks": AUDIO_CHECKS}
-        cache = _consolidate(out, key, about, heard, engine.training, existing, parts, shard_clips)
+        table = clip_columns(
+            sorted(decoded, key=lambda each: (each.clip.corpus, each.clip.name)), engine.training
+        )
+        cache = _consolidate(out, key, about, table, existing, parts, shard_clips)
         parts.remove()
         return Extraction(
             cache=cache,
@@ -284,54 +218,55 @@ def extract_by(
             copied=copied,
             removed=tuple(removed),
             bad=tuple(bad),
-            same_bytes=_same_bytes(heard),
+            same_bytes=_same_bytes(decoded),
             damaged_parts=tuple(damaged),
             same_recording=tuple(map(tuple, copies(cache.clips))),
             unconfirmed=tuple(
-                (h.clip.path, h.unconfirmed_copy_of) for h in heard if h.unconfirmed_copy_of
+                (each.clip.path, each.unconfirmed_copy_of)
+                for each in decoded
+                if each.unconfirmed_copy_of
             ),
         )
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the lock of a cache; tell in one line why it cannot be had, or that memory ran out."""
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock of a cache; explain in one line why that failed, or that memory ran out."""
     if out.is_dir():
-        raise UserError(f"{out}: is a folder; expected a file name such as {out / 'cache.h5'}")
+        raise UserError(f"{out}: is a folder; name a file, such as {out / 'cache.h5'}")
     make_folder(out.parent)
     lock = FileLock(out.with_name(f".{out.name}.lock"), timeout=0)
     try:
         held = lock.acquire()
     except Timeout:
         raise UserError(
-            f"{out}: another extraction is writing it; expected one at a time; "
-            "wait for it, or write elsewhere with --out"
+            f"{out}: another extraction is writing it; wait for it, or write elsewhere with --out"
         ) from None
     except OSError as error:
         raise UserError(
-            f"{out}: cannot be written ({error.strerror}); expected a folder that you may write "
-            "to; choose another --out"
+            f"{out}: cannot be written ({error.strerror}); choose another --out, in a folder that "
+            "you may write to"
         ) from None
     try:
         with held:
             yield
     except (MemoryError, RuntimeError) as error:
-        told = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if not told and "allocate memory" not in str(error):  # torch's words on a CPU
+        is_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not is_memory and "allocate memory" not in str(error):  # torch's message on a CPU
             raise
         raise MachineError(
-            f"{out}: memory does not hold a single clip; expected it to; what is computed is kept: "
-            "go on with fewer --jobs or on other --devices, or start anew with --max-seconds"
+            f"{out}: out of memory on a single clip; what is computed is kept: resume with fewer "
+            "--jobs or on other --devices, or start over with --max-seconds"
         ) from None
 
 
 def _copy_from_others(
-    out: Path, key: Mapping[str, Any], parts: Parts, missing: dict[str, HeardClip]
+    out: Path, key: Mapping[str, Any], parts: Parts, missing: dict[str, DecodedClip]
 ) -> dict[str, int]:
-    """Take what is missing from other caches in the folder, and remove it from what is missing."""
+    """Copy missing clips from other caches in the folder, and remove them from ``missing``."""
     copied: dict[str, int] = {}
     for cache in caches_beside(out, key) if missing else ():
-        with suppress(UserError):  # it may be written anew meanwhile
+        with suppress(UserError):  # it may be rewritten meanwhile
             for hashes, embeddings in copy_rows(cache, key["poolings"], missing.keys()):
                 parts.add(hashes, embeddings)
                 copied[cache.path.name] = copied.get(cache.path.name, 0) + len(hashes)
@@ -343,42 +278,41 @@ def _copy_from_others(
     return copied
 
 
-def _removed(existing: Cache | None, heard: Sequence[HeardClip]) -> list[str]:
-    """Return the paths of clips in the cache of whose names none is in the corpus now."""
+def _removed(existing: Cache | None, decoded: Sequence[DecodedClip]) -> list[str]:
+    """Return the paths of the clips in a cache that are no longer in the corpus, by name."""
     if existing is None:
         return []
-    now = {(h.clip.corpus, h.clip.name) for h in heard}
-    table = existing.clips
-    named = zip(
-        table["corpus"].tolist(), table["name"].tolist(), table["path"].tolist(), strict=True
-    )
-    return [path for corpus, name, path in named if (corpus, name) not in now]
+    current = {(each.clip.corpus, each.clip.name) for each in decoded}
+    columns = (existing.clips[name].tolist() for name in ("corpus", "name", "path"))
+    rows = zip(*columns, strict=True)
+    return [path for corpus, name, path in rows if (corpus, name) not in current]
 
 
 def _existing(out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool) -> Cache | None:
-    """Return the cache that is there, if it is of use; refuse to touch one that is not."""
-    if overwrite:
-        try:
-            cache = open_cache(out) if out.exists() else None
-        except UserError:
+    """Return the existing cache, if it can be used; refuse to touch one that cannot."""
+    try:
+        cache = open_cache(out) if out.exists() else None
+    except UserError:
+        if overwrite:
             return None
+        raise
+    if overwrite:
         return cache if cache and cache.key == key and not wrong_with(cache) else None
-    cache = open_cache(out) if out.exists() else None
-    for what, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):
+    for path, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):
         differs = difference(theirs, key) if theirs is not None else None
         if differs:
             raise OtherCacheError(
-                f"{what}: was made otherwise: {differs}; expected the same key; "
-                "write elsewhere with --out, or start anew with --overwrite"
+                f"{path}: was made with other options: {differs}; write elsewhere with --out, or "
+                "start over with --overwrite"
             )
     wrong = wrong_with(cache) if cache else []
     if wrong:  # its rows would go into the new file, with new checksums
-        raise UserError(f"{out}: {'; '.join(wrong)}; start anew with --overwrite")
+        raise UserError(f"{out}: {'; '.join(wrong)}; start over with --overwrite")
     return cache
 
 
 def _known_recordings(existing: Cache | None) -> dict[str, str]:
-    """Return the recording of each clip in the cache whose copies have been looked for."""
+    """Return the recording of each clip in a cache, by the hash of its samples."""
     if existing is None or RECORDING not in existing.clips:
         return {}
     columns = (existing.clips[name] for name in ("audio_sha256", RECORDING, UNCONFIRMED))
@@ -388,26 +322,12 @@ def _known_recordings(existing: Cache | None) -> dict[str, str]:
 
 def _unchanged(
     clips: Sequence[Clip], existing: Cache | None, track: Track[Any]
-) -> list[HeardClip] | None:
-    """Return clips as the cache knows them, if it was made of exactly these bytes.
+) -> list[DecodedClip] | None:
+    """Return clips as the cache describes them; None if it was not made of exactly these bytes.
 
-    What decoding tells depends on the bytes and the key alone, and the cache has it: a clip whose
-    hash is in the cache need not be decoded again. Copies are searched among all clips, so that one
-    new, changed or missing clip is reason enough to open all of them.
-
-    Parameters
-    ----------
-    clips : sequence of Clip
-        What to embed.
-    existing : Cache or None
-        What is there, made with the same key.
-    track : callable
-        Shows progress.
-
-    Returns
-    -------
-    list of HeardClip or None
-        In the order of the clips; None if any clip must be opened.
+    The facts of a clip depend on its bytes and the key alone, and the cache has them, so that a
+    clip whose hash is in the cache need not be decoded again. Copies are searched among all clips:
+    if one clip is new, changed or missing, all are decoded.
     """
     if existing is None or len(clips) != len(existing):
         return None
@@ -427,8 +347,8 @@ def _unchanged(
         except BadClipError:
             return ""
 
-    def known(hashes_now: Iterator[str]) -> Iterator[HeardClip]:
-        for clip, sha256 in zip(clips, hashes_now, strict=True):
+    def known(current: Iterator[str]) -> Iterator[DecodedClip]:
+        for clip, sha256 in zip(clips, current, strict=True):
             row = row_of.get(sha256)
             if row is None:
                 return
@@ -441,46 +361,61 @@ def _unchanged(
                 str(table["audio_sha256"][row]),
                 float(table["loudness"][row]),
             )
-            yield HeardClip(clip, facts, str(table[RECORDING][row]))
+            yield DecodedClip(clip, facts, str(table[RECORDING][row]))
 
     items = read_ahead(clips, lambda clip: clip.file)
     with closing(in_order(hash_bytes, items, cores(), ahead=16)) as read:  # type: ignore[type-var]
-        found = list(track(known(read), "hashing clips", len(clips)))
-    same = len(found) == len(clips) and {each.facts.sha256 for each in found} == set(hashes)
-    return found if same else None
+        decoded = list(track(known(read), "hashing clips", len(clips)))
+    same = len(decoded) == len(clips) and {each.facts.sha256 for each in decoded} == set(hashes)
+    return decoded if same else None
 
 
-def _listen(
+def check_clips(
     clips: Sequence[Clip], engine: Engine, known: Mapping[str, str], track: Track[Any]
-) -> tuple[list[HeardClip], list[BadClipError]]:
-    """Open every clip before the long work starts."""
-    heard, bad = [], []
-    for result in track(engine.hear(clips), "checking clips", len(clips)):
+) -> tuple[list[DecodedClip], list[BadClipError]]:
+    """Decode every clip before the long computation starts, and mark copies.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+        The clips.
+    engine : Engine
+        Decodes them.
+    known : mapping of str to str
+        As :func:`~serpipe.features.copies.mark_recordings` takes it.
+    track : callable
+        Shows progress.
+
+    Returns
+    -------
+    decoded : list of DecodedClip
+        The usable clips; no recording occurs with two speakers or emotions.
+    bad : list of BadClipError
+        Why the others are not usable.
+    """
+    decoded, bad = [], []
+    for result in track(engine.check(clips), "checking clips", len(clips)):
         if isinstance(result, BadClipError):
             bad.append(result)
         else:
-            heard.append(result)
-    heard = mark_recordings(
-        heard, known, channels=str(engine.key["channels"]), workers=cores(), track=track
-    )
-    return keep_consistent(heard, bad), bad
+            decoded.append(result)
+    channels = str(engine.key["channels"])
+    decoded = mark_recordings(decoded, known, channels=channels, workers=cores(), track=track)
+    return keep_consistent(decoded, bad), bad
 
 
 def _consolidate(
     out: Path,
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    heard: Sequence[HeardClip],
-    training: TrainingRecord | None,
+    table: Mapping[str, NDArray[Any]],
     existing: Cache | None,
     parts: Parts,
     shard_clips: int,
 ) -> Cache:
-    """Write the final file or files, unless what is there says the same."""
-    ordered = sorted(heard, key=lambda h: (h.clip.corpus, h.clip.name))
-    table = clip_columns(ordered, training)
+    """Write the final file or files, unless the existing one has the same content."""
     if existing and _same_table(existing.clips, table):
-        os.utime(out)  # the newest is what the last command said
+        os.utime(out)  # later commands use the newest cache
     else:
         hashes = table["sha256"].tolist()
         kept = (existing, _kept(existing, hashes)) if existing and existing.shards else None
@@ -499,7 +434,7 @@ def _consolidate(
 
 
 def _kept(existing: Cache, hashes: Sequence[str]) -> NDArray[np.intp]:
-    """Return which row of a cache each clip keeps, each row for one clip only; -1 for none."""
+    """Return the row of a cache that each clip keeps, each row for one clip only; -1 for none."""
     free: dict[str, list[int]] = {}
     for row, hash_ in enumerate(existing.clips["sha256"].tolist()):
         free.setdefault(hash_, []).append(row)
@@ -512,25 +447,25 @@ def _row_sources(
     existing: Cache | None,
     parts: Parts,
 ) -> Iterator[RowSource]:
-    """Yield where rows that are to be written come from: blocks of the old file, then each part."""
+    """Yield the sources of the rows to be written: blocks of the old file, then each part."""
 
-    def placed(hashes: Sequence[str], start: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    def matches(hashes: Sequence[str], start: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         pairs = [
-            (row, position)
-            for position, hash_ in enumerate(hashes, start=start)
-            for row in rows_of.get(hash_, ())
+            (target, row)
+            for row, hash_ in enumerate(hashes, start=start)
+            for target in rows_of.get(hash_, ())
         ]
-        targets, positions = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
-        return targets, positions
+        targets, rows = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+        return targets, rows
 
     if existing:
         hashes = existing.clips["sha256"].tolist()
         for start in range(0, len(hashes), BLOCK_ROWS):
-            targets, rows = placed(hashes[start : start + BLOCK_ROWS], start)
+            targets, rows = matches(hashes[start : start + BLOCK_ROWS], start)
             if len(rows):
-                yield targets, partial(existing.rows, rows=rows)
+                yield targets, partial(existing.read_rows, rows=rows)
     for part, hashes in parts.hashes():
-        targets, rows = placed(hashes, 0)
+        targets, rows = matches(hashes, 0)
         if len(rows):
             yield targets, partial(_part_rows, part, layers, rows=rows)
 
@@ -542,45 +477,50 @@ def _part_rows(
 
 
 def clip_columns(
-    heard: Sequence[HeardClip], training: TrainingRecord | None
+    decoded: Sequence[DecodedClip], training: TrainingRecord | None
 ) -> dict[str, NDArray[Any]]:
-    """Return the clip table of opened clips.
+    """Return the clip table of decoded clips.
 
     Parameters
     ----------
-    heard : sequence of HeardClip
+    decoded : sequence of DecodedClip
         The clips.
     training : TrainingRecord or None
-        What the model that they are for was trained on.
+        What the encoder or model was trained on.
 
     Returns
     -------
     dict of str to ndarray, shape (n_clips,)
-        By column, in the order of the clips. ``contamination`` is among them only if the model was
-        trained on one of the clips, on their speakers or on their corpora.
+        By column, in the order of the clips. The column ``contamination`` exists only if the model
+        was trained on one of the clips, on their speakers or on their corpora.
     """
+    clips, facts = [each.clip for each in decoded], [each.facts for each in decoded]
     columns: dict[str, NDArray[Any]] = {
-        name: np.array([getattr(h.clip, name) for h in heard], dtype=str) for name in CLIP_COLUMNS
+        name: np.array([getattr(clip, name) for clip in clips], dtype=str) for name in CLIP_COLUMNS
     }
-    columns["speaker_id"] = np.array([h.clip.speaker_id or h.clip.speaker for h in heard], str)
-    for name in sorted({name for h in heard for name in h.clip.more}):
-        columns[name] = _column([h.clip.more.get(name) for h in heard])
-    columns["sha256"] = np.array([h.facts.sha256 for h in heard], dtype=str)
-    columns["seconds"] = np.array([h.facts.seconds for h in heard], dtype=np.float64)
-    columns["sampling_rate"] = np.array([h.facts.sampling_rate for h in heard], dtype=np.int64)
-    columns["channels"] = np.array([h.facts.channels for h in heard], dtype=np.int64)
-    columns["loudness"] = np.array([h.facts.loudness for h in heard], dtype=np.float64)
-    columns["audio_sha256"] = np.array([h.facts.audio_sha256 for h in heard], dtype=str)
+    columns["speaker_id"] = np.array([clip.speaker_id or clip.speaker for clip in clips], str)
+    for name in sorted({name for clip in clips for name in clip.more}):
+        columns[name] = _column([clip.more.get(name) for clip in clips])
+    for name, kind in (
+        ("sha256", str),
+        ("seconds", np.float64),
+        ("sampling_rate", np.int64),
+        ("channels", np.int64),
+        ("loudness", np.float64),
+        ("audio_sha256", str),
+    ):
+        columns[name] = np.array([getattr(each, name) for each in facts], dtype=kind)
     contamination = find_contamination(training, columns)
     if (contamination != "").any():
         columns[COLUMN] = contamination
-    columns[RECORDING] = np.array([h.recording or content_hash(h) for h in heard], dtype=str)
-    columns[UNCONFIRMED] = np.array([h.unconfirmed_copy_of for h in heard], dtype=str)
+    ids = [each.recording or content_hash(each) for each in decoded]
+    columns[RECORDING] = np.array(ids, dtype=str)
+    columns[UNCONFIRMED] = np.array([each.unconfirmed_copy_of for each in decoded], dtype=str)
     return columns
 
 
 def _column(values: Sequence[str | float | None]) -> NDArray[Any]:
-    """Return what only some corpora tell: NaN or nothing for the clips of the others."""
+    """Return a column that only some corpora have: NaN or empty for the clips of the others."""
     if any(isinstance(value, float) for value in values):
         return np.array([np.nan if value is None else value for value in values], np.float64)
     return np.array([value or "" for value in values], dtype=str)
@@ -592,8 +532,8 @@ def _same_table(old: Mapping[str, NDArray[Any]], new: Mapping[str, NDArray[Any]]
     )
 
 
-def _same_bytes(heard: Sequence[HeardClip]) -> tuple[tuple[str, ...], ...]:
+def _same_bytes(decoded: Sequence[DecodedClip]) -> tuple[tuple[str, ...], ...]:
     groups: dict[str, list[str]] = {}
-    for h in heard:
-        groups.setdefault(h.facts.sha256, []).append(h.clip.path)
+    for each in decoded:
+        groups.setdefault(each.facts.sha256, []).append(each.clip.path)
     return tuple(tuple(sorted(paths)) for paths in groups.values() if len(paths) > 1)

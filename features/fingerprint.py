@@ -1,8 +1,8 @@
-"""Acoustic fingerprints: which clips may hold the same recording, however the file was changed.
+"""Acoustic fingerprints show which clips may hold the same recording in changed files.
 
-A fingerprint is made of the peaks of a spectrogram, so that neither level, polarity, format nor
-sampling rate matters, and what is cut off or added at the ends only removes or adds peaks [1]_. Of
-all combinations of three neighbouring peaks the clip keeps those with the smallest hashes, by which
+A fingerprint consists of the peaks of a spectrogram, so that level, polarity, format and sampling
+rate do not matter, and cuts or additions at the ends only remove or add peaks [1]_. Of all
+combinations of three neighbouring peaks the clip keeps those with the smallest hashes, from which
 the overlap of two sets can be estimated without the sets [2]_.
 
 .. [1] Wang (2003), "An industrial-strength audio search algorithm", ISMIR.
@@ -19,51 +19,39 @@ from numpy.typing import NDArray
 from .audio import Waveform
 
 #: Rate in Hz at which clips are fingerprinted and compared, and the telephone band, which nearly
-#: every channel and format leaves intact and which holds no mains hum.
+#: every channel and format preserves and which contains no mains hum.
 RATE = 8000
 BAND = (300, 3400)
-#: Seconds of a longer clip that are looked at, from its beginning.
+#: Seconds of a longer clip that are used, from its start.
 MOST_SECONDS = 60
 
 #: Samples of a spectrogram's window (128 ms) and between windows (20 ms).
 _WINDOW, _HOP = 1024, 160
-#: A peak is the largest value within so many frames and bins in each direction (0.12 s, 86 Hz)...
+#: A peak is the largest value within this many frames and bins on each side (0.12 s, 86 Hz)...
 _FRAMES_AROUND, _BINS_AROUND = 6, 11
-#: ... and at most so many decibels below the loudest of the clip.
+#: ... and at most this many decibels below the loudest of the clip.
 _PEAK_DECIBELS = 40
-#: A peak is combined with two of so many that follow it.
+#: A peak is combined with two of this many that follow it.
 _FOLLOWING = 4
-#: Frames and bins that count as one, because resampling and trimming move peaks a little.
+#: Frames and bins that count as one, because resampling and trimming shift peaks slightly.
 _SAME_FRAMES, _SAME_BINS = 2, 2
 #: Hashes that a fingerprint keeps.
 _KEPT = 64
 
 #: Hashes that the fingerprints of two clips must share for the clips to be compared.
 _SHARED = 3
-#: Most candidates of a clip, those that share most; a pair counts if it is among them for either.
+#: Candidates of a clip, those that share most hashes; a pair counts if either has the other.
 _MOST_CANDIDATES = 8
-#: A hash joins a clip to so many others at most: one that is everywhere says nothing.
+#: A hash connects a clip with at most this many others: one that is everywhere says nothing.
 _MOST_NEIGHBOURS = 32
-#: A hash that more clips have, such as that of a jingle, joins none of them.
+#: A hash that more clips have, such as that of a jingle, connects none of them.
 _MOST_HOLDERS = 200
 #: Hashes that are sorted at once.
 _SORTED_AT_ONCE = 1 << 24
 
 
 def to_common_rate(waveform: Waveform, sampling_rate: int) -> Waveform:
-    """Return the first minute of a clip at the rate at which clips are compared.
-
-    Parameters
-    ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        One channel.
-    sampling_rate : int
-        In Hz.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples_at_8000_hz,)
-    """
+    """Return the first minute of a clip, one channel, at ``RATE``; its rate is given in Hz."""
     waveform = waveform[: MOST_SECONDS * sampling_rate]
     if sampling_rate != RATE:
         waveform = soxr.resample(waveform, sampling_rate, RATE, quality="MQ")
@@ -71,7 +59,7 @@ def to_common_rate(waveform: Waveform, sampling_rate: int) -> Waveform:
 
 
 def fingerprint(waveform: Waveform, sampling_rate: int) -> bytes:
-    """Make the fingerprint of a clip.
+    """Return the fingerprint of a clip.
 
     Parameters
     ----------
@@ -128,27 +116,18 @@ def _scramble(codes: NDArray[np.uint64]) -> NDArray[np.uint32]:
 
 
 def find_candidates(fingerprints: Sequence[bytes]) -> NDArray[np.intp]:
-    """Find the pairs of clips that are similar enough to be compared.
+    """Return the pairs of clips with similar fingerprints: int, shape (n_pairs, 2).
 
-    Time and memory grow with the number of clips (times its logarithm), not with its square: only
-    clips that share a hash meet.
-
-    Parameters
-    ----------
-    fingerprints : sequence of bytes
-        From :func:`fingerprint`.
-
-    Returns
-    -------
-    ndarray of int, shape (n_pairs, 2)
-        Positions of the two clips, the lower first; sorted.
+    Each pair holds the indices of two clips, the lower first; pairs are sorted. Time and memory
+    grow with the number of clips (times its logarithm), not with its square: only clips that share
+    a hash are paired.
     """
     n_clips = len(fingerprints)
     sizes = np.array([len(each) // 4 for each in fingerprints], np.intp)
     hashes = np.frombuffer(b"".join(fingerprints), "<u4")
     clips = np.repeat(np.arange(n_clips, dtype=np.int32), sizes)
     n_parts = -(-len(hashes) // _SORTED_AT_ONCE)
-    met = [np.empty(0, np.int64)]
+    shared_by = [np.empty(0, np.int64)]
     for part in range(n_parts):
         mine = np.flatnonzero(hashes % n_parts == part)
         mine = mine[np.argsort(hashes[mine], kind="stable")]  # clips stay in order
@@ -160,8 +139,8 @@ def find_candidates(fingerprints: Sequence[bytes]) -> NDArray[np.intp]:
             same = np.flatnonzero(values[step:] == values[:-step])
             if not len(same):
                 break
-            met.append(owners[same] * n_clips + owners[same + step])
-    codes, shared = np.unique(np.concatenate(met), return_counts=True)
+            shared_by.append(owners[same] * n_clips + owners[same + step])
+    codes, shared = np.unique(np.concatenate(shared_by), return_counts=True)
     pairs = np.stack([codes // max(n_clips, 1), codes % max(n_clips, 1)], axis=1)
     enough = np.minimum(_SHARED, np.maximum(sizes[pairs].min(axis=1) // 4, 1))
     kept = shared >= enough
@@ -173,7 +152,7 @@ def find_candidates(fingerprints: Sequence[bytes]) -> NDArray[np.intp]:
 
 
 def _among_best(clips: NDArray[np.intp], shared: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Say which pairs are among those of a clip that share most."""
+    """Return whether each pair is among the pairs of its clip that share most hashes."""
     order = np.lexsort((-shared, clips))
     starts = np.searchsorted(clips[order], clips[order])
     best = np.empty(len(clips), np.bool_)

@@ -1,4 +1,4 @@
-"""From waveforms to what an encoder takes, and how many frames come out. One class per kind."""
+"""From waveforms to the inputs of an encoder, and its number of frames: a class for each kind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,38 +11,38 @@ from .audio import Waveform
 
 
 class FrontEnd(Protocol):
-    """What the extractor asks of a kind of encoder input."""
+    """A kind of encoder input."""
 
     @property
     def sampling_rate(self) -> int:
-        """The rate that the encoder was trained on, in Hz."""
+        """The sampling rate of the encoder, in Hz."""
 
     @property
     def normalise(self) -> bool:
-        """Whether each clip is scaled first."""
+        """Whether each clip is normalised first."""
 
     @property
     def minimum_samples(self) -> int:
-        """The shortest clip."""
+        """The shortest clip, in samples."""
 
     @property
     def maximum_samples(self) -> int | None:
-        """The longest clip; ``None`` is no limit."""
+        """The longest clip, in samples; ``None`` is no limit."""
 
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
         """Return the encoder's keyword arguments for a batch of prepared clips."""
 
     def frames(self, n_samples: int) -> int:
-        """Return the number of frames that carry a clip of ``n_samples``."""
+        """Return the number of frames of a clip of ``n_samples``."""
 
 
 def normalise(waveform: Waveform) -> Waveform:
-    """Bring one clip to zero mean and unit variance, as ``Wav2Vec2FeatureExtractor`` does.
+    """Scale one clip to zero mean and unit variance, as ``Wav2Vec2FeatureExtractor`` does.
 
     Parameters
     ----------
     waveform : ndarray of float32, shape (n_samples,)
-        One clip alone, before any padding: statistics over a padded batch would be wrong.
+        One clip, before any padding: statistics over a padded batch would be wrong.
 
     Returns
     -------
@@ -54,25 +54,13 @@ def normalise(waveform: Waveform) -> Waveform:
 
 
 def prepare(front_end: FrontEnd, waveform: Waveform) -> Waveform:
-    """Scale one whole clip, before it is cut into chunks or batched, if the checkpoint asks for it.
-
-    Parameters
-    ----------
-    front_end : FrontEnd
-        The checkpoint's.
-    waveform : ndarray of float32, shape (n_samples,)
-        One clip.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples,)
-    """
+    """Return a whole clip, normalised if the checkpoint requires it, before it is cut."""
     return normalise(waveform) if front_end.normalise else waveform
 
 
 @dataclass(frozen=True)
 class WaveformFrontEnd:
-    """For wav2vec 2.0 and its kin: samples in, frames by strided convolutions.
+    """For the wav2vec 2.0 family: samples, from which strided convolutions make frames.
 
     Attributes
     ----------
@@ -91,7 +79,7 @@ class WaveformFrontEnd:
 
     @property
     def maximum_samples(self) -> None:
-        """There is no limit."""
+        """``None``: there is no limit."""
 
     @property
     def minimum_samples(self) -> int:
@@ -102,7 +90,7 @@ class WaveformFrontEnd:
         return samples
 
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-        """Stack clips; pad them with zeros, and say so by a mask, if their lengths differ.
+        """Stack clips; if their lengths differ, pad them with zeros and add a mask.
 
         Parameters
         ----------
@@ -127,7 +115,7 @@ class WaveformFrontEnd:
         return inputs
 
     def frames(self, n_samples: int) -> int:
-        """Return the number of frames that the convolutions make of ``n_samples``."""
+        """Return the number of frames of ``n_samples`` after the convolutions."""
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
             n_samples = (n_samples - kernel) // stride + 1
         return n_samples
@@ -135,7 +123,7 @@ class WaveformFrontEnd:
 
 @dataclass(frozen=True)
 class LogMelFrontEnd:
-    """For Whisper: log-mel spectrogram of a 30 s window, padded as the checkpoint demands.
+    """For Whisper: log-mel spectrogram of a 30 s window, padded as the checkpoint requires.
 
     Attributes
     ----------
@@ -155,12 +143,12 @@ class LogMelFrontEnd:
 
     @property
     def normalise(self) -> bool:
-        """Whether waveforms are scaled before the spectrogram."""
+        """Whether waveforms are normalised before the spectrogram."""
         return bool(getattr(self.extractor, "do_normalize", False))
 
     @property
     def minimum_samples(self) -> int:
-        """One window of the Fourier transform."""
+        """The window of the Fourier transform."""
         return int(self.extractor.n_fft)
 
     @property
@@ -199,6 +187,6 @@ class LogMelFrontEnd:
         return {"input_features": torch.cat([features, padding], dim=2)}
 
     def frames(self, n_samples: int) -> int:
-        """Return the frames that carry the clip; those of the padding after it are not pooled."""
-        # Of no negative number: division in ONNX, to which this is exported, rounds towards zero.
+        """Return the number of frames of a clip, without those of the padding after it."""
+        # Not of a negative number: division in ONNX, to which this is exported, rounds to zero.
         return (n_samples + self.samples_per_frame - 1) // self.samples_per_frame

@@ -1,4 +1,4 @@
-"""Map a function over items in threads, in order, with a bound on what waits in memory."""
+"""Map a function over items in threads, in order, with a limit on the results in memory."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """Map in threads, in order, at most ``workers + ahead`` items at once in memory.
+    """Map in threads, in order, with at most ``workers + ahead`` items in memory.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def in_order(
     workers : int
         Number of threads.
     ahead : int
-        Results that may wait to be taken.
+        Results that may wait for the consumer.
 
     Yields
     ------
@@ -43,4 +43,4 @@ def in_order(
             for future in pending:
                 future.cancel()
             if isinstance(items, Generator):
-                items.close()  # what it waits for, those who run may wait for
+                items.close()  # running threads may wait for it

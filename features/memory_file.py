@@ -1,4 +1,4 @@
-"""A file in memory in which large parts may stay unwritten and take no room."""
+"""A file in memory, of which unwritten parts take no memory."""
 
 import io
 from collections import defaultdict
@@ -12,9 +12,9 @@ _PAGE = 1 << 16
 
 
 class MemoryFile(io.RawIOBase):
-    """A file for HDF5 to lay out: it has room for embeddings that are never written to it.
+    """A file that HDF5 lays out, with space for embeddings that are never written to it.
 
-    Pages that were never written to read as zeros.
+    Unwritten pages read as zeros.
     """
 
     def __init__(self) -> None:
@@ -28,15 +28,15 @@ class MemoryFile(io.RawIOBase):
         return self._size
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True."""
         return True
 
     def writable(self) -> bool:
-        """Tell that it can be written to."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Tell that it has positions."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -45,12 +45,12 @@ class MemoryFile(io.RawIOBase):
         return self._position
 
     def truncate(self, size: int | None = None) -> int:
-        """Make it so long; what was written past that is not removed, as HDF5 never reads it."""
+        """Set the length; content beyond it is not removed, as HDF5 never reads it."""
         self._size = self._position if size is None else size
         return self._size
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Read from the position on until the buffer is full or the file ends."""
+        """Read from the current position until the buffer is full or the file ends."""
         into = memoryview(buffer).cast("B")
         into = into[: max(self._size - self._position, 0)]
         for number, start, stop, done in self._spans(len(into)):
@@ -59,7 +59,7 @@ class MemoryFile(io.RawIOBase):
         return len(into)
 
     def write(self, content: "ReadableBuffer") -> int:
-        """Write at the position."""
+        """Write at the current position."""
         source = memoryview(content).cast("B")
         for number, start, stop, done in self._spans(len(source)):
             self._pages[number][start:stop] = source[done : done + stop - start]
@@ -67,17 +67,12 @@ class MemoryFile(io.RawIOBase):
         return len(source)
 
     def pieces(self, gaps: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
-        """Return all but some parts.
+        """Yield offset and content of pieces of at most a page, except for some gaps.
 
         Parameters
         ----------
         gaps : iterable of (int, int)
-            Offset and length of each part to leave out, in bytes.
-
-        Yields
-        ------
-        int, bytes
-            The offset of a piece of at most a page, and its content.
+            Offset and length of each part to omit, in bytes.
         """
         begin = 0
         for offset, length in [*sorted(gaps), (self._size, 0)]:
@@ -87,7 +82,7 @@ class MemoryFile(io.RawIOBase):
             begin = offset + length
 
     def _spans(self, length: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield page, first and last byte there, and what is done; move the position along."""
+        """Yield page, start and stop in it, and the bytes done; advance the position."""
         done = 0
         while done < length:
             number, start = divmod(self._position, _PAGE)

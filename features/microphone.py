@@ -1,4 +1,4 @@
-"""Record from the microphone, if there is what it takes."""
+"""Record from the microphone."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def record(seconds: float, sampling_rate: int) -> Waveform:
     Parameters
     ----------
     seconds : float
-        How long.
+        Duration.
     sampling_rate : int
         In Hz.
 
@@ -26,13 +26,13 @@ def record(seconds: float, sampling_rate: int) -> Waveform:
     UserError
         If sounddevice, which is optional, is not installed.
     MachineError
-        If no microphone records.
+        If recording fails.
     """
     try:
         import sounddevice
     except (ImportError, OSError):  # OSError where it finds no PortAudio
         raise UserError(
-            "--mic: sounddevice or its PortAudio is not installed; expected both; install them: "
+            "--mic: sounddevice or its PortAudio is not installed; install them: "
             "pip install 'serpipe[mic]', and on Linux the package libportaudio2"
         ) from None
     try:
@@ -45,7 +45,6 @@ def record(seconds: float, sampling_rate: int) -> Waveform:
         )
     except sounddevice.PortAudioError as error:
         raise MachineError(
-            f"--mic: cannot be recorded from ({first_line(error)}); expected a microphone; plug it "
-            "in, or allow its use"
+            f"--mic: no recording ({first_line(error)}); connect a microphone, or allow its use"
         ) from None
     return np.ascontiguousarray(samples[:, 0])

@@ -1,4 +1,4 @@
-"""Embeddings that another cache in the same folder already holds: they are not computed twice."""
+"""Reuse embeddings that another cache in the same folder already holds."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -11,30 +11,21 @@ from ..errors import UserError
 from .cache import Cache, open_cache, wrong_with
 from .cache_rows import stamp_of
 
-#: The newest caches of the folder are looked at; opening each takes a third of a second.
+#: The newest caches of the folder are opened, which takes a third of a second each.
 MOST_CACHES = 20
 #: Rows that are copied at once: about 40 MB of a large encoder.
 _BLOCK_ROWS = 256
 
 
 def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
-    """Yield the caches in a folder whose embeddings are those that a key asks for.
+    """Yield the caches beside ``out`` that have the embeddings of a key, the newest first.
 
-    Parameters
-    ----------
-    out : Path
-        The cache that is being made; it is not among them.
-    key : mapping
-        Its key. Another cache may have more poolings, and is the same in everything else.
-
-    Yields
-    ------
-    Cache
-        The newest first. Files that are damaged or no caches are passed over.
+    They may have more poolings, but are otherwise the same. Files that are damaged or no caches are
+    skipped.
     """
-    # Of one that is gone meanwhile nothing is known.
-    found = {path: stamp_of(path) for path in out.parent.glob("*.h5") if path.name != out.name}
-    newest = sorted(filter(found.get, found), key=lambda path: (-found[path][-1], path.name))
+    # The stamp of a file that was removed meanwhile is empty.
+    stamps = {path: stamp_of(path) for path in out.parent.glob("*.h5") if path.name != out.name}
+    newest = sorted(filter(stamps.get, stamps), key=lambda path: (-stamps[path][-1], path.name))
     for path in newest[:MOST_CACHES]:
         try:
             cache = open_cache(path)
@@ -54,7 +45,7 @@ def copy_rows(
     Parameters
     ----------
     cache : Cache
-        The cache. If a number or its table does not have its checksum, nothing is taken from it.
+        The cache. If any checksum is wrong, nothing is copied from it.
     poolings : collection of str
         Which poolings.
     wanted : collection of str
@@ -68,17 +59,17 @@ def copy_rows(
         By pooling.
     """
     row_of = {hash_: row for row, hash_ in enumerate(cache.clips["sha256"].tolist())}
-    there = [hash_ for hash_ in wanted if hash_ in row_of]
-    if not there or wrong_with(cache):
+    shared = [hash_ for hash_ in wanted if hash_ in row_of]
+    if not shared or wrong_with(cache):
         return
-    for start in range(0, len(there), _BLOCK_ROWS):
-        hashes = there[start : start + _BLOCK_ROWS]
+    for start in range(0, len(shared), _BLOCK_ROWS):
+        hashes = shared[start : start + _BLOCK_ROWS]
         rows = np.array([row_of[hash_] for hash_ in hashes], np.intp)
         yield (
             hashes,
             {
                 pooling: np.stack(
-                    [cache.rows(pooling, layer, rows) for layer in cache.layers]
+                    [cache.read_rows(pooling, layer, rows) for layer in cache.layers]
                 ).astype(np.float32)
                 for pooling in poolings
             },

@@ -1,12 +1,12 @@
-"""Make padded batches exact: what a clip gives in a batch is what it gives alone.
+"""Make padded batches exact: a clip has the same hidden states in a batch as alone.
 
-An attention mask keeps the blocks from seeing padding, but three things come before the blocks:
+An attention mask hides padding from the blocks, but three things come before the blocks:
 
 - a group norm in the first convolution (``config.feat_extract_norm == "group"``) takes its
   statistics over time: here over the valid samples only;
 - data2vec's stack of positional convolutions lets padding leak from layer to layer: here it is
   zeroed after each;
-- in Whisper, which knows no mask, most of the 30 s window is padding: see :mod:`.whisper`.
+- in Whisper, which has no mask, most of the 30 s window is padding: see :mod:`.whisper`.
 """
 
 import threading
@@ -18,7 +18,7 @@ from torch import nn
 
 
 def counts_on(device: torch.device, counts: Sequence[int]) -> torch.Tensor:
-    """Return counts as a tensor of int64 on a device, without waiting for what a GPU still does."""
+    """Return counts as an int64 tensor on a device, without waiting for a busy GPU."""
     tensor = torch.tensor(counts)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -26,14 +26,14 @@ def counts_on(device: torch.device, counts: Sequence[int]) -> torch.Tensor:
 
 
 class ValidForAll:
-    """How much of each clip in the running batch is real, for all threads.
+    """How much of each clip in the current batch is not padding, for all threads.
 
-    For training: on a GPU, states that are computed again on the way back are so by another thread.
+    For training: on a GPU, another thread recomputes states in the backward pass.
 
     Attributes
     ----------
     samples : sequence of int, or None
-        Valid samples of each clip; ``None`` where nothing is padded.
+        Valid samples of each clip; ``None`` if nothing is padded.
     frames : sequence of int, or None
         Valid frames of each clip; ``None`` outside a batch.
     """
@@ -43,27 +43,21 @@ class ValidForAll:
 
 
 class Valid(threading.local):
-    """The same, for each thread by itself.
-
-    Attributes
-    ----------
-    samples, frames : sequence of int, or None
-        As in :class:`ValidForAll`.
-    """
+    """The attributes of :class:`ValidForAll`, for each thread separately."""
 
     samples: Sequence[int] | None = None
     frames: Sequence[int] | None = None
 
 
 class MaskedGroupNorm(nn.Module):
-    """A group norm, one channel per group, over the valid part of each clip.
+    """A group norm with one channel per group, over the valid part of each clip.
 
     Parameters
     ----------
     norm : GroupNorm
-        The layer it stands for; its weights are used.
+        The layer that it replaces; its weights are used.
     valid : Valid or ValidForAll
-        Says what is valid, in samples.
+        Valid samples of each clip.
     kernel, stride : int
         Of the convolution before it, from samples to its steps.
     """
@@ -72,8 +66,7 @@ class MaskedGroupNorm(nn.Module):
         self, norm: nn.GroupNorm, valid: Valid | ValidForAll, kernel: int, stride: int
     ) -> None:
         super().__init__()
-        if norm.num_groups != norm.num_channels:
-            raise ValueError("expected one channel per group")
+        check_channel_norm(norm)
         self.norm, self.valid, self.kernel, self.stride = norm, valid, kernel, stride
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -88,13 +81,28 @@ class MaskedGroupNorm(nn.Module):
         mean = torch.where(real, exact, 0.0).sum(dim=2, keepdim=True) / count
         centred = torch.where(real, exact - mean, 0.0)
         variance = centred.square().sum(dim=2, keepdim=True) / count
-        scaled = centred / (variance + self.norm.eps).sqrt()
-        affine = scaled * self.norm.weight[:, None].float() + self.norm.bias[:, None].float()
-        return affine.to(states.dtype)
+        return scale_channels(self.norm, centred, variance).to(states.dtype)
+
+
+def check_channel_norm(norm: nn.GroupNorm) -> None:
+    """Raise ValueError unless a group norm has one channel per group."""
+    if norm.num_groups != norm.num_channels:
+        raise ValueError("a group norm has more than one channel per group")
+
+
+def scale_channels(
+    norm: nn.GroupNorm, centred: torch.Tensor, variance: torch.Tensor
+) -> torch.Tensor:
+    """Return centred float32 states, scaled to unit variance and by the weights of a group norm.
+
+    States have the shape (n_clips, n_channels, n_steps), the variance (n_clips, n_channels, 1).
+    """
+    scaled = centred / (variance + norm.eps).sqrt()
+    return scaled * norm.weight[:, None].float() + norm.bias[:, None].float()
 
 
 def make_padding_exact(model: Any, valid: Valid | ValidForAll) -> None:
-    """Replace or hook what would let padding change the numbers of a clip.
+    """Replace or hook the modules in which padding would change the numbers of a clip.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""What an extraction has done so far, kept so that a kill loses at most the last seconds.
+"""The results of an extraction so far, stored so that a kill loses at most the last seconds.
 
 A folder beside the cache, ``FILE.h5.parts``, holds safetensors files, each written under another
-name, synced and renamed, and the key that they were made with. The name of a part is its number and
-a checksum of its content: ``000003-0123456789abcdef.safetensors``.
+name, synced and renamed, and their key. The name of a part is its number and a checksum of its
+content: ``000003-0123456789abcdef.safetensors``.
 """
 
 import contextlib
@@ -34,13 +34,7 @@ Embeddings = Mapping[str, NDArray[np.float32]]
 
 
 class Parts:
-    """The parts of one unfinished cache.
-
-    Parameters
-    ----------
-    cache : Path
-        The cache they will become.
-    """
+    """The parts of the unfinished cache of the given path."""
 
     def __init__(self, cache: Path) -> None:
         self.folder = cache.with_name(cache.name + ".parts")
@@ -50,12 +44,12 @@ class Parts:
         self._flushed = time.monotonic()
 
     def key(self) -> dict[str, Any] | None:
-        """Return the key that the parts were made with, ``None`` if there are none.
+        """Return the key of the parts, ``None`` if there are none.
 
         Raises
         ------
         UserError
-            If the file of the key is damaged: then nobody knows what the parts were made with.
+            If the file of the key is damaged.
         """
         path = self.folder / "key.json"
         try:
@@ -65,27 +59,27 @@ class Parts:
             return None
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path}: damaged ({first_line(error)}); expected the key that the parts beside it "
-                f"were made with; remove {self.folder}, or start anew with --overwrite"
+                f"{path}: damaged ({first_line(error)}); remove {self.folder}, or start over with "
+                "--overwrite"
             ) from None
         return key
 
     def is_of(self, key: Mapping[str, Any]) -> bool:
-        """Return whether there are parts that were made with ``key``."""
+        """Whether there are parts with this key."""
         try:
             return self.key() == key
         except UserError:
             return False
 
     def begin(self, key: Mapping[str, Any]) -> None:
-        """Make the folder, if there is none, for parts made with ``key``."""
+        """Make the folder for parts with this key, if there is none."""
         self._key_sha256 = _hash_key(key)
         if self.key() is None:
-            self.remove()  # parts that nobody says the key of are of no use
+            self.remove()  # parts without a key cannot be used
             write_text(self.folder / "key.json", json.dumps(key))
 
     def add(self, hashes: list[str], embeddings: Embeddings) -> None:
-        """Add a batch; write what has gathered if the last write is long ago.
+        """Add a batch; write the pending batches if the last write was long ago.
 
         Parameters
         ----------
@@ -101,7 +95,7 @@ class Parts:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered as one more part."""
+        """Write the pending batches as one more part."""
         if self._pending:
             hashes = [hash_ for batch, _ in self._pending for hash_ in batch]
             tensors = {
@@ -110,7 +104,7 @@ class Parts:
             }
             about = {"sha256": json.dumps(hashes), "key_sha256": self._key_sha256}
             content = save(tensors, metadata=about)
-            # After the last that is there: a part that was lost must not make two share a name.
+            # After the last existing part: a lost part must not make two share a name.
             numbers = [int(file.name.partition("-")[0]) for file in self.files()]
             number = max(numbers, default=-1) + 1
             write_bytes(self.folder / f"{number:06d}-{_checksum(content)}.safetensors", content)
@@ -125,13 +119,7 @@ class Parts:
         )
 
     def drop_damaged(self, key: Mapping[str, Any]) -> list[str]:
-        """Remove parts that do not have their checksum, or that were not made with ``key``.
-
-        Returns
-        -------
-        list of str
-            Their names.
-        """
+        """Remove parts with a wrong checksum or another key; return their names."""
         damaged = []
         for file in self.folder.glob("*.safetensors"):
             try:
@@ -148,7 +136,7 @@ class Parts:
                 yield part, json.loads(tensors.metadata()["sha256"])
 
     def remove(self) -> None:
-        """Remove the folder: what it held now stands in the cache, or is not wanted."""
+        """Remove the folder: its content is in the cache, or is not needed."""
         self._pending.clear()
         with contextlib.suppress(OSError):
             remove(self.folder)
@@ -163,35 +151,21 @@ def _hash_key(key: Mapping[str, Any]) -> str:
 
 
 def _check(part: Path, key: Mapping[str, Any]) -> None:
-    """Raise an error if a part does not have the checksum in its name, or is of another key."""
+    """Raise an error if a part does not have the checksum in its name, or has another key."""
     named = _NAME.fullmatch(part.name)
     with open_regular(part) as file:
         if not named or hashlib.file_digest(file, "sha256").hexdigest()[:16] != named[2]:
             raise ValueError("it does not have its checksum")
     with safe_open(part, framework="np") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-        found = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
-        check_part(tensors.metadata(), found, KeyFields.of(key))
+        forms = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+        check_part(tensors.metadata(), forms, KeyFields.of(key))
         if (tensors.metadata() or {}).get("key_sha256") != _hash_key(key):
-            raise ValueError("it was made with another key")
+            raise ValueError("it has another key")
 
 
 def read_layer(part: Path, pooling: str, layer: int) -> NDArray[np.float32]:
-    """Read one layer of one part.
-
-    Parameters
-    ----------
-    part : Path
-        A file of :meth:`Parts.files`.
-    pooling : str
-        ``"mean"`` or ``"std"``.
-    layer : int
-        Its position among the layers.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_clips, width)
-    """
+    """Return one pooling of a layer, by index, from one part: float32, shape (n_clips, width)."""
     with safe_open(part, framework="np") as tensors:
         rows: NDArray[np.float32] = tensors.get_slice(pooling)[layer]
     return rows

@@ -1,17 +1,17 @@
 """Pool the hidden states of every layer over time, while the encoder runs.
 
-Hooks pool each layer as soon as it is computed, so that no stack of hidden states is ever held,
-and so that layers mean the same in every version of transformers, whose ``hidden_states[-1]``
-has changed from after to before the final norm. Our words:
+Hooks pool each layer as soon as it is computed, so that the hidden states of all layers are never
+in memory together, and so that layers mean the same in every version of transformers, whose
+``hidden_states[-1]`` has changed from after to before the final norm. The layers are:
 
-- ``"0"``: the input of the first block (for wav2vec 2.0 and its kin after the positional
+- ``"0"``: the input of the first block (for the wav2vec 2.0 family after the positional
   convolution, and after the LayerNorm that post-norm models have there),
 - ``"1"`` .. ``"L"``: the outputs of the blocks,
-- ``"final_norm"``: the output of a norm that stands after the last block, where there is one.
+- ``"final_norm"``: the output of a norm after the last block, if there is one.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,12 +25,12 @@ Pooled = dict[str, dict[str, torch.Tensor]]
 
 
 def pool(states: torch.Tensor, frames: torch.Tensor, poolings: Sequence[str]) -> list[torch.Tensor]:
-    """Pool over the valid frames, in float32.
+    """Pool hidden states over the valid frames, in float32.
 
     Parameters
     ----------
     states : Tensor, shape (n_clips, n_frames, width)
-        Hidden states, possibly padded at the end.
+        Possibly padded at the end.
     frames : Tensor of int64, shape (n_clips,)
         Number of valid frames of each clip.
     poolings : sequence of {"mean", "std"}
@@ -56,15 +56,59 @@ def pool(states: torch.Tensor, frames: torch.Tensor, poolings: Sequence[str]) ->
     return pooled
 
 
+def hook_layers(
+    stack: Any, keep: Callable[[str, torch.Tensor], None], is_kept: Callable[[str], bool]
+) -> int:
+    """Call ``keep`` with the name and the hidden states of each layer whenever it is computed.
+
+    Parameters
+    ----------
+    stack : Module
+        The transformer part of an encoder, with ``layers`` and perhaps a ``layer_norm``.
+    keep : callable
+        Receives the name of a layer and its states, shape (n_clips, n_frames, width).
+    is_kept : callable
+        Whether the layer of a name was computed in this pass.
+
+    Returns
+    -------
+    int
+        Number of blocks.
+    """
+    n_blocks = len(stack.layers)
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep("0", args[0] if args else kwargs["hidden_states"])
+
+    def after(layer: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            keep(layer, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    def after_norm(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+        # Post-norm models call the same module before the first block: that is not a final norm.
+        if is_kept(str(n_blocks)):
+            keep(FINAL_NORM, output)
+
+    stack.layers[0].register_forward_pre_hook(before, with_kwargs=True)
+    for number, block in enumerate(stack.layers, start=1):
+        block.register_forward_hook(after(str(number)))
+    norm = getattr(stack, "layer_norm", None)
+    if norm is not None:
+        norm.register_forward_hook(after_norm)
+    return n_blocks
+
+
 class LayerPooler:
-    """Runs an encoder and pools all its layers on the way.
+    """Runs an encoder and pools all its layers during the pass.
 
     Safe to call from several threads at once: each call keeps its results to its own thread.
 
     Parameters
     ----------
     stack : Module
-        The transformer part of an encoder, with ``layers`` and maybe a ``layer_norm``.
+        As :func:`hook_layers` takes it.
     poolings : sequence of {"mean", "std"}
         What to compute for each layer.
     """
@@ -72,14 +116,7 @@ class LayerPooler:
     def __init__(self, stack: nn.Module, poolings: Sequence[str]) -> None:
         self.poolings = tuple(poolings)
         self._call = threading.local()
-        blocks: Any = stack.layers
-        self.n_blocks = len(blocks)
-        blocks[0].register_forward_pre_hook(self._before_first_block, with_kwargs=True)
-        for number, block in enumerate(blocks, start=1):
-            block.register_forward_hook(self._after(str(number)))
-        norm = getattr(stack, "layer_norm", None)
-        if norm is not None:
-            norm.register_forward_hook(self._after_norm)
+        self.n_blocks = hook_layers(stack, self._keep, self._is_kept)
 
     def __call__(
         self, model: nn.Module, inputs: Mapping[str, torch.Tensor], frames: Sequence[int]
@@ -103,7 +140,7 @@ class LayerPooler:
         Raises
         ------
         RuntimeError
-            If not every layer was seen exactly once: a layer was dropped.
+            If not every layer was computed exactly once: a layer was dropped.
         """
         device = next(iter(inputs.values())).device
         self._call.frames = counts_on(device, frames)
@@ -117,13 +154,13 @@ class LayerPooler:
         for layers in pooled.values():
             numbered = [layer for layer in layers if layer != FINAL_NORM]
             if numbered != [str(number) for number in range(self.n_blocks + 1)]:
-                raise RuntimeError(f"expected layers 0..{self.n_blocks}, saw {numbered}")
+                raise RuntimeError(f"computed layers {numbered} instead of 0..{self.n_blocks}")
         return pooled
 
     def _keep(self, layer: str, states: torch.Tensor) -> None:
         if not hasattr(self._call, "pooled"):
             return  # the model is run by itself, not through this pooler
-        # What no clip reaches is not even looked at: most of Whisper's window.
+        # Frames beyond every clip, most of Whisper's window, are not read at all.
         valid = states[:, : self._call.longest]
         pooled = pool(valid, self._call.frames, self.poolings)
         for pooling, values in zip(self.poolings, pooled, strict=True):
@@ -131,19 +168,6 @@ class LayerPooler:
                 raise RuntimeError(f"layer {layer} was computed twice in one pass")
             self._call.pooled[pooling][layer] = values
 
-    def _before_first_block(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self._keep("0", args[0] if args else kwargs["hidden_states"])
-
-    def _after(self, layer: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self._keep(layer, output[0] if isinstance(output, tuple) else output)
-
-        return hook
-
-    def _after_norm(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        # Post-norm models call the same module before the first block: that is not a final norm.
-        pooled = getattr(self._call, "pooled", {self.poolings[0]: {}})
-        if str(self.n_blocks) in pooled[self.poolings[0]]:
-            self._keep(FINAL_NORM, output)
+    def _is_kept(self, layer: str) -> bool:
+        pooled: Pooled = getattr(self._call, "pooled", {self.poolings[0]: {}})
+        return layer in pooled[self.poolings[0]]

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def keep_positions_in_float32(model: Any) -> None:
-    """Let the positional convolution take float32 and return what the blocks take.
+    """Let the positional convolution compute in float32 and return the dtype of the blocks.
 
     cuDNN has no fast kernel for this grouped convolution in half precision: for wav2vec2-base on an
     H100 it takes 26 ms of a batch of 600 s in bf16, and 3 ms in TF32, which is also more exact.
@@ -15,8 +15,7 @@ def keep_positions_in_float32(model: Any) -> None:
     Parameters
     ----------
     model : PreTrainedModel
-        An encoder in bfloat16 or float16, changed in place. One without such a convolution stays as
-        it is.
+        An encoder in bfloat16 or float16, changed in place if it has such a convolution.
     """
     positions: nn.Module | None = getattr(getattr(model, "encoder", None), "pos_conv_embed", None)
     if positions is None:

@@ -1,4 +1,4 @@
-"""Read clips that are elsewhere before they are needed: many at once, for each takes its time."""
+"""Read remote clips before they are needed, many at once."""
 
 import threading
 from collections import deque
@@ -11,35 +11,34 @@ from ..remote import WAITING_THREADS, Place, Remote
 from .audio import read_clip
 
 Item = TypeVar("Item")
-#: Clips that are asked for at once.
+#: Clips that are requested at once.
 AHEAD = 32
 
-#: Returns the bytes of a clip, or raises what reading it raised.
+#: Returns the bytes of a clip, or raises the error of reading it.
 Content = Callable[[], bytes]
 
 
 def read_ahead(
     items: Iterable[Item], file_of: Callable[[Item], Place]
 ) -> Generator[tuple[Item, Content]]:
-    """Ask for clips that are elsewhere some time before they are used.
+    """Request remote clips some time before they are used.
 
     Parameters
     ----------
     items : iterable
-        Clips, or what has one, in the order in which they are used.
+        Clips, or objects with one, in the order in which they are used.
     file_of : callable
-        From an item to where its clip is.
+        Returns the path or address of an item's clip.
 
     Yields
     ------
     item : object
         As given.
     content : callable
-        Returns or raises what :func:`serpipe.features.audio.read_clip` does. A file of this machine
-        is not read before it is called.
+        As :func:`serpipe.features.audio.read_clip`. A local file is read only when it is called.
     """
     readers = ThreadPoolExecutor(AHEAD, thread_name_prefix=WAITING_THREADS)
-    asked: deque[tuple[Item, Content]] = deque()
+    requested: deque[tuple[Item, Content]] = deque()
     stopped = threading.Event()
 
     def content(reading: Future[bytes]) -> bytes:
@@ -47,7 +46,7 @@ def read_ahead(
             try:
                 return reading.result(timeout=1)
             except TimeoutError:
-                if reading.done():  # then it is the store's own
+                if reading.done():  # then it is the error of the store
                     raise
         raise CancelledError
 
@@ -55,15 +54,15 @@ def read_ahead(
         for item in items:
             file = file_of(item)
             if isinstance(file, Remote):
-                asked.append((item, partial(content, readers.submit(read_clip, file))))
+                requested.append((item, partial(content, readers.submit(read_clip, file))))
             else:
-                asked.append((item, partial(read_clip, file)))
-            if len(asked) > AHEAD:
-                yield asked.popleft()
-        while asked:
-            yield asked.popleft()
-    except BaseException:  # nobody will ask for the rest, nor wait for a store that says nothing
+                requested.append((item, partial(read_clip, file)))
+            if len(requested) > AHEAD:
+                yield requested.popleft()
+        while requested:
+            yield requested.popleft()
+    except BaseException:  # the rest is not needed, nor the answer of a silent store
         stopped.set()
         readers.shutdown(wait=False, cancel_futures=True)
         raise
-    readers.shutdown(wait=False)  # what was asked for last is on its way
+    readers.shutdown(wait=False)  # the last requests are under way

@@ -1,4 +1,4 @@
-"""Open every clip of a corpus, to know what there is before anything is computed."""
+"""Decode every clip of a corpus, to describe it before anything is computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from .read_ahead import Content, read_ahead
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A clip and what is in its file.
+    """A clip and what its file holds.
 
     Attributes
     ----------
     clip : Clip
-        What its name tells.
+        What its name says.
     facts : AudioFacts or None
-        What its audio tells; ``None`` if it cannot be used.
+        ``None`` if its audio cannot be used.
     error : BadClipError or None
         Why not.
     """
@@ -34,24 +34,9 @@ class Surveyed:
 def survey(
     clips: Sequence[Clip], *, workers: int = 1, track: Track[Any] = no_track
 ) -> tuple[Surveyed, ...]:
-    """Decode every clip, and keep the facts.
+    """Return the facts of every clip's audio, in order, decoded by ``workers`` threads."""
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        What to open.
-    workers : int
-        Threads.
-    track : callable
-        Shows progress.
-
-    Returns
-    -------
-    tuple of Surveyed
-        One for each clip, in their order.
-    """
-
-    def look(item: tuple[Clip, Content]) -> Surveyed:
+    def decode(item: tuple[Clip, Content]) -> Surveyed:
         clip, content = item
         try:
             return Surveyed(clip, decode_waveform(content(), None, file=clip.file)[1], None)
@@ -59,5 +44,5 @@ def survey(
             return Surveyed(clip, None, error)
 
     items = read_ahead(clips, lambda clip: clip.file)
-    looked = in_order(look, items, workers, ahead=8)
-    return tuple(track(looked, "opening clips", len(clips)))
+    surveyed = in_order(decode, items, workers, ahead=8)
+    return tuple(track(surveyed, "decoding clips", len(clips)))

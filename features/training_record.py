@@ -1,13 +1,13 @@
 """What a model was trained on, kept as hashes in a file of its own beside the model.
 
 =================== ==============================================================================
-``corpora``         names of all corpora of which clips were trained on
-``unlisted``        those among them of which not every clip is listed below
+``corpora``         names of all corpora with clips in the training data
+``unlisted``        the corpora of which not every clip is listed below
 ``clips``           hashes of decoded audio, 16 hexadecimal digits each
 ``speakers``        hashes of the speakers' names, 16 hexadecimal digits each
 =================== ==============================================================================
 
-A hash reveals nothing of the audio, but whoever has a clip can learn whether it was trained on.
+A hash reveals nothing about the audio, but anybody with a clip can check whether it was included.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ from ..integrity import parse_json
 
 FILE_NAME = "training_record.json"
 FORMAT_VERSION = 1
-#: Column of the clip table: how the encoder's training concerns a clip.
+#: Column of the clip table: how a clip relates to the training data of the encoder.
 COLUMN = "contamination"
 #: 64 bits: among a million clips two share a hash with a probability of 3e-8.
 _DIGITS = 16
 _HASH = re.compile(r"[0-9a-f]{16}")
-#: A record comes from anybody: room for about three million clips, and for names of corpora.
+#: A record can come from anybody: room for about three million clips, and for names of corpora.
 _MAX_BYTES = 64 << 20
 _MAX_CORPORA, _MAX_NAME = 100_000, 200
 
@@ -48,9 +48,9 @@ class TrainingRecord:
     Attributes
     ----------
     corpora : frozenset of str
-        Corpora of which clips were trained on.
+        Corpora with clips in the training data.
     unlisted : frozenset of str
-        Those among them of which not every clip is in ``clips``.
+        The corpora of which not every clip is in ``clips``.
     clips : frozenset of str
         From :func:`hash_clip`.
     speakers : frozenset of str
@@ -63,17 +63,9 @@ class TrainingRecord:
     speakers: frozenset[str] = frozenset()
 
     def contains_clip(self, audio_sha256: str) -> bool | None:
-        """Say whether a recording was trained on.
+        """Whether a recording, by the hash of its samples, was in the training data.
 
-        Parameters
-        ----------
-        audio_sha256 : str
-            Hash of its decoded samples; empty if it is not known.
-
-        Returns
-        -------
-        bool or None
-            None where that cannot be told: the hash is not known, or clips are not listed.
+        None if that is unknown: the hash is empty, or clips are not listed.
         """
         if audio_sha256 and hash_clip(audio_sha256) in self.clips:
             return True
@@ -86,21 +78,16 @@ def hash_clip(audio_sha256: str) -> str:
 
 
 def hash_speaker(corpus: str, speaker: str) -> str:
-    """Hash a speaker's name, so that the same person has the same hash wherever that can be told.
+    """Return the hash of a speaker's name, 16 hexadecimal digits.
 
     Parameters
     ----------
     corpus : str
         Its name in the clip table. Speakers of a built-in corpus are hashed with its name: 01 of
-        one is not 01 of another. Those of other clips are hashed by their names alone, so that
-        they are recognised in another manifest.
+        one is not 01 of another. Other speakers are hashed by name alone, so that they are
+        recognised in another manifest.
     speaker : str
-        Compared by :func:`~serpipe.corpora.speakers.canonical_speaker`, without its spelling.
-
-    Returns
-    -------
-    str
-        16 hexadecimal digits.
+        Reduced by :func:`~serpipe.corpora.speakers.canonical_speaker`: spelling does not matter.
     """
     plain = canonical_speaker(speaker)
     name = f"{corpus}:{plain}" if corpus in CORPORA else plain
@@ -113,15 +100,15 @@ def record_clips(
     paths: Sequence[str],
     audio_sha256: Sequence[str],
 ) -> TrainingRecord:
-    """Record that a model was trained on some clips.
+    """Return the record of a model that was trained on some clips.
 
     Parameters
     ----------
     corpora, speakers, paths : sequence of str
-        Of each clip. Speakers of a manifest whose files are named like those of a built-in corpus
-        are recorded as speakers of that corpus, too.
+        Of each clip. Speakers of a manifest with file names of a built-in corpus are also recorded
+        as speakers of that corpus.
     audio_sha256 : sequence of str
-        Hashes of the decoded audio; empty where a cache is too old to have them.
+        Hashes of the decoded audio; empty if the cache is too old to have them.
 
     Returns
     -------
@@ -140,7 +127,7 @@ def record_clips(
 
 
 def unite(records: Iterable[TrainingRecord | None]) -> TrainingRecord | None:
-    """Return what all of them were trained on; None if nothing is known of any."""
+    """Return the union of some records; None if all are None."""
     known = [record for record in records if record]
     if not known:
         return None
@@ -153,7 +140,7 @@ def unite(records: Iterable[TrainingRecord | None]) -> TrainingRecord | None:
 
 
 def write_record(folder: Path, record: TrainingRecord) -> None:
-    """Write a record into the folder of its model."""
+    """Write the record of a model into its folder."""
     content = {
         "serpipe_training_record": FORMAT_VERSION,
         "corpora": sorted({_as_proper_name(name) for name in record.corpora}),
@@ -165,24 +152,14 @@ def write_record(folder: Path, record: TrainingRecord) -> None:
 
 
 def read_record(path: Path) -> TrainingRecord | None:
-    """Read the record of a model, which may come from anybody.
-
-    Parameters
-    ----------
-    path : Path
-        The file ``training_record.json`` of a model.
-
-    Returns
-    -------
-    TrainingRecord or None
-        None if there is no such file.
+    """Return the record in a file ``training_record.json``; None if there is no such file.
 
     Raises
     ------
     UserError
         If it is damaged, too large, or no regular file.
     """
-    fix = "get the model again, or delete the file to go by the names of the corpora alone"
+    fix = "get the model again, or delete the file to use the names of the corpora alone"
     try:
         if not os.path.lexists(path):
             return None
@@ -200,18 +177,15 @@ def read_record(path: Path) -> TrainingRecord | None:
             speakers=_hashes(content["speakers"]),
         )
         if not record.unlisted <= record.corpora or (record.clips and not record.corpora):
-            raise ValueError("its corpora do not fit together")
+            raise ValueError("its corpora are inconsistent")
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a whole training record ({error}); expected the file as serpipe wrote "
-            f"it; {fix}"
-        ) from None
+        raise UserError(f"{path}: not a valid training record ({error}); {fix}") from None
     return record
 
 
-def read_corpora(told: Any) -> frozenset[str]:
-    """Return the names of corpora that a model's configuration lists; none if it lists none."""
-    names = told.get("corpora") if isinstance(told, Mapping) else None
+def read_corpora(settings: Any) -> frozenset[str]:
+    """Return the names of corpora in the settings of serpipe in a model's configuration."""
+    names = settings.get("corpora") if isinstance(settings, Mapping) else None
     try:
         return _names(names) if names is not None else frozenset()
     except (TypeError, ValueError):
@@ -221,24 +195,24 @@ def read_corpora(told: Any) -> frozenset[str]:
 def find_contamination(
     record: TrainingRecord | None, table: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.str_]:
-    """Compare clips with what a model was trained on.
+    """Compare clips with the training data of a model.
 
-    Where a record lists the clips of a corpus, these and their speakers decide, so that speakers
-    who were held out are not contaminated. Where it does not, the name of the corpus decides. Clips
-    of a manifest whose files are named like those of a built-in corpus count as clips of it, too.
+    If a record lists the clips of a corpus, these and their speakers decide, so that held-out
+    speakers are not contaminated. Otherwise the name of the corpus decides. Clips of a manifest
+    with file names of a built-in corpus also count as clips of that corpus.
 
     Parameters
     ----------
     record : TrainingRecord or None
         Of the model.
     table : mapping of str to ndarray, shape (n_clips,)
-        The clip table: ``corpus``, ``speaker``, ``path`` and, where it has it, ``audio_sha256``.
+        The clip table: ``corpus``, ``speaker``, ``path`` and, if present, ``audio_sha256``.
 
     Returns
     -------
     ndarray of str, shape (n_clips,)
-        ``"clip"``: the model was trained on this very clip; ``"speaker"``: on other clips of its
-        speaker; ``"corpus"``: on its corpus, as far as is known; ``""``: none of these is known.
+        ``"clip"``: the model was trained on this clip; ``"speaker"``: on other clips of its
+        speaker; ``"corpus"``: on its corpus, as far as is known; ``""``: none of these.
     """
     corpora = table["corpus"].tolist()
     if record is None:
@@ -250,7 +224,7 @@ def find_contamination(
     ]
     audio = table.get("audio_sha256", np.array([""] * len(corpora))).tolist()
     is_clip = [bool(record.contains_clip(each)) for each in audio]
-    # A speaker of whom one clip is recognised is recognised, whatever the speaker is called here.
+    # One recognised clip identifies its speaker, whatever the name here.
     known = {person for person, is_known in zip(people, is_clip, strict=True) if is_known}
     known |= {each for each in {*people, *originals} if hash_speaker(*each) in record.speakers}
 
@@ -266,31 +240,23 @@ def find_contamination(
 
 
 def original_speaker(corpus: str, speaker: str, path: str) -> tuple[str, str]:
-    """Return corpus and speaker of a clip of a manifest by the name of its file.
+    """Return the corpus and speaker of a clip according to the name of its file.
 
-    Parameters
-    ----------
-    corpus, speaker, path : str
-        As the clip table has them.
-
-    Returns
-    -------
-    corpus, speaker : str
-        Of the built-in corpus whose naming scheme the file follows; as given if there is none. If
-        ``corpus`` is itself a built-in one, only its own scheme counts.
+    They are those of the built-in corpus whose naming scheme the file follows, or as given if there
+    is none. If ``corpus`` is itself built in, only its own scheme counts.
     """
     for known in [CORPORA[corpus]] if corpus in CORPORA else CORPORA.built_in.values():
         try:
-            told = known.read_name(PurePosixPath(path))
+            fields = known.read_name(PurePosixPath(path))
         except NameOutsideSchemeError:
             continue
-        if not isinstance(told, str):
-            return known.corpus or known.name, told["speaker"]
+        if not isinstance(fields, str):
+            return known.corpus or known.name, fields["speaker"]
     return corpus, speaker
 
 
 def _as_proper_name(name: str) -> str:
-    """Return a name that can be read back: a hash where a manifest gives another."""
+    """Return a name that :func:`read_record` accepts: a hash if it does not accept the name."""
     if _is_proper_name(name):
         return name
     return f"sha256 {hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
@@ -302,16 +268,16 @@ def _is_proper_name(name: object) -> bool:
 
 def _names(values: Any) -> frozenset[str]:
     if not isinstance(values, list) or len(values) > _MAX_CORPORA:
-        raise ValueError(f"expected a list of at most {_MAX_CORPORA} corpora")
+        raise ValueError(f"not a list of at most {_MAX_CORPORA} corpora")
     for name in values:
         if not _is_proper_name(name):
-            raise ValueError("a corpus without a proper name")
+            raise ValueError("a corpus without a valid name")
     return frozenset(values)
 
 
 def _hashes(values: Any) -> frozenset[str]:
     if not isinstance(values, list):
-        raise TypeError("expected a list of hashes")
+        raise TypeError("not a list of hashes")
     if not all(isinstance(each, str) and _HASH.fullmatch(each) for each in values):
         raise ValueError(f"a hash that is not {_DIGITS} hexadecimal digits")
     return frozenset(values)

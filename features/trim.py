@@ -9,10 +9,10 @@ WINDOW, HOP = 2048, 512
 
 
 def trim(waveform: Waveform, decibels: float) -> Waveform:
-    """Remove what is quieter than the loudest window by more than ``decibels``, at both ends.
+    """Remove windows at both ends that are more than ``decibels`` quieter than the loudest.
 
-    The windows are those of ``librosa.effects.trim``, so that published numbers made with it can
-    be repeated: root mean square over 2048 samples every 512, centred, zeros beyond the ends.
+    The windows are those of ``librosa.effects.trim``, so that published numbers can be reproduced:
+    root mean square over 2048 samples every 512, centred, zeros beyond the ends.
 
     Parameters
     ----------

@@ -1,27 +1,27 @@
-"""Tell whether an audio file holds all of the sound that its headers declare.
+"""Check whether an audio file holds all the audio that its headers declare.
 
-The decoders read a file that breaks off as a shorter clip. Here the lengths that each format
-declares are compared with the bytes that are there. Headers of streams that were never finished
-declare no length, 0, or the most there can be; such files cannot be checked and count as complete.
+Decoders read a truncated file as a shorter clip. Here the length in the headers is compared with
+the length of the file. The headers of streams that were never finished declare no length, 0, or the
+maximum; such files cannot be checked and count as complete.
 """
 
 import re
 from collections.abc import Callable, Iterator
 
-#: Declared sizes from here on are placeholders of programs that write to a pipe: SoX, arecord and
-#: FFmpeg each have their own, and all are above the largest file that is read.
+#: Declared sizes from here on are placeholders of programs that write to a pipe: those of SoX,
+#: arecord and FFmpeg differ, and all are above the largest file that is read.
 _PLACEHOLDER = 0x7F000000
-#: More chunks, boxes, elements or frames than this are not walked: hostile files have millions.
+#: Limit on chunks, boxes, elements or frames: hostile files have millions.
 _MAX_PARTS = 100_000
 #: More pages of Ogg than the longest clip has, at one packet of 2.5 ms to a page.
 _MAX_PAGES = 300_000
 
-#: What begins a Matroska or WebM file.
+#: First bytes of a Matroska or WebM file.
 EBML = bytes.fromhex("1A45DFA3")
 #: Elements of Matroska that may lack a size and hold others: Segment and Cluster.
 _EBML_OPEN = (bytes.fromhex("18538067"), bytes.fromhex("1F43B675"))
 
-#: Formats without a length, so that nothing tells a clip from the beginning of one.
+#: Formats without a length, in which a truncated clip looks complete.
 NO_LENGTH = ("IRCAM", "PAF", "PVF", "XI")
 #: What libsndfile logs for formats of fixed short headers (AVR, MPC2K, MAT4, MAT5; VOC; WVE).
 _LOGGED_FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
@@ -29,24 +29,24 @@ _LOGGED_TRUNCATED = re.compile(r"truncated|^Data length \d+ should be", re.MULTI
 
 
 def find_missing(content: bytes, audio_format: str, frames: int, log: str) -> str | None:
-    """Compare the length that a file declares with the bytes that are there.
+    """Compare the length that a file declares with its bytes.
 
     Parameters
     ----------
     content : bytes
         The whole file.
     audio_format : str
-        What libsndfile calls the format, such as ``"WAV"``.
+        The format as libsndfile names it, such as ``"WAV"``.
     frames : int
-        Samples per channel that libsndfile finds.
+        Samples per channel according to libsndfile.
     log : str
-        What libsndfile notes about the header.
+        The log of libsndfile about the header.
 
     Returns
     -------
     str or None
-        How far the file goes, such as ``"9000 of 32000 bytes"``; None if it is complete or declares
-        no length. FLAC, HTK and SDS files that break off are refused by libsndfile itself.
+        The part that is present, such as ``"9000 of 32000 bytes"``; None if the file is complete or
+        declares no length. libsndfile itself refuses truncated FLAC, HTK and SDS files.
     """
     check = _CHECKS.get(audio_format)
     if check:
@@ -60,18 +60,7 @@ def find_missing(content: bytes, audio_format: str, frames: int, log: str) -> st
 
 
 def find_missing_in_container(content: bytes) -> str | None:
-    """Compare the sizes that an MP4 or Matroska file declares with the bytes that are there.
-
-    Parameters
-    ----------
-    content : bytes
-        The whole file.
-
-    Returns
-    -------
-    str or None
-        As :func:`find_missing`.
-    """
+    """Compare the sizes in an MP4 or Matroska file with its bytes, as :func:`find_missing` does."""
     is_matroska = content.startswith(EBML)
     at = last = 0
     for _ in range(_MAX_PARTS):
@@ -83,13 +72,13 @@ def find_missing_in_container(content: bytes) -> str | None:
         if end > len(content):
             return f"{len(content)} of {end} bytes"
         at, last = end, at
-    # A fragment of MP4 is a box that describes sound and a box that holds it.
-    lacks_sound = not is_matroska and content[last + 4 : last + 8] == b"moof"
-    return f"{at} bytes, where the sound of a fragment is missing" if lacks_sound else None
+    # A fragment of MP4 is a box that describes audio and a box that holds it.
+    lacks_audio = not is_matroska and content[last + 4 : last + 8] == b"moof"
+    return f"{at} bytes, where the audio of a fragment is missing" if lacks_audio else None
 
 
 def count_mpeg_samples(content: bytes) -> tuple[int, str | None]:
-    """Walk the frames of an MPEG audio stream (MP3 and its older layers).
+    """Count the samples of an MPEG audio stream (MP3 and its older layers).
 
     Parameters
     ----------
@@ -99,9 +88,9 @@ def count_mpeg_samples(content: bytes) -> tuple[int, str | None]:
     Returns
     -------
     n_samples : int
-        Samples per channel in all complete frames; 0 if frames of free bit rate hide their length.
+        Samples per channel in all complete frames; 0 for frames of free bit rate.
     missing : str or None
-        As :func:`find_missing`: where the last frame is not complete or a part between frames is
+        As :func:`find_missing`, if the last frame is incomplete or bytes between frames are
         damaged.
 
     Notes
@@ -112,13 +101,13 @@ def count_mpeg_samples(content: bytes) -> tuple[int, str | None]:
     at = at if _mpeg_frame(content, at) else _next_frame(content, at)
     n_samples = 0
     for _ in range(_MAX_PARTS):
-        found = _mpeg_frame(content, at)
-        if not found:
+        frame = _mpeg_frame(content, at)
+        if not frame:
             break
-        end = at + found[0]
+        end = at + frame[0]
         if end > len(content):
             return n_samples, f"{len(content)} of {end} bytes"
-        n_samples += found[1]
+        n_samples += frame[1]
         at = _after_id3(content, end)
         if not _mpeg_frame(content, at) and _next_frame(content, at) != at:
             return n_samples, f"{end} bytes, where a part is damaged"
@@ -130,7 +119,7 @@ def _compare(present: int, declared: int, unit: str) -> str | None:
 
 
 def _after_id3(content: bytes, at: int) -> int:
-    """Return where the ID3v2 tags end that may precede any format."""
+    """Return the end of the ID3v2 tags, which may precede any format."""
     while content[at : at + 3] == b"ID3" and len(content) >= at + 10:
         size = 0
         for byte in content[at + 6 : at + 10]:
@@ -142,10 +131,7 @@ def _after_id3(content: bytes, at: int) -> int:
 def _find_chunk(
     content: bytes, at: int, name: bytes, size_bytes: int, order: str, align: int
 ) -> tuple[int, int]:
-    """Walk chunks to the first of a name; return where its content begins and its declared size.
-
-    The size is 0 if there is no such chunk.
-    """
+    """Return where the content of the first chunk of a name begins, and its size; 0 if none."""
     head = len(name) + size_bytes
     for _ in range(_MAX_PARTS):
         size = _number(content, at + len(name), size_bytes, order)
@@ -174,7 +160,7 @@ def _wav_missing(content: bytes, at: int) -> str | None:
 
 
 def _rf64_missing(content: bytes, at: int) -> str | None:
-    """Take the size of the sound from ``ds64``: that of ``data`` has 32 bits and says nothing."""
+    """Take the size from ``ds64``: that of ``data`` has only 32 bits and is a placeholder."""
     sizes, _ = _find_chunk(content, at + 12, b"ds64", 4, "little", 2)
     start, _ = _find_chunk(content, at + 12, b"data", 4, "little", 2)
     return _size_missing(content, start, _number(content, sizes + 8, 8, "little"))
@@ -204,7 +190,7 @@ def _au_missing(content: bytes, at: int) -> str | None:
 
 
 def _nist_missing(content: bytes, at: int) -> str | None:
-    """Compare by the text header of a SPHERE file: its first line but one tells its own length."""
+    """Take the size from the text header of a SPHERE file, whose second line is its own length."""
     lines = content[at : at + 16].split(b"\n")
     head = int(lines[1]) if len(lines) > 1 and lines[1].strip().isdigit() else 1024
     text = content[at : at + min(head, 1 << 16)]
@@ -216,9 +202,9 @@ def _nist_missing(content: bytes, at: int) -> str | None:
 
 
 def _ogg_missing(content: bytes, at: int) -> str | None:
-    """Walk the pages: each is complete, none is lacking, and the last is marked as the last.
+    """Check that each page is complete, none is missing, and the last is marked as the last.
 
-    libsndfile reads the pages before a gap or before the end, and the first of several streams.
+    libsndfile reads the pages before a gap or the end, and the first of several streams.
     """
     sequence: dict[int, int] = {}
     is_last = has_data = False
@@ -228,7 +214,7 @@ def _ogg_missing(content: bytes, at: int) -> str | None:
         if end > len(content):
             return f"{len(content)} of {end} bytes"
         flags = content[page + 5]
-        serial, number = (_number(content, page + place, 4, "little") for place in (14, 18))
+        serial, number = (_number(content, page + start, 4, "little") for start in (14, 18))
         if flags & 2 and has_data:
             return f"{page} bytes, where another stream begins"
         if number != sequence.get(serial, number - 1) + 1:
@@ -239,7 +225,7 @@ def _ogg_missing(content: bytes, at: int) -> str | None:
 
 
 def _ogg_pages(content: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Yield where each page begins and ends; what is between pages and after them is skipped."""
+    """Yield where each page begins and ends; other bytes are skipped."""
     while (at := content.find(b"OggS", at)) >= 0:
         count = content[at + 26] if at + 26 < len(content) else 0
         end = at + 27 + count + sum(content[at + 27 : at + 27 + count])
@@ -270,38 +256,38 @@ _BIT_RATES = {
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _MPEG_RATES = (44100, 48000, 32000)
-#: How far decoders look for the next frame after a damaged one.
+#: Bytes in which decoders search for the next frame after a damaged one.
 _RESYNC_BYTES = 4096
 
 
 def _mpeg_frame(content: bytes, at: int) -> tuple[int, int] | None:
-    """Return size in bytes and samples of the frame that begins there; None if none does."""
+    """Return the size in bytes and the samples of the frame at an offset; None if there is none."""
     head = _number(content, at, 4, "big")
     version, layer = head >> 19 & 3, 4 - (head >> 17 & 3)
-    rate_index, place = head >> 12 & 15, head >> 10 & 3
-    if head >> 21 != 0x7FF or version == 1 or layer == 4 or place == 3 or rate_index in (0, 15):
+    bit_rate, rate_index = head >> 12 & 15, head >> 10 & 3
+    if head >> 21 != 0x7FF or version == 1 or layer == 4 or rate_index == 3 or bit_rate in (0, 15):
         return None
-    first = version == 3  # MPEG-1; else 2 or 2.5, of half and a quarter of its rates
-    rate = _MPEG_RATES[place] >> (3 - version if version else 2)
+    first = version == 3  # MPEG-1; else 2 or 2.5, with a half or a quarter of its rates
+    rate = _MPEG_RATES[rate_index] >> (3 - version if version else 2)
     samples = 384 if layer == 1 else 576 if layer == 3 and not first else 1152
-    bits = 1000 * _BIT_RATES[first, layer][rate_index - 1]
+    bits = 1000 * _BIT_RATES[first, layer][bit_rate - 1]
     slot = 4 if layer == 1 else 1
     return (samples // 8 * bits // rate // slot + (head >> 9 & 1)) * slot, samples
 
 
 def _next_frame(content: bytes, at: int) -> int:
-    """Return where the next two frames in a row begin; the same place if none are within reach."""
-    place, reach = at, at + _RESYNC_BYTES
-    while (place := content.find(b"\xff", place, reach)) >= 0:
-        found = _mpeg_frame(content, place)
-        if found and _mpeg_frame(content, place + found[0]):
-            return place
-        place += 1
+    """Return where the next two consecutive frames begin; ``at`` if none are within reach."""
+    start, reach = at, at + _RESYNC_BYTES
+    while (start := content.find(b"\xff", start, reach)) >= 0:
+        frame = _mpeg_frame(content, start)
+        if frame and _mpeg_frame(content, start + frame[0]):
+            return start
+        start += 1
     return at
 
 
 def _box_end(content: bytes, at: int) -> int | None:
-    """Return where the box of an MP4 file ends, or None if it has no end or is none."""
+    """Return the end of a box of an MP4 file; None if it has none or is no box."""
     size = _number(content, at, 4, "big")
     if size == 1:
         size = _number(content, at + 8, 8, "big")
@@ -309,9 +295,9 @@ def _box_end(content: bytes, at: int) -> int | None:
 
 
 def _element_end(content: bytes, at: int) -> int | None:
-    """Return where the element of a Matroska file ends, or where its first child begins.
+    """Return the end of an element of a Matroska file; None if it is no element.
 
-    None if it is none. Only Segments and Clusters may have no size; their children have one.
+    Segments and Clusters without a size end where their first child begins.
     """
     if at + 1 >= len(content) or not content[at]:
         return None

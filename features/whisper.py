@@ -1,11 +1,11 @@
 """Skip what Whisper would compute for padding alone, without changing a number.
 
-The checkpoint demands 30 s; an utterance lasts three or four. Its frames attend to the padding's,
-so that every block but the last has to compute them all. But
+The checkpoint takes windows of 30 s; an utterance lasts three or four. Its frames attend to those
+of the padding, so that every block but the last must compute them all. But
 
-- of the last block, only the frames that carry the clip are pooled: only they need to be queries;
-- before the positions are added, the spectrogram of padding is one constant, and so is what the
-  two convolutions make of it: it is computed once, not 1500 times.
+- of the last block, only the frames of the clip are pooled: only they need to be queries;
+- before positions are added, the spectrogram of padding is constant, and so is the output of the
+  two convolutions: it is computed once, not 1500 times.
 """
 
 from types import MethodType
@@ -23,11 +23,11 @@ class ConvolutionOverPadding(nn.Module):
     Parameters
     ----------
     convolution : Conv1d
-        The layer it stands for: kernel 3, padding 1, stride 1 or 2.
+        The layer that it replaces: kernel 3, padding 1, stride 1 or 2.
     valid : Valid
-        Says how many frames carry the clips.
+        Valid frames of each clip.
     steps_per_frame : int
-        Input steps to a frame of the encoder.
+        Input steps per frame of the encoder.
     """
 
     #: Input steps after the last valid frame that the clip, its window or a kernel may reach.
@@ -40,7 +40,7 @@ class ConvolutionOverPadding(nn.Module):
 
     @property
     def stride(self) -> tuple[int, ...]:
-        """That of the convolution, which the encoder asks for."""
+        """The stride of the convolution, which the encoder reads."""
         return self.convolution.stride
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -60,27 +60,27 @@ class ConvolutionOverPadding(nn.Module):
 
 
 def skip_padding(encoder: Any, valid: Valid) -> None:
-    """Make a Whisper encoder skip it.
+    """Make a Whisper encoder skip padding.
 
     Parameters
     ----------
     encoder : WhisperEncoder
-        Changed in place. Its last block then returns the frames that carry a clip, and no others.
+        Changed in place. Its last block then returns only the frames of a clip.
     valid : Valid
         Set before each batch.
     """
     encoder.conv1 = ConvolutionOverPadding(encoder.conv1, valid, 2)
     encoder.conv2 = ConvolutionOverPadding(encoder.conv2, valid, 2)
-    ask_for_valid_frames(encoder.layers[-1], valid)
+    compute_valid_frames_only(encoder.layers[-1], valid)
 
 
-def ask_for_valid_frames(last: Any, valid: Valid | ValidForAll) -> None:
-    """Make a block return the frames that carry a clip, and no others.
+def compute_valid_frames_only(last: Any, valid: Valid | ValidForAll) -> None:
+    """Make a block compute and return only the frames of a clip.
 
     Parameters
     ----------
     last : WhisperEncoderLayer
-        Changed in place. No block may come after it, as that would attend to all frames.
+        Changed in place. It must be the last: a later block would attend to all frames.
     valid : Valid or ValidForAll
         Set before each batch.
     """

@@ -31,5 +31,6 @@ def unusable(error: UserError) -> Refused:
     """
     if isinstance(error, BadClipError):
         _, problem, expected, _ = error.parts
-        return Refused(422, f"The audio {problem}; expected {expected}.")
+        wanted = f"; expected {expected}" if expected else ""
+        return Refused(422, f"The audio {problem}{wanted}.")
     return Refused(422, f"The audio cannot be used: {first_line(error).rstrip('.')}.")

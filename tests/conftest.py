@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +274,14 @@ def write_hashed(path: Path, content: Mapping[str, Any]) -> None:
 
 def without_hashes(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in ("files", "sha256")}
+
+
+def extract_with(encoder: Any, clips: Any, out: Path, *, workers: int = 1, **options: Any) -> Any:
+    """Extract with a loaded encoder; options are those of the engine or of the extraction."""
+    from serpipe.features.engine import EngineOptions, local_engine
+    from serpipe.features.extract import extract
+
+    names = {field.name for field in fields(EngineOptions)} & options.keys()
+    own = EngineOptions(**{name: options.pop(name) for name in names})
+    engine = local_engine([encoder], own, workers=workers)
+    return extract(engine, clips, out, provenance={"corpus": "x"}, **options)

@@ -198,7 +198,7 @@ def one_clear_line(err: str, *words: object) -> None:
         ("too short", ["is too short (18.8 ms)", "at least 25 ms"]),
         ("git-lfs pointer", ["git lfs pull"]),
         ("named outside the scheme", ["outside the scheme", "03-01-06-01-02-01-12.wav"]),
-        ("twice", ["stands twice", "remove one copy"]),
+        ("twice", ["occurs twice", "remove one copy"]),
     ],
 )
 def test_a_bad_clip_is_one_line_and_exit_code_2(
@@ -226,7 +226,7 @@ def test_a_bad_clip_is_one_line_and_exit_code_2(
     arguments = ("extract", "--data", few_clips, "--encoder", small_encoder)
     stopped = serpipe(*arguments)
     assert stopped.code == 2
-    one_clear_line(stopped.err, clip, "expected", *words)
+    one_clear_line(stopped.err, clip, *words)
     by_name = kind in ("named outside the scheme", "twice")
     others = "40 others can" if by_name else "40 can"
     one_clear_line(stopped.err, f"1 clip cannot be used, {others}", "--skip-bad")

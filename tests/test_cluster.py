@@ -17,8 +17,8 @@ import serpipe as package
 from distributed import Client
 from serpipe.cluster import connect
 from serpipe.errors import MachineError, UserError
-from serpipe.features.batching import HeardClip
-from serpipe.features.cluster_engine import shards
+from serpipe.features.cluster_engine import make_tasks
+from serpipe.features.decoding import DecodedClip
 
 from .conftest import Command, save_encoder
 
@@ -115,7 +115,7 @@ def in_the_middle(act: Callable[[], object], shown: list[str] | None = None) -> 
     return track
 
 
-def test_the_file_is_that_of_a_local_run_bit_for_bit_though_a_worker_is_killed(
+def test_the_file_equals_that_of_a_local_run_although_a_worker_is_killed(
     processes: Processes, extract: Callable[..., Any]
 ) -> None:
     local = extract("local.h5")
@@ -174,7 +174,7 @@ def test_a_worker_of_another_version_is_refused_whenever_it_joins(
     assert not Path("remote.h5").exists()
 
 
-def test_when_nobody_is_left_it_ends_with_a_line_and_what_is_done_is_kept(
+def test_without_workers_it_ends_with_one_line_and_keeps_the_results(
     processes: Processes, extract: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serpipe.cluster.COME_BACK_SECONDS", 2.0)
@@ -186,7 +186,7 @@ def test_when_nobody_is_left_it_ends_with_a_line_and_what_is_done_is_kept(
     assert 0 < extract("remote.h5", cluster=processes.address).computed < 40
 
 
-def test_a_worker_without_the_clips_is_named_and_none_is_left_out(
+def test_a_worker_without_the_clips_is_named_and_no_clip_is_omitted(
     processes: Processes, extract: Callable[..., Any], few_clips: Path, tmp_path: Path
 ) -> None:
     """Not even if bad clips may be skipped: these are good."""
@@ -195,12 +195,12 @@ def test_a_worker_without_the_clips_is_named_and_none_is_left_out(
     if not shutil.which("unshare") or subprocess.run([*HIDING, empty, "true"]).returncode:
         pytest.skip("a folder cannot be hidden from a process here: needs unshare and its rights")
     processes.workers(1, hide=few_clips)
-    with pytest.raises(UserError, match=r"does not find .*flac, which is here"):
+    with pytest.raises(UserError, match=r"does not find .*\.flac"):
         extract("c.h5", cluster=processes.address, skip_bad=True)
     assert not Path("c.h5").exists()
 
 
-def test_weights_that_change_at_their_place_are_seen_by_a_worker_that_had_the_old(
+def test_a_worker_reloads_an_encoder_whose_weights_changed(
     processes: Processes, extract: Callable[..., Any], tmp_path: Path
 ) -> None:
     processes.workers(1)
@@ -211,7 +211,7 @@ def test_weights_that_change_at_their_place_are_seen_by_a_worker_that_had_the_ol
     assert first.cache.key["weights_sha256"] != second.cache.key["weights_sha256"]
 
 
-def test_a_shard_that_kills_its_workers_is_told_and_does_not_stop_the_rest(
+def test_a_task_that_kills_its_workers_is_reported_and_does_not_stop_the_others(
     few_clips: Path, extract: Callable[..., Any], tmp_path: Path
 ) -> None:
     import dask
@@ -231,7 +231,7 @@ def test_a_shard_that_kills_its_workers_is_told_and_does_not_stop_the_rest(
     )
     with (
         dask.config.set({"distributed.worker.preload": [str(fault)]}),
-        pytest.raises(MachineError, match=r"1 of \d+ shards \(\d clips.*what the others gave is"),
+        pytest.raises(MachineError, match=r"1 of \d+ tasks \(\d clips"),
     ):
         extract("remote.h5", cluster="local:2")
     assert (tmp_path / "tries").read_text() == "xxx"
@@ -288,17 +288,17 @@ def test_a_file_for_a_batch_system_starts_its_jobs(tmp_path: Path) -> None:
         assert cluster.threads == 1
 
 
-def test_shards_have_about_equal_seconds_and_keep_the_order() -> None:
+def test_tasks_have_about_equal_seconds_and_keep_the_order() -> None:
     from serpipe.corpora import Clip
     from serpipe.features.audio import AudioFacts
 
-    def heard(number: int, seconds: float) -> HeardClip:
+    def decoded(number: int, seconds: float) -> DecodedClip:
         clip = Clip(Path("x"), "x", f"{number}", "c", "s")
-        return HeardClip(clip, AudioFacts(f"{number}", int(seconds * 16000), 16000, 1))
+        return DecodedClip(clip, AudioFacts(f"{number}", int(seconds * 16000), 16000, 1))
 
     lengths = [30.0] * 4 + [3.0] * 400
-    batches = [(heard(number, seconds),) for number, seconds in enumerate(lengths)]
-    made = shards(batches, most_seconds=60.0, threads=2)
+    batches = [(decoded(number, seconds),) for number, seconds in enumerate(lengths)]
+    made = make_tasks(batches, most_seconds=60.0, threads=2)
     sums = [sum(h.facts.seconds for batch in shard for h in batch) for shard in made]
     assert [batch for shard in made for batch in shard] == batches
     assert all(54.0 <= each <= 60.0 for each in sums[:-1])

@@ -44,7 +44,7 @@ def tree(tmp_path: Path, sample: Path) -> Path:
 
 
 @pytest.mark.parametrize("format", ["wav", "flac"])
-def test_a_tree_becomes_a_tree_of_the_same_sound(tree: Path, tmp_path: Path, format: str) -> None:
+def test_a_tree_becomes_a_tree_with_the_same_audio(tree: Path, tmp_path: Path, format: str) -> None:
     out = tmp_path / "out"
     done = convert([tree], out, format=format)
     sources = ["a/b/four.m4a", "a/b/three.ogg", "a/two.x.wav", "one.FLAC"]
@@ -71,7 +71,7 @@ def test_mono_16_bit_recordings_keep_every_sample(sample: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("format", ["wav", "flac"])
-def test_the_bytes_are_the_same_on_every_run_and_tell_of_no_place(
+def test_the_bytes_are_the_same_on_every_run_and_contain_no_path(
     tree: Path, tmp_path: Path, format: str
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -85,7 +85,7 @@ def test_the_bytes_are_the_same_on_every_run_and_tell_of_no_place(
     assert first == contents(tmp_path / "y")
 
 
-def test_the_rate_and_the_channel_are_those_asked_for(tmp_path: Path, sample: Path) -> None:
+def test_the_requested_rate_and_channel_are_used(tmp_path: Path, sample: Path) -> None:
     clip = a_clip(sample)
     soundfile.write(tmp_path / "x.wav", np.stack([clip, clip[::-1]], axis=1), 16000)
     convert([tmp_path / "x.wav"], tmp_path / "out", channels="right", sampling_rate=22050)
@@ -94,7 +94,7 @@ def test_the_rate_and_the_channel_are_those_asked_for(tmp_path: Path, sample: Pa
     assert np.corrcoef(waveform, clip[::-1])[0, 1] > 0.999
 
 
-def test_what_is_up_to_date_is_skipped_and_what_is_not_is_made_anew(
+def test_files_that_are_up_to_date_are_skipped_and_others_rewritten(
     tree: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -121,7 +121,7 @@ def test_what_is_up_to_date_is_skipped_and_what_is_not_is_made_anew(
     assert differing == {"one.wav"}
 
 
-def test_samples_beyond_full_scale_are_set_to_it_and_told(tmp_path: Path) -> None:
+def test_samples_beyond_full_scale_are_clipped_and_reported(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     square = 0.999 * np.sign(np.sin(np.arange(48000) / 50 + 0.01))  # resampling overshoots
@@ -139,7 +139,7 @@ def test_samples_beyond_full_scale_are_set_to_it_and_told(tmp_path: Path) -> Non
     assert np.median(samples[samples > 0]) == pytest.approx(0.999 * 2**15, rel=0.02)  # no gain
 
 
-def test_bad_files_are_told_and_the_rest_goes_on(tree: Path, tmp_path: Path) -> None:
+def test_bad_files_are_reported_and_the_others_converted(tree: Path, tmp_path: Path) -> None:
     (tree / "a" / "broken.wav").write_bytes(b"RIFF, or not")
     write_wav(tree / "zeros.wav", np.zeros(16000))
     done = convert([tree], tmp_path / "out", workers=2)
@@ -158,12 +158,12 @@ def test_bad_files_are_told_and_the_rest_goes_on(tree: Path, tmp_path: Path) -> 
         ("same name in two folders", "would become"),
         ("same file twice", "would become"),
         ("only case differs", "would become"),
-        ("out is the input", "is not apart"),
-        ("out inside the input", "is not apart"),
-        ("out inside the input by a link", "is not apart"),
-        ("out above the input", "is not apart"),
+        ("out is the input", "overlaps the input"),
+        ("out inside the input", "overlaps the input"),
+        ("out inside the input by a link", "overlaps the input"),
+        ("out above the input", "overlaps the input"),
         ("over an input", "is one of the inputs"),
-        ("over a file of another making", "was made otherwise"),
+        ("over a file of another making", "exists and was not converted"),
         ("nothing there", "is neither a file nor a folder"),
         ("no recordings", "holds no recordings"),
         ("out is a file", "cannot be made a folder"),
@@ -173,7 +173,7 @@ def test_bad_files_are_told_and_the_rest_goes_on(tree: Path, tmp_path: Path) -> 
         ("no rate of FLAC", "700000 Hz"),
     ],
 )
-def test_what_would_go_wrong_is_refused_before_anything_is_written(
+def test_conflicts_are_refused_before_anything_is_written(
     tree: Path, tmp_path: Path, case: str, words: str
 ) -> None:
     inputs, out = [tree], tmp_path / "out"
@@ -221,7 +221,7 @@ def test_what_would_go_wrong_is_refused_before_anything_is_written(
     assert contents(tmp_path) == before
 
 
-def test_linked_folders_are_followed_but_not_round_in_circles(tree: Path, tmp_path: Path) -> None:
+def test_linked_folders_are_followed_but_not_in_circles(tree: Path, tmp_path: Path) -> None:
     write_wav(tmp_path / "aside" / "five.wav", TONE)
     (tree / "aside").symlink_to(tmp_path / "aside")
     (tree / "a" / "back").symlink_to(tree)

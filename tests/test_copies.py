@@ -20,7 +20,6 @@ from serpipe.corpora import Clip, scan
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.errors import UserError
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import HeardClip
 from serpipe.features.cache import open_cache
 from serpipe.features.cache_write import write_cache
 from serpipe.features.copies import (
@@ -29,13 +28,13 @@ from serpipe.features.copies import (
     correlation,
     mark_recordings,
 )
+from serpipe.features.decoding import DecodedClip
 from serpipe.features.encoder import load_encoder
-from serpipe.features.extract import extract
 from serpipe.features.fingerprint import RATE, find_candidates, fingerprint
 from serpipe.features.recordings import recordings
 from serpipe.pipeline.folds import make_split
 
-from .conftest import Command
+from .conftest import Command, extract_with
 
 #: Of float64, shape (n_samples,) or (n_samples, n_channels).
 Samples = Any
@@ -95,16 +94,16 @@ def plant(source: Path, folder: Path, change: str) -> Path:
     return path
 
 
-def opened(clips: Iterable[Clip]) -> list[HeardClip]:
-    heard = []
+def decode(clips: Iterable[Clip]) -> list[DecodedClip]:
+    decoded = []
     for clip in clips:
         waveform, facts = read_waveform(clip.file, 16000)
-        heard.append(HeardClip(clip, replace(facts, fingerprint=fingerprint(waveform, 16000))))
-    return heard
+        decoded.append(DecodedClip(clip, replace(facts, fingerprint=fingerprint(waveform, 16000))))
+    return decoded
 
 
-def file_of(heard: HeardClip) -> Path:
-    return Path(str(heard.clip.file))
+def file_of(decoded: DecodedClip) -> Path:
+    return Path(str(decoded.clip.file))
 
 
 def as_clip(path: Path, speaker: str = "01", emotion: str = "calm") -> Clip:
@@ -112,8 +111,8 @@ def as_clip(path: Path, speaker: str = "01", emotion: str = "calm") -> Clip:
 
 
 @pytest.fixture(scope="module")
-def originals(sample: Path) -> list[HeardClip]:
-    return opened(scan(sample, RAVDESS).clips)
+def originals(sample: Path) -> list[DecodedClip]:
+    return decode(scan(sample, RAVDESS).clips)
 
 
 def write_manifest(folder: Path, rows: Iterable[tuple[Path, str, str]]) -> Path:
@@ -133,7 +132,7 @@ def of_clips(folder: Path) -> list[tuple[Path, str, str]]:
 
 
 def test_every_kind_of_copy_has_the_recording_of_its_original(
-    originals: list[HeardClip], tmp_path: Path
+    originals: list[DecodedClip], tmp_path: Path
 ) -> None:
     sources = originals[5::100]
     planted = {
@@ -141,14 +140,14 @@ def test_every_kind_of_copy_has_the_recording_of_its_original(
         for source in sources
         for change in CHANGES
     }
-    marked = mark_recordings([*originals, *opened(map(as_clip, planted.values()))], workers=2)
+    marked = mark_recordings([*originals, *decode(map(as_clip, planted.values()))], workers=2)
     recording = {each.clip.name: each.recording for each in marked}
     lost = [key for key, path in planted.items() if recording[path.name] != recording[key[0]]]
     assert lost == []
     assert len(set(recording.values())) == len(originals)
 
 
-def test_no_clip_of_the_sample_is_a_copy(originals: list[HeardClip]) -> None:
+def test_no_clip_of_the_sample_is_a_copy(originals: list[DecodedClip]) -> None:
     marked = mark_recordings(originals)
     assert [each.recording for each in marked] == [each.facts.audio_sha256 for each in originals]
     assert {each.unconfirmed_copy_of for each in marked} == {""}
@@ -158,7 +157,7 @@ def test_takes_of_one_sentence_by_one_speaker_are_different_recordings(shared: P
     actor = shared / "data" / "ravdess" / "Actor_07"
     if not actor.is_dir():
         pytest.skip(f"{actor} is not here")
-    marked = mark_recordings(opened(scan(actor, RAVDESS).clips), workers=2)
+    marked = mark_recordings(decode(scan(actor, RAVDESS).clips), workers=2)
     groups: dict[str, list[str]] = {}
     for each in marked:
         groups.setdefault(each.recording, []).append(each.clip.name)
@@ -167,7 +166,7 @@ def test_takes_of_one_sentence_by_one_speaker_are_different_recordings(shared: P
 
 
 def test_waveforms_of_copies_agree_and_those_of_other_clips_do_not(
-    originals: list[HeardClip], tmp_path: Path
+    originals: list[DecodedClip], tmp_path: Path
 ) -> None:
     source = file_of(originals[0])
     waveform = read_waveform(source, RATE)[0]
@@ -194,9 +193,9 @@ def test_waveforms_of_copies_agree_and_those_of_other_clips_do_not(
 
 
 def test_recordings_depend_neither_on_order_nor_on_other_clips(
-    originals: list[HeardClip], tmp_path: Path
+    originals: list[DecodedClip], tmp_path: Path
 ) -> None:
-    copy = opened([as_clip(plant(file_of(originals[0]), tmp_path, "gain"))])
+    copy = decode([as_clip(plant(file_of(originals[0]), tmp_path, "gain"))])
     few, many = [*originals[:20], *copy], [*originals, *copy]
     random.Random(0).shuffle(many)
     told = [
@@ -289,7 +288,7 @@ def test_only_new_clips_are_compared(few_clips: Path, small_encoder: Path, tmp_p
             replace(clip, speaker="x", speaker_id="x", emotion="x", shared_emotion="")
             for clip in scan(few_clips, RAVDESS).clips
         ]
-        done = extract(found, [encoder], tmp_path / "c.h5", provenance={}, track=track)
+        done = extract_with(encoder, found, tmp_path / "c.h5", track=track)
         return recordings(done.cache.clips).tolist()
 
     source = next(few_clips.rglob("03-01-01*-01.flac"))
@@ -313,11 +312,11 @@ def test_only_new_clips_are_compared(few_clips: Path, small_encoder: Path, tmp_p
     assert anew.read_bytes() == grown
 
 
-def test_what_cannot_be_read_again_is_no_copy_and_is_said(
-    originals: list[HeardClip], tmp_path: Path
+def test_clips_that_cannot_be_read_again_are_reported_as_unconfirmed_copies(
+    originals: list[DecodedClip], tmp_path: Path
 ) -> None:
     path = plant(file_of(originals[0]), tmp_path, "gain")
-    copy = opened([as_clip(path)])
+    copy = decode([as_clip(path)])
     path.unlink()
     marked = mark_recordings([*originals[:10], *copy])
     assert len({each.recording for each in marked}) == 11
@@ -350,7 +349,7 @@ def test_no_split_takes_a_recording_of_two_speakers_or_emotions(
         make_split(split, clips, clips["emotion"])
 
 
-def test_fit_finds_copies_in_a_cache_that_knows_of_no_recordings(
+def test_fit_finds_copies_in_a_cache_without_recordings(
     serpipe: Command, extracted_once: Path
 ) -> None:
     cache = open_cache(next((extracted_once / "features" / "cache").glob("*.h5")))
@@ -361,7 +360,7 @@ def test_fit_finds_copies_in_a_cache_that_knows_of_no_recordings(
 
     def write(rows: np.ndarray[Any, Any]) -> None:
         def values(pooling: str, layer: str) -> np.ndarray[Any, Any]:
-            return cache.rows(pooling, layer, rows)
+            return cache.read_rows(pooling, layer, rows)
 
         write_cache(Path("old.h5"), cache.key, {}, table, [(np.arange(len(rows)), values)])
 

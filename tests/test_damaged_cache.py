@@ -79,7 +79,7 @@ def test_no_random_damage_hangs_crashes_or_goes_unnoticed(
 ) -> None:
     monkeypatch.setattr(cache_child, "SILENCE_SECONDS", 1.0)
     reference, content = open_cache(whole), whole.read_bytes()
-    rows = [layer.offset for layer in reference.places.shards[0].layers.values()]
+    rows = [layer.offset for layer in reference.row_map.shards[0].layers.values()]
     structure = [
         place
         for place in range(len(content))
@@ -186,9 +186,7 @@ HOSTILE: dict[str, Callable[[h5py.File], object]] = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_what_a_cache_cannot_contain_is_refused_in_one_line(
-    kind: str, whole: Path, serpipe: Command
-) -> None:
+def test_invalid_content_is_refused_in_one_line(kind: str, whole: Path, serpipe: Command) -> None:
     shutil.copy(whole, "c.h5")
     with h5py.File("c.h5", "r+") as file:
         HOSTILE[kind](file)
@@ -201,7 +199,7 @@ def test_a_damaged_index_of_shards_is_refused_in_one_line(whole: Path, tmp_path:
     single = open_cache(whole)
     rows = np.arange(N)
     out = tmp_path / "i.h5"
-    sources = [(rows, partial(single.rows, rows=rows))]
+    sources = [(rows, partial(single.read_rows, rows=rows))]
     write_shards(out, single.key, single.provenance, single.clips, sources, 15)
     assert same(open_cache(out), single)
     index = out.read_bytes()
@@ -247,7 +245,7 @@ BAD_PARTS = {
 }
 
 
-def test_parts_that_are_not_what_the_key_says_are_dropped_and_named(tmp_path: Path) -> None:
+def test_parts_that_do_not_match_the_key_are_dropped_and_named(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "c.h5")
     parts.begin(KEY)
     rows = np.ones((len(KEY["layers"]), 2, KEY["width"]), np.float32)
@@ -279,9 +277,7 @@ def test_parts_that_are_not_what_the_key_says_are_dropped_and_named(tmp_path: Pa
     + [b" " * 2**21]
     + [json.dumps(KEY | change).encode() for change in ({"width": "4"}, {"layers": 3})],
 )  # fmt: skip
-def test_a_damaged_key_of_the_parts_is_named_and_never_taken_for_another(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_a_damaged_key_of_the_parts_is_named_and_not_used(content: bytes, tmp_path: Path) -> None:
     parts = Parts(tmp_path / "c.h5")
     parts.begin(KEY)
     (parts.folder / "key.json").write_bytes(content)
@@ -322,7 +318,7 @@ for write in (write_cache, partial(write_shards, shard_clips=n)):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
-def test_a_disk_that_is_full_at_any_byte_is_an_error_and_no_crash(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_any_byte_gives_an_error_without_a_crash(tmp_path: Path) -> None:
     done = run_python("-c", FULL_DISK, tmp_path / "c.h5")
     codes = done.stdout.split()
     assert len(codes) > 40
@@ -342,7 +338,7 @@ def test_a_link_at_the_name_of_a_temporary_file_is_not_followed(
     for link in links:
         (tmp_path / link).symlink_to(precious)
     write_text(tmp_path / "t.json", "{}")
-    sources = [(rows, partial(single.rows, rows=rows))]
+    sources = [(rows, partial(single.read_rows, rows=rows))]
     write_shards(out, single.key, single.provenance, single.clips, sources, 30)
     write_cache(out, single.key, single.provenance, single.clips, sources)
     assert precious.read_text() == "do not overwrite"

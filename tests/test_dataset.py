@@ -40,7 +40,7 @@ def stems(clips: Sequence[Clip]) -> list[str]:
     return [clip.name for clip in clips]
 
 
-def test_every_clip_of_the_sample_comes_with_its_label_at_the_rate_asked_for() -> None:
+def test_every_clip_has_its_label_and_the_requested_rate() -> None:
     dataset = corpus_dataset("sample", 8000)
     assert len(dataset) == len(dataset.clips) == len(dataset.speakers) == 192
     assert dataset.labels == tuple(sorted({clip.emotion for clip in dataset.clips}))
@@ -57,7 +57,7 @@ def test_every_clip_of_the_sample_comes_with_its_label_at_the_rate_asked_for() -
         dataset[192]
 
 
-def test_clips_without_a_target_are_left_out(tmp_path: Path) -> None:
+def test_clips_without_a_target_are_omitted(tmp_path: Path) -> None:
     clips = five_clips(tmp_path)
     words = ClipDataset(clips, 16000)
     assert stems(words.clips) == ["1", "3", "4", "5"]
@@ -74,14 +74,14 @@ def test_clips_without_a_target_are_left_out(tmp_path: Path) -> None:
     assert stems(ClipDataset(other, 16000, target="fatigue").clips) == ["5"]
 
 
-def test_labels_are_counted_in_the_order_given(tmp_path: Path) -> None:
+def test_label_indices_follow_the_given_order(tmp_path: Path) -> None:
     labels = ["sad", "fearful", "happy", "angry"]
     dataset = ClipDataset(five_clips(tmp_path), 16000, labels=labels)
     assert dataset.labels == tuple(labels)
     assert dataset.targets == (0, 3, 0, 2)
 
 
-def test_channels_are_chosen_as_asked(tmp_path: Path) -> None:
+def test_the_requested_channel_is_used(tmp_path: Path) -> None:
     clips = five_clips(tmp_path)
     for channels, factor in (("mean", 0.25), ("left", 1.0), ("right", -0.5)):
         waveform, _ = ClipDataset(clips, 16000, channels=channels)[0]
@@ -91,17 +91,20 @@ def test_channels_are_chosen_as_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"target": "mood"}, "target 'mood': there is no such column; .*emotion.*fatigue, room"),
-        ({"target": "speaker"}, "target 'speaker': there is no such column"),
+        ({"target": "mood"}, "target 'mood': .*emotion.*fatigue, room"),
+        ({"target": "speaker"}, "target 'speaker': "),
         ({"target": "intensity"}, "target intensity: empty for 5 clips"),
-        ({"labels": ["sad", "angry"]}, "5.wav: its emotion is 'happy'; expected one of sad, angry"),
-        ({"labels": ["sad", "angry", "sad", "happy"]}, "one stands twice"),
-        ({"labels": ["sad"], "target": "fatigue"}, "leave labels out"),
+        (
+            {"labels": ["sad", "angry"]},
+            "5.wav: its emotion is 'happy'.* sad, angry",
+        ),
+        ({"labels": ["sad", "angry", "sad", "happy"]}, "one occurs twice"),
+        ({"labels": ["sad"], "target": "fatigue"}, "target fatigue: holds numbers"),
         ({"channels": "middle"}, "channels 'middle'"),
         ({"sampling_rate": 16}, "sampling rate 16: "),
     ],
 )
-def test_what_cannot_be_predicted_is_refused_before_any_audio_is_read(
+def test_invalid_targets_are_refused_before_any_audio_is_read(
     tmp_path: Path, settings: dict[str, object], words: str
 ) -> None:
     clips = five_clips(tmp_path)
@@ -120,7 +123,7 @@ def test_numbers_and_words_are_not_mixed(tmp_path: Path) -> None:
         ClipDataset((clips[0], other), 16000, target="fatigue")
 
 
-def test_a_batch_holds_each_clip_whole_and_zeros_after_it(tmp_path: Path) -> None:
+def test_a_batch_holds_complete_clips_followed_by_zeros(tmp_path: Path) -> None:
     clips = five_clips(tmp_path)
     for target, kind in (("emotion", torch.int64), ("fatigue", torch.float32)):
         dataset = ClipDataset(clips, 16000, target=target)
@@ -135,7 +138,7 @@ def test_a_batch_holds_each_clip_whole_and_zeros_after_it(tmp_path: Path) -> Non
             assert not row[length:].any()
 
 
-def test_worker_processes_that_share_nothing_give_the_same_batches(tmp_path: Path) -> None:
+def test_spawned_worker_processes_give_the_same_batches(tmp_path: Path) -> None:
     dataset = ClipDataset(five_clips(tmp_path), 8000)
     here = list(DataLoader(dataset, 2, collate_fn=collate))
     there = list(
@@ -146,7 +149,7 @@ def test_worker_processes_that_share_nothing_give_the_same_batches(tmp_path: Pat
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_a_worker_says_which_clip_is_bad(tmp_path: Path) -> None:
+def test_the_error_of_a_worker_names_the_bad_clip(tmp_path: Path) -> None:
     clips = five_clips(tmp_path)
     Path(str(clips[2].file)).write_bytes(b"")
     dataset = ClipDataset(clips, 8000)
@@ -157,7 +160,7 @@ def test_a_worker_says_which_clip_is_bad(tmp_path: Path) -> None:
         list(loader)
 
 
-def test_badly_named_files_are_refused_or_left_out(few_clips: Path) -> None:
+def test_wrongly_named_files_are_refused_or_omitted(few_clips: Path) -> None:
     assert len(corpus_dataset(str(few_clips), 16000)) == 40
     write_wav(few_clips / "happy.wav", TONE)
     with pytest.raises(BadClipsError, match=r"happy\.wav: named outside the scheme"):
@@ -173,7 +176,7 @@ def test_the_example_in_the_documentation_runs() -> None:
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
-def test_torch_is_imported_with_this_module_only() -> None:
+def test_only_this_module_imports_torch() -> None:
     code = (
         "import sys, serpipe, serpipe.cli, serpipe.corpora.data\n"
         "assert 'torch' not in sys.modules\n"

@@ -30,11 +30,11 @@ def with_decoder(encoder: Encoder, decoder: Decoder) -> LocalEngine:
     return LocalEngine(engine.encoders, engine.key, workers=2, decoder=decoder)
 
 
-def test_processes_decode_what_threads_decode(encoder: Encoder, clips: list[Clip]) -> None:
+def test_processes_and_threads_decode_the_same(encoder: Encoder, clips: list[Clip]) -> None:
     decoder = Decoder(DecodingOptions(), 2)
     decoder.begin(clips)
     threads, processes = local_engine([encoder], workers=2), with_decoder(encoder, decoder)
-    expected, checked = list(threads.hear(clips)), list(processes.hear(clips))
+    expected, checked = list(threads.check(clips)), list(processes.check(clips))
     assert [type(each) for each in checked] == [type(each) for each in expected]
     assert isinstance(checked[2], BadClipError)
     assert checked[2].parts == expected[2].parts  # type: ignore[union-attr]
@@ -47,24 +47,24 @@ def test_processes_decode_what_threads_decode(encoder: Encoder, clips: list[Clip
 
 def test_each_clip_is_decoded_once(encoder: Encoder, clips: list[Clip]) -> None:
     decoder = Decoder(DecodingOptions(), 1)
-    good = [each for each in with_decoder(encoder, decoder).hear(clips)
+    good = [each for each in with_decoder(encoder, decoder).check(clips)
             if not isinstance(each, BadClipError)]  # fmt: skip
-    decoder.close()  # nobody is left to decode
+    decoder.close()  # no process is left to decode
     for each in good:
         Path(str(each.clip.file)).unlink()
     batches = [(each,) for each in good]
-    results = list(embed_batches([encoder], batches, 1, decoder=decoder))
+    results = list(embed_batches([encoder], batches, 1, DecodingOptions(), decoder))
     assert len(results) == 5
 
 
-def test_what_memory_does_not_hold_is_decoded_again(
+def test_waveforms_that_do_not_fit_in_memory_are_decoded_again(
     monkeypatch: pytest.MonkeyPatch, encoder: Encoder, clips: list[Clip]
 ) -> None:
     monkeypatch.setattr("serpipe.features.decoding.MOST_KEPT_BYTES", 0)
     decoder = Decoder(DecodingOptions(), 1)
     engine = with_decoder(encoder, decoder)
-    good = [each for each in engine.hear(clips) if not isinstance(each, BadClipError)]
-    assert len(list(embed_batches([encoder], [(good[0],)], 1, decoder=decoder))) == 1
+    good = [each for each in engine.check(clips) if not isinstance(each, BadClipError)]
+    assert len(list(embed_batches([encoder], [(good[0],)], 1, DecodingOptions(), decoder))) == 1
     Path(str(good[1].clip.file)).write_bytes(Path(str(good[0].clip.file)).read_bytes())
     with pytest.raises(BadClipError):
-        list(embed_batches([encoder], [(good[1],)], 1, decoder=decoder))
+        list(embed_batches([encoder], [(good[1],)], 1, DecodingOptions(), decoder))

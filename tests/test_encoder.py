@@ -68,7 +68,9 @@ def test_layers_are_those_of_plain_transformers(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_clip_in_a_batch_is_the_clip_alone(family_encoder: Make, family: str) -> None:
+def test_a_clip_has_the_same_embedding_in_a_batch_as_alone(
+    family_encoder: Make, family: str
+) -> None:
     """Of any lengths, the shortest and 35 s among them, and quiet beside loud."""
     encoder = load_encoder(str(family_encoder(family)), poolings=("mean", "std"))
     longest = min(LONG, encoder.maximum_samples or LONG)
@@ -133,7 +135,7 @@ def test_chunks_take_whisper_past_its_window(family_encoder: Make) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("family", ["wav2vec2-group", "wavlm-layer-stable", "whisper"])
-def test_half_precision_is_near_and_pooled_in_float32(
+def test_half_precision_is_close_and_pooled_in_float32(
     family_encoder: Make, family: str, precision: str
 ) -> None:
     exact = load_encoder(str(family_encoder(family)))
@@ -204,7 +206,7 @@ def test_normalisation_follows_the_checkpoint(tmp_path: Path, flag: bool) -> Non
     assert float(scale) == pytest.approx(1.0 if flag else 5.0, rel=0.02)
 
 
-def test_only_frames_that_carry_the_clip_are_pooled() -> None:
+def test_only_frames_of_the_clip_are_pooled() -> None:
     states = torch.arange(12.0).reshape(1, 6, 2).repeat(2, 1, 1)
     states[1, 3:] = 1000
     mean, std = pool(states, torch.tensor([6, 3]), ("mean", "std"))
@@ -227,7 +229,7 @@ def test_a_dropped_layer_is_noticed(small_encoder: Path) -> None:
         encoder.embed([noise(16000)])
 
 
-def test_the_encoder_does_not_learn_drop_or_mask(small_encoder: Path) -> None:
+def test_the_encoder_has_no_gradients_layer_drop_or_masking(small_encoder: Path) -> None:
     encoder = load_encoder(str(small_encoder))
     assert not any(module.training for module in encoder.model.modules())
     assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
@@ -248,7 +250,7 @@ def drop_weight(folder: Path, part: str) -> str:
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-group", "whisper"])
-def test_missing_weights_refuse_to_load(tmp_path: Path, family: str) -> None:
+def test_missing_weights_are_refused(tmp_path: Path, family: str) -> None:
     save_encoder(tmp_path, family)
     part = "encoder.layers.1.fc1.weight" if family == "whisper" else "layers.1.attention.k_proj.w"
     drop_weight(tmp_path, part)
@@ -256,16 +258,16 @@ def test_missing_weights_refuse_to_load(tmp_path: Path, family: str) -> None:
         load_encoder(str(tmp_path))
 
 
-def test_a_missing_mask_embedding_is_no_matter(tmp_path: Path) -> None:
+def test_a_missing_mask_embedding_is_accepted(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     drop_weight(tmp_path, "masked_spec_embed")  # only training uses it
     load_encoder(str(tmp_path))
 
 
-def test_weights_of_a_wrong_shape_refuse_to_load(tmp_path: Path) -> None:
+def test_weights_of_a_wrong_shape_are_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     edit_json(tmp_path / "config.json", intermediate_size=128)
-    with pytest.raises(UserError, match="fetch"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         load_encoder(str(tmp_path))
 
 
@@ -276,10 +278,10 @@ def test_without_its_preprocessor_configuration_an_encoder_does_not_load(tmp_pat
         load_encoder(str(tmp_path))
 
 
-def test_a_model_that_is_no_speech_encoder_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_is_not_a_speech_encoder_is_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     edit_json(tmp_path / "config.json", model_type="bert")
-    with pytest.raises(UserError, match="model type 'bert'; expected a speech encoder"):
+    with pytest.raises(UserError, match="model type 'bert'"):
         load_encoder(str(tmp_path))
 
 
@@ -306,7 +308,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("damage", ["cut off", "git-lfs pointer", "not numbers"])
-def test_damaged_weights_refuse_to_load(tmp_path: Path, damage: str) -> None:
+def test_damaged_weights_are_refused(tmp_path: Path, damage: str) -> None:
     weights = save_encoder(tmp_path, "wav2vec2-group") / "model.safetensors"
     if damage == "cut off":
         weights.write_bytes(weights.read_bytes()[:5000])
@@ -316,7 +318,7 @@ def test_damaged_weights_refuse_to_load(tmp_path: Path, damage: str) -> None:
         tensors = load_file(weights)
         tensors["encoder.layer_norm.weight"][:] = float("nan")
         save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="fetch"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         load_encoder(str(tmp_path))
 
 
@@ -327,12 +329,12 @@ def test_a_whisper_with_another_preprocessor_is_refused(tmp_path: Path) -> None:
         load_encoder(str(tmp_path))
 
 
-def test_an_impossible_hub_id_is_the_users_mistake() -> None:
+def test_an_impossible_hub_id_is_a_user_error() -> None:
     with pytest.raises(UserError, match="a hub id such as"):
         load_encoder("foo/bar baz")
 
 
-def test_the_identity_tells_configurations_apart(tmp_path: Path, small_encoder: Path) -> None:
+def test_the_identity_distinguishes_configurations(tmp_path: Path, small_encoder: Path) -> None:
     first = load_encoder(str(small_encoder)).identity
     folder = save_encoder(tmp_path, "wav2vec2-group")
     edit_json(folder / "config.json", hidden_act="relu")
@@ -344,12 +346,12 @@ def test_the_identity_tells_configurations_apart(tmp_path: Path, small_encoder: 
 
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/nowhere/at/all"])
-def test_a_folder_that_is_not_there_is_refused(name: str) -> None:
+def test_a_folder_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="no such folder"):
         load_encoder(name)
 
 
-def test_a_hub_id_without_network_is_a_failure_of_the_machine(
+def test_a_hub_id_without_network_is_a_machine_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import huggingface_hub

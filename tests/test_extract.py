@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,15 +24,16 @@ from serpipe.errors import BadClipError, BadClipsError, MachineError, UserError
 from serpipe.features import engine as engine_module
 from serpipe.features import extract as extract_module
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import HeardClip, Lane, embed_batches, plan
+from serpipe.features.batching import Lane, embed_batches, plan
 from serpipe.features.cache import open_cache, verify_cache
 from serpipe.features.cache_write import write_cache
+from serpipe.features.decoding import DecodedClip, DecodingOptions
 from serpipe.features.encoder import Encoder, PreparedBatch, load_encoder
-from serpipe.features.extract import Extraction, extract
+from serpipe.features.extract import Extraction
 from serpipe.features.in_order import in_order
 from serpipe.features.trim import trim
 
-from .conftest import write_wav
+from .conftest import extract_with, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +41,17 @@ def encoder(small_encoder: Path) -> Encoder:
     return load_encoder(str(small_encoder), poolings=("mean", "std"))
 
 
-def run(folder: Path, encoder: Encoder, out: Path, **options: object) -> Extraction:
+def run(folder: Path, encoder: Encoder, out: Path, **options: Any) -> Extraction:
     clips = list(scan(folder, RAVDESS).clips)
     if options.pop("shuffle", False):
         random.Random(0).shuffle(clips)
-    return extract(clips, [encoder], out, provenance={"corpus": "x"}, **options)  # type: ignore[arg-type]
+    done: Extraction = extract_with(encoder, clips, out, **options)
+    return done
 
 
-def test_each_row_is_the_clip_alone(few_clips: Path, encoder: Encoder, tmp_path: Path) -> None:
+def test_each_row_is_the_embedding_of_the_clip_alone(
+    few_clips: Path, encoder: Encoder, tmp_path: Path
+) -> None:
     cache = run(few_clips, encoder, tmp_path / "c.h5", workers=2).cache
     assert len(cache) == 40
     assert cache.layers == ("0", "1", "2", "3")
@@ -60,7 +65,7 @@ def test_each_row_is_the_clip_alone(few_clips: Path, encoder: Encoder, tmp_path:
                 np.testing.assert_allclose(ours, alone[pooling][layer, 0], rtol=1e-3, atol=1e-6)
 
 
-def test_the_clip_table_is_what_the_names_say(
+def test_the_clip_table_follows_the_names(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     clips = run(few_clips, encoder, tmp_path / "c.h5").cache.clips
@@ -147,7 +152,7 @@ def test_clips_of_another_cache_beside_it_are_copied_to_the_last_bit(
     assert run(few_clips, mean, folder / "damaged.h5").copied == {}
 
 
-def test_new_and_changed_clips_alone_are_computed_and_removed_ones_told(
+def test_only_new_and_changed_clips_are_computed_and_removed_ones_reported(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extract_module, "BLOCK_ROWS", 7)  # more than one block of the old file
@@ -171,7 +176,7 @@ def test_new_and_changed_clips_alone_are_computed_and_removed_ones_told(
     assert out.read_bytes() == (tmp_path / "anew.h5").read_bytes()
 
 
-def test_the_same_bytes_under_two_names_are_computed_once_and_told(
+def test_the_same_bytes_under_two_names_are_computed_once_and_reported(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     clip = few_clips / "Actor_01" / "03-01-03-01-01-01-01.flac"
@@ -186,7 +191,7 @@ def test_the_same_bytes_under_two_names_are_computed_once_and_told(
 
 
 @pytest.mark.parametrize("field", ["weights_sha256", "normalise", "resampler"])
-def test_a_cache_made_otherwise_is_not_reused_and_the_field_is_named(
+def test_a_cache_with_another_key_is_not_reused_and_the_field_is_named(
     few_clips: Path, encoder: Encoder, tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -200,7 +205,7 @@ def test_a_cache_made_otherwise_is_not_reused_and_the_field_is_named(
     assert run(few_clips, encoder, out, overwrite=True).computed == 40
 
 
-def test_something_else_at_the_place_is_not_overwritten(
+def test_a_file_that_is_no_cache_is_not_overwritten(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     out = tmp_path / "thesis.h5"
@@ -210,7 +215,7 @@ def test_something_else_at_the_place_is_not_overwritten(
     assert out.read_text() == "three years of work"
 
 
-def test_bad_clips_stop_the_run_before_the_long_work_or_are_left_out(
+def test_bad_clips_stop_the_run_before_the_long_computation_or_are_omitted(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = sorted(few_clips.rglob("*.flac"))
@@ -229,7 +234,7 @@ def test_bad_clips_stop_the_run_before_the_long_work_or_are_left_out(
     assert len(done.bad) == 3
 
 
-def test_what_is_computed_survives_an_error_in_the_middle(
+def test_computed_embeddings_survive_an_error_in_the_middle(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -251,18 +256,18 @@ def test_what_is_computed_survives_an_error_in_the_middle(
     assert out.read_bytes() == (tmp_path / "whole" / "whole.h5").read_bytes()
 
 
-def test_a_clip_that_changes_under_way_is_noticed(
+def test_a_clip_that_changes_after_its_check_is_noticed(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listen = extract_module._listen
+    check = extract_module.check_clips
 
-    def listen_then_change(*args: object) -> object:
-        heard = listen(*args)  # type: ignore[arg-type]
+    def check_then_change(*args: object) -> object:
+        decoded = check(*args)  # type: ignore[arg-type]
         clip = sorted(few_clips.rglob("*.flac"))[7]
         write_wav(clip, np.full(16000, 0.1))
-        return heard
+        return decoded
 
-    monkeypatch.setattr(extract_module, "_listen", listen_then_change)
+    monkeypatch.setattr(extract_module, "check_clips", check_then_change)
     with pytest.raises(BadClipError, match="has changed"):
         run(few_clips, encoder, tmp_path / "c.h5")
 
@@ -280,17 +285,17 @@ def test_two_extractions_into_one_file_the_second_is_refused(
     assert run(few_clips, encoder, out).computed == 40
 
 
-def test_a_cache_written_anew_under_a_reader_is_noticed(
+def test_a_cache_rewritten_under_a_reader_is_noticed(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     cache = run(few_clips, encoder, tmp_path / "c.h5").cache
     next(iter(few_clips.rglob("*.flac"))).unlink()
     run(few_clips, encoder, tmp_path / "c.h5", drop_removed=True)
-    with pytest.raises(UserError, match="written anew"):
+    with pytest.raises(UserError, match=str(tmp_path / "c.h5")):
         cache.embeddings("1")
 
 
-def test_a_stopped_overwrite_goes_on(
+def test_a_stopped_overwrite_is_resumed(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -383,7 +388,7 @@ def test_a_damaged_part_is_named(
     assert done.computed == 38
 
 
-def test_parts_with_a_damaged_key_are_refused_and_overwrite_starts_anew(
+def test_parts_with_a_damaged_key_are_refused_and_overwrite_starts_over(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
@@ -396,7 +401,7 @@ def test_parts_with_a_damaged_key_are_refused_and_overwrite_starts_anew(
     assert run(few_clips, encoder, out, overwrite=True).computed == 40
 
 
-def test_parts_of_another_key_beside_a_whole_cache_are_not_used_by_overwrite(
+def test_parts_with_another_key_are_not_used_by_overwrite(
     few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, clips = tmp_path / "c.h5", sorted(few_clips.rglob("*.flac"))[:3]
@@ -410,12 +415,12 @@ def test_parts_of_another_key_beside_a_whole_cache_are_not_used_by_overwrite(
     assert run(few_clips, encoder, out, overwrite=True).computed == 3
 
 
-def test_rows_that_nothing_wrote_are_refused_and_found(
+def test_rows_that_were_never_written_are_refused(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     cache = run(few_clips, encoder, tmp_path / "c.h5").cache
     some = np.arange(39)
-    sources = [(some, lambda pooling, layer: cache.rows(pooling, layer, some))]
+    sources = [(some, lambda pooling, layer: cache.read_rows(pooling, layer, some))]
     with pytest.raises(MachineError, match="1 clip "):
         write_cache(tmp_path / "new.h5", cache.key, {}, cache.clips, sources)
     assert not (tmp_path / "new.h5").exists()
@@ -426,7 +431,7 @@ def test_rows_that_nothing_wrote_are_refused_and_found(
     assert any("of zeros" in line for line in verify_cache(cache.path))
 
 
-def test_a_cache_whose_data_lie_elsewhere_is_refused(
+def test_a_cache_with_data_in_other_files_is_refused(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = run(few_clips, encoder, tmp_path / "whole" / "whole.h5").cache.path
@@ -474,7 +479,7 @@ def test_parts_that_lost_their_key_are_not_used(
     assert run(few_clips, encoder, tmp_path / "c.h5").computed == 40
 
 
-def test_clips_are_trimmed_and_cut_only_when_asked(
+def test_clips_are_trimmed_and_cut_only_on_request(
     few_clips: Path, small_encoder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = run(few_clips, encoder, tmp_path / "a.h5").cache
@@ -489,7 +494,7 @@ def test_clips_are_trimmed_and_cut_only_when_asked(
     np.testing.assert_allclose(trimmed.embeddings("2")[3], alone, rtol=1e-3, atol=1e-6)
 
 
-def test_half_the_bytes_are_stored_if_asked_and_read_as_float32(
+def test_float16_is_stored_on_request_and_read_as_float32(
     few_clips: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = run(few_clips, encoder, tmp_path / "a.h5").cache
@@ -544,6 +549,7 @@ from serpipe.features import parts
 parts.FLUSH_SECONDS = 0.0  # each clip becomes a file of its own
 from serpipe.corpora import RAVDESS, scan
 from serpipe.features.encoder import load_encoder
+from serpipe.features.engine import local_engine
 from serpipe.features.extract import extract
 encoder = load_encoder(sys.argv[1], poolings=("mean", "std"))
 replace, seen = Path.replace, 0
@@ -564,8 +570,8 @@ for line in sys.stdin:
     process = os.fork()  # torch has one thread, and has not worked yet
     if process == 0:
         Path.replace = replace_or_die
-        extract(scan(Path(sys.argv[2]), RAVDESS).clips, [encoder], Path(sys.argv[3]),
-                provenance={"corpus": "x"}, workers=2)
+        extract(local_engine([encoder], workers=2), scan(Path(sys.argv[2]), RAVDESS).clips,
+                Path(sys.argv[3]), provenance={"corpus": "x"})
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
@@ -605,7 +611,7 @@ main()
 """
 
 
-def test_a_disk_that_takes_no_more_is_told_in_one_line(
+def test_a_full_disk_is_reported_in_one_line(
     few_clips: Path, small_encoder: Path, tmp_path: Path
 ) -> None:
     arguments = ["extract", "--data", few_clips, "--encoder", small_encoder, "--out", "c.h5"]
@@ -649,29 +655,31 @@ def test_a_damaged_cache_is_refused(few_clips: Path, encoder: Encoder, tmp_path:
 
 
 @pytest.fixture
-def heard(few_clips: Path) -> list[HeardClip]:
+def decoded(few_clips: Path) -> list[DecodedClip]:
     clips = scan(few_clips, RAVDESS).clips
-    return [HeardClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
+    return [DecodedClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
 
 
-def test_batches_stay_within_the_budget_and_depend_on_content_alone(heard: list[HeardClip]) -> None:
-    batches = plan(heard, 20.0)
+def test_batches_stay_within_the_budget_and_depend_on_content_alone(
+    decoded: list[DecodedClip],
+) -> None:
+    batches = plan(decoded, 20.0)
     planned = sorted(h.clip.name for batch in batches for h in batch)
-    assert planned == sorted(h.clip.name for h in heard)
+    assert planned == sorted(h.clip.name for h in decoded)
     assert max(map(len, batches)) > 3
     for batch in batches:
         assert len(batch) * batch[0].facts.seconds <= 20.0
         assert batch[0].facts.seconds == max(h.facts.seconds for h in batch)
-    assert plan(reversed(heard), 20.0) == batches
-    assert all(len(batch) == 1 for batch in plan(heard, 0.0))
-    assert max(map(len, plan(heard, 65.0, window_seconds=30.0))) == 2  # Whisper pads to 30 s
+    assert plan(reversed(decoded), 20.0) == batches
+    assert all(len(batch) == 1 for batch in plan(decoded, 0.0))
+    assert max(map(len, plan(decoded, 65.0, window_seconds=30.0))) == 2  # Whisper pads to 30 s
 
 
 def test_a_batch_holds_one_length_where_the_corpus_has_enough_of_it(
-    heard: list[HeardClip],
+    decoded: list[DecodedClip],
 ) -> None:
-    many = [HeardClip(h.clip, replace(h.facts, sha256=str(n), frames=16000 * (1 + n % 2)))
-            for n, h in enumerate(heard)]  # fmt: skip
+    many = [DecodedClip(h.clip, replace(h.facts, sha256=str(n), frames=16000 * (1 + n % 2)))
+            for n, h in enumerate(decoded)]  # fmt: skip
     assert all(len({h.facts.frames for h in batch}) == 1 for batch in plan(many, 10.0))
 
 
@@ -694,11 +702,11 @@ class OnGpu:
 
 
 def test_batches_over_several_devices_give_what_clips_give_alone(
-    heard: list[HeardClip], encoder: Encoder
+    decoded: list[DecodedClip], encoder: Encoder
 ) -> None:
     copies = [OnGpu(encoder), OnGpu(encoder)]
-    batches = plan(heard, 20.0)
-    results = list(embed_batches(copies, batches, 2))  # type: ignore[arg-type]
+    batches = plan(decoded, 20.0)
+    results = list(embed_batches(copies, batches, 2, DecodingOptions()))  # type: ignore[arg-type]
     assert [batch for batch, _ in results] == batches
     assert sum(len(copy.tried) for copy in copies) == len(batches)
     for batch, embeddings in results:
@@ -710,7 +718,7 @@ def test_batches_over_several_devices_give_what_clips_give_alone(
                 assert error.max() < 1e-4
 
 
-def test_out_of_memory_halves_the_budget_and_goes_on(encoder: Encoder) -> None:
+def test_out_of_memory_halves_the_budget_and_continues(encoder: Encoder) -> None:
     waveforms = [np.random.default_rng(n).normal(size=8000).astype(np.float32) for n in range(8)]
     gpu = OnGpu(encoder, most_samples=2 * 8000)
     lane = Lane(gpu)  # type: ignore[arg-type]
@@ -733,7 +741,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(encoder: Encoder) -> None:
     ],
     ids=["python", "gpu", "cpu"],
 )
-def test_memory_that_does_not_hold_one_clip_is_told_and_the_rest_kept(
+def test_out_of_memory_on_a_single_clip_keeps_the_other_embeddings(
     few_clips: Path,
     encoder: Encoder,
     tmp_path: Path,
@@ -780,16 +788,14 @@ def test_the_channel_is_chosen_and_part_of_the_key(
     (one,) = [each for each in scan(few_clips, RAVDESS).clips if each.file == clip]
     encoder = load_encoder(str(small_encoder))
     found = {
-        channels: extract(
-            [one], [encoder], tmp_path / f"{channels}.h5", provenance={}, channels=channels
-        ).cache
+        channels: extract_with(encoder, [one], tmp_path / f"{channels}.h5", channels=channels).cache
         for channels in ("mean", "left", "right")
     }
     states = {channels: cache.embeddings("2") for channels, cache in found.items()}
     soundfile.write(clip, sound, rate)
-    alone = extract([one], [encoder], tmp_path / "mono.h5", provenance={}).cache.embeddings("2")
+    alone = extract_with(encoder, [one], tmp_path / "mono.h5").cache.embeddings("2")
     np.testing.assert_array_equal(states["left"], alone)
     assert not np.allclose(states["mean"], states["left"])
     assert not np.allclose(states["right"], states["left"])
     with pytest.raises(UserError, match=r"channels is .mean. there and .left. here"):
-        extract([one], [encoder], tmp_path / "mean.h5", provenance={}, channels="left")
+        extract_with(encoder, [one], tmp_path / "mean.h5", channels="left")

@@ -238,7 +238,7 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
         ours[family] = torch.softmax(torch.tensor(logits), dim=1).numpy()
         assert np.ptp(ours[family], axis=0).max() > 1e-4, family  # more than is allowed below
         save_model(model, checkpoint.front_end, tmp_path / family)
-    files = [Path(str(heard.clip.file)) for heard in sounds.heard]
+    files = [Path(str(each.clip.file)) for each in sounds.clips]
     plain = score_without_serpipe([tmp_path / family for family in ours], files)
     for (family, mine), theirs in zip(ours.items(), plain, strict=True):
         found = [[each[label] for label in labels] for each in theirs]

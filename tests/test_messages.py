@@ -17,7 +17,7 @@ from serpipe.features.audio import CHANNEL_POLICIES
 from serpipe.features.convert import FORMATS
 from serpipe.features.devices import choose_precision
 from serpipe.features.encoder import load_encoder
-from serpipe.features.engine import cache_key
+from serpipe.features.engine import EngineOptions, cache_key
 from serpipe.features.names import POOLINGS, looks_like_path
 from serpipe.pipeline.finetune.options import PRECISIONS
 from serpipe.pipeline.heads import HEADS
@@ -130,7 +130,7 @@ def test_the_functions_refuse_the_same_values(small_encoder: Path) -> None:
         with pytest.raises(UserError, match="rihgt: expected"):
             package.extract(**{option: "rihgt"})  # type: ignore[arg-type]
     with pytest.raises(UserError, match="rihgt"):  # or it would be in the key of a cache
-        cache_key(load_encoder(str(small_encoder)), channels="rihgt")
+        cache_key(load_encoder(str(small_encoder)), EngineOptions(channels="rihgt"))
 
 
 def test_only_a_cache_with_other_contents_makes_the_probe_extract_elsewhere(

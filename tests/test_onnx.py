@@ -46,7 +46,7 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def heard(sample: Path) -> list[Waveform]:
+def waveforms(sample: Path) -> list[Waveform]:
     """Eighteen real clips of the sample."""
     return [read_waveform(file, 16000)[0] for file in sorted(sample.glob("Actor_0[1-3]/*.flac"))][
         :18
@@ -64,14 +64,14 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_bundle(
-    folder: Path, encoder: Path, heard: list[Waveform], case: tuple[str, ...], **changes: Any
+    folder: Path, encoder: Path, waveforms: list[Waveform], case: tuple[str, ...], **changes: Any
 ) -> Path:
     """Fit a head on clips with made-up labels or ratings."""
     _, layers, pool, dtype, name = case
     loaded = load_encoder(str(encoder), poolings=pool.split(","))
     (candidate,) = choose_layers(layers, loaded.identity.layers)
     places = [loaded.identity.layers.index(layer) for layer in candidate.layers]
-    pooled = [loaded.embed([waveform]) for waveform in heard]
+    pooled = [loaded.embed([waveform]) for waveform in waveforms]
     X = candidate.join([
         np.concatenate([np.concatenate([one[p][at] for p in pool.split(",")], 1) for one in pooled])
         .astype(dtype).astype(np.float32)
@@ -159,21 +159,21 @@ def test_a_head_as_a_module_says_what_it_says_itself(
 def test_a_bundle_scores_the_same_at_any_length(
     case: tuple[str, ...],
     tmp_path: Path,
-    heard: list[Waveform],
+    waveforms: list[Waveform],
     family_encoder: Callable[[str], Path],
 ) -> None:
     encoder = family_encoder(case[0])
     changes = {"max_seconds": 8.0} if case[0].startswith("wavlm") else {}
-    bundle = make_bundle(tmp_path / "bundle", encoder, heard, case, **changes)
+    bundle = make_bundle(tmp_path / "bundle", encoder, waveforms, case, **changes)
     done = export_onnx(bundle, tmp_path / "model.onnx", encoder=encoder)
     assert done.difference <= TOLERANCE
     model = package.load(bundle, encoder=encoder)
     shortest, longest = (json.loads(done.metadata[f"{end}imum_samples"]) for end in ("min", "max"))
-    every = np.concatenate(heard)
+    every = np.concatenate(waveforms)
     assert longest == (480000 if case[0] == "whisper" else 128000 if changes else None)
     lengths = (shortest + 12000, 47_777, longest or 200_001)
     clips = [every[5000 : 5000 + n] for n in lengths]
-    check_same(done.path, model, [*clips, heard[7]])
+    check_same(done.path, model, [*clips, waveforms[7]])
     several = np.stack([every[30_000 * n :][:47_777] for n in range(3)])
     together = run(done.path, several)
     for row, clip in enumerate(several):
@@ -251,13 +251,13 @@ def test_the_command_gives_the_same_bytes_and_the_page_s_example_the_same_label(
 
 
 def test_a_fine_tuned_directory_scores_the_same(
-    tmp_path: Path, heard: list[Waveform], family_encoder: Callable[[str], Path]
+    tmp_path: Path, waveforms: list[Waveform], family_encoder: Callable[[str], Path]
 ) -> None:
     checkpoint = load_checkpoint(str(family_encoder("wav2vec2-group")), None)
     model = build_model(checkpoint, ("angry", "calm", "happy"), train_front_end=True, seed=0)
     save_model(model, checkpoint.front_end, tmp_path / "model")
     done = export_onnx(tmp_path / "model", tmp_path / "m.onnx")
-    check_same(done.path, package.load(tmp_path / "model"), [heard[0], heard[1][:20_001]])
+    check_same(done.path, package.load(tmp_path / "model"), [waveforms[0], waveforms[1][:20_001]])
 
 
 def test_a_file_that_says_otherwise_is_not_put_in_place(
@@ -276,11 +276,11 @@ def test_a_file_that_says_otherwise_is_not_put_in_place(
 
 
 def test_what_a_graph_cannot_do_is_one_line(
-    tmp_path: Path, serpipe: Command, heard: list[Waveform], small_encoder: Path
+    tmp_path: Path, serpipe: Command, waveforms: list[Waveform], small_encoder: Path
 ) -> None:
     case = CASES[0]
-    trimmed = make_bundle(tmp_path / "t", small_encoder, heard, case, trim_decibels=30.0)
-    half = make_bundle(tmp_path / "h", small_encoder, heard, case, precision="bf16")
+    trimmed = make_bundle(tmp_path / "t", small_encoder, waveforms, case, trim_decibels=30.0)
+    half = make_bundle(tmp_path / "h", small_encoder, waveforms, case, precision="bf16")
     save_network(NetworkModel("cnn", EMOTIONS.tolist(), seed=0), tmp_path / "network", {})
     for arguments, words in (
         ((trimmed, "--encoder", small_encoder), "at 30.0 dB"),

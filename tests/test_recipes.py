@@ -22,8 +22,8 @@ from serpipe.corpora.data import listed
 from serpipe.corpora.ravdess import RAVDESS
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import Waveform, read_waveform
-from serpipe.features.batching import load_clip
 from serpipe.features.checkpoint import load_checkpoint
+from serpipe.features.decoding import DecodingOptions, load_clip
 from serpipe.features.encoder import load_encoder
 from serpipe.pipeline.finetune.augment import add_noise, augment, change_speed, mix, shift_pitch
 from serpipe.pipeline.finetune.data import Examples, Sounds, VariedExamples, decode_clips
@@ -106,7 +106,7 @@ def test_pooled_states_are_those_of_the_extractor(
         kind.build(["a", "b"], "classification"), examples, TrainingOptions(batch_size=3), "cpu"
     )
     encoder = load_encoder(name)
-    waveforms = [load_clip(each, front_end.sampling_rate, None) for each in sounds.heard]
+    waveforms = [load_clip(each, DecodingOptions(front_end.sampling_rate)) for each in sounds.clips]
     alone = encoder.embed(waveforms)["mean"]
     assert len(states) == 4
     for index, layer in enumerate(encoder.identity.layers[:4]):
@@ -121,7 +121,7 @@ def test_a_model_that_starts_from_a_probe_predicts_what_it_predicts(
     kind = EncoderWithHead(
         load_checkpoint(str(small_encoder), None), TrainingOptions(), str(small_encoder)
     )
-    everyone = len(decoded.heard)
+    everyone = len(decoded.clips)
     truth = np.array([labels[n % len(labels)] for n in range(everyone)])
     names = [*labels, "absent"]
     examples = Examples(decoded, range(everyone), np.zeros((everyone, len(names)), np.float32))
@@ -142,7 +142,7 @@ def test_a_rating_starts_from_ridge_regression_in_its_own_units(
     kind = EncoderWithHead(
         load_checkpoint(str(small_encoder), None), TrainingOptions(), str(small_encoder)
     )
-    everyone = len(decoded.heard)
+    everyone = len(decoded.clips)
     truth = np.random.default_rng(0).uniform(3, 7, everyone)
     scale = float(truth.mean()), float(truth.std())
     examples = Examples(decoded, range(everyone), np.zeros((everyone, 1), np.float32))

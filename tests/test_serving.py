@@ -157,7 +157,7 @@ def test_sagemaker_asks_with_the_bytes_alone(model: SmallModel, clips: list[Path
         (wav(noise(1))[:9000], "breaks off"),
         (wav(np.zeros(RATE)), "silent"),
         (wav(np.zeros(0)), "no samples"),
-        (wav(np.full(RATE, np.nan), subtype="FLOAT"), "not numbers"),
+        (wav(np.full(RATE, np.nan), subtype="FLOAT"), "not finite"),
         (wav(noise(0.001)), "short"),
         (wav(noise(31)), "at most 30 s"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "decoded"),

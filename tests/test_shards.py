@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,12 +20,12 @@ from serpipe.features import engine as engine_module
 from serpipe.features.cache import Cache, open_cache, verify_cache
 from serpipe.features.cache_write import write_shards
 from serpipe.features.encoder import Encoder, load_encoder
-from serpipe.features.extract import Extraction, extract
+from serpipe.features.extract import Extraction
 from serpipe.files import put_in_place
 from serpipe.pipeline.heads import find_heads, read_grids
 from serpipe.pipeline.protocol import Protocol
 
-from .conftest import ROOT, Command
+from .conftest import ROOT, Command, extract_with
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,11 @@ def add(sample: Path, clips: Path) -> None:
         shutil.copy(source, clips / "Actor_02")
 
 
-def run(clips: Path, encoder: Encoder, out: Path, **options: object) -> Extraction:
+def run(clips: Path, encoder: Encoder, out: Path, **options: Any) -> Extraction:
     options = {"shard_clips": 4, **options}
     found = scan(clips, RAVDESS).clips
-    return extract(found, [encoder], out, provenance={"corpus": "x"}, **options)  # type: ignore[arg-type]
+    done: Extraction = extract_with(encoder, found, out, **options)
+    return done
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -71,7 +73,9 @@ def same(cache: Cache, single: Cache) -> bool:
             np.array_equal(
                 cache.embeddings(layer, "mean,std"), single.embeddings(layer, "mean,std")
             )
-            and np.array_equal(cache.rows("std", layer, rows), single.rows("std", layer, rows))
+            and np.array_equal(
+                cache.read_rows("std", layer, rows), single.read_rows("std", layer, rows)
+            )
             for layer in single.layers
         )
     )
@@ -80,12 +84,12 @@ def same(cache: Cache, single: Cache) -> bool:
 def in_shards(single: Cache, out: Path, shard_clips: int) -> Cache:
     """The same cache in shards."""
     blocks = np.array_split(np.arange(len(single))[::-1], 3)
-    sources = [(rows, partial(single.rows, rows=rows)) for rows in blocks]
+    sources = [(rows, partial(single.read_rows, rows=rows)) for rows in blocks]
     write_shards(out, single.key, single.provenance, single.clips, sources, shard_clips)
     return open_cache(out)
 
 
-def test_what_is_read_and_fitted_is_that_of_the_single_file(
+def test_shards_give_the_same_embeddings_and_fits_as_a_single_file(
     extracted_once: Path, tmp_path: Path
 ) -> None:
     (file,) = extracted_once.glob("features/cache/*.h5")
@@ -173,7 +177,7 @@ def test_a_single_file_that_grows_past_the_limit_becomes_shards(
         ("shards", OSError),
     ],
 )
-def test_a_stop_between_shards_and_index_leaves_the_old_and_is_made_good(
+def test_a_stop_between_shards_and_index_leaves_the_old_cache_and_is_resumed(
     begin: str, end: type[BaseException], clips: Path, sample: Path, encoder: Encoder,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -245,7 +249,7 @@ def another_layer(out: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda out: shard(out, 1).unlink(), "000001.h5: no such file"),
-    "swapped": (swapped, "000000.h5: is another file than c.h5 was made with"),
+    "swapped": (swapped, "000000.h5: is not the shard that c.h5 was made with"),
     "truncated": (
         lambda out: shard(out, 1).write_bytes(shard(out, 1).read_bytes()[:-100]),
         "000001.h5: not a whole shard of c.h5",
@@ -284,7 +288,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_told_in_one_line_with_the_name_of_the_file(
+def test_damage_is_reported_in_one_line_with_the_name_of_the_file(
     kind: str, extracted_once: Path, serpipe: Command
 ) -> None:
     (file,) = extracted_once.glob("features/cache/*.h5")
@@ -304,9 +308,7 @@ def test_damage_is_told_in_one_line_with_the_name_of_the_file(
             open_cache(out).embeddings("2")
 
 
-def test_the_commands_say_that_there_are_shards(
-    clips: Path, small_encoder: Path, serpipe: Command
-) -> None:
+def test_the_commands_report_shards(clips: Path, small_encoder: Path, serpipe: Command) -> None:
     done = serpipe("extract", "--data", clips, "--encoder", small_encoder, "--out", "c.h5",
                    "--shard-clips", "4")  # fmt: skip
     assert "shards   3 files of the cache in c.h5.shards" in done.err

@@ -249,7 +249,9 @@ def test_only_tested_clips_are_marked(
         ("D:\\models\\firdhokk\\speech-emotion-recognition-with-openai-whisper-v3", {"tess"}),
     ],
 )
-def test_known_models_are_found_by_any_form_of_their_name(name: str, corpora: set[str]) -> None:
+def test_known_models_are_recognised_by_any_form_of_their_name(
+    name: str, corpora: set[str]
+) -> None:
     record = known_training(["facebook/wav2vec2-base", name])
     assert record is not None
     assert corpora <= record.corpora == record.unlisted
@@ -267,7 +269,7 @@ def test_known_models_are_found_by_any_form_of_their_name(name: str, corpora: se
         "",
     ],
 )
-def test_other_models_are_not_taken_for_known_ones(name: str) -> None:
+def test_other_models_are_not_confused_with_known_ones(name: str) -> None:
     assert known_training([name]) is None
 
 
@@ -426,7 +428,7 @@ def test_clips_of_an_older_cache_leave_their_corpus_unlisted() -> None:
     assert record.contains_clip("a" * 64) is None
 
 
-def test_speakers_of_two_built_in_corpora_are_told_apart() -> None:
+def test_speakers_of_two_built_in_corpora_are_distinguished() -> None:
     assert hash_speaker("ravdess", "01") != hash_speaker("cremad", "01")
     assert hash_speaker("mine", " Speaker１ ") == hash_speaker("yours", "speaker1")
 
@@ -461,7 +463,7 @@ def test_an_encoder_with_a_damaged_record_is_refused_in_one_line(
     assert FILE_NAME in done.err.splitlines()[-1] and "Traceback" not in done.err
 
 
-def test_a_record_of_too_many_bytes_is_not_read(tmp_path: Path) -> None:
+def test_a_record_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / FILE_NAME).open("wb") as file:
         file.truncate(65 << 20)
     with pytest.raises(UserError, match="64 MiB"):

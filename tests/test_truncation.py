@@ -91,7 +91,7 @@ STREAMS = [
 
 
 @pytest.mark.parametrize(("container", "name", "offset", "layout", "number"), STREAMS)
-def test_a_stream_of_undeclared_length_is_read_to_its_end(
+def test_a_stream_of_undeclared_length_is_decoded_completely(
     sample: Path, container: str, name: bytes, offset: int, layout: str, number: int
 ) -> None:
     whole = encode(clip_at(sample, 16000), 16000, container)
@@ -99,7 +99,7 @@ def test_a_stream_of_undeclared_length_is_read_to_its_end(
     assert n_frames(stream) == n_frames(whole) == 32000
 
 
-def test_a_wav_file_that_was_never_closed_is_read_to_its_end(sample: Path) -> None:
+def test_a_wav_file_that_was_never_closed_is_decoded_completely(sample: Path) -> None:
     whole = encode(clip_at(sample, 16000), 16000, "WAV")
     unclosed = with_number(with_number(whole, 4, "<I", 8), 40, "<I", 0)
     assert n_frames(unclosed) == 32000
@@ -144,7 +144,7 @@ def test_mp3_is_checked_by_its_frames(sample: Path) -> None:
     assert n_frames(tagged + tagged) is None  # only the first would be read
 
 
-def test_webm_that_was_never_finished_may_not_end_inside_a_cluster(sample: Path) -> None:
+def test_unfinished_webm_may_not_end_inside_a_cluster(sample: Path) -> None:
     clip = clip_at(sample, 48000)
     whole = contain(clip, 48000, "webm", "libopus", live="1", cluster_time_limit="300")
     assert n_frames(whole) == len(clip)
@@ -152,7 +152,7 @@ def test_webm_that_was_never_finished_may_not_end_inside_a_cluster(sample: Path)
         assert n_frames(whole[: int(part * len(whole))]) is None
 
 
-def test_mp4_may_not_end_before_the_sound_of_a_fragment(sample: Path) -> None:
+def test_mp4_may_not_end_before_the_audio_of_a_fragment(sample: Path) -> None:
     flags = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "300000"}
     whole = contain(clip_at(sample, 48000), 48000, "mp4", "aac", **flags)
     fragments = [at for at in range(len(whole)) if whole[at : at + 4] == b"mdat"]
@@ -162,7 +162,7 @@ def test_mp4_may_not_end_before_the_sound_of_a_fragment(sample: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")  # what a callback of the decoder raises is only warned of
-def test_damaged_headers_end_in_sound_or_in_one_line(sample: Path) -> None:
+def test_damaged_headers_give_audio_or_one_line(sample: Path) -> None:
     draw = np.random.default_rng(0)
     clip = clip_at(sample, 16000)[:4000]
     for container in ("WAV", "RF64", "W64", "AIFF", "SVX", "CAF", "AU", "NIST", "OGG", "MP3"):

@@ -12,8 +12,9 @@ from ...features.audio import SILENCE_PEAK
 from ...features.checkpoint import Checkpoint
 from ...features.front_end import FrontEnd, LogMelFrontEnd
 from ...features.names import FINAL_NORM
-from ...features.padding import ValidForAll
-from ...features.whisper import ask_for_valid_frames
+from ...features.padding import ValidForAll, check_channel_norm, scale_channels
+from ...features.pooling import hook_layers
+from ...features.whisper import compute_valid_frames_only
 from ..models.bundle import BundleSummary
 from .heads import HeadOutput
 
@@ -150,11 +151,11 @@ class PooledLayers(nn.Module):
         stack: Any = self.encoder if self.is_whisper else self.encoder.encoder
         if FINAL_NORM not in self.layers:
             stack.layers = stack.layers[: max(1, *map(int, self.layers))]
-        self.n_blocks = len(stack.layers)
         self.valid = ValidForAll()
         if self.is_whisper:
-            ask_for_valid_frames(stack.layers[-1], self.valid)
-        self._watch(stack)
+            compute_valid_frames_only(stack.layers[-1], self.valid)
+        # Layers have the names of serpipe.features.pooling.
+        hook_layers(stack, self._keep, self._is_kept)
 
     def forward(self, inputs: torch.Tensor, n_samples: int) -> torch.Tensor:
         """Return embeddings, float32, shape (n_clips, n_features)."""
@@ -184,28 +185,11 @@ class PooledLayers(nn.Module):
         joined = torch.cat(pooled, dim=1)
         return joined.half().float() if self.is_half else joined
 
-    def _watch(self, stack: Any) -> None:
-        """Keep the layers as :mod:`serpipe.features.pooling` names them."""
+    def _keep(self, layer: str, states: torch.Tensor) -> None:
+        self.states[layer] = states
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.states["0"] = args[0] if args else kwargs["hidden_states"]
-
-        def after(number: int) -> Any:
-            def keep(module: nn.Module, args: Any, output: Any) -> None:
-                self.states[str(number)] = output[0] if isinstance(output, tuple) else output
-
-            return keep
-
-        def after_norm(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            if str(self.n_blocks) in self.states:  # post-norm models call it before the blocks
-                self.states[FINAL_NORM] = output
-
-        stack.layers[0].register_forward_pre_hook(before, with_kwargs=True)
-        for number, block in enumerate(stack.layers, start=1):
-            block.register_forward_hook(after(number))
-        norm = getattr(stack, "layer_norm", None)
-        if norm is not None:
-            norm.register_forward_hook(after_norm)
+    def _is_kept(self, layer: str) -> bool:
+        return layer in self.states
 
 
 class Logits(nn.Module):
@@ -296,15 +280,13 @@ class ExactGroupNorm(nn.Module):
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
-        if norm.num_groups != norm.num_channels:
-            raise ValueError("expected one channel per group")
+        check_channel_norm(norm)
         self.norm = norm
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Normalise ``states`` of shape (n_clips, n_channels, n_steps); same shape back."""
-        states = states - _mean_over_steps(states)
-        scale = (_mean_over_steps(states.square()) + self.norm.eps).sqrt()
-        return states / scale * self.norm.weight[:, None] + self.norm.bias[:, None]
+        centred = states - _mean_over_steps(states)
+        return scale_channels(self.norm, centred, _mean_over_steps(centred.square()))
 
 
 def _mean_over_steps(states: torch.Tensor) -> torch.Tensor:

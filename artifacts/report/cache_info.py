@@ -22,7 +22,7 @@ def describe(cache: Cache) -> Iterator[tuple[str, str]]:
     """
     clips = cache.clips
     yield "file", f"{cache.path} ({_mebibytes(cache.path)})"
-    used = np.bincount(cache.places.shard_of)
+    used = np.bincount(cache.row_map.shard_of)
     for shard, n_clips in zip(cache.shards, used.tolist(), strict=False):  # none if one file
         text = counted(n_clips, "clip")
         if n_clips < shard.n_rows:

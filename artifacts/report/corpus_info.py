@@ -55,7 +55,7 @@ def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed])
     seconds = np.array([each.facts.seconds for each in good if each.facts])
     copies = _copies(good)
     short = missing(scanned.clips, corpus)
-    notes = [f"omitted: {count} x {what}" for what, count in scanned.left_out.items()]
+    notes = [f"omitted: {count} x {what}" for what, count in scanned.omitted.items()]
     notes += [
         f"missing against the release: {of - n} of {of} {emotion}"
         for emotion, (n, of) in short.items()

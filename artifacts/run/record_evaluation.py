@@ -116,7 +116,7 @@ def record_evaluation(
         data.clips, checkpoint.front_end, skip_bad=skip_bad, workers=workers, track=track, say=say
     )
     # Columns in the order of a cache.
-    table = dict(sorted(clip_columns(sounds.heard, checkpoint.training).items()))
+    table = dict(sorted(clip_columns(sounds.clips, checkpoint.training).items()))
     plan = plan_evaluation(table, protocol or Protocol())
     output_labels = _find_output_labels(classifier, plan, model_map or {})
     warnings = (*output_labels.warnings, *_contamination_marks(classifier, plan, say))
@@ -155,7 +155,7 @@ def record_evaluation(
         return recorder.run
     used = plan.target.rows.tolist()
     held = {n: sounds.held[row] for n, row in enumerate(used) if row in sounds.held}
-    tested = Sounds(tuple(sounds.heard[row] for row in used), sounds.front_end, held)
+    tested = Sounds(tuple(sounds.clips[row] for row in used), sounds.front_end, held)
     say(f"scoring  {counted(len(used), 'clip')}")
     logits = run_classifier(classifier, tested, options, device)
     predictions = _read_logits(plan, output_labels, logits)

@@ -127,7 +127,7 @@ def record_finetuning(
         workers=workers, track=track, say=say,
     )  # fmt: skip
     # Columns in the order of a cache.
-    table = dict(sorted(clip_columns(sounds.heard, kind.training).items()))
+    table = dict(sorted(clip_columns(sounds.clips, kind.training).items()))
     requested = protocol or Protocol()
     if requested.target not in (*table, DEFAULT) and not ratings:
         raise UserError(

@@ -128,7 +128,7 @@ def run_classifier(
     MachineError
         If a batch does not fit in memory.
     """
-    unknown = np.zeros((len(sounds.heard), len(classifier.outputs)), np.float32)
+    unknown = np.zeros((len(sounds.clips), len(classifier.outputs)), np.float32)
     examples = Examples(sounds, range(len(unknown)), unknown)
     checkpoint = classifier.checkpoint
     return predict(checkpoint.model, examples, options, device, evaluated=checkpoint.name)

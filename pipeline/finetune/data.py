@@ -11,10 +11,9 @@ from torch.utils.data import Dataset, Sampler
 
 from ...corpora import Clip
 from ...errors import BadClipError, BadClipsError
-from ...features.audio import CHANNEL_POLICY, Waveform, check_length, decode_waveform
-from ...features.batching import HeardClip, load_clip
+from ...features.audio import Waveform, check_length
 from ...features.copies import keep_consistent, mark_recordings
-from ...features.fingerprint import fingerprint
+from ...features.decoding import DecodedClip, DecodingOptions, decode_clip, load_clip
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
 from ...features.read_ahead import Content, read_ahead
@@ -34,7 +33,7 @@ class Sounds:
 
     Attributes
     ----------
-    heard : tuple of HeardClip
+    clips : tuple of DecodedClip
         The clips.
     front_end : FrontEnd
         The encoder's.
@@ -42,7 +41,7 @@ class Sounds:
         Prepared waveforms that are kept in memory, by index of the clip.
     """
 
-    heard: tuple[HeardClip, ...]
+    clips: tuple[DecodedClip, ...]
     front_end: FrontEnd
     held: dict[int, Waveform] = field(repr=False)
 
@@ -50,13 +49,14 @@ class Sounds:
         """Return the prepared waveform of a clip, shape (n_samples,)."""
         if index in self.held:
             return self.held[index]
-        waveform = load_clip(self.heard[index], self.front_end.sampling_rate, None)
+        options = DecodingOptions(self.front_end.sampling_rate)
+        waveform = load_clip(self.clips[index], options)
         return prepare(self.front_end, waveform)
 
     @property
     def seconds(self) -> list[float]:
         """The duration of each clip."""
-        return [heard.facts.seconds for heard in self.heard]
+        return [each.facts.seconds for each in self.clips]
 
 
 def decode_clips(
@@ -89,21 +89,21 @@ def decode_clips(
     bad : list of BadClipError
         Why the others are not usable.
     """
-    rate = front_end.sampling_rate
+    options = DecodingOptions(front_end.sampling_rate)
     shortest = max(minimum_samples, front_end.minimum_samples)
 
-    def decode(item: tuple[Clip, Content]) -> tuple[HeardClip, Waveform] | BadClipError:
+    def decode(item: tuple[Clip, Content]) -> tuple[DecodedClip, Waveform] | BadClipError:
         clip, content = item
         try:
-            waveform, facts = decode_waveform(content(), rate, CHANNEL_POLICY, file=clip.file)
-            check_length(clip.file, len(waveform), rate, shortest, front_end.maximum_samples)
+            waveform, facts = decode_clip(clip.file, content(), options)
+            rate, longest = options.sampling_rate, front_end.maximum_samples
+            check_length(clip.file, len(waveform), rate, shortest, longest)
         except BadClipError as error:
             return error
-        facts = replace(facts, fingerprint=fingerprint(waveform, rate))
-        return HeardClip(clip, facts), prepare(front_end, waveform)
+        return DecodedClip(clip, facts), prepare(front_end, waveform)
 
     ordered = sorted(clips, key=lambda clip: (clip.corpus, clip.name))
-    heard: list[HeardClip] = []
+    usable: list[DecodedClip] = []
     bad: list[BadClipError] = []
     held: dict[int, Waveform] = {}
     free = HELD_BYTES
@@ -116,9 +116,9 @@ def decode_clips(
         clip, waveform = result
         free -= waveform.nbytes
         if free >= 0:
-            held[len(heard)] = waveform
-        heard.append(clip)
-    return Sounds(tuple(heard), front_end, held), bad
+            held[len(usable)] = waveform
+        usable.append(clip)
+    return Sounds(tuple(usable), front_end, held), bad
 
 
 def decode_all(
@@ -155,8 +155,8 @@ def decode_all(
     sounds, bad = decode_clips(
         clips, front_end, minimum_samples=minimum_samples, workers=workers, track=track
     )
-    marked = mark_recordings(sounds.heard, workers=workers, track=track)
-    sounds = replace(sounds, heard=tuple(marked))
+    marked = mark_recordings(sounds.clips, workers=workers, track=track)
+    sounds = replace(sounds, clips=tuple(marked))
     good = keep_consistent(marked, bad)
     if not bad:
         return sounds
@@ -164,9 +164,9 @@ def decode_all(
         raise BadClipsError(bad, f"{len(good)} can")
     for error in bad:
         say(f"skipped  {error}")
-    rows = [row for row, heard in enumerate(sounds.heard) if heard in good]
+    rows = [row for row, clip in enumerate(sounds.clips) if clip in good]
     held = {n: sounds.held[row] for n, row in enumerate(rows) if row in sounds.held}
-    return Sounds(tuple(sounds.heard[row] for row in rows), front_end, held)
+    return Sounds(tuple(sounds.clips[row] for row in rows), front_end, held)
 
 
 class Examples(Dataset[tuple[Waveform, Targets]]):
@@ -196,7 +196,7 @@ class Examples(Dataset[tuple[Waveform, Targets]]):
     @property
     def seconds(self) -> list[float]:
         """The duration of each clip."""
-        return [self.sounds.heard[row].facts.seconds for row in self.rows]
+        return [self.sounds.clips[row].facts.seconds for row in self.rows]
 
     @property
     def all_held(self) -> bool:

@@ -178,7 +178,7 @@ class FoldTraining:
             logs=self.logs and self.logs / "final",
         )
         rescale_outputs(self.kind.last(model), *scale)
-        decoded = [self.sounds.heard[row] for row in self.plan.target.rows[rows].tolist()]
+        decoded = [self.sounds.clips[row] for row in self.plan.target.rows[rows].tolist()]
         clips = record_clips(
             [each.clip.corpus for each in decoded],
             [each.clip.speaker for each in decoded],
@@ -289,10 +289,10 @@ def _on_cluster(
     from ...cluster import Failed, run_all
 
     # Workers have other working directories.
-    decoded = tuple(replace(each, clip=each.clip.absolute()) for each in training.sounds.heard)
+    decoded = tuple(replace(each, clip=each.clip.absolute()) for each in training.sounds.clips)
     shared = replace(
         training,
-        sounds=replace(training.sounds, heard=decoded),
+        sounds=replace(training.sounds, clips=decoded),
         folder=training.folder.resolve(),
         logs=training.logs and training.logs.resolve(),
     )

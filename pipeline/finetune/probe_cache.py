@@ -7,6 +7,7 @@ from typing import Any
 from ...corpora.data import Data
 from ...errors import OtherCacheError
 from ...features.encoder import load_encoder
+from ...features.engine import local_engine
 from ...features.extract import extract
 from ...progress import Track, no_track
 
@@ -58,14 +59,13 @@ def extract_for_probe(
 
     def fill(cache: Path, *, is_ours: bool) -> Path:
         extract(
+            local_engine(encoders, workers=workers),
             data.clips,
-            encoders,
             cache,
             provenance={**data.provenance, **provenance},
             skip_bad=skip_bad,
             overwrite=is_ours,
             drop_removed=is_ours,
-            workers=workers,
             track=track,
         )
         return cache
