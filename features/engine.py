@@ -156,7 +156,7 @@ class LocalEngine:
         return plan(clips, seconds, self.encoders[0].window_seconds)
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
-        """Embed batches, in their order, and end the processes of the decoder.
+        """Embed batches, in their order.
 
         Parameters
         ----------
@@ -169,13 +169,7 @@ class LocalEngine:
         embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
             By pooling.
         """
-        try:
-            yield from embed_batches(
-                self.encoders, batches, self.workers, self.decoding, self.decoder
-            )
-        finally:
-            if self.decoder is not None:
-                self.decoder.close()
+        return embed_batches(self.encoders, batches, self.workers, self.decoding, self.decoder)
 
     @property
     def progress(self) -> object:
@@ -208,8 +202,9 @@ def local_engine(
     LocalEngine
     """
     engine = LocalEngine(tuple(encoders), cache_key(encoders[0], options), options, workers)
-    # Other devices are not so fast that processes must decode for them.
-    is_fast = encoders[0].device.type == "cuda"
+    # Other devices are not so fast that processes must decode for them, and one thread decodes as
+    # fast as one process. Workers of a cluster, which may not start processes, have one thread.
+    is_fast = encoders[0].device.type == "cuda" and workers > 1
     if decoder is not None and (not is_fast or decoder.options != engine.decoding):
         decoder.close()
         decoder = None

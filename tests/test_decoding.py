@@ -43,6 +43,7 @@ def test_processes_and_threads_decode_the_same(encoder: Encoder, clips: list[Cli
     embedded = [list(engine.embed(engine.plan(good))) for engine in (threads, processes)]
     for (_, ours), (_, theirs) in zip(*embedded, strict=True):
         np.testing.assert_array_equal(ours["mean"], theirs["mean"])
+    assert len(list(processes.check(clips))) == 6  # the engine can be used again
 
 
 def test_each_clip_is_decoded_once(encoder: Encoder, clips: list[Clip]) -> None:
