@@ -238,7 +238,7 @@ def test_a_folder_of_several_corpora_is_refused_with_the_options_to_use(
     refused = serpipe("corpora", "info", parent)
     assert refused.code == 2
     (line,) = refused.err.splitlines()
-    options = shlex.split(line.partition("; use ")[2])
+    options = shlex.split(line[line.index("--data ", line.index(": --data")) :])
     assert options[::2] == ["--data"] * 3
     sources, scans = find_data(options[1::2])
     found = {source.name: len(each.clips) for source, each in zip(sources, scans, strict=True)}

@@ -148,7 +148,7 @@ def test_a_conversion_neither_reads_nor_replaces_what_is_no_file(
     make_special(kind, tmp_path / "in" / "x.wav")
     assert len(convert([tmp_path / "in"], tmp_path / "out").bad) == 1
     make_special(kind, tmp_path / "there" / f"{clip.stem}.wav")
-    with pytest.raises(UserError, match="made otherwise"):
+    with pytest.raises(UserError, match="--overwrite"):
         convert([clip], tmp_path / "there")
 
 
