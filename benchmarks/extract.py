@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,35 +87,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     clips = by_length[::step][: arguments.clips]
     audio_seconds = sum(read_waveform(clip.file, 16000)[1].seconds for clip in clips)
     workers = arguments.jobs or cores()
-    folder = BUILT_IN.get(arguments.encoder, arguments.encoder)
 
     def load(precision: str) -> Encoder:
         return load_encoder(arguments.encoder, device=arguments.device, precision=precision)
 
     if arguments.way == "plain":
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-        if "whisper" in str(type(extractor)).lower():
-            whole = transformers.WhisperForAudioClassification.from_pretrained(
-                folder, dtype=torch.float32
-            )
-            model = whole.encoder.eval().to(arguments.device)
-        else:
-            model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
-            model = model.eval().to(arguments.device)
-
-        def embed_plainly(clip: Clip) -> list[Any]:
-            waveform, _ = read_waveform(clip.file, 16000)
-            inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
-            first = next(iter(inputs.values())).to(arguments.device)
-            with torch.no_grad():
-                states = model(first, output_hidden_states=True).hidden_states
-            frames = -(-len(waveform) // 320) if first.ndim == 3 else None
-            return [state[0, :frames].mean(dim=0).cpu().numpy() for state in states]
-
-        embed_plainly(clips[0])
+        plain = plain_loop(arguments.encoder, arguments.device)
+        plain(clips[:1])
         start = time.perf_counter()
-        for clip in clips:
-            embed_plainly(clip)
+        plain(clips)
     elif arguments.way == "forward":
         encoder = load(arguments.precision)
         for module in encoder.model.modules():
@@ -154,6 +135,35 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         "audio_seconds": audio_seconds,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def plain_loop(source: str, device: str) -> Callable[[Sequence[Clip]], list[Any]]:
+    """Return what embeds clips as the documentation of transformers shows it."""
+    folder = BUILT_IN.get(source, source)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    is_whisper = "whisper" in type(extractor).__name__.lower()
+    if is_whisper:
+        whole = transformers.WhisperForAudioClassification.from_pretrained(
+            folder, dtype=torch.float32
+        )
+        model: Any = whole.encoder
+    else:
+        model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    model = model.eval().to(device)
+
+    def embed(clips: Sequence[Clip]) -> list[Any]:
+        embedded = []
+        for clip in clips:
+            waveform, _ = read_waveform(clip.file, 16_000)
+            inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")
+            first = next(iter(inputs.values())).to(device)
+            with torch.no_grad():
+                states = model(first, output_hidden_states=True).hidden_states
+            frames = -(-len(waveform) // 320) if is_whisper else None
+            embedded.append([state[0, :frames].mean(dim=0).cpu().numpy() for state in states])
+        return embedded
+
+    return embed
 
 
 def synchronize(encoder: Encoder) -> None:

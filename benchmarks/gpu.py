@@ -24,33 +24,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from random_encoder import SIZES, save_encoder  # type: ignore[import-not-found]  # beside this script
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("machine", "main", "speed", "memory", "exactness", "score", "finetune", "decoding")
-#: Encoder: the class of transformers, settings that differ from its defaults.
-_LARGE = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "feat_extract_norm": "layer",
-    "do_stable_layer_norm": True,
-    "conv_bias": True,
-}
-SIZES: dict[str, tuple[str, dict[str, Any]]] = {
-    "wav2vec2-base": ("Wav2Vec2", {}),
-    "xls-r-300m": ("Wav2Vec2", _LARGE),
-    "wavlm-large": ("WavLM", _LARGE),
-    "small": (
-        "Wav2Vec2",
-        {
-            "hidden_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "intermediate_size": 96,
-            "num_conv_pos_embeddings": 16,
-            "num_conv_pos_embedding_groups": 4,
-        },
-    ),
+_SMALL = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
 }
 _SMALL_WHISPER = {
     "d_model": 32,
@@ -66,10 +50,11 @@ _SMALL_WHISPER = {
     "eos_token_id": 2,
     "decoder_start_token_id": 1,
 }
-_SMALL = SIZES["small"][1]
 _STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "wav2vec2-base": SIZES["wav2vec2-base"],
+#: The encoders of a real size, a small one for quick runs, and a small one of each other family.
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    **SIZES,
+    "small": ("Wav2Vec2", _SMALL),
     "wav2vec2, layer norm": ("Wav2Vec2", {**_SMALL, **_STABLE}),
     "hubert": ("Hubert", _SMALL),
     "hubert, layer norm": ("Hubert", {**_SMALL, **_STABLE}),
@@ -161,22 +146,11 @@ def work_folder() -> Path:
 # What is measured on.
 
 
-def encoder_folder(name: str, sizes: dict[str, tuple[str, dict[str, Any]]] = SIZES) -> Path:
+def encoder_folder(name: str) -> Path:
     """Save an encoder with drawn weights, once, and return its folder."""
-    import torch
-    import transformers
-
     folder = work_folder() / "encoders" / name.replace(", ", "-").replace(" ", "-")
     if not folder.exists():
-        kind, settings = sizes[name]
-        torch.manual_seed(0)
-        config = getattr(transformers, f"{kind}Config")(**settings)
-        getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
-        if kind == "Whisper":
-            extractor: Any = transformers.WhisperFeatureExtractor()
-        else:
-            extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)
-        extractor.save_pretrained(folder)
+        save_encoder(folder, *ENCODERS[name])
     return folder
 
 
@@ -284,10 +258,9 @@ def exactness(arguments: argparse.Namespace) -> dict[str, Any]:
     waveforms = [rng.standard_normal(n).astype(np.float32) * 0.1 for n in lengths]
     precisions = ["tf32", "bf16", "fp16"] if arguments.device.startswith("cuda") else ["bf16"]
     results: dict[str, Any] = {}
-    for family in FAMILIES:
-        if arguments.quick and family == "wav2vec2-base":
-            continue
-        folder = encoder_folder(family, FAMILIES)
+    families = list(ENCODERS)[list(ENCODERS).index("small") + 1 :]
+    for family in families if arguments.quick else ["wav2vec2-base", *families]:
+        folder = encoder_folder(family)
 
         def embed(device: str, precision: str, alone: bool, folder: Path = folder) -> Any:
             encoder = load_encoder(
@@ -370,6 +343,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     """Compare the extraction with the plain loop of transformers and with the forward pass."""
     import numpy as np
     import torch
+    from extract import plain_loop  # type: ignore[import-not-found]  # beside this script
     from serpipe.features import extract, parts, pooling
     from serpipe.features.batching import GPU_BATCH_SECONDS
     from serpipe.features.decoding import Decoder
@@ -460,40 +434,6 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
             if is_cuda:
                 torch.cuda.empty_cache()
     return results
-
-
-def plain_loop(source: str, device: str) -> Callable[[Sequence[Any]], list[Any]]:
-    """Return what embeds clips as the documentation of transformers shows it."""
-    import torch
-    import transformers
-    from serpipe.features.audio import read_waveform
-    from serpipe.features.checkpoint import BUILT_IN
-
-    folder = BUILT_IN.get(source, source)
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
-    is_whisper = "whisper" in type(extractor).__name__.lower()
-    if is_whisper:
-        whole = transformers.WhisperForAudioClassification.from_pretrained(
-            folder, dtype=torch.float32
-        )
-        model: Any = whole.encoder
-    else:
-        model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
-    model = model.eval().to(device)
-
-    def embed(clips: Sequence[Any]) -> list[Any]:
-        embedded = []
-        for clip in clips:
-            waveform, _ = read_waveform(clip.file, 16_000)
-            inputs = extractor(waveform, sampling_rate=16_000, return_tensors="pt")
-            first = next(iter(inputs.values())).to(device)
-            with torch.no_grad():
-                states = model(first, output_hidden_states=True).hidden_states
-            frames = -(-len(waveform) // 320) if is_whisper else None
-            embedded.append([state[0, :frames].mean(dim=0).cpu().numpy() for state in states])
-        return embedded
-
-    return embed
 
 
 def batches_of(waveforms: Sequence[Any], encoder: Any, batch_seconds: float) -> list[list[Any]]:
