@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .. import choices
 from ..choices import check_choice
 from ..errors import counted
-from ..features.names import DEFAULT_ENCODER
+from ..features.names import DEFAULT_ENCODER, cache_name
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Place
 from .shared import (
@@ -154,7 +154,10 @@ def extract(
     from ..features.decoding import DecodingOptions, decode_ahead
 
     decoder = None
-    if cluster is None and (overwrite or out is None or not Path(str(out)).exists()):
+    name = Path(encoder).resolve().name if Path(encoder).is_dir() else str(encoder)
+    expected = Path(str(out or CACHES / cache_name(clips.name, name)))
+    # Clips of a cache that exists may not need to be decoded.
+    if cluster is None and (overwrite or not expected.exists()):
         decoding = DecodingOptions(channels=channels, trim_decibels=trim)
         decoder = decode_ahead(clips.clips, devices, decoding, thread_count(jobs))
 
@@ -181,12 +184,12 @@ def extract(
             f"{counted(len(key['layers']), 'layer')} of width {key['width']}, "
             f"{key['precision']} on {key['device']}"
         )
-        name = f"{clips.name}-{key['encoder'].replace('/', '--')}.h5"
-        with stored(CACHES / name if out is None else out, say) as target:
+        target = CACHES / cache_name(clips.name, key["encoder"]) if out is None else out
+        with stored(target, say) as path:
             done = extract_with(
                 engine,
                 clips.clips,
-                target,
+                path,
                 provenance={**clips.provenance, **about},
                 skip_bad=skip_bad,
                 overwrite=overwrite,

@@ -105,7 +105,7 @@ def embed_batches(
 
     def load(batch: Sequence[tuple[DecodedClip, Content]]) -> list[Waveform]:
         if decoder is None:
-            return [load_clip(decoded, decoding, content) for decoded, content in batch]
+            return [load_clip(decoded, decoding, content()) for decoded, content in batch]
         return [decoder.load(decoded, content) for decoded, content in batch]
 
     def request() -> Generator[list[tuple[DecodedClip, Content]]]:

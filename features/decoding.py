@@ -10,11 +10,11 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..corpora import Clip
 from ..errors import BadClipError, MachineError
@@ -36,6 +36,8 @@ KEPT_SHARE = 0.25
 _AHEAD = 16
 #: Seconds without work after which a process ends.
 _IDLE_SECONDS = 60
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -129,19 +131,30 @@ def decode_in_threads(
 ) -> Iterator[CheckedAudio | BadClipError]:
     """Yield the facts of each clip, in order, or why it cannot be used; ``workers`` threads."""
 
+    def decode(file: Place, content: Content) -> tuple[Waveform, AudioFacts]:
+        return decode_clip(file, content(), options)
+
+    return _check_clips(clips, decode, workers)
+
+
+def _check_clips(
+    clips: Sequence[Clip],
+    decode: Callable[[Place, Content], tuple[Waveform, AudioFacts]],
+    threads: int,
+) -> Iterator[CheckedAudio | BadClipError]:
     def check(item: tuple[Clip, Content]) -> CheckedAudio | BadClipError:
         clip, content = item
         try:
-            waveform, facts = decode_clip(clip.file, content(), options)
+            waveform, facts = decode(clip.file, content)
         except BadClipError as error:
             return error
         return CheckedAudio(facts, len(waveform))
 
-    return in_order(check, read_ahead(clips, lambda clip: clip.file), workers, ahead=_AHEAD)
+    return in_order(check, read_ahead(clips, lambda clip: clip.file), threads, ahead=_AHEAD)
 
 
 def load_clip(
-    decoded: DecodedClip, options: DecodingOptions, content: Content | None = None
+    decoded: DecodedClip, options: DecodingOptions, content: bytes | None = None
 ) -> Waveform:
     """Decode a clip again.
 
@@ -151,8 +164,8 @@ def load_clip(
         The clip as it was checked.
     options : DecodingOptions
         Rate, channels and trimming.
-    content : callable, optional
-        Reads its bytes; by default the file is read.
+    content : bytes, optional
+        Its bytes; by default the file is read.
 
     Returns
     -------
@@ -164,20 +177,16 @@ def load_clip(
         If the clip has changed since it was checked.
     """
     file = decoded.clip.file
-    read = content() if content else read_clip(file)
-    waveform, facts = decode_waveform(read, options.sampling_rate, options.channels, file=file)
-    _check_unchanged(decoded, facts)
-    return options.trim(waveform)
-
-
-def _check_unchanged(decoded: DecodedClip, facts: AudioFacts) -> None:
+    content = read_clip(file) if content is None else content
+    waveform, facts = decode_waveform(content, options.sampling_rate, options.channels, file=file)
     if facts != decoded.facts:
         raise BadClipError(
-            str(decoded.clip.file),
+            str(file),
             "has changed since it was checked",
             "files that stay as they are",
             "run the same command again",
         )
+    return options.trim(waveform)
 
 
 class Decoder:
@@ -257,44 +266,44 @@ class Decoder:
             if waveform is not None:
                 self._room += waveform.nbytes
                 return waveform
-        waveform, facts = self._decode(decoded.clip.file, content)
-        _check_unchanged(decoded, facts)
-        return waveform
+        file = decoded.clip.file
+        return self._run(load_clip, file, decoded, self.options, _if_remote(file, content))
 
     def close(self) -> None:
         """End the processes."""
         self._processes.shutdown(wait=False)
 
     def _check(self, clips: Sequence[Clip]) -> Iterator[CheckedAudio | BadClipError]:
-        def check(item: tuple[Clip, Content]) -> CheckedAudio | BadClipError:
-            try:
-                waveform, facts = self._decode(item[0].file, item[1])
-            except BadClipError as error:
-                return error
+        def decode(file: Place, content: Content) -> tuple[Waveform, AudioFacts]:
+            waveform, facts = self._run(
+                decode_clip, file, file, _if_remote(file, content), self.options
+            )
             with self._lock:
                 if waveform.nbytes <= self._room and facts.sha256 not in self._kept:
                     self._kept[facts.sha256] = waveform
                     self._room -= waveform.nbytes
-            return CheckedAudio(facts, len(waveform))
+            return waveform, facts
 
         # Threads that wait for processes: twice as many, so that none of these waits for a thread.
-        items = read_ahead(clips, lambda clip: clip.file)
-        return in_order(check, items, 2 * self.workers, ahead=_AHEAD)
+        return _check_clips(clips, decode, 2 * self.workers)
 
-    def _decode(self, file: Place, content: Content) -> tuple[Waveform, AudioFacts]:
+    def _run(self, function: Callable[..., Result], file: Place, *arguments: object) -> Result:
+        """Call a function in a process; ``file`` is what it decodes, for messages."""
         from joblib.externals.loky import BrokenProcessPool
 
-        remote_content = content() if isinstance(file, Remote) else None
         try:
-            future: Future[tuple[Waveform, AudioFacts]] = self._processes.submit(
-                decode_clip, file, remote_content, self.options
-            )
+            future: Future[Result] = self._processes.submit(function, *arguments)
             return future.result()
         except BrokenProcessPool:
             raise MachineError(
                 f"{file}: the process that decoded it was killed, perhaps because memory ran out; "
                 "run the same command again with fewer --jobs"
             ) from None
+
+
+def _if_remote(file: Place, content: Content) -> bytes | None:
+    """Return the bytes of a remote clip; a process reads a local file itself."""
+    return content() if isinstance(file, Remote) else None
 
 
 def decode_ahead(

@@ -15,6 +15,11 @@ BUILT_IN_ENCODERS = ("whisper-tiny.en",)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+def cache_name(corpora: str, encoder: str) -> str:
+    """Return the file name of a cache: of corpora, and of an encoder by its hub id or folder."""
+    return f"{corpora}-{encoder.replace('/', '--')}.h5"
+
+
 def looks_like_path(name: str) -> bool:
     """Whether a name of an encoder or a model that does not exist is a path, not a hub id.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ...corpora.data import Data
 from ...errors import UserError, counted
 from ...features.extract import clip_columns
+from ...features.names import cache_name
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.finetune import END_TO_END
 from ...pipeline.finetune.classifier import Classifier, run_classifier
@@ -138,7 +139,7 @@ def record_evaluation(
         "model_map": dict(model_map or {}),
         "protocol": asdict(plan.protocol),
     }
-    source = Path(f"{data.name}-{checkpoint.name.replace('/', '--')}.h5")
+    source = Path(cache_name(data.name, checkpoint.name))
     recorder = open_recorder(
         plan,
         out,

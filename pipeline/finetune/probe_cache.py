@@ -9,6 +9,7 @@ from ...errors import OtherCacheError
 from ...features.encoder import load_encoder
 from ...features.engine import local_engine
 from ...features.extract import extract
+from ...features.names import cache_name
 from ...progress import Track, no_track
 
 
@@ -55,7 +56,7 @@ def extract_for_probe(
         If the cache is damaged or being written.
     """
     encoders = [load_encoder(encoder, revision=revision, device=device) for device in devices]
-    name = f"{data.name}-{encoders[0].identity.encoder.replace('/', '--')}.h5"
+    name = cache_name(data.name, encoders[0].identity.encoder)
 
     def fill(cache: Path, *, is_ours: bool) -> Path:
         extract(
