@@ -292,11 +292,11 @@ class _Fitting:
     say: Say
 
     @property
-    def choose_best(self) -> bool:
-        """Whether the head, too, is selected inside the folds."""
-        from ..pipeline.heads import chooses_head
+    def combined(self) -> tuple[str, ...]:
+        """Which of ``best`` and ``fuse`` are requested."""
+        from ..pipeline.heads import combined_heads
 
-        return chooses_head(self.requested)
+        return combined_heads(self.requested)
 
     def plan(self, protocol: "Protocol") -> "Plan":
         """Apply a protocol, to refuse what cannot be fitted before any work is done."""
@@ -308,7 +308,7 @@ class _Fitting:
             self.grids,
             protocol,
             self.ratings,
-            choose_best=self.choose_best,
+            combined=self.combined,
         )
 
     def run(
@@ -329,7 +329,7 @@ class _Fitting:
             self.heads,
             self.grids,
             protocol,
-            choose_best=self.choose_best,
+            combined=self.combined,
             default_heads=self.requested is None,
             ratings=self.ratings,
             provenance=self.provenance,

@@ -22,7 +22,7 @@ from .folds import (
     make_split,
 )
 from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
-from .heads import BEST, Grid, combinations
+from .heads import BEST, FUSE, Grid, combinations
 from .layers import Candidate, choose_layers
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
@@ -569,15 +569,16 @@ def _target(
     return choose_target(table, column, merge, common, used, protocol.task) if unshared else target
 
 
-def anything_to_choose(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> bool:
-    """Return whether a head, a layer or a hyper-parameter is chosen inside the folds."""
+def anything_to_choose(plan: Plan, grids: Sequence[Grid], combined: Sequence[str] = ()) -> bool:
+    """Return whether a head, a layer, a weight or a hyper-parameter is chosen inside the folds."""
     most = max(len(combinations(grid)) for grid in grids)
-    return among_heads or most * len(plan.candidates) > 1
+    return bool(combined) or most * len(plan.candidates) > 1
 
 
-def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> str:
-    """Describe how head, layer and hyper-parameters were chosen."""
-    chosen = [f"head (for {BEST})"] if among_heads else []
+def inner_title(plan: Plan, grids: Sequence[Grid], combined: Sequence[str] = ()) -> str:
+    """Describe how head, layer, weights and hyper-parameters were chosen."""
+    chosen = [f"head (for {BEST})"] if BEST in combined else []
+    chosen += [f"weights (for {FUSE})"] if FUSE in combined else []
     if len(plan.candidates) > 1:
         chosen.append("layer")
     if any(len(combinations(grid)) > 1 for grid in grids):

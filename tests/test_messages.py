@@ -167,7 +167,7 @@ def test_export_of_such_a_head_says_so(serpipe: Command) -> None:
     write_hashed(Path("bundle/bundle.json"), content | {"head": "knn"})
     done = serpipe("export", "bundle")
     assert done.code == 2
-    assert "head knn: cannot be exported; fit one of lr, svm" in done.err.splitlines()[-1]
+    assert {"knn:", "lda,", "svm,"} <= set(done.err.splitlines()[-1].split())
 
 
 def test_one_of_something_is_singular(serpipe: Command, sample: Path, small_encoder: Path) -> None:

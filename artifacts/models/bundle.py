@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ...errors import UserError, counted, first_line
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
-from ...pipeline.heads import HEADS, Head
+from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
 from ...schema import from_json
 from ..run.encoder_key import read_encoder_key
@@ -205,7 +205,7 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
         if len(set(summary.labels)) < len(summary.labels):
             raise ValueError("a label occurs twice")
         if not summary.probabilities and summary.head in HEADS:
-            summary = replace(summary, probabilities=HEADS[summary.head].probabilities_are)
+            summary = replace(summary, probabilities=saved_head(summary.head).probabilities_are)
     except FileNotFoundError:
         raise UserError(f"{folder}: not a bundle, it has no bundle.json; {_REMEDY}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -235,7 +235,7 @@ def load_bundle(folder: Path) -> Bundle:
         If it is incomplete, was changed, or would need code.
     """
     summary = read_bundle_summary(folder)
-    if summary.head not in HEADS:
+    if summary.head not in HEADS and summary.head != FUSE:
         raise UserError(
             f"{folder / 'bundle.json'}: its head {summary.head!r} is not one of "
             f"{', '.join(HEADS)}; use the version of serpipe that made it, or install the package "
@@ -249,7 +249,7 @@ def load_bundle(folder: Path) -> Bundle:
     if FILE_NAME not in files and summary.files is not None and (folder / FILE_NAME).exists():
         raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)
-    bundle = Bundle(summary, HEADS[summary.head].load(head_file), training)
+    bundle = Bundle(summary, saved_head(summary.head).load(head_file), training)
     try:
         zeros = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
         embeddings = {layer: zeros.astype(np.float32) for layer in bundle.candidate.layers}
@@ -267,4 +267,4 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def _head_path(folder: Path, head: str) -> Path:
-    return folder / f"head{HEADS[head].suffix}"
+    return folder / f"head{saved_head(head).suffix}"

@@ -4,7 +4,7 @@ They compute in float64, as libsvm and LightGBM do, and use plain operators alon
 need none for scikit-learn's models and for trees.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from ...errors import UserError, first_line
 from ...pipeline.heads import Head
+from ...pipeline.heads.fused import SMALLEST, FusedMember
 
 #: Scores, float64, shape (n_clips, n_outputs); and the index of the chosen label, int64, shape
 #: (n_clips,), or None for ratings.
@@ -209,6 +210,11 @@ class CalibratedMachine(nn.Module):
 
     def forward(self, X: torch.Tensor) -> HeadOutput:
         """Score embeddings, float32, shape (n_clips, n_features)."""
+        values, votes = self.decide(X)
+        return self.calibration(values), votes.argmax(dim=1)
+
+    def decide(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return decision values and votes, shape (n_clips, n_classes)."""
         decisions = self.machine(self.scale(X.double()))
         first = (decisions > 0).double()
         votes = first @ self.get_buffer("won") + (1 - first) @ self.get_buffer("lost")
@@ -216,7 +222,35 @@ class CalibratedMachine(nn.Module):
         values = decisions @ self.get_buffer("sides")
         if not self.is_binary:
             values = votes + values / (3 * (values.abs() + 1))
-        return self.calibration(values), votes.argmax(dim=1)
+        return values, votes
+
+
+class Fusion(nn.Module):
+    """The softmax of a weighted sum of log-probabilities of other heads.
+
+    Parameters
+    ----------
+    members : sequence of FusedMember
+        Fitted.
+    """
+
+    def __init__(self, members: Sequence[FusedMember]) -> None:
+        super().__init__()
+        self.spans = [(member.start, member.stop) for member in members]
+        self.weights = [member.weight for member in members]
+        self.heads = nn.ModuleList(head_module(each.head.name, each.head) for each in members)
+
+    def forward(self, X: torch.Tensor) -> HeadOutput:
+        """Score embeddings, float32, shape (n_clips, n_features)."""
+        total = torch.zeros(1, dtype=torch.float64)
+        for (start, stop), weight, head in zip(self.spans, self.weights, self.heads, strict=True):
+            features = X[:, start:stop]
+            if isinstance(head, CalibratedMachine):
+                probabilities = head.decide(features)[0].softmax(dim=1)
+            else:
+                probabilities = head(features)[0]
+            total = total + weight * probabilities.clamp_min(SMALLEST).log()
+        return total.softmax(dim=1), total.argmax(dim=1)
 
 
 class Trees(nn.Module):
@@ -321,6 +355,7 @@ def _svr(regressor: Any) -> nn.Module:
 
 
 _MAKERS: Mapping[str, Callable[[Any], nn.Module]] = {
+    "lda": lambda discriminant: Chain(Logistic(discriminant)),
     "lr": _lr,
     "svm": CalibratedMachine,
     "svm-linear": CalibratedMachine,
@@ -329,4 +364,5 @@ _MAKERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "ridge": _ridge,
     "svr": _svr,
     "lgbm-regressor": lambda regressor: Chain(Trees(regressor.booster), is_rating=True),
+    "fuse": Fusion,
 }

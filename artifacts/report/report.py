@@ -9,7 +9,7 @@ from typing import Any
 from ...display import data_frame, text_table
 from ...errors import UserError, counted
 from ...files import write_text
-from ...pipeline.heads import BEST, HEADS
+from ...pipeline.heads import BEST, FUSE, HEADS, FusedHead, Head
 from ...pipeline.measures import MEASURES
 from ...pipeline.nuisance import ALL_OF_THEM
 from ...pipeline.statistics import FEWEST_SPEAKERS, compare
@@ -168,7 +168,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         if BEST not in results.heads:
             notes.append(
                 "To pick the best of these heads is to choose on the test speakers: --head best "
-                "chooses inside the folds."
+                "chooses inside the folds, and --head fuse combines them."
             )
     if results.nuisance:
         tables.append(nuisance_table(results))
@@ -345,7 +345,9 @@ def probability_notes(summary: RunSummary) -> list[str]:
         return []
     notes = []
     for name, fitted in summary.heads.items():
-        head = HEADS.get(str(fitted.final["head"]) if name == BEST else name)
+        head: type[Head] | None = FusedHead
+        if name != FUSE:
+            head = HEADS.get(str(fitted.final["head"]) if name == BEST else name)
         # None: a model, or a head of a package that is not installed here.
         if head or "softmax" in fitted.scores_are:
             notes.append(f"Probabilities of {name}: {head.probabilities_are if head else SOFTMAX}.")

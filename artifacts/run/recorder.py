@@ -176,7 +176,14 @@ def describe_choice(choice: Choice) -> dict[str, Any]:
         "parameters": choice.params,
         "inner_score": json_value(choice.inner_score),
         **({"head": choice.head} if choice.head else {}),
+        **({"members": _describe_members(choice)} if choice.members else {}),
     }
+
+
+def _describe_members(choice: Choice) -> list[dict[str, Any]]:
+    """Return the members of a fusion, the one with the largest weight first."""
+    by_weight = sorted(choice.members.items(), key=lambda member: -member[1])
+    return [{"head": head, "layer": layer, "weight": w} for (head, layer), w in by_weight]
 
 
 def _finished_heads(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:
