@@ -44,28 +44,17 @@ _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "f
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure.
-
-    Attributes
-    ----------
-    png : bytes
-        The file.
-    width : float
-        In inches, at which its text has the intended size.
-    """
+    """A drawn figure."""
 
     png: bytes
-    width: float
+    width: float  #: In inches, at which its text has the intended size.
 
 
 def draw_figures(results: RunResults) -> dict[str, "Figure"]:
-    """Draw the figures of a run.
+    """Draw the figures of a run, by name.
 
-    Returns
-    -------
-    dict of str to Figure
-        By name: ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has
-        any, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
+    They are ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has any,
+    and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
     """
     from matplotlib import rc_context
 

@@ -28,14 +28,7 @@ from .log_mel import Cepstrum, FrameNorm, batch_features
 class Block(nn.Module):
     """Convolution, batch normalisation, ReLU, the maximum of every two frames, dropout.
 
-    Parameters
-    ----------
-    n_inputs, n_channels : int
-        Features of a frame, before and after.
-    kernel : int
-        Frames that the convolution spans; odd.
-    dropout : float
-        Share of the values that is dropped in training.
+    ``kernel``, an odd number, is how many frames the convolution spans.
     """
 
     def __init__(self, n_inputs: int, n_channels: int, kernel: int, dropout: float) -> None:
@@ -49,20 +42,10 @@ class Block(nn.Module):
     def forward(
         self, frames: torch.Tensor, valid: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Halve the number of frames.
+        """Halve the number of frames, rounded up; return the new frames and which are valid.
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, n_inputs)
-            Zero where not valid, as beyond the end of the batch, where the convolution pads.
-        valid : Tensor of bool, shape (n_clips, n_frames)
-            Which frames are a clip's own.
-
-        Returns
-        -------
-        frames : Tensor of float32, shape (n_clips, ceil(n_frames / 2), n_channels)
-            Zero where not valid.
-        valid : Tensor of bool, shape (n_clips, ceil(n_frames / 2))
+        Frames, shape (n_clips, n_frames, n_inputs), must be zero where not valid, as beyond the end
+        of the batch, where the convolution pads; the returned ones are, too.
         """
         convolved = self.convolution(frames.transpose(1, 2)).transpose(1, 2)
         # No value is below zero then, so that the zeros of padding never win over a clip's own.
@@ -72,13 +55,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """A weighted mean over a clip's frames; the weights are learnt from the frames.
-
-    Parameters
-    ----------
-    width : int
-        Features of a frame.
-    """
+    """A weighted mean over a clip's frames; the weights are learnt from the frames."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,18 +63,9 @@ class Attention(nn.Module):
         self.score = nn.Linear(width, 1, bias=False)
 
     def forward(self, frames: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Pool frames.
+        """Pool frames of a padded batch, shape (n_clips, n_frames, width), to (n_clips, width).
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, width)
-            Of a padded batch.
-        valid : Tensor of bool, shape (n_clips, n_frames)
-            Which frames are a clip's own; at least one in every clip.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, width)
+        At least one frame of every clip must be valid.
         """
         scores: torch.Tensor = self.score(self.hidden(frames).tanh())
         weights = scores.masked_fill(~valid[..., None], -torch.inf).softmax(dim=1)
@@ -158,23 +126,11 @@ class Cnn(nn.Module):
         self.head = nn.Linear(channels, n_outputs)
 
     def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Compute logits.
+        """Compute logits, shape (n_clips, n_outputs).
 
-        Parameters
-        ----------
-        waveforms : Tensor of float32, shape (n_clips, n_samples)
-            At 16 kHz, padded at their ends with anything.
-        lengths : Tensor of int64, shape (n_clips,)
-            Samples of each clip; 400 at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_outputs)
-
-        Raises
-        ------
-        UserError
-            If the shapes do not agree, or a clip is too short.
+        The waveforms, shape (n_clips, n_samples), are at 16 kHz, padded at their ends with
+        anything; a clip has 400 samples at least. Raise UserError if the shapes do not agree, or a
+        clip is too short.
         """
         features, valid = batch_features(self.extractor, waveforms, lengths)
         frames = self.scale(features, valid)

@@ -35,38 +35,16 @@ class FrameExtractor(Protocol):
 
 
 def frame_count(n_samples: int) -> int:
-    """Return the number of whole windows in a clip.
-
-    Parameters
-    ----------
-    n_samples : int
-        At 16 kHz.
-
-    Returns
-    -------
-    int
-        Zero for a clip shorter than one window.
-    """
+    """Return the number of whole windows in a clip at 16 kHz; zero if it is shorter than one."""
     return max(0, (n_samples - WINDOW) // HOP + 1)
 
 
 def mel_filters(n_filters: int) -> torch.Tensor:
-    """Return triangular mel filters of unit area.
+    """Return triangular mel filters of unit area, shape (257, n_filters), at most 192.
 
-    Parameters
-    ----------
-    n_filters : int
-        At most 192: more would leave some filters between two points of the Fourier transform.
-
-    Returns
-    -------
-    Tensor of float32, shape (257, n_filters)
-        In 1 / Hz: what the power at each point of the Fourier transform is multiplied by.
-
-    Raises
-    ------
-    UserError
-        If a filter would be empty.
+    They are in 1 / Hz: what the power at each point of the Fourier transform is multiplied by.
+    Raise UserError if a filter would be empty, as more would leave some between two points of the
+    Fourier transform.
     """
     from transformers.audio_utils import mel_filter_bank
 
@@ -85,13 +63,7 @@ def _frames(waveform: torch.Tensor) -> torch.Tensor:
 
 
 class LogMelFrames(nn.Module):
-    """The logarithm of the power that passes each mel filter.
-
-    Parameters
-    ----------
-    n_filters : int
-        At most 192.
-    """
+    """The logarithm of the power that passes each mel filter, of which there are at most 192."""
 
     window: torch.Tensor
     filters: torch.Tensor
@@ -103,16 +75,9 @@ class LogMelFrames(nn.Module):
         self.register_buffer("filters", mel_filters(n_filters), persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Compute the features of one clip.
+        """Compute the features of one clip at 16 kHz, 400 samples at least, shape (n_samples,).
 
-        Parameters
-        ----------
-        waveform : Tensor of float32, shape (n_samples,)
-            At 16 kHz, 400 samples at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_frames, n_filters)
+        The result has the shape (n_frames, n_filters).
         """
         spectrum = torch.fft.rfft(_frames(waveform) * self.window, n=FFT)
         power = spectrum.real.square() + spectrum.imag.square()
@@ -123,11 +88,8 @@ class LogMelFrames(nn.Module):
 class Cepstrum(nn.Module):
     """Rate of zero crossings, root mean square, and mel-frequency cepstral coefficients.
 
-    Parameters
-    ----------
-    n_coefficients : int
-        The first ones, from the zeroth on, of the orthonormal discrete cosine transform (type II)
-        of 64 log-mel features.
+    The coefficients are the first ones, from the zeroth on, of the orthonormal discrete cosine
+    transform (type II) of 64 log-mel features.
     """
 
     basis: torch.Tensor
@@ -145,18 +107,11 @@ class Cepstrum(nn.Module):
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Compute the features of one clip.
+        """Compute the features of one clip at 16 kHz, 400 samples at least, shape (n_samples,).
 
-        Parameters
-        ----------
-        waveform : Tensor of float32, shape (n_samples,)
-            At 16 kHz, 400 samples at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_frames, 2 + n_coefficients)
-            First the fraction of neighbouring samples in the window between which the sign changes
-            (zero counts as positive), then the root mean square of the window.
+        The result has the shape (n_frames, 2 + n_coefficients): first the fraction of neighbouring
+        samples in the window between which the sign changes (zero counts as positive), then the
+        root mean square of the window.
         """
         frames = _frames(waveform)
         negative = frames < 0
@@ -216,18 +171,7 @@ def batch_features(
 
 
 def frame_mask(counts: torch.Tensor) -> torch.Tensor:
-    """Return which frames of a padded batch belong to clips.
-
-    Parameters
-    ----------
-    counts : Tensor of int64, shape (n_clips,)
-        Frames of each clip.
-
-    Returns
-    -------
-    Tensor of bool, shape (n_clips, largest count)
-        True for a clip's own frames.
-    """
+    """Return which frames of a padded batch belong to clips, shape (n_clips, largest count)."""
     return torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
 
 
@@ -238,19 +182,10 @@ class FrameNorm(nn.BatchNorm1d):
     def forward(  # type: ignore[override]
         self, frames: torch.Tensor, valid: torch.Tensor
     ) -> torch.Tensor:
-        """Normalise each feature.
+        """Normalise each feature of a padded batch, shape (n_clips, n_frames, n_features).
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, n_features)
-            Of a padded batch.
-        valid : Tensor of bool, shape (n_clips, n_frames)
-            Which frames are a clip's own.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_frames, n_features)
-            Zero where not valid.
+        ``valid``, shape (n_clips, n_frames), says which frames are a clip's own; the others become
+        zero.
         """
         scaled = torch.zeros_like(frames)
         scaled[valid] = super().forward(frames[valid])

@@ -36,19 +36,11 @@ Start = Literal["lin", "inv"]
 
 
 def start_of_a(start: Start, state: int) -> torch.Tensor:
-    """Return the published first values of A, without their conjugates.
+    """Return the published first values of A, without their conjugates, complex128.
 
-    Parameters
-    ----------
-    start : {"lin", "inv"}
-        S4D-Lin, ``-1/2 + i π n``, or S4D-Inv, ``-1/2 + i N/π (N / (2 n + 1) - 1)``.
-    state : int
-        N, the number of states with their conjugates; even.
-
-    Returns
-    -------
-    Tensor of complex128, shape (state / 2,)
-        For n from 0 to N / 2 - 1.
+    They are those of S4D-Lin, ``-1/2 + i π n``, or of S4D-Inv, ``-1/2 + i N/π (N / (2 n + 1) -
+    1)``, for n from 0 to N / 2 - 1, where N, an even number, is ``state``: that of the states with
+    their conjugates.
     """
     n = torch.arange(state // 2, dtype=torch.float64)
     imaginary = math.pi * n if start == "lin" else state / math.pi * (state / (2 * n + 1) - 1)
@@ -58,18 +50,9 @@ def start_of_a(start: Start, state: int) -> torch.Tensor:
 class S4D(nn.Module):
     """Diagonal state space systems, one to a feature, then GELU, dropout and a gated mix of all.
 
-    Parameters
-    ----------
-    width : int
-        Features of a frame.
-    state : int
-        States of each system, with their conjugates; even.
-    start : {"lin", "inv"}
-        First values of A.
-    dropout : float
-        Share of the values that is dropped in training.
-    dt_min, dt_max : float
-        The range of the first steps, which are drawn evenly on a logarithmic scale.
+    ``state``, an even number, is that of the states of each system with their conjugates; ``start``
+    names the first values of A. The first steps are drawn evenly on a logarithmic scale from
+    ``dt_min`` to ``dt_max``.
     """
 
     def __init__(
@@ -97,12 +80,8 @@ class S4D(nn.Module):
     def discrete(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Hold the input over each step.
 
-        Returns
-        -------
-        dt_a : Tensor of complex64, shape (width, state / 2)
-            The logarithm of what a state is multiplied by from frame to frame.
-        gain : Tensor of complex64, shape (width, state / 2)
-            What a frame adds to a state.
+        Return, complex64, shape (width, state / 2) each, the logarithm of what a state is
+        multiplied by from frame to frame, and what a frame adds to a state.
         """
         a = torch.complex(-self.log_minus_a_real.exp(), self.a_imaginary)
         dt_a = self.log_dt.exp()[:, None] * a
@@ -117,16 +96,9 @@ class S4D(nn.Module):
         return 2 * torch.einsum("hn,hnl->hl", weights, vandermonde).real
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Process all frames at once, by a convolution.
+        """Process all frames at once, shape (n_clips, n_frames, width), by a convolution.
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, width)
-            Padding comes last: no frame depends on a later one.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_frames, width)
+        Padding comes last: no frame depends on a later one.
         """
         n_frames = frames.shape[1]
         size = 2 * n_frames  # so that the convolution does not wrap around
@@ -196,24 +168,7 @@ class S4Network(nn.Module):
         self.head = nn.Linear(width, n_outputs)
 
     def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Compute logits.
-
-        Parameters
-        ----------
-        waveforms : Tensor of float32, shape (n_clips, n_samples)
-            At 16 kHz, padded at their ends with anything.
-        lengths : Tensor of int64, shape (n_clips,)
-            Samples of each clip; 400 at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_outputs)
-
-        Raises
-        ------
-        UserError
-            If the shapes do not agree, or a clip is too short.
-        """
+        """Compute logits as :meth:`serpipe.pipeline.networks.cnn.Cnn.forward` does."""
         features, valid = batch_features(self.extractor, waveforms, lengths)
         frames = self.inlet(self.scale(features, valid))
         for norm, layer in zip(self.norms, self.layers, strict=True):
