@@ -28,7 +28,7 @@ class Interval:
     """A score and its 95 % interval, in its own unit."""
 
     value: float  #: Over all clips.
-    #: Both limits are NaN where there is no interval: with fewer than five speakers, where the score
+    #: Both ends are NaN where there is no interval: with fewer than five speakers, where the score
     #: depends on at most two speakers, or where it is the same whichever speaker is left out.
     low: float
     high: float
