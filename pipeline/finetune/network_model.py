@@ -78,6 +78,8 @@ def load_network(folder: Path) -> NetworkModel:
         content: Any = json.loads(read_text(folder / "network.json", _MAX_BYTES))
         if content["serpipe_network"] != FORMAT_VERSION or content["network"] not in NETWORKS:
             raise UserError(f"{folder}: network {content['network']!r} is not known; {remedy}")
+        if not content["outputs"]:
+            raise UserError(f"{folder}: network.json names no outputs; {remedy}")
         model = NetworkModel(content["network"], [str(name) for name in content["outputs"]], seed=0)
         check_regular(folder / "model.safetensors", _MAX_WEIGHT_BYTES)
         model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -21,23 +21,28 @@ of that kind, and its scores say nothing about the paper's.
 import torch
 from torch import nn
 
-from ...errors import UserError
 from .log_mel import Cepstrum, FrameNorm, batch_features
+
+#: Cepstral coefficients of a frame.
+COEFFICIENTS = 20
+#: Number of convolutions, which halve the number of frames, and how many frames each spans.
+BLOCKS, KERNEL = 3, 5
+#: Width of the convolutions, the LSTM and the attention.
+CHANNELS = 64
+#: After each convolution and before the last layer.
+DROPOUT = 0.2
 
 
 class Block(nn.Module):
-    """Convolution, batch normalisation, ReLU, the maximum of every two frames, dropout.
+    """Convolution, batch normalisation, ReLU, the maximum of every two frames, dropout."""
 
-    ``kernel``, an odd number, is how many frames the convolution spans.
-    """
-
-    def __init__(self, n_inputs: int, n_channels: int, kernel: int, dropout: float) -> None:
+    def __init__(self, n_inputs: int, n_channels: int) -> None:
         super().__init__()
         # Without a bias, which the normalisation would remove.
-        self.convolution = nn.Conv1d(n_inputs, n_channels, kernel, padding="same", bias=False)
+        self.convolution = nn.Conv1d(n_inputs, n_channels, KERNEL, padding="same", bias=False)
         self.norm = FrameNorm(n_channels)
         self.pool = nn.MaxPool1d(2, ceil_mode=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(
         self, frames: torch.Tensor, valid: torch.Tensor
@@ -73,57 +78,20 @@ class Attention(nn.Module):
 
 
 class Cnn(nn.Module):
-    """The whole network: 86,408 parameters for 8 outputs, 85,953 for one.
+    """The whole network: 86,408 parameters for 8 outputs, 85,953 for one."""
 
-    Parameters
-    ----------
-    n_outputs : int
-        The number of labels, or 1 for a rating.
-    channels : int
-        Width of the convolutions, the LSTM and the attention.
-    blocks : int
-        Number of convolutions; each halves the number of frames.
-    kernel : int
-        Frames that a convolution spans; odd.
-    n_coefficients : int
-        Cepstral coefficients, 1 to 64.
-    dropout : float
-        From 0 to below 1; after each convolution and before the last layer.
-
-    Raises
-    ------
-    UserError
-        If a size is out of range.
-    """
-
-    def __init__(
-        self,
-        n_outputs: int,
-        *,
-        channels: int = 64,
-        blocks: int = 3,
-        kernel: int = 5,
-        n_coefficients: int = 20,
-        dropout: float = 0.2,
-    ) -> None:
+    def __init__(self, n_outputs: int) -> None:
         super().__init__()
-        if min(n_outputs, channels, blocks, kernel) < 1 or kernel % 2 == 0 or not 0 <= dropout < 1:
-            raise UserError(
-                f"a CNN with n_outputs={n_outputs}, channels={channels}, blocks={blocks}, "
-                f"kernel={kernel}, dropout={dropout} cannot be built; sizes must be above 0, the "
-                "kernel odd, and the dropout from 0 to below 1"
-            )
-        n_features = 2 + n_coefficients
-        self.extractor = Cepstrum(n_coefficients)
+        n_features = 2 + COEFFICIENTS
+        self.extractor = Cepstrum(COEFFICIENTS)
         self.scale = FrameNorm(n_features, affine=False)
         self.blocks = nn.ModuleList(
-            Block(channels if index else n_features, channels, kernel, dropout)
-            for index in range(blocks)
+            Block(CHANNELS if index else n_features, CHANNELS) for index in range(BLOCKS)
         )
-        self.lstm = nn.LSTM(channels, channels, batch_first=True)
-        self.attention = Attention(channels)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, n_outputs)
+        self.lstm = nn.LSTM(CHANNELS, CHANNELS, batch_first=True)
+        self.attention = Attention(CHANNELS)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.head = nn.Linear(CHANNELS, n_outputs)
 
     def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Compute logits, shape (n_clips, n_outputs).

@@ -24,6 +24,7 @@ SAMPLING_RATE = 16000
 WINDOW = 400
 HOP = 160
 FFT = 512
+FILTERS = 64
 FLOOR = 1e-10
 
 
@@ -34,22 +35,14 @@ class FrameExtractor(Protocol):
         """Return features, shape (n_frames, n_features), of a waveform, shape (n_samples,)."""
 
 
-def frame_count(n_samples: int) -> int:
-    """Return the number of whole windows in a clip at 16 kHz; zero if it is shorter than one."""
-    return max(0, (n_samples - WINDOW) // HOP + 1)
-
-
 def mel_filters(n_filters: int) -> torch.Tensor:
-    """Return triangular mel filters of unit area, shape (257, n_filters), at most 192.
+    """Return triangular mel filters of unit area, shape (257, n_filters).
 
-    They are in 1 / Hz: what the power at each point of the Fourier transform is multiplied by.
-    Raise UserError if a filter would be empty, as more would leave some between two points of the
-    Fourier transform.
+    They are in 1 / Hz: what the power at each point of the Fourier transform is multiplied by. Of
+    more than 192, some would be empty, between two of these points.
     """
     from transformers.audio_utils import mel_filter_bank
 
-    if not 1 <= n_filters <= 192:
-        raise UserError(f"{n_filters} mel filters: choose 1 to 192, as more would be empty")
     filters = mel_filter_bank(
         FFT // 2 + 1, n_filters, 0, SAMPLING_RATE / 2, SAMPLING_RATE, "slaney", "slaney"
     )
@@ -63,12 +56,12 @@ def _frames(waveform: torch.Tensor) -> torch.Tensor:
 
 
 class LogMelFrames(nn.Module):
-    """The logarithm of the power that passes each mel filter, of which there are at most 192."""
+    """The logarithm of the power that passes each mel filter."""
 
     window: torch.Tensor
     filters: torch.Tensor
 
-    def __init__(self, n_filters: int = 64) -> None:
+    def __init__(self, n_filters: int = FILTERS) -> None:
         super().__init__()
         window = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
         self.register_buffer("window", window.float(), persistent=False)
@@ -94,12 +87,10 @@ class Cepstrum(nn.Module):
 
     basis: torch.Tensor
 
-    def __init__(self, n_coefficients: int = 20) -> None:
+    def __init__(self, n_coefficients: int) -> None:
         super().__init__()
         self.log_mel = LogMelFrames()
         n_filters = self.log_mel.filters.shape[1]
-        if not 1 <= n_coefficients <= n_filters:
-            raise UserError(f"{n_coefficients} cepstral coefficients: choose 1 to {n_filters}")
         position = torch.arange(n_filters, dtype=torch.float64)[:, None] + 0.5
         order = torch.arange(n_coefficients, dtype=torch.float64)
         basis = torch.cos(math.pi / n_filters * position * order) * math.sqrt(2 / n_filters)
@@ -167,12 +158,8 @@ def batch_features(
         for waveform, n_samples in zip(waveforms, samples, strict=True)
     ]
     counts = torch.tensor([len(one) for one in features], device=waveforms.device)
-    return nn.utils.rnn.pad_sequence(features, batch_first=True), frame_mask(counts)
-
-
-def frame_mask(counts: torch.Tensor) -> torch.Tensor:
-    """Return which frames of a padded batch belong to clips, shape (n_clips, largest count)."""
-    return torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+    valid = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+    return nn.utils.rnn.pad_sequence(features, batch_first=True), valid
 
 
 class FrameNorm(nn.BatchNorm1d):

@@ -24,15 +24,21 @@ log-mel features, scaled by running means and deviations of the training clips, 
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
 
-from ...errors import UserError
-from .log_mel import FrameNorm, LogMelFrames, batch_features
+from .log_mel import FILTERS, FrameNorm, LogMelFrames, batch_features
 
+#: First values of A: S4D-Lin or S4D-Inv.
 Start = Literal["lin", "inv"]
+#: Number of layers, and features of a frame in them.
+LAYERS, WIDTH = 4, 64
+#: States of each system, with their conjugates; an even number.
+STATE = 64
+#: In each layer and after it.
+DROPOUT = 0.1
 
 
 def start_of_a(start: Start, state: int) -> torch.Tensor:
@@ -58,7 +64,7 @@ class S4D(nn.Module):
     def __init__(
         self,
         width: int,
-        state: int = 64,
+        state: int,
         start: Start = "lin",
         dropout: float = 0.0,
         dt_min: float = 0.001,
@@ -113,59 +119,18 @@ class S4D(nn.Module):
 
 
 class S4Network(nn.Module):
-    """The whole network: 71,880 parameters for 8 outputs, 71,425 for one.
+    """The whole network, with S4D-Lin: 71,880 parameters for 8 outputs, 71,425 for one."""
 
-    Parameters
-    ----------
-    n_outputs : int
-        The number of labels, or 1 for a rating.
-    width : int
-        Features of a frame in the layers.
-    layers : int
-        Number of S4D layers.
-    state : int
-        States of each system, with their conjugates; even.
-    start : {"lin", "inv"}
-        First values of A: S4D-Lin or S4D-Inv.
-    n_filters : int
-        Log-mel features of a frame, 1 to 192.
-    dropout : float
-        From 0 to below 1; in each layer and after it.
-
-    Raises
-    ------
-    UserError
-        If a size is out of range.
-    """
-
-    def __init__(
-        self,
-        n_outputs: int,
-        *,
-        width: int = 64,
-        layers: int = 4,
-        state: int = 64,
-        start: Start = "lin",
-        n_filters: int = 64,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, n_outputs: int) -> None:
         super().__init__()
-        if min(n_outputs, width, layers, state) < 1 or state % 2 or not 0 <= dropout < 1:
-            raise UserError(
-                f"an S4 network with n_outputs={n_outputs}, width={width}, layers={layers}, "
-                f"state={state}, dropout={dropout} cannot be built; sizes must be above 0, the "
-                "state even, and the dropout from 0 to below 1"
-            )
-        if start not in get_args(Start):
-            raise UserError(f'start {start!r} is not known; choose "lin" or "inv"')
-        self.extractor = LogMelFrames(n_filters)
-        self.scale = FrameNorm(n_filters, affine=False)
-        self.inlet = nn.Linear(n_filters, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
-        self.layers = nn.ModuleList(S4D(width, state, start, dropout) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
-        self.last_norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, n_outputs)
+        self.extractor = LogMelFrames()
+        self.scale = FrameNorm(FILTERS, affine=False)
+        self.inlet = nn.Linear(FILTERS, WIDTH)
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(S4D(WIDTH, STATE, dropout=DROPOUT) for _ in range(LAYERS))
+        self.dropout = nn.Dropout(DROPOUT)
+        self.last_norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, n_outputs)
 
     def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Compute logits as :meth:`serpipe.pipeline.networks.cnn.Cnn.forward` does."""
