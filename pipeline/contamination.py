@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ..features.known_models import known_training
 from ..features.training_record import COLUMN, find_contamination, original_speaker
-
-MARK = "CONTAMINATED"
+from .marks import Mark, MarkKind
 
 
 def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
@@ -36,7 +35,8 @@ def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
         parts.append(f"on {', '.join(corpora)} ({count['corpus']} {total})")
     if not parts:
         return ""
-    return (
-        f"{MARK}: {model} was trained {' and '.join(parts)}; these scores say nothing about a new "
-        "speaker"
+    mark = Mark(
+        MarkKind.CONTAMINATED,
+        f"{model} was trained {' and '.join(parts)}; these scores say nothing about a new speaker",
     )
+    return str(mark)

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from ...corpora.emotions import shared_word
 from ...errors import UserError
@@ -89,10 +89,9 @@ def label_probabilities(
     It is the softmax over all outputs, of shape (n_clips, n_outputs), summed by label; ``indices``
     are from :func:`match_labels`. A row sums to less than one where outputs stand for no label.
     """
-    softmax: NDArray[Any] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    softmax /= softmax.sum(axis=1, keepdims=True)
+    of_outputs = softmax(logits, axis=1)
     probabilities = np.zeros((len(logits), n_labels))
     for output, index in enumerate(indices.tolist()):
         if index >= 0:
-            probabilities[:, index] += softmax[:, output]
+            probabilities[:, index] += of_outputs[:, output]
     return probabilities

@@ -14,7 +14,7 @@ from ...features.recordings import UNCONFIRMED, copies
 from ...pipeline.marks import MarkKind
 from ...pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ...pipeline.statistics import FEWEST_SPEAKERS
-from ..run.results import RunResults, at_edge, chosen, marked
+from ..run.results import RunResults, at_edge, chosen
 from ..run.summary import RunKind, RunSummary
 from ..score_text import interval_text, score_text
 from .frozen_probe import against_probe, from_scratch, read_probe
@@ -104,7 +104,7 @@ def grave(checks: Sequence[Check]) -> tuple[str, ...]:
 
 
 def _protocol(results: RunResults) -> Iterator[Check]:
-    summary = marked(results.summary, results.clips)
+    summary = results.summary
     for mark in summary.marks:
         if mark.name == MarkKind.INFLATED:
             yield Check(

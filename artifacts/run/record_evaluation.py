@@ -19,7 +19,7 @@ from ...features.names import cache_name
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.finetune import END_TO_END
 from ...pipeline.finetune.classifier import Classifier, run_classifier
-from ...pipeline.finetune.data import Sounds, decode_all
+from ...pipeline.finetune.data import decode_all
 from ...pipeline.finetune.fold_training import end_to_end_key
 from ...pipeline.finetune.kinds import checkpoint_identity
 from ...pipeline.finetune.options import TrainingOptions
@@ -140,10 +140,8 @@ def record_evaluation(
     if recorder.is_complete:
         recorder.reopen()
         return recorder.run
-    used = plan.target.rows.tolist()
-    held = {n: sounds.held[row] for n, row in enumerate(used) if row in sounds.held}
-    tested = Sounds(tuple(sounds.clips[row] for row in used), sounds.front_end, held)
-    say(f"scoring  {counted(len(used), 'clip')}")
+    tested = sounds.take(plan.target.rows.tolist())
+    say(f"scoring  {counted(len(tested.clips), 'clip')}")
     logits = run_classifier(classifier, tested, options, device)
     predictions = _read_logits(plan, output_labels, logits)
     choice = Choice(plan.split.folds[0].name, END_TO_END, {}, math.nan)

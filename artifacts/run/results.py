@@ -218,14 +218,14 @@ def read_results(run: Path) -> RunResults:
         )
     return RunResults(
         run,
-        marked(summary, clips),
+        _marked(summary, clips),
         clips,
         {head: read_predictions(run, head, summary, clips) for head in summary.heads},
         read_nuisance(run, summary, clips),
     )
 
 
-def marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSummary:
+def _marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSummary:
     """Mark a run as contaminated if its model is known to be trained on its clips.
 
     Runs made before there was such a mark, or before the model was known, lack it in ``run.json``.

@@ -44,10 +44,10 @@ class Sounds:
         waveform = load_clip(self.clips[index], options)
         return prepare(self.front_end, waveform)
 
-    @property
-    def seconds(self) -> list[float]:
-        """The duration of each clip."""
-        return [each.facts.seconds for each in self.clips]
+    def take(self, rows: Sequence[int]) -> "Sounds":
+        """Return some of the clips, by their indices."""
+        held = {n: self.held[row] for n, row in enumerate(rows) if row in self.held}
+        return Sounds(tuple(self.clips[row] for row in rows), self.front_end, held)
 
 
 def decode_clips(
@@ -123,9 +123,7 @@ def decode_all(
         raise BadClipsError(bad, f"{len(good)} can")
     for error in bad:
         say(f"skipped  {error}")
-    rows = [row for row, clip in enumerate(sounds.clips) if clip in good]
-    held = {n: sounds.held[row] for n, row in enumerate(rows) if row in sounds.held}
-    return Sounds(tuple(sounds.clips[row] for row in rows), front_end, held)
+    return sounds.take([row for row, clip in enumerate(sounds.clips) if clip in good])
 
 
 class Examples(Dataset[tuple[Waveform, Targets]]):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from ...errors import MachineError, UserError, first_line
 from ...features.training_record import record_clips, unite, write_record
@@ -131,8 +132,7 @@ class FoldTraining:
         # A label that no training clip has is never predicted: nothing is known of it.
         unknown = ~np.isin(self.names, trained)
         outputs[:, unknown] = -np.inf
-        probabilities = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        probabilities = softmax(outputs, axis=1)
         probabilities[:, unknown] = np.nan
         return np.array(self.names)[np.argmax(outputs, axis=1)], probabilities
 
