@@ -41,13 +41,8 @@ class Ratings:
     path: Path  #: The file, for messages.
     by: str  #: What identifies the clips: ``"name"`` or ``"path"``.
     column: str
-    #: Names or paths of the clips that have a rating, in the order of their first rows.
-    clips: tuple[str, ...]
-    mean: Mapping[str, float]  #: Name or path of a clip to the mean over its raters.
-    raters: int
-    #: Shape (n_clips, n_raters). All ratings, clips in the order of ``clips``, raters in that of
-    #: their first rows; NaN where a rater did not rate a clip.
-    table: NDArray[np.float64]
+    #: Name or path of each rated clip to the mean over its raters, in the order of the rows.
+    mean: Mapping[str, float]
     agreement: Agreement | None  #: From :func:`agreement_of`.
     description: str = ""  #: How the file was read, in one line; empty if that is obvious.
 
@@ -130,10 +125,7 @@ def read_ratings(path: Path, column: str) -> Ratings:
         path=path,
         by=by,
         column=column,
-        clips=tuple(clip_index),
         mean=dict(zip(clip_index, means.tolist(), strict=True)),
-        raters=shape[1],
-        table=table,
         agreement=agreement_of(table),
         description=content.description(numbers=[column]),
     )
@@ -150,8 +142,8 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
     for row, key in enumerate(keys):
         rows.setdefault(key, []).append(row)
     # A table from Windows has backslashes in its paths.
-    key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.clips}
-    unknown = [clip for clip in ratings.clips if key_of[clip] not in rows]
+    key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.mean}
+    unknown = [clip for clip, key in key_of.items() if key not in rows]
     if unknown:
         others = f" (nor {counted(len(unknown) - 1, 'other')})" if unknown[1:] else ""
         raise UserError(

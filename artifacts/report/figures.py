@@ -39,6 +39,7 @@ HATCHES = ("", "//", "..", "xx", "\\\\", "++")
 MAX_BARS = 120
 #: Names come from outside: a dollar sign in them starts no formula.
 PLAIN_TEXT: Any = {"text.parse_math": False}
+_CHANCE: dict[str, Any] = {"color": "black", "linewidth": 1.2, "linestyle": ":"}
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
 
 
@@ -144,7 +145,7 @@ def draw_speakers(results: RunResults) -> "Figure":
     )
     for axes, shown in zip(figure.axes, rows, strict=True):
         _bars(axes, speakers, {head: first[head] for head in shown}, measure, list(heads))
-        axes.axhline(chance, color="black", linewidth=1.2, linestyle=":", label="chance")
+        axes.axhline(chance, **_CHANCE, label="chance")
         axes.set_ylabel(measure.title + measure.unit)
         axes.legend(**_BESIDE)
     for axes in figure.axes[:-1]:
@@ -178,9 +179,7 @@ def draw_groups(results: RunResults) -> "Figure":
             chance,
             position - 0.45,
             position + 0.45,
-            color="black",
-            linewidth=1.2,
-            linestyle=":",
+            **_CHANCE,
             label="" if position else "chance",
         )
     axes.set_xlabel("group")
@@ -255,9 +254,7 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
                 measure.scale * each.chance,
                 position - 0.4,
                 position + 0.4,
-                color="black",
-                linewidth=1.2,
-                linestyle=":",
+                **_CHANCE,
                 label="" if position else "chance",
             )
         if measure.in_percent:

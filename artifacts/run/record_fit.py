@@ -292,7 +292,7 @@ class _Fitting:
             self.embeddings,
             problem,
             earlier=read_fold_results(
-                run, head.name, layers, folds, np.array(names), _n_points(grid)
+                run, head.name, layers, folds, np.array(names), len(combinations(grid))
             ),
             on_result=fold_writer(run, head.name, layers, [fold.name for fold in folds], names),
             jobs=self.jobs,
@@ -397,10 +397,6 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
     return unite([fitted, of_encoder, by_name]) or fitted
 
 
-def _n_points(grid: Grid) -> int:
-    return len(combinations(grid))
-
-
 def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit) -> HeadSummary:
     searched = [result for result in fit.results.values() if not np.isnan(result.inner).all()]
     return HeadSummary(
@@ -410,7 +406,7 @@ def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit) -> HeadSummary:
         choices=[describe_choice(choice) for choice in fit.choices],
         final=describe_choice(fit.final),
         fits={
-            "points": _n_points(grid) * len(searched),
+            "points": len(combinations(grid)) * len(searched),
             "pruned": int(sum(np.isnan(result.inner).sum() for result in searched)),
             "inner_not_converged": sum(result.inner_not_converged for result in searched),
         },
