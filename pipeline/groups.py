@@ -41,50 +41,26 @@ _DESCRIPTIONS = _OF_ONE_CLIP | {
 
 @dataclass(frozen=True)
 class Groups:
-    """What folds keep together.
+    """What folds keep together."""
 
-    Attributes
-    ----------
-    ids : ndarray of str, shape (n_clips,)
-        Clips with the same id are on one side of every fold. A speaker is never divided.
-    name : str
-        The column that was used, such as ``"session"``; ``"speaker"`` if none.
-    chosen : bool
-        Whether the user named the column: folds from elsewhere must then respect it.
-    assumptions : tuple of str
-        What was assumed, in words.
-    """
-
+    #: Shape (n_clips,). Clips with the same id are on one side of every fold; a speaker is never
+    #: divided.
     ids: NDArray[np.str_]
-    name: str = SPEAKER
+    name: str = SPEAKER  #: The column that was used, such as ``"session"``; ``"speaker"`` if none.
+    #: Whether the user named the column: folds from elsewhere must then respect it.
     chosen: bool = False
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()  #: What was assumed, in words.
 
 
 def find_groups(
     clips: Mapping[str, NDArray[Any]], speakers: NDArray[np.str_], column: str | None = None
 ) -> Groups:
-    """Determine what folds keep together.
+    """Determine what folds keep together; groups that share a speaker are joined.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-    speakers : ndarray of str, shape (n_clips,)
-        The speaker of each clip.
-    column : str, optional
-        A column whose values group speakers, or ``"speaker"``. By default the session if the corpus
-        was recorded in dialogues (IEMOCAP), otherwise the speaker.
-
-    Returns
-    -------
-    Groups
-        Groups that share a speaker are joined.
-
-    Raises
-    ------
-    UserError
-        If there is no such column, or its groups cannot be kept apart.
+    ``clips`` is the clip table, ``speakers`` has the speaker of each clip, and ``column`` is a
+    column whose values group speakers, or ``"speaker"``. By default it is the session if the corpus
+    was recorded in dialogues (IEMOCAP), otherwise the speaker. Raise UserError if there is no such
+    column, or its groups cannot be kept apart.
     """
     if column == SPEAKER:
         return Groups(speakers, chosen=True)
@@ -136,23 +112,9 @@ def crossed_columns(
     """Find columns that group several speakers and are on both sides of a fold.
 
     A column counts if its name suggests that clips were recorded together (session, dialogue, room
-    and the like), or if it divides the speakers into three or more groups.
-
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-    speakers : ndarray of str, shape (n_clips,)
-        The speaker of each clip.
-    folds : sequence of Fold
-        Of the split.
-    ignored : sequence of str
-        Columns to ignore, such as the target.
-
-    Returns
-    -------
-    dict of str to int
-        Column to the number of its groups that are on both sides of a fold.
+    and the like), or if it divides the speakers into three or more groups. Those in ``ignored``,
+    such as the target, do not. Return, by column, the number of its groups that are on both sides
+    of a fold.
     """
     crossing = {}
     people, person = np.unique(speakers, return_inverse=True)

@@ -34,24 +34,11 @@ def predict_from_nuisance(
     """Predict labels or ratings from properties of the recordings, on the given folds.
 
     The model is a small gradient-boosted ensemble of trees, with classes weighted by the inverse of
-    their frequency.
+    their frequency. More than 50 folds are pooled, so that at most 50 models are fitted; ``seed``
+    draws training clips where there are more than 20 000.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-    labels : ndarray of str or float64, shape (n_clips,)
-        The target.
-    folds : sequence of Fold
-        Of the run. More than 50 are pooled, so that at most 50 models are fitted.
-    seed : int
-        For drawing training clips where there are more than 20 000.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (n_tested,)
-        Title of each baseline to its out-of-fold predictions, in the order of the clips. A baseline
-        whose columns are missing, or the same for all clips, is omitted.
+    Return, by title of the baseline, its out-of-fold predictions, shape (n_tested,), in the order
+    of the clips. A baseline whose columns are missing, or the same for all clips, is omitted.
     """
     predictions = {}
     folds = _pool(folds)

@@ -25,23 +25,9 @@ HeadOutput = tuple[torch.Tensor, torch.Tensor | None]
 def head_module(name: str, fitted: Head) -> nn.Module:
     """Convert a fitted head to a module.
 
-    Parameters
-    ----------
-    name : str
-        Name of the head.
-    fitted : Head
-        From its ``fit_final`` or ``load``.
-
-    Returns
-    -------
-    Module
-        From embeddings, float32, shape (n_clips, n_features), to :data:`HeadOutput`: up to
-        rounding, what the ``predict`` of the head returns.
-
-    Raises
-    ------
-    UserError
-        If serpipe does not fit such a head.
+    From embeddings, float32, shape (n_clips, n_features), it computes :data:`HeadOutput`: up to
+    rounding, what the ``predict`` of the head returns. Raise UserError if serpipe does not fit such
+    a head.
     """
     try:
         return _MAKERS[name](fitted.model)
@@ -61,15 +47,7 @@ def check_exportable(name: str) -> None:
 
 
 class Chain(nn.Module):
-    """Modules in sequence; the largest of the resulting scores is chosen.
-
-    Parameters
-    ----------
-    *parts : Module
-        The modules.
-    is_rating : bool
-        Whether the scores are ratings, of which none is chosen.
-    """
+    """Modules in sequence; the largest of the resulting scores is chosen, or none for ratings."""
 
     def __init__(self, *parts: nn.Module, is_rating: bool = False) -> None:
         super().__init__()
@@ -97,13 +75,7 @@ class Affine(nn.Module):
 
 
 class Logistic(nn.Module):
-    """Logistic regression: from features to probabilities.
-
-    Parameters
-    ----------
-    regression : LogisticRegression
-        Fitted.
-    """
+    """A fitted logistic regression: from features to probabilities."""
 
     def __init__(self, regression: Any) -> None:
         super().__init__()
@@ -120,10 +92,7 @@ class Logistic(nn.Module):
 class OneAgainstRest(nn.Module):
     """A logistic regression for each label against the others, with normalised probabilities.
 
-    Parameters
-    ----------
-    classifier : Pipeline
-        Scaler and regression, as :mod:`serpipe.pipeline.heads.sgd` fits them.
+    Scaler and regression are as :mod:`serpipe.pipeline.heads.sgd` fits them.
     """
 
     def __init__(self, classifier: Any) -> None:
@@ -142,16 +111,10 @@ class OneAgainstRest(nn.Module):
 
 
 class Machine(nn.Module):
-    """A support vector machine: from standardised features to sums over its kernel.
+    """A support vector machine: from standardised features to sums over its kernel, RBF or linear.
 
-    Parameters
-    ----------
-    machine : SVC or SVR
-        Fitted, with an RBF or a linear kernel.
-    coefficients : ndarray of float64, shape (n_sums, n_support_vectors)
-        Coefficients of each sum.
-    bias : ndarray of float64, shape (n_sums,)
-        Added to each.
+    ``coefficients``, float64, shape (n_sums, n_support_vectors), are those of each sum, to which
+    ``bias``, shape (n_sums,), is added.
     """
 
     def __init__(
@@ -181,10 +144,8 @@ class Machine(nn.Module):
 class CalibratedMachine(nn.Module):
     """An SVM that chooses by the votes of pairs of labels, and its calibration.
 
-    Parameters
-    ----------
-    classifier : mapping
-        ``machine`` and ``calibration``, as :mod:`serpipe.pipeline.heads.svm` fits them.
+    ``classifier`` has ``machine`` and ``calibration``, as :mod:`serpipe.pipeline.heads.svm` fits
+    them.
     """
 
     def __init__(self, classifier: Mapping[str, Any]) -> None:
@@ -254,13 +215,7 @@ class Fusion(nn.Module):
 
 
 class Trees(nn.Module):
-    """Boosted trees of LightGBM, all evaluated at once.
-
-    Parameters
-    ----------
-    booster : lightgbm.Booster
-        Fitted or loaded.
-    """
+    """Boosted trees of LightGBM, all evaluated at once."""
 
     def __init__(self, booster: Any) -> None:
         super().__init__()

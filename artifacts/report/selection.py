@@ -18,24 +18,13 @@ MAX_RUNS, MAX_BYTES = 1000, 64 << 20
 
 @dataclass(frozen=True)
 class ComparableResults:
-    """The results in the folder of a run that are comparable with it.
+    """The results in the folder of a run that are comparable with it."""
 
-    Attributes
-    ----------
-    runs : int
-        Runs on the same clips, folds and target, the run itself included.
-    results : int
-        Heads of all these runs.
-    other_folds : int
-        Heads of runs on the same clips and target in other folds: another split or seed.
-    other_seeds : int
-        Runs that differ in nothing but the seed and test other clips.
-    """
-
-    runs: int = 1
-    results: int = 1
+    runs: int = 1  #: Runs on the same clips, folds and target, the run itself included.
+    results: int = 1  #: Heads of all these runs.
+    #: Heads of runs on the same clips and target in other folds: another split or seed.
     other_folds: int = 0
-    other_seeds: int = 0
+    other_seeds: int = 0  #: Runs that differ in nothing but the seed and test other clips.
 
     @property
     def total(self) -> int:

@@ -68,16 +68,9 @@ def read_fold_results(
 ) -> Results:
     """Read the stored results by layer and fold; damaged ones are treated as missing.
 
-    Parameters
-    ----------
-    run, head, layers, folds
-        As for :func:`fold_writer`.
-    labels : ndarray of str, shape (n_labels,)
-        All labels, sorted; empty for ratings.
-    n_points : int
-        Number of sets of hyper-parameters in the grid.
-    with_inner_scores : bool
-        Whether results without the scores of the inner folds are missing, too.
+    ``labels`` are all labels, sorted, or none for ratings; ``n_points`` is the number of sets of
+    hyper-parameters in the grid. ``with_inner_scores``: results without the scores of the inner
+    folds are missing, too.
     """
     results = {}
     for layer_index, layer in enumerate(layers):

@@ -86,12 +86,8 @@ def record_run(
 
     Parameters
     ----------
-    cache : Cache
-        The embeddings and the clip table.
-    heads : sequence of Head
-        The heads to fit.
-    grids : mapping of str to Grid
-        The values to try, by name of the head.
+    cache, heads, grids
+        The embeddings, the heads to fit, and the values to try by name of the head.
     protocol : Protocol, optional
         By default nested leave-one-speaker-out over all layers.
     combined : sequence of str
@@ -104,17 +100,14 @@ def record_run(
         Of the target, from a separate file.
     provenance : mapping
         JSON values to store with the results.
-    out : Path, optional
-        The run's folder; by default named after the cache, the split and the heads.
-    given_name : str
-        The user's name for the run.
-    jobs : int
-        Number of processes. The results do not depend on it.
+    out, given_name
+        The run's folder, by default named after the cache, the split and the heads; the user's name
+        for the run.
+    jobs, cluster
+        Number of processes, on which the results do not depend; or whose workers search instead.
     stream_past : float
         Size of one candidate's embeddings, in GiB, above which heads read them in blocks, or are
         replaced by one that does.
-    cluster : Cluster, optional
-        Whose workers search instead.
     track, say : callable
         Show progress; print a line.
 
@@ -216,13 +209,9 @@ def plan_run(
 ) -> Plan:
     """Apply a protocol to a cache, and refuse what would fail later.
 
-    The parameters are those of :func:`record_run`.
-
-    Raises
-    ------
-    UserError
-        If the cache does not hold what the protocol needs, a head is for another kind of target,
-        there are no speakers to choose by, or clips of two speakers have the same embedding.
+    The parameters are those of :func:`record_run`. Raise UserError if the cache does not hold what
+    the protocol needs, a head is for another kind of target, there are no speakers to choose by, or
+    clips of two speakers have the same embedding.
     """
     plan = make_plan(cache, protocol, ratings)
     if RECORDING not in cache.clips:  # made before copies were looked for
@@ -306,7 +295,13 @@ class _Fitting:
         layers, names = [candidate.name for candidate in plan.candidates], problem.names
         fuses = FUSE in self.combined
         earlier = read_fold_results(
-            run, head.name, layers, folds, np.array(names), _n_points(grid), with_inner_scores=fuses
+            run,
+            head.name,
+            layers,
+            folds,
+            np.array(names),
+            len(combinations(grid)),
+            with_inner_scores=fuses,
         )
         return fit_head(
             head,
@@ -467,10 +462,6 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
     return unite([fitted, of_encoder, by_name]) or fitted
 
 
-def _n_points(grid: Grid) -> int:
-    return len(combinations(grid))
-
-
 def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit) -> HeadSummary:
     searched = [result for result in fit.results.values() if not np.isnan(result.inner).all()]
     return HeadSummary(
@@ -480,7 +471,7 @@ def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit) -> HeadSummary:
         choices=[describe_choice(choice) for choice in fit.choices],
         final=describe_choice(fit.final),
         fits={
-            "points": _n_points(grid) * len(searched),
+            "points": len(combinations(grid)) * len(searched),
             "pruned": int(sum(np.isnan(result.inner).sum() for result in searched)),
             "inner_not_converged": sum(result.inner_not_converged for result in searched),
         },

@@ -24,24 +24,12 @@ from .summary import HeadSummary, RunSummary, check_run, read_summary, update_ha
 
 @dataclass(frozen=True)
 class Recorder:
-    """A run that is being recorded.
-
-    Attributes
-    ----------
-    run : Path
-        The run's folder.
-    plan : Plan
-        Clips, labels and folds.
-    summary : RunSummary
-        The content of ``run.json``, but for the heads.
-    heads : dict of str to HeadSummary
-        The finished heads.
-    """
+    """A run that is being recorded."""
 
     run: Path
-    plan: Plan
-    summary: RunSummary
-    heads: dict[str, HeadSummary]
+    plan: Plan  #: Clips, labels and folds.
+    summary: RunSummary  #: The content of ``run.json``, but for the heads.
+    heads: dict[str, HeadSummary]  #: The finished heads.
 
     @property
     def is_complete(self) -> bool:
@@ -99,29 +87,11 @@ class Recorder:
 def open_recorder(
     plan: Plan, out: Path | None, name: str, provenance: Mapping[str, Any], **fields: Any
 ) -> Recorder:
-    """Open the folder of a run, new or to be resumed.
+    """Open the folder of a run, new or to be resumed: ``out``, or ``artifacts/runs/NAME``.
 
-    Parameters
-    ----------
-    plan : Plan
-        Clips, labels and folds.
-    out : Path or None
-        The run's folder; by default ``artifacts/runs/NAME``.
-    name : str
-        From :func:`~serpipe.artifacts.run.identity.run_name`.
-    provenance : mapping
-        JSON values.
-    **fields
-        The fields of :class:`RunSummary` that the plan does not determine.
-
-    Returns
-    -------
-    Recorder
-
-    Raises
-    ------
-    UserError
-        If the folder holds anything else, or a run whose files were changed.
+    ``name`` is from :func:`~serpipe.artifacts.run.identity.run_name`; ``fields`` are those of
+    :class:`RunSummary` that the plan does not determine. Raise UserError if the folder holds
+    anything else, or a run whose files were changed.
     """
     run = out or RUNS / name
     heads = _finished_heads(run, name, provenance)
