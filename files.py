@@ -33,12 +33,8 @@ def create_file(path: Path) -> BinaryIO:
     """Create a new, empty file in place of an existing one, for unbuffered reading and writing.
 
     An existing file is removed and never written to: a symbolic link left at the name of a
-    temporary file would otherwise lead to another file and destroy it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be created, or another process created it at the same time.
+    temporary file would otherwise lead to another file and destroy it. Raise OSError if it cannot
+    be created, or another process created it at the same time.
     """
     path.unlink(missing_ok=True)
     return path.open("x+b", buffering=0)
@@ -47,22 +43,8 @@ def create_file(path: Path) -> BinaryIO:
 def open_file(path: Path, flags: int = os.O_RDWR) -> BinaryIO:
     """Open a partly written file as :func:`create_file` does, to continue it.
 
-    Parameters
-    ----------
-    path : Path
-        The file; symbolic links are not followed.
-    flags : int
-        As of :func:`os.open`.
-
-    Returns
-    -------
-    BinaryIO
-        The unbuffered file, positioned at its start, or at its end if ``flags`` append.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened, or is a link.
+    ``flags`` are those of :func:`os.open`; the file is positioned at its start, or at its end if
+    they append. Raise OSError if it cannot be opened, or is a symbolic link.
     """
     for name in ("O_NOFOLLOW", "O_BINARY"):  # each on some systems only
         flags |= getattr(os, name, 0)
@@ -78,13 +60,7 @@ def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with its contents, or a link but not its target.
-
-    Raises
-    ------
-    OSError
-        If it cannot be removed.
-    """
+    """Remove a file, a folder with its contents, or a link but not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -94,10 +70,7 @@ def remove(path: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents.
 
-    Raises
-    ------
-    UserError
-        If a file is in the way, or permission is denied.
+    Raise UserError if a file is in the way, or permission is denied.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,10 +84,7 @@ def make_folder(folder: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically, with the folders that it needs.
 
-    Raises
-    ------
-    MachineError
-        If the disk is full or the folder is read-only; an existing file is kept.
+    Raise MachineError if the disk is full or the folder is read-only; an existing file is kept.
     """
     unfinished = path.with_name(path.name + ".unfinished")
     try:
@@ -140,12 +110,8 @@ def open_regular(path: Path) -> io.BufferedReader:
     """Open an untrusted file for reading if it, or the target of the link, is a regular file.
 
     A device, pipe or socket could be endless or block for ever. The check is made on the open file,
-    so that it cannot be replaced in between. The caller closes the file.
-
-    Raises
-    ------
-    OSError
-        If it is missing, may not be read, or is not a regular file; ``strerror`` says which.
+    so that it cannot be replaced in between. The caller closes the file. Raise OSError if it is
+    missing, may not be read, or is not a regular file; ``strerror`` says which.
     """
     # Opening a pipe for reading would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -162,10 +128,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 def check_regular(path: Path, most: int) -> int:
     """Return the size in bytes of a regular file that another library will open.
 
-    Raises
-    ------
-    OSError
-        As :func:`open_regular`; also if it has more than ``most`` bytes.
+    Raise OSError as :func:`open_regular` does, also if it has more than ``most`` bytes.
     """
     with open_regular(path) as file:
         return _check_size(file, path, most)
@@ -174,10 +137,7 @@ def check_regular(path: Path, most: int) -> int:
 def read_bytes(path: Path, most: int) -> bytes:
     """Read an untrusted regular file of at most ``most`` bytes.
 
-    Raises
-    ------
-    OSError
-        As :func:`open_regular`; also if it has more.
+    Raise OSError as :func:`open_regular` does, also if it has more.
     """
     with open_regular(path) as file:
         _check_size(file, path, most)
@@ -190,12 +150,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 def read_text(path: Path, most: int) -> str:
     """Read a text file in UTF-8, as :func:`read_bytes` does.
 
-    Raises
-    ------
-    OSError
-        As :func:`read_bytes`.
-    UnicodeDecodeError
-        If it is not UTF-8.
+    Raise UnicodeDecodeError if it is not UTF-8.
     """
     return read_bytes(path, most).decode("utf-8")
 

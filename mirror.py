@@ -37,28 +37,10 @@ def copies() -> Path:
 def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> Path:
     """Return the path of a file or folder on this machine; a remote one is downloaded first.
 
-    Only files that have changed since are downloaded again.
-
-    Parameters
-    ----------
-    given : str, Path or Remote
-        A path, or the address of a file or folder.
-    say : callable
-        Takes a line of text that reports a download.
-    file : bool
-        Whether it must be a file, alone or with shards: folders are not downloaded.
-
-    Returns
-    -------
-    Path
-        The path itself, or the copy, which has the same name.
-
-    Raises
-    ------
-    UserError
-        If there is no such file or folder, or permission is denied.
-    MachineError
-        If the store cannot be reached.
+    The copy has the same name. Only files that have changed since are downloaded again. If
+    ``file``, it must be a file, alone or with shards: folders are not downloaded. Raise UserError
+    if there is no such file or folder, or permission is denied, and MachineError if the store
+    cannot be reached.
     """
     where = place(given)
     if isinstance(where, Path):
@@ -81,25 +63,10 @@ def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> 
 def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
     """Yield a path on this machine to write to, and upload the result to a remote address.
 
-    Parameters
-    ----------
-    given : str, Path or Remote
-        The destination. Existing files are downloaded first, so that work can resume.
-    say : callable
-        Takes lines of text that report downloads and uploads.
-
-    Yields
-    ------
-    Path
-        The path itself, or the copy, which has the same name. If writing fails, nothing is
-        uploaded, and the copy keeps what was written for the next attempt.
-
-    Raises
-    ------
-    UserError
-        If the destination is not writable, or another process is writing it from this machine.
-    MachineError
-        If the store cannot be reached.
+    Existing files are downloaded first, so that work can resume; the copy has the same name. If
+    writing fails, nothing is uploaded, and the copy keeps what was written for the next attempt.
+    Raise UserError if the destination is not writable, or another process is writing it from this
+    machine, and MachineError if the store cannot be reached.
     """
     where = place(given)
     if isinstance(where, Path):

@@ -46,14 +46,9 @@ _SILENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A remote file or folder, with the part of :class:`pathlib.Path` that reading clips needs.
+    """A remote file or folder, with the part of :class:`pathlib.Path` that reading clips needs."""
 
-    Attributes
-    ----------
-    url : str
-        Its address. The query after a ``?``, such as a signature, is sent but never shown.
-    """
-
+    #: Its address. The query after a ``?``, such as a signature, is sent but never shown.
     url: str
 
     def __str__(self) -> str:
@@ -94,13 +89,7 @@ class Remote:
         return self
 
     def is_dir(self) -> bool:
-        """Whether there are files below it.
-
-        Raises
-        ------
-        UserError
-            If it is on a web server, which cannot tell.
-        """
+        """Whether there are files below it; raise UserError for a web server, which cannot tell."""
         self._check_lists()
         return self._retry(lambda: bool(self.store.isdir(self.url)))
 
@@ -111,14 +100,8 @@ class Remote:
     def read_bytes(self, most: int = -1) -> bytes:
         """Read the whole file; of a file longer than ``most`` bytes (if not negative), one more.
 
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        UserError
-            If permission is denied.
-        MachineError
-            If the store cannot be reached in three attempts.
+        Raise FileNotFoundError if there is no such file, UserError if permission is denied, and
+        MachineError if the store cannot be reached in three attempts.
         """
         return self._retry(lambda: self._read(most))
 
@@ -129,17 +112,9 @@ class Remote:
     def files(self) -> Mapping[str, str]:
         """List all files below this folder, at any depth.
 
-        Returns
-        -------
-        dict of str to str
-            The :func:`version` of each file, by path relative to the folder.
-
-        Raises
-        ------
-        UserError
-            If it is on a web server, or permission is denied.
-        MachineError
-            If the store cannot be reached.
+        Return the :func:`version` of each file, by path relative to the folder. Raise UserError if
+        it is on a web server, or permission is denied, and MachineError if the store cannot be
+        reached.
         """
         self._check_lists()
         from fsspec.core import strip_protocol
@@ -159,10 +134,7 @@ class Remote:
     def store(self) -> "AbstractFileSystem":
         """The file system of fsspec.
 
-        Raises
-        ------
-        UserError
-            If fsspec does not know the scheme, or the package for it is not installed.
+        Raise UserError if fsspec does not know the scheme, or the package for it is not installed.
         """
         try:
             return _store(self.scheme, os.getpid())
@@ -199,10 +171,7 @@ class Remote:
     def open_stream(self) -> Any:
         """Request the file from a web server, and return a stream.
 
-        Raises
-        ------
-        FileNotFoundError
-            If the server has no such file. Other errors are those of fsspec.
+        Raise FileNotFoundError if the server has no such file, and the other errors of fsspec.
         """
         # With a size, which is not used, fsspec does not request it first.
         return self.store.open(self.url, "rb", block_size=0, size=1)
@@ -239,10 +208,8 @@ Place = Path | Remote
 def place(given: str | Place) -> Place:
     """Return a path (also for ``"file://..."``), or the remote file or folder at an address.
 
-    Raises
-    ------
-    UserError
-        If an address has a name and password, or contains another one (``"zip::s3://..."``).
+    Raise UserError if an address has a name and password, or contains another one
+    (``"zip::s3://..."``).
     """
     if not isinstance(given, str):
         return given

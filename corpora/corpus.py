@@ -21,23 +21,14 @@ def no_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of a release that can be downloaded freely.
-
-    Attributes
-    ----------
-    url : str
-        Its address.
-    name : str
-        Name of the downloaded file.
-    size : int
-        In bytes; 0 if the source does not state it.
-    checksum : str
-        ``"md5:..."`` or ``"sha256:..."``, as the source publishes it; empty if it does not.
-    """
+    """A file of a release that can be downloaded freely."""
 
     url: str
+    #: Of the downloaded file.
     name: str
+    #: In bytes; 0 if the source does not state it.
     size: int = 0
+    #: ``"md5:..."`` or ``"sha256:..."``, as the source publishes it; empty if it does not.
     checksum: str = ""
 
 

@@ -47,10 +47,7 @@ _MISNAMED = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a CREMA-D file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not an actor and three known codes.
+    The stem must be an actor and three known codes.
     """
     name = _MISNAMED.get(path.stem, path.stem)
     parts = name.split("_")

@@ -65,29 +65,18 @@ _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A complete archive on this machine.
-
-    Attributes
-    ----------
-    path : Path
-        The archive.
-    size : int
-        In bytes.
-    sha256 : str
-        Hexadecimal; to be recorded if its source publishes no checksum.
-    verified : bool
-        Whether it was compared with a published checksum.
-    fetched : bool
-        Whether it was downloaded now; ``False`` if it existed already.
-    unpacked : int
-        Number of its files in the folder.
-    """
+    """A complete archive on this machine."""
 
     path: Path
+    #: In bytes.
     size: int
+    #: To be recorded if its source publishes no checksum.
     sha256: str
+    #: Whether it was compared with a published checksum.
     verified: bool
+    #: Whether it was downloaded now; False if it existed already.
     fetched: bool
+    #: Number of its files in the folder.
     unpacked: int = 0
 
 
@@ -99,40 +88,20 @@ def download(
     unpack: bool = True,
     pause: float = 1.0,
 ) -> tuple[Downloaded, ...]:
-    """Download archives into a folder and unpack them there.
+    """Download archives into a folder, which is created if necessary, and unpack them there.
 
     Received bytes are kept in ``NAME.part`` until the archive is complete and its checksum correct;
     a later run resumes if the file at the source is still the same. An existing archive is checked
-    and not downloaded again. The archives stay beside their unpacked files.
+    and not downloaded again. The archives stay beside their unpacked files. Of ``.zip``,
+    ``.tar.gz`` and ``.tgz`` files, existing files with the same content stay as they are.
 
-    Parameters
-    ----------
-    archives : iterable of Archive
-        What to download.
-    folder : Path
-        The target; created if necessary.
-    track : callable
-        Shows progress: called as ``track(chunks, name, number_of_bytes)`` for each archive; the
-        number is 0 if the source does not state it. See :func:`track_bytes`.
-    unpack : bool
-        Whether to unpack ``.zip``, ``.tar.gz`` and ``.tgz`` files. Existing files with the same
-        content stay as they are.
-    pause : float
-        Seconds before the second attempt; doubled before each further one.
+    ``track`` is called as ``track(chunks, name, number_of_bytes)`` for each archive, such as
+    :func:`track_bytes`; the number is 0 if the source does not state it. ``pause`` is the number of
+    seconds before the second attempt, doubled before each further one.
 
-    Returns
-    -------
-    tuple of Downloaded
-        One for each archive.
-
-    Raises
-    ------
-    MachineError
-        If the network or the disk fails, or the server sends another file. Received bytes are kept
-        if they can still become the archive.
-    UserError
-        If the folder cannot be used, if another download uses it, or if a file of an archive would
-        replace a different one.
+    Raise MachineError if the network or the disk fails, or the server sends another file: received
+    bytes are kept if they can still become the archive. Raise UserError if the folder cannot be
+    used, if another download uses it, or if a file of an archive would replace a different one.
     """
     make_folder(folder)
     lock = FileLock(folder / ".download.lock", timeout=0)

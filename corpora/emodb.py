@@ -57,10 +57,7 @@ SENTENCES = {
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that an EMO-DB file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not a known speaker, sentence and emotion, and a version.
+    The stem must be a known speaker, sentence and emotion, and a version.
     """
     match = re.fullmatch(r"(\d\d)([ab]\d\d)([A-Z])([a-z])", path.stem)
     if not match:

@@ -41,13 +41,9 @@ _PARTS = {
 def read_any_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a RAVDESS file name gives, for speech and song.
 
-    The folders are free, but the clips in a folder ``Actor_NN``, as in the release, must be that
-    actor's. For a recording with video, return that it is one.
-
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not seven known two-digit codes, or the folder contradicts them.
+    The stem must be seven known two-digit codes. The folders are free, but the clips in a folder
+    ``Actor_NN``, as in the release, must be that actor's. For a recording with video, return that
+    it is one.
     """
     codes = path.stem.split("-")
     if len(codes) != len(_PARTS):

@@ -24,10 +24,7 @@ SPEAKERS = ("DC", "JE", "JK", "KL")
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a SAVEE file name and its folder give.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not a known emotion and number, or neither name nor folder gives the speaker.
+    The stem must be a known emotion and number, and name or folder must give the speaker.
     """
     match = re.fullmatch(r"(?:([A-Z]{2})_)?([a-z]{1,2})(\d\d)", path.stem)
     if not match:

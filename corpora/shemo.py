@@ -23,10 +23,7 @@ _SEX = {"F": "female", "M": "male"}
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a ShEMO file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not sex, speaker, a known emotion and a number.
+    The stem must be sex, speaker, a known emotion and a number.
     """
     match = re.fullmatch(r"([FM])(\d\d)([A-Z])(\d{2,3})", path.stem)
     if not match:

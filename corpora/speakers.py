@@ -8,20 +8,10 @@ from collections.abc import Iterable
 def canonical_speaker(speaker: str) -> str:
     """Return a speaker id without the differences between spellings.
 
-    Case, Unicode form, accents, zero padding, spaces and punctuation are dropped, so that
-    ``"Actor 1"``, ``"actor01"`` and ``"ACTOR_1"`` give the same result. Punctuation between two
-    digits is kept as a hyphen: ``"1-12"`` and ``"11-2"`` are different ids. ``+`` and ``:`` are
-    kept, too.
-
-    Parameters
-    ----------
-    speaker : str
-        An id, as a corpus or a manifest gives it.
-
-    Returns
-    -------
-    str
-        The id itself if it has neither letters nor digits.
+    Case, Unicode form, accents, zero padding, spaces and punctuation are dropped, so that ``"Actor
+    1"``, ``"actor01"`` and ``"ACTOR_1"`` give the same result. Punctuation between two digits is
+    kept as a hyphen: ``"1-12"`` and ``"11-2"`` are different ids. ``+`` and ``:`` are kept, too. An
+    id with neither letters nor digits stays as it is.
 
     Examples
     --------

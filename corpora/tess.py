@@ -27,10 +27,7 @@ _MISNAMED = {"OA_bite_neutral": "OAF_bite_neutral"}
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a TESS file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not a known speaker, a word and a known emotion.
+    The stem must be a known speaker, a word and a known emotion.
     """
     name = _MISNAMED.get(path.stem, path.stem)
     match = re.fullmatch(r"([A-Z]+)_([A-Za-z']+)_([a-z]+)", name)

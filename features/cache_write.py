@@ -56,24 +56,8 @@ def write_cache(
     """Write a cache as one file, whole or not at all: under another name, synced, then renamed.
 
     The embeddings are laid out first and then filled in place from one source after another, so
-    that memory does not grow with the number of clips.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    key, provenance : mapping
-        JSON values.
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table by column.
-    sources : iterable of (ndarray of int, callable)
-        Rows of the table, and a function from pooling and layer to their values, shape
-        (n_rows, width). Together they fill every row.
-
-    Raises
-    ------
-    MachineError
-        If the file cannot be written.
+    that memory does not grow with the number of clips. Together the sources fill every row. Raise
+    MachineError if the file cannot be written.
     """
     with _whole_or_not(path, [path]):
         _write_files([path], [np.arange(len(clips["sha256"]))], key, provenance, clips, sources)
@@ -94,25 +78,10 @@ def write_shards(
     The index is put in place last: until then, the old index stays valid, because its shards are
     not touched, and new ones have higher numbers.
 
-    Parameters
-    ----------
-    path : Path
-        The index; the shards are in the folder ``path`` with ``.shards`` added.
-    key, provenance, clips
-        As :func:`write_cache` takes them.
-    sources
-        The same, for the clips that have no row yet.
-    shard_clips : int
-        Clips in a shard.
-    kept : (Cache, ndarray of int, shape (n_clips,)), optional
-        The index whose shards stay, and the index of each clip in it; -1 for a new clip.
-
-    Raises
-    ------
-    UserError
-        If there would be too many shards.
-    MachineError
-        If a file cannot be written.
+    The shards are in the folder ``path`` with ``.shards`` added, ``shard_clips`` clips in each.
+    ``sources`` fill the rows of the new clips. ``kept`` is the index whose shards stay, and the row
+    of each clip in it, -1 for a new clip. Raise UserError if there would be too many shards, and
+    MachineError if a file cannot be written.
     """
     n_clips = len(clips["sha256"])
     in_place = read_numbers(path)
@@ -156,20 +125,13 @@ def remove_unused_shards(cache: Cache) -> None:
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """A file that holds rows, while it is being written.
+    """A file that holds rows, while it is being written."""
 
-    Attributes
-    ----------
-    path : Path
-        Its final name.
-    layout : MemoryFile
-        All of it but the embeddings.
-    offsets : mapping of str to int
-        Where the rows of each ``POOLING/LAYER`` begin, in bytes.
-    """
-
+    #: Its final name.
     path: Path
+    #: All of it but the embeddings.
     layout: MemoryFile
+    #: Where the rows of each ``POOLING/LAYER`` begin, in bytes.
     offsets: Mapping[str, int]
     n_rows: int
     width: int
@@ -229,10 +191,7 @@ def _write_files(
 ) -> list[Shard]:
     """Write unfinished files, each with the rows of some clips, in one pass.
 
-    Returns
-    -------
-    list of Shard
-        The files with their final names, numbered from ``first``, without stamps.
+    Return them with their final names, numbered from ``first``, without stamps.
     """
     file_of, row_of = np.full(len(clips["sha256"]), -1), np.full(len(clips["sha256"]), -1)
     files = []

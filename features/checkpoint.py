@@ -48,24 +48,7 @@ Loader = Callable[[str, str, str | None, Any], nn.Module]
 class Checkpoint:
     """A complete checkpoint, in float32 on the CPU, as it was saved.
 
-    Attributes
-    ----------
-    name : str
-        Hub id, built-in name, or name of the local folder.
-    revision : str
-        Commit of a hub id; ``"local"`` or ``"built-in"`` otherwise.
-    weights_sha256 : str
-        Hash over names, shapes and values of the encoder's weights.
-    config_sha256 : str
-        Hash over the configurations of the model and of its feature extractor.
-    model_type : str
-        The architecture, as its ``config.json`` names it.
-    model : PreTrainedModel
-        The encoder, or the result of another loader.
-    front_end : FrontEnd
-        From waveforms to its inputs.
-    training : TrainingRecord or None
-        What it was trained on, beyond the pretraining; None if nothing is known.
+    The first five fields are those of :class:`~serpipe.features.encoder.EncoderIdentity`.
     """
 
     name: str
@@ -73,8 +56,11 @@ class Checkpoint:
     weights_sha256: str
     config_sha256: str
     model_type: str
+    #: The encoder, or the result of another loader.
     model: nn.Module
+    #: From waveforms to its inputs.
     front_end: FrontEnd
+    #: What it was trained on, beyond the pretraining; None if nothing is known.
     training: TrainingRecord | None = None
 
     @property
@@ -88,28 +74,13 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint.
 
-    Parameters
-    ----------
-    name : str
-        A built-in name (``"whisper-tiny.en"``), a local folder in the layout of transformers, or
-        a hub id.
-    revision : str or None
-        Branch, tag or commit of a hub id. Ids in ``PINNED_REVISIONS`` have one.
-    load : callable, optional
-        Loads and checks the weights; by default those of the encoder alone.
-    option : str
-        The option that names the checkpoint, for messages.
+    ``name`` is a built-in name (``"whisper-tiny.en"``), a local folder in the layout of
+    transformers, or a hub id, and ``revision`` a branch, tag or commit of a hub id; ids in
+    ``PINNED_REVISIONS`` have one. ``load`` loads and checks the weights, by default those of the
+    encoder alone. ``option`` is the option that names the checkpoint, for messages.
 
-    Returns
-    -------
-    Checkpoint
-
-    Raises
-    ------
-    UserError
-        If the checkpoint is missing, of an unknown kind, or lacks weights or its preprocessor.
-    MachineError
-        If the hub cannot be reached.
+    Raise UserError if the checkpoint is missing, of an unknown kind, or lacks weights or its
+    preprocessor, and MachineError if the hub cannot be reached.
     """
     import transformers
     from huggingface_hub import logging as hub_logging
@@ -309,28 +280,10 @@ def load_as(
 ) -> tuple[Any, dict[str, Any]]:
     """Load weights into a transformers class, in float32, without code from the checkpoint.
 
-    Parameters
-    ----------
-    kind : type
-        The class.
-    name, source : str
-        Name of the checkpoint in messages, and its path or hub id.
-    revision : str or None
-        Of a hub id.
-    config : PretrainedConfig
-        Its configuration.
-
-    Returns
-    -------
-    model : PreTrainedModel
-        Weights that the checkpoint lacks are random.
-    report : dict
-        ``missing_keys``, ``mismatched_keys`` and ``unexpected_keys``.
-
-    Raises
-    ------
-    UserError
-        If the weights do not fit the configuration.
+    ``name`` is that of the checkpoint in messages, and ``source`` its path or hub id. Return the
+    model, in which missing weights are random, and a report with ``missing_keys``,
+    ``mismatched_keys`` and ``unexpected_keys``. Raise UserError if the weights do not fit the
+    configuration.
     """
     try:
         model, report = kind.from_pretrained(

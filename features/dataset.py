@@ -116,25 +116,10 @@ class ClipDataset(Dataset[Item]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Item:
-        """Decode a clip.
+        """Decode a clip; return its waveform and its target.
 
-        Parameters
-        ----------
-        index : int
-            Index in ``clips``.
-
-        Returns
-        -------
-        waveform : tensor of float32, shape (n_samples,)
-            Full scale is 1.
-        target : int or float
-            The index of its label in ``labels``, or its number.
-
-        Raises
-        ------
-        BadClipError
-            If the clip cannot be decoded. In a worker process of a data loader this becomes a
-            RuntimeError with the same text.
+        Raise BadClipError if it cannot be decoded. In a worker process of a data loader this
+        becomes a RuntimeError with the same text.
         """
         waveform, _ = read_waveform(self.clips[index].file, self.sampling_rate, self.channels)
         return torch.from_numpy(waveform), self.targets[index]

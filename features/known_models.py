@@ -10,20 +10,12 @@ from .training_record import TrainingRecord
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model, or a family of models, whose training corpora are known.
-
-    Attributes
-    ----------
-    corpora : frozenset of str
-        What it was trained on.
-    names : tuple of str
-        Hub ids, or parts of names that identify the model anywhere in an id or a path.
-    exact : tuple of str
-        Names that identify it only as the whole name of the folder.
-    """
+    """A model, or a family of models, whose training corpora are known."""
 
     corpora: frozenset[str]
+    #: Hub ids, or parts of names that identify the model anywhere in an id or a path.
     names: tuple[str, ...]
+    #: Names that identify it only as the whole name of the folder.
     exact: tuple[str, ...] = ()
 
 
@@ -62,20 +54,10 @@ KNOWN_WEIGHTS: Mapping[str, frozenset[str]] = {}
 
 
 def known_training(names: Iterable[str], weights_sha256: str = "") -> TrainingRecord | None:
-    """Return what a published model was trained on, if its names or weights are known.
+    """Return the corpora that a published model was trained on; None if the model is unknown.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Hub ids and paths of the model and of its base model. The parent folders of a path count,
-        such as those of the hub's cache; case and separators do not.
-    weights_sha256 : str
-        Hash of its weights.
-
-    Returns
-    -------
-    TrainingRecord or None
-        With corpora alone; None if the model is unknown.
+    ``names`` are hub ids and paths of the model and of its base model. The parent folders of a path
+    count, such as those of the hub's cache; case and separators do not.
     """
     matches = [KNOWN_WEIGHTS[weights_sha256]] if weights_sha256 in KNOWN_WEIGHTS else []
     for name in names:

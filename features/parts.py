@@ -44,12 +44,9 @@ class Parts:
         self._flushed = time.monotonic()
 
     def key(self) -> dict[str, Any] | None:
-        """Return the key of the parts, ``None`` if there are none.
+        """Return the key of the parts, None if there are none.
 
-        Raises
-        ------
-        UserError
-            If the file of the key is damaged.
+        Raise UserError if the file of the key is damaged.
         """
         path = self.folder / "key.json"
         try:
@@ -79,14 +76,9 @@ class Parts:
             write_text(self.folder / "key.json", json.dumps(key))
 
     def add(self, hashes: list[str], embeddings: Embeddings) -> None:
-        """Add a batch; write the pending batches if the last write was long ago.
+        """Add the embeddings of the clips of a batch, by content hash.
 
-        Parameters
-        ----------
-        hashes : list of str
-            The clips' content hashes.
-        embeddings : mapping of str to ndarray of float32, shape (n_layers, n_clips, width)
-            By pooling.
+        Write the pending batches if the last write was long ago.
         """
         self._pending.append((hashes, embeddings))
         self._waiting_bytes += sum(array.nbytes for array in embeddings.values())

@@ -31,22 +31,9 @@ _LOGGED_TRUNCATED = re.compile(r"truncated|^Data length \d+ should be", re.MULTI
 def find_missing(content: bytes, audio_format: str, frames: int, log: str) -> str | None:
     """Compare the length that a file declares with its bytes.
 
-    Parameters
-    ----------
-    content : bytes
-        The whole file.
-    audio_format : str
-        The format as libsndfile names it, such as ``"WAV"``.
-    frames : int
-        Samples per channel according to libsndfile.
-    log : str
-        The log of libsndfile about the header.
-
-    Returns
-    -------
-    str or None
-        The part that is present, such as ``"9000 of 32000 bytes"``; None if the file is complete or
-        declares no length. libsndfile itself refuses truncated FLAC, HTK and SDS files.
+    ``audio_format``, ``frames`` (samples per channel) and the ``log`` about the header are those of
+    libsndfile, which itself refuses truncated FLAC, HTK and SDS files. Return the part that is
+    present, such as ``"9000 of 32000 bytes"``; None if the file is complete or declares no length.
     """
     check = _CHECKS.get(audio_format)
     if check:
@@ -80,22 +67,9 @@ def find_missing_in_container(content: bytes) -> str | None:
 def count_mpeg_samples(content: bytes) -> tuple[int, str | None]:
     """Count the samples of an MPEG audio stream (MP3 and its older layers).
 
-    Parameters
-    ----------
-    content : bytes
-        The whole file.
-
-    Returns
-    -------
-    n_samples : int
-        Samples per channel in all complete frames; 0 for frames of free bit rate.
-    missing : str or None
-        As :func:`find_missing`, if the last frame is incomplete or bytes between frames are
-        damaged.
-
-    Notes
-    -----
-    ISO/IEC 11172-3, section 2.4.2.3; tags as decoders skip them.
+    Return the samples per channel in all complete frames (0 for frames of free bit rate), and, as
+    :func:`find_missing` does, whether the last frame is incomplete or bytes between frames are
+    damaged. Source: ISO/IEC 11172-3, section 2.4.2.3; tags as decoders skip them.
     """
     at = _after_id3(content, 0)
     at = at if _mpeg_frame(content, at) else _next_frame(content, at)
