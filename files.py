@@ -13,14 +13,19 @@ from typing import Any, BinaryIO
 from .errors import MachineError, UserError
 
 
-def put_in_place(unfinished: Path, path: Path) -> None:
+def unfinished(path: Path) -> Path:
+    """Return the name of a file while it is written."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def put_in_place(written: Path, path: Path) -> None:
     """Give a written file in the same folder its final name.
 
     A power cut leaves either the old file or the new one.
     """
-    with unfinished.open("rb") as file:
+    with written.open("rb") as file:
         os.fsync(file.fileno())
-    unfinished.replace(path)
+    written.replace(path)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -86,15 +91,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raise MachineError if the disk is full or the folder is read-only; an existing file is kept.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with create_file(unfinished) as file:
+        with create_file(unfinished(path)) as file:
             write_all(file, content)
-        put_in_place(unfinished, path)
+        put_in_place(unfinished(path), path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            unfinished(path).unlink(missing_ok=True)
         raise MachineError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose a folder "
             "that you may write to, and run the same command again: existing files are kept"
@@ -143,7 +147,7 @@ def read_bytes(path: Path, most: int) -> bytes:
         _check_size(file, path, most)
         content = file.read(most + 1)  # it may grow, and files in /proc have no size
         if len(content) > most:
-            raise _too_large(path, most)
+            raise too_large(path, most)
         return content
 
 
@@ -158,13 +162,14 @@ def read_text(path: Path, most: int) -> str:
 def _check_size(file: io.BufferedReader, path: Path, most: int) -> int:
     size = os.fstat(file.fileno()).st_size
     if size > most:
-        raise _too_large(path, most)
+        raise too_large(path, most)
     return size
 
 
-def _too_large(path: Path, most: int) -> OSError:
+def too_large(file: object, most: int) -> OSError:
+    """Return the error for a file with more than ``most`` bytes."""
     limit = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most} bytes"
-    return OSError(errno.EFBIG, f"it has more than {limit}", str(path))
+    return OSError(errno.EFBIG, f"it has more than {limit}", str(file))
 
 
 def json_value(value: Any) -> Any:

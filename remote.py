@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from .errors import MachineError, SerpipeError, UserError, first_line
+from .files import too_large
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -97,17 +98,16 @@ class Remote:
         """Whether it exists."""
         return self._retry(lambda: bool(self.store.exists(self.url)))
 
-    def read_bytes(self, most: int = -1) -> bytes:
-        """Read the whole file; of a file longer than ``most`` bytes (if not negative), one more.
+    def read_bytes(self, most: int) -> bytes:
+        """Read a file of at most ``most`` bytes.
 
-        Raise FileNotFoundError if there is no such file, UserError if permission is denied, and
-        MachineError if the store cannot be reached in three attempts.
+        Raise FileNotFoundError if there is no such file, OSError (EFBIG) if it has more, UserError
+        if permission is denied, and MachineError if the store cannot be reached in three attempts.
         """
-        return self._retry(lambda: self._read(most))
-
-    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Read the whole file as text, as :meth:`pathlib.Path.read_text` does."""
-        return self.read_bytes().decode(encoding, errors)
+        content = self._retry(lambda: self._read(most + 1))
+        if len(content) > most:
+            raise too_large(self, most)
+        return content
 
     def files(self) -> Mapping[str, str]:
         """List all files below this folder, at any depth.
@@ -150,21 +150,18 @@ class Remote:
                 "--manifest CLIPS.csv --data ADDRESS"
             )
 
-    def _read(self, most: int) -> bytes:
-        end = None if most < 0 else most + 1
+    def _read(self, end: int) -> bytes:
+        """Return the first ``end`` bytes."""
         if not self.is_web:
-            start = None if end is None else 0
             try:
-                return bytes(self.store.cat_file(self.url, start=start, end=end))
+                return bytes(self.store.cat_file(self.url, start=0, end=end))
             except OSError as error:
                 if "not satisfiable" in str(error):  # the file is empty
                     return b""
                 raise
         content = bytearray()
         with self.open_stream() as stream:  # in parts: a server may send any amount
-            while (end is None or len(content) < end) and (
-                part := stream.read(2**20 if end is None else min(2**20, end - len(content)))
-            ):
+            while part := stream.read(min(2**20, end - len(content))):
                 content += part
         return bytes(content)
 

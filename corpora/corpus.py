@@ -1,6 +1,6 @@
 """The description of a corpus; the module of each corpus makes one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -12,6 +12,12 @@ NameFields = dict[str, str]
 
 class NameOutsideSchemeError(ValueError):
     """A file name does not follow the scheme of its corpus; the text names the wrong part."""
+
+
+def check_code(what: str, code: str, known: Collection[str]) -> None:
+    """Raise NameOutsideSchemeError if a part of a name is not among the known codes."""
+    if code not in known:
+        raise NameOutsideSchemeError(f"{what} code {code!r} is not known")
 
 
 def no_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:

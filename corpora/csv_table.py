@@ -128,10 +128,9 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
         rows.append(
             Row(line, {name: cell if name == "path" else nfc(cell) for name, cell in named})
         )
-    notes = [
-        *([] if delimiter == "," else [DELIMITERS.get(delimiter, f"{delimiter!r} as delimiter")])
-    ]
-    notes += [encoding] if encoding else []
+    notes = [encoding] if encoding else []
+    if delimiter != ",":
+        notes.insert(0, DELIMITERS.get(delimiter, f"{delimiter!r} as delimiter"))
     return CsvTable(path, columns, tuple(rows), delimiter, (*notes, *renamed))
 
 

@@ -37,6 +37,7 @@ from ..files import (
     open_regular,
     put_in_place,
     read_text,
+    unfinished,
     write_all,
 )
 from ..progress import Track, no_track
@@ -85,7 +86,6 @@ def download(
     folder: Path,
     *,
     track: Track[bytes] = no_track,
-    unpack: bool = True,
     pause: float = 1.0,
 ) -> tuple[Downloaded, ...]:
     """Download archives into a folder, which is created if necessary, and unpack them there.
@@ -116,7 +116,7 @@ def download(
             f"{folder}: cannot be written to ({error.strerror}); choose another folder"
         ) from error
     try:
-        return tuple(_fetch(archive, folder, track, unpack, pause) for archive in archives)
+        return tuple(_fetch(archive, folder, track, pause) for archive in archives)
     finally:
         lock.release()
 
@@ -149,9 +149,7 @@ def track_bytes(chunks: Iterable[bytes], what: str, total: int) -> Iterator[byte
             progress.advance(task, len(chunk))
 
 
-def _fetch(
-    archive: Archive, folder: Path, track: Track[bytes], unpack: bool, pause: float
-) -> Downloaded:
+def _fetch(archive: Archive, folder: Path, track: Track[bytes], pause: float) -> Downloaded:
     """Download one archive, if it does not exist, and unpack it."""
     path = folder / archive.name
     fetched = not path.exists()
@@ -166,7 +164,7 @@ def _fetch(
     else:
         sha256 = _check(archive, path)
     count = 0
-    if unpack and archive.name.lower().endswith((".zip", ".tar.gz", ".tgz")):
+    if archive.name.lower().endswith((".zip", ".tar.gz", ".tgz")):
         count = _unpack(path, folder)
     size = path.stat().st_size
     return Downloaded(path, size, sha256, bool(archive.checksum), fetched, count)
@@ -555,16 +553,15 @@ def _unpack_member(archive: Path, member: _Member, path: Path) -> None:
                 "another folder"
             )
         return
-    unfinished = path.with_name(path.name + ".unfinished")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with member.open() as source, _Writer(unfinished) as target:
+        with member.open() as source, _Writer(unfinished(path)) as target:
             shutil.copyfileobj(source, target, CHUNK_BYTES)
         with _writing(path):
-            put_in_place(unfinished, path)
+            put_in_place(unfinished(path), path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        unfinished(path).unlink(missing_ok=True)
         raise
 
 

@@ -7,7 +7,7 @@ emotion (the first letter of the German word) and version.
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, check_code
 
 #: The German labels of the release.
 EMOTIONS = {
@@ -63,13 +63,9 @@ def read_name(path: PurePosixPath) -> NameFields | str:
     if not match:
         raise NameOutsideSchemeError("not speaker, sentence, emotion and version")
     speaker, sentence, emotion, version = match.groups()
-    for what, known, code in (
-        ("speaker", SEX, speaker),
-        ("sentence", SENTENCES, sentence),
-        ("emotion", EMOTIONS, emotion),
-    ):
-        if code not in known:
-            raise NameOutsideSchemeError(f"{what} code {code!r} is not known")
+    check_code("speaker", speaker, SEX)
+    check_code("sentence", sentence, SENTENCES)
+    check_code("emotion", emotion, EMOTIONS)
     return {
         "name": path.stem,
         "speaker": speaker,

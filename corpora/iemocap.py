@@ -118,9 +118,9 @@ def _lines(folder: Place, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _read(file: Place) -> bytes:
-    if isinstance(file, Remote):
-        return file.read_bytes(_MAX_BYTES)[:_MAX_BYTES]
     try:
+        if isinstance(file, Remote):
+            return file.read_bytes(_MAX_BYTES)
         return read_bytes(file, _MAX_BYTES)
     except OSError as error:
         raise UserError(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from ..errors import counted
-from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, check_code
 from .emotions import shared_word
 
 EMOTIONS = {
@@ -50,8 +50,7 @@ def read_any_name(path: PurePosixPath) -> NameFields | str:
         raise NameOutsideSchemeError(f"{counted(len(codes), 'part')} instead of {len(_PARTS)}")
     values = {}
     for (part, known), code in zip(_PARTS.items(), codes, strict=True):
-        if code not in known:
-            raise NameOutsideSchemeError(f"{part} code {code!r} is not known")
+        check_code(part, code, known)
         values[part] = known[code]
     if values["modality"] != "audio-only":
         return f"{values['modality']} recording"  # its audio is that of an audio-only clip

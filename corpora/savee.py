@@ -7,7 +7,7 @@ Haq & Jackson (2009), AVSP. The release has a folder for each speaker, as in
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Corpus, NameFields, NameOutsideSchemeError, check_code
 
 EMOTIONS = {
     "a": "anger",
@@ -38,8 +38,7 @@ def read_name(path: PurePosixPath) -> NameFields | str:
         raise NameOutsideSchemeError(
             f"speaker {speaker!r} is not known; the folder must be one of {', '.join(SPEAKERS)}"
         )
-    if emotion not in EMOTIONS:
-        raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
+    check_code("emotion", emotion, EMOTIONS)
     most = 30 if emotion == "n" else 15
     if not 1 <= int(number) <= most:
         raise NameOutsideSchemeError(f"number {number} of {EMOTIONS[emotion]}, which has {most}")

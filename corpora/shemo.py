@@ -7,7 +7,7 @@ Mohamad Nezami et al. (2019), Language Resources and Evaluation 53: 1-16. A name
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Corpus, NameFields, NameOutsideSchemeError, check_code
 
 EMOTIONS = {
     "A": "anger",
@@ -29,8 +29,7 @@ def read_name(path: PurePosixPath) -> NameFields | str:
     if not match:
         raise NameOutsideSchemeError("not sex, speaker, emotion and number")
     sex, speaker, emotion, number = match.groups()
-    if emotion not in EMOTIONS:
-        raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
+    check_code("emotion", emotion, EMOTIONS)
     return {
         "name": path.stem,
         "speaker": f"{sex}{speaker}",

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def canonical_speaker(speaker: str) -> str:
@@ -37,8 +37,7 @@ def similar_speakers(speakers: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def describe_similar(groups: Iterable[tuple[str, ...]], most: int = 5) -> str:
+def describe_similar(groups: Sequence[tuple[str, ...]]) -> str:
     """Return groups of similar ids as text, such as ``"'Actor1' and 'actor01'"``."""
-    listed = list(groups)
-    shown = ", ".join(" and ".join(map(repr, group)) for group in listed[:most])
-    return shown + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    shown = ", ".join(" and ".join(map(repr, group)) for group in groups[:5])
+    return shown + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")

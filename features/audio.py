@@ -13,8 +13,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from ..choices import CHANNELS
-from ..errors import BadClipError, UserError, first_line
+from ..choices import CHANNELS, check_choice
+from ..errors import BadClipError, first_line
 from ..files import read_bytes
 from ..remote import Place, Remote
 from .truncation import EBML, NO_LENGTH, count_mpeg_samples, find_missing, find_missing_in_container
@@ -26,7 +26,6 @@ Waveform = NDArray[np.float32]
 
 #: How channels are mixed and rates converted: part of what embeddings depend on.
 CHANNEL_POLICY = "mean"
-CHANNEL_POLICIES = CHANNELS
 RESAMPLER = f"soxr VHQ {soxr.__version__}"
 
 #: Increased when more files are refused than before: clips of older caches are checked again.
@@ -124,7 +123,7 @@ def read_waveform(
     UserError
         If ``channels`` is none of the three.
     """
-    check_channels(channels)
+    check_choice("channels", channels, CHANNELS)
     return decode_waveform(
         read_clip(file), sampling_rate, channels, file=file, max_seconds=MAX_SECONDS
     )
@@ -191,14 +190,6 @@ def as_clip(
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def check_channels(channels: str) -> None:
-    """Raise UserError if ``channels`` is none of :data:`CHANNEL_POLICIES`."""
-    if channels not in CHANNEL_POLICIES:
-        raise UserError(
-            f"channels {channels!r}: unknown; choose one of {', '.join(CHANNEL_POLICIES)}"
-        )
-
-
 def check_length(
     file: Place, n_samples: int, sampling_rate: int, minimum: int, maximum: int | None
 ) -> None:
@@ -231,23 +222,16 @@ def read_clip(file: Place) -> bytes:
     """
     try:
         if isinstance(file, Remote):
-            content = file.read_bytes(MAX_BYTES)
-        else:
-            content = read_bytes(file, MAX_BYTES)
+            return file.read_bytes(MAX_BYTES)
+        return read_bytes(file, MAX_BYTES)
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise _too_large(file) from None
+            problem = f"has more than {MAX_BYTES / 2**20:.0f} MiB"
+            fix = "split it into utterances"
+            raise BadClipError(str(file), problem, "", fix) from None
         reason = error.strerror or "it does not exist"
         fix = "check its permissions and the disk"
         raise BadClipError(str(file), f"cannot be read ({reason})", "", fix) from None
-    if len(content) > MAX_BYTES:
-        raise _too_large(file)
-    return content
-
-
-def _too_large(file: Place) -> BadClipError:
-    problem = f"has more than {MAX_BYTES / 2**20:.0f} MiB"
-    return BadClipError(str(file), problem, "", "split it into utterances")
 
 
 def _check_content(file: Place, content: bytes) -> None:

@@ -51,8 +51,7 @@ from .cache_rows import (
     stamp_of,
 )
 from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
-
-Table = dict[str, NDArray[Any]]
+from .recordings import Table
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from .recordings import Table
 
 #: Versions of a file that holds its rows, and of an index of such files.
 FORMAT_VERSION = 1
@@ -127,7 +128,7 @@ def layer_name(pooling: str, layer: str) -> str:
     return f"embeddings/{pooling}/{layer}"
 
 
-def hash_table(clips: Mapping[str, NDArray[Any]]) -> str:
+def hash_table(clips: Table) -> str:
     """Return the checksum of a clip table."""
     columns = {name: column.tolist() for name, column in clips.items()}
     return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..choices import DTYPES
 from ..integrity import parse_json
 from .names import FINAL_NORM, POOLINGS
+from .recordings import Table
 
 MAX_LAYERS = 1000
 #: Largest width of a hidden state: ten times that of the largest known encoder.
@@ -108,7 +108,7 @@ def check_provenance(provenance: Mapping[str, Any]) -> None:
         raise ValueError("versions in the provenance are not a JSON object")
 
 
-def check_columns(clips: Mapping[str, NDArray[Any]]) -> None:
+def check_columns(clips: Table) -> None:
     """Check the clip table: which columns there are, their types, and the values of ``seconds``.
 
     Raise ValueError if a column is missing or has the wrong type, or a duration is not a number.

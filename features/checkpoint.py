@@ -28,11 +28,9 @@ from .checkpoint_limits import (
 )
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 from .known_models import known_training, names_of_folder
-from .names import DEFAULT_ENCODER, check_checkpoint_name
+from .names import BUILT_IN, DEFAULT_ENCODER, check_checkpoint_name
 from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
 
-#: Encoders that ship with the package.
-BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
 #: Commits of hub ids unless the user names another: numbers must not drift.
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
 
@@ -107,7 +105,7 @@ def load_checkpoint(
         _check_weights(name, files, config)
         model = (load or _load_model)(name, source, hub_revision, config)
         weights_sha256 = _hash_weights(model)
-        training = _training(name, files, settings, weights_sha256)
+        training = _training(name, files, settings)
     except UserError:
         raise
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
@@ -219,10 +217,8 @@ def _unused(config: Any) -> tuple[str, ...]:
     return ("projector.", "classifier.") if config.model_type in LOG_MEL_MODELS else ("adapter.",)
 
 
-def _training(
-    name: str, files: _Source, config: Mapping[str, Any], weights_sha256: str
-) -> TrainingRecord | None:
-    """Return what a checkpoint was trained on, from its record, its names and its weights."""
+def _training(name: str, files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
+    """Return what a checkpoint was trained on, from its record and its names."""
     corpora = read_corpora(config.get("serpipe"))
     # On the hub, only models trained by serpipe have a record.
     path = files.find(FILE_NAME) if files.folder or corpora else None
@@ -233,7 +229,7 @@ def _training(
         *(names_of_folder(files.folder) if files.folder else [name]),
         str(config.get("_name_or_path") or ""),
     ]
-    return unite([record, named, known_training(names, weights_sha256)])
+    return unite([record, named, known_training(names)])
 
 
 def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:

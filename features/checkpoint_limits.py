@@ -167,9 +167,7 @@ def weight_files(index: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
-def check_weights(
-    name: str, files: Sequence[Path], layers: int, n_weights: int, config: str = CONFIG
-) -> None:
+def check_weights(name: str, files: Sequence[Path], layers: int, n_weights: int) -> None:
     """Compare the size of a model with the files of weights, before it is built.
 
     ``layers`` and ``n_weights`` are those of the encoder according to its configuration, which
@@ -186,13 +184,13 @@ def check_weights(
             numbers |= {int(number) for number in _LAYER.findall(key)}
     if numbers and len(numbers) != layers:
         raise UserError(
-            f"{name}: {config} declares {layers} layers, but the weights have {len(numbers)}; "
+            f"{name}: {CONFIG} declares {layers} layers, but the weights have {len(numbers)}; "
             "download the checkpoint again"
         )
     # A few missing weights are named when the weights are loaded.
     if n_weights > 2 * room:
         raise UserError(
-            f"{name}: {config} describes an encoder with {n_weights} weights, but the files hold "
+            f"{name}: {CONFIG} describes an encoder with {n_weights} weights, but the files hold "
             f"only {room}; download the checkpoint again"
         )
 

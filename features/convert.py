@@ -1,6 +1,5 @@
 """Convert recordings of any rate, channels and format to 16-bit mono WAV or FLAC files."""
 
-import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ..choices import AUDIO_FORMATS, CHANNELS, check_choice
 from ..corpora.scan import audio_files
 from ..errors import BadClipError, UserError
 from ..files import make_folder, open_regular, write_bytes
+from ..integrity import hash_file
 from ..progress import Track, no_track
-from .audio import CHANNEL_POLICY, RATES, RESAMPLER, Waveform, check_channels, read_waveform
+from .audio import CHANNEL_POLICY, RATES, RESAMPLER, Waveform, read_waveform
 
-FORMATS = ("wav", "flac")
 #: Suffixes of recordings in a folder. A file given by name may have any suffix.
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"),
@@ -121,11 +121,8 @@ def convert(
 
 
 def _check_format(settings: _Format) -> None:
-    check_channels(settings.channels)
-    if settings.format not in FORMATS:
-        raise UserError(
-            f"format {settings.format!r}: cannot be written; choose one of {', '.join(FORMATS)}"
-        )
+    check_choice("channels", settings.channels, CHANNELS)
+    check_choice("format", settings.format, AUDIO_FORMATS)
     try:
         if not RATES[0] <= settings.sampling_rate <= RATES[1]:
             raise ValueError
@@ -212,8 +209,7 @@ def _convert_one(source: Path, target: Path, settings: _Format) -> bool | BadCli
 def _hash(source: Path) -> str:
     """Return the hash of a file's bytes; empty if it cannot be read."""
     try:
-        with open_regular(source) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(source)
     except OSError:
         return ""
 

@@ -7,10 +7,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from ..choices import CHANNELS, check_choice
 from ..corpora import CLIP_COLUMNS, Clip
 from ..corpora.data import gather
 from ..errors import UserError, counted
-from .audio import CHANNEL_POLICY, RATES, check_channels, read_waveform
+from .audio import CHANNEL_POLICY, RATES, read_waveform
 
 #: A waveform, shape (n_samples,), and the index of its label or its number.
 Item = tuple[torch.Tensor, int | float]
@@ -81,7 +82,7 @@ class ClipDataset(Dataset[Item]):
         labels: Sequence[str] | None = None,
         channels: str = CHANNEL_POLICY,
     ) -> None:
-        check_channels(channels)
+        check_choice("channels", channels, CHANNELS)
         if not RATES[0] <= sampling_rate <= RATES[1]:
             raise UserError(
                 f"sampling rate {sampling_rate}: expected {RATES[0]} to {RATES[1]} Hz; most "

@@ -1,9 +1,8 @@
 """A frozen speech encoder, which gives a clip the same embedding alone or in a batch."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -274,12 +273,6 @@ def load_encoder(
             "checkpoint again"
         ) from error
     return replace(encoder, identity=EncoderIdentity.of(checkpoint, layers, width))
-
-
-def identity_fields(identity: EncoderIdentity) -> dict[str, Any]:
-    """Return the identity as plain JSON values."""
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(identity)))
-    return fields
 
 
 def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> None:

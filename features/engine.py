@@ -1,20 +1,21 @@
 """What checks and embeds clips: in this process, or the same on each worker of a cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import transformers
 
 from .._version import __version__
+from ..choices import CHANNELS, check_choice
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import CHANNEL_POLICY, RESAMPLER, check_channels, check_length
+from .audio import CHANNEL_POLICY, RESAMPLER, check_length
 from .batching import GPU_BATCH_SECONDS, Batch, Embeddings, embed_batches, plan
 from .decoding import DecodedClip, Decoder, DecodingOptions, decode_in_threads
 from .devices import choose_precision
-from .encoder import Encoder, identity_fields, load_encoder
+from .encoder import Encoder, load_encoder
 from .names import DEFAULT_ENCODER
 from .training_record import TrainingRecord
 
@@ -190,11 +191,13 @@ def cache_key(encoder: Encoder, options: EngineOptions = DEFAULTS) -> dict[str, 
 
     Raise UserError if the choice of channels is unknown.
     """
-    check_channels(options.channels)  # a typo would become part of the key
+    # A typo would become part of the key.
+    check_choice("channels", options.channels, CHANNELS)
     device = encoder.device
     is_cuda = device.type == "cuda"
     return {
-        **identity_fields(encoder.identity),
+        **asdict(encoder.identity),
+        "layers": list(encoder.identity.layers),
         "poolings": list(encoder.poolings),
         "channels": options.channels,
         "resampler": RESAMPLER,

@@ -44,7 +44,7 @@ from .in_order import in_order
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
 from .read_ahead import Content, read_ahead
-from .recordings import RECORDING, UNCONFIRMED, copies
+from .recordings import RECORDING, UNCONFIRMED, Table, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
 
 
@@ -372,7 +372,7 @@ def _consolidate(
     out: Path,
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    table: Mapping[str, NDArray[Any]],
+    table: Table,
     existing: Cache | None,
     parts: Parts,
     shard_clips: int,
@@ -480,7 +480,7 @@ def _column(values: Sequence[str | float | None]) -> NDArray[Any]:
     return np.array([value or "" for value in values], dtype=str)
 
 
-def _same_table(old: Mapping[str, NDArray[Any]], new: Mapping[str, NDArray[Any]]) -> bool:
+def _same_table(old: Table, new: Table) -> bool:
     return old.keys() == new.keys() and all(
         np.array_equal(old[name], new[name], equal_nan=new[name].dtype.kind == "f") for name in new
     )

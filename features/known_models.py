@@ -1,7 +1,7 @@
 """Published models that were trained on the emotions of known corpora."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,18 +48,15 @@ KNOWN_MODELS = (
     ),
     KnownModel(frozenset({"iemocap"}), ("superb-er",)),
 )
-#: Corpora by the hash of a model's weights (``weights_sha256`` in the key of a cache). None is
-#: known yet: these models have not been loaded with serpipe.
-KNOWN_WEIGHTS: Mapping[str, frozenset[str]] = {}
 
 
-def known_training(names: Iterable[str], weights_sha256: str = "") -> TrainingRecord | None:
+def known_training(names: Iterable[str]) -> TrainingRecord | None:
     """Return the corpora that a published model was trained on; None if the model is unknown.
 
     ``names`` are hub ids and paths of the model and of its base model. The parent folders of a path
     count, such as those of the hub's cache; case and separators do not.
     """
-    matches = [KNOWN_WEIGHTS[weights_sha256]] if weights_sha256 in KNOWN_WEIGHTS else []
+    matches: list[frozenset[str]] = []
     for name in names:
         path, last = _plain(name), _plain(re.split(r"[/\\]", name.rstrip("/\\"))[-1])
         matches += [

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 
+#: A clip table: an array of shape (n_clips,) by column.
 Table = Mapping[str, NDArray[Any]]
 
 #: Columns of a clip table: the recording of a clip, equal for its copies; and the path of a clip

@@ -28,6 +28,7 @@ from ..corpora.speakers import canonical_speaker
 from ..errors import UserError
 from ..files import read_bytes, write_text
 from ..integrity import parse_json
+from .recordings import Table
 
 FILE_NAME = "training_record.json"
 FORMAT_VERSION = 1
@@ -168,9 +169,7 @@ def read_corpora(settings: Any) -> frozenset[str]:
         return frozenset()
 
 
-def find_contamination(
-    record: TrainingRecord | None, table: Mapping[str, NDArray[Any]]
-) -> NDArray[np.str_]:
+def find_contamination(record: TrainingRecord | None, table: Table) -> NDArray[np.str_]:
     """Compare clips with the training data of a model; return a level for each, shape (n_clips,).
 
     A level is ``"clip"``: the model was trained on this clip; ``"speaker"``: on other clips of its
