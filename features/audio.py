@@ -70,9 +70,10 @@ class AudioFacts:
 
     #: Hash of the file's bytes, hexadecimal: the clip's identity in a cache.
     sha256: str
-    #: Of the file, in Hz, as are the channels and the samples per channel.
+    #: Of the file, in Hz.
     sampling_rate: int
     channels: int
+    #: Samples per channel of the file, at its own rate.
     frames: int
     #: Of the decoded samples and their rate: the same for a WAV file and a FLAC file made from it.
     audio_sha256: str = ""

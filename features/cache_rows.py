@@ -77,7 +77,7 @@ class RowMap:
     """Where the row of each clip is stored."""
 
     shards: tuple[Shard, ...]
-    #: Index of the shard in ``shards``, and of the row in that shard: shape (n_clips,).
+    #: Index of each clip's shard in ``shards``, and of its row in that shard: shape (n_clips,).
     shard_of: NDArray[np.intp]
     row_of: NDArray[np.intp]
 

@@ -88,7 +88,7 @@ def load_checkpoint(
     hub_revision = None if folder else revision
     if folder:
         _check_folder(folder)
-    files = _Source(source, folder, hub_revision)
+    files = _Source(name, option, source, folder, hub_revision)
     quiet = transformers.logging
     verbosity, hub_verbosity = quiet.get_verbosity(), hub_logging.get_verbosity()
     quiet.set_verbosity_error()  # the causes of its warnings are checked here, and refused
@@ -97,19 +97,19 @@ def load_checkpoint(
     try:
         # No code from the checkpoint: by default transformers would ask on the terminal.
         here = {"revision": hub_revision, "trust_remote_code": False}
-        settings = _read_settings(name, files, option)
+        settings = _read_settings(files)
         config = transformers.AutoConfig.from_pretrained(source, **here)
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
         config_sha256 = _hash_configs(config, extractor)
         front_end = _front_end(name, config, extractor)
-        _check_weights(name, files, config)
+        _check_weights(files, config)
         model = (load or _load_model)(name, source, hub_revision, config)
         weights_sha256 = _hash_weights(model)
-        training = _training(name, files, settings)
+        training = _training(files, settings)
     except UserError:
         raise
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
-        raise _explain(name, folder, error, option) from error
+        raise _explain(files, error) from error
     finally:
         quiet.set_verbosity(verbosity)
         hub_logging.set_verbosity(hub_verbosity)
@@ -129,8 +129,13 @@ def load_checkpoint(
 
 @dataclass(frozen=True)
 class _Source:
-    """The files of a checkpoint, in a local folder or on the hub."""
+    """The files of a checkpoint, in a local folder or on the hub.
 
+    Its name, as given, and the option that gave it are for messages.
+    """
+
+    name: str
+    option: str
     source: str
     folder: Path | None
     revision: str | None
@@ -152,7 +157,7 @@ class _Source:
         return Path(path) if path else None
 
 
-def _read_settings(name: str, files: _Source, option: str) -> dict[str, Any]:
+def _read_settings(files: _Source) -> dict[str, Any]:
     """Return the content of ``config.json`` after checking everything that decides the model."""
     config = files.find(CONFIG)
     settings = read_settings(config) if config else {}
@@ -160,8 +165,8 @@ def _read_settings(name: str, files: _Source, option: str) -> dict[str, Any]:
     kind = settings.get("model_type")
     if config and kind not in SUPPORTED:
         raise UserError(
-            f"{name}: model type {kind!r:.40}; expected a speech encoder of type "
-            f"{', '.join(SUPPORTED)}; choose another {option}"
+            f"{files.name}: model type {kind!r:.40}; expected a speech encoder of type "
+            f"{', '.join(SUPPORTED)}; choose another {files.option}"
         )
     check_config(config or Path(CONFIG), settings)
     for other in (EXTRACTOR, PROCESSOR):
@@ -174,13 +179,13 @@ def _read_settings(name: str, files: _Source, option: str) -> dict[str, Any]:
                 check_extractor(path, inner if isinstance(inner, dict) else {})
     if files.find(ADAPTER):
         raise UserError(
-            f"{name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft and "
-            "save the whole encoder with save_pretrained()"
+            f"{files.name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft "
+            "and save the whole encoder with save_pretrained()"
         )
     return settings
 
 
-def _check_weights(name: str, files: _Source, config: Any) -> None:
+def _check_weights(files: _Source, config: Any) -> None:
     """Refuse a configuration that describes more weights than the files hold."""
     paths: list[Path] = []
     for each in WEIGHTS:
@@ -200,7 +205,7 @@ def _check_weights(name: str, files: _Source, config: Any) -> None:
         for key, weights in model.named_parameters()
         if not key.startswith((*_unused(config), "masked_spec_embed"))
     )
-    check_weights(name, paths, config.num_hidden_layers, n_weights)
+    check_weights(files.name, paths, config.num_hidden_layers, n_weights)
 
 
 def _encoder_class(config: Any) -> Any:
@@ -217,7 +222,7 @@ def _unused(config: Any) -> tuple[str, ...]:
     return ("projector.", "classifier.") if config.model_type in LOG_MEL_MODELS else ("adapter.",)
 
 
-def _training(name: str, files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
+def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
     """Return what a checkpoint was trained on, from its record and its names."""
     corpora = read_corpora(config.get("serpipe"))
     # On the hub, only models trained by serpipe have a record.
@@ -226,7 +231,7 @@ def _training(name: str, files: _Source, config: Mapping[str, Any]) -> TrainingR
     unlisted = corpora - record.corpora if record else corpora
     named = TrainingRecord(corpora=corpora, unlisted=unlisted) if corpora else None
     names = [
-        *(names_of_folder(files.folder) if files.folder else [name]),
+        *(names_of_folder(files.folder) if files.folder else [files.name]),
         str(config.get("_name_or_path") or ""),
     ]
     return unite([record, named, known_training(names)])
@@ -340,10 +345,9 @@ def _hash_configs(config: Any, extractor: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _explain(
-    name: str, folder: Path | None, error: Exception, option: str
-) -> UserError | MachineError:
+def _explain(files: _Source, error: Exception) -> UserError | MachineError:
     """Return an error of transformers or the hub as one line."""
+    name, option = files.name, files.option
     from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
@@ -351,7 +355,7 @@ def _explain(
     )
 
     reason = first_line(error)
-    if folder:
+    if files.folder:
         return UserError(
             f"{name}: cannot be loaded ({reason}); download it again, in the layout of transformers"
         )

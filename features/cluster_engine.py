@@ -42,7 +42,7 @@ class _EngineFacts:
 
 @dataclass
 class ClusterEngine:
-    """An engine that runs on the workers of a cluster, each with its own from the options."""
+    """An engine that runs on the workers of a cluster, each with an engine of its own."""
 
     cluster: Cluster
     options: EngineOptions

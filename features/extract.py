@@ -53,8 +53,9 @@ class Extraction:
     """What an extraction did; clips are named by their paths."""
 
     cache: Cache
-    #: Clips that were embedded now, and clips whose embeddings existed already.
+    #: Clips that were embedded now.
     computed: int
+    #: Clips whose embeddings existed already.
     reused: int
     #: Clips that were dropped from an earlier cache in this file.
     removed: tuple[str, ...]

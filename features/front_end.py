@@ -58,7 +58,7 @@ class WaveformFrontEnd:
     sampling_rate: int
     #: ``do_normalize`` of the checkpoint's own preprocessor configuration.
     normalise: bool
-    #: Of the convolutional front end, as are the strides.
+    #: Of the convolutions, like the strides.
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
 

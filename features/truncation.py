@@ -140,21 +140,16 @@ def _rf64_missing(content: bytes, at: int) -> str | None:
     return _size_missing(content, start, _number(content, sizes + 8, 8, "little"))
 
 
-def _w64_missing(content: bytes, at: int) -> str | None:
-    guid = b"data" + bytes.fromhex("F3ACD3118CD100C04F8EDB8A")
-    return _size_missing(content, *_find_chunk(content, at + 40, guid, 8, "little", 8))
+def _chunk_check(
+    head: int, name: bytes, size_bytes: int, order: str, align: int
+) -> Callable[[bytes, int], str | None]:
+    """Return the check of a format whose first chunk follows ``head`` bytes."""
 
+    def missing(content: bytes, at: int) -> str | None:
+        chunk = _find_chunk(content, at + head, name, size_bytes, order, align)
+        return _size_missing(content, *chunk)
 
-def _aiff_missing(content: bytes, at: int) -> str | None:
-    return _size_missing(content, *_find_chunk(content, at + 12, b"SSND", 4, "big", 2))
-
-
-def _svx_missing(content: bytes, at: int) -> str | None:
-    return _size_missing(content, *_find_chunk(content, at + 12, b"BODY", 4, "big", 2))
-
-
-def _caf_missing(content: bytes, at: int) -> str | None:
-    return _size_missing(content, *_find_chunk(content, at + 8, b"data", 8, "big", 1))
+    return missing
 
 
 def _au_missing(content: bytes, at: int) -> str | None:
@@ -207,14 +202,15 @@ def _ogg_pages(content: bytes, at: int) -> Iterator[tuple[int, int]]:
         at = end
 
 
+_W64_DATA = b"data" + bytes.fromhex("F3ACD3118CD100C04F8EDB8A")
 _CHECKS: dict[str, Callable[[bytes, int], str | None]] = {
     "WAV": _wav_missing,
     "WAVEX": _wav_missing,
     "RF64": _rf64_missing,
-    "W64": _w64_missing,
-    "AIFF": _aiff_missing,
-    "SVX": _svx_missing,
-    "CAF": _caf_missing,
+    "W64": _chunk_check(40, _W64_DATA, 8, "little", 8),
+    "AIFF": _chunk_check(12, b"SSND", 4, "big", 2),
+    "SVX": _chunk_check(12, b"BODY", 4, "big", 2),
+    "CAF": _chunk_check(8, b"data", 8, "big", 1),
     "AU": _au_missing,
     "NIST": _nist_missing,
     "OGG": _ogg_missing,
