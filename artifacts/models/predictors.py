@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...choices import CHANNELS, check_choice
 from ...errors import UserError, counted
-from ...features.audio import CHANNEL_POLICY, Waveform, check_channels
+from ...features.audio import CHANNEL_POLICY, Waveform
 from ...features.batching import GPU_BATCH_SECONDS, Lane
-from ...features.checkpoint import BUILT_IN
 from ...features.encoder import PRECISIONS, Encoder, load_encoder
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
-from ...features.names import HUB_ID, POOLINGS
+from ...features.names import BUILT_IN, HUB_ID, POOLINGS
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.measures import MEASURES, Measure
@@ -79,7 +79,7 @@ def bundle_predictor(
         )
     loaded, warnings = _load_its_encoder(folder, summary, device, encoder, revision)
     trim, channels = key.get("trim_decibels"), key.get("channels", CHANNEL_POLICY)
-    check_channels(channels)
+    check_choice("channels", channels, CHANNELS)
     return Predictor(
         outputs=tuple(map(str, summary.labels)) or (summary.target,),
         is_rating=not summary.labels,
