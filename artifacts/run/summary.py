@@ -147,6 +147,9 @@ class RunSummary:
         versions, whose files are not checked.
     given_name : str
         The user's name for the run; empty if there is none.
+    hold_out : str
+        The column whose value in a test clip is not in training; empty if there is none, as in runs
+        of earlier versions.
     """
 
     name: str
@@ -181,6 +184,7 @@ class RunSummary:
     settings: str = ""
     files: Mapping[str, str] | None = None
     given_name: str = ""
+    hold_out: str = ""
 
     @property
     def clusters(self) -> Sequence[str]:
