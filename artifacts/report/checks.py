@@ -14,10 +14,12 @@ from ...features.recordings import UNCONFIRMED, copies
 from ...pipeline.marks import MarkKind
 from ...pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ...pipeline.statistics import FEWEST_SPEAKERS
+from ...pipeline.texts import KNOWN_TEXTS
 from ..run.results import RunResults, at_edge, chosen, marked
 from ..run.summary import RunKind, RunSummary
 from ..score_text import interval_text, score_text
 from .frozen_probe import against_probe, from_scratch, read_probe
+from .new_texts import worth_of_new_texts
 from .result_tables import RESOLVED
 from .selection import count_comparable
 
@@ -189,7 +191,9 @@ def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
 def _planned(results: RunResults) -> Iterator[Check]:
     """Yield the findings in clips and folds that were made when the run was planned."""
     for code, finding in results.summary.findings:
-        if code in _PLANNED:
+        if code == KNOWN_TEXTS:
+            yield Check(code, "note", finding, worth_of_new_texts(results, finding))
+        elif code in _PLANNED:
             severity, advice = _PLANNED[code]
             yield Check(code, severity, finding, advice)
 
