@@ -26,7 +26,7 @@ def report(options: dict[str, Any], format: ReportFormatOption = TableFormat.TAB
         say=say,
     )
     assert made.folder
-    if "compare_layers" in options:
+    if "compare_layers" in options or options.get("matrix"):
         say(f"tables   {made.folder}")
     else:
         say(
