@@ -40,7 +40,7 @@ from .target import (
     permute_within_speakers,
     stratify,
 )
-from .texts import KNOWN_TEXTS, known_texts
+from .texts import known_texts
 
 #: One vocabulary for the emotions of all corpora.
 SHARED = "shared_emotion"
@@ -445,7 +445,7 @@ def _crossed(
     column, number = known_texts(clips, split.folds)
     if column and column != target.column:
         text = f"{column}: all {number} texts of the test clips are in the training clips as well"
-        findings.append((KNOWN_TEXTS, text))
+        findings.append(("SER030", text))
     return tuple(findings)
 
 

@@ -11,8 +11,6 @@ from .hold_out import canonical_values
 if TYPE_CHECKING:
     from .folds import Fold
 
-#: The check that all texts of the test clips are in training, as in docs/checks.md.
-KNOWN_TEXTS = "SER030"
 #: Names of columns that hold what is said, in any case; the built-in corpora use the first.
 TEXT_COLUMNS = (
     "statement", "sentence", "text", "word", "transcript", "transcription", "utterance", "phrase",

@@ -14,7 +14,6 @@ from ...features.recordings import UNCONFIRMED, copies
 from ...pipeline.marks import MarkKind
 from ...pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ...pipeline.statistics import FEWEST_SPEAKERS
-from ...pipeline.texts import KNOWN_TEXTS
 from ..run.results import RunResults, at_edge, chosen, marked
 from ..run.summary import RunKind, RunSummary
 from ..score_text import interval_text, score_text
@@ -191,8 +190,8 @@ def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
 def _planned(results: RunResults) -> Iterator[Check]:
     """Yield the findings in clips and folds that were made when the run was planned."""
     for code, finding in results.summary.findings:
-        if code == KNOWN_TEXTS:
-            yield Check(code, "note", finding, worth_of_new_texts(results, finding))
+        if code == "SER030":
+            yield Check("SER030", "note", finding, worth_of_new_texts(results, finding))
         elif code in _PLANNED:
             severity, advice = _PLANNED[code]
             yield Check(code, severity, finding, advice)
