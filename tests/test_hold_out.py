@@ -289,3 +289,19 @@ def test_pooled_nuisance_folds_keep_speakers_and_texts_apart(tmp_path: Path) -> 
         assert len(fold.train)
         for column in (made.clips["speaker"], made.clips["statement"]):
             assert not set(column[fold.train]) & set(column[fold.test])
+
+
+def test_the_matrix_is_for_the_split_that_keeps_speakers_apart(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    cache = write_texts(tmp_path / "c.h5", 6, 2, take=np.tile(["first"] * 3 + ["second"] * 3, 6))
+    fitted(serpipe, cache, "--split", "kfold:3")
+    fitted(serpipe, cache, "--split", "kfold:3", "--hold-out", "take")
+    done = serpipe("report", "--matrix", "--format", "json")
+    rows = {row["protocol"]: row for row in json.loads(done.out)["tables"]["matrix-lr"]}
+    assert {name: row["hold_out"] for name, row in rows.items()} == {
+        "new speaker": "",
+        "new speaker and take": "take",
+    }
+    one_split = fitted(serpipe, cache, "--split", "holdout:50/25/25")
+    assert serpipe("report", "--matrix", one_split.run).code == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...pipeline.marks import MarkKind
 from ...pipeline.measures import Measure
+from ...pipeline.protocol import Protocol
 from ...pipeline.split_kind import SplitKind
 from ...pipeline.statistics import Comparison, compare
 from ...pipeline.texts import text_column
@@ -22,7 +23,9 @@ from .result_tables import flat, identity, mark_names
 from .table import Table
 
 #: Options of a command that are replaced when it is shown for another protocol.
-_OF_ONE_RUN = ("--split", "--hold-out", "--out", "--name", "--format")
+_REPLACED = ("--split", "--hold-out", "--head", "--out", "--name", "--format")
+#: The row that the others are compared with.
+NEW_SPEAKER = "new speaker"
 
 
 @dataclass(frozen=True)
@@ -33,81 +36,63 @@ class ProtocolRow:
     ----------
     title : str
         What is new in a test clip.
-    options : tuple of str
-        The options of ``serpipe fit`` for it.
-    split_kind : SplitKind
-        The kind of split of its runs.
+    split : str
+        The split of its runs; for random folds their number does not matter.
     hold_out : str
         The column that its runs hold out besides; empty for none.
-    column : str
-        The column that its runs are divided by; empty for none.
     permuted : bool
         Whether labels are shuffled.
     """
 
     title: str
-    options: tuple[str, ...]
-    split_kind: SplitKind
+    split: str
     hold_out: str = ""
-    column: str = ""
     permuted: bool = False
 
-    def protocol(self, split: str = "") -> str:
-        """Return the options as a cell, with the split of a run where it is another one."""
-        words = [split or self.options[1], *self.options[2:]]
-        return " ".join(words)
+    @property
+    def options(self) -> list[str]:
+        """The options of ``serpipe fit`` for it."""
+        return [
+            *("--split", self.split),
+            *(("--hold-out", self.hold_out) if self.hold_out else ()),
+            *(("--permute-labels",) if self.permuted else ()),
+        ]
 
     def has(self, summary: RunSummary) -> bool:
         """Return whether a run belongs to the row."""
-        column = summary.split.partition(":")[2] if summary.split_kind is SplitKind.COLUMN else ""
+        both_random = SplitKind.of(self.split) is summary.split_kind is SplitKind.RANDOM_FOLDS
         return (
-            summary.split_kind is self.split_kind
+            (both_random or summary.split == self.split)
             and summary.hold_out == self.hold_out
-            and column == self.column
             and summary.has_mark(MarkKind.PERMUTED_LABELS) == self.permuted
         )
 
 
-#: The protocol that the others are compared with.
-NEW_SPEAKER = ProtocolRow("new speaker", ("--split", "loso"), SplitKind.LOSO)
-
-
-def protocol_rows(text: str | None) -> tuple[ProtocolRow, ...]:
+def protocol_rows(
+    split: str, text: str | None, held_out: Sequence[str] = ()
+) -> tuple[ProtocolRow, ...]:
     """Return the rows of the table, from what inflates a score to chance.
 
     Parameters
     ----------
+    split : str
+        The split that keeps speakers apart, such as ``"loso"``.
     text : str, optional
         The column that holds what is said; without one the rows of new texts are omitted.
+    held_out : sequence of str
+        Other columns that runs hold out.
     """
-    of_texts = {
-        "shared": ProtocolRow(
-            "new text, speakers shared", ("--split", f"column:{text}"), SplitKind.COLUMN,
-            column=text,
-        ),
-        "new": ProtocolRow(
-            "new speaker and text", ("--split", "loso", "--hold-out", text), SplitKind.LOSO,
-            hold_out=text,
-        ),
-    } if text else {}  # fmt: skip
-    # A protocol that adapts to a new speaker (enrolment) belongs after those of new speakers.
-    rows = (
-        ProtocolRow(
-            "random clips, speakers and texts shared",
-            ("--split", "random:5"),
-            SplitKind.RANDOM_FOLDS,
-        ),
-        of_texts.get("shared"),
-        NEW_SPEAKER,
-        of_texts.get("new"),
-        ProtocolRow(
-            "new speaker, labels shuffled",
-            ("--split", "loso", "--permute-labels"),
-            SplitKind.LOSO,
-            permuted=True,
-        ),
-    )
-    return tuple(filter(None, rows))
+    rows = [ProtocolRow("random clips, speakers and texts shared", "random:5")]
+    if text:
+        rows.append(ProtocolRow("new text, speakers shared", f"column:{text}"))
+    rows.append(ProtocolRow(NEW_SPEAKER, split))
+    if text:
+        rows.append(ProtocolRow("new speaker and text", split, hold_out=text))
+    others = [column for column in dict.fromkeys(held_out) if column not in ("", text)]
+    rows += [ProtocolRow(f"new speaker and {each}", split, hold_out=each) for each in others]
+    # A protocol that adapts to a new speaker (enrolment) belongs here.
+    rows.append(ProtocolRow("new speaker, labels shuffled", split, permuted=True))
+    return tuple(rows)
 
 
 def runs_of_newest_cache(folder: Path) -> tuple[RunResults, ...]:
@@ -134,11 +119,13 @@ def runs_of_newest_cache(folder: Path) -> tuple[RunResults, ...]:
     if not fitted:
         raise UserError(f"{folder}: there is no fitted run here; run `serpipe fit`, or name runs")
     newest = fitted[-1][1]
-    return tuple(read_results(run) for run, summary in fitted if _comparable(newest, summary))
+    return tuple(read_results(run) for run, summary in fitted if not _differ(newest, summary))
 
 
 def report_protocols(runs: Sequence[RunResults]) -> Report:
-    """Report what each protocol gives, for each head of the leave-one-speaker-out run.
+    """Report what each protocol gives, for each head of the run that keeps speakers apart.
+
+    Of several such runs it is the last by leave-one-speaker-out, else the last.
 
     Parameters
     ----------
@@ -156,16 +143,21 @@ def report_protocols(runs: Sequence[RunResults]) -> Report:
     UserError
         If the runs are of different caches, clips, labels, layers or poolings.
     """
-    plain = [each for each in runs if NEW_SPEAKER.has(each.summary)]
-    reference = (plain or list(runs))[-1]
+    by_speaker = [each for each in runs if _keeps_speakers_apart(each.summary)]
+    by_one = [each for each in by_speaker if each.summary.split_kind is SplitKind.LOSO]
+    reference = (by_one or by_speaker or list(runs))[-1]
+    split = reference.summary.split if by_speaker else Protocol.split
     for each in runs:
-        if not _comparable(reference.summary, each.summary):
+        if names := _differ(reference.summary, each.summary):
             raise UserError(
-                f"{each.run}: differs from {reference.run} in its cache, clips, labels, layers, "
-                "pooling or normalisation; name runs that differ in their protocol alone"
+                f"{each.run}: differs from {reference.run} in its {', '.join(names)}; name runs "
+                "that differ in their protocol alone"
             )
-    rows = protocol_rows(text_column(reference.clips))
-    tables, notes, shown = [], [], []
+    held_out = [each.summary.hold_out for each in runs]
+    rows = protocol_rows(split, text_column(reference.clips), held_out)
+    tables: list[Table] = []
+    notes: list[str] = []
+    shown: dict[Path, RunSummary] = {}
     for head, fitted in reference.summary.heads.items():
         by_row: dict[ProtocolRow, RunResults] = {}
         for row in rows:
@@ -173,32 +165,56 @@ def report_protocols(runs: Sequence[RunResults]) -> Report:
                 same_grid = head in each.heads and each.summary.heads[head].grid == fitted.grid
                 if row.has(each.summary) and same_grid:
                     by_row[row] = each
+        if not by_row:
+            continue
         tables.append(_table(head, rows, by_row, reference.measure))
-        shown += [each for each in by_row.values() if each not in shown]
+        shown |= {each.run: each.summary for each in by_row.values()}
         notes += [
             f"To fit {head} by the protocol '{row.title}': `{_command(reference, head, row)}`"
             for row in rows
             if row not in by_row
         ]
-    omitted = [each.run.name for each in runs if each not in shown]
+    if not tables:
+        raise UserError(
+            f"{reference.run}: is of no protocol of the table; fit by one of them first: serpipe "
+            "fit --split loso"
+        )
+    omitted = [each.run.name for each in runs if each.run not in shown]
     if omitted:
         notes.append(
-            f"Not shown, as a later run or no row is of the same protocol: {', '.join(omitted)}."
+            "Not shown, as they are of other protocols, heads or grids, or there is a later run of "
+            f"the same: {', '.join(omitted)}."
         )
     of_run = ("name", "split", "assumed", "chosen")
     return Report(
         tuple((name, value) for name, value in facts(reference.summary) if name not in of_run),
-        tuple(dict.fromkeys(warning for each in shown for warning in each.summary.warnings)),
+        tuple(dict.fromkeys(warning for each in shown.values() for warning in each.warnings)),
         tuple(tables),
         (score_note(reference.summary), CHANCE_NOTE, TEST_NOTE, *notes),
-        provenance=tuple(each.summary.provenance for each in shown),
+        provenance=tuple(each.provenance for each in shown.values()),
     )
 
 
-def _comparable(one: RunSummary, other: RunSummary) -> bool:
-    """Return whether two runs may differ in their protocol, but not in data and settings."""
-    same = ("content", "pooling", "target", "changes", "normalise", "layers", "task")
-    return all(getattr(one, name) == getattr(other, name) for name in same)
+def _keeps_speakers_apart(summary: RunSummary) -> bool:
+    """Return whether a run is what the others are compared with: honest, and nothing held out."""
+    return (
+        summary.split_kind.can_hold_out_column
+        and not summary.hold_out
+        and not summary.has_mark(MarkKind.PERMUTED_LABELS)
+    )
+
+
+def _differ(one: RunSummary, other: RunSummary) -> list[str]:
+    """Return in what two runs differ besides the protocol and the heads."""
+    same = {
+        "content": "cache or clips",
+        "pooling": "pooling",
+        "target": "target",
+        "changes": "labels",
+        "normalise": "normalisation",
+        "layers": "layers",
+    }
+    return [title for name, title in same.items() if getattr(one, name) != getattr(other, name)]
 
 
 def _table(
@@ -207,20 +223,20 @@ def _table(
     by_row: Mapping[ProtocolRow, RunResults],
     measure: Measure,
 ) -> Table:
-    reference = by_row.get(NEW_SPEAKER)
+    reference = next((each for row, each in by_row.items() if row.title == NEW_SPEAKER), None)
     differences = _differences(head, reference, by_row) if reference else {}
     cells, records = [], []
     for row in rows:
         results = by_row.get(row)
         if results is None:
-            cells.append((row.title, row.protocol(), "not fitted", "", "", "", ""))
+            cells.append((row.title, " ".join(row.options[1:]), "not fitted", "", "", "", ""))
             continue
         summary, scores = results.summary, results.scores(head)
         compared = differences.get(row)
         chance = results.p_against_chance(head)
         cells.append((
             row.title,
-            row.protocol(summary.split),
+            " ".join([summary.split, *row.options[2:]]),
             interval_text(scores[measure.key], measure),
             p_text(chance),
             difference_text(compared.difference, measure) if compared else "",
@@ -244,7 +260,7 @@ def _table(
         f"{head}: what each protocol gives",
         (
             "what is new in a test clip", "protocol", f"{measure.title} [95 %]",
-            "p against chance", f"difference from {NEW_SPEAKER.title} [95 %]", "p (Holm)", "mark",
+            "p against chance", f"difference from {NEW_SPEAKER} [95 %]", "p (Holm)", "mark",
         ),
         tuple(cells),
         note="Differences without p are of marked runs: they show what the mark is worth, and are "
@@ -262,12 +278,13 @@ def _differences(
         for row, results in by_row.items()
         if results is not reference and results.summary.tested == reference.summary.tested
     ]
-    counts = {row.title: by_row[row].by_speaker(head) for row in (NEW_SPEAKER, *rows)}
+    counts = {row.title: by_row[row].by_speaker(head) for row in rows}
+    counts[NEW_SPEAKER] = reference.by_speaker(head)
     marks, measure = mark_names(reference.summary), reference.measure
     fair = [row for row in rows if mark_names(by_row[row].summary) == marks]
     differences: dict[ProtocolRow, Comparison] = {}
     for group in (fair, [row for row in rows if row not in fair]):
-        pairs = [(row.title, NEW_SPEAKER.title) for row in group]
+        pairs = [(row.title, NEW_SPEAKER) for row in group]
         compared = compare(counts, measure, pairs=pairs) if pairs else ()
         differences |= dict(zip(group, compared, strict=True))
     return {row: each if row in fair else _untested(each) for row, each in differences.items()}
@@ -288,7 +305,7 @@ def _command(reference: RunResults, head: str, row: ProtocolRow) -> str:
     kept, skip = words[:2], False
     for word in words[2:]:
         name, equals, _ = word.partition("=")
-        is_dropped = name in (*_OF_ONE_RUN, "--head")
+        is_dropped = name in _REPLACED
         if not skip and not is_dropped and word != "--permute-labels":
             kept.append(word)
         skip = not skip and is_dropped and not equals
