@@ -45,6 +45,8 @@ class Problem:
         For heads that draw random numbers.
     groups : ndarray of str, shape (n_clips,), optional
         What inner folds keep together; single speakers by default.
+    held_out : ndarray of int, shape (n_clips,), optional
+        The part of a column that each clip belongs to, where folds hold out the column as well.
     """
 
     labels: NDArray[Any]
@@ -52,6 +54,7 @@ class Problem:
     folds: tuple[Fold, ...]
     seed: int = 0
     groups: NDArray[np.str_] | None = None
+    held_out: NDArray[np.intp] | None = None
 
     @property
     def strata(self) -> NDArray[np.str_]:
@@ -81,7 +84,8 @@ class Problem:
         """
         train = np.unique(np.concatenate([fold.train for fold in self.folds]))
         validation = self.folds[0].validation if len(self.folds) == 1 else None
-        return Fold(ALL, train, np.arange(0), validation)
+        held_out = None if self.held_out is None else self.held_out[train]
+        return Fold(ALL, train, np.arange(0), validation, held_out)
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ _PEOPLE = frozenset({
     "age", "sex", "gender", "accent", "dialect", "language", "ethnicity", "nationality", "country",
 })  # fmt: skip
 #: Columns that serpipe fills, and those that identify a clip: none describes recordings.
-_OF_ONE_CLIP = {"path", "name", *FILLED_COLUMNS} - {"shared_emotion", "sampling_rate", "channels"}
+OF_ONE_CLIP = {"path", "name", *FILLED_COLUMNS} - {"shared_emotion", "sampling_rate", "channels"}
 #: Columns that describe a clip or a file, and not who was recorded with whom.
-_DESCRIPTIONS = _OF_ONE_CLIP | {
+_DESCRIPTIONS = OF_ONE_CLIP | {
     *CLIP_COLUMNS, "sampling_rate", "channels", "vocal_channel", "style", "text", "transcript",
 }  # fmt: skip
 
@@ -72,7 +72,7 @@ def find_groups(
             return Groups(speakers)
         values = np.full(len(corpora), "", dtype=object)
         for name, each in defaults.items():
-            values[corpora == name] = _as_text(clips[each])[corpora == name]
+            values[corpora == name] = as_text(clips[each])[corpora == name]
         name, chosen = next(iter(defaults.values())), False
         where = ", ".join(CORPORA[corpus].title for corpus in defaults)
         assumptions: tuple[str, ...] = (
@@ -80,13 +80,13 @@ def find_groups(
             "(--group speaker keeps single speakers apart, and nothing else)",
         )
     else:
-        if column not in clips or column in _OF_ONE_CLIP:
+        if column not in clips or column in OF_ONE_CLIP:
             possible = [each for each in clips if each not in _DESCRIPTIONS]
             raise UserError(
                 f"--group {column}: no such column of the clips; name one of "
                 f"{', '.join([SPEAKER, *possible])}"
             )
-        values, name, assumptions, chosen = _as_text(clips[column]), column, (), True
+        values, name, assumptions, chosen = as_text(clips[column]), column, (), True
     own = np.isin(corpora, list(CORPORA))  # session 1 of one corpus is not session 1 of another
     keys = [
         (corpus if of_corpus else "", value) if value else ("", "", speaker)
@@ -122,7 +122,7 @@ def crossed_columns(
     for column, stored in clips.items():
         if column in _DESCRIPTIONS or column in ignored:
             continue
-        names, code = np.unique(_as_text(stored).astype(str), return_inverse=True)
+        names, code = np.unique(as_text(stored).astype(str), return_inverse=True)
         measured = stored.dtype.kind not in "US" and len(names) > len(code) / 4
         if measured and not recorded_together(column):
             continue
@@ -152,7 +152,7 @@ def recorded_together(column: str) -> bool:
     return bool((words | singular) & _RECORDED_TOGETHER) and not words & _PEOPLE
 
 
-def _as_text(values: NDArray[Any]) -> NDArray[Any]:
+def as_text(values: NDArray[Any]) -> NDArray[Any]:
     """Return a column as text, empty where it has no value."""
     if values.dtype.kind in "US":
         return values.astype(object)

@@ -74,6 +74,7 @@ def baselines_for(results: RunResults) -> tuple[Baseline, ...]:
         if set(results.clips["corpus"].tolist()) == {each.corpus}
         and summary.target == "emotion"
         and summary.split == each.split
+        and not summary.hold_out
         and set(summary.labels) == each.labels
         and not summary.changes
         and not summary.warnings

@@ -18,6 +18,7 @@ from ..run.results import RunResults, at_edge, chosen
 from ..run.summary import RunKind, RunSummary
 from ..score_text import interval_text, score_text
 from .frozen_probe import against_probe, from_scratch, read_probe
+from .new_texts import worth_of_new_texts
 from .result_tables import RESOLVED
 from .selection import count_comparable
 
@@ -168,7 +169,9 @@ def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
 def _planned(results: RunResults) -> Iterator[Check]:
     """Yield the findings in clips and folds that were made when the run was planned."""
     for code, finding in results.summary.findings:
-        if code in _PLANNED:
+        if code == "SER030":
+            yield Check("SER030", "note", finding, worth_of_new_texts(results, finding))
+        elif code in _PLANNED:
             severity, advice = _PLANNED[code]
             yield Check(code, severity, finding, advice)
 

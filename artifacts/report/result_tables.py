@@ -47,6 +47,7 @@ def identity(summary: RunSummary) -> dict[str, Any]:
         "pooling": summary.pooling,
         "target": summary.target,
         "split": summary.split,
+        "hold_out": summary.hold_out,
         "normalise": summary.normalise,
         "clips": summary.clips,
         "speakers": len(summary.speakers),

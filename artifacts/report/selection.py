@@ -40,7 +40,7 @@ def count_comparable(results: RunResults) -> ComparableResults:
     """
     own = results.summary
     runs, heads, other_folds, other_seeds = 1, len(results.heads), 0, 0
-    for summary in _neighbours(results.run):
+    for _, summary in neighbours(results.run):
         if not own.tested or summary.target != own.target:
             continue
         if summary.tested != own.tested:
@@ -53,8 +53,15 @@ def count_comparable(results: RunResults) -> ComparableResults:
     return ComparableResults(runs, heads, other_folds, other_seeds)
 
 
-def _neighbours(run: Path) -> Iterator[RunSummary]:
-    """Yield the other finished runs in the folder of a run, without those of shuffled labels."""
+def neighbours(run: Path) -> Iterator[tuple[Path, RunSummary]]:
+    """Yield the other finished runs in the folder of a run, without those of shuffled labels.
+
+    Yields
+    ------
+    folder : Path
+    summary : RunSummary
+        The newest run first.
+    """
     own = run.resolve()
     modified = {}
     for file in own.parent.glob("*/run.json"):
@@ -70,4 +77,4 @@ def _neighbours(run: Path) -> Iterator[RunSummary]:
         except UserError:
             continue
         if summary.heads and not summary.has_mark(MarkKind.PERMUTED_LABELS):
-            yield summary
+            yield folder, summary

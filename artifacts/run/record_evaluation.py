@@ -5,7 +5,7 @@ Nothing is trained: every clip is tested, in one fold without training clips.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def record_evaluation(
         "content": content,
         "batch_size": batch_size,
         "model_map": dict(model_map or {}),
-        "protocol": asdict(plan.protocol),
+        "protocol": plan.protocol.as_dict(),
     }
     source = Path(cache_name(data.name, checkpoint.name))
     recorder = open_recorder(

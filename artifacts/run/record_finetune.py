@@ -153,7 +153,7 @@ def record_finetuning(
         "format": SETTINGS_VERSION,
         "content": content,
         "options": asdict(options),
-        "protocol": asdict(plan.protocol),
+        "protocol": plan.protocol.as_dict(),
         "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
         "start": {fold: choice.identity for fold, choice in choices.items()},
     }

@@ -233,7 +233,7 @@ def _settings(
     plan: Plan, grids: Mapping[str, Grid], content: str, streamed: bool
 ) -> dict[str, Any]:
     """Return everything that the numbers depend on, as JSON values that name the run."""
-    protocol = asdict(plan.protocol) | {"pooling": plan.pooling}
+    protocol = plan.protocol.as_dict() | {"pooling": plan.pooling}
     return {
         "format": SETTINGS_VERSION,
         "revision": REVISION,
@@ -256,7 +256,7 @@ def _settings(
 
 def _settings_without_seed(plan: Plan, settings: Mapping[str, Any]) -> str:
     """Return a hash that repeats of a run with other seeds share."""
-    protocol = {**asdict(replace(plan.protocol, seed=0)), "pooling": plan.pooling}
+    protocol = {**replace(plan.protocol, seed=0).as_dict(), "pooling": plan.pooling}
     text = json.dumps({**settings, "protocol": protocol, "folds": None}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -114,6 +114,7 @@ def open_recorder(
         assumptions=plan.assumptions,
         findings=plan.findings,
         group=plan.group,
+        hold_out=plan.protocol.hold_out or "",
         groups=plan.tested_groups,
         given_name=given_name,
         **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),

@@ -115,6 +115,9 @@ class RunSummary:
     #: versions, whose files are not checked.
     files: Mapping[str, str] | None = None
     given_name: str = ""  #: The user's name for the run; empty if there is none.
+    #: The column whose value in a test clip is not in training; empty if there is none, as in runs
+    #: of earlier versions.
+    hold_out: str = ""
 
     @property
     def clusters(self) -> Sequence[str]:
