@@ -126,7 +126,10 @@ def record_run(
     if packages:  # other versions of plugins may give other numbers
         versions = {**provenance.get("versions", {}), **packages}
         provenance = {**provenance, "versions": versions}
-    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, combined=combined)
+    plan, combined = plan_run(
+        cache, heads, grids, protocol or Protocol(), ratings,
+        combined=combined, default_heads=default_heads,
+    )  # fmt: skip
     size = candidate_size(cache, plan)
     streamed = size > stream_past
     if streamed:
@@ -206,12 +209,14 @@ def plan_run(
     ratings: Ratings | None = None,
     *,
     combined: Sequence[str] = (),
-) -> Plan:
+    default_heads: bool = False,
+) -> tuple[Plan, tuple[str, ...]]:
     """Apply a protocol to a cache, and refuse what would fail later.
 
-    The parameters are those of :func:`record_run`. Raise UserError if the cache does not hold what
-    the protocol needs, a head is for another kind of target, there are no speakers to choose by, or
-    clips of two speakers have the same embedding.
+    The parameters are those of :func:`record_run`. Also return which heads to make of others: by
+    default none if layer and hyper-parameters are fixed, which then needs no inner folds. Raise
+    UserError if the cache does not hold what the protocol needs, a head is for another kind of
+    target, there are no speakers to choose by, or clips of two speakers have the same embedding.
     """
     plan = make_plan(cache, protocol, ratings)
     if RECORDING not in cache.clips:  # made before copies were looked for
@@ -223,10 +228,13 @@ def plan_run(
             f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
             "choose one that `serpipe fit --help` lists for them"
         )
-    if anything_to_choose(plan, [grids[head.name] for head in heads], combined):
+    of_heads = [grids[head.name] for head in heads]
+    if default_heads and not anything_to_choose(plan, of_heads):
+        combined = ()
+    if anything_to_choose(plan, of_heads, combined):
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
-    return plan
+    return plan, tuple(combined)
 
 
 def _settings(
