@@ -32,6 +32,9 @@ class Graph(nn.Module):
         From that to :data:`~serpipe.artifacts.onnx_export.heads.HeadOutput`.
     shortest, longest : int, int or None
         Samples of the shortest and the longest clip.
+    two_frames : int
+        Samples of the shortest clip with two frames, from which torch traces: it treats a size of 1
+        as a special case, and would otherwise trace everything twice to find this number.
     """
 
     def __init__(
@@ -41,10 +44,11 @@ class Graph(nn.Module):
         head: nn.Module,
         shortest: int,
         longest: int | None,
+        two_frames: int,
     ) -> None:
         super().__init__()
         self.prepare, self.embed, self.head = prepare, embed, head
-        self.shortest, self.longest = shortest, longest
+        self.shortest, self.longest, self.two_frames = shortest, longest, two_frames
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Score clips of one length.
