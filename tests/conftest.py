@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,14 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
+def pytest_configure() -> None:
+    """Use one core, as xdist runs a test on each; tests of several processes ask for them.
+
+    The last digits depend on the number of threads, here and in the processes that tests start.
+    """
+    os.environ |= {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1"}
+
+
 def save_encoder(
     folder: Path, family: str, *, do_normalize: bool = True, **changes: object
 ) -> Path:
@@ -96,12 +104,12 @@ def save_encoder(
 @pytest.fixture(scope="session")
 def family_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a small random encoder of a family; made once."""
-    made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
-        if family not in made:
-            made[family] = save_encoder(tmp_path_factory.mktemp(family), family)
-        return made[family]
+        def save(folder: Path) -> None:
+            save_encoder(folder / family, family)
+
+        return made_once(tmp_path_factory, family, save) / family
 
     return make
 
@@ -184,13 +192,19 @@ def call_in(work: Path, *arguments: object) -> None:
         assert run_main(*arguments) == 0
 
 
-def run_main(*arguments: object) -> int:
-    """Call the command line in this process, where torch is loaded already; its exit code."""
+def run_main(*arguments: object, render_figures: bool = True) -> int:
+    """Call the command line in this process, where torch is loaded already; its exit code.
+
+    Rendering takes most of the time of a report. Without it the figures are still drawn, as objects
+    of matplotlib, and blank files are written in their place.
+    """
     from serpipe.cli import main
 
     on_interrupt = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
+        if not render_figures and "report" in arguments[:1]:
+            patch.setattr("serpipe.artifacts.report.figures.as_bytes", lambda *_: b"blank")
         try:
             main()
         except SystemExit as stop:
@@ -198,18 +212,6 @@ def run_main(*arguments: object) -> int:
         finally:
             signal.signal(signal.SIGINT, on_interrupt)  # pytest's own
     return 0
-
-
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Torch has one thread, here and in what is started: the last digits depend on the number."""
-    import torch
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
@@ -235,14 +237,17 @@ Command = Callable[..., Finished]
 def serpipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """The command line, called in this process, in an empty working directory."""
+    """The command line, called in this process, in an empty working directory.
+
+    Figures of reports are rendered only on request.
+    """
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
 
-    def call(*arguments: object) -> Finished:
+    def call(*arguments: object, render_figures: bool = False) -> Finished:
         capsys.readouterr()
-        code = run_main(*arguments)
+        code = run_main(*arguments, render_figures=render_figures)
         streams = capsys.readouterr()
         return Finished(code, streams.out, streams.err)
 

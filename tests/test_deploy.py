@@ -106,7 +106,9 @@ def running(command: list[str], environment: Mapping[str, str], work: Path) -> I
     server = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE,
                               text=True)  # fmt: skip
     try:
-        with httpx.Client(base_url=address_of(server), timeout=90, trust_env=False) as client:
+        assert server.stderr
+        address = address_of(server.stderr)
+        with httpx.Client(base_url=address, timeout=90, trust_env=False) as client:
             yield client
         server.terminate()
         assert server.wait(60) == 0, server.stderr and server.stderr.read()

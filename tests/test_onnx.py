@@ -193,15 +193,15 @@ def test_a_bundle_scores_the_same_at_any_length(
 def test_what_ships_scores_the_same_on_clips_of_many_speakers(shipped: Path, sample: Path) -> None:
     model = package.load(DEFAULT_BUNDLE)
     clips = [model.read(sorted(one.glob("*.flac"))[n % 8]) for n, one in
-             enumerate(sorted(sample.glob("Actor_*"))[::4])]  # fmt: skip
-    assert len(clips) == 6
+             enumerate(sorted(sample.glob("Actor_*"))[::6])]  # fmt: skip
+    assert len(clips) == 4
     assert check_same(shipped, model, clips) < 1e-5
 
 
 def test_what_ships_scores_the_same_on_the_real_corpus(shipped: Path, shared: Path) -> None:
     model = package.load(DEFAULT_BUNDLE)
-    files = sorted((shared / "data" / "ravdess").glob("Actor_*/*.flac"))[::144]
-    assert len(files) == 10
+    files = sorted((shared / "data" / "ravdess").glob("Actor_*/*.flac"))[100::360]
+    assert len(files) == 4
     check_same(shipped, model, [model.read(file) for file in files])
 
 
@@ -261,17 +261,22 @@ def test_a_fine_tuned_directory_scores_the_same(
 
 
 def test_a_file_that_says_otherwise_is_not_put_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    waveforms: list[Waveform],
+    small_encoder: Path,
 ) -> None:
-    path = tmp_path / "model.onnx"
+    bundle = make_bundle(tmp_path / "bundle", small_encoder, waveforms, ("", "0", *CASES[0][2:]))
+    path = tmp_path / "exports" / "model.onnx"
+    path.parent.mkdir()
     path.write_text("older")
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match=r"differ by .* nothing was written"):
-        export_onnx(DEFAULT_BUNDLE, path)
-    monkeypatch.setattr(onnx_convert, "MAX_BYTES", 10_000_000)
+        export_onnx(bundle, path, encoder=small_encoder)
+    monkeypatch.setattr(onnx_convert, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match=r"less than 2 GiB"):
-        export_onnx(DEFAULT_BUNDLE, path)
-    assert [one.name for one in tmp_path.iterdir()] == ["model.onnx"]
+        export_onnx(bundle, path, encoder=small_encoder)
+    assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
     assert path.read_text() == "older"
 
 

@@ -3,9 +3,6 @@
 import csv
 import json
 import pickle
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,8 +39,9 @@ from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.measures import RATINGS
 from serpipe.pipeline.protocol import Protocol
 
-from .conftest import Command, write_wav
-from .test_finetune import ONE_THREAD, rows, score
+from .conftest import Command, made_once, write_wav
+from .processes import Forked
+from .test_finetune import rows, score
 
 SPEAKERS = tuple("abcdef")
 
@@ -51,7 +49,10 @@ SPEAKERS = tuple("abcdef")
 @pytest.fixture(scope="session")
 def pitches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of 60 short tones of six speakers: low or high, and the pitch in kHz."""
-    folder = tmp_path_factory.mktemp("pitches")
+    return made_once(tmp_path_factory, "pitches", write_pitches) / "pitches.csv"
+
+
+def write_pitches(folder: Path) -> None:
     draw = np.random.default_rng(0)
     table = []
     for speaker in SPEAKERS:
@@ -63,9 +64,7 @@ def pitches(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path = f"{speaker}-{take}.wav"
             write_wav(folder / path, 0.3 * tone + 0.01 * draw.standard_normal(len(tone)))
             table.append(f"{path},{speaker},{'high' if khz > 1.1 else 'low'},{khz:.4f}")
-    manifest = folder / "pitches.csv"
-    manifest.write_text("\n".join(["path,speaker,pitch,khz", *table]) + "\n")
-    return manifest
+    (folder / "pitches.csv").write_text("\n".join(["path,speaker,pitch,khz", *table]) + "\n")
 
 
 @pytest.fixture(scope="session")
@@ -73,20 +72,6 @@ def decoded(small_encoder: Path, sample: Path) -> Sounds:
     """Twelve clips of the sample, of different lengths."""
     clips = list(scan(sample, RAVDESS).clips)[::16]
     return decode_clips(clips, load_checkpoint(str(small_encoder), None).front_end)[0]
-
-
-def train(*options: object) -> list[str]:
-    code = "from serpipe.cli import main; main()"
-    return [sys.executable, "-c", code, "finetune", *map(str, options)]
-
-
-def run_in(folder: Path, *options: object) -> Path:
-    done = subprocess.run(
-        train(*options), cwd=folder, env=ONE_THREAD, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
-    return folder / done.stdout.strip()
 
 
 # A start
@@ -422,7 +407,7 @@ def test_the_concordance_that_is_trained_is_the_one_that_is_reported() -> None:
 
 
 def test_ratings_are_learnt_and_the_exported_model_predicts_them_in_their_units(
-    pitches: Path, small_encoder: Path, serpipe: Command, one_thread: None
+    pitches: Path, small_encoder: Path, serpipe: Command
 ) -> None:
     done = serpipe(
         "finetune", "--manifest", pitches, "--target", "khz", "--encoder", small_encoder,
@@ -486,7 +471,7 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
 
 
 def test_folds_trained_at_once_give_the_same_bits(
-    pitches: Path, small_encoder: Path, tmp_path: Path, one_thread: None
+    pitches: Path, small_encoder: Path, tmp_path: Path
 ) -> None:
     options, encoder = TrainingOptions(epochs=1, augment=("noise",)), str(small_encoder)
     for name, devices, where in (
@@ -505,26 +490,28 @@ def test_folds_trained_at_once_give_the_same_bits(
 
 
 def test_a_killed_training_of_augmented_clips_resumes_to_the_same_bits(
-    pitches: Path, tmp_path: Path, serpipe: Command, one_thread: None
+    pitches: Path, tmp_path: Path, serpipe: Command
 ) -> None:
-    options = ("--network", "cnn", "--manifest", pitches, "--target", "pitch", "--split", "kfold:2",
-               "--device", "cpu", "--epochs", 4, "--augment", "speed,pitch,noise",
-               "--mixup", 0.4, "--tensorboard", "--no-export")  # fmt: skip
+    options = ("finetune", "--network", "cnn", "--manifest", pitches, "--target", "pitch",
+               "--split", "kfold:2", "--device", "cpu", "--epochs", 3, "--mixup", 0.4,
+               "--augment", "speed,pitch,noise", "--tensorboard", "--no-export")  # fmt: skip
     (tmp_path / "whole").mkdir()
-    whole = run_in(tmp_path / "whole", *options)
+    undisturbed = Forked("serpipe", *options, cwd=tmp_path / "whole", err=Path("err"))
+    assert undisturbed.wait() == 0
+    progress = Path("err").read_text()
+    assert "Traceback" not in progress and "Warning" not in progress
+    (whole,) = (tmp_path / "whole" / "artifacts" / "runs").iterdir()
     assert list((whole / "tensorboard" / "fold-0002").glob("events.out.tfevents.*"))
     run = Path("artifacts") / "runs" / whole.name
-    process = subprocess.Popen(
-        train(*options), env=ONE_THREAD, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = Forked("serpipe", *options)
     end = time.monotonic() + 100
     while not list(run.glob("parts/training/fold-0001/checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     assert not (run / "predictions").exists()
-    done = serpipe("finetune", *options)
+    done = serpipe(*options)
     assert done.code == 0, done.err
     assert Path(done.out.strip()) == run
     for name in ("predictions/cnn.csv", "search/cnn.csv"):

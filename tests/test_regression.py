@@ -279,7 +279,7 @@ def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path)
     assert nested["ccc"] == pytest.approx(ccc(truth, predicted))
     assert nested["mae"] == pytest.approx(np.abs(truth - predicted).mean())
     assert nested["ccc_low"] < nested["ccc"] < nested["ccc_high"]
-    told_words = serpipe("report").out
+    told_words = serpipe("report", render_figures=True).out
     for words in ("raters", "agreement ICC", "CCC", "Pearson", "MAE", "38 clips"):
         assert words in told_words
     assert "UAR" not in told_words

@@ -23,6 +23,7 @@ from serpipe.provenance import command as given_command
 from serpipe.remote import Remote, place
 
 from .conftest import Command
+from .processes import Forked
 
 SECRET = "not-to-be-printed"
 BUCKET = "lab"
@@ -423,11 +424,7 @@ def test_what_is_kept_there_under_any_name_is_found_again(s3: fsspec.AbstractFil
 
 
 def test_a_stop_does_not_wait_for_a_store_that_says_nothing(web: str) -> None:
-    code = (
-        "import sys; from serpipe.cli import main; sys.argv = ['serpipe', 'predict', "
-        f"*(f'{web}/silent{{n}}.wav' for n in range(4))]; main()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    process = Forked("serpipe", "predict", *(f"{web}/silent{n}.wav" for n in range(4)))
     ends = time.monotonic() + 60
     while len(Voices.asked) < 4:
         assert time.monotonic() < ends

@@ -183,7 +183,7 @@ def test_the_hardest_clips_are_wrong_and_their_audio_stays_in_the_folder(
 def test_the_page_is_whole_and_asks_for_nothing(
     serpipe: Command, results: RunResults, few_clips: Path, tmp_path: Path
 ) -> None:
-    assert serpipe("report", results.run, "--audio", few_clips).code == 0
+    assert serpipe("report", results.run, "--audio", few_clips, render_figures=True).code == 0
     folder = results.run / "report"
     page = (folder / "index.html").read_text()
     assert "http:" not in page
@@ -356,7 +356,8 @@ def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
     run = json.loads(fewer.out)
     assert [record["head"] for record in run["nested"]] == ["lr"]
     again = serpipe("fit", "--head", "lr", "--layers", "2").out.strip()
-    told = serpipe("report", results.run, run["run"], again, "--format", "json")
+    told = serpipe("report", results.run, run["run"], again, "--format", "json",
+                   render_figures=True)  # fmt: skip
     content = json.loads(told.out)
     names = ("first_run", "first_head", "second_run", "second_head")
     pairs = [tuple(row[name] for name in names) for row in content["tables"]["comparisons"]]

@@ -778,7 +778,14 @@ def test_an_answer_that_is_not_taken_ends_the_connection(model: SmallModel) -> N
 def test_idle_connections_and_broken_forms_keep_nobody_out_and_log_nothing(tmp_path: Path) -> None:
     """The command itself, with as few open files as some systems allow."""
     content = wav(noise(1))
-    with contextlib.ExitStack() as held, command(tmp_path, files=256) as (server, client):
+    with (
+        contextlib.ExitStack() as held,
+        command(tmp_path, files=256) as (
+            server,
+            stderr,
+            client,
+        ),
+    ):
         there = (client.base_url.host, client.base_url.port)
         part = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"
         for n in range(400):
@@ -799,8 +806,7 @@ def test_idle_connections_and_broken_forms_keep_nobody_out_and_log_nothing(tmp_p
             assert {each.result().status_code for each in asked} == {422}
         wait_until(lambda: _resident(server.pid) < before + (40 << 20))
         server.send_signal(signal.SIGTERM)
-        assert server.stderr
-        assert server.stderr.read().splitlines() == [
+        assert stderr.read().splitlines() == [
             "serve    stopped; every request in progress was answered"
         ]
 
@@ -1022,7 +1028,7 @@ def test_the_page_by_keyboard_with_a_token_a_dropped_file_and_a_microphone(
 def test_sigterm_finishes_what_has_begun(tmp_path: Path, clips: list[Path]) -> None:
     """The command itself, with the bundle and the encoder that ship with serpipe."""
     there = sorted(path for path in tmp_path.rglob("*"))
-    with command(tmp_path) as (server, client), ThreadPoolExecutor(8) as threads:
+    with command(tmp_path) as (server, stderr, client), ThreadPoolExecutor(8) as threads:
         assert client.get("/ping").status_code == 200
         asked = [threads.submit(recognize, client, clip.read_bytes()) for clip in clips]
         wait_until(lambda: "serpipe_in_work 8" in client.get("/metrics").text)
@@ -1032,8 +1038,7 @@ def test_sigterm_finishes_what_has_begun(tmp_path: Path, clips: list[Path]) -> N
         model = load_model(DEFAULT_BUNDLE)
         told = [model.predict(clip).label for clip in clips]
         assert [answer.json()["label"] for answer in answers] == told
-        assert server.stderr
-        rest = server.stderr.read()
+        rest = stderr.read()
         assert server.wait(60) == 0
         assert "every request in progress was answered" in rest and "Traceback" not in rest
         assert sorted(path for path in tmp_path.rglob("*")) == there  # nothing was written

@@ -38,7 +38,7 @@ def test_five_hundred_at_once_are_answered_as_if_alone_and_memory_stays(
     assert len({json.dumps(prediction.scores) for prediction in told}) == 24
     options = ("--model", bundle, "--encoder", small_encoder, "--queue", AT_ONCE,
                "--max-wait", 600)  # fmt: skip
-    with command(tmp_path, *options) as (server, client):
+    with command(tmp_path, *options) as (server, _, client):
         held = []
         for _ in range(2):
             answers = asyncio.run(_ask_at_once(client, contents))
