@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import pytest
 import soundfile
 from filelock import FileLock
 from serpipe.integrity import write_sealed_json
+
+from .processes import start_fork_server
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -212,6 +214,16 @@ def run_main(*arguments: object, render_figures: bool = True) -> int:
         finally:
             signal.signal(signal.SIGINT, on_interrupt)  # pytest's own
     return 0
+
+
+@pytest.fixture
+def forked_workers() -> Iterator[None]:
+    """Start the workers of Dask that `local:N` starts by forking, which takes no imports."""
+    import dask
+
+    start_fork_server()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 
 #: What a process would take seconds to import.
@@ -26,6 +26,12 @@ try:
 finally:
     atexit._run_exitfuncs()
 """
+
+
+def start_fork_server() -> None:
+    """Start the process that others are forked from, unless it runs already."""
+    get_context("forkserver").set_forkserver_preload(_PRELOAD)
+    forkserver.ensure_running()
 
 
 class Forked:
@@ -54,8 +60,7 @@ class Forked:
         err: Path = Path(os.devnull),
         files: int | None = None,
     ) -> None:
-        context = get_context("forkserver")
-        context.set_forkserver_preload(_PRELOAD)
+        start_fork_server()
         names = {
             "module": module,
             "arguments": [module, *map(str, arguments)],
@@ -65,7 +70,7 @@ class Forked:
             "err": str(err.absolute()),
             "files": files,
         }
-        self._process = context.Process(target=exec, args=(_RUN, names))
+        self._process = get_context("forkserver").Process(target=exec, args=(_RUN, names))
         self._process.start()
         assert self._process.pid
         self.pid: int = self._process.pid

@@ -93,9 +93,9 @@ def recognize(client: Any, content: bytes, name: str = "clip.flac", **more: Any)
 def check_refusal(answer: Any, *statuses: int) -> str:
     """A refusal is one of some statuses with one sentence; return that."""
     assert answer.status_code in statuses, (answer.status_code, answer.text)
-    told = answer.json()
-    assert list(told) == ["detail"]
-    sentence: str = told["detail"]
+    content = answer.json()
+    assert list(content) == ["detail"]
+    sentence: str = content["detail"]
     assert sentence[0].isupper() and sentence.endswith("."), sentence
     assert "\n" not in sentence and "Traceback" not in sentence and len(sentence) < 400
     return sentence

@@ -113,10 +113,10 @@ SET_BY_COMMANDS = {"provenance", "track", "say", "show", "names"}
 
 def command_of(names: tuple[str, ...]) -> Any:
     """The command as Click parses it."""
-    found: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(cli.app)
     for name in names:
-        found = found.commands[name]
-    return found
+        command = command.commands[name]
+    return command
 
 
 def test_every_command_is_compared_with_a_function() -> None:

@@ -215,7 +215,7 @@ def test_a_worker_reloads_an_encoder_whose_weights_changed(
 
 
 def test_a_task_that_kills_its_workers_is_reported_and_does_not_stop_the_others(
-    few_clips: Path, extract: Callable[..., Any], tmp_path: Path
+    few_clips: Path, extract: Callable[..., Any], tmp_path: Path, forked_workers: None
 ) -> None:
     import dask
 
@@ -245,7 +245,7 @@ def test_a_task_that_kills_its_workers_is_reported_and_does_not_stop_the_others(
 
 
 def test_a_fit_on_workers_gives_the_same_bytes(
-    fitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: None
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(fitted_once, work)

@@ -243,8 +243,8 @@ def test_a_folder_of_several_corpora_is_refused_with_the_options_to_use(
     options = shlex.split(line[line.index("--data ", line.index(": --data")) :])
     assert options[::2] == ["--data"] * 3
     sources, scans = find_data(options[1::2])
-    found = {source.name: len(each.clips) for source, each in zip(sources, scans, strict=True)}
-    assert found == {"tess": 8, "emodb": 11, "cremad": 10}
+    counts = {source.name: len(each.clips) for source, each in zip(sources, scans, strict=True)}
+    assert counts == {"tess": 8, "emodb": 11, "cremad": 10}
 
 
 def test_words_are_merged_in_every_corpus_that_has_them(serpipe: Command, cache: Path) -> None:

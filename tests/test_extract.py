@@ -190,18 +190,19 @@ def test_the_same_bytes_under_two_names_are_computed_once_and_reported(
     assert [len(group) for group in done.same_bytes] == [len({*names, source.name})]
 
 
-@pytest.mark.parametrize("field", ["weights_sha256", "normalise", "resampler"])
 def test_a_cache_with_another_key_is_not_reused_and_the_field_is_named(
-    few_clips: Path, encoder: Encoder, tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
     run(few_clips, encoder, out)
     before = out.read_bytes()
     key = engine_module.cache_key(encoder)
-    monkeypatch.setattr(engine_module, "cache_key", lambda *args: key | {field: "other"})
-    with pytest.raises(UserError, match=rf"{field} is .* --overwrite"):
-        run(few_clips, encoder, out)
-    assert out.read_bytes() == before
+    for field in ("weights_sha256", "normalise", "resampler"):
+        other = key | {field: "other"}
+        monkeypatch.setattr(engine_module, "cache_key", lambda *args, other=other: other)
+        with pytest.raises(UserError, match=rf"{field} is .* --overwrite"):
+            run(few_clips, encoder, out)
+        assert out.read_bytes() == before
     assert run(few_clips, encoder, out, overwrite=True).computed == 40
 
 
@@ -787,11 +788,11 @@ def test_the_channel_is_chosen_and_part_of_the_key(
     soundfile.write(clip, np.stack([sound, noise], axis=1), rate)
     (one,) = [each for each in scan(few_clips, RAVDESS).clips if each.file == clip]
     encoder = load_encoder(str(small_encoder))
-    found = {
+    caches = {
         channels: extract_with(encoder, [one], tmp_path / f"{channels}.h5", channels=channels).cache
         for channels in ("mean", "left", "right")
     }
-    states = {channels: cache.embeddings("2") for channels, cache in found.items()}
+    states = {channels: cache.embeddings("2") for channels, cache in caches.items()}
     soundfile.write(clip, sound, rate)
     alone = extract_with(encoder, [one], tmp_path / "mono.h5").cache.embeddings("2")
     np.testing.assert_array_equal(states["left"], alone)

@@ -233,8 +233,8 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
     files = [Path(str(each.clip.file)) for each in sounds.clips]
     plain = score_without_serpipe([tmp_path / family for family in ours], files)
     for (family, mine), theirs in zip(ours.items(), plain, strict=True):
-        found = [[each[label] for label in labels] for each in theirs]
-        np.testing.assert_allclose(mine, found, atol=1e-5, rtol=0, err_msg=family)
+        expected = [[each[label] for label in labels] for each in theirs]
+        np.testing.assert_allclose(mine, expected, atol=1e-5, rtol=0, err_msg=family)
 
 
 def test_the_exported_model_of_a_run_tells_high_from_low(trained: Path, tones: Path) -> None:

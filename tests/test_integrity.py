@@ -130,9 +130,9 @@ def test_predictions_that_were_set_to_the_truth_are_refused(run: Path, serpipe: 
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | {"predicted": row["truth"]} for row in rows)
-    told = serpipe("report", run)
-    assert (told.code, told.out) == (2, "")
-    assert str(path) in told.err
+    result = serpipe("report", run)
+    assert (result.code, result.out) == (2, "")
+    assert str(path) in result.err
 
 
 def test_a_changed_layer_or_label_of_a_bundle_is_refused(bundle: Path) -> None:
@@ -217,9 +217,9 @@ def test_a_damaged_run_is_not_continued(run: Path, extracted_once: Path, serpipe
     assert (fitted / "run.json").read_bytes() == before
     search = fitted / "search" / "lr.csv"  # which nothing but this reads
     for _ in flip_bits(search, random.Random(1), 1):
-        told = serpipe(*command)
-        assert told.code == 2
-        assert str(search) in told.err
+        result = serpipe(*command)
+        assert result.code == 2
+        assert str(search) in result.err
     assert serpipe(*command).code == 0
 
 

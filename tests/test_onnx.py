@@ -208,16 +208,16 @@ def test_what_ships_scores_the_same_on_the_real_corpus(shipped: Path, shared: Pa
 def test_the_file_tells_all_that_is_not_in_it_and_nothing_of_this_machine(shipped: Path) -> None:
     model = onnx.load(shipped)
     onnx.checker.check_model(model, full_check=True)
-    told = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     bundle = json.loads((DEFAULT_BUNDLE / "bundle.json").read_text())
-    assert json.loads(told["labels"]) == bundle["labels"]
-    assert json.loads(told["warnings"]) == bundle["warnings"]
+    assert json.loads(metadata["labels"]) == bundle["labels"]
+    assert json.loads(metadata["warnings"]) == bundle["warnings"]
     for name, value in {"sampling_rate": "16000", "minimum_samples": "400", "trim": "none",
                         "maximum_samples": "480000", "channels": "mean",
                         "licence": "CC BY-NC-SA 4.0"}.items():  # fmt: skip
-        assert told[name] == value
-    assert "UAR 63.0" in told["score"]
-    assert json.loads(told["provenance"])["command"] == "serpipe fit --head lr"
+        assert metadata[name] == value
+    assert "UAR 63.0" in metadata["score"]
+    assert json.loads(metadata["provenance"])["command"] == "serpipe fit --head lr"
     content = shipped.read_bytes()
     for place in (str(ROOT), str(Path.home()), torch.__file__, str(shipped.parent)):
         assert place.encode() not in content

@@ -46,8 +46,8 @@ def clips(sample: Path) -> list[Path]:
 
 
 def the(pattern: str, folder: Path) -> Path:
-    (found,) = folder.glob(pattern)
-    return found
+    (path,) = folder.glob(pattern)
+    return path
 
 
 def told(prediction: Prediction | BadClipError) -> list[float]:
@@ -144,9 +144,9 @@ def test_every_format_says_the_same(
     *lines, footer = out["table"].splitlines()[1:]
     assert "not calibrated" in footer and whole["model"]["probabilities"] in footer
     assert len(rows) == len(lines) == sum(1 + len(each.timeline) for each in expected)
-    for each, found in zip(expected, whole["predictions"], strict=True):
-        assert found["source"] == each.source and found["scores"] == each.scores
-        assert [s["scores"] for s in found["timeline"]] == [s.scores for s in each.timeline]
+    for each, printed in zip(expected, whole["predictions"], strict=True):
+        assert printed["source"] == each.source and printed["scores"] == each.scores
+        assert [s["scores"] for s in printed["timeline"]] == [s.scores for s in each.timeline]
     wholes = [(row, line) for row, line in zip(rows, lines, strict=True) if row["part"] == "whole"]
     for each, (row, line) in zip(expected, wholes, strict=True):
         assert {name: float(row[f"score_{name}"]) for name in each.scores} == each.scores

@@ -135,10 +135,10 @@ def test_a_rating_starts_from_ridge_regression_in_its_own_units(
     states = pooled_states(model, examples, TrainingOptions(batch_size=4), "cpu")
     choice = ProbeChoice("ridge", "1", {"alpha": 1.0})
     start_from_probe(model, choice, states, truth, scale, seed=0)
-    found = predict(model, examples, TrainingOptions(), "cpu")[:, 0] * scale[1] + scale[0]
+    predicted = predict(model, examples, TrainingOptions(), "cpu")[:, 0] * scale[1] + scale[0]
     expected = HEADS["ridge"](choice.params).fit(states[1], truth, truth.astype(str))
-    np.testing.assert_allclose(found, expected.predict(states[1]), atol=0.02)
-    assert np.ptp(found) > 0.5
+    np.testing.assert_allclose(predicted, expected.predict(states[1]), atol=0.02)
+    assert np.ptp(predicted) > 0.5
 
 
 def test_finetune_makes_its_probe_starts_from_it_and_is_reported_beside_it(
@@ -207,9 +207,9 @@ def test_lora_trains_all_its_matrices_and_nothing_else_of_the_encoder(
     plain = score(models, [Path(str(clip.file)) for clip in clips])
     for model, logits, theirs in zip(models, ours, plain, strict=True):
         mine = torch.softmax(torch.tensor(logits), dim=1)
-        found = [[each["a"], each["b"]] for each in theirs]
+        expected = [[each["a"], each["b"]] for each in theirs]
         # Soundfile and soxr order clips as they were given, ours by name: the same here.
-        np.testing.assert_allclose(mine, found, atol=1e-5, err_msg=model.name)
+        np.testing.assert_allclose(mine, expected, atol=1e-5, err_msg=model.name)
 
 
 def test_rates_fall_from_block_to_block_and_new_parameters_have_their_own(
@@ -251,7 +251,7 @@ def test_states_computed_again_by_another_thread_give_the_same_gradients(
     kind = EncoderWithHead(load_checkpoint(name, None), options, name)
     inputs = kind.front_end.inputs([decoded.waveform(row) for row in range(3)])
     assert "attention_mask" in inputs
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         model = kind.build(["a", "b"], "classification").eval()
         if checkpointing:
@@ -266,11 +266,13 @@ def test_states_computed_again_by_another_thread_give_the_same_gradients(
         thread = threading.Thread(target=loss.backward)  # as a GPU's own does
         thread.start()
         thread.join()
-        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    assert any("feature_extractor.conv_layers.0" in name for name in found[0])
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, atol=1e-4, rtol=1e-3, msg=name)
+        gradients.append(
+            {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any("feature_extractor.conv_layers.0" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_an_error_about_a_clip_travels_between_processes() -> None:
@@ -284,10 +286,12 @@ def test_state_matrices_of_s4_learn_no_faster_than_published_and_never_decay() -
     model = kind.build(["a", "b"], "classification")
     groups = optimizer(kind, model).param_groups
     where = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    found = {name: where[id(parameter)] for name, parameter in model.named_parameters()}
-    assert found["network.layers.0.a_imaginary"] == found["network.layers.1.log_dt"] == (1e-3, 0)
-    assert found["network.head.weight"] == (1e-2, 0.01)
-    assert found["network.head.bias"] == (1e-2, 0)
+    settings = {name: where[id(parameter)] for name, parameter in model.named_parameters()}
+    assert (
+        settings["network.layers.0.a_imaginary"] == settings["network.layers.1.log_dt"] == (1e-3, 0)
+    )
+    assert settings["network.head.weight"] == (1e-2, 0.01)
+    assert settings["network.head.bias"] == (1e-2, 0)
 
 
 # Clips changed
@@ -343,8 +347,8 @@ def test_a_clip_changes_with_the_epoch_and_with_nothing_else(decoded: Sounds) ->
 
     one, again, other = epoch(1, range(12)), epoch(1, range(11, -1, -1)), epoch(2, range(12))
     for index in range(12):
-        for found, same in zip(one[index], again[index], strict=True):
-            np.testing.assert_array_equal(found, same)
+        for values, same in zip(one[index], again[index], strict=True):
+            np.testing.assert_array_equal(values, same)
         assert one[index][0].dtype == one[index][1].dtype == np.float32
         assert not np.array_equal(one[index][0], other[index][0])
         assert one[index][0].std() == pytest.approx(1, abs=1e-3)  # as the checkpoint asks for
@@ -401,8 +405,10 @@ def test_the_concordance_that_is_trained_is_the_one_that_is_reported() -> None:
     draw = np.random.default_rng(0)
     truth = draw.uniform(1, 7, 50)
     predicted = 0.5 * truth + draw.standard_normal(50)
-    found = concordance(torch.tensor(predicted), torch.tensor(truth))
-    assert float(found) == pytest.approx(float(RATINGS.first(RATINGS.count(truth, predicted, ()))))
+    trained = concordance(torch.tensor(predicted), torch.tensor(truth))
+    assert float(trained) == pytest.approx(
+        float(RATINGS.first(RATINGS.count(truth, predicted, ())))
+    )
     assert float(concordance(torch.zeros(3), torch.zeros(3))) == 0
 
 
@@ -471,7 +477,7 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
 
 
 def test_folds_trained_at_once_give_the_same_bits(
-    pitches: Path, small_encoder: Path, tmp_path: Path
+    pitches: Path, small_encoder: Path, tmp_path: Path, forked_workers: None
 ) -> None:
     options, encoder = TrainingOptions(epochs=1, augment=("noise",)), str(small_encoder)
     for name, devices, where in (

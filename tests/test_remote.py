@@ -217,15 +217,15 @@ def test_clips_of_a_web_server_are_those_of_a_table(
     assert (refused.code, "--manifest" in refused.err) == (2, True)
     gone = [*rows[:1], "Actor_01/nobody.flac,a,0x", "forbidden.wav,b,1x"]
     (few_clips / "clips.csv").write_text("\n".join(["path,speaker,emotion", *gone[:2]]))
-    told = serpipe("extract", "--manifest", f"{web}/clips.csv", "--encoder", small_encoder)
-    assert told.code == 2
-    assert "nobody.flac: cannot be read" in told.err
+    result = serpipe("extract", "--manifest", f"{web}/clips.csv", "--encoder", small_encoder)
+    assert result.code == 2
+    assert "nobody.flac: cannot be read" in result.err
     # A store that refuses is no bad clip: --skip-bad would leave out all that are asked for then.
     (few_clips / "clips.csv").write_text("\n".join(["path,speaker,emotion", *gone[::2]]))
-    told = serpipe(
+    result = serpipe(
         "extract", "--manifest", f"{web}/clips.csv", "--encoder", small_encoder, "--skip-bad"
     )
-    assert (told.code, "forbidden.wav: access is denied" in told.err) == (2, True), told.err
+    assert (result.code, "forbidden.wav: access is denied" in result.err) == (2, True), result.err
 
 
 # --- Copies
@@ -319,10 +319,10 @@ def test_a_shard_that_is_there_is_neither_fetched_nor_put_again(
             s3.pipe(f"{BUCKET}/c.h5.shards/000000.h5", b"0")  # written anew, with the same content
             time.sleep(1.1)  # S3 tells whole seconds
         s3.invalidate_cache()
-        found = s3.find(f"{BUCKET}/c.h5.shards", detail=True)
-        when.append(found[f"{BUCKET}/c.h5.shards/000000.h5"]["LastModified"])
+        files = s3.find(f"{BUCKET}/c.h5.shards", detail=True)
+        when.append(files[f"{BUCKET}/c.h5.shards/000000.h5"]["LastModified"])
     assert len(set(when)) == 1
-    assert [s3.cat(name) for name in sorted(found)] == [b"0", b"1", b"2"]
+    assert [s3.cat(name) for name in sorted(files)] == [b"0", b"1", b"2"]
     said: list[str] = []
     with stored(index, said.append):
         pass
