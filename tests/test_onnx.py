@@ -271,10 +271,10 @@ def test_a_file_that_says_otherwise_is_not_put_in_place(
     path.parent.mkdir()
     path.write_text("older")
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
-    with pytest.raises(UserError, match=r"differ by .* nothing was written"):
+    with pytest.raises(UserError, match=r"bundle: .*-1"):
         export_onnx(bundle, path, encoder=small_encoder)
     monkeypatch.setattr(onnx_convert, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match=r"less than 2 GiB"):
+    with pytest.raises(UserError, match="2 GiB"):
         export_onnx(bundle, path, encoder=small_encoder)
     assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
     assert path.read_text() == "older"
