@@ -76,14 +76,6 @@ FAMILIES: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def pytest_configure() -> None:
-    """Use one core, as xdist runs a test on each; tests of several processes ask for them.
-
-    The last digits depend on the number of threads, here and in the processes that tests start.
-    """
-    os.environ |= {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1"}
-
-
 def save_encoder(
     folder: Path, family: str, *, do_normalize: bool = True, **changes: object
 ) -> Path:
