@@ -23,13 +23,7 @@ EXPORT_FORMATS = ("onnx",)
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:
-    """Return the value of an option.
-
-    Raises
-    ------
-    UserError
-        If it is not one of the allowed values.
-    """
+    """Return the value of an option; raise UserError if it is not one of the allowed values."""
     if value in allowed:
         return value
     *others, last = allowed

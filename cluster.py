@@ -47,19 +47,10 @@ _JOB_SYSTEMS = {
 
 @dataclass
 class Cluster:
-    """A connection, which is renewed when a lost scheduler returns.
-
-    Attributes
-    ----------
-    client : Client
-        The client of Dask.
-    address : str or None
-        Address of the scheduler, unless this process started it.
-    say : callable
-        Takes lines of text that report progress.
-    """
+    """A connection, which is renewed when a lost scheduler returns."""
 
     client: Client
+    #: Of the scheduler, unless this process started it.
     address: str | None
     say: Say = say_nothing
 
@@ -82,10 +73,7 @@ class Cluster:
     def reconnect(self) -> None:
         """Reconnect to a lost scheduler as soon as it is back and has a worker.
 
-        Raises
-        ------
-        MachineError
-            If it does not return.
+        Raise MachineError if it does not return.
         """
         with suppress(OSError, TimeoutError):  # the scheduler is gone
             self.client.close(timeout=2)
@@ -122,25 +110,12 @@ class Failed:
 def connect(where: str, say: Say = say_nothing) -> Iterator[Cluster]:
     """Connect to a cluster, or start one for the duration of the context.
 
-    Parameters
-    ----------
-    where : str
-        ``"local:N"``: N single-threaded processes on this machine; ``"tcp://HOST:PORT"`` (or
-        ``tls://``): a scheduler; or a YAML file with ``scheduler`` (slurm, pbs, lsf, ...), ``jobs``
-        and ``options`` for the cluster of that name in dask-jobqueue.
-    say : callable
-        Takes lines of text that report progress.
+    ``where`` is ``"local:N"``: N single-threaded processes on this machine; ``"tcp://HOST:PORT"``
+    (or ``tls://``): a scheduler; or a YAML file with ``scheduler`` (slurm, pbs, lsf, ...), ``jobs``
+    and ``options`` for the cluster of that name in dask-jobqueue.
 
-    Yields
-    ------
-    Cluster
-
-    Raises
-    ------
-    UserError
-        If ``where`` is none of these, or a worker has other versions than this process.
-    MachineError
-        If the cluster does not respond.
+    Raise UserError if it is none of these, or a worker has other versions than this process, and
+    MachineError if the cluster does not respond.
     """
     with ExitStack() as stack:
         # For a local scheduler: run_all decides about tasks whose worker died.
@@ -223,9 +198,9 @@ def run_all(
         The cluster.
     function : callable
         Called with a task, ``arguments``, and ``large`` if there is one. Must be a module-level
-        function, so that it can be pickled.
+        function, so that it can be pickled, like the tasks.
     tasks : sequence
-        The tasks; picklable.
+        The tasks.
     *arguments : object
         The same for all tasks; small, since they are sent with each.
     prepare : callable
@@ -352,13 +327,7 @@ class _Work:
                 return done
 
     def wait_for_workers(self) -> None:
-        """Wait until a worker can run the tasks.
-
-        Raises
-        ------
-        MachineError
-            If none appears.
-        """
+        """Wait until a worker can run the tasks; raise MachineError if none appears."""
         what = "".join(f" with {name}" for name in self.resources)
         self.cluster.say(f"cluster  no worker{what} is left; waiting for one ...")
         ends = time.monotonic() + COME_BACK_SECONDS

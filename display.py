@@ -29,10 +29,7 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def data_frame(records: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Any:
     """Return records with the same keys, or columns of the same length, as a pandas.DataFrame.
 
-    Raises
-    ------
-    UserError
-        If pandas, which is no dependency of serpipe, is not installed.
+    Raise UserError if pandas, which is no dependency of serpipe, is not installed.
     """
     try:
         import pandas

@@ -26,18 +26,9 @@ class MachineError(SerpipeError):
 
 
 class BadClipError(UserError):
-    """One clip cannot be used.
+    """One clip cannot be used: its path, what is wrong, and what the user can do.
 
-    Parameters
-    ----------
-    path : str
-        The clip, as the user named it.
-    problem : str
-        What is wrong with it.
-    expected : str
-        What a usable clip has; empty where the problem says it.
-    fix : str
-        What the user can do.
+    ``expected`` is what a usable clip has; empty where the problem says it.
     """
 
     def __init__(self, path: str, problem: str, expected: str, fix: str) -> None:
@@ -53,12 +44,7 @@ class BadClipError(UserError):
 class BadClipsError(UserError):
     """Clips of a corpus cannot be used; one line for each of the first ten.
 
-    Parameters
-    ----------
-    errors : sequence of BadClipError
-        One for each bad clip.
-    others : str
-        State of the other clips, for the last line.
+    ``others`` is the state of the other clips, for the last line.
     """
 
     SHOWN = 10

@@ -13,14 +13,19 @@ from typing import Any, BinaryIO
 from .errors import MachineError, UserError
 
 
-def put_in_place(unfinished: Path, path: Path) -> None:
+def unfinished(path: Path) -> Path:
+    """Return the name of a file while it is written."""
+    return path.with_name(path.name + ".unfinished")
+
+
+def put_in_place(written: Path, path: Path) -> None:
     """Give a written file in the same folder its final name.
 
     A power cut leaves either the old file or the new one.
     """
-    with unfinished.open("rb") as file:
+    with written.open("rb") as file:
         os.fsync(file.fileno())
-    unfinished.replace(path)
+    written.replace(path)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -33,12 +38,8 @@ def create_file(path: Path) -> BinaryIO:
     """Create a new, empty file in place of an existing one, for unbuffered reading and writing.
 
     An existing file is removed and never written to: a symbolic link left at the name of a
-    temporary file would otherwise lead to another file and destroy it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be created, or another process created it at the same time.
+    temporary file would otherwise lead to another file and destroy it. Raise OSError if it cannot
+    be created, or another process created it at the same time.
     """
     path.unlink(missing_ok=True)
     return path.open("x+b", buffering=0)
@@ -47,22 +48,8 @@ def create_file(path: Path) -> BinaryIO:
 def open_file(path: Path, flags: int = os.O_RDWR) -> BinaryIO:
     """Open a partly written file as :func:`create_file` does, to continue it.
 
-    Parameters
-    ----------
-    path : Path
-        The file; symbolic links are not followed.
-    flags : int
-        As of :func:`os.open`.
-
-    Returns
-    -------
-    BinaryIO
-        The unbuffered file, positioned at its start, or at its end if ``flags`` append.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened, or is a link.
+    ``flags`` are those of :func:`os.open`; the file is positioned at its start, or at its end if
+    they append. Raise OSError if it cannot be opened, or is a symbolic link.
     """
     for name in ("O_NOFOLLOW", "O_BINARY"):  # each on some systems only
         flags |= getattr(os, name, 0)
@@ -78,13 +65,7 @@ def write_all(file: BinaryIO, content: bytes | memoryview) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with its contents, or a link but not its target.
-
-    Raises
-    ------
-    OSError
-        If it cannot be removed.
-    """
+    """Remove a file, a folder with its contents, or a link but not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -94,10 +75,7 @@ def remove(path: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents.
 
-    Raises
-    ------
-    UserError
-        If a file is in the way, or permission is denied.
+    Raise UserError if a file is in the way, or permission is denied.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,20 +89,16 @@ def make_folder(folder: Path) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically, with the folders that it needs.
 
-    Raises
-    ------
-    MachineError
-        If the disk is full or the folder is read-only; an existing file is kept.
+    Raise MachineError if the disk is full or the folder is read-only; an existing file is kept.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with create_file(unfinished) as file:
+        with create_file(unfinished(path)) as file:
             write_all(file, content)
-        put_in_place(unfinished, path)
+        put_in_place(unfinished(path), path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+            unfinished(path).unlink(missing_ok=True)
         raise MachineError(
             f"{path}: cannot be written ({error.strerror}); free some space or choose a folder "
             "that you may write to, and run the same command again: existing files are kept"
@@ -140,12 +114,8 @@ def open_regular(path: Path) -> io.BufferedReader:
     """Open an untrusted file for reading if it, or the target of the link, is a regular file.
 
     A device, pipe or socket could be endless or block for ever. The check is made on the open file,
-    so that it cannot be replaced in between. The caller closes the file.
-
-    Raises
-    ------
-    OSError
-        If it is missing, may not be read, or is not a regular file; ``strerror`` says which.
+    so that it cannot be replaced in between. The caller closes the file. Raise OSError if it is
+    missing, may not be read, or is not a regular file; ``strerror`` says which.
     """
     # Opening a pipe for reading would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -162,10 +132,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 def check_regular(path: Path, most: int) -> int:
     """Return the size in bytes of a regular file that another library will open.
 
-    Raises
-    ------
-    OSError
-        As :func:`open_regular`; also if it has more than ``most`` bytes.
+    Raise OSError as :func:`open_regular` does, also if it has more than ``most`` bytes.
     """
     with open_regular(path) as file:
         return _check_size(file, path, most)
@@ -174,28 +141,20 @@ def check_regular(path: Path, most: int) -> int:
 def read_bytes(path: Path, most: int) -> bytes:
     """Read an untrusted regular file of at most ``most`` bytes.
 
-    Raises
-    ------
-    OSError
-        As :func:`open_regular`; also if it has more.
+    Raise OSError as :func:`open_regular` does, also if it has more.
     """
     with open_regular(path) as file:
         _check_size(file, path, most)
         content = file.read(most + 1)  # it may grow, and files in /proc have no size
         if len(content) > most:
-            raise _too_large(path, most)
+            raise too_large(path, most)
         return content
 
 
 def read_text(path: Path, most: int) -> str:
     """Read a text file in UTF-8, as :func:`read_bytes` does.
 
-    Raises
-    ------
-    OSError
-        As :func:`read_bytes`.
-    UnicodeDecodeError
-        If it is not UTF-8.
+    Raise UnicodeDecodeError if it is not UTF-8.
     """
     return read_bytes(path, most).decode("utf-8")
 
@@ -203,13 +162,14 @@ def read_text(path: Path, most: int) -> str:
 def _check_size(file: io.BufferedReader, path: Path, most: int) -> int:
     size = os.fstat(file.fileno()).st_size
     if size > most:
-        raise _too_large(path, most)
+        raise too_large(path, most)
     return size
 
 
-def _too_large(path: Path, most: int) -> OSError:
+def too_large(file: object, most: int) -> OSError:
+    """Return the error for a file with more than ``most`` bytes."""
     limit = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most} bytes"
-    return OSError(errno.EFBIG, f"it has more than {limit}", str(path))
+    return OSError(errno.EFBIG, f"it has more than {limit}", str(file))
 
 
 def json_value(value: Any) -> Any:

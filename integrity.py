@@ -42,26 +42,10 @@ def seal_json(content: Mapping[str, Any]) -> str:
 
 
 def read_sealed_json(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read a JSON object, and check the hash of its text if it has one.
+    """Read a JSON object without its hash, and return whether it had one, which is then checked.
 
-    Parameters
-    ----------
-    path : Path
-        A file from :func:`write_sealed_json`, or a JSON object without a hash.
-
-    Returns
-    -------
-    content : dict
-        Without the hash.
-    is_sealed : bool
-        Whether it had a hash.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is not a JSON object, or its hash does not match.
+    Raise OSError if the file cannot be read, and ValueError if it is not a JSON object, or its hash
+    does not match.
     """
     text = read_bytes(path, MAX_JSON_BYTES)
     content = parse_json(text)
@@ -82,28 +66,10 @@ def read_record_json(
 ) -> dict[str, Any]:
     """Read the JSON object of a run or bundle, which is sealed unless its format is old.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    kind : str
-        Its entry ``serpipe_KIND`` is the version of the format.
-    version, unhashed_version : int
-        The current format, and the last one without hashes.
-    remedy : str
-        What the user can do.
-
-    Returns
-    -------
-    dict
-        Without version and hash; with ``files`` if and only if it is sealed.
-
-    Raises
-    ------
-    UserError
-        If it has another format.
-    OSError, ValueError
-        As :func:`read_sealed_json`; also if hashes are missing.
+    Its entry ``serpipe_KIND`` is the version of the format: ``version``, or the last one without
+    hashes, ``unhashed_version``. Return it without version and hash; with ``files`` if and only if
+    it is sealed. Raise UserError, with the ``remedy``, if it has another format, and otherwise as
+    :func:`read_sealed_json` does; also ValueError if hashes are missing.
     """
     content, is_sealed = read_sealed_json(path)
     written = content.pop(f"serpipe_{kind}", None)
@@ -119,11 +85,8 @@ def read_record_json(
 def parse_json(text: bytes | str) -> Any:
     """Parse JSON from an untrusted file.
 
-    Raises
-    ------
-    ValueError
-        If it is not JSON in UTF-8, is nested too deeply, or holds a number that is not finite, an
-        integer of more than 64 bits, or text that cannot be encoded.
+    Raise ValueError if it is not JSON in UTF-8, is nested too deeply, or holds a number that is not
+    finite, an integer of more than 64 bits, or text that cannot be encoded.
     """
 
     def finite(digits: str) -> float:
@@ -159,25 +122,9 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
 def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remedy: str) -> bytes:
     """Read a file of a folder and check it against its hash.
 
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-    name : str
-        Path of the file in it, with forward slashes.
-    files : mapping of str to str or None
-        Hashes by path; None for old folders without hashes: nothing is checked.
-    remedy : str
-        What the user can do.
-
-    Returns
-    -------
-    bytes
-
-    Raises
-    ------
-    UserError
-        If the file is missing, has no hash, or has another one.
+    ``name`` is its path in the folder, with forward slashes, and ``files`` are hashes by path; None
+    for old folders without hashes, where nothing is checked. Raise UserError, with the ``remedy``,
+    if the file is missing, has no hash, or has another one.
     """
     path = folder / name
     try:
@@ -192,10 +139,7 @@ def read_checked(folder: Path, name: str, files: Mapping[str, str] | None, remed
 def check_files(folder: Path, files: Mapping[str, str] | None, remedy: str) -> None:
     """Check all listed files of a folder against their hashes.
 
-    Raises
-    ------
-    UserError
-        If one is missing, has another hash, or its name leads out of the folder.
+    Raise UserError if one is missing, has another hash, or its name leads out of the folder.
     """
     for name, expected in (files or {}).items():
         if not is_file_name(name):
@@ -213,11 +157,7 @@ def check_listed(folder: Path, name: str, remedy: str) -> None:
     """Check a file of a folder against the ``run.json`` in the folder, if there is one.
 
     A bundle or model copied from another run is intact, but is not the one that this run scored.
-
-    Raises
-    ------
-    UserError
-        If the run lists the file with another hash.
+    Raise UserError if the run lists the file with another hash.
     """
     try:
         content, _ = read_sealed_json(folder / "run.json")
@@ -238,10 +178,7 @@ def write_model_hashes(folder: Path) -> None:
 def check_model_files(folder: Path) -> None:
     """Check a model's folder against its ``files.json``, if serpipe wrote one.
 
-    Raises
-    ------
-    UserError
-        If ``files.json`` is damaged, or a file that it lists is missing or was changed.
+    Raise UserError if ``files.json`` is damaged, or a file that it lists is missing or was changed.
     """
     path = folder / MODEL_HASHES
     if not path.is_file():

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from .errors import UserError, counted, first_line
-from .files import make_folder, put_in_place, write_text
+from .files import make_folder, put_in_place, unfinished, write_text
+from .integrity import hash_file
 from .progress import Say, say_nothing
 from .remote import Place, Remote, in_one_line, place, version, without_secrets
 
@@ -37,28 +38,10 @@ def copies() -> Path:
 def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> Path:
     """Return the path of a file or folder on this machine; a remote one is downloaded first.
 
-    Only files that have changed since are downloaded again.
-
-    Parameters
-    ----------
-    given : str, Path or Remote
-        A path, or the address of a file or folder.
-    say : callable
-        Takes a line of text that reports a download.
-    file : bool
-        Whether it must be a file, alone or with shards: folders are not downloaded.
-
-    Returns
-    -------
-    Path
-        The path itself, or the copy, which has the same name.
-
-    Raises
-    ------
-    UserError
-        If there is no such file or folder, or permission is denied.
-    MachineError
-        If the store cannot be reached.
+    The copy has the same name. Only files that have changed since are downloaded again. If
+    ``file``, it must be a file, alone or with shards: folders are not downloaded. Raise UserError
+    if there is no such file or folder, or permission is denied, and MachineError if the store
+    cannot be reached.
     """
     where = place(given)
     if isinstance(where, Path):
@@ -81,25 +64,10 @@ def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> 
 def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
     """Yield a path on this machine to write to, and upload the result to a remote address.
 
-    Parameters
-    ----------
-    given : str, Path or Remote
-        The destination. Existing files are downloaded first, so that work can resume.
-    say : callable
-        Takes lines of text that report downloads and uploads.
-
-    Yields
-    ------
-    Path
-        The path itself, or the copy, which has the same name. If writing fails, nothing is
-        uploaded, and the copy keeps what was written for the next attempt.
-
-    Raises
-    ------
-    UserError
-        If the destination is not writable, or another process is writing it from this machine.
-    MachineError
-        If the store cannot be reached.
+    Existing files are downloaded first, so that work can resume; the copy has the same name. If
+    writing fails, nothing is uploaded, and the copy keeps what was written for the next attempt.
+    Raise UserError if the destination is not writable, or another process is writing it from this
+    machine, and MachineError if the store cannot be reached.
     """
     where = place(given)
     if isinstance(where, Path):
@@ -173,10 +141,10 @@ class _Copy:
         for name, file in files.items():
             make_folder(file.parent)
             with self._in_one_line():
-                _unfinished(file).unlink(missing_ok=True)  # a link there would be followed
-                self.remote.store.get_file(self._address(name).url, str(_unfinished(file)))
+                unfinished(file).unlink(missing_ok=True)  # a link there would be followed
+                self.remote.store.get_file(self._address(name).url, str(unfinished(file)))
         # A run may have uploaded files and been killed before it recorded them.
-        changed = [name for name, file in files.items() if not _same(_unfinished(file), file)]
+        changed = [name for name, file in files.items() if not _same(unfinished(file), file)]
         modified = [name for name in self._local_files() if self._is_modified(name, record)]
         if modified and any(files[name].exists() for name in changed):
             raise UserError(
@@ -185,7 +153,7 @@ class _Copy:
                 "choose another --out"
             )
         for name, file in files.items():
-            put_in_place(_unfinished(file), file)
+            put_in_place(unfinished(file), file)
             record[name] = self._known(name, remote[name])
         gone = [] if alone else [name for name in record if name not in remote]
         for name in gone:
@@ -296,12 +264,11 @@ class _Copy:
         known = record.get(name)
         if known and known.stamp == _stamp(file):
             return False
-        return not known or known.sha256 != _sha256(
-            file
-        )  # it may have been written again unchanged
+        # It may have been written again unchanged.
+        return not known or known.sha256 != hash_file(file)
 
     def _known(self, name: str, tag: str) -> "_Known":
-        return _Known(tag, _stamp(self._file(name)), _sha256(self._file(name)))
+        return _Known(tag, _stamp(self._file(name)), hash_file(self._file(name)))
 
     def _record(self) -> dict[str, "_Known"]:
         try:
@@ -327,10 +294,6 @@ def _is_newer(name: str, remote: Mapping[str, str], record: Mapping[str, _Known]
     return not remote[name] or name not in record or record[name].tag != remote[name]
 
 
-def _unfinished(file: Path) -> Path:
-    return file.with_name(file.name + ".unfinished")
-
-
 def _same(one: Path, other: Path) -> bool:
     return other.exists() and filecmp.cmp(one, other, shallow=False)
 
@@ -338,11 +301,6 @@ def _same(one: Path, other: Path) -> bool:
 def _stamp(file: Path) -> list[int]:
     status = file.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _is_plain(path: str) -> bool:

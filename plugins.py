@@ -33,23 +33,16 @@ class Registry(Mapping[str, T]):
     """Built-in objects and those that other packages register, by name.
 
     Names are listed without importing any package; a value is imported when it is looked up.
-
-    Attributes
-    ----------
-    group : str
-        The group of entry points.
-    kind : type
-        What each entry point must refer to: an instance of this type, or a concrete subclass of it
-        if it is abstract.
-    built_in : dict
-        Objects of serpipe itself.
-    reserved : frozenset of str
-        Names with another meaning on the command line.
     """
 
+    #: The group of entry points.
     group: str
+    #: What each entry point must refer to: an instance of this type, or a concrete subclass of it
+    #: if it is abstract.
     kind: type[Any]
+    #: Objects of serpipe itself.
     built_in: dict[str, T]
+    #: Names with another meaning on the command line.
     reserved: frozenset[str]
 
     def __iter__(self) -> Iterator[str]:
@@ -67,12 +60,8 @@ class Registry(Mapping[str, T]):
     def __getitem__(self, name: str) -> T:
         """Return the object of this name.
 
-        Raises
-        ------
-        KeyError
-            If there is none.
-        UserError
-            If its package cannot be loaded, or registers a name that is taken.
+        Raise KeyError if there is none, and UserError if its package cannot be loaded, or registers
+        a name that is taken.
         """
         entry = self._plugins().get(name)
         return self.built_in[name] if entry is None else self._load(entry)

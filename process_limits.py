@@ -7,12 +7,7 @@ from pathlib import Path
 def limit_process(spare_bytes: int, *, writes_files: bool) -> None:
     """Limit the memory of this process and forbid core dumps, as far as the system supports it.
 
-    Parameters
-    ----------
-    spare_bytes : int
-        Memory beyond that in use; only Linux tells how much that is.
-    writes_files : bool
-        Whether the process may write to files.
+    ``spare_bytes`` is the memory beyond that in use; only Linux tells how much that is.
     """
     try:
         import resource

@@ -30,19 +30,7 @@ def say_nothing(text: str) -> None:
 def track(items: Iterable[T], what: object, total: int) -> Iterator[T]:
     """Show progress over items: a bar on a terminal, otherwise a line every half minute.
 
-    Parameters
-    ----------
-    items : iterable
-        The items, which are yielded unchanged.
-    what : str or object
-        What is done, ending in what is counted; its ``str`` is shown again after each item.
-    total : int
-        Number of items.
-
-    Yields
-    ------
-    object
-        The items.
+    The ``str`` of ``what``, which ends in what is counted, is shown again after each item.
     """
     from rich.console import Console
 

@@ -58,13 +58,12 @@ def command_line(*words: object) -> str:
     return join_words(["serpipe", *map(str, words)])
 
 
-def provenance(more: Sequence[str] = ()) -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Return command, versions and machine as JSON values.
 
-    There is no date: the same command gives the same bytes. ``more`` are further packages that
-    compute the numbers.
+    There is no date: the same command gives the same bytes.
     """
-    return {"command": command(), "versions": versions(more), "machine": machine()}
+    return {"command": command(), "versions": versions(), "machine": machine()}
 
 
 def cores() -> int:

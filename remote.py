@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from .errors import MachineError, SerpipeError, UserError, first_line
+from .files import too_large
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -46,14 +47,9 @@ _SILENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A remote file or folder, with the part of :class:`pathlib.Path` that reading clips needs.
+    """A remote file or folder, with the part of :class:`pathlib.Path` that reading clips needs."""
 
-    Attributes
-    ----------
-    url : str
-        Its address. The query after a ``?``, such as a signature, is sent but never shown.
-    """
-
+    #: Its address. The query after a ``?``, such as a signature, is sent but never shown.
     url: str
 
     def __str__(self) -> str:
@@ -94,13 +90,7 @@ class Remote:
         return self
 
     def is_dir(self) -> bool:
-        """Whether there are files below it.
-
-        Raises
-        ------
-        UserError
-            If it is on a web server, which cannot tell.
-        """
+        """Whether there are files below it; raise UserError for a web server, which cannot tell."""
         self._check_lists()
         return self._retry(lambda: bool(self.store.isdir(self.url)))
 
@@ -108,38 +98,23 @@ class Remote:
         """Whether it exists."""
         return self._retry(lambda: bool(self.store.exists(self.url)))
 
-    def read_bytes(self, most: int = -1) -> bytes:
-        """Read the whole file; of a file longer than ``most`` bytes (if not negative), one more.
+    def read_bytes(self, most: int) -> bytes:
+        """Read a file of at most ``most`` bytes.
 
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        UserError
-            If permission is denied.
-        MachineError
-            If the store cannot be reached in three attempts.
+        Raise FileNotFoundError if there is no such file, OSError (EFBIG) if it has more, UserError
+        if permission is denied, and MachineError if the store cannot be reached in three attempts.
         """
-        return self._retry(lambda: self._read(most))
-
-    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Read the whole file as text, as :meth:`pathlib.Path.read_text` does."""
-        return self.read_bytes().decode(encoding, errors)
+        content = self._retry(lambda: self._read(most + 1))
+        if len(content) > most:
+            raise too_large(self, most)
+        return content
 
     def files(self) -> Mapping[str, str]:
         """List all files below this folder, at any depth.
 
-        Returns
-        -------
-        dict of str to str
-            The :func:`version` of each file, by path relative to the folder.
-
-        Raises
-        ------
-        UserError
-            If it is on a web server, or permission is denied.
-        MachineError
-            If the store cannot be reached.
+        Return the :func:`version` of each file, by path relative to the folder. Raise UserError if
+        it is on a web server, or permission is denied, and MachineError if the store cannot be
+        reached.
         """
         self._check_lists()
         from fsspec.core import strip_protocol
@@ -159,10 +134,7 @@ class Remote:
     def store(self) -> "AbstractFileSystem":
         """The file system of fsspec.
 
-        Raises
-        ------
-        UserError
-            If fsspec does not know the scheme, or the package for it is not installed.
+        Raise UserError if fsspec does not know the scheme, or the package for it is not installed.
         """
         try:
             return _store(self.scheme, os.getpid())
@@ -178,31 +150,25 @@ class Remote:
                 "--manifest CLIPS.csv --data ADDRESS"
             )
 
-    def _read(self, most: int) -> bytes:
-        end = None if most < 0 else most + 1
+    def _read(self, end: int) -> bytes:
+        """Return the first ``end`` bytes."""
         if not self.is_web:
-            start = None if end is None else 0
             try:
-                return bytes(self.store.cat_file(self.url, start=start, end=end))
+                return bytes(self.store.cat_file(self.url, start=0, end=end))
             except OSError as error:
                 if "not satisfiable" in str(error):  # the file is empty
                     return b""
                 raise
         content = bytearray()
         with self.open_stream() as stream:  # in parts: a server may send any amount
-            while (end is None or len(content) < end) and (
-                part := stream.read(2**20 if end is None else min(2**20, end - len(content)))
-            ):
+            while part := stream.read(min(2**20, end - len(content))):
                 content += part
         return bytes(content)
 
     def open_stream(self) -> Any:
         """Request the file from a web server, and return a stream.
 
-        Raises
-        ------
-        FileNotFoundError
-            If the server has no such file. Other errors are those of fsspec.
+        Raise FileNotFoundError if the server has no such file, and the other errors of fsspec.
         """
         # With a size, which is not used, fsspec does not request it first.
         return self.store.open(self.url, "rb", block_size=0, size=1)
@@ -239,10 +205,8 @@ Place = Path | Remote
 def place(given: str | Place) -> Place:
     """Return a path (also for ``"file://..."``), or the remote file or folder at an address.
 
-    Raises
-    ------
-    UserError
-        If an address has a name and password, or contains another one (``"zip::s3://..."``).
+    Raise UserError if an address has a name and password, or contains another one
+    (``"zip::s3://..."``).
     """
     if not isinstance(given, str):
         return given

@@ -8,26 +8,11 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], content: Any, *, ignore_unknown: bool = False) -> T:
-    """Make a dataclass from a JSON object.
+    """Make a dataclass of type ``kind`` from a JSON object.
 
-    Parameters
-    ----------
-    kind : type
-        A dataclass; each entry must have the annotated type of its field, and an integer is also a
-        valid float.
-    content : Any
-        JSON values.
-    ignore_unknown : bool
-        Whether entries without a field are ignored.
-
-    Returns
-    -------
-    instance of kind
-
-    Raises
-    ------
-    ValueError
-        If an entry is missing, unknown, or has another type.
+    Each entry must have the annotated type of its field; an integer is also a valid float. Raise
+    ValueError if an entry is missing, has another type, or, unless ``ignore_unknown``, has no
+    field.
 
     Examples
     --------

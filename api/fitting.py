@@ -41,6 +41,7 @@ def fit(
     group: str | None = None,
     speakers_per_corpus: bool = False,
     similar_speakers: str = "refuse",
+    hold_out: str | None = None,
     seed: int = 0,
     out: str | Place | None = None,
     name: str | None = None,
@@ -74,7 +75,8 @@ def fit(
         usual folds of each corpus; ``emobox``: the folds published by EmoBox; ``file:FOLDS.csv``: a
         table with the columns fold and speaker, or fold and path; ``holdout:70/10/20``: per cent of
         the speakers, drawn once, to train, validate and test on; ``random:N``,
-        ``random:70/10/20``: speakers are shared on purpose, to show how much that inflates scores.
+        ``random:70/10/20``: speakers are shared on purpose, to show how much that inflates scores;
+        ``column:NAME``: the values of a column in up to five parts, speakers shared as well.
     layers : str
         Layers to select from inside each fold (``all``, ``3``, ``6-9``, ``3,6``), or a combination
         of layers: ``mean``, ``weighted`` (weights learnt inside each fold), or ``concat:3,6,9``.
@@ -110,6 +112,10 @@ def fit(
         each; by default it is one person.
     similar_speakers : {"refuse", "merge", "separate"}
         What to do with speaker ids that differ only in spelling, such as Actor1 and actor01.
+    hold_out : str, optional
+        Also hold out the values of this column, such as statement (the sentence): clips are tested
+        by heads that were trained on other speakers with other values. More than five values are
+        divided into five parts. For the splits loso, kfold:N, standard, emobox and file.
     seed : int
         Seed of folds, heads and shuffles.
     out : str or Path, optional
@@ -292,11 +298,11 @@ class _Fitting:
     say: Say
 
     @property
-    def choose_best(self) -> bool:
-        """Whether the head, too, is selected inside the folds."""
-        from ..pipeline.heads import chooses_head
+    def combined(self) -> tuple[str, ...]:
+        """Which of ``best`` and ``fuse`` are requested."""
+        from ..pipeline.heads import combined_heads
 
-        return chooses_head(self.requested)
+        return combined_heads(self.requested)
 
     def plan(self, protocol: "Protocol") -> "Plan":
         """Apply a protocol, to refuse what cannot be fitted before any work is done."""
@@ -308,7 +314,7 @@ class _Fitting:
             self.grids,
             protocol,
             self.ratings,
-            choose_best=self.choose_best,
+            combined=self.combined,
         )
 
     def run(
@@ -329,7 +335,7 @@ class _Fitting:
             self.heads,
             self.grids,
             protocol,
-            choose_best=self.choose_best,
+            combined=self.combined,
             default_heads=self.requested is None,
             ratings=self.ratings,
             provenance=self.provenance,

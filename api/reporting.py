@@ -26,6 +26,7 @@ def report(
     names: Sequence[str] = (),
     baseline: bool = False,
     compare_layers: str | None = None,
+    matrix: bool = False,
     audio: str | Path | None = None,
     out: str | Place | None = None,
     show: "Callable[[Report], object]" = _show_nothing,
@@ -48,6 +49,11 @@ def report(
     compare_layers : str, optional
         Name of a head: test its nested selection of a layer against each single layer. No page is
         written then.
+    matrix : bool
+        One table of what each protocol gives: random clips, new texts, new speakers, both, shuffled
+        labels. It is made of runs on the same cache, by default of all in ``artifacts/runs`` that
+        are of the cache of the newest run. Protocols that lack a run come with the command that
+        makes one.
     audio : str or Path, optional
         Folder of the clips, so that the page can play the hardest ones.
     out : str or Path, optional
@@ -74,9 +80,10 @@ def report(
     >>> print(serpipe.report())  # doctest: +SKIP
     """
     from ..artifacts.report.comparison import compare_runs, report_layers, report_runs
+    from ..artifacts.report.protocol_table import report_protocols, runs_of_newest_cache
     from ..artifacts.report.publish import publish, publish_comparison
     from ..artifacts.report.report import report_run, write_report
-    from ..artifacts.run.latest import comparison_folder, latest_run
+    from ..artifacts.run.latest import RUNS, comparison_folder, latest_run
     from ..artifacts.run.results import RunResults, read_results
     from ..artifacts.run.run_set import read_run_set
     from ..files import make_folder
@@ -86,6 +93,15 @@ def report(
         folder = place(runs[0])
         if isinstance(folder, Path) and (listed := read_run_set(folder)):
             runs, out = listed, folder if out is None else out
+    if matrix:
+        for option, given in (
+            ("--audio", audio),
+            ("--baseline", baseline),
+            ("--compare-layers", compare_layers is not None),
+        ):
+            if given:
+                raise UserError(f"{option}: does not go with --matrix; omit one of the two")
+        runs = runs or runs_of_newest_cache(RUNS)
     if names and len(names) != len(runs):
         raise UserError(
             f"{counted(len(names), 'name')} for {counted(len(runs), 'run')}: give each run a name"
@@ -112,7 +128,9 @@ def report(
             where = place(run)
             say(f"run      {where}" + ("" if runs else ", the newest"))
             copy = local(where, say)
-            if not several and out is None:  # the report is written into the run's own folder
+            if (
+                not several and not matrix and out is None
+            ):  # the report is written into the run's own folder
                 stack.enter_context(stored(where, say))
             results.append(read_results(copy))
         target = None if out is None else stack.enter_context(stored(out, say))
@@ -121,7 +139,13 @@ def report(
         named = zip(results, names or [""] * len(results), strict=True)
         results = [each.called(name) if name else each for each, name in named]
         folders, first = [each.run for each in results], results[0]
-        if compare_layers is not None:
+        if matrix:
+            made = report_protocols(results)
+            show(made)
+            compared_folder = comparison_folder(folders)
+            written = target or compared_folder.with_name(f"matrix-{compared_folder.name}")
+            write_report(written, made)
+        elif compare_layers is not None:
             if compare_layers not in first.heads:
                 raise UserError(
                     f"--compare-layers {compare_layers}: expected one of the heads of the run "

@@ -29,12 +29,12 @@ from serpipe.corpora import Clip, scan
 from serpipe.corpora.data import find_source
 from serpipe.features.audio import read_waveform
 from serpipe.features.batching import GPU_BATCH_SECONDS, plan
-from serpipe.features.checkpoint import BUILT_IN
 from serpipe.features.decoding import DecodedClip
 from serpipe.features.encoder import Encoder, load_encoder
 from serpipe.features.engine import local_engine
 from serpipe.features.extract import extract
 from serpipe.features.in_order import in_order
+from serpipe.features.names import BUILT_IN
 from serpipe.provenance import cores, provenance
 
 WAYS = ("plain", "forward", "serpipe")

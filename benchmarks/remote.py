@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from serpipe.corpora import Clip
 from serpipe.corpora.data import find_source
 from serpipe.corpora.scan import scan
-from serpipe.features.audio import decode_waveform
+from serpipe.features.audio import decode_waveform, read_clip
 from serpipe.features.survey import survey
 from serpipe.remote import Remote
 
@@ -43,7 +43,7 @@ def main() -> None:
             there = [replace(clip, file=Remote(f"{address}/{clip.path}")) for clip in here]
             began = time.perf_counter()
             for clip in there:
-                decode_waveform(Remote(str(clip.file)).read_bytes(), None)
+                decode_waveform(read_clip(Remote(str(clip.file))), None)
             plain = time.perf_counter() - began
             ahead = opened(there)
         print(f"| {1000 * delay:.0f} ms | {plain:.2f} | {ahead:.2f} | {plain / ahead:.1f} |")

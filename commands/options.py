@@ -79,6 +79,7 @@ _SPELLINGS = {
     "group": Spelling("COLUMN"),
     "head": Spelling("NAME,..."),
     "head_learning_rate": Spelling("R"),
+    "hold_out": Spelling("COLUMN"),
     "hop": Spelling("S"),
     "host": Spelling("ADDRESS"),
     "inputs": Spelling("FILE_OR_DIR...", repeated=True, is_argument=True),

@@ -15,7 +15,7 @@ def report(options: dict[str, Any], format: ReportFormatOption = TableFormat.TAB
     """
     runs = [_split_name(given) for given in options.pop("runs", ())]
     names = [name for name, _ in runs]
-    if len(runs) > 1 and not any(names):
+    if len(runs) > 1 and not any(names) and not options.get("matrix"):
         say("note     tables can call runs by name: serpipe report NAME=RUN NAME=RUN")
     made = api.report(
         *(folder for _, folder in runs),
@@ -26,7 +26,7 @@ def report(options: dict[str, Any], format: ReportFormatOption = TableFormat.TAB
         say=say,
     )
     assert made.folder
-    if "compare_layers" in options:
+    if "compare_layers" in options or options.get("matrix"):
         say(f"tables   {made.folder}")
     else:
         say(

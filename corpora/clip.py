@@ -8,50 +8,32 @@ from ..remote import Place
 
 @dataclass(frozen=True, slots=True)  # of large corpora there are millions
 class Clip:
-    """What is known of a clip before its audio is decoded.
+    """What is known of a clip before its audio is decoded; labels that a corpus lacks are empty."""
 
-    Attributes
-    ----------
-    file : Path or Remote
-        The audio, local or remote. It is never stored, because caches may be moved.
-    path : str
-        Its path relative to the folder of the corpus, with forward slashes.
-    name : str
-        Its name in the release, unique in its corpus.
-    corpus : str
-        Name of the corpus, such as ``"ravdess"``.
-    speaker : str
-        Unique in the corpus.
-    sex : str
-        ``"female"`` or ``"male"``; empty if unknown.
-    emotion : str
-        The label of the corpus.
-    shared_emotion : str
-        The label in the vocabulary of :mod:`serpipe.corpora.emotions`; empty if it has none.
-    language : str
-        ISO 639-1 code.
-    intensity, statement, repetition : str
-        Further labels of the corpus; empty if it has none.
-    speaker_id : str
-        Unique across corpora: ``"CORPUS:SPEAKER"`` for a built-in corpus; for a manifest the
-        speaker as given, who may occur in several corpora.
-    more : mapping of str to str or float
-        Further columns, such as ratings, with the same names and types for all clips of a corpus.
-    """
-
+    #: The audio, local or remote. It is never stored, because caches may be moved.
     file: Place
+    #: Relative to the folder of the corpus, with forward slashes.
     path: str
+    #: Its name in the release, unique in its corpus.
     name: str
     corpus: str
+    #: Unique in the corpus.
     speaker: str
+    #: ``"female"``, ``"male"`` or empty.
     sex: str = ""
+    #: The label of the corpus.
     emotion: str = ""
+    #: The label in the vocabulary of :mod:`serpipe.corpora.emotions`; empty if it has none.
     shared_emotion: str = ""
+    #: ISO 639-1 code.
     language: str = ""
     intensity: str = ""
     statement: str = ""
     repetition: str = ""
+    #: Unique across corpora: ``"CORPUS:SPEAKER"`` for a built-in corpus; for a manifest the speaker
+    #: as given, who may occur in several corpora.
     speaker_id: str = ""
+    #: Further columns, such as ratings, with the same names and types for all clips of a corpus.
     more: Mapping[str, str | float] = field(default_factory=dict)
 
     def absolute(self) -> "Clip":

@@ -18,23 +18,15 @@ from .csv_table import nfc
 
 @dataclass(frozen=True)
 class ClipPath:
-    """The file of a path in a table.
+    """The file of a path in a table."""
 
-    Attributes
-    ----------
-    relative : str
-        Relative to the folder, with forward slashes.
-    is_file : bool
-        Whether the file exists. On a web server this is assumed until it is read.
-    dropped : PureWindowsPath or None
-        The folder of another machine before it in the table.
-    changed : str
-        How it differs from the table: ``"backslashes"``, ``"Unicode form"`` or empty.
-    """
-
+    #: To the folder, with forward slashes.
     relative: str
+    #: Whether the file exists. On a web server this is assumed until it is read.
     is_file: bool
+    #: The folder of another machine before it in the table.
     dropped: PureWindowsPath | None = None
+    #: How it differs from the table: ``"backslashes"``, ``"Unicode form"`` or empty.
     changed: str = ""
 
     @property
@@ -45,13 +37,7 @@ class ClipPath:
 
 @dataclass
 class ClipFolder:
-    """The folder that the paths of a table are relative to.
-
-    Attributes
-    ----------
-    folder : Path or Remote
-        The folder, resolved.
-    """
+    """The folder, resolved, that the paths of a table are relative to."""
 
     folder: Place
     _listed: dict[Path, dict[str, list[str]]] = field(default_factory=dict, repr=False)

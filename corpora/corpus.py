@@ -1,6 +1,6 @@
 """The description of a corpus; the module of each corpus makes one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -14,6 +14,12 @@ class NameOutsideSchemeError(ValueError):
     """A file name does not follow the scheme of its corpus; the text names the wrong part."""
 
 
+def check_code(what: str, code: str, known: Collection[str]) -> None:
+    """Raise NameOutsideSchemeError if a part of a name is not among the known codes."""
+    if code not in known:
+        raise NameOutsideSchemeError(f"{what} code {code!r} is not known")
+
+
 def no_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
     """Return no labels: in most corpora the names of the clips give them."""
     return {}
@@ -21,23 +27,14 @@ def no_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file of a release that can be downloaded freely.
-
-    Attributes
-    ----------
-    url : str
-        Its address.
-    name : str
-        Name of the downloaded file.
-    size : int
-        In bytes; 0 if the source does not state it.
-    checksum : str
-        ``"md5:..."`` or ``"sha256:..."``, as the source publishes it; empty if it does not.
-    """
+    """A file of a release that can be downloaded freely."""
 
     url: str
+    #: Of the downloaded file.
     name: str
+    #: In bytes; 0 if the source does not state it.
     size: int = 0
+    #: ``"md5:..."`` or ``"sha256:..."``, as the source publishes it; empty if it does not.
     checksum: str = ""
 
 

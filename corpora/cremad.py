@@ -8,7 +8,7 @@ from the release's VideoDemographics.csv, which is often not beside the clips.
 from pathlib import PurePosixPath
 
 from ..errors import counted
-from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, check_code
 from .emotions import shared_word
 
 EMOTIONS = {
@@ -47,24 +47,17 @@ _MISNAMED = {"1040_ITH_SAD_X": "1040_ITH_SAD_XX"}
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a CREMA-D file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not an actor and three known codes.
+    The stem must be an actor and three known codes.
     """
     name = _MISNAMED.get(path.stem, path.stem)
     parts = name.split("_")
     if len(parts) != 4:
         raise NameOutsideSchemeError(f"{counted(len(parts), 'part')} instead of 4")
     actor, sentence, emotion, intensity = parts
-    for what, known, code in (
-        ("actor", ACTORS, actor),
-        ("sentence", SENTENCES, sentence),
-        ("emotion", EMOTIONS, emotion),
-        ("intensity", INTENSITIES, intensity),
-    ):
-        if code not in known:
-            raise NameOutsideSchemeError(f"{what} code {code!r} is not known")
+    check_code("actor", actor, ACTORS)
+    check_code("sentence", sentence, SENTENCES)
+    check_code("emotion", emotion, EMOTIONS)
+    check_code("intensity", intensity, INTENSITIES)
     return {
         "name": name,
         "speaker": actor,

@@ -43,26 +43,16 @@ class Row:
 
 @dataclass(frozen=True)
 class CsvTable:
-    """The content of a table.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    columns : tuple of str
-        Names of the columns; known ones in lower case.
-    rows : tuple of Row
-        At least one. Cells are stripped and, but for ``path``, in Unicode form NFC.
-    delimiter : str
-        Separator of cells.
-    notes : tuple of str
-        Peculiarities of the table, such as ``"semicolons"``.
-    """
+    """The content of a table."""
 
     path: Path
+    #: Names of the columns; known ones in lower case.
     columns: tuple[str, ...]
+    #: At least one. Cells are stripped and, but for ``path``, in Unicode form NFC.
     rows: tuple[Row, ...]
+    #: Of the cells.
     delimiter: str
+    #: Peculiarities of the table, such as ``"semicolons"``.
     notes: tuple[str, ...] = ()
 
     def cells(self, column: str) -> list[str]:
@@ -83,17 +73,8 @@ class CsvTable:
     def description(self, *, numbers: Collection[str] = (), more: Sequence[str] = ()) -> str:
         """Describe how the table was read, such as ``"clips.csv: semicolons, decimal commas"``.
 
-        Parameters
-        ----------
-        numbers : collection of str
-            Columns that were read as numbers.
-        more : sequence of str
-            Further remarks.
-
-        Returns
-        -------
-        str
-            Empty for an ordinary table with commas in UTF-8.
+        ``numbers`` are the columns that were read as numbers, and ``more`` further remarks. The
+        text is empty for an ordinary table with commas in UTF-8.
         """
         commas = any(self.has_decimal_commas(column) for column in numbers)
         notes = [*self.notes, *(["decimal commas"] if commas else []), *more]
@@ -106,28 +87,15 @@ def nfc(text: str) -> str:
 
 
 def read_table(path: Path, known: Sequence[str]) -> CsvTable:
-    """Read a table with a header.
+    """Read a table with a header, a file of at most :data:`MAX_BYTES`.
 
     The encoding is that of the byte order mark; without one UTF-8, UTF-16 if there are zero bytes,
     or else cp1252 as a guess. The delimiter is that of a first line such as ``sep=;``, or else the
     one that gives a header with the most known columns.
 
-    Parameters
-    ----------
-    path : Path
-        A file of at most :data:`MAX_BYTES`.
-    known : sequence of str
-        Columns with a meaning, in lower case. They are recognised in any case, and some by another
-        name (:data:`SYNONYMS`).
-
-    Returns
-    -------
-    CsvTable
-
-    Raises
-    ------
-    UserError
-        If it cannot be read, or a line has more or fewer cells than the header.
+    ``known`` are the columns with a meaning, in lower case. They are recognised in any case, and
+    some by another name (:data:`SYNONYMS`). Raise UserError if the table cannot be read, or a line
+    has more or fewer cells than the header.
     """
     text, encoding = _decode(path)
     stated = _SEP_LINE.match(text)
@@ -160,10 +128,9 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
         rows.append(
             Row(line, {name: cell if name == "path" else nfc(cell) for name, cell in named})
         )
-    notes = [
-        *([] if delimiter == "," else [DELIMITERS.get(delimiter, f"{delimiter!r} as delimiter")])
-    ]
-    notes += [encoding] if encoding else []
+    notes = [encoding] if encoding else []
+    if delimiter != ",":
+        notes.insert(0, DELIMITERS.get(delimiter, f"{delimiter!r} as delimiter"))
     return CsvTable(path, columns, tuple(rows), delimiter, (*notes, *renamed))
 
 
@@ -265,20 +232,9 @@ def _columns(
 def read_column(table: CsvTable, column: str, wrong: list[str]) -> list[float] | list[str]:
     """Read a column as numbers if most of its filled cells are, and as text if few are.
 
-    Parameters
-    ----------
-    table : CsvTable
-        The table.
-    column : str
-        The column.
-    wrong : list of str
-        Receives a message for each cell that is not a number among numbers, or one for a column
-        of text in which at least a fifth of the cells are numbers.
-
-    Returns
-    -------
-    list of float or list of str
-        NaN for an empty cell among numbers.
+    An empty cell among numbers is NaN. ``wrong`` receives a message for each cell that is not a
+    number among numbers, or one for a column of text in which at least a fifth of the cells are
+    numbers.
     """
     path, cells = table.path, table.cells(column)
     numbers = read_numbers(table, column)

@@ -23,48 +23,30 @@ SAMPLE = "sample"
 
 @dataclass(frozen=True)
 class Source:
-    """A folder and its corpus.
-
-    Attributes
-    ----------
-    folder : Path or Remote
-        The folder of the clips.
-    corpus : Corpus
-        Gives their naming scheme.
-    name, title : str
-        For files, and for tables.
-    """
+    """A folder and its corpus."""
 
     folder: Place
     corpus: Corpus
+    #: For files; the title is for tables.
     name: str
     title: str
 
 
 @dataclass(frozen=True)
 class Data:
-    """The clips of all sources.
+    """The clips of all sources."""
 
-    Attributes
-    ----------
-    name, title : str
-        For files, and for tables.
-    clips : tuple of Clip
-        The usable clips.
-    bad : tuple of BadClipError
-        Why the others are not usable.
-    licence, citation : str
-        For provenance and model cards.
-    description : str
-        How a manifest was read, if it has peculiarities.
-    """
-
+    #: For files; the title is for tables.
     name: str
     title: str
+    #: The usable clips.
     clips: tuple[Clip, ...]
+    #: Why the others are not usable.
     bad: tuple[BadClipError, ...]
+    #: For provenance and model cards, as is the citation.
     licence: str
     citation: str
+    #: How a manifest was read, if it has peculiarities.
     description: str = ""
 
     @property
@@ -76,21 +58,10 @@ class Data:
 def find_source(data: str) -> Source:
     """Return the folder and the corpus of one value of ``--data``.
 
-    Parameters
-    ----------
-    data : str
-        ``"sample"`` for the built-in sample; a folder, whose clips identify the corpus by their
-        names; or ``"CORPUS=DIR"``, which is necessary for corpora of other packages. A folder may
-        be a remote address.
-
-    Returns
-    -------
-    Source
-
-    Raises
-    ------
-    UserError
-        If there is no such folder, or its names follow the scheme of no corpus.
+    That is ``"sample"`` for the built-in sample; a folder, whose clips identify the corpus by their
+    names; or ``"CORPUS=DIR"``, which is necessary for corpora of other packages. A folder may be a
+    remote address. Raise UserError if there is no such folder, or its names follow the scheme of no
+    corpus.
     """
     if data == SAMPLE:
         corpus = CORPORA["ravdess"]
@@ -113,10 +84,7 @@ def find_source(data: str) -> Source:
 def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
     """Combine the clips of several sources, given with the scan of each.
 
-    Raises
-    ------
-    UserError
-        If two sources hold a clip of the same corpus and name, or at the same path.
+    Raise UserError if two sources hold a clip of the same corpus and name, or at the same path.
     """
     first: dict[tuple[str, str], Clip] = {}
     for scanned in scans:
@@ -166,28 +134,12 @@ def gather(
 ) -> Data:
     """Return the clips of ``--data`` and ``--manifest``, and report how many there are.
 
-    Parameters
-    ----------
-    data : sequence of str
-        As :func:`find_source` takes each; if empty, the built-in sample. With a manifest at most
-        one: the folder that its paths are relative to.
-    manifest : str, Path or Remote, optional
-        A table of clips.
-    skip_bad : bool
-        Omit clips with wrong names.
-    say : callable
-        Receives the lines.
+    Each of ``data`` is as :func:`find_source` takes it; without any, the sample is used. With a
+    manifest there may be one: the folder that its paths are relative to. ``skip_bad`` omits clips
+    with wrong names.
 
-    Returns
-    -------
-    Data
-
-    Raises
-    ------
-    BadClipsError
-        If names are wrong, unless ``skip_bad``; if all are.
-    UserError
-        If there is no such folder, or its names follow the scheme of no corpus.
+    Raise BadClipsError if names are wrong, unless ``skip_bad``, or if all are, and UserError as
+    :func:`find_source` does.
     """
     if manifest:
         if len(data) > 1:

@@ -37,6 +37,7 @@ from ..files import (
     open_regular,
     put_in_place,
     read_text,
+    unfinished,
     write_all,
 )
 from ..progress import Track, no_track
@@ -65,29 +66,18 @@ _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A complete archive on this machine.
-
-    Attributes
-    ----------
-    path : Path
-        The archive.
-    size : int
-        In bytes.
-    sha256 : str
-        Hexadecimal; to be recorded if its source publishes no checksum.
-    verified : bool
-        Whether it was compared with a published checksum.
-    fetched : bool
-        Whether it was downloaded now; ``False`` if it existed already.
-    unpacked : int
-        Number of its files in the folder.
-    """
+    """A complete archive on this machine."""
 
     path: Path
+    #: In bytes.
     size: int
+    #: To be recorded if its source publishes no checksum.
     sha256: str
+    #: Whether it was compared with a published checksum.
     verified: bool
+    #: Whether it was downloaded now; False if it existed already.
     fetched: bool
+    #: Number of its files in the folder.
     unpacked: int = 0
 
 
@@ -96,43 +86,22 @@ def download(
     folder: Path,
     *,
     track: Track[bytes] = no_track,
-    unpack: bool = True,
     pause: float = 1.0,
 ) -> tuple[Downloaded, ...]:
-    """Download archives into a folder and unpack them there.
+    """Download archives into a folder, which is created if necessary, and unpack them there.
 
     Received bytes are kept in ``NAME.part`` until the archive is complete and its checksum correct;
     a later run resumes if the file at the source is still the same. An existing archive is checked
-    and not downloaded again. The archives stay beside their unpacked files.
+    and not downloaded again. The archives stay beside their unpacked files. Of ``.zip``,
+    ``.tar.gz`` and ``.tgz`` files, existing files with the same content stay as they are.
 
-    Parameters
-    ----------
-    archives : iterable of Archive
-        What to download.
-    folder : Path
-        The target; created if necessary.
-    track : callable
-        Shows progress: called as ``track(chunks, name, number_of_bytes)`` for each archive; the
-        number is 0 if the source does not state it. See :func:`track_bytes`.
-    unpack : bool
-        Whether to unpack ``.zip``, ``.tar.gz`` and ``.tgz`` files. Existing files with the same
-        content stay as they are.
-    pause : float
-        Seconds before the second attempt; doubled before each further one.
+    ``track`` is called as ``track(chunks, name, number_of_bytes)`` for each archive, such as
+    :func:`track_bytes`; the number is 0 if the source does not state it. ``pause`` is the number of
+    seconds before the second attempt, doubled before each further one.
 
-    Returns
-    -------
-    tuple of Downloaded
-        One for each archive.
-
-    Raises
-    ------
-    MachineError
-        If the network or the disk fails, or the server sends another file. Received bytes are kept
-        if they can still become the archive.
-    UserError
-        If the folder cannot be used, if another download uses it, or if a file of an archive would
-        replace a different one.
+    Raise MachineError if the network or the disk fails, or the server sends another file: received
+    bytes are kept if they can still become the archive. Raise UserError if the folder cannot be
+    used, if another download uses it, or if a file of an archive would replace a different one.
     """
     make_folder(folder)
     lock = FileLock(folder / ".download.lock", timeout=0)
@@ -147,7 +116,7 @@ def download(
             f"{folder}: cannot be written to ({error.strerror}); choose another folder"
         ) from error
     try:
-        return tuple(_fetch(archive, folder, track, unpack, pause) for archive in archives)
+        return tuple(_fetch(archive, folder, track, pause) for archive in archives)
     finally:
         lock.release()
 
@@ -180,9 +149,7 @@ def track_bytes(chunks: Iterable[bytes], what: str, total: int) -> Iterator[byte
             progress.advance(task, len(chunk))
 
 
-def _fetch(
-    archive: Archive, folder: Path, track: Track[bytes], unpack: bool, pause: float
-) -> Downloaded:
+def _fetch(archive: Archive, folder: Path, track: Track[bytes], pause: float) -> Downloaded:
     """Download one archive, if it does not exist, and unpack it."""
     path = folder / archive.name
     fetched = not path.exists()
@@ -197,7 +164,7 @@ def _fetch(
     else:
         sha256 = _check(archive, path)
     count = 0
-    if unpack and archive.name.lower().endswith((".zip", ".tar.gz", ".tgz")):
+    if archive.name.lower().endswith((".zip", ".tar.gz", ".tgz")):
         count = _unpack(path, folder)
     size = path.stat().st_size
     return Downloaded(path, size, sha256, bool(archive.checksum), fetched, count)
@@ -586,16 +553,15 @@ def _unpack_member(archive: Path, member: _Member, path: Path) -> None:
                 "another folder"
             )
         return
-    unfinished = path.with_name(path.name + ".unfinished")
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with member.open() as source, _Writer(unfinished) as target:
+        with member.open() as source, _Writer(unfinished(path)) as target:
             shutil.copyfileobj(source, target, CHUNK_BYTES)
         with _writing(path):
-            put_in_place(unfinished, path)
+            put_in_place(unfinished(path), path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        unfinished(path).unlink(missing_ok=True)
         raise
 
 

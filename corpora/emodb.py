@@ -7,7 +7,7 @@ emotion (the first letter of the German word) and version.
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, check_code
 
 #: The German labels of the release.
 EMOTIONS = {
@@ -57,22 +57,15 @@ SENTENCES = {
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that an EMO-DB file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not a known speaker, sentence and emotion, and a version.
+    The stem must be a known speaker, sentence and emotion, and a version.
     """
     match = re.fullmatch(r"(\d\d)([ab]\d\d)([A-Z])([a-z])", path.stem)
     if not match:
         raise NameOutsideSchemeError("not speaker, sentence, emotion and version")
     speaker, sentence, emotion, version = match.groups()
-    for what, known, code in (
-        ("speaker", SEX, speaker),
-        ("sentence", SENTENCES, sentence),
-        ("emotion", EMOTIONS, emotion),
-    ):
-        if code not in known:
-            raise NameOutsideSchemeError(f"{what} code {code!r} is not known")
+    check_code("speaker", speaker, SEX)
+    check_code("sentence", sentence, SENTENCES)
+    check_code("emotion", emotion, EMOTIONS)
     return {
         "name": path.stem,
         "speaker": speaker,

@@ -44,12 +44,9 @@ _TRANSCRIPT = re.compile(r"(Ses\S+) \[[\d. -]+\]:\s*(.*)")
 
 
 def read_name(path: PurePosixPath) -> NameFields | str:
-    """Return the fields of a clip that an IEMOCAP file name gives; or that it is a whole dialogue.
+    """Return the fields of a clip that an IEMOCAP file name gives.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is neither an utterance nor a dialogue.
+    For a whole dialogue, return that it is one.
     """
     match = _NAME.fullmatch(path.stem)
     if not match:
@@ -67,23 +64,11 @@ def read_name(path: PurePosixPath) -> NameFields | str:
 
 
 def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
-    """Read the evaluation and transcription files below a folder.
+    """Read the evaluation and transcription files below the folder of the release.
 
-    Parameters
-    ----------
-    folder : Path or Remote
-        The release, or some of its sessions.
-
-    Returns
-    -------
-    mapping of str to mapping
-        By utterance: ``emotion``, ``statement``, and the mean ratings ``valence``, ``activation``
-        and ``dominance``, each from 1 to 5.
-
-    Raises
-    ------
-    UserError
-        If there are no evaluation files, or one of them has an unknown emotion.
+    The folder may hold some of its sessions. Return, by utterance, ``emotion``, ``statement``, and
+    the mean ratings ``valence``, ``activation`` and ``dominance``, each from 1 to 5. Raise
+    UserError if there are no evaluation files, or one of them has an unknown emotion.
     """
     transcripts = {
         match[1]: match[2].strip()
@@ -133,9 +118,9 @@ def _lines(folder: Place, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _read(file: Place) -> bytes:
-    if isinstance(file, Remote):
-        return file.read_bytes(_MAX_BYTES)[:_MAX_BYTES]
     try:
+        if isinstance(file, Remote):
+            return file.read_bytes(_MAX_BYTES)
         return read_bytes(file, _MAX_BYTES)
     except OSError as error:
         raise UserError(

@@ -20,42 +20,24 @@ _COLUMN = re.compile(r"[^\W\d_]\w*")
 
 @dataclass(frozen=True)
 class Manifest:
-    """The clips of a table.
-
-    Attributes
-    ----------
-    clips : tuple of Clip
-        In the order of the rows.
-    description : str
-        How the table was read, in one line; empty if there is nothing to say.
-    """
+    """The clips of a table, in the order of its rows."""
 
     clips: tuple[Clip, ...]
+    #: How the table was read, in one line; empty if there is nothing to say.
     description: str = ""
 
 
 def read_manifest(path: Path, root: Place | None = None) -> Manifest:
     """Read the clips that a manifest lists.
 
-    Parameters
-    ----------
-    path : Path
-        A table as :func:`~serpipe.corpora.csv_table.read_table` reads it, with the columns ``path``
-        and ``speaker``, and one or more targets. A column of numbers holds ratings; any other holds
-        labels. ``name``, ``corpus``, ``sex``, ``emotion``, ``language``, ``intensity``,
-        ``statement`` and ``repetition`` have the meaning of the fields of :class:`Clip`.
-    root : Path or Remote, optional
-        The folder that paths are relative to; by default that of the manifest. No path may lead
-        out of it. On a web server, missing clips are noticed only when they are read.
+    It is a table as :func:`~serpipe.corpora.csv_table.read_table` reads it, with the columns
+    ``path`` and ``speaker``, and one or more targets. A column of numbers holds ratings; any other
+    holds labels. ``name``, ``corpus``, ``sex``, ``emotion``, ``language``, ``intensity``,
+    ``statement`` and ``repetition`` have the meaning of the fields of :class:`Clip`.
 
-    Returns
-    -------
-    Manifest
-
-    Raises
-    ------
-    UserError
-        The message names each line that cannot be used, at most ten.
+    ``root`` is the folder that paths are relative to, by default that of the manifest. No path may
+    lead out of it. On a web server, missing clips are noticed only when they are read. The
+    UserError names each line that cannot be used, at most ten.
     """
     table = read_table(path, (*CLIP_COLUMNS, *RESERVED))
     columns = table.columns

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from ..errors import counted
-from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, check_code
 from .emotions import shared_word
 
 EMOTIONS = {
@@ -41,21 +41,16 @@ _PARTS = {
 def read_any_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a RAVDESS file name gives, for speech and song.
 
-    The folders are free, but the clips in a folder ``Actor_NN``, as in the release, must be that
-    actor's. For a recording with video, return that it is one.
-
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not seven known two-digit codes, or the folder contradicts them.
+    The stem must be seven known two-digit codes. The folders are free, but the clips in a folder
+    ``Actor_NN``, as in the release, must be that actor's. For a recording with video, return that
+    it is one.
     """
     codes = path.stem.split("-")
     if len(codes) != len(_PARTS):
         raise NameOutsideSchemeError(f"{counted(len(codes), 'part')} instead of {len(_PARTS)}")
     values = {}
     for (part, known), code in zip(_PARTS.items(), codes, strict=True):
-        if code not in known:
-            raise NameOutsideSchemeError(f"{part} code {code!r} is not known")
+        check_code(part, code, known)
         values[part] = known[code]
     if values["modality"] != "audio-only":
         return f"{values['modality']} recording"  # its audio is that of an audio-only clip

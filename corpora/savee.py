@@ -7,7 +7,7 @@ Haq & Jackson (2009), AVSP. The release has a folder for each speaker, as in
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Corpus, NameFields, NameOutsideSchemeError, check_code
 
 EMOTIONS = {
     "a": "anger",
@@ -24,10 +24,7 @@ SPEAKERS = ("DC", "JE", "JK", "KL")
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a SAVEE file name and its folder give.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not a known emotion and number, or neither name nor folder gives the speaker.
+    The stem must be a known emotion and number, and name or folder must give the speaker.
     """
     match = re.fullmatch(r"(?:([A-Z]{2})_)?([a-z]{1,2})(\d\d)", path.stem)
     if not match:
@@ -41,8 +38,7 @@ def read_name(path: PurePosixPath) -> NameFields | str:
         raise NameOutsideSchemeError(
             f"speaker {speaker!r} is not known; the folder must be one of {', '.join(SPEAKERS)}"
         )
-    if emotion not in EMOTIONS:
-        raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
+    check_code("emotion", emotion, EMOTIONS)
     most = 30 if emotion == "n" else 15
     if not 1 <= int(number) <= most:
         raise NameOutsideSchemeError(f"number {number} of {EMOTIONS[emotion]}, which has {most}")

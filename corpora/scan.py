@@ -15,42 +15,21 @@ from .csv_table import nfc
 
 @dataclass(frozen=True)
 class Scan:
-    """The clips of a corpus below a folder.
+    """The clips of a corpus below a folder."""
 
-    Attributes
-    ----------
-    clips : tuple of Clip
-        The usable clips, sorted by name.
-    bad : tuple of BadClipError
-        The files that look like clips and cannot be used, sorted by path.
-    omitted : mapping of str to int
-        Number of well-named files that are not clips of this corpus, by what they are.
-    """
-
+    #: The usable clips, sorted by name.
     clips: tuple[Clip, ...]
+    #: The files that look like clips and cannot be used, sorted by path.
     bad: tuple[BadClipError, ...]
+    #: Number of well-named files that are not clips of this corpus, by what they are.
     omitted: dict[str, int]
 
 
 def scan(folder: Place, corpus: Corpus) -> Scan:
-    """Find the clips of ``corpus`` below ``folder``, at any depth.
+    """Find the clips of ``corpus`` below ``folder``, at any depth, as :func:`audio_files` does.
 
-    Parameters
-    ----------
-    folder : Path or Remote
-        Links to folders are followed, each folder once; hidden files are ignored.
-    corpus : Corpus
-        Gives the naming scheme.
-
-    Returns
-    -------
-    Scan
-        Of clips with the same name, the first by path is kept and the others are bad.
-
-    Raises
-    ------
-    UserError
-        If ``folder`` is no folder or has no audio files.
+    Of clips with the same name, the first by path is kept and the others are bad. Raise UserError
+    if ``folder`` is no folder or has no audio files.
     """
     if not folder.is_dir():
         raise not_a_folder(folder, corpus.title)

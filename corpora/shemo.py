@@ -7,7 +7,7 @@ Mohamad Nezami et al. (2019), Language Resources and Evaluation 53: 1-16. A name
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Corpus, NameFields, NameOutsideSchemeError, check_code
 
 EMOTIONS = {
     "A": "anger",
@@ -23,17 +23,13 @@ _SEX = {"F": "female", "M": "male"}
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a ShEMO file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not sex, speaker, a known emotion and a number.
+    The stem must be sex, speaker, a known emotion and a number.
     """
     match = re.fullmatch(r"([FM])(\d\d)([A-Z])(\d{2,3})", path.stem)
     if not match:
         raise NameOutsideSchemeError("not sex, speaker, emotion and number")
     sex, speaker, emotion, number = match.groups()
-    if emotion not in EMOTIONS:
-        raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
+    check_code("emotion", emotion, EMOTIONS)
     return {
         "name": path.stem,
         "speaker": f"{sex}{speaker}",

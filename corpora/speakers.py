@@ -2,26 +2,16 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def canonical_speaker(speaker: str) -> str:
     """Return a speaker id without the differences between spellings.
 
-    Case, Unicode form, accents, zero padding, spaces and punctuation are dropped, so that
-    ``"Actor 1"``, ``"actor01"`` and ``"ACTOR_1"`` give the same result. Punctuation between two
-    digits is kept as a hyphen: ``"1-12"`` and ``"11-2"`` are different ids. ``+`` and ``:`` are
-    kept, too.
-
-    Parameters
-    ----------
-    speaker : str
-        An id, as a corpus or a manifest gives it.
-
-    Returns
-    -------
-    str
-        The id itself if it has neither letters nor digits.
+    Case, Unicode form, accents, zero padding, spaces and punctuation are dropped, so that ``"Actor
+    1"``, ``"actor01"`` and ``"ACTOR_1"`` give the same result. Punctuation between two digits is
+    kept as a hyphen: ``"1-12"`` and ``"11-2"`` are different ids. ``+`` and ``:`` are kept, too. An
+    id with neither letters nor digits stays as it is.
 
     Examples
     --------
@@ -47,8 +37,7 @@ def similar_speakers(speakers: Iterable[str]) -> list[tuple[str, ...]]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def describe_similar(groups: Iterable[tuple[str, ...]], most: int = 5) -> str:
+def describe_similar(groups: Sequence[tuple[str, ...]]) -> str:
     """Return groups of similar ids as text, such as ``"'Actor1' and 'actor01'"``."""
-    listed = list(groups)
-    shown = ", ".join(" and ".join(map(repr, group)) for group in listed[:most])
-    return shown + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    shown = ", ".join(" and ".join(map(repr, group)) for group in groups[:5])
+    return shown + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")

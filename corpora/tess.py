@@ -7,7 +7,7 @@ Pichora-Fuller & Dupuis (2010), Borealis. A name such as ``OAF_back_angry.wav`` 
 import re
 from pathlib import PurePosixPath
 
-from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError
+from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, check_code
 from .emotions import shared_word
 
 EMOTIONS = {
@@ -27,20 +27,15 @@ _MISNAMED = {"OA_bite_neutral": "OAF_bite_neutral"}
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that a TESS file name gives; the folders are free.
 
-    Raises
-    ------
-    NameOutsideSchemeError
-        If the stem is not a known speaker, a word and a known emotion.
+    The stem must be a known speaker, a word and a known emotion.
     """
     name = _MISNAMED.get(path.stem, path.stem)
     match = re.fullmatch(r"([A-Z]+)_([A-Za-z']+)_([a-z]+)", name)
     if not match:
         raise NameOutsideSchemeError("not speaker, word and emotion")
     speaker, word, emotion = match.groups()
-    if speaker not in SPEAKERS:
-        raise NameOutsideSchemeError(f"speaker {speaker!r} is not known")
-    if emotion not in EMOTIONS:
-        raise NameOutsideSchemeError(f"emotion code {emotion!r} is not known")
+    check_code("speaker", speaker, SPEAKERS)
+    check_code("emotion", emotion, EMOTIONS)
     return {
         "name": name,
         "speaker": speaker,

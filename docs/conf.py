@@ -38,8 +38,8 @@ autodoc_preserve_defaults = True
 # The functions of a module are not repeated in the table of contents; computing it takes long.
 toc_object_entries = False
 autodoc_default_options = {"members": True, "ignore-module-all": True}
-# Types stand in the Parameters sections; repeated in signatures they would fill several lines.
-autodoc_typehints = "none"
+# Most functions state their types in annotations alone.
+autodoc_typehints = "signature"
 # The short names of types in docstrings may occur in several modules. Such a name gets no link.
 suppress_warnings = ["ref.python"]
 

@@ -13,8 +13,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from ..choices import CHANNELS
-from ..errors import BadClipError, UserError, first_line
+from ..choices import CHANNELS, check_choice
+from ..errors import BadClipError, first_line
 from ..files import read_bytes
 from ..remote import Place, Remote
 from .truncation import EBML, NO_LENGTH, count_mpeg_samples, find_missing, find_missing_in_container
@@ -26,7 +26,6 @@ Waveform = NDArray[np.float32]
 
 #: How channels are mixed and rates converted: part of what embeddings depend on.
 CHANNEL_POLICY = "mean"
-CHANNEL_POLICIES = CHANNELS
 RESAMPLER = f"soxr VHQ {soxr.__version__}"
 
 #: Increased when more files are refused than before: clips of older caches are checked again.
@@ -67,34 +66,20 @@ _FETCH = "download it again or remove it"
 
 @dataclass(frozen=True, slots=True)
 class AudioFacts:
-    """What is known of a clip's audio once it has been decoded.
+    """What is known of a clip's audio once it has been decoded."""
 
-    Attributes
-    ----------
-    sha256 : str
-        Hash of the file's bytes, hexadecimal: the clip's identity in a cache.
-    sampling_rate : int
-        Of the file, in Hz.
-    channels : int
-        Of the file.
-    frames : int
-        Samples per channel of the file, at its own rate.
-    audio_sha256 : str
-        Hash of the decoded samples and their rate, hexadecimal: the same for a WAV file and a
-        FLAC file made from it.
-    loudness : float
-        Root mean square of the decoded samples over all channels, in decibels relative to full
-        scale.
-    fingerprint : bytes
-        From :func:`serpipe.features.fingerprint.fingerprint`, if clips are searched for copies.
-    """
-
+    #: Hash of the file's bytes, hexadecimal: the clip's identity in a cache.
     sha256: str
+    #: Of the file, in Hz.
     sampling_rate: int
     channels: int
+    #: Samples per channel of the file, at its own rate.
     frames: int
+    #: Of the decoded samples and their rate: the same for a WAV file and a FLAC file made from it.
     audio_sha256: str = ""
+    #: Root mean square over all channels, in decibels relative to full scale.
     loudness: float = math.nan
+    #: From :func:`serpipe.features.fingerprint.fingerprint`, if clips are searched for copies.
     fingerprint: bytes = field(default=b"", compare=False, repr=False)
 
     @property
@@ -139,7 +124,7 @@ def read_waveform(
     UserError
         If ``channels`` is none of the three.
     """
-    check_channels(channels)
+    check_choice("channels", channels, CHANNELS)
     return decode_waveform(
         read_clip(file), sampling_rate, channels, file=file, max_seconds=MAX_SECONDS
     )
@@ -155,28 +140,8 @@ def decode_waveform(
 ) -> tuple[Waveform, AudioFacts]:
     """Decode one clip in memory, as :func:`read_waveform` does one in a file.
 
-    Parameters
-    ----------
-    content : bytes
-        The content of the file.
-    sampling_rate, channels
-        As :func:`read_waveform` takes them.
-    file : Path or Remote
-        Name of the clip in messages; it is not read.
-    max_seconds : float
-        Longer clips are refused: by their header, or while they are decoded.
-
-    Returns
-    -------
-    waveform : ndarray of float32, shape (n_samples,)
-        Full scale is 1; decoding and resampling may exceed it.
-    facts : AudioFacts
-        Of the file.
-
-    Raises
-    ------
-    BadClipError
-        If it cannot be decoded, is empty, silent, not finite or too long.
+    ``file`` is its name in messages and is not read. Clips of more than ``max_seconds`` are refused
+    by their header, or while they are decoded.
     """
     _check_content(file, content)
     samples, facts = _decode(file, content, max_seconds)
@@ -211,29 +176,10 @@ def as_clip(
     new_rate: int | None,
     channels: str = CHANNEL_POLICY,
 ) -> Waveform:
-    """Mix decoded samples to one channel and resample them.
+    """Mix decoded samples of shape (n_samples, n_channels) to one channel and resample them.
 
-    Parameters
-    ----------
-    name : str
-        Name of the clip in messages.
-    samples : ndarray of float32, shape (n_samples, n_channels)
-        Full scale is 1.
-    rate : int
-        Their rate, in Hz.
-    new_rate : int or None
-        The target rate, in Hz; ``None`` keeps theirs.
-    channels : {"mean", "left", "right"}
-        How several channels become one.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples_at_new_rate,)
-
-    Raises
-    ------
-    BadClipError
-        If they are silent, not finite, or too few to be resampled.
+    ``rate`` and ``new_rate`` are in Hz; None keeps the rate. Raise BadClipError, with ``name`` in
+    its message, if they are silent, not finite, or too few to be resampled.
     """
     waveform = _one_channel(samples, channels)
     check_sound(name, waveform)
@@ -245,34 +191,13 @@ def as_clip(
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
-def check_channels(channels: str) -> None:
-    """Raise UserError if ``channels`` is none of :data:`CHANNEL_POLICIES`."""
-    if channels not in CHANNEL_POLICIES:
-        raise UserError(
-            f"channels {channels!r}: unknown; choose one of {', '.join(CHANNEL_POLICIES)}"
-        )
-
-
 def check_length(
     file: Place, n_samples: int, sampling_rate: int, minimum: int, maximum: int | None
 ) -> None:
     """Refuse a clip that the encoder cannot take whole: it is never silently padded or cut.
 
-    Parameters
-    ----------
-    file : Path or Remote
-        The clip, for the message.
-    n_samples : int
-        Its length at ``sampling_rate``.
-    sampling_rate : int
-        In Hz.
-    minimum, maximum : int, int or None
-        Shortest and longest clip of the encoder, in samples; ``None`` is no limit.
-
-    Raises
-    ------
-    BadClipError
-        If the length is outside the limits.
+    ``n_samples``, ``minimum`` and ``maximum`` (None is no limit) count samples at
+    ``sampling_rate``. Raise BadClipError if the clip is outside the limits.
     """
     if n_samples < minimum:
         raise BadClipError(
@@ -293,34 +218,21 @@ def check_length(
 def read_clip(file: Place) -> bytes:
     """Return the bytes of a clip, at most :data:`MAX_BYTES`.
 
-    Raises
-    ------
-    BadClipError
-        If it does not exist, cannot be read, or is larger.
-    UserError
-        If access to a remote clip is denied.
-    MachineError
-        If a remote clip cannot be reached.
+    Raise BadClipError if it does not exist, cannot be read, or is larger; for a remote clip
+    UserError if access is denied, and MachineError if the store cannot be reached.
     """
     try:
         if isinstance(file, Remote):
-            content = file.read_bytes(MAX_BYTES)
-        else:
-            content = read_bytes(file, MAX_BYTES)
+            return file.read_bytes(MAX_BYTES)
+        return read_bytes(file, MAX_BYTES)
     except OSError as error:
         if error.errno == errno.EFBIG:
-            raise _too_large(file) from None
+            problem = f"has more than {MAX_BYTES / 2**20:.0f} MiB"
+            fix = "split it into utterances"
+            raise BadClipError(str(file), problem, "", fix) from None
         reason = error.strerror or "it does not exist"
         fix = "check its permissions and the disk"
         raise BadClipError(str(file), f"cannot be read ({reason})", "", fix) from None
-    if len(content) > MAX_BYTES:
-        raise _too_large(file)
-    return content
-
-
-def _too_large(file: Place) -> BadClipError:
-    problem = f"has more than {MAX_BYTES / 2**20:.0f} MiB"
-    return BadClipError(str(file), problem, "", "split it into utterances")
 
 
 def _check_content(file: Place, content: bytes) -> None:

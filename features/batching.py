@@ -35,25 +35,15 @@ Batch = tuple[DecodedClip, ...]
 def plan(
     clips: Iterable[DecodedClip], batch_seconds: float, window_seconds: float = 0.0
 ) -> list[Batch]:
-    """Sort clips by length into batches.
+    """Sort clips by length into batches, whatever their order.
 
     A batch ends where the length changes, if it is at least half full; otherwise it takes the next
     length as well. So clips of exactly equal length share a batch where the corpus has enough of
-    them, and padding stays small where it has not.
+    them, and padding stays small where it has not. The longest clips come first, so that memory
+    runs out at the start or not at all.
 
-    Parameters
-    ----------
-    clips : iterable of DecodedClip
-        In any order: the plan depends on their content alone.
-    batch_seconds : float
-        Most seconds of audio in a batch, padding included; a batch holds at least one clip.
-    window_seconds : float
-        Length to which the encoder pads every shorter clip (Whisper: 30).
-
-    Returns
-    -------
-    list of tuple of DecodedClip
-        Longest first, so that memory runs out at the start or not at all.
+    A batch has at most ``batch_seconds`` of audio, padding included, but at least one clip.
+    ``window_seconds`` is the length to which the encoder pads every shorter clip (Whisper: 30).
     """
     batches: list[list[DecodedClip]] = []
     for decoded in sorted(clips, key=lambda each: (-each.facts.seconds, each.facts.sha256)):
@@ -75,32 +65,11 @@ def embed_batches(
     decoding: DecodingOptions,
     decoder: Decoder | None = None,
 ) -> Iterator[tuple[Batch, Embeddings]]:
-    """Embed all batches.
+    """Yield each batch with its embeddings, in order.
 
-    Parameters
-    ----------
-    encoders : sequence of Encoder
-        Copies of one encoder, one per GPU; or one, on the CPU.
-    batches : sequence of tuple of DecodedClip
-        From :func:`plan`.
-    workers : int
-        Threads that decode (for GPUs), or decode and compute (on a CPU).
-    decoding : DecodingOptions
-        Rate, channels and trimming.
-    decoder : Decoder, optional
-        Decodes in processes, for GPUs; by default threads decode.
-
-    Yields
-    ------
-    batch : tuple of DecodedClip
-        As given.
-    embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-        By pooling.
-
-    Raises
-    ------
-    BadClipError
-        If a file has changed since it was checked.
+    ``encoders`` are copies of one encoder, one per GPU; or one, on the CPU. ``workers`` threads
+    decode (for GPUs), or decode and compute (on a CPU); with a ``decoder``, its processes decode
+    for the GPUs. Raise BadClipError if a file has changed since it was checked.
     """
 
     def load(batch: Sequence[tuple[DecodedClip, Content]]) -> list[Waveform]:
@@ -150,13 +119,7 @@ def embed_batches(
 
 
 class Lane:
-    """An encoder and the size of the largest batch that fits the memory of its device.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        The encoder.
-    """
+    """An encoder and the size of the largest batch that fits the memory of its device."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -169,20 +132,7 @@ class Lane:
     def embed_prepared(self, batch: PreparedBatch) -> Embeddings:
         """Embed a batch; when memory runs out, halve the budget and continue.
 
-        Parameters
-        ----------
-        batch : PreparedBatch
-            From :meth:`Encoder.prepare`.
-
-        Returns
-        -------
-        dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-            By pooling.
-
-        Raises
-        ------
-        torch.OutOfMemoryError
-            If a single clip does not fit.
+        Raise torch.OutOfMemoryError if a single clip does not fit.
         """
         waveforms = batch.waveforms
         size = len(waveforms) * max(len(waveform) for waveform in waveforms)

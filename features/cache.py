@@ -51,36 +51,24 @@ from .cache_rows import (
     stamp_of,
 )
 from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
-
-Table = dict[str, NDArray[Any]]
+from .recordings import Table
 
 
 @dataclass(frozen=True)
 class Cache:
-    """An open cache: the clip table in memory, the embeddings in its file or shards.
+    """An open cache: the clip table in memory, the embeddings in its file or shards."""
 
-    Attributes
-    ----------
-    path : Path
-        The file, or the index.
-    key : mapping
-        All that the numbers depend on.
-    provenance : mapping
-        Corpus, command, versions, machine.
-    clips : dict of str to ndarray, shape (n_clips,)
-        The clip table by column.
-    row_map : RowMap
-        Where the row of each clip is stored.
-    clips_sha256 : str or None
-        The checksum of the clip table that the file states; caches of early versions lack it.
-    """
-
+    #: The file, or the index.
     path: Path
+    #: All that the numbers depend on.
     key: Mapping[str, Any]
+    #: Corpus, command, versions, machine.
     provenance: Mapping[str, Any]
     clips: Table
     _stamp: tuple[int, ...]
+    #: Where the row of each clip is stored.
     row_map: RowMap = EMPTY_ROW_MAP
+    #: The checksum of the clip table that the file states; caches of early versions lack it.
     clips_sha256: str | None = None
     _checksums: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -104,23 +92,11 @@ class Cache:
         return len(self.clips["sha256"])
 
     def embeddings(self, layer: str, pooling: str = "mean") -> NDArray[np.float32]:
-        """Read one layer of all clips.
+        """Read one layer of all clips: float32, shape (n_clips, width * n_poolings).
 
-        Parameters
-        ----------
-        layer : str
-            ``"0"`` .. ``"L"`` or ``"final_norm"``.
-        pooling : str
-            ``"mean"`` or ``"std"``; several, joined by commas, are concatenated.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_clips, width * n_poolings)
-
-        Raises
-        ------
-        UserError
-            If the file was rewritten meanwhile, or the checksum of its numbers is wrong.
+        ``layer`` is ``"0"`` .. ``"L"`` or ``"final_norm"``; ``pooling`` is ``"mean"`` or ``"std"``;
+        several, joined by commas, are concatenated. Raise UserError if the file was rewritten
+        meanwhile, or the checksum of its numbers is wrong.
         """
         self._check_unchanged()
         poolings = pooling.split(",")
@@ -164,22 +140,10 @@ class Cache:
 
 
 def open_cache(path: Path) -> Cache:
-    """Open a cache that ``serpipe extract`` wrote, and check that it is whole.
+    """Open a cache that ``serpipe extract`` wrote, a file or an index, and check that it is whole.
 
-    Parameters
-    ----------
-    path : Path
-        The file or index.
-
-    Returns
-    -------
-    Cache
-
-    Raises
-    ------
-    UserError
-        If the file does not exist, is no HDF5 file or no cache, or lacks rows; or if a shard is
-        missing, or is not the one that the index was made with.
+    Raise UserError if the file does not exist, is no HDF5 file or no cache, or lacks rows; or if a
+    shard is missing, or is not the one that the index was made with.
     """
     if not path.is_file():
         raise UserError(
@@ -232,10 +196,7 @@ def check_table(cache: Cache) -> None:
 def verify_cache(path: Path) -> list[str]:
     """Return what is wrong with a cache, one line each, by all checksums of its files and index.
 
-    Raises
-    ------
-    UserError
-        If it is not even a complete cache.
+    Raise UserError if it is not even a complete cache.
     """
     return wrong_with(open_cache(path))
 

@@ -28,24 +28,8 @@ _SPARE_BYTES = 1 << 30
 def read_contents(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Run :func:`serpipe.features.cache_read.read_cache` in a child process.
 
-    Parameters
-    ----------
-    path : Path
-        A cache.
-
-    Returns
-    -------
-    content : dict
-        What ``read_cache`` returns.
-    arrays : dict of str to ndarray
-        What it sends.
-
-    Raises
-    ------
-    UserError
-        As ``read_cache`` raises it; or if reading hangs, crashes, or takes too much memory.
-    MachineError
-        If no process can be started.
+    Return what it returns, and the arrays that it sends. Raise UserError as it does, or if reading
+    hangs, crashes, or takes too much memory; MachineError if no process can be started.
     """
     return _run_child("cache", path)
 

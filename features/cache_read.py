@@ -50,28 +50,15 @@ def column_limit(path: Path) -> int:
 def read_cache(path: Path, send: Send, still_busy: Callable[[], None]) -> dict[str, Any]:
     """Read all of a cache but the embeddings, and check it against its schema.
 
-    Parameters
-    ----------
-    path : Path
-        A file or an index.
-    send : callable
-        Receives each column of the clip table as ``clips/COLUMN``, shape (n_clips,), and for an
-        index ``rows/shard`` and ``rows/row``: for each clip, the index of its shard in the returned
-        list, and the row in that shard.
-    still_busy : callable
-        Called at each step. A file that HDF5 never finishes with does not reach the next step.
+    ``send`` receives each column of the clip table as ``clips/COLUMN``, shape (n_clips,), and for
+    an index ``rows/shard`` and ``rows/row``: for each clip, the index of its shard in the returned
+    list, and the row in that shard. ``still_busy`` is called at each step: a file that HDF5 never
+    finishes with does not reach the next step.
 
-    Returns
-    -------
-    dict
-        JSON values: ``key``, ``provenance``, ``clips_sha256`` (or ``None``), ``sha256`` of each
-        ``POOLING/LAYER``, and ``shards``, each with the fields of
-        :class:`~serpipe.features.cache_rows.Shard` that the key does not give.
-
-    Raises
-    ------
-    UserError
-        If it is not a whole cache, or a shard is missing or is not the one that the index names.
+    Return JSON values: ``key``, ``provenance``, ``clips_sha256`` (or None), ``sha256`` of each
+    ``POOLING/LAYER``, and ``shards``, each with the fields of
+    :class:`~serpipe.features.cache_rows.Shard` that the key does not give. Raise UserError if it is
+    not a whole cache, or a shard is missing or is not the one that the index names.
     """
     fix = "make one with `serpipe extract`, or name another"
     try:
@@ -122,11 +109,8 @@ def read_numbers(path: Path) -> list[int]:
 def check_contained(file: h5py.File) -> None:
     """Refuse a file with data elsewhere: a cache from a stranger could name any file.
 
-    Raises
-    ------
-    ValueError
-        If it has a link to another file, a dataset that is stored in other files, or an object
-        that is neither a group nor a dataset.
+    Raise ValueError if it has a link to another file, a dataset that is stored in other files, or
+    an object that is neither a group nor a dataset.
     """
 
     def check(group: h5py.Group, depth: int) -> None:
@@ -194,10 +178,7 @@ class _Reader:
     def layers(self, fields: KeyFields, n_rows: int) -> dict[str, StoredLayer]:
         """Return where each layer is stored, by ``POOLING/LAYER``.
 
-        Raises
-        ------
-        ValueError
-            If the shape or dtype of a layer is not that of the key and the table.
+        Raise ValueError if the shape or dtype of a layer is not that of the key and the table.
         """
         layers, shape = {}, (n_rows, fields.width)
         for pooling in fields.poolings:
@@ -317,19 +298,9 @@ def _read_index(
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Open the shards of an index, and check them and the row map against the index.
 
-    Returns
-    -------
-    shards : list of dict
-        As :func:`read_cache` returns them.
-    sha256 : dict of str to str
-        The checksum of each ``POOLING/LAYER`` that the index states.
-
-    Raises
-    ------
-    UserError
-        If a shard is missing or was replaced.
-    ValueError
-        If the row map leads to rows of other clips.
+    Return the shards as :func:`read_cache` does, and the checksum of each ``POOLING/LAYER`` that
+    the index states. Raise UserError if a shard is missing or was replaced, and ValueError if the
+    row map leads to rows of other clips.
     """
     numbers, number_of, row_of = (
         reader.integers(name) for name in ("shards/number", "rows/shard", "rows/row")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from .recordings import Table
 
 #: Versions of a file that holds its rows, and of an index of such files.
 FORMAT_VERSION = 1
@@ -31,33 +32,20 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Shard:
-    """A file that holds rows: one file of an index, or the cache itself.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    number : int
-        Its number in the index; 0 for the cache itself.
-    n_rows, width : int
-        Shape of a layer.
-    stamp : tuple of int
-        From :func:`stamp_of`, when it was opened.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
-    layers : mapping of str to StoredLayer
-        By ``POOLING/LAYER``.
-    statement : str
-        From :func:`statement`.
-    """
+    """A file that holds rows: one file of an index, or the cache itself."""
 
     path: Path
+    #: In the index; 0 for the cache itself.
     number: int
     n_rows: int
+    #: From :func:`stamp_of`, when it was opened.
     stamp: tuple[int, ...]
     width: int
+    #: Of the stored numbers: float32 or float16.
     dtype: str
+    #: By ``POOLING/LAYER``; each has ``n_rows`` rows of ``width`` numbers.
     layers: Mapping[str, StoredLayer]
+    #: From :func:`statement`.
     statement: str
 
     def mapped(self, pooling: str, layer: str) -> NDArray[Any]:
@@ -68,14 +56,8 @@ class Shard:
     def blocks(self, pooling: str, layer: str) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield the index of the first row of each block of a layer, and its rows.
 
-        Yields
-        ------
-        int, ndarray of ``dtype``, shape (at most ``BLOCK_ROWS``, width)
-
-        Raises
-        ------
-        UserError
-            If the file has become shorter since it was opened.
+        A block has the shape (at most ``BLOCK_ROWS``, width). Raise UserError if the file has
+        become shorter since it was opened.
         """
         with self.path.open("rb") as file:
             file.seek(self.layers[f"{pooling}/{layer}"].offset)
@@ -92,17 +74,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class RowMap:
-    """Where the row of each clip is stored.
-
-    Attributes
-    ----------
-    shards : tuple of Shard
-        The files.
-    shard_of, row_of : ndarray of int, shape (n_clips,)
-        Index of the shard in ``shards``, and index of the row in that shard.
-    """
+    """Where the row of each clip is stored."""
 
     shards: tuple[Shard, ...]
+    #: Index of each clip's shard in ``shards``, and of its row in that shard: shape (n_clips,).
     shard_of: NDArray[np.intp]
     row_of: NDArray[np.intp]
 
@@ -153,7 +128,7 @@ def layer_name(pooling: str, layer: str) -> str:
     return f"embeddings/{pooling}/{layer}"
 
 
-def hash_table(clips: Mapping[str, NDArray[Any]]) -> str:
+def hash_table(clips: Table) -> str:
     """Return the checksum of a clip table."""
     columns = {name: column.tolist() for name, column in clips.items()}
     return hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..choices import DTYPES
 from ..integrity import parse_json
 from .names import FINAL_NORM, POOLINGS
+from .recordings import Table
 
 MAX_LAYERS = 1000
 #: Largest width of a hidden state: ten times that of the largest known encoder.
@@ -42,10 +42,8 @@ _COLUMN_KINDS = {
 def parse_object(text: object, name: str) -> dict[str, Any]:
     """Parse a JSON object that errors call ``name``.
 
-    Raises
-    ------
-    ValueError
-        If it is not text, not an object, or refused by :func:`~serpipe.integrity.parse_json`.
+    Raise ValueError if it is not text, not an object, or refused by
+    :func:`~serpipe.integrity.parse_json`.
     """
     if not isinstance(text, str | bytes):
         raise ValueError(f"{name} is not text")
@@ -60,34 +58,22 @@ def parse_object(text: object, name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class KeyFields:
-    """The fields of a key that reading a cache depends on.
+    """The fields of a key that reading a cache depends on."""
 
-    Attributes
-    ----------
-    width : int
-        Size of a hidden state.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
-    layers : tuple of str
-        ``"0"``, ``"1"``, ... and possibly ``"final_norm"``.
-    poolings : tuple of str
-        ``"mean"``, ``"std"`` or both.
-    """
-
+    #: Size of a hidden state.
     width: int
+    #: Of the stored numbers: float32 or float16.
     dtype: str
+    #: ``"0"``, ``"1"``, ... and possibly ``"final_norm"``.
     layers: tuple[str, ...]
+    #: ``"mean"``, ``"std"`` or both.
     poolings: tuple[str, ...]
 
     @classmethod
     def of(cls, key: Mapping[str, Any]) -> Self:
-        """Check a key.
+        """Check a key; raise ValueError if a field is missing or invalid.
 
-        Raises
-        ------
-        ValueError
-            If a field is missing or invalid. Names of layers are checked because they become names
-            of files.
+        Names of layers are checked because they become names of files.
         """
         for field in ("width", "dtype", "layers", "poolings"):
             if field not in key:
@@ -122,18 +108,10 @@ def check_provenance(provenance: Mapping[str, Any]) -> None:
         raise ValueError("versions in the provenance are not a JSON object")
 
 
-def check_columns(clips: Mapping[str, NDArray[Any]]) -> None:
-    """Check the clip table: which columns there are, and their types.
+def check_columns(clips: Table) -> None:
+    """Check the clip table: which columns there are, their types, and the values of ``seconds``.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray
-        By column; only the types are checked, and the values of ``seconds``.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or has the wrong type, or a duration is not a number.
+    Raise ValueError if a column is missing or has the wrong type, or a duration is not a number.
     """
     missing = REQUIRED_COLUMNS - clips.keys()
     if missing:
@@ -159,26 +137,11 @@ def check_part(
     tensors: Mapping[str, tuple[str, tuple[int, ...]]],
     key: KeyFields,
 ) -> list[str]:
-    """Check the header of one part of an unfinished cache.
+    """Check the header of one part of an unfinished cache; return the content hashes of its rows.
 
-    Parameters
-    ----------
-    metadata : mapping of str to str, or None
-        The metadata of the safetensors file.
-    tensors : mapping of str to (str, tuple of int)
-        The dtype, as safetensors names it, and the shape of each tensor, by name.
-    key : KeyFields
-        Of the key of the parts.
-
-    Returns
-    -------
-    list of str
-        The content hashes of the clips, in the order of the rows.
-
-    Raises
-    ------
-    ValueError
-        If the hashes are not a list of text, or a pooling is missing or has a wrong shape or type.
+    ``tensors`` gives the dtype, as safetensors names it, and the shape of each tensor. Raise
+    ValueError if the hashes are not a list of text, or a pooling is missing or has a wrong shape or
+    type.
     """
     try:
         hashes = json.loads((metadata or {}).get("sha256", ""))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import MachineError, UserError, counted, first_line
-from ..files import create_file, open_file, put_in_place, write_all
+from ..files import create_file, open_file, put_in_place, unfinished, write_all
 from .cache import Cache
 from .cache_child import read_numbers
 from .cache_rows import (
@@ -38,6 +38,7 @@ from .cache_rows import (
     statement,
 )
 from .memory_file import MemoryFile
+from .recordings import Table
 
 #: Clips up to which a cache is a single file, and clips of a shard: 10 GB of wav2vec2-base.
 SHARD_CLIPS = 250_000
@@ -46,45 +47,43 @@ SHARD_CLIPS = 250_000
 RowSource = tuple[NDArray[np.intp], Callable[[str, str], NDArray[Any]]]
 
 
+@dataclass(frozen=True)
+class _Content:
+    """All of a cache but its embeddings; key and provenance are JSON values."""
+
+    key: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    clips: Table
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.clips["sha256"])
+
+
 def write_cache(
     path: Path,
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    clips: Mapping[str, NDArray[Any]],
+    clips: Table,
     sources: Iterable[RowSource],
 ) -> None:
     """Write a cache as one file, whole or not at all: under another name, synced, then renamed.
 
     The embeddings are laid out first and then filled in place from one source after another, so
-    that memory does not grow with the number of clips.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    key, provenance : mapping
-        JSON values.
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table by column.
-    sources : iterable of (ndarray of int, callable)
-        Rows of the table, and a function from pooling and layer to their values, shape
-        (n_rows, width). Together they fill every row.
-
-    Raises
-    ------
-    MachineError
-        If the file cannot be written.
+    that memory does not grow with the number of clips. Together the sources fill every row. Raise
+    MachineError if the file cannot be written.
     """
+    content = _Content(key, provenance, clips)
     with _whole_or_not(path, [path]):
-        _write_files([path], [np.arange(len(clips["sha256"]))], key, provenance, clips, sources)
-        put_in_place(_unfinished(path), path)
+        _write_files([path], [np.arange(len(content))], content, sources)
+        put_in_place(unfinished(path), path)
 
 
 def write_shards(
     path: Path,
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    clips: Mapping[str, NDArray[Any]],
+    clips: Table,
     sources: Iterable[RowSource],
     shard_clips: int,
     kept: tuple[Cache, NDArray[np.intp]] | None = None,
@@ -94,27 +93,13 @@ def write_shards(
     The index is put in place last: until then, the old index stays valid, because its shards are
     not touched, and new ones have higher numbers.
 
-    Parameters
-    ----------
-    path : Path
-        The index; the shards are in the folder ``path`` with ``.shards`` added.
-    key, provenance, clips
-        As :func:`write_cache` takes them.
-    sources
-        The same, for the clips that have no row yet.
-    shard_clips : int
-        Clips in a shard.
-    kept : (Cache, ndarray of int, shape (n_clips,)), optional
-        The index whose shards stay, and the index of each clip in it; -1 for a new clip.
-
-    Raises
-    ------
-    UserError
-        If there would be too many shards.
-    MachineError
-        If a file cannot be written.
+    The shards are in the folder ``path`` with ``.shards`` added, ``shard_clips`` clips in each.
+    ``sources`` fill the rows of the new clips. ``kept`` is the index whose shards stay, and the row
+    of each clip in it, -1 for a new clip. Raise UserError if there would be too many shards, and
+    MachineError if a file cannot be written.
     """
-    n_clips = len(clips["sha256"])
+    content = _Content(key, provenance, clips)
+    n_clips = len(content)
     in_place = read_numbers(path)
     before, old = (kept[0].row_map, kept[1]) if kept else (EMPTY_ROW_MAP, np.full(n_clips, -1))
     new = np.flatnonzero(old < 0)
@@ -128,9 +113,9 @@ def write_shards(
     paths = [shard_path(path, first + n) for n in range(len(members))]
     with _whole_or_not(path, [*paths, path]):
         shard_path(path, 0).parent.mkdir(exist_ok=True)
-        written = _write_files(paths, members, key, provenance, clips, sources, first)
+        written = _write_files(paths, members, content, sources, first)
         for shard in paths:
-            put_in_place(_unfinished(shard), shard)
+            put_in_place(unfinished(shard), shard)
         added = [replace(shard, stamp=stamp_of(shard.path)) for shard in written]
         shard_of, row_of = np.empty(n_clips, np.intp), np.empty(n_clips, np.intp)
         stay = np.flatnonzero(old >= 0)
@@ -138,8 +123,8 @@ def write_shards(
         shard_of[new] = len(before.shards) + np.arange(len(new)) // shard_clips
         row_of[new] = np.arange(len(new)) % shard_clips
         rows = RowMap((*before.shards, *added), shard_of, row_of)
-        _write_index(path, key, provenance, clips, rows)
-        put_in_place(_unfinished(path), path)
+        _write_index(path, content, rows)
+        put_in_place(unfinished(path), path)
 
 
 def remove_unused_shards(cache: Cache) -> None:
@@ -156,20 +141,13 @@ def remove_unused_shards(cache: Cache) -> None:
 
 @dataclass(frozen=True)
 class _Unfinished:
-    """A file that holds rows, while it is being written.
+    """A file that holds rows, while it is being written."""
 
-    Attributes
-    ----------
-    path : Path
-        Its final name.
-    layout : MemoryFile
-        All of it but the embeddings.
-    offsets : mapping of str to int
-        Where the rows of each ``POOLING/LAYER`` begin, in bytes.
-    """
-
+    #: Its final name.
     path: Path
+    #: All of it but the embeddings.
     layout: MemoryFile
+    #: Where the rows of each ``POOLING/LAYER`` begin, in bytes.
     offsets: Mapping[str, int]
     n_rows: int
     width: int
@@ -181,7 +159,7 @@ class _Unfinished:
         order = np.argsort(rows)
         rows, values = rows[order], values[order].astype(self.dtype, copy=False)
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)  # of runs of rows without a gap
-        with open_file(_unfinished(self.path)) as file:
+        with open_file(unfinished(self.path)) as file:
             for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
                 file.seek(self.offsets[name] + int(rows[start]) * values[start].nbytes)
                 write_all(file, values[start:stop].data)
@@ -189,7 +167,7 @@ class _Unfinished:
     def finish(self, key: Mapping[str, Any], number: int) -> Shard:
         """Add checksums and everything but the rows, and return the finished shard."""
         shard = Shard(
-            path=_unfinished(self.path),
+            path=unfinished(self.path),
             number=number,
             n_rows=self.n_rows,
             stamp=(),
@@ -208,7 +186,7 @@ class _Unfinished:
             for name, layer in layers.items():
                 hdf5[layer_name(*name.split("/"))].attrs.modify("sha256", layer.sha256)
         size = self.n_rows * self.width * np.dtype(self.dtype).itemsize
-        with open_file(_unfinished(self.path)) as file:
+        with open_file(unfinished(self.path)) as file:
             _write_layout(file, self.layout, [(offset, size) for offset in self.offsets.values()])
         return replace(
             shard,
@@ -221,25 +199,21 @@ class _Unfinished:
 def _write_files(
     paths: Sequence[Path],
     members: Sequence[NDArray[np.intp]],
-    key: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    clips: Mapping[str, NDArray[Any]],
+    content: _Content,
     sources: Iterable[RowSource],
     first: int = 0,
 ) -> list[Shard]:
     """Write unfinished files, each with the rows of some clips, in one pass.
 
-    Returns
-    -------
-    list of Shard
-        The files with their final names, numbered from ``first``, without stamps.
+    Return them with their final names, numbered from ``first``, without stamps.
     """
-    file_of, row_of = np.full(len(clips["sha256"]), -1), np.full(len(clips["sha256"]), -1)
+    key, clips = content.key, content.clips
+    file_of, row_of = np.full(len(content), -1), np.full(len(content), -1)
     files = []
     for number, (path, rows) in enumerate(zip(paths, members, strict=True)):
         file_of[rows], row_of[rows] = number, np.arange(len(rows))
         table = {name: column[rows] for name, column in clips.items()}
-        files.append(_lay_out(path, key, provenance, table))
+        files.append(_lay_out(path, replace(content, clips=table)))
     written = np.zeros(len(file_of), bool)
     for targets, values_of in sources:
         written[targets] = True
@@ -258,15 +232,10 @@ def _write_files(
     return [file.finish(key, first + number) for number, file in enumerate(files)]
 
 
-def _lay_out(
-    path: Path,
-    key: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    clips: Mapping[str, NDArray[Any]],
-) -> _Unfinished:
+def _lay_out(path: Path, content: _Content) -> _Unfinished:
     """Lay out a file in memory, and create it on the disk without content."""
-    layout, offsets = MemoryFile(), {}
-    shape, dtype = (len(clips["sha256"]), int(key["width"])), np.dtype(key["dtype"])
+    layout, offsets, key = MemoryFile(), {}, content.key
+    shape, dtype = (len(content), int(key["width"])), np.dtype(key["dtype"])
     # Space is reserved at once, but nothing is written to it.
     reserved = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     reserved.set_layout(h5py.h5d.CONTIGUOUS)
@@ -274,7 +243,7 @@ def _lay_out(
     reserved.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     reserved.set_obj_track_times(False)  # the same command gives the same bytes
     with h5py.File(layout, "w") as file:
-        _write_head(file, FORMAT_VERSION, key, provenance, clips)
+        _write_head(file, FORMAT_VERSION, content)
         for pooling in key["poolings"]:
             group = file.require_group(f"embeddings/{pooling}")
             for layer in key["layers"]:
@@ -284,7 +253,7 @@ def _lay_out(
                 h5py.Dataset(created).attrs["sha256"] = "0" * 64  # room for the checksum
                 offsets[f"{pooling}/{layer}"] = int(created.get_offset())
         clips_sha256 = str(file.attrs["clips_sha256"])
-    with create_file(_unfinished(path)) as empty:
+    with create_file(unfinished(path)) as empty:
         empty.truncate(layout.size)
     return _Unfinished(path, layout, offsets, *shape, dtype.name, clips_sha256)
 
@@ -296,21 +265,16 @@ def _write_layout(file: BinaryIO, layout: MemoryFile, gaps: Iterable[tuple[int, 
         write_all(file, piece)
 
 
-def _write_index(
-    path: Path,
-    key: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    clips: Mapping[str, NDArray[Any]],
-    rows: RowMap,
-) -> None:
+def _write_index(path: Path, content: _Content, rows: RowMap) -> None:
     """Write an unfinished index of the shards that hold the row of any clip."""
+    key = content.key
     used = np.unique(rows.shard_of).tolist()
     shards = [rows.shards[index] for index in used]
     numbers = np.array([shard.number for shard in rows.shards], np.int32)
     stated = [shard.statement for shard in shards]
     layout = MemoryFile()
     with h5py.File(layout, "w") as file:
-        _write_head(file, INDEX_VERSION, key, provenance, clips)
+        _write_head(file, INDEX_VERSION, content)
         file.create_dataset("rows/shard", data=numbers[rows.shard_of])
         file.create_dataset("rows/row", data=rows.row_of.astype(np.int64))
         file.create_dataset("shards/number", data=numbers[used])
@@ -319,33 +283,23 @@ def _write_index(
             for layer in key["layers"]:
                 group = file.create_group(layer_name(pooling, layer))
                 group.attrs["sha256"] = rows.checksum(key, pooling, layer)
-    with create_file(_unfinished(path)) as file_on_disk:
+    with create_file(unfinished(path)) as file_on_disk:
         _write_layout(file_on_disk, layout)
 
 
-def _write_head(
-    file: h5py.File,
-    version: int,
-    key: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    clips: Mapping[str, NDArray[Any]],
-) -> None:
+def _write_head(file: h5py.File, version: int, content: _Content) -> None:
     """Write what a file and an index have in common."""
     file.attrs["serpipe_cache"] = version
-    texts = json.dumps(key), json.dumps(provenance)
+    texts = json.dumps(content.key), json.dumps(content.provenance)
     file.attrs["key"], file.attrs["provenance"] = texts
     file.attrs["about_sha256"] = hash_texts(*texts)
-    file.attrs["clips_sha256"] = hash_table(clips)
-    for name, column in clips.items():
+    file.attrs["clips_sha256"] = hash_table(content.clips)
+    for name, column in content.clips.items():
         if column.dtype.kind == "U":
             text = column.astype(object)
             file.create_dataset(f"clips/{name}", data=text, dtype=h5py.string_dtype())
         else:
             file.create_dataset(f"clips/{name}", data=column)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(path.name + ".unfinished")
 
 
 @contextmanager
@@ -357,7 +311,7 @@ def _whole_or_not(path: Path, files: Sequence[Path]) -> Iterator[None]:
         named = {path, *(shard_path(path, number) for number in read_numbers(path))}
         for file in files:
             with suppress(OSError):
-                _unfinished(file).unlink(missing_ok=True)
+                unfinished(file).unlink(missing_ok=True)
                 if file not in named:
                     file.unlink(missing_ok=True)
         if isinstance(error, MachineError):

@@ -28,11 +28,9 @@ from .checkpoint_limits import (
 )
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
 from .known_models import known_training, names_of_folder
-from .names import DEFAULT_ENCODER, check_checkpoint_name
+from .names import BUILT_IN, DEFAULT_ENCODER, check_checkpoint_name
 from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
 
-#: Encoders that ship with the package.
-BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
 #: Commits of hub ids unless the user names another: numbers must not drift.
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
 
@@ -48,24 +46,7 @@ Loader = Callable[[str, str, str | None, Any], nn.Module]
 class Checkpoint:
     """A complete checkpoint, in float32 on the CPU, as it was saved.
 
-    Attributes
-    ----------
-    name : str
-        Hub id, built-in name, or name of the local folder.
-    revision : str
-        Commit of a hub id; ``"local"`` or ``"built-in"`` otherwise.
-    weights_sha256 : str
-        Hash over names, shapes and values of the encoder's weights.
-    config_sha256 : str
-        Hash over the configurations of the model and of its feature extractor.
-    model_type : str
-        The architecture, as its ``config.json`` names it.
-    model : PreTrainedModel
-        The encoder, or the result of another loader.
-    front_end : FrontEnd
-        From waveforms to its inputs.
-    training : TrainingRecord or None
-        What it was trained on, beyond the pretraining; None if nothing is known.
+    The first five fields are those of :class:`~serpipe.features.encoder.EncoderIdentity`.
     """
 
     name: str
@@ -73,8 +54,11 @@ class Checkpoint:
     weights_sha256: str
     config_sha256: str
     model_type: str
+    #: The encoder, or the result of another loader.
     model: nn.Module
+    #: From waveforms to its inputs.
     front_end: FrontEnd
+    #: What it was trained on, beyond the pretraining; None if nothing is known.
     training: TrainingRecord | None = None
 
     @property
@@ -88,28 +72,13 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint.
 
-    Parameters
-    ----------
-    name : str
-        A built-in name (``"whisper-tiny.en"``), a local folder in the layout of transformers, or
-        a hub id.
-    revision : str or None
-        Branch, tag or commit of a hub id. Ids in ``PINNED_REVISIONS`` have one.
-    load : callable, optional
-        Loads and checks the weights; by default those of the encoder alone.
-    option : str
-        The option that names the checkpoint, for messages.
+    ``name`` is a built-in name (``"whisper-tiny.en"``), a local folder in the layout of
+    transformers, or a hub id, and ``revision`` a branch, tag or commit of a hub id; ids in
+    ``PINNED_REVISIONS`` have one. ``load`` loads and checks the weights, by default those of the
+    encoder alone. ``option`` is the option that names the checkpoint, for messages.
 
-    Returns
-    -------
-    Checkpoint
-
-    Raises
-    ------
-    UserError
-        If the checkpoint is missing, of an unknown kind, or lacks weights or its preprocessor.
-    MachineError
-        If the hub cannot be reached.
+    Raise UserError if the checkpoint is missing, of an unknown kind, or lacks weights or its
+    preprocessor, and MachineError if the hub cannot be reached.
     """
     import transformers
     from huggingface_hub import logging as hub_logging
@@ -119,7 +88,7 @@ def load_checkpoint(
     hub_revision = None if folder else revision
     if folder:
         _check_folder(folder)
-    files = _Source(source, folder, hub_revision)
+    files = _Source(name, option, source, folder, hub_revision)
     quiet = transformers.logging
     verbosity, hub_verbosity = quiet.get_verbosity(), hub_logging.get_verbosity()
     quiet.set_verbosity_error()  # the causes of its warnings are checked here, and refused
@@ -128,19 +97,19 @@ def load_checkpoint(
     try:
         # No code from the checkpoint: by default transformers would ask on the terminal.
         here = {"revision": hub_revision, "trust_remote_code": False}
-        settings = _read_settings(name, files, option)
+        settings = _read_settings(files)
         config = transformers.AutoConfig.from_pretrained(source, **here)
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
         config_sha256 = _hash_configs(config, extractor)
         front_end = _front_end(name, config, extractor)
-        _check_weights(name, files, config)
+        _check_weights(files, config)
         model = (load or _load_model)(name, source, hub_revision, config)
         weights_sha256 = _hash_weights(model)
-        training = _training(name, files, settings, weights_sha256)
+        training = _training(files, settings)
     except UserError:
         raise
     except Exception as error:  # a damaged checkpoint can make the loaders raise anything
-        raise _explain(name, folder, error, option) from error
+        raise _explain(files, error) from error
     finally:
         quiet.set_verbosity(verbosity)
         hub_logging.set_verbosity(hub_verbosity)
@@ -160,8 +129,13 @@ def load_checkpoint(
 
 @dataclass(frozen=True)
 class _Source:
-    """The files of a checkpoint, in a local folder or on the hub."""
+    """The files of a checkpoint, in a local folder or on the hub.
 
+    Its name, as given, and the option that gave it are for messages.
+    """
+
+    name: str
+    option: str
     source: str
     folder: Path | None
     revision: str | None
@@ -183,7 +157,7 @@ class _Source:
         return Path(path) if path else None
 
 
-def _read_settings(name: str, files: _Source, option: str) -> dict[str, Any]:
+def _read_settings(files: _Source) -> dict[str, Any]:
     """Return the content of ``config.json`` after checking everything that decides the model."""
     config = files.find(CONFIG)
     settings = read_settings(config) if config else {}
@@ -191,8 +165,8 @@ def _read_settings(name: str, files: _Source, option: str) -> dict[str, Any]:
     kind = settings.get("model_type")
     if config and kind not in SUPPORTED:
         raise UserError(
-            f"{name}: model type {kind!r:.40}; expected a speech encoder of type "
-            f"{', '.join(SUPPORTED)}; choose another {option}"
+            f"{files.name}: model type {kind!r:.40}; expected a speech encoder of type "
+            f"{', '.join(SUPPORTED)}; choose another {files.option}"
         )
     check_config(config or Path(CONFIG), settings)
     for other in (EXTRACTOR, PROCESSOR):
@@ -205,13 +179,13 @@ def _read_settings(name: str, files: _Source, option: str) -> dict[str, Any]:
                 check_extractor(path, inner if isinstance(inner, dict) else {})
     if files.find(ADAPTER):
         raise UserError(
-            f"{name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft and "
-            "save the whole encoder with save_pretrained()"
+            f"{files.name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft "
+            "and save the whole encoder with save_pretrained()"
         )
     return settings
 
 
-def _check_weights(name: str, files: _Source, config: Any) -> None:
+def _check_weights(files: _Source, config: Any) -> None:
     """Refuse a configuration that describes more weights than the files hold."""
     paths: list[Path] = []
     for each in WEIGHTS:
@@ -231,7 +205,7 @@ def _check_weights(name: str, files: _Source, config: Any) -> None:
         for key, weights in model.named_parameters()
         if not key.startswith((*_unused(config), "masked_spec_embed"))
     )
-    check_weights(name, paths, config.num_hidden_layers, n_weights)
+    check_weights(files.name, paths, config.num_hidden_layers, n_weights)
 
 
 def _encoder_class(config: Any) -> Any:
@@ -248,10 +222,8 @@ def _unused(config: Any) -> tuple[str, ...]:
     return ("projector.", "classifier.") if config.model_type in LOG_MEL_MODELS else ("adapter.",)
 
 
-def _training(
-    name: str, files: _Source, config: Mapping[str, Any], weights_sha256: str
-) -> TrainingRecord | None:
-    """Return what a checkpoint was trained on, from its record, its names and its weights."""
+def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
+    """Return what a checkpoint was trained on, from its record and its names."""
     corpora = read_corpora(config.get("serpipe"))
     # On the hub, only models trained by serpipe have a record.
     path = files.find(FILE_NAME) if files.folder or corpora else None
@@ -259,10 +231,10 @@ def _training(
     unlisted = corpora - record.corpora if record else corpora
     named = TrainingRecord(corpora=corpora, unlisted=unlisted) if corpora else None
     names = [
-        *(names_of_folder(files.folder) if files.folder else [name]),
+        *(names_of_folder(files.folder) if files.folder else [files.name]),
         str(config.get("_name_or_path") or ""),
     ]
-    return unite([record, named, known_training(names, weights_sha256)])
+    return unite([record, named, known_training(names)])
 
 
 def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:
@@ -309,28 +281,10 @@ def load_as(
 ) -> tuple[Any, dict[str, Any]]:
     """Load weights into a transformers class, in float32, without code from the checkpoint.
 
-    Parameters
-    ----------
-    kind : type
-        The class.
-    name, source : str
-        Name of the checkpoint in messages, and its path or hub id.
-    revision : str or None
-        Of a hub id.
-    config : PretrainedConfig
-        Its configuration.
-
-    Returns
-    -------
-    model : PreTrainedModel
-        Weights that the checkpoint lacks are random.
-    report : dict
-        ``missing_keys``, ``mismatched_keys`` and ``unexpected_keys``.
-
-    Raises
-    ------
-    UserError
-        If the weights do not fit the configuration.
+    ``name`` is that of the checkpoint in messages, and ``source`` its path or hub id. Return the
+    model, in which missing weights are random, and a report with ``missing_keys``,
+    ``mismatched_keys`` and ``unexpected_keys``. Raise UserError if the weights do not fit the
+    configuration.
     """
     try:
         model, report = kind.from_pretrained(
@@ -391,10 +345,9 @@ def _hash_configs(config: Any, extractor: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _explain(
-    name: str, folder: Path | None, error: Exception, option: str
-) -> UserError | MachineError:
+def _explain(files: _Source, error: Exception) -> UserError | MachineError:
     """Return an error of transformers or the hub as one line."""
+    name, option = files.name, files.option
     from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
@@ -402,7 +355,7 @@ def _explain(
     )
 
     reason = first_line(error)
-    if folder:
+    if files.folder:
         return UserError(
             f"{name}: cannot be loaded ({reason}); download it again, in the layout of transformers"
         )

@@ -92,10 +92,7 @@ _LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d{1,6})\.")
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a JSON file of a checkpoint, such as ``config.json``.
 
-    Raises
-    ------
-    UserError
-        If it is no regular file, too large, no JSON, or no object.
+    Raise UserError if it is no regular file, too large, no JSON, or no object.
     """
     try:
         content = json.loads(read_text(path, _MAX_JSON_BYTES))
@@ -110,17 +107,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 def check_config(path: Path, settings: Mapping[str, Any]) -> None:
     """Check the values of ``config.json`` that affect size, time or numbers.
 
-    Parameters
-    ----------
-    path : Path
-        The file, for messages.
-    settings : mapping
-        Its content; missing values have defaults.
-
-    Raises
-    ------
-    UserError
-        If a value is not allowed; the message names both.
+    Missing values have defaults. Raise UserError if a value is not allowed; the message names both.
     """
     for name, limits in _INTEGERS.items():
         _check_number(path, name, settings, limits, whole=True)
@@ -167,10 +154,7 @@ def check_frames(name: str, frames: int) -> None:
 def weight_files(index: Path) -> list[str]:
     """Return the names of the files of weights that an index lists, all beside the index.
 
-    Raises
-    ------
-    UserError
-        If it is damaged, or names a file elsewhere.
+    Raise UserError if it is damaged, or names a file elsewhere.
     """
     names = read_settings(index).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -183,27 +167,12 @@ def weight_files(index: Path) -> list[str]:
     return sorted(set(names.values()))
 
 
-def check_weights(
-    name: str, files: Sequence[Path], layers: int, n_weights: int, config: str = CONFIG
-) -> None:
+def check_weights(name: str, files: Sequence[Path], layers: int, n_weights: int) -> None:
     """Compare the size of a model with the files of weights, before it is built.
 
-    Parameters
-    ----------
-    name : str
-        The checkpoint, for messages.
-    files : sequence of Path
-        Its files of weights.
-    layers, n_weights : int
-        Layers and weights of the encoder according to its configuration.
-    config : str
-        Name of the configuration, for messages.
-
-    Raises
-    ------
-    UserError
-        If a file is not regular or is damaged, if the number of layers differs, or if the
-        configuration needs more than twice the weights in the files.
+    ``layers`` and ``n_weights`` are those of the encoder according to its configuration, which
+    messages call ``config``. Raise UserError if a file is not regular or is damaged, if the number
+    of layers differs, or if the configuration needs more than twice the weights in the files.
     """
     room, numbers = 0, set()
     for file in files:
@@ -215,13 +184,13 @@ def check_weights(
             numbers |= {int(number) for number in _LAYER.findall(key)}
     if numbers and len(numbers) != layers:
         raise UserError(
-            f"{name}: {config} declares {layers} layers, but the weights have {len(numbers)}; "
+            f"{name}: {CONFIG} declares {layers} layers, but the weights have {len(numbers)}; "
             "download the checkpoint again"
         )
     # A few missing weights are named when the weights are loaded.
     if n_weights > 2 * room:
         raise UserError(
-            f"{name}: {config} describes an encoder with {n_weights} weights, but the files hold "
+            f"{name}: {CONFIG} describes an encoder with {n_weights} weights, but the files hold "
             f"only {room}; download the checkpoint again"
         )
 

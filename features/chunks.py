@@ -9,20 +9,10 @@ def join_chunks(
 ) -> dict[str, NDArray[np.float32]]:
     """Pool the chunks of each clip together, weighted by their frames.
 
-    Parameters
-    ----------
-    pooled : dict of str to ndarray of float32, shape (n_layers, n_chunks, width)
-        ``"mean"``, and perhaps ``"std"``, of each chunk.
-    frames : ndarray of int, shape (n_chunks,)
-        Frames of each chunk.
-    owners : ndarray of int, shape (n_chunks,)
-        Index of the clip of each chunk: 0, 1, ... in order.
-
-    Returns
-    -------
-    dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-        Mean and standard deviation over all frames of a clip: the mean of the means, and the
-        variance within chunks plus that between them.
+    ``pooled`` holds ``"mean"``, and perhaps ``"std"``, of each chunk, shape (n_layers, n_chunks,
+    width); ``frames`` its number of frames, and ``owners`` the index of its clip: 0, 1, ... in
+    order. Return mean and standard deviation over all frames of a clip, shape (n_layers, n_clips,
+    width): the mean of the means, and the variance within chunks plus that between them.
     """
     clips = [owners == owner for owner in range(owners[-1] + 1)]
     mean, std = pooled["mean"].astype(np.float64), pooled.get("std")

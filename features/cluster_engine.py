@@ -42,15 +42,7 @@ class _EngineFacts:
 
 @dataclass
 class ClusterEngine:
-    """An engine that runs on the workers of a cluster.
-
-    Attributes
-    ----------
-    cluster : Cluster
-        The workers.
-    options : EngineOptions
-        From which each worker makes its engine.
-    """
+    """An engine that runs on the workers of a cluster, each with an engine of its own."""
 
     cluster: Cluster
     options: EngineOptions
@@ -84,24 +76,10 @@ class ClusterEngine:
         return self._facts.training
 
     def check(self, clips: Sequence[Clip]) -> Iterator[DecodedClip | BadClipError]:
-        """Decode and check clips on the workers.
+        """Decode and check clips on the workers, and yield each or an error, in order.
 
-        Parameters
-        ----------
-        clips : sequence of Clip
-            Every worker must see their files under the same absolute path.
-
-        Yields
-        ------
-        DecodedClip or BadClipError
-            One for each clip, in their order.
-
-        Raises
-        ------
-        UserError
-            If a worker does not see a file that exists here.
-        MachineError
-            If workers failed on some clips.
+        Every worker must see the files under the same absolute path. Raise UserError if a worker
+        does not see a file that exists here, and MachineError if workers failed on some clips.
         """
         starts = range(0, len(clips), CLIPS_PER_TASK)
         groups = [clips[start : start + CLIPS_PER_TASK] for start in starts]
@@ -151,23 +129,9 @@ class ClusterEngine:
         return plan(clips, seconds, self._facts.window_seconds)
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
-        """Embed batches on the workers, several to a task.
+        """Embed batches on the workers, several to a task, and yield each as it is done.
 
-        Parameters
-        ----------
-        batches : sequence of tuple of DecodedClip
-            From :meth:`plan`.
-
-        Yields
-        ------
-        batch : tuple of DecodedClip
-        embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-            By pooling. Batches come as they are done.
-
-        Raises
-        ------
-        MachineError
-            In the end, if some were tried and failed too often.
+        In the end, raise MachineError if some were tried and failed too often.
         """
         seconds = TASK_SECONDS["cpu" if self._facts.is_cpu else "gpu"]
         tasks = make_tasks(batches, seconds, self.cluster.threads)
@@ -201,22 +165,10 @@ class ClusterEngine:
 
 
 def make_tasks(batches: Sequence[Batch], most_seconds: float, threads: int) -> list[Task]:
-    """Put batches together into tasks of about equal seconds of audio.
+    """Put batches together, in their order, into tasks of about equal seconds of audio.
 
-    Parameters
-    ----------
-    batches : sequence of tuple of DecodedClip
-        In the order of the plan, longest clips first.
-    most_seconds : float
-        Limit of a task; a single batch may have more.
-    threads : int
-        Number of threads of all workers: each gets several tasks, so that all end at about the
-        same time.
-
-    Returns
-    -------
-    list of tuple of Batch
-        In the order of the batches.
+    A task has at most ``most_seconds``, or a single batch. Each of the ``threads`` of all workers
+    gets several tasks, so that all end at about the same time.
     """
     total = sum(_seconds((batch,)) for batch in batches)
     most = min(most_seconds, max(total / (8 * max(threads, 1)), 1.0))

@@ -1,6 +1,5 @@
 """Convert recordings of any rate, channels and format to 16-bit mono WAV or FLAC files."""
 
-import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +11,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ..choices import AUDIO_FORMATS, CHANNELS, check_choice
 from ..corpora.scan import audio_files
 from ..errors import BadClipError, UserError
 from ..files import make_folder, open_regular, write_bytes
+from ..integrity import hash_file
 from ..progress import Track, no_track
-from .audio import CHANNEL_POLICY, RATES, RESAMPLER, Waveform, check_channels, read_waveform
+from .audio import CHANNEL_POLICY, RATES, RESAMPLER, Waveform, read_waveform
 
-FORMATS = ("wav", "flac")
 #: Suffixes of recordings in a folder. A file given by name may have any suffix.
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"),
@@ -30,23 +30,15 @@ _MARK = "serpipe convert: "
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion did, in the order of the inputs; the files of a folder by name.
+    """What a conversion did, in the order of the inputs; the files of a folder by name."""
 
-    Attributes
-    ----------
-    written : tuple of Path
-        Files that were written now.
-    skipped : tuple of Path
-        Existing files that were made from the same bytes in the same way.
-    clipped : tuple of Path
-        Written files in which samples beyond full scale were clipped.
-    bad : tuple of BadClipError
-        Inputs that could not be converted; the output of an earlier conversion stays.
-    """
-
+    #: Files that were written now.
     written: tuple[Path, ...]
+    #: Existing files that were made from the same bytes in the same way.
     skipped: tuple[Path, ...]
+    #: Written files in which samples beyond full scale were clipped.
     clipped: tuple[Path, ...]
+    #: Inputs that could not be converted; the output of an earlier conversion stays.
     bad: tuple[BadClipError, ...]
 
 
@@ -79,42 +71,18 @@ def convert(
     overwrite: bool = False,
     track: Track[Any] = no_track,
 ) -> Converted:
-    """Convert recordings, or whole folders of them, to 16-bit mono files of one rate.
+    """Convert recordings, or whole folders of them, to 16-bit mono files of one rate in ``out``.
 
     A file keeps its name, and the files of a folder their path in it; the suffix becomes that of
     the format. Hidden files are omitted. The same inputs give the same bytes, for any number of
-    workers.
+    workers. Inputs that could not be converted do not stop the rest.
 
     The scale is never changed. Samples are rounded to 16 bits without dither. Samples beyond full
     scale, which resampling and lossy formats may give, are clipped, and these files are listed. A
     mono 16-bit recording at the target rate keeps every sample.
 
     Each file holds a comment: how it was made, and the hash of its source. An existing file with
-    the same comment is skipped; other converted files are rewritten.
-
-    Parameters
-    ----------
-    inputs : sequence of Path
-        Files and folders.
-    out : Path
-        A folder; created if necessary.
-    sampling_rate : int
-        The target rate, in Hz.
-    format : {"wav", "flac"}
-        Of the files written.
-    channels : {"mean", "left", "right"}
-        How several channels become one, see :func:`serpipe.features.audio.read_waveform`.
-    workers : int
-        Threads.
-    overwrite : bool
-        Write every file again, even over files that were not converted by serpipe.
-    track : callable
-        Shows progress.
-
-    Returns
-    -------
-    Converted
-        Inputs that could not be converted do not stop the rest.
+    the same comment is skipped, unless ``overwrite``; other converted files are rewritten.
 
     Raises
     ------
@@ -153,11 +121,8 @@ def convert(
 
 
 def _check_format(settings: _Format) -> None:
-    check_channels(settings.channels)
-    if settings.format not in FORMATS:
-        raise UserError(
-            f"format {settings.format!r}: cannot be written; choose one of {', '.join(FORMATS)}"
-        )
+    check_choice("channels", settings.channels, CHANNELS)
+    check_choice("format", settings.format, AUDIO_FORMATS)
     try:
         if not RATES[0] <= settings.sampling_rate <= RATES[1]:
             raise ValueError
@@ -244,8 +209,7 @@ def _convert_one(source: Path, target: Path, settings: _Format) -> bool | BadCli
 def _hash(source: Path) -> str:
     """Return the hash of a file's bytes; empty if it cannot be read."""
     try:
-        with open_regular(source) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_file(source)
     except OSError:
         return ""
 

@@ -54,26 +54,12 @@ def mark_recordings(
 ) -> list[DecodedClip]:
     """Find which clips hold the same recording, and mark each clip with its recording.
 
-    Parameters
-    ----------
-    decoded : sequence of DecodedClip
-        The clips, with fingerprints.
-    known : mapping of str to str, optional
-        From the hash of the samples to the recording that an earlier search found. Known clips are
-        not compared with each other again.
-    channels : {"mean", "left", "right"}
-        How several channels become one.
-    workers : int
-        Threads.
-    track : callable
-        Shows progress.
+    The clips have fingerprints. ``known`` leads from the hash of the samples to the recording that
+    an earlier search found: known clips are not compared with each other again.
 
-    Returns
-    -------
-    list of DecodedClip
-        In the same order, each with ``recording`` (the smallest hash of samples among the copies)
-        and, if a file could not be read again to be compared, ``unconfirmed_copy_of``; without
-        fingerprints, which nothing else needs.
+    Return the clips in the same order, each with ``recording`` (the smallest hash of samples among
+    the copies) and, if a file could not be read again to be compared, ``unconfirmed_copy_of``;
+    without fingerprints, which nothing else needs.
     """
     known = known or {}
     first_with: dict[str, DecodedClip] = {}
@@ -117,17 +103,7 @@ def content_hash(decoded: DecodedClip) -> str:
 def keep_consistent(decoded: Sequence[DecodedClip], bad: list[BadClipError]) -> list[DecodedClip]:
     """Omit recordings with two speakers or emotions, of which at most one is right.
 
-    Parameters
-    ----------
-    decoded : sequence of DecodedClip
-        From :func:`mark_recordings`.
-    bad : list of BadClipError
-        Receives an error for each clip that contradicts an earlier one.
-
-    Returns
-    -------
-    list of DecodedClip
-        The other clips.
+    ``bad`` receives an error for each clip that contradicts an earlier one.
     """
     firsts: dict[str, DecodedClip] = {}
     kept = []
@@ -168,24 +144,16 @@ def same_recording(one: Waveform, other: Waveform) -> bool:
 
 
 def correlation(one: Waveform, other: Waveform, *, whiten: bool = False) -> float:
-    """Correlate two waveforms in the telephone band, aligned where they agree most.
+    """Correlate two waveforms at 8000 Hz in the telephone band, aligned where they agree most.
 
-    Parameters
-    ----------
-    one, other : ndarray of float32, shape (n_samples,)
-        At 8000 Hz.
-    whiten : bool
-        Whether to flatten each spectrum first, so that a filter does not matter; noise then counts
-        for more.
+    If ``whiten``, each spectrum is flattened first, so that a filter does not matter; noise then
+    counts for more.
 
-    Returns
-    -------
-    float
-        From 0 to 1: the largest absolute value, over all shifts, of the correlation of the
-        overlapping analytic signals, divided by the root of the product of their energies; or, if
-        that is less, the median of the same over the blocks of the overlap, so that a loud beep in
-        two recordings does not make them one. A shift counts if most of the shorter clip overlaps,
-        and half of the energy of one of them.
+    Return a number from 0 to 1: the largest absolute value, over all shifts, of the correlation of
+    the overlapping analytic signals, divided by the root of the product of their energies; or, if
+    that is less, the median of the same over the blocks of the overlap, so that a loud beep in two
+    recordings does not make them one. A shift counts if most of the shorter clip overlaps, and half
+    of the energy of one of them.
 
     References
     ----------

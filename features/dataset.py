@@ -7,10 +7,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from ..choices import CHANNELS, check_choice
 from ..corpora import CLIP_COLUMNS, Clip
 from ..corpora.data import gather
 from ..errors import UserError, counted
-from .audio import CHANNEL_POLICY, RATES, check_channels, read_waveform
+from .audio import CHANNEL_POLICY, RATES, read_waveform
 
 #: A waveform, shape (n_samples,), and the index of its label or its number.
 Item = tuple[torch.Tensor, int | float]
@@ -81,7 +82,7 @@ class ClipDataset(Dataset[Item]):
         labels: Sequence[str] | None = None,
         channels: str = CHANNEL_POLICY,
     ) -> None:
-        check_channels(channels)
+        check_choice("channels", channels, CHANNELS)
         if not RATES[0] <= sampling_rate <= RATES[1]:
             raise UserError(
                 f"sampling rate {sampling_rate}: expected {RATES[0]} to {RATES[1]} Hz; most "
@@ -116,25 +117,10 @@ class ClipDataset(Dataset[Item]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Item:
-        """Decode a clip.
+        """Decode a clip; return its waveform and its target.
 
-        Parameters
-        ----------
-        index : int
-            Index in ``clips``.
-
-        Returns
-        -------
-        waveform : tensor of float32, shape (n_samples,)
-            Full scale is 1.
-        target : int or float
-            The index of its label in ``labels``, or its number.
-
-        Raises
-        ------
-        BadClipError
-            If the clip cannot be decoded. In a worker process of a data loader this becomes a
-            RuntimeError with the same text.
+        Raise BadClipError if it cannot be decoded. In a worker process of a data loader this
+        becomes a RuntimeError with the same text.
         """
         waveform, _ = read_waveform(self.clips[index].file, self.sampling_rate, self.channels)
         return torch.from_numpy(waveform), self.targets[index]

@@ -42,20 +42,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """What decoded waveforms depend on, besides the clips.
-
-    Attributes
-    ----------
-    sampling_rate : int
-        In Hz.
-    channels : {"mean", "left", "right"}
-        How several channels become one, see :func:`serpipe.features.audio.read_waveform`.
-    trim_decibels : float or None
-        Threshold of silence at the ends of a clip, see :func:`serpipe.features.trim.trim`.
-    """
+    """What decoded waveforms depend on, besides the clips."""
 
     sampling_rate: int = USUAL_RATE
+    #: How several channels become one, see :func:`serpipe.features.audio.read_waveform`.
     channels: str = CHANNEL_POLICY
+    #: Threshold of silence at the ends of a clip, see :func:`serpipe.features.trim.trim`.
     trim_decibels: float | None = None
 
     def trim(self, waveform: Waveform) -> Waveform:
@@ -65,24 +57,13 @@ class DecodingOptions:
 
 @dataclass(frozen=True, slots=True)
 class DecodedClip:
-    """A clip whose audio was decoded and is usable.
-
-    Attributes
-    ----------
-    clip : Clip
-        The clip.
-    facts : AudioFacts
-        Hashes, rate, duration and loudness of its file.
-    recording : str
-        Identifies the recording, equal for copies; empty before
-        :func:`serpipe.features.copies.mark_recordings`.
-    unconfirmed_copy_of : str
-        Path of a clip that may hold the same recording and could not be compared with it.
-    """
+    """A clip whose audio was decoded and is usable."""
 
     clip: Clip
     facts: AudioFacts
+    #: Equal for copies; empty before :func:`serpipe.features.copies.mark_recordings`.
     recording: str = ""
+    #: Path of a clip that may hold the same recording and could not be compared with it.
     unconfirmed_copy_of: str = ""
 
 
@@ -97,27 +78,10 @@ class CheckedAudio:
 def decode_clip(
     file: Place, content: bytes | None, options: DecodingOptions
 ) -> tuple[Waveform, AudioFacts]:
-    """Decode, fingerprint and trim one clip.
+    """Decode, fingerprint and trim one clip, from its bytes or else from its file.
 
-    Parameters
-    ----------
-    file : Path or Remote
-        The clip.
-    content : bytes or None
-        Its bytes; ``None`` to read the file.
-    options : DecodingOptions
-        Rate, channels and trimming.
-
-    Returns
-    -------
-    waveform : ndarray of float32, shape (n_samples,)
-    facts : AudioFacts
-        Of the clip before it was trimmed.
-
-    Raises
-    ------
-    BadClipError
-        If it cannot be read or decoded.
+    Return the waveform, and the facts of the clip before it was trimmed. Raise BadClipError if it
+    cannot be read or decoded.
     """
     content = read_clip(file) if content is None else content
     rate = options.sampling_rate
@@ -156,25 +120,9 @@ def _check_clips(
 def load_clip(
     decoded: DecodedClip, options: DecodingOptions, content: bytes | None = None
 ) -> Waveform:
-    """Decode a clip again.
+    """Decode a clip again, from its bytes or else from its file.
 
-    Parameters
-    ----------
-    decoded : DecodedClip
-        The clip as it was checked.
-    options : DecodingOptions
-        Rate, channels and trimming.
-    content : bytes, optional
-        Its bytes; by default the file is read.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples,)
-
-    Raises
-    ------
-    BadClipError
-        If the clip has changed since it was checked.
+    Raise BadClipError if it has changed since it was checked.
     """
     file = decoded.clip.file
     content = read_clip(file) if content is None else content
@@ -190,15 +138,7 @@ def load_clip(
 
 
 class Decoder:
-    """Decodes clips in processes and keeps the waveforms until they are taken.
-
-    Parameters
-    ----------
-    options : DecodingOptions
-        Rate, channels and trimming.
-    workers : int
-        Number of processes.
-    """
+    """Decodes clips in ``workers`` processes and keeps the waveforms until they are taken."""
 
     def __init__(self, options: DecodingOptions, workers: int) -> None:
         from joblib.externals.loky import ProcessPoolExecutor
@@ -227,10 +167,7 @@ class Decoder:
     def check(self, clips: Sequence[Clip]) -> Iterator[CheckedAudio | BadClipError]:
         """Decode clips, keep their waveforms, and yield the facts in the order of the clips.
 
-        Raises
-        ------
-        MachineError
-            If a process was killed, for example because memory ran out.
+        Raise MachineError if a process was killed, for example because memory ran out.
         """
         begun, self._begun = self._begun, None
         if begun is None or begun[0] != [clip.file for clip in clips]:
@@ -245,21 +182,7 @@ class Decoder:
     def load(self, decoded: DecodedClip, content: Content) -> Waveform:
         """Return the waveform of a checked clip: the one that was kept, or decoded again.
 
-        Parameters
-        ----------
-        decoded : DecodedClip
-            The clip as :meth:`check` described it.
-        content : callable
-            Reads its bytes.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_samples,)
-
-        Raises
-        ------
-        BadClipError
-            If the file has changed since it was checked.
+        Raise BadClipError if the file has changed since it was checked.
         """
         with self._lock:
             waveform = self._kept.pop(decoded.facts.sha256, None)

@@ -7,25 +7,11 @@ from .encoder import PRECISIONS
 
 
 def choose_devices(devices: str, option: str = "--devices") -> list[str]:
-    """Return the torch devices that the value of ``--devices`` means.
+    """Return the names of the torch devices that the value of ``--devices`` means.
 
-    Parameters
-    ----------
-    devices : str
-        ``"auto"`` (all GPUs, else the CPU), ``"cuda"`` (all GPUs), ``"mps"``, ``"cpu"``, or the
-        names of GPUs, joined by commas.
-    option : str
-        Name of the option in messages.
-
-    Returns
-    -------
-    list of str
-        Names of torch devices.
-
-    Raises
-    ------
-    UserError
-        If this machine lacks one of them.
+    That is ``"auto"`` (all GPUs, else the CPU), ``"cuda"`` (all GPUs), ``"mps"``, ``"cpu"``, or the
+    names of GPUs, joined by commas. ``option`` is the name of the option in messages. Raise
+    UserError if this machine lacks one of them.
     """
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
@@ -46,17 +32,7 @@ def choose_devices(devices: str, option: str = "--devices") -> list[str]:
 def choose_precision(precision: str, device: str) -> str:
     """Return one of ``PRECISIONS``: ``"auto"`` is bf16 where the device has it, else float32.
 
-    Parameters
-    ----------
-    precision : str
-        The value of ``--precision``.
-    device : str
-        A torch device.
-
-    Raises
-    ------
-    UserError
-        If the precision is unknown.
+    Raise UserError if the precision is unknown.
     """
     if precision == "auto":
         if device.startswith("cuda"):

@@ -1,9 +1,8 @@
 """A frozen speech encoder, which gives a clip the same embedding alone or in a batch."""
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -33,38 +32,25 @@ PRECISIONS = {
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """All that an encoder's numbers depend on, as recorded in the cache.
+    """All that an encoder's numbers depend on, as recorded in the cache."""
 
-    Attributes
-    ----------
-    encoder : str
-        Hub id, built-in name, or name of the local folder.
-    revision : str
-        Commit of a hub id; ``"local"`` or ``"built-in"`` otherwise.
-    weights_sha256 : str
-        Hash over names, shapes and values of the encoder's weights.
-    config_sha256 : str
-        Hash over the configurations of the model and of its feature extractor.
-    model_type : str
-        The architecture, as its ``config.json`` names it.
-    layers : tuple of str
-        Names of the layers, see :mod:`serpipe.features.pooling`.
-    width : int
-        Size of a hidden state.
-    sampling_rate : int
-        In Hz.
-    normalise : bool
-        Whether each clip is scaled to zero mean and unit variance first.
-    """
-
+    #: Hub id, built-in name, or name of the local folder.
     encoder: str
+    #: Commit of a hub id; ``"local"`` or ``"built-in"`` otherwise.
     revision: str
+    #: Over names, shapes and values of the encoder's weights.
     weights_sha256: str
+    #: Over the configurations of the model and of its feature extractor.
     config_sha256: str
+    #: The architecture, as its ``config.json`` names it.
     model_type: str
+    #: See :mod:`serpipe.features.pooling`.
     layers: tuple[str, ...]
+    #: Size of a hidden state.
     width: int
+    #: In Hz.
     sampling_rate: int
+    #: Whether each clip is scaled to zero mean and unit variance first.
     normalise: bool
 
     @classmethod
@@ -85,38 +71,24 @@ class EncoderIdentity:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder, ready to embed; from :func:`load_encoder`.
-
-    Attributes
-    ----------
-    identity : EncoderIdentity
-        What its numbers depend on.
-    front_end : FrontEnd
-        From waveforms to its inputs.
-    device : torch.device
-        Where it runs.
-    precision : {"float32", "tf32", "bf16", "fp16"}
-        Of weights and states; pooling is always in float32.
-    poolings : tuple of {"mean", "std"}
-        What :meth:`embed` returns.
-    max_seconds : float or None
-        Longer clips are cut into equal chunks, pooled together by their frames.
-    compiled : bool
-        Whether the blocks are compiled.
-    training : TrainingRecord or None
-        What it was trained on, beyond the pretraining, if that is known.
-    """
+    """A frozen encoder, ready to embed; from :func:`load_encoder`."""
 
     identity: EncoderIdentity
+    #: From waveforms to its inputs.
     front_end: FrontEnd
     device: torch.device
+    #: Of weights and states, one of ``PRECISIONS``; pooling is always in float32.
     precision: str
+    #: What :meth:`embed` returns.
     poolings: tuple[str, ...]
+    #: Longer clips are cut into equal chunks, pooled together by their frames.
     max_seconds: float | None
+    #: Whether the blocks are compiled.
     compiled: bool
     model: nn.Module
     pooler: LayerPooler
     valid: Valid
+    #: What it was trained on, beyond the pretraining, if that is known.
     training: TrainingRecord | None = None
 
     @property
@@ -131,17 +103,10 @@ class Encoder:
         return window / self.identity.sampling_rate if window else 0.0
 
     def embed(self, waveforms: Sequence[Waveform]) -> dict[str, NDArray[np.float32]]:
-        """Embed a batch of clips.
+        """Embed a batch of clips: mono, at ``identity.sampling_rate``, within the encoder's limits.
 
-        Parameters
-        ----------
-        waveforms : sequence of ndarray of float32, shape (n_samples,)
-            Mono, at ``identity.sampling_rate``, of any lengths within the encoder's limits.
-
-        Returns
-        -------
-        dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-            By pooling; layers in the order of ``identity.layers``.
+        Return, by pooling, float32 of shape (n_layers, n_clips, width) with the layers of
+        ``identity``.
         """
         return self.embed_prepared(self.prepare(waveforms))
 
@@ -215,20 +180,12 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class PreparedBatch:
-    """A batch of clips, ready for the device; from :meth:`Encoder.prepare`.
-
-    Attributes
-    ----------
-    waveforms : tuple of ndarray of float32, shape (n_samples,)
-        The clips.
-    passes : tuple
-        Inputs of each forward pass.
-    owners : tuple of int
-        Index of the clip of each row of the inputs: a clip may be cut into chunks.
-    """
+    """A batch of clips, ready for the device; from :meth:`Encoder.prepare`."""
 
     waveforms: tuple[Waveform, ...]
+    #: Inputs of each forward pass.
     passes: tuple[_Inputs, ...]
+    #: Index of the clip of each row of the inputs: a clip may be cut into chunks.
     owners: tuple[int, ...]
 
 
@@ -316,12 +273,6 @@ def load_encoder(
             "checkpoint again"
         ) from error
     return replace(encoder, identity=EncoderIdentity.of(checkpoint, layers, width))
-
-
-def identity_fields(identity: EncoderIdentity) -> dict[str, Any]:
-    """Return the identity as plain JSON values."""
-    fields: dict[str, Any] = json.loads(json.dumps(asdict(identity)))
-    return fields
 
 
 def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> None:

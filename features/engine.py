@@ -1,20 +1,21 @@
 """What checks and embeds clips: in this process, or the same on each worker of a cluster."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import transformers
 
 from .._version import __version__
+from ..choices import CHANNELS, check_choice
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import CHANNEL_POLICY, RESAMPLER, check_channels, check_length
+from .audio import CHANNEL_POLICY, RESAMPLER, check_length
 from .batching import GPU_BATCH_SECONDS, Batch, Embeddings, embed_batches, plan
 from .decoding import DecodedClip, Decoder, DecodingOptions, decode_in_threads
 from .devices import choose_precision
-from .encoder import Encoder, identity_fields, load_encoder
+from .encoder import Encoder, load_encoder
 from .names import DEFAULT_ENCODER
 from .training_record import TrainingRecord
 
@@ -48,30 +49,23 @@ class Engine(Protocol):
 class EngineOptions:
     """How clips are decoded, embedded and stored.
 
-    Attributes
-    ----------
-    encoder, revision, poolings, precision, max_seconds, compile_blocks
-        As :func:`~serpipe.features.encoder.load_encoder` takes them.
-    devices : str
-        As :func:`~serpipe.features.devices.choose_devices` takes it, on the machine of the engine.
-    trim_decibels, channels
-        As :class:`~serpipe.features.decoding.DecodingOptions` has them.
-    dtype : {"float32", "float16"}
-        Of the stored numbers.
-    batch_seconds : float
-        Seconds of audio that share a batch on a GPU. On a CPU each clip is computed alone.
+    The encoder and its options are as :func:`~serpipe.features.encoder.load_encoder` takes them;
+    channels and trimming as :class:`~serpipe.features.decoding.DecodingOptions` has them.
     """
 
     encoder: str = DEFAULT_ENCODER
     revision: str | None = None
     poolings: tuple[str, ...] = ("mean",)
+    #: As :func:`~serpipe.features.devices.choose_devices` takes it, on the machine of the engine.
     devices: str = "auto"
     precision: str = "float32"
     max_seconds: float | None = None
     compile_blocks: bool = False
     trim_decibels: float | None = None
     channels: str = CHANNEL_POLICY
+    #: Of the stored numbers: float32 or float16.
     dtype: str = "float32"
+    #: Seconds of audio that share a batch on a GPU. On a CPU each clip is computed alone.
     batch_seconds: float = GPU_BATCH_SECONDS
 
     def decoding(self, sampling_rate: int) -> DecodingOptions:
@@ -84,26 +78,16 @@ DEFAULTS = EngineOptions()
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """An engine of this process.
+    """An engine of this process."""
 
-    Attributes
-    ----------
-    encoders : tuple of Encoder
-        Copies of one encoder, one per GPU; or one, on the CPU.
-    key : mapping
-        From :func:`cache_key`.
-    options : EngineOptions
-        Channels, trimming and batches.
-    workers : int
-        Number of threads.
-    decoder : Decoder or None
-        Decodes in processes, for GPUs.
-    """
-
+    #: Copies of one encoder, one per GPU; or one, on the CPU.
     encoders: tuple[Encoder, ...]
+    #: From :func:`cache_key`.
     key: Mapping[str, Any]
     options: EngineOptions = DEFAULTS
+    #: Number of threads.
     workers: int = 1
+    #: Decodes in processes, for GPUs.
     decoder: Decoder | None = None
 
     @property
@@ -122,18 +106,7 @@ class LocalEngine:
         return self.options.decoding(self.encoders[0].identity.sampling_rate)
 
     def check(self, clips: Sequence[Clip]) -> Iterator[DecodedClip | BadClipError]:
-        """Decode each clip, and check that the encoder can take it.
-
-        Parameters
-        ----------
-        clips : sequence of Clip
-            The clips.
-
-        Yields
-        ------
-        DecodedClip or BadClipError
-            One for each clip, in their order.
-        """
+        """Yield each clip, decoded, or an error if the encoder cannot take it, in their order."""
         front_end, longest = self.encoders[0].front_end, self.encoders[0].maximum_samples
         rate, shortest = front_end.sampling_rate, front_end.minimum_samples
         if self.decoder is None:
@@ -156,19 +129,7 @@ class LocalEngine:
         return plan(clips, seconds, self.encoders[0].window_seconds)
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
-        """Embed batches, in their order.
-
-        Parameters
-        ----------
-        batches : sequence of tuple of DecodedClip
-            From :meth:`plan`.
-
-        Yields
-        ------
-        batch : tuple of DecodedClip
-        embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-            By pooling.
-        """
+        """Embed batches, in their order."""
         return embed_batches(self.encoders, batches, self.workers, self.decoding, self.decoder)
 
     @property
@@ -184,22 +145,9 @@ def local_engine(
     workers: int = 1,
     decoder: Decoder | None = None,
 ) -> LocalEngine:
-    """Return an engine of this process.
+    """Return an engine of this process from loaded encoders: one per GPU, or one on the CPU.
 
-    Parameters
-    ----------
-    encoders : sequence of Encoder
-        Copies of one encoder, one per GPU; or one, on the CPU.
-    options : EngineOptions
-        Channels, trimming, stored numbers and batches. The encoder is loaded already.
-    workers : int
-        Number of threads.
-    decoder : Decoder, optional
-        Has begun to decode; used if it decodes as the encoder needs it.
-
-    Returns
-    -------
-    LocalEngine
+    A ``decoder`` that has begun to decode is used if it decodes as the encoder needs it.
     """
     engine = LocalEngine(tuple(encoders), cache_key(encoders[0], options), options, workers)
     # Other devices are not so fast that processes must decode for them, and one thread decodes as
@@ -219,25 +167,9 @@ def open_engine(
     workers: int,
     decoder: Decoder | None = None,
 ) -> LocalEngine:
-    """Load an encoder on each of some devices and return an engine of them.
+    """Load an encoder on each of some torch devices and return an engine of them.
 
-    Parameters
-    ----------
-    options : EngineOptions
-        The encoder, and how it is used.
-    devices : sequence of str
-        As torch names them.
-    workers, decoder
-        As :func:`local_engine` takes them.
-
-    Returns
-    -------
-    LocalEngine
-
-    Raises
-    ------
-    UserError, MachineError
-        As :func:`~serpipe.features.encoder.load_encoder` raises them.
+    Raise what :func:`~serpipe.features.encoder.load_encoder` raises.
     """
     encoders = [
         load_encoder(
@@ -255,30 +187,17 @@ def open_engine(
 
 
 def cache_key(encoder: Encoder, options: EngineOptions = DEFAULTS) -> dict[str, Any]:
-    """Return all that the numbers of a cache depend on, besides the clips' content.
+    """Return, as JSON values, all that the numbers of a cache depend on besides the clips' content.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        The encoder that computes them.
-    options : EngineOptions
-        Channels, trimming and stored numbers.
-
-    Returns
-    -------
-    dict
-        JSON values.
-
-    Raises
-    ------
-    UserError
-        If the choice of channels is unknown.
+    Raise UserError if the choice of channels is unknown.
     """
-    check_channels(options.channels)  # a typo would become part of the key
+    # A typo would become part of the key.
+    check_choice("channels", options.channels, CHANNELS)
     device = encoder.device
     is_cuda = device.type == "cuda"
     return {
-        **identity_fields(encoder.identity),
+        **asdict(encoder.identity),
+        "layers": list(encoder.identity.layers),
         "poolings": list(encoder.poolings),
         "channels": options.channels,
         "resampler": RESAMPLER,

@@ -22,19 +22,8 @@ _MOST_NEIGHBOURS = 8
 def check_embeddings(cache: Cache, clips: Table, rows: NDArray[np.intp]) -> None:
     """Refuse clips of two speakers or emotions that have the same embedding.
 
-    Parameters
-    ----------
-    cache : Cache
-        The embeddings.
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table of the clips that are used: ``path``, ``speaker`` and ``emotion``.
-    rows : ndarray of int, shape (n_clips,)
-        Their rows in the cache.
-
-    Raises
-    ------
-    UserError
-        The message names both files and the difference.
+    ``rows`` are the rows in the cache of the clips of the table. The message of the UserError names
+    both files and the difference.
     """
     for first, second in find_equal_rows(cache, rows).tolist():
         for what in ("speaker", "emotion"):
@@ -45,19 +34,10 @@ def check_embeddings(cache: Cache, clips: Table, rows: NDArray[np.intp]) -> None
 
 
 def find_equal_rows(cache: Cache, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return pairs of clips whose embeddings differ only by rounding.
+    """Return pairs of clips whose embeddings differ only by rounding: int, shape (n_pairs, 2).
 
-    Parameters
-    ----------
-    cache : Cache
-        The embeddings, of which the middle layer is read, a block at a time.
-    rows : ndarray of int, shape (n_clips,)
-        Rows of the cache.
-
-    Returns
-    -------
-    ndarray of int, shape (n_pairs, 2)
-        Indices in ``rows``, the lower first; sorted.
+    They are indices in ``rows``, the lower first, sorted. The middle layer is read, a block at a
+    time.
     """
     pooling, layer = cache.poolings[0], cache.layers[len(cache.layers) // 2]
     width = int(cache.key["width"])

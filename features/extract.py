@@ -44,45 +44,32 @@ from .in_order import in_order
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
 from .read_ahead import Content, read_ahead
-from .recordings import RECORDING, UNCONFIRMED, copies
+from .recordings import RECORDING, UNCONFIRMED, Table, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What an extraction did.
-
-    Attributes
-    ----------
-    cache : Cache
-        The finished cache.
-    computed, reused : int
-        Clips that were embedded now, and clips whose embeddings existed already.
-    copied : dict of str to int
-        How many of the reused clips came from each other cache in the folder, by file name.
-    removed : tuple of str
-        Clips that were dropped from an earlier cache in this file.
-    bad : tuple of BadClipError
-        Omitted clips (with ``skip_bad``).
-    damaged_parts : tuple of str
-        Parts of a stopped extraction with a wrong checksum, which were computed again.
-    same_bytes : tuple of tuple of str
-        Groups of clips (paths) that are identical byte for byte.
-    same_recording : tuple of tuple of str
-        Groups of clips (paths) that hold the same recording, in any format.
-    unconfirmed : tuple of (str, str)
-        Clips (paths) that may be copies of another, but could not be read again to be compared.
-    """
+    """What an extraction did; clips are named by their paths."""
 
     cache: Cache
+    #: Clips that were embedded now.
     computed: int
+    #: Clips whose embeddings existed already.
     reused: int
+    #: Clips that were dropped from an earlier cache in this file.
     removed: tuple[str, ...]
+    #: Omitted clips (with ``skip_bad``).
     bad: tuple[BadClipError, ...]
+    #: Groups of clips that are identical byte for byte.
     same_bytes: tuple[tuple[str, ...], ...]
+    #: Groups of clips that hold the same recording, in any format.
     same_recording: tuple[tuple[str, ...], ...]
+    #: Clips that may be copies of another, but could not be read again to be compared.
     unconfirmed: tuple[tuple[str, str], ...]
+    #: Parts of a stopped extraction with a wrong checksum, which were computed again.
     damaged_parts: tuple[str, ...] = ()
+    #: How many of the reused clips came from each other cache in the folder, by file name.
     copied: Mapping[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -100,17 +87,9 @@ class Extraction:
         return f"{about}\n{text_table(('', 'clips'), [(name, str(n)) for name, n in done])}"
 
     def to_pandas(self) -> Any:
-        """Return the clip table of the cache as a data frame of pandas.
+        """Return the clip table as a pandas.DataFrame, in the order of the embeddings.
 
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each clip, in the order of the embeddings.
-
-        Raises
-        ------
-        UserError
-            If pandas is not installed.
+        Raise UserError if pandas is not installed.
         """
         return data_frame(dict(self.cache.clips))
 
@@ -375,23 +354,9 @@ def check_clips(
 ) -> tuple[list[DecodedClip], list[BadClipError]]:
     """Decode every clip before the long computation starts, and mark copies.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        The clips.
-    engine : Engine
-        Decodes them.
-    known : mapping of str to str
-        As :func:`~serpipe.features.copies.mark_recordings` takes it.
-    track : callable
-        Shows progress.
-
-    Returns
-    -------
-    decoded : list of DecodedClip
-        The usable clips; no recording occurs with two speakers or emotions.
-    bad : list of BadClipError
-        Why the others are not usable.
+    ``known`` is as :func:`~serpipe.features.copies.mark_recordings` takes it. Return the usable
+    clips, in which no recording occurs with two speakers or emotions, and why the others are not
+    usable.
     """
     decoded, bad = [], []
     for result in track(engine.check(clips), "checking clips", len(clips)):
@@ -408,7 +373,7 @@ def _consolidate(
     out: Path,
     key: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    table: Mapping[str, NDArray[Any]],
+    table: Table,
     existing: Cache | None,
     parts: Parts,
     shard_clips: int,
@@ -479,20 +444,10 @@ def _part_rows(
 def clip_columns(
     decoded: Sequence[DecodedClip], training: TrainingRecord | None
 ) -> dict[str, NDArray[Any]]:
-    """Return the clip table of decoded clips.
+    """Return the clip table of decoded clips, in their order.
 
-    Parameters
-    ----------
-    decoded : sequence of DecodedClip
-        The clips.
-    training : TrainingRecord or None
-        What the encoder or model was trained on.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (n_clips,)
-        By column, in the order of the clips. The column ``contamination`` exists only if the model
-        was trained on one of the clips, on their speakers or on their corpora.
+    The column ``contamination`` exists only if the encoder or model was trained on one of the
+    clips, on their speakers or on their corpora.
     """
     clips, facts = [each.clip for each in decoded], [each.facts for each in decoded]
     columns: dict[str, NDArray[Any]] = {
@@ -526,7 +481,7 @@ def _column(values: Sequence[str | float | None]) -> NDArray[Any]:
     return np.array([value or "" for value in values], dtype=str)
 
 
-def _same_table(old: Mapping[str, NDArray[Any]], new: Mapping[str, NDArray[Any]]) -> bool:
+def _same_table(old: Table, new: Table) -> bool:
     return old.keys() == new.keys() and all(
         np.array_equal(old[name], new[name], equal_nan=new[name].dtype.kind == "f") for name in new
     )

@@ -59,20 +59,9 @@ def to_common_rate(waveform: Waveform, sampling_rate: int) -> Waveform:
 
 
 def fingerprint(waveform: Waveform, sampling_rate: int) -> bytes:
-    """Return the fingerprint of a clip.
+    """Return the fingerprint of a clip of one channel: at most 64 ascending hashes of 32 bits.
 
-    Parameters
-    ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        One channel.
-    sampling_rate : int
-        In Hz.
-
-    Returns
-    -------
-    bytes
-        At most 64 hashes of 32 bits, ascending. Empty for a clip with fewer than three peaks, such
-        as a tone or a fraction of a second.
+    It is empty for a clip with fewer than three peaks, such as a tone or a fraction of a second.
     """
     frames, bins = _peaks(to_common_rate(waveform, sampling_rate))
     coarse = bins.astype(np.uint64) // _SAME_BINS

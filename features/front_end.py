@@ -39,15 +39,8 @@ class FrontEnd(Protocol):
 def normalise(waveform: Waveform) -> Waveform:
     """Scale one clip to zero mean and unit variance, as ``Wav2Vec2FeatureExtractor`` does.
 
-    Parameters
-    ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        One clip, before any padding: statistics over a padded batch would be wrong.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples,)
-        ``(x - mean) / sqrt(variance + 1e-7)``.
+    That is ``(x - mean) / sqrt(variance + 1e-7)``, before any padding: statistics over a padded
+    batch would be wrong.
     """
     scaled: Waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
     return scaled.astype(np.float32)
@@ -60,20 +53,12 @@ def prepare(front_end: FrontEnd, waveform: Waveform) -> Waveform:
 
 @dataclass(frozen=True)
 class WaveformFrontEnd:
-    """For the wav2vec 2.0 family: samples, from which strided convolutions make frames.
-
-    Attributes
-    ----------
-    sampling_rate : int
-        In Hz.
-    normalise : bool
-        ``do_normalize`` of the checkpoint's own preprocessor configuration.
-    kernels, strides : tuple of int
-        Of the convolutional front end.
-    """
+    """For the wav2vec 2.0 family: samples, from which strided convolutions make frames."""
 
     sampling_rate: int
+    #: ``do_normalize`` of the checkpoint's own preprocessor configuration.
     normalise: bool
+    #: Of the convolutions, like the strides.
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
 
@@ -90,18 +75,10 @@ class WaveformFrontEnd:
         return samples
 
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-        """Stack clips; if their lengths differ, pad them with zeros and add a mask.
+        """Stack prepared clips; if their lengths differ, pad them with zeros and add a mask.
 
-        Parameters
-        ----------
-        waveforms : sequence of ndarray of float32, shape (n_samples,)
-            Prepared clips.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``input_values``, float32, shape (n_clips, n_samples), and for clips of different
-            lengths ``attention_mask``, int64, of the same shape.
+        ``input_values`` is float32, shape (n_clips, n_samples); ``attention_mask``, for clips of
+        different lengths, int64 of the same shape.
         """
         lengths = [len(waveform) for waveform in waveforms]
         stacked = np.zeros((len(waveforms), max(lengths)), dtype=np.float32)
@@ -123,17 +100,11 @@ class WaveformFrontEnd:
 
 @dataclass(frozen=True)
 class LogMelFrontEnd:
-    """For Whisper: log-mel spectrogram of a 30 s window, padded as the checkpoint requires.
+    """For Whisper: log-mel spectrogram of a 30 s window, padded as the checkpoint requires."""
 
-    Attributes
-    ----------
-    extractor : WhisperFeatureExtractor
-        The checkpoint's own.
-    samples_per_frame : int
-        320 for Whisper: a hop of 160 samples and a convolution of stride 2.
-    """
-
+    #: The ``WhisperFeatureExtractor`` of the checkpoint.
     extractor: Any
+    #: 320 for Whisper: a hop of 160 samples and a convolution of stride 2.
     samples_per_frame: int
 
     @property
@@ -157,20 +128,11 @@ class LogMelFrontEnd:
         return int(self.extractor.n_samples)
 
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
-        """Return log-mel spectrograms of the whole window.
+        """Return log-mel spectrograms of the whole window, none of the clips being longer.
 
         Only the clips and one window of zeros after them go through the Fourier transform: the
         spectrogram of the zeros beyond is the same constant in every bin and step.
-
-        Parameters
-        ----------
-        waveforms : sequence of ndarray of float32, shape (n_samples,)
-            Prepared clips, none longer than the window.
-
-        Returns
-        -------
-        dict of str to Tensor
-            ``input_features``, float32, shape (n_clips, n_mels, n_steps).
+        ``input_features`` is float32, shape (n_clips, n_mels, n_steps).
         """
         hop = self.extractor.hop_length
         longest = max(len(waveform) for waveform in waveforms) + 2 * self.extractor.n_fft

@@ -12,23 +12,9 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
 ) -> Iterator[Result]:
-    """Map in threads, in order, with at most ``workers + ahead`` items in memory.
+    """Map in ``workers`` threads, in order, with at most ``workers + ahead`` items in memory.
 
-    Parameters
-    ----------
-    function : callable
-        Of one item.
-    items : iterable
-        What to map.
-    workers : int
-        Number of threads.
-    ahead : int
-        Results that may wait for the consumer.
-
-    Yields
-    ------
-    object
-        ``function(item)`` for each item; what it raises is raised here.
+    What the function raises is raised here.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as executor:

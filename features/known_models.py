@@ -1,7 +1,7 @@
 """Published models that were trained on the emotions of known corpora."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,20 +10,12 @@ from .training_record import TrainingRecord
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model, or a family of models, whose training corpora are known.
-
-    Attributes
-    ----------
-    corpora : frozenset of str
-        What it was trained on.
-    names : tuple of str
-        Hub ids, or parts of names that identify the model anywhere in an id or a path.
-    exact : tuple of str
-        Names that identify it only as the whole name of the folder.
-    """
+    """A model, or a family of models, whose training corpora are known."""
 
     corpora: frozenset[str]
+    #: Hub ids, or parts of names that identify the model anywhere in an id or a path.
     names: tuple[str, ...]
+    #: Names that identify it only as the whole name of the folder.
     exact: tuple[str, ...] = ()
 
 
@@ -56,28 +48,15 @@ KNOWN_MODELS = (
     ),
     KnownModel(frozenset({"iemocap"}), ("superb-er",)),
 )
-#: Corpora by the hash of a model's weights (``weights_sha256`` in the key of a cache). None is
-#: known yet: these models have not been loaded with serpipe.
-KNOWN_WEIGHTS: Mapping[str, frozenset[str]] = {}
 
 
-def known_training(names: Iterable[str], weights_sha256: str = "") -> TrainingRecord | None:
-    """Return what a published model was trained on, if its names or weights are known.
+def known_training(names: Iterable[str]) -> TrainingRecord | None:
+    """Return the corpora that a published model was trained on; None if the model is unknown.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Hub ids and paths of the model and of its base model. The parent folders of a path count,
-        such as those of the hub's cache; case and separators do not.
-    weights_sha256 : str
-        Hash of its weights.
-
-    Returns
-    -------
-    TrainingRecord or None
-        With corpora alone; None if the model is unknown.
+    ``names`` are hub ids and paths of the model and of its base model. The parent folders of a path
+    count, such as those of the hub's cache; case and separators do not.
     """
-    matches = [KNOWN_WEIGHTS[weights_sha256]] if weights_sha256 in KNOWN_WEIGHTS else []
+    matches: list[frozenset[str]] = []
     for name in names:
         path, last = _plain(name), _plain(re.split(r"[/\\]", name.rstrip("/\\"))[-1])
         matches += [

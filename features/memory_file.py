@@ -69,10 +69,7 @@ class MemoryFile(io.RawIOBase):
     def pieces(self, gaps: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
         """Yield offset and content of pieces of at most a page, except for some gaps.
 
-        Parameters
-        ----------
-        gaps : iterable of (int, int)
-            Offset and length of each part to omit, in bytes.
+        A gap has an offset and a length in bytes.
         """
         begin = 0
         for offset, length in [*sorted(gaps), (self._size, 0)]:

@@ -7,26 +7,10 @@ from .audio import Waveform
 
 
 def record(seconds: float, sampling_rate: int) -> Waveform:
-    """Record one channel.
+    """Record one channel with full scale 1.
 
-    Parameters
-    ----------
-    seconds : float
-        Duration.
-    sampling_rate : int
-        In Hz.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples,)
-        Full scale is 1.
-
-    Raises
-    ------
-    UserError
-        If sounddevice, which is optional, is not installed.
-    MachineError
-        If recording fails.
+    Raise UserError if sounddevice, which is optional, is not installed, and MachineError if
+    recording fails.
     """
     try:
         import sounddevice

@@ -10,7 +10,7 @@ FINAL_NORM = "final_norm"
 POOLINGS = ("mean", "std")
 DEFAULT_ENCODER = "facebook/wav2vec2-base"
 #: Encoders that ship with the package.
-BUILT_IN_ENCODERS = ("whisper-tiny.en",)
+BUILT_IN = {"whisper-tiny.en": Path(__file__).parent / "builtin" / "whisper-tiny.en"}
 #: A hub id, possibly from an untrusted bundle: never a path outside the working directory.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -37,9 +37,9 @@ def check_checkpoint_name(name: str, option: str = "--encoder") -> None:
 
     ``option`` is the option that gave the name, for the message.
     """
-    if name in BUILT_IN_ENCODERS or Path(name).exists() or not looks_like_path(name):
+    if name in BUILT_IN or Path(name).exists() or not looks_like_path(name):
         return
     raise UserError(
         f"{name}: no such folder; give {option} a local folder, a hub id such as "
-        f"{DEFAULT_ENCODER}, or the built-in {', '.join(BUILT_IN_ENCODERS)}"
+        f"{DEFAULT_ENCODER}, or the built-in {', '.join(BUILT_IN)}"
     )

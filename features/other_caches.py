@@ -40,23 +40,10 @@ def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
 def copy_rows(
     cache: Cache, poolings: Collection[str], wanted: Collection[str]
 ) -> Iterator[tuple[list[str], dict[str, NDArray[np.float32]]]]:
-    """Yield the embeddings of some clips of a cache, a block at a time.
+    """Yield content hashes and embeddings of some clips of a cache, a block at a time.
 
-    Parameters
-    ----------
-    cache : Cache
-        The cache. If any checksum is wrong, nothing is copied from it.
-    poolings : collection of str
-        Which poolings.
-    wanted : collection of str
-        Content hashes of the clips.
-
-    Yields
-    ------
-    hashes : list of str
-        Content hashes of the clips of the block.
-    embeddings : dict of str to ndarray of float32, shape (n_layers, n_clips, width)
-        By pooling.
+    ``wanted`` are content hashes. The embeddings are by pooling, shape (n_layers, n_clips, width).
+    If any checksum of the cache is wrong, nothing is copied from it.
     """
     row_of = {hash_: row for row, hash_ in enumerate(cache.clips["sha256"].tolist())}
     shared = [hash_ for hash_ in wanted if hash_ in row_of]

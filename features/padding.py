@@ -29,16 +29,11 @@ class ValidForAll:
     """How much of each clip in the current batch is not padding, for all threads.
 
     For training: on a GPU, another thread recomputes states in the backward pass.
-
-    Attributes
-    ----------
-    samples : sequence of int, or None
-        Valid samples of each clip; ``None`` if nothing is padded.
-    frames : sequence of int, or None
-        Valid frames of each clip; ``None`` outside a batch.
     """
 
+    #: Valid samples of each clip; None if nothing is padded.
     samples: Sequence[int] | None = None
+    #: Valid frames of each clip; None outside a batch.
     frames: Sequence[int] | None = None
 
 
@@ -52,14 +47,8 @@ class Valid(threading.local):
 class MaskedGroupNorm(nn.Module):
     """A group norm with one channel per group, over the valid part of each clip.
 
-    Parameters
-    ----------
-    norm : GroupNorm
-        The layer that it replaces; its weights are used.
-    valid : Valid or ValidForAll
-        Valid samples of each clip.
-    kernel, stride : int
-        Of the convolution before it, from samples to its steps.
+    It replaces ``norm`` and uses its weights. ``kernel`` and ``stride`` are those of the
+    convolution before it, from samples to its steps.
     """
 
     def __init__(
@@ -104,12 +93,7 @@ def scale_channels(
 def make_padding_exact(model: Any, valid: Valid | ValidForAll) -> None:
     """Replace or hook the modules in which padding would change the numbers of a clip.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        An encoder that takes waveforms.
-    valid : Valid or ValidForAll
-        Set before each batch.
+    ``model`` takes waveforms; ``valid`` must be set before each batch.
     """
     config = model.config
     if getattr(config, "feat_extract_norm", "layer") == "group":

@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ..errors import UserError, first_line
-from ..files import open_regular, read_bytes, remove, write_bytes, write_text
+from ..files import read_bytes, remove, write_bytes, write_text
+from ..integrity import hash_file
 from .cache_schema import KeyFields, check_part, parse_object
 
 #: Seconds of work that a kill may lose, and bytes of results that may wait in memory.
@@ -44,12 +45,9 @@ class Parts:
         self._flushed = time.monotonic()
 
     def key(self) -> dict[str, Any] | None:
-        """Return the key of the parts, ``None`` if there are none.
+        """Return the key of the parts, None if there are none.
 
-        Raises
-        ------
-        UserError
-            If the file of the key is damaged.
+        Raise UserError if the file of the key is damaged.
         """
         path = self.folder / "key.json"
         try:
@@ -79,14 +77,9 @@ class Parts:
             write_text(self.folder / "key.json", json.dumps(key))
 
     def add(self, hashes: list[str], embeddings: Embeddings) -> None:
-        """Add a batch; write the pending batches if the last write was long ago.
+        """Add the embeddings of the clips of a batch, by content hash.
 
-        Parameters
-        ----------
-        hashes : list of str
-            The clips' content hashes.
-        embeddings : mapping of str to ndarray of float32, shape (n_layers, n_clips, width)
-            By pooling.
+        Write the pending batches if the last write was long ago.
         """
         self._pending.append((hashes, embeddings))
         self._waiting_bytes += sum(array.nbytes for array in embeddings.values())
@@ -107,7 +100,8 @@ class Parts:
             # After the last existing part: a lost part must not make two share a name.
             numbers = [int(file.name.partition("-")[0]) for file in self.files()]
             number = max(numbers, default=-1) + 1
-            write_bytes(self.folder / f"{number:06d}-{_checksum(content)}.safetensors", content)
+            checksum = hashlib.sha256(content).hexdigest()[:16]
+            write_bytes(self.folder / f"{number:06d}-{checksum}.safetensors", content)
             self._pending.clear()
             self._waiting_bytes = 0
         self._flushed = time.monotonic()
@@ -142,10 +136,6 @@ class Parts:
             remove(self.folder)
 
 
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def _hash_key(key: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
@@ -153,9 +143,8 @@ def _hash_key(key: Mapping[str, Any]) -> str:
 def _check(part: Path, key: Mapping[str, Any]) -> None:
     """Raise an error if a part does not have the checksum in its name, or has another key."""
     named = _NAME.fullmatch(part.name)
-    with open_regular(part) as file:
-        if not named or hashlib.file_digest(file, "sha256").hexdigest()[:16] != named[2]:
-            raise ValueError("it does not have its checksum")
+    if not named or hash_file(part)[:16] != named[2]:
+        raise ValueError("it does not have its checksum")
     with safe_open(part, framework="np") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
         forms = {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}

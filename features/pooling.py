@@ -27,19 +27,9 @@ Pooled = dict[str, dict[str, torch.Tensor]]
 def pool(states: torch.Tensor, frames: torch.Tensor, poolings: Sequence[str]) -> list[torch.Tensor]:
     """Pool hidden states over the valid frames, in float32.
 
-    Parameters
-    ----------
-    states : Tensor, shape (n_clips, n_frames, width)
-        Possibly padded at the end.
-    frames : Tensor of int64, shape (n_clips,)
-        Number of valid frames of each clip.
-    poolings : sequence of {"mean", "std"}
-        What to compute; ``std`` is the population standard deviation (0 for a single frame).
-
-    Returns
-    -------
-    list of Tensor of float32, shape (n_clips, width)
-        One for each pooling.
+    ``states`` have the shape (n_clips, n_frames, width) and may be padded at the end; ``frames``,
+    int64, are the valid frames of each clip. ``"std"`` is the population standard deviation (0 for
+    a single frame). Return an array of shape (n_clips, width) for each pooling.
     """
     states = states.float()
     valid = torch.arange(states.shape[1], device=states.device) < frames[:, None]
@@ -61,19 +51,9 @@ def hook_layers(
 ) -> int:
     """Call ``keep`` with the name and the hidden states of each layer whenever it is computed.
 
-    Parameters
-    ----------
-    stack : Module
-        The transformer part of an encoder, with ``layers`` and perhaps a ``layer_norm``.
-    keep : callable
-        Receives the name of a layer and its states, shape (n_clips, n_frames, width).
-    is_kept : callable
-        Whether the layer of a name was computed in this pass.
-
-    Returns
-    -------
-    int
-        Number of blocks.
+    ``stack`` is the transformer part of an encoder, with ``layers`` and perhaps a ``layer_norm``;
+    states have the shape (n_clips, n_frames, width). ``is_kept`` says whether the layer of a name
+    was computed in this pass. Return the number of blocks.
     """
     n_blocks = len(stack.layers)
 
@@ -101,16 +81,10 @@ def hook_layers(
 
 
 class LayerPooler:
-    """Runs an encoder and pools all its layers during the pass.
+    """Runs an encoder and pools all layers of its ``stack`` during the pass.
 
-    Safe to call from several threads at once: each call keeps its results to its own thread.
-
-    Parameters
-    ----------
-    stack : Module
-        As :func:`hook_layers` takes it.
-    poolings : sequence of {"mean", "std"}
-        What to compute for each layer.
+    The stack is as :func:`hook_layers` takes it. Safe to call from several threads at once: each
+    call keeps its results to its own thread.
     """
 
     def __init__(self, stack: nn.Module, poolings: Sequence[str]) -> None:
@@ -121,26 +95,10 @@ class LayerPooler:
     def __call__(
         self, model: nn.Module, inputs: Mapping[str, torch.Tensor], frames: Sequence[int]
     ) -> Pooled:
-        """Run ``model`` once and return the pooled states of every layer.
+        """Run the encoder that ``stack`` is a part of once, and return its pooled states.
 
-        Parameters
-        ----------
-        model : Module
-            The encoder that ``stack`` is a part of.
-        inputs : mapping of str to Tensor
-            Its keyword arguments.
-        frames : sequence of int
-            Valid frames of each clip.
-
-        Returns
-        -------
-        dict of str to dict of str to Tensor of float32, shape (n_clips, width)
-            By pooling, then by layer.
-
-        Raises
-        ------
-        RuntimeError
-            If not every layer was computed exactly once: a layer was dropped.
+        ``inputs`` are its keyword arguments, and ``frames`` the valid frames of each clip. Raise
+        RuntimeError if not every layer was computed exactly once: a layer was dropped.
         """
         device = next(iter(inputs.values())).device
         self._call.frames = counts_on(device, frames)

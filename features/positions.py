@@ -12,10 +12,7 @@ def keep_positions_in_float32(model: Any) -> None:
     cuDNN has no fast kernel for this grouped convolution in half precision: for wav2vec2-base on an
     H100 it takes 26 ms of a batch of 600 s in bf16, and 3 ms in TF32, which is also more exact.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        An encoder in bfloat16 or float16, changed in place if it has such a convolution.
+    The encoder, in bfloat16 or float16, is changed in place if it has such a convolution.
     """
     positions: nn.Module | None = getattr(getattr(model, "encoder", None), "pos_conv_embed", None)
     if positions is None:

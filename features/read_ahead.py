@@ -23,19 +23,9 @@ def read_ahead(
 ) -> Generator[tuple[Item, Content]]:
     """Request remote clips some time before they are used.
 
-    Parameters
-    ----------
-    items : iterable
-        Clips, or objects with one, in the order in which they are used.
-    file_of : callable
-        Returns the path or address of an item's clip.
-
-    Yields
-    ------
-    item : object
-        As given.
-    content : callable
-        As :func:`serpipe.features.audio.read_clip`. A local file is read only when it is called.
+    ``items`` are clips, or objects with one, in the order in which they are used; ``file_of``
+    returns the path or address of one. Yield each item, and a function that returns its bytes. A
+    local file is read only when that is called.
     """
     readers = ThreadPoolExecutor(AHEAD, thread_name_prefix=WAITING_THREADS)
     requested: deque[tuple[Item, Content]] = deque()

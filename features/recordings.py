@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 
+#: A clip table: an array of shape (n_clips,) by column.
 Table = Mapping[str, NDArray[Any]]
 
 #: Columns of a clip table: the recording of a clip, equal for its copies; and the path of a clip
@@ -39,15 +40,7 @@ def copies(clips: Table) -> list[list[str]]:
 def check_recordings(clips: Table) -> None:
     """Refuse a recording with two speakers or two emotions.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        A clip table: ``path``, ``speaker`` and, if present, ``emotion``.
-
-    Raises
-    ------
-    UserError
-        The message names both files and the difference.
+    The message of the UserError names both files and the difference.
     """
     ids, paths = recordings(clips).tolist(), clips["path"].tolist()
     for what in ("speaker", "emotion"):

@@ -14,17 +14,7 @@ from .read_ahead import Content, read_ahead
 
 @dataclass(frozen=True)
 class Surveyed:
-    """A clip and what its file holds.
-
-    Attributes
-    ----------
-    clip : Clip
-        What its name says.
-    facts : AudioFacts or None
-        ``None`` if its audio cannot be used.
-    error : BadClipError or None
-        Why not.
-    """
+    """A clip and what its file holds: the facts of its audio, or why it cannot be used."""
 
     clip: Clip
     facts: AudioFacts | None

@@ -28,6 +28,7 @@ from ..corpora.speakers import canonical_speaker
 from ..errors import UserError
 from ..files import read_bytes, write_text
 from ..integrity import parse_json
+from .recordings import Table
 
 FILE_NAME = "training_record.json"
 FORMAT_VERSION = 1
@@ -43,23 +44,15 @@ _MAX_CORPORA, _MAX_NAME = 100_000, 200
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What a model was trained on.
+    """What a model was trained on."""
 
-    Attributes
-    ----------
-    corpora : frozenset of str
-        Corpora with clips in the training data.
-    unlisted : frozenset of str
-        The corpora of which not every clip is in ``clips``.
-    clips : frozenset of str
-        From :func:`hash_clip`.
-    speakers : frozenset of str
-        From :func:`hash_speaker`.
-    """
-
+    #: Corpora with clips in the training data.
     corpora: frozenset[str] = frozenset()
+    #: The corpora of which not every clip is in ``clips``.
     unlisted: frozenset[str] = frozenset()
+    #: From :func:`hash_clip`.
     clips: frozenset[str] = frozenset()
+    #: From :func:`hash_speaker`.
     speakers: frozenset[str] = frozenset()
 
     def contains_clip(self, audio_sha256: str) -> bool | None:
@@ -80,14 +73,9 @@ def hash_clip(audio_sha256: str) -> str:
 def hash_speaker(corpus: str, speaker: str) -> str:
     """Return the hash of a speaker's name, 16 hexadecimal digits.
 
-    Parameters
-    ----------
-    corpus : str
-        Its name in the clip table. Speakers of a built-in corpus are hashed with its name: 01 of
-        one is not 01 of another. Other speakers are hashed by name alone, so that they are
-        recognised in another manifest.
-    speaker : str
-        Reduced by :func:`~serpipe.corpora.speakers.canonical_speaker`: spelling does not matter.
+    Speakers of a built-in corpus are hashed with its name: 01 of one is not 01 of another. Other
+    speakers are hashed by name alone, so that they are recognised in another manifest. The name is
+    reduced by :func:`~serpipe.corpora.speakers.canonical_speaker`: spelling does not matter.
     """
     plain = canonical_speaker(speaker)
     name = f"{corpus}:{plain}" if corpus in CORPORA else plain
@@ -102,17 +90,9 @@ def record_clips(
 ) -> TrainingRecord:
     """Return the record of a model that was trained on some clips.
 
-    Parameters
-    ----------
-    corpora, speakers, paths : sequence of str
-        Of each clip. Speakers of a manifest with file names of a built-in corpus are also recorded
-        as speakers of that corpus.
-    audio_sha256 : sequence of str
-        Hashes of the decoded audio; empty if the cache is too old to have them.
-
-    Returns
-    -------
-    TrainingRecord
+    Each argument has a value for each clip; the hashes of decoded audio are empty if the cache is
+    too old to have them. Speakers of a manifest with file names of a built-in corpus are also
+    recorded as speakers of that corpus.
     """
     people = set(zip(corpora, speakers, strict=True))
     people |= {original_speaker(*row) for row in zip(corpora, speakers, paths, strict=True)}
@@ -154,10 +134,7 @@ def write_record(folder: Path, record: TrainingRecord) -> None:
 def read_record(path: Path) -> TrainingRecord | None:
     """Return the record in a file ``training_record.json``; None if there is no such file.
 
-    Raises
-    ------
-    UserError
-        If it is damaged, too large, or no regular file.
+    Raise UserError if it is damaged, too large, or no regular file.
     """
     fix = "get the model again, or delete the file to use the names of the corpora alone"
     try:
@@ -192,27 +169,15 @@ def read_corpora(settings: Any) -> frozenset[str]:
         return frozenset()
 
 
-def find_contamination(
-    record: TrainingRecord | None, table: Mapping[str, NDArray[Any]]
-) -> NDArray[np.str_]:
-    """Compare clips with the training data of a model.
+def find_contamination(record: TrainingRecord | None, table: Table) -> NDArray[np.str_]:
+    """Compare clips with the training data of a model; return a level for each, shape (n_clips,).
+
+    A level is ``"clip"``: the model was trained on this clip; ``"speaker"``: on other clips of its
+    speaker; ``"corpus"``: on its corpus, as far as is known; ``""``: none of these.
 
     If a record lists the clips of a corpus, these and their speakers decide, so that held-out
     speakers are not contaminated. Otherwise the name of the corpus decides. Clips of a manifest
     with file names of a built-in corpus also count as clips of that corpus.
-
-    Parameters
-    ----------
-    record : TrainingRecord or None
-        Of the model.
-    table : mapping of str to ndarray, shape (n_clips,)
-        The clip table: ``corpus``, ``speaker``, ``path`` and, if present, ``audio_sha256``.
-
-    Returns
-    -------
-    ndarray of str, shape (n_clips,)
-        ``"clip"``: the model was trained on this clip; ``"speaker"``: on other clips of its
-        speaker; ``"corpus"``: on its corpus, as far as is known; ``""``: none of these.
     """
     corpora = table["corpus"].tolist()
     if record is None:

@@ -9,22 +9,12 @@ WINDOW, HOP = 2048, 512
 
 
 def trim(waveform: Waveform, decibels: float) -> Waveform:
-    """Remove windows at both ends that are more than ``decibels`` quieter than the loudest.
+    """Return a view of a clip without windows at its ends that are much quieter than the loudest.
 
-    The windows are those of ``librosa.effects.trim``, so that published numbers can be reproduced:
-    root mean square over 2048 samples every 512, centred, zeros beyond the ends.
-
-    Parameters
-    ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        One clip.
-    decibels : float
-        The threshold, positive; 30 is usual.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_left,)
-        A view of ``waveform``; never empty unless it is.
+    They are removed if they are more than ``decibels`` quieter (30 is usual); all are kept of a
+    clip that is silent. The windows are those of ``librosa.effects.trim``, so that published
+    numbers can be reproduced: root mean square over 2048 samples every 512, centred, zeros beyond
+    the ends.
     """
     power = np.pad(waveform.astype(np.float64) ** 2, WINDOW // 2)
     energy = np.concatenate([[0.0], np.cumsum(power)])

@@ -31,22 +31,9 @@ _LOGGED_TRUNCATED = re.compile(r"truncated|^Data length \d+ should be", re.MULTI
 def find_missing(content: bytes, audio_format: str, frames: int, log: str) -> str | None:
     """Compare the length that a file declares with its bytes.
 
-    Parameters
-    ----------
-    content : bytes
-        The whole file.
-    audio_format : str
-        The format as libsndfile names it, such as ``"WAV"``.
-    frames : int
-        Samples per channel according to libsndfile.
-    log : str
-        The log of libsndfile about the header.
-
-    Returns
-    -------
-    str or None
-        The part that is present, such as ``"9000 of 32000 bytes"``; None if the file is complete or
-        declares no length. libsndfile itself refuses truncated FLAC, HTK and SDS files.
+    ``audio_format``, ``frames`` (samples per channel) and the ``log`` about the header are those of
+    libsndfile, which itself refuses truncated FLAC, HTK and SDS files. Return the part that is
+    present, such as ``"9000 of 32000 bytes"``; None if the file is complete or declares no length.
     """
     check = _CHECKS.get(audio_format)
     if check:
@@ -80,22 +67,9 @@ def find_missing_in_container(content: bytes) -> str | None:
 def count_mpeg_samples(content: bytes) -> tuple[int, str | None]:
     """Count the samples of an MPEG audio stream (MP3 and its older layers).
 
-    Parameters
-    ----------
-    content : bytes
-        The whole file.
-
-    Returns
-    -------
-    n_samples : int
-        Samples per channel in all complete frames; 0 for frames of free bit rate.
-    missing : str or None
-        As :func:`find_missing`, if the last frame is incomplete or bytes between frames are
-        damaged.
-
-    Notes
-    -----
-    ISO/IEC 11172-3, section 2.4.2.3; tags as decoders skip them.
+    Return the samples per channel in all complete frames (0 for frames of free bit rate), and, as
+    :func:`find_missing` does, whether the last frame is incomplete or bytes between frames are
+    damaged. Source: ISO/IEC 11172-3, section 2.4.2.3; tags as decoders skip them.
     """
     at = _after_id3(content, 0)
     at = at if _mpeg_frame(content, at) else _next_frame(content, at)
@@ -166,21 +140,16 @@ def _rf64_missing(content: bytes, at: int) -> str | None:
     return _size_missing(content, start, _number(content, sizes + 8, 8, "little"))
 
 
-def _w64_missing(content: bytes, at: int) -> str | None:
-    guid = b"data" + bytes.fromhex("F3ACD3118CD100C04F8EDB8A")
-    return _size_missing(content, *_find_chunk(content, at + 40, guid, 8, "little", 8))
+def _chunk_check(
+    head: int, name: bytes, size_bytes: int, order: str, align: int
+) -> Callable[[bytes, int], str | None]:
+    """Return the check of a format whose first chunk follows ``head`` bytes."""
 
+    def missing(content: bytes, at: int) -> str | None:
+        chunk = _find_chunk(content, at + head, name, size_bytes, order, align)
+        return _size_missing(content, *chunk)
 
-def _aiff_missing(content: bytes, at: int) -> str | None:
-    return _size_missing(content, *_find_chunk(content, at + 12, b"SSND", 4, "big", 2))
-
-
-def _svx_missing(content: bytes, at: int) -> str | None:
-    return _size_missing(content, *_find_chunk(content, at + 12, b"BODY", 4, "big", 2))
-
-
-def _caf_missing(content: bytes, at: int) -> str | None:
-    return _size_missing(content, *_find_chunk(content, at + 8, b"data", 8, "big", 1))
+    return missing
 
 
 def _au_missing(content: bytes, at: int) -> str | None:
@@ -233,14 +202,15 @@ def _ogg_pages(content: bytes, at: int) -> Iterator[tuple[int, int]]:
         at = end
 
 
+_W64_DATA = b"data" + bytes.fromhex("F3ACD3118CD100C04F8EDB8A")
 _CHECKS: dict[str, Callable[[bytes, int], str | None]] = {
     "WAV": _wav_missing,
     "WAVEX": _wav_missing,
     "RF64": _rf64_missing,
-    "W64": _w64_missing,
-    "AIFF": _aiff_missing,
-    "SVX": _svx_missing,
-    "CAF": _caf_missing,
+    "W64": _chunk_check(40, _W64_DATA, 8, "little", 8),
+    "AIFF": _chunk_check(12, b"SSND", 4, "big", 2),
+    "SVX": _chunk_check(12, b"BODY", 4, "big", 2),
+    "CAF": _chunk_check(8, b"data", 8, "big", 1),
     "AU": _au_missing,
     "NIST": _nist_missing,
     "OGG": _ogg_missing,

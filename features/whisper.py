@@ -20,14 +20,8 @@ from .padding import Valid, ValidForAll
 class ConvolutionOverPadding(nn.Module):
     """A convolution over time whose input is constant after some point.
 
-    Parameters
-    ----------
-    convolution : Conv1d
-        The layer that it replaces: kernel 3, padding 1, stride 1 or 2.
-    valid : Valid
-        Valid frames of each clip.
-    steps_per_frame : int
-        Input steps per frame of the encoder.
+    It replaces ``convolution``: kernel 3, padding 1, stride 1 or 2. ``steps_per_frame`` counts
+    input steps per frame of the encoder.
     """
 
     #: Input steps after the last valid frame that the clip, its window or a kernel may reach.
@@ -60,14 +54,9 @@ class ConvolutionOverPadding(nn.Module):
 
 
 def skip_padding(encoder: Any, valid: Valid) -> None:
-    """Make a Whisper encoder skip padding.
+    """Make a Whisper encoder skip padding; ``valid`` must be set before each batch.
 
-    Parameters
-    ----------
-    encoder : WhisperEncoder
-        Changed in place. Its last block then returns only the frames of a clip.
-    valid : Valid
-        Set before each batch.
+    It is changed in place. Its last block then returns only the frames of a clip.
     """
     encoder.conv1 = ConvolutionOverPadding(encoder.conv1, valid, 2)
     encoder.conv2 = ConvolutionOverPadding(encoder.conv2, valid, 2)
@@ -77,12 +66,8 @@ def skip_padding(encoder: Any, valid: Valid) -> None:
 def compute_valid_frames_only(last: Any, valid: Valid | ValidForAll) -> None:
     """Make a block compute and return only the frames of a clip.
 
-    Parameters
-    ----------
-    last : WhisperEncoderLayer
-        Changed in place. It must be the last: a later block would attend to all frames.
-    valid : Valid or ValidForAll
-        Set before each batch.
+    It is changed in place and must be the last: a later block would attend to all frames. ``valid``
+    must be set before each batch.
     """
 
     def forward(block: Any, states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

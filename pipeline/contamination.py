@@ -9,26 +9,15 @@ from numpy.typing import NDArray
 
 from ..features.known_models import known_training
 from ..features.training_record import COLUMN, find_contamination, original_speaker
-
-MARK = "CONTAMINATED"
+from .marks import Mark, MarkKind
 
 
 def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
-    """Return the mark of scores on some clips.
+    """Return the mark of scores on the tested clips; empty if no contamination is known.
 
-    Parameters
-    ----------
-    model : str
-        Name of the encoder or model, whose known training data are used where the clip table does
-        not record contamination, as in an older cache.
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table of the clips that are tested; ``contamination`` may be among its columns.
-
-    Returns
-    -------
-    str
-        Such as ``"CONTAMINATED: MODEL was trained on 8 of the 40 clips; ..."``; empty if none is
-        known.
+    It is such as ``"CONTAMINATED: MODEL was trained on 8 of the 40 clips; ..."``. Where the clip
+    table has no column ``contamination``, as in an older cache, the known training data of
+    ``model`` (the name of the encoder or model) are used.
     """
     known = find_contamination(known_training([model]), clips)
     levels = np.where(clips[COLUMN] == "", known, clips[COLUMN]) if COLUMN in clips else known
@@ -46,7 +35,8 @@ def contamination_mark(model: str, clips: Mapping[str, NDArray[Any]]) -> str:
         parts.append(f"on {', '.join(corpora)} ({count['corpus']} {total})")
     if not parts:
         return ""
-    return (
-        f"{MARK}: {model} was trained {' and '.join(parts)}; these scores say nothing about a new "
-        "speaker"
+    mark = Mark(
+        MarkKind.CONTAMINATED,
+        f"{model} was trained {' and '.join(parts)}; these scores say nothing about a new speaker",
     )
+    return str(mark)

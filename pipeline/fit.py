@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Problem:
         For heads that draw random numbers.
     groups : ndarray of str, shape (n_clips,), optional
         What inner folds keep together; single speakers by default.
+    held_out : ndarray of int, shape (n_clips,), optional
+        The part of a column that each clip belongs to, where folds hold out the column as well.
     """
 
     labels: NDArray[Any]
@@ -52,6 +54,7 @@ class Problem:
     folds: tuple[Fold, ...]
     seed: int = 0
     groups: NDArray[np.str_] | None = None
+    held_out: NDArray[np.intp] | None = None
 
     @property
     def strata(self) -> NDArray[np.str_]:
@@ -81,7 +84,8 @@ class Problem:
         """
         train = np.unique(np.concatenate([fold.train for fold in self.folds]))
         validation = self.folds[0].validation if len(self.folds) == 1 else None
-        return Fold(ALL, train, np.arange(0), validation)
+        held_out = None if self.held_out is None else self.held_out[train]
+        return Fold(ALL, train, np.arange(0), validation, held_out)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class Choice:
         First score (UAR, CCC) over the inner folds; NaN where there was nothing to choose.
     head : str
         The head, where it was chosen as well.
+    members : mapping of (str, str) to float
+        For a fusion: the weight of each head on each layer.
     """
 
     fold: str
@@ -123,6 +129,7 @@ class Choice:
     params: Params
     inner_score: float
     head: str = ""
+    members: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -162,6 +169,7 @@ def fit_head(
     jobs: int = 1,
     one_layer_at_a_time: bool = False,
     among_heads: bool = False,
+    keep_scores: bool = False,
     cluster: "Cluster | None" = None,
     track: Track[Any] = no_track,
 ) -> HeadFit:
@@ -191,6 +199,8 @@ def fit_head(
     among_heads : bool
         Whether a choice among heads will follow: inner scores are then needed even where neither
         layer nor hyper-parameters are chosen.
+    keep_scores : bool
+        Whether the results hold the scores of the training clips by the inner folds.
     cluster : Cluster, optional
         Fit on its workers instead.
     track : callable
@@ -217,7 +227,15 @@ def fit_head(
             if on_result:
                 on_result(layer, fold, result)
 
-    task = (head.name, grid, problem.labels, problem.kept_together, choose, problem.seed)
+    task = (
+        head.name,
+        grid,
+        problem.labels,
+        problem.kept_together,
+        choose,
+        problem.seed,
+        keep_scores,
+    )
     if cluster:
         with contextlib.closing(_on_workers(cluster, missing, embeddings, task)) as computed:
             collect(computed)
@@ -240,7 +258,7 @@ def fit_head(
             collect(zip(keys, in_order, strict=True))
     layers = [candidate.name for candidate in candidates]
     choices = [_choose(layers, params, results, fold.name) for fold in folds]
-    return _head_fit(problem, layers, choices, results)
+    return collect_folds(problem, layers, choices, results)
 
 
 def choose_head(
@@ -279,7 +297,7 @@ def choose_head(
             by_layer.append(max(options, key=_inner_score))
             results[layer, fold.name] = fits[by_layer[-1].head].results[layer, fold.name]
         choices.append(max(by_layer, key=_inner_score))
-    return _head_fit(problem, layers, choices, results)
+    return collect_folds(problem, layers, choices, results)
 
 
 def _inner_score(choice: Choice) -> float:
@@ -357,13 +375,15 @@ def _search(
     speakers: NDArray[np.str_],
     choose: bool,
     seed: int,
+    keep_scores: bool,
     X: Matrix,
 ) -> FoldResult:
     # The head is named, not sent: a process may not be able to unpickle that of a plugin.
     with threadpool_limits(1):  # a worker of a cluster may have several
         return search_fold(
-            HEADS[head_name], grid, X, labels, speakers, fold, choose=choose, seed=seed
-        )
+            HEADS[head_name], grid, X, labels, speakers, fold,
+            choose=choose, seed=seed, keep_scores=keep_scores,
+        )  # fmt: skip
 
 
 def _choose(layers: Sequence[str], params: Sequence[Params], results: Results, fold: str) -> Choice:
@@ -374,22 +394,44 @@ def _choose(layers: Sequence[str], params: Sequence[Params], results: Results, f
     return Choice(fold, layers[index], params[chosen], float(best[index]))
 
 
-def _head_fit(
-    problem: Problem, layers: Sequence[str], choices: Sequence[Choice], results: Results
+def collect_folds(
+    problem: Problem,
+    layers: Sequence[str],
+    choices: Sequence[Choice],
+    results: Results,
+    nested: Mapping[str, FoldResult] | None = None,
 ) -> HeadFit:
-    """Gather the predictions of all folds; the last choice is that of the final head."""
+    """Collect the predictions of all folds.
 
-    def gather(layer_of: Mapping[str, str]) -> Predictions:
+    Parameters
+    ----------
+    problem : Problem
+        Labels and folds.
+    layers : sequence of str
+        The candidates.
+    choices : sequence of Choice
+        One for each fold, and that of the final head.
+    results : mapping of (str, str) to FoldResult
+        By layer and fold.
+    nested : mapping of str to FoldResult, optional
+        The nested results by fold; by default those of the chosen layers.
+    """
+
+    def gather(of_fold: Callable[[str], FoldResult]) -> Predictions:
         predicted = np.empty_like(problem.labels)
         scores = np.full((len(problem.labels), len(problem.names)), np.nan)
         for fold in problem.folds:
-            result = results[layer_of[fold.name], fold.name]
+            result = of_fold(fold.name)
             predicted[fold.test], scores[fold.test] = result.predicted, result.scores
         return Predictions(predicted[problem.tested], scores[problem.tested])
 
+    chosen = nested or {choice.fold: results[choice.layer, choice.fold] for choice in choices}
     return HeadFit(
-        nested=gather({choice.fold: choice.layer for choice in choices}),
-        layers={layer: gather({fold.name: layer for fold in problem.folds}) for layer in layers},
+        nested=gather(lambda fold: chosen[fold]),
+        layers={
+            layer: gather(lambda fold, layer=layer: results[layer, fold])  # type: ignore[misc]
+            for layer in layers
+        },
         choices=tuple(choices[:-1]),
         final=choices[-1],
         results=results,

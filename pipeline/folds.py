@@ -17,6 +17,7 @@ from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError, counted
 from ..features.recordings import check_recordings, recordings
 from .groups import SPEAKER, Groups
+from .hold_out import cross, divide_column, inner_parts
 from .holdout import Indices, divide, read_shares
 from .split_kind import SplitKind as SplitKind
 
@@ -24,7 +25,15 @@ Table = Mapping[str, NDArray[Any]]
 
 #: Folds among the training speakers, in which layer and hyper-parameters are chosen.
 INNER_FOLDS = 5
-SPLITS = "loso|kfold:N|standard|emobox|file:FOLDS.csv|holdout:70/10/20|random:N|random:70/10/20"
+SPLITS = (
+    "loso|kfold:N|standard|emobox|file:FOLDS.csv|holdout:70/10/20|random:N|random:70/10/20|"
+    "column:NAME"
+)
+#: What to do where inner folds cannot be made.
+_FIX = (
+    "fix layer and hyper-parameters beforehand (--layers 3 --grid C=0.01), or extract clips of "
+    "more speakers"
+)
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,16 @@ class Fold:
     validation : ndarray of int, optional
         Those of ``train`` by which layer and hyper-parameters are chosen, where the split names
         them; the final fit includes them. None: inner folds of all training clips.
+    held_out : ndarray of int, shape (n_train,), optional
+        The part of a column that each training clip belongs to, where the fold holds out another
+        part, as inner folds then should. None: inner folds hold out speakers only.
     """
 
     name: str
     train: Indices
     test: Indices
     validation: Indices | None = None
+    held_out: Indices | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,8 @@ def make_split(
         ``"file:FOLDS.csv"`` those of a table with the columns ``fold`` and ``speaker`` or ``path``;
         ``"holdout:70/10/20"`` draws percentages of the speakers once, for training, validation and
         test; ``"random:N"`` and ``"random:70/10/20"`` divide clips, not speakers, to show by how
-        much that inflates the scores.
+        much that inflates the scores; ``"column:NAME"`` divides the values of a column, such as
+        the sentence, and shares speakers as well.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table: ``speaker``, ``sha256``, ``path`` and ``corpus``.
     labels : ndarray of str, shape (n_clips,)
@@ -153,6 +167,11 @@ def make_split(
         number = _number(name, argument, len(np.unique(recordings(clips))), "clips")
         folds = _grouped(labels, recordings(clips), number, seed)
         split = Split(name, f"{number} random folds that SHARE SPEAKERS, seed {seed}", folds)
+    elif kind == SplitKind.COLUMN and argument:
+        divided = divide_column(f"--split {name}", clips, argument, labels)
+        folds = _by_fold(np.char.add(f"{argument} ", divided.parts.astype(str)))
+        title = f"{len(folds)} folds by {argument} that SHARE SPEAKERS"
+        split = Split(name, title, folds, divided.assumptions)
     else:
         raise UserError(f"--split {name}: expected {SPLITS}")
     respected = groups.chosen or kind.keeps_groups
@@ -244,8 +263,8 @@ def selection_folds(
     Returns
     -------
     tuple of Fold
-        The one that the split names, or else :func:`inner_folds`. Row numbers are among the
-        training clips.
+        The one that the split names, or else :func:`inner_folds`, which hold out a column where the
+        fold does. Row numbers are among the training clips.
 
     Raises
     ------
@@ -253,7 +272,13 @@ def selection_folds(
         If there would be one label to train on, or only one speaker to make inner folds of.
     """
     if fold.validation is None:
-        return inner_folds(labels, speakers)
+        folds = inner_folds(labels, speakers)
+        parts = None if fold.held_out is None else inner_parts(fold.held_out, labels)
+        if parts is None:
+            return folds
+        folds = cross(folds, "part", parts)
+        _check_labels_inside(folds, labels)
+        return folds
     chosen_by = np.isin(fold.train, fold.validation)
     inner = Fold("validation", np.flatnonzero(~chosen_by), np.flatnonzero(chosen_by))
     if len(np.unique(labels[inner.train])) < 2:
@@ -285,21 +310,21 @@ def inner_folds(labels: NDArray[np.str_], speakers: NDArray[np.str_]) -> tuple[F
     """
     most = int(np.unique(labels, return_counts=True)[1].max())  # more folds than that are empty
     number = min(INNER_FOLDS, len(np.unique(speakers)), max(most, 2))
-    fix = (
-        "fix layer and hyper-parameters beforehand (--layers 3 --grid C=0.01), or extract clips "
-        "of more speakers"
-    )
     if number < 2:
         raise UserError(
             f"one training speaker, {speakers[0]} (or one group of them); choosing layer and "
-            f"hyper-parameters by inner folds needs at least 2; {fix}"
+            f"hyper-parameters by inner folds needs at least 2; {_FIX}"
         )
     folds = _grouped(labels, speakers, number, seed=None)
+    _check_labels_inside(folds, labels)
+    return folds
+
+
+def _check_labels_inside(folds: Sequence[Fold], labels: NDArray[np.str_]) -> None:
     if any(len(np.unique(labels[fold.train])) < 2 for fold in folds):
         raise UserError(
-            f"an inner fold has one label to train on, as labels come from too few speakers; {fix}"
+            f"an inner fold has one label to train on, as labels come from too few speakers; {_FIX}"
         )
-    return folds
 
 
 def check_folds(
@@ -308,6 +333,7 @@ def check_folds(
     labels: NDArray[np.str_],
     tested: Indices | None = None,
     groups: Groups | None = None,
+    held_out: tuple[str, NDArray[np.str_]] | None = None,
 ) -> None:
     """Refuse folds in which a recording, or unintentionally a speaker, is on both sides.
 
@@ -323,6 +349,8 @@ def check_folds(
         Row numbers of the clips that must be tested; all by default.
     groups : Groups, optional
         What else must stay on one side.
+    held_out : tuple of str and ndarray of str, shape (n_clips,), optional
+        Name and values of a column that must also stay on one side.
 
     Raises
     ------
@@ -331,6 +359,8 @@ def check_folds(
         clips have only one label, or if a clip is not tested exactly once.
     """
     apart = {"recording": recordings(clips)}
+    if held_out:
+        apart = {held_out[0]: held_out[1], **apart}
     if groups and groups.name != SPEAKER and not split.kind.shares_speakers:
         apart = {groups.name: groups.ids, **apart}
     if not split.kind.shares_speakers:
@@ -359,11 +389,14 @@ def check_folds(
                     f"{pair[1]}); {advice}"
                 )
         for part, rows in parts.items():
-            if len(np.unique(labels[rows])) < 2:
-                raise UserError(
-                    f"fold {fold.name}: its {part} clips have only one label, {labels[rows][0]}; "
-                    f"{fix}"
+            names = np.unique(labels[rows])
+            if len(names) < 2:
+                few = (
+                    f"its {part} clips have only one label, {names[0]}"
+                    if len(names)
+                    else (f"it has no {part} clips")
                 )
+                raise UserError(f"fold {fold.name}: {few}; {fix}")
     in_folds = np.sort(np.concatenate([fold.test for fold in split.folds]))
     if not np.array_equal(in_folds, np.arange(len(labels)) if tested is None else tested):
         raise UserError("folds do not test every clip exactly once; correct them")

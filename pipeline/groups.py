@@ -32,59 +32,35 @@ _PEOPLE = frozenset({
     "age", "sex", "gender", "accent", "dialect", "language", "ethnicity", "nationality", "country",
 })  # fmt: skip
 #: Columns that serpipe fills, and those that identify a clip: none describes recordings.
-_OF_ONE_CLIP = {"path", "name", *FILLED_COLUMNS} - {"shared_emotion", "sampling_rate", "channels"}
+OF_ONE_CLIP = {"path", "name", *FILLED_COLUMNS} - {"shared_emotion", "sampling_rate", "channels"}
 #: Columns that describe a clip or a file, and not who was recorded with whom.
-_DESCRIPTIONS = _OF_ONE_CLIP | {
+_DESCRIPTIONS = OF_ONE_CLIP | {
     *CLIP_COLUMNS, "sampling_rate", "channels", "vocal_channel", "style", "text", "transcript",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Groups:
-    """What folds keep together.
+    """What folds keep together."""
 
-    Attributes
-    ----------
-    ids : ndarray of str, shape (n_clips,)
-        Clips with the same id are on one side of every fold. A speaker is never divided.
-    name : str
-        The column that was used, such as ``"session"``; ``"speaker"`` if none.
-    chosen : bool
-        Whether the user named the column: folds from elsewhere must then respect it.
-    assumptions : tuple of str
-        What was assumed, in words.
-    """
-
+    #: Shape (n_clips,). Clips with the same id are on one side of every fold; a speaker is never
+    #: divided.
     ids: NDArray[np.str_]
-    name: str = SPEAKER
+    name: str = SPEAKER  #: The column that was used, such as ``"session"``; ``"speaker"`` if none.
+    #: Whether the user named the column: folds from elsewhere must then respect it.
     chosen: bool = False
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()  #: What was assumed, in words.
 
 
 def find_groups(
     clips: Mapping[str, NDArray[Any]], speakers: NDArray[np.str_], column: str | None = None
 ) -> Groups:
-    """Determine what folds keep together.
+    """Determine what folds keep together; groups that share a speaker are joined.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-    speakers : ndarray of str, shape (n_clips,)
-        The speaker of each clip.
-    column : str, optional
-        A column whose values group speakers, or ``"speaker"``. By default the session if the corpus
-        was recorded in dialogues (IEMOCAP), otherwise the speaker.
-
-    Returns
-    -------
-    Groups
-        Groups that share a speaker are joined.
-
-    Raises
-    ------
-    UserError
-        If there is no such column, or its groups cannot be kept apart.
+    ``clips`` is the clip table, ``speakers`` has the speaker of each clip, and ``column`` is a
+    column whose values group speakers, or ``"speaker"``. By default it is the session if the corpus
+    was recorded in dialogues (IEMOCAP), otherwise the speaker. Raise UserError if there is no such
+    column, or its groups cannot be kept apart.
     """
     if column == SPEAKER:
         return Groups(speakers, chosen=True)
@@ -96,7 +72,7 @@ def find_groups(
             return Groups(speakers)
         values = np.full(len(corpora), "", dtype=object)
         for name, each in defaults.items():
-            values[corpora == name] = _as_text(clips[each])[corpora == name]
+            values[corpora == name] = as_text(clips[each])[corpora == name]
         name, chosen = next(iter(defaults.values())), False
         where = ", ".join(CORPORA[corpus].title for corpus in defaults)
         assumptions: tuple[str, ...] = (
@@ -104,13 +80,13 @@ def find_groups(
             "(--group speaker keeps single speakers apart, and nothing else)",
         )
     else:
-        if column not in clips or column in _OF_ONE_CLIP:
+        if column not in clips or column in OF_ONE_CLIP:
             possible = [each for each in clips if each not in _DESCRIPTIONS]
             raise UserError(
                 f"--group {column}: no such column of the clips; name one of "
                 f"{', '.join([SPEAKER, *possible])}"
             )
-        values, name, assumptions, chosen = _as_text(clips[column]), column, (), True
+        values, name, assumptions, chosen = as_text(clips[column]), column, (), True
     own = np.isin(corpora, list(CORPORA))  # session 1 of one corpus is not session 1 of another
     keys = [
         (corpus if of_corpus else "", value) if value else ("", "", speaker)
@@ -136,23 +112,9 @@ def crossed_columns(
     """Find columns that group several speakers and are on both sides of a fold.
 
     A column counts if its name suggests that clips were recorded together (session, dialogue, room
-    and the like), or if it divides the speakers into three or more groups.
-
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-    speakers : ndarray of str, shape (n_clips,)
-        The speaker of each clip.
-    folds : sequence of Fold
-        Of the split.
-    ignored : sequence of str
-        Columns to ignore, such as the target.
-
-    Returns
-    -------
-    dict of str to int
-        Column to the number of its groups that are on both sides of a fold.
+    and the like), or if it divides the speakers into three or more groups. Those in ``ignored``,
+    such as the target, do not. Return, by column, the number of its groups that are on both sides
+    of a fold.
     """
     crossing = {}
     people, person = np.unique(speakers, return_inverse=True)
@@ -160,7 +122,7 @@ def crossed_columns(
     for column, stored in clips.items():
         if column in _DESCRIPTIONS or column in ignored:
             continue
-        names, code = np.unique(_as_text(stored).astype(str), return_inverse=True)
+        names, code = np.unique(as_text(stored).astype(str), return_inverse=True)
         measured = stored.dtype.kind not in "US" and len(names) > len(code) / 4
         if measured and not recorded_together(column):
             continue
@@ -190,7 +152,7 @@ def recorded_together(column: str) -> bool:
     return bool((words | singular) & _RECORDED_TOGETHER) and not words & _PEOPLE
 
 
-def _as_text(values: NDArray[Any]) -> NDArray[Any]:
+def as_text(values: NDArray[Any]) -> NDArray[Any]:
     """Return a column as text, empty where it has no value."""
     if values.dtype.kind in "US":
         return values.astype(object)

@@ -20,36 +20,17 @@ WEIGHTS_C = 0.01
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a head is fitted on: a layer, or several combined.
+    """What a head is fitted on: a layer, or several combined."""
 
-    Attributes
-    ----------
-    name : str
-        Name in tables and file names, such as ``"3"`` or ``"concat-3-6"``.
-    layers : tuple of str
-        The layers it consists of.
-    how : str
-        ``"single"``, ``"mean"``, ``"concat"`` or ``"weighted"``.
-    """
-
-    name: str
+    name: str  #: Name in tables and file names, such as ``"3"`` or ``"concat-3-6"``.
     layers: tuple[str, ...]
-    how: str = "single"
+    how: str = "single"  #: ``"single"``, ``"mean"``, ``"concat"`` or ``"weighted"``.
 
     def join(self, embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Combine the embeddings of its layers.
+        """Combine the embeddings of its layers, shape (n_clips, n_features) each.
 
-        Parameters
-        ----------
-        embeddings : sequence of ndarray of float32, each of shape (n_clips, n_features)
-            One for each of ``layers``.
-
-        Returns
-        -------
-        ndarray of float32
-            Shape (n_clips, n_features), with n_features times the number of layers for ``concat``;
-            for ``weighted``, whose weights are learnt inside each fold, shape
-            (n_layers, n_clips, n_features).
+        The result has n_features times the number of layers for ``concat``. For ``weighted``, whose
+        weights are learnt inside each fold, it has the shape (n_layers, n_clips, n_features).
         """
         if self.how == "concat":
             return np.concatenate(embeddings, axis=1)
@@ -62,26 +43,12 @@ class Candidate:
 
 
 def choose_layers(text: str, layers: Sequence[str]) -> tuple[Candidate, ...]:
-    """Turn the value of ``--layers`` into candidates.
+    """Turn the value of ``--layers`` into candidates, in the order of the cache.
 
-    Parameters
-    ----------
-    text : str
-        ``"all"``; single layers and ranges joined by commas, such as ``"3"``, ``"6-9"`` or
-        ``"3,6"``; ``"mean"`` and ``"weighted"`` over the encoder's input and all its blocks;
-        ``"concat:3,6,9"``.
-    layers : sequence of str
-        The layers of the cache.
-
-    Returns
-    -------
-    tuple of Candidate
-        In the order of the cache.
-
-    Raises
-    ------
-    UserError
-        If the text is not one of those or names a layer that does not exist.
+    It is ``"all"``; single layers and ranges joined by commas, such as ``"3"``, ``"6-9"`` or
+    ``"3,6"``; ``"mean"`` and ``"weighted"`` over the encoder's input and all its blocks; or
+    ``"concat:3,6,9"``. Raise UserError if it is not one of those or names a layer that does not
+    exist.
     """
     # The state after the final norm is that of the last block again: in a sum it would count twice.
     states = tuple(layer for layer in layers if layer != FINAL_NORM)
@@ -107,19 +74,7 @@ def choose_layers(text: str, layers: Sequence[str]) -> tuple[Candidate, ...]:
 
 
 def weigh(X: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Sum layers by their weights.
-
-    Parameters
-    ----------
-    X : ndarray of float32, shape (n_layers, n_clips, n_features)
-        The layers.
-    weights : ndarray of float64, shape (n_layers,)
-        From :func:`learn_weights`.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_clips, n_features)
-    """
+    """Sum layers, shape (n_layers, n_clips, n_features), by weights from :func:`learn_weights`."""
     total = np.zeros(X.shape[1:], np.float32)
     for layer, weight in zip(X, weights, strict=True):
         total += np.float32(weight) * layer
@@ -129,10 +84,10 @@ def weigh(X: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.fl
 def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.float64]:
     """Learn how much each layer should count, together with a linear classifier on their sum.
 
-    Minimises the cross-entropy of multinomial logistic regression on
-    ``sum_l softmax(a)_l X_l / r_l`` over the classifier and ``a``, where ``r_l`` is the root mean
-    square of the layer about its mean, so that a layer does not count more for being larger. The
-    classifier is penalised like logistic regression with C = 0.01, and then discarded.
+    Minimises the cross-entropy of multinomial logistic regression on ``sum_l softmax(a)_l X_l /
+    r_l`` over the classifier and ``a``, where ``r_l`` is the root mean square of the layer about
+    its mean, so that a layer does not count more for being larger. The classifier is penalised like
+    logistic regression with C = 0.01, and then discarded.
 
     Parameters
     ----------

@@ -19,17 +19,9 @@ class MarkKind(StrEnum):
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark and its explanation. As text it is the warning that is shown and stored.
+    """A mark and its explanation. As text it is the warning that is shown and stored."""
 
-    Attributes
-    ----------
-    name : str
-        A :class:`MarkKind`, or the mark of another version of serpipe.
-    text : str
-        The explanation.
-    """
-
-    name: str
+    name: str  #: A :class:`MarkKind`, or the mark of another version of serpipe.
     text: str
 
     @classmethod

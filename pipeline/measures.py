@@ -16,39 +16,23 @@ from .metrics import confusion, scores_of
 
 @dataclass(frozen=True)
 class Measure:
-    """How predictions of one kind are scored.
+    """How predictions of one kind are scored."""
 
-    Attributes
-    ----------
-    task : str
-        ``"classification"`` or ``"regression"``.
-    scores : mapping of str to str
-        From the title of each score to its key. The first is used for choices and tests.
-    count : callable
-        From truth and predictions, shape (..., n_clips), and all labels, to sums over these clips:
-        an array that can be added over groups of clips.
-    score : callable
-        From such sums, stacked along the first axes or not, to scores by key.
-    parts : callable
-        From the sums of each speaker, shape (n_speakers, ...), to the number of clips that each
-        score depends on, by key, shape (n_speakers, n_parts): a column for each label if the score
-        is a mean over labels, otherwise one column.
-    limits : mapping of str to (float, float)
-        The lowest and the highest possible score, by key.
-    in_percent : bool
-        Whether scores are shares of 1, to be shown as percentages.
-    definition : str
-        Definition of the first score.
-    """
-
-    task: str
+    task: str  #: ``"classification"`` or ``"regression"``.
+    #: From the title of each score to its key. The first is used for choices and tests.
     scores: Mapping[str, str]
+    #: From truth and predictions, shape (..., n_clips), and all labels, to sums over these clips:
+    #: an array that can be added over groups of clips.
     count: Callable[[NDArray[Any], NDArray[Any], Sequence[Any]], NDArray[Any]]
+    #: From such sums, stacked along the first axes or not, to scores by key.
     score: Callable[[NDArray[Any]], Mapping[str, Any]]
+    #: From the sums of each speaker, shape (n_speakers, ...), to the number of clips that each
+    #: score depends on, by key, shape (n_speakers, n_parts): a column for each label if the score
+    #: is a mean over labels, otherwise one column.
     parts: Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]
-    limits: Mapping[str, tuple[float, float]]
-    in_percent: bool
-    definition: str
+    limits: Mapping[str, tuple[float, float]]  #: The lowest and the highest possible score, by key.
+    in_percent: bool  #: Whether scores are shares of 1, to be shown as percentages.
+    definition: str  #: Definition of the first score.
 
     @property
     def title(self) -> str:
@@ -83,17 +67,9 @@ class Measure:
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Subtract the mean of the truth from ratings and predictions; return labels unchanged.
 
-        No score of ratings depends on the origin of their scale, but sums of squares of numbers
-        far from zero lose the digits in which the numbers differ.
-
-        Parameters
-        ----------
-        truth, predicted : ndarray of str or float, shape (n_clips,)
-            All clips whose sums will be added.
-
-        Returns
-        -------
-        truth, predicted : ndarray of str or float64, shape (n_clips,)
+        No score of ratings depends on the origin of their scale, but sums of squares of numbers far
+        from zero lose the digits in which the numbers differ. Both arrays, shape (n_clips,), must
+        hold all clips whose sums will be added.
         """
         if self.task == "classification":
             return truth, predicted
@@ -129,20 +105,11 @@ def _clips_rated(by_speaker: NDArray[Any]) -> dict[str, NDArray[Any]]:
 def sum_ratings(
     truth: NDArray[Any], predicted: NDArray[Any], labels: Sequence[str] = ()
 ) -> NDArray[np.float64]:
-    """Return the sums from which ratings are scored.
+    """Return the sums from which ratings are scored, float64, shape (..., 7).
 
-    Parameters
-    ----------
-    truth, predicted : ndarray of float64, shape (..., n_clips)
-        Ratings, centred by :meth:`Measure.centre` if they may be far from zero.
-    labels : sequence of str
-        Not used.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., 7)
-        Number of clips; sums of truth and prediction, of their squares and their product, and of
-        the absolute errors.
+    They are the number of clips; the sums of truth and prediction, of their squares and their
+    product, and of the absolute errors. The ratings, shape (..., n_clips), are to be centred by
+    :meth:`Measure.centre` if they may be far from zero; ``labels`` are not used.
     """
     t, p = np.broadcast_arrays(np.asarray(truth, np.float64), np.asarray(predicted, np.float64))
     summands = (np.ones_like(t), t, p, t * t, p * p, t * p, np.abs(t - p))
@@ -150,12 +117,7 @@ def sum_ratings(
 
 
 def score_ratings(sums: NDArray[Any]) -> dict[str, Any]:
-    """Score ratings.
-
-    Parameters
-    ----------
-    sums : ndarray of float64, shape (..., 7)
-        From :func:`sum_ratings`.
+    """Score ratings from the sums of :func:`sum_ratings`.
 
     Returns
     -------

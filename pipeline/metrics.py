@@ -11,40 +11,22 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Scores:
-    """Three scores from 0 to 1: numbers, or arrays for stacked confusion matrices.
+    """Three scores from 0 to 1: numbers, or arrays for stacked confusion matrices."""
 
-    Attributes
-    ----------
-    uar : float
-        Unweighted average recall: the mean over classes of the share of their clips that are right.
-        Chance is one over the number of classes, whatever their sizes.
-    accuracy : float
-        Share of clips that are right.
-    macro_f1 : float
-        Mean over classes of the harmonic mean of precision and recall.
-    """
-
+    #: Unweighted average recall: the mean over classes of the share of their clips that are right.
+    #: Chance is one over the number of classes, whatever their sizes.
     uar: Any
-    accuracy: Any
-    macro_f1: Any
+    accuracy: Any  #: Share of clips that are right.
+    macro_f1: Any  #: Mean over classes of the harmonic mean of precision and recall.
 
 
 def confusion(
     truth: NDArray[Any], predicted: NDArray[Any], labels: Sequence[Any]
 ) -> NDArray[np.int64]:
-    """Return the confusion matrix.
+    """Return the confusion matrix, shape (..., n_labels, n_labels): rows are the truth.
 
-    Parameters
-    ----------
-    truth, predicted : ndarray of str or int, shape (..., n_clips)
-        Labels; several sets may be stacked.
-    labels : sequence of str or int
-        All labels, sorted.
-
-    Returns
-    -------
-    ndarray of int64, shape (..., n_labels, n_labels)
-        Rows: the truth; columns: the predictions.
+    Truth and predictions have the shape (..., n_clips): several sets may be stacked. ``labels`` are
+    all labels, sorted.
     """
     n = len(labels)
     cells = np.searchsorted(labels, truth) * n + np.searchsorted(labels, predicted)
@@ -55,16 +37,9 @@ def confusion(
 
 
 def recalls(counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the recall of each class; NaN for a class without clips.
+    """Return the recall of each class, shape (..., n_labels); NaN for a class without clips.
 
-    Parameters
-    ----------
-    counts : ndarray, shape (..., n_labels, n_labels)
-        From :func:`confusion`, stacked or not.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., n_labels)
+    ``counts`` are confusion matrices, stacked or not.
     """
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     recall: NDArray[np.float64] = _ratio(right, counts.sum(axis=-1))
@@ -72,18 +47,10 @@ def recalls(counts: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def scores_of(counts: NDArray[Any]) -> Scores:
-    """Compute the scores from confusion matrices.
+    """Compute the scores from confusion matrices, stacked or not.
 
-    Parameters
-    ----------
-    counts : ndarray, shape (..., n_labels, n_labels)
-        From :func:`confusion`, stacked or not.
-
-    Returns
-    -------
-    Scores
-        Over the classes that occur in the truth; a class that is never predicted counts as 0. NaN
-        without clips.
+    They are over the classes that occur in the truth; a class that is never predicted counts as 0.
+    NaN without clips.
     """
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
@@ -100,19 +67,7 @@ def scores_of(counts: NDArray[Any]) -> Scores:
 def score(
     truth: NDArray[np.str_], predicted: NDArray[np.str_], labels: Sequence[str] | None = None
 ) -> Scores:
-    """Score predictions.
-
-    Parameters
-    ----------
-    truth, predicted : ndarray of str, shape (n_clips,)
-        Labels.
-    labels : sequence of str, optional
-        All labels, sorted; those that occur by default.
-
-    Returns
-    -------
-    Scores
-    """
+    """Score predictions; ``labels`` are all labels, sorted, by default those that occur."""
     if labels is None:
         labels = np.union1d(truth, predicted).tolist()
     return scores_of(confusion(truth, predicted, labels))

@@ -7,23 +7,11 @@ from ..choices import NORMALISATIONS as NORMALISATIONS
 
 
 def by_speaker(X: NDArray[np.float32], speakers: NDArray[np.str_]) -> NDArray[np.float32]:
-    """Standardise the clips of each speaker separately.
+    """Standardise the clips of each speaker separately; a feature that does not vary becomes 0.
 
     Transductive: the mean and standard deviation of a test speaker come from all test clips at
     once, so the result holds only where a complete, balanced set of the new speaker's clips is
     available. On RAVDESS it adds 5 to 9 points.
-
-    Parameters
-    ----------
-    X : ndarray of float32, shape (n_clips, n_features)
-        Embeddings.
-    speakers : ndarray of str, shape (n_clips,)
-        The speaker of each clip.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_clips, n_features)
-        Zero mean and unit variance for each speaker and feature; 0 where nothing varies.
     """
     out = np.empty_like(X)
     for speaker in np.unique(speakers):

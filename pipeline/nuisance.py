@@ -5,6 +5,7 @@ baselines are trained and tested on the folds of the run.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -34,24 +35,11 @@ def predict_from_nuisance(
     """Predict labels or ratings from properties of the recordings, on the given folds.
 
     The model is a small gradient-boosted ensemble of trees, with classes weighted by the inverse of
-    their frequency.
+    their frequency. More than 50 folds are pooled, so that about 50 models are fitted; ``seed``
+    draws training clips where there are more than 20 000.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-    labels : ndarray of str or float64, shape (n_clips,)
-        The target.
-    folds : sequence of Fold
-        Of the run. More than 50 are pooled, so that at most 50 models are fitted.
-    seed : int
-        For drawing training clips where there are more than 20 000.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (n_tested,)
-        Title of each baseline to its out-of-fold predictions, in the order of the clips. A baseline
-        whose columns are missing, or the same for all clips, is omitted.
+    Return, by title of the baseline, its out-of-fold predictions, shape (n_tested,), in the order
+    of the clips. A baseline whose columns are missing, or the same for all clips, is omitted.
     """
     predictions = {}
     folds = _pool(folds)
@@ -99,19 +87,25 @@ def _numbered(column: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _pool(folds: Sequence[Fold]) -> list[Fold]:
-    """Pool folds, so that there are at most ``MOST_FOLDS``.
+    """Pool folds, so that there are about ``MOST_FOLDS`` at most.
 
-    A pool trains on the training clips of its folds, without the test clips of any.
+    A pool trains on the clips that all of its folds train on. Folds that hold out different values
+    of a column are not pooled, as these may be all of its values.
     """
     size = -(-len(folds) // MOST_FOLDS)
     if size == 1:
         return list(folds)
+    by_training_parts: dict[tuple[int, ...], list[Fold]] = {}
+    for fold in folds:
+        parts = () if fold.held_out is None else tuple(np.unique(fold.held_out).tolist())
+        by_training_parts.setdefault(parts, []).append(fold)
     pooled = []
-    for start in range(0, len(folds), size):
-        group = folds[start : start + size]
-        test = np.concatenate([fold.test for fold in group])
-        train = np.setdiff1d(np.unique(np.concatenate([fold.train for fold in group])), test)
-        pooled.append(Fold(group[0].name, train, test))
+    for alike in by_training_parts.values():
+        for start in range(0, len(alike), size):
+            group = alike[start : start + size]
+            test = np.concatenate([fold.test for fold in group])
+            train = reduce(np.intersect1d, [fold.train for fold in group])
+            pooled.append(Fold(group[0].name, train, test))
     return pooled
 
 

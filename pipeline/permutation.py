@@ -23,14 +23,7 @@ _TIE = 1e-10
 def differing_speakers(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
     """Return for which speakers two sets of sums differ by more than rounding.
 
-    Parameters
-    ----------
-    a, b : ndarray, shape (n_speakers, ...)
-        Sums of each speaker.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_speakers,)
+    Both have the shape (n_speakers, ...).
     """
     rounding = 1e-12 * max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
     differs: NDArray[np.bool_] = (np.abs(a - b) > rounding).reshape(len(a), -1).any(axis=1)

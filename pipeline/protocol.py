@@ -1,7 +1,7 @@
 """The protocol of a run, and its application to a cache: clips, labels, folds and layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from .folds import (
     Fold,
     Split,
     SplitKind,
+    check_folds,
     cross_corpus_split,
     make_split,
 )
 from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
-from .heads import BEST, Grid, combinations
+from .heads import BEST, FUSE, Grid, combinations
+from .hold_out import divide_column, hold_out_column, speakers_alone_inside
 from .layers import Candidate, choose_layers
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
@@ -38,6 +40,7 @@ from .target import (
     permute_within_speakers,
     stratify,
 )
+from .texts import known_texts
 
 #: One vocabulary for the emotions of all corpora.
 SHARED = "shared_emotion"
@@ -79,6 +82,9 @@ class Protocol:
         Whether a speaker id that occurs in several corpora is a different person in each.
     similar_speakers : {"refuse", "merge", "separate"}
         How to treat speaker ids that differ only in spelling.
+    hold_out : str, optional
+        A column whose value in a test clip is not in training either, see
+        :mod:`serpipe.pipeline.hold_out`.
     """
 
     split: str = "loso"
@@ -96,6 +102,18 @@ class Protocol:
     group: str | None = None
     speakers_per_corpus: bool = False
     similar_speakers: str = "refuse"
+    hold_out: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as JSON values, which name a run.
+
+        Options that did not exist in earlier versions are omitted if they are not used, so that
+        runs keep their names.
+        """
+        options = asdict(self)
+        if self.hold_out is None:
+            del options["hold_out"]
+        return options
 
 
 @dataclass(frozen=True)
@@ -216,6 +234,11 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         if split.kind.holds_out:
             _check_tested(split, target)
     else:
+        if protocol.hold_out is not None:
+            raise UserError(
+                f"--hold-out {protocol.hold_out}: omit it, as {', '.join(train_on)} train and "
+                f"{', '.join(test_on)} are tested"
+            )
         if protocol.split != Protocol.split:
             raise UserError(
                 f"--split {protocol.split}: omit it, as {', '.join(train_on)} train and "
@@ -226,6 +249,15 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             raise UserError(
                 f"--test-on {','.join(test_on)}: every {target.column} is the same; rate more clips"
             )
+    value_parts = None
+    if (column := protocol.hold_out) is not None:
+        if column == target.column:
+            raise UserError(f"--hold-out {column}: is what is predicted; name another column")
+        divided = divide_column(f"--hold-out {column}", clips, column, stratify(labels))
+        split = hold_out_column(split, column, divided)
+        respected = groups if groups.chosen or split.kind.keeps_groups else None
+        check_folds(split, clips, stratify(labels), None, respected, (column, divided.values))
+        value_parts = divided.parts
     warnings = []
     if split.kind.shares_speakers:
         warnings.append(
@@ -252,7 +284,15 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     inner = None
     if groups.name != SPEAKER:
         inner = clips[KEPT_TOGETHER] = groups.ids
-    problem = Problem(labels, clips["speaker"], split.folds, protocol.seed, inner)
+    problem = Problem(labels, clips["speaker"], split.folds, protocol.seed, inner, value_parts)
+    alone = speakers_alone_inside(split.folds, problem.strata)
+    if alone:
+        assumptions = (
+            *assumptions,
+            f"for {alone} of {len(split.folds)} folds layer and hyper-parameters are chosen on "
+            f"other speakers, but not on other values of {protocol.hold_out}: too few are left in "
+            "their training clips",
+        )
     tested = {name: column[problem.tested] for name, column in clips.items()}
     if contaminated := contamination_mark(str(cache.key.get("encoder", "")), tested):
         warnings.append(contaminated)
@@ -393,7 +433,7 @@ def _used_clips(
 def _crossed(
     clips: Mapping[str, NDArray[Any]], split: Split, target: Target
 ) -> tuple[tuple[str, str], ...]:
-    """Find columns with groups of speakers that are on both sides of a fold."""
+    """Find columns with groups of speakers, or with texts, that are on both sides of a fold."""
     if split.kind.shares_speakers:
         return ()
     crossed = crossed_columns(clips, clips["speaker"], split.folds, (target.column,))
@@ -402,6 +442,10 @@ def _crossed(
         code = "SER020" if recorded_together(column) else "SER027"
         text = f"{column}: {number} of its groups of speakers are on both sides of a fold"
         findings.append((code, text))
+    column, number = known_texts(clips, split.folds)
+    if column and column != target.column:
+        text = f"{column}: all {number} texts of the test clips are in the training clips as well"
+        findings.append(("SER030", text))
     return tuple(findings)
 
 
@@ -569,15 +613,16 @@ def _target(
     return choose_target(table, column, merge, common, used, protocol.task) if unshared else target
 
 
-def anything_to_choose(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> bool:
-    """Return whether a head, a layer or a hyper-parameter is chosen inside the folds."""
+def anything_to_choose(plan: Plan, grids: Sequence[Grid], combined: Sequence[str] = ()) -> bool:
+    """Return whether a head, a layer, a weight or a hyper-parameter is chosen inside the folds."""
     most = max(len(combinations(grid)) for grid in grids)
-    return among_heads or most * len(plan.candidates) > 1
+    return bool(combined) or most * len(plan.candidates) > 1
 
 
-def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False) -> str:
-    """Describe how head, layer and hyper-parameters were chosen."""
-    chosen = [f"head (for {BEST})"] if among_heads else []
+def inner_title(plan: Plan, grids: Sequence[Grid], combined: Sequence[str] = ()) -> str:
+    """Describe how head, layer, weights and hyper-parameters were chosen."""
+    chosen = [f"head (for {BEST})"] if BEST in combined else []
+    chosen += [f"weights (for {FUSE})"] if FUSE in combined else []
     if len(plan.candidates) > 1:
         chosen.append("layer")
     if any(len(combinations(grid)) > 1 for grid in grids):
@@ -591,9 +636,12 @@ def inner_title(plan: Plan, grids: Sequence[Grid], *, among_heads: bool = False)
             f"part, {counted(len(validation), 'clip')} of {counted(speakers, 'speaker')}; "
             "fitted again on that part, too"
         )
+    folds, column = plan.split.folds, plan.protocol.hold_out
+    is_held_out = column and speakers_alone_inside(folds, plan.problem.strata) < len(folds)
+    also = f" and the values of {column} among them" if is_held_out else ""
     return (
         f"{_listed(chosen)} chosen by inner cross-validation (up to {INNER_FOLDS} folds) on the "
-        f"training speakers of each fold, by {MEASURES[plan.task].title}"
+        f"training speakers of each fold{also}, by {MEASURES[plan.task].title}"
     )
 
 

@@ -21,67 +21,30 @@ MAX_CELLS = 1 << 26
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of raters: intraclass correlations of Shrout and Fleiss (1979).
+    """Agreement of raters: intraclass correlations of Shrout and Fleiss (1979)."""
 
-    Attributes
-    ----------
-    icc_1 : float
-        Reliability of the ratings of a single rater: 1 if all raters agree on each clip, about 0 if
-        their ratings are unrelated to the clip; it may be negative.
-    icc_k : float
-        Reliability of the mean over ``raters`` raters.
-    kind : str
-        ``"ICC(2)"``: two-way random effects, absolute agreement, where the same raters rated every
-        clip. ``"ICC(1)"``: one-way random effects, where they did not.
-    raters : float
-        Raters per clip; where clips differ, an effective number.
-    clips : int
-        Number of clips with at least two ratings, which alone count.
-    """
-
+    #: Reliability of the ratings of a single rater: 1 if all raters agree on each clip, about 0 if
+    #: their ratings are unrelated to the clip; it may be negative.
     icc_1: float
-    icc_k: float
+    icc_k: float  #: Reliability of the mean over ``raters`` raters.
+    #: ``"ICC(2)"``: two-way random effects, absolute agreement, where the same raters rated every
+    #: clip. ``"ICC(1)"``: one-way random effects, where they did not.
     kind: str
-    raters: float
-    clips: int
+    raters: float  #: Raters per clip; where clips differ, an effective number.
+    clips: int  #: Number of clips with at least two ratings, which alone count.
 
 
 @dataclass(frozen=True)
 class Ratings:
-    """One column of ratings.
+    """One column of ratings."""
 
-    Attributes
-    ----------
-    path : Path
-        The file, for messages.
-    by : str
-        What identifies the clips: ``"name"`` or ``"path"``.
-    column : str
-        The column.
-    clips : tuple of str
-        Names or paths of the clips that have a rating, in the order of their first rows.
-    mean : mapping of str to float
-        Name or path of a clip to the mean over its raters.
-    raters : int
-        Number of raters.
-    table : ndarray of float64, shape (n_clips, n_raters)
-        All ratings, clips in the order of ``clips``, raters in that of their first rows; NaN where
-        a rater did not rate a clip.
-    agreement : Agreement or None
-        From :func:`agreement_of`.
-    description : str
-        How the file was read, in one line; empty if that is obvious.
-    """
-
-    path: Path
-    by: str
+    path: Path  #: The file, for messages.
+    by: str  #: What identifies the clips: ``"name"`` or ``"path"``.
     column: str
-    clips: tuple[str, ...]
+    #: Name or path of each rated clip to the mean over its raters, in the order of the rows.
     mean: Mapping[str, float]
-    raters: int
-    table: NDArray[np.float64]
-    agreement: Agreement | None
-    description: str = ""
+    agreement: Agreement | None  #: From :func:`agreement_of`.
+    description: str = ""  #: How the file was read, in one line; empty if that is obvious.
 
 
 def read_ratings(path: Path, column: str) -> Ratings:
@@ -96,10 +59,6 @@ def read_ratings(path: Path, column: str) -> Ratings:
         if each clip has one row. Rows with the same rater are ratings of the same person.
     column : str
         The column of numbers; empty for the only one. Rows in which it is empty are ignored.
-
-    Returns
-    -------
-    Ratings
 
     Raises
     ------
@@ -166,42 +125,25 @@ def read_ratings(path: Path, column: str) -> Ratings:
         path=path,
         by=by,
         column=column,
-        clips=tuple(clip_index),
         mean=dict(zip(clip_index, means.tolist(), strict=True)),
-        raters=shape[1],
-        table=table,
         agreement=agreement_of(table),
         description=content.description(numbers=[column]),
     )
 
 
 def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Return the mean rating of every clip of a cache.
+    """Return the mean rating of every clip of a cache, shape (n_clips,); NaN without a rating.
 
-    Parameters
-    ----------
-    ratings : Ratings
-        From :func:`read_ratings`.
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table: ``name`` or ``path``, whichever identifies the clips of ``ratings``.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_clips,)
-        NaN for a clip without a rating.
-
-    Raises
-    ------
-    UserError
-        If a rated clip is not in the cache, or occurs more than once.
+    Of the clip table ``name`` or ``path`` is used, whichever identifies the clips of ``ratings``.
+    Raise UserError if a rated clip is not in the cache, or occurs more than once.
     """
     keys: list[str] = [nfc(key) for key in clips[ratings.by].tolist()]
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         rows.setdefault(key, []).append(row)
     # A table from Windows has backslashes in its paths.
-    key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.clips}
-    unknown = [clip for clip in ratings.clips if key_of[clip] not in rows]
+    key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.mean}
+    unknown = [clip for clip, key in key_of.items() if key not in rows]
     if unknown:
         others = f" (nor {counted(len(unknown) - 1, 'other')})" if unknown[1:] else ""
         raise UserError(
@@ -224,27 +166,19 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
 
 
 def agreement_of(table: NDArray[np.float64]) -> Agreement | None:
-    """Compute the agreement of raters.
+    """Compute the agreement of raters from a table of shape (n_clips, n_raters), NaN for no rating.
 
     The formulas are those of Shrout and Fleiss (1979), "Intraclass correlations: uses in assessing
     rater reliability", Psychological Bulletin 86(2), 420-428. If the same raters rated every clip,
     they are ICC(2,1) and ICC(2,k). Otherwise they are ICC(1,1) and ICC(1,k), where k is the number
-    of raters in a one-way analysis of variance with unequal groups (Donner, 1986, "A
-    review of inference procedures for the intraclass correlation coefficient in the one-way random
-    effects model", International Statistical Review 54(1), 67-82): for m clips with n_i ratings
-    each, N in all, ``(N - sum(n_i ** 2) / N) / (m - 1)``.
+    of raters in a one-way analysis of variance with unequal groups (Donner, 1986, "A review of
+    inference procedures for the intraclass correlation coefficient in the one-way random effects
+    model", International Statistical Review 54(1), 67-82): for m clips with n_i ratings each, N in
+    all, ``(N - sum(n_i ** 2) / N) / (m - 1)``.
 
-    Parameters
-    ----------
-    table : ndarray of float64, shape (n_clips, n_raters)
-        Ratings; NaN for none.
-
-    Returns
-    -------
-    Agreement or None
-        ``None`` with fewer than two clips of two ratings. A correlation is NaN where it is
-        undefined: all ratings are the same, or clips differ by so much less than their ratings that
-        its denominator is not positive.
+    Return ``None`` with fewer than two clips of two ratings. A correlation is NaN where it is
+    undefined: all ratings are the same, or clips differ by so much less than their ratings that its
+    denominator is not positive.
     """
     rated = ~np.isnan(table)
     used = rated.sum(axis=1) >= 2

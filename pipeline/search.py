@@ -4,7 +4,8 @@ This is the unit of work: one process does it independently of the others, and a
 stopped does not repeat it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,10 @@ class FoldResult:
         Whether it reached its optimum.
     weights : tuple of float
         Layer weights, where they were learnt.
+    inner_scores : ndarray of float64, shape (n_train, n_labels)
+        Scores of the training clips by the chosen combination, each fitted without the inner fold
+        of the clip; NaN for clips in no inner fold and for labels that no clip was fitted on. Shape
+        (0, n_labels) unless they were requested.
     """
 
     inner: tuple[float, ...]
@@ -53,6 +58,7 @@ class FoldResult:
     scores: NDArray[np.float64]
     converged: bool
     weights: tuple[float, ...] = ()
+    inner_scores: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
 
 
 def search_fold(
@@ -65,6 +71,7 @@ def search_fold(
     *,
     choose: bool,
     seed: int,
+    keep_scores: bool = False,
 ) -> FoldResult:
     """Choose hyper-parameters by inner folds over the training speakers, refit, and test.
 
@@ -89,6 +96,8 @@ def search_fold(
         Whether there is anything to choose, layers included.
     seed : int
         For heads that draw random numbers.
+    keep_scores : bool
+        Whether to return the scores of the inner folds as well.
 
     Returns
     -------
@@ -100,20 +109,24 @@ def search_fold(
     y = labels[fold.train]
     fit_path = head.path_fitter(flat[fold.train], y, speakers[fold.train], seed)
     inner, failed = [np.nan] * len(candidates), 0
+    inner_scores = np.empty((0, len(names)))
     if choose:
         # Where no weights are learnt, the inner folds have the same embeddings and share the fits.
         shared = fit_path if X.ndim == 2 else None
-        inner, failed = _score_grid(head, grid, X, labels, speakers, fold, seed, shared)
+        inner, failed, inner_scores = _score_grid(
+            head, grid, X, labels, speakers, fold, seed, shared
+        )
     chosen = 0 if np.isnan(inner).all() else int(np.nanargmax(inner))
+    kept = inner_scores if keep_scores else inner_scores[:0]
     if not len(fold.test):
         empty = np.empty((0, len(names)))
-        return FoldResult(tuple(inner), chosen, failed, labels[:0], empty, converged=True)
+        return FoldResult(
+            tuple(inner), chosen, failed, labels[:0], empty, converged=True, inner_scores=kept
+        )
     result = next(fit_path(np.arange(len(y)), flat[fold.test], [candidates[chosen]]))
-    scores = np.full((len(fold.test), len(names)), np.nan)
-    if names:
-        scores[:, np.searchsorted(names, np.unique(y))] = result.scores
+    scores = _all_columns(result.scores, y, names)
     return FoldResult(
-        tuple(inner), chosen, failed, result.predicted, scores, result.converged, weights
+        tuple(inner), chosen, failed, result.predicted, scores, result.converged, weights, kept
     )
 
 
@@ -126,12 +139,14 @@ def _score_grid(
     fold: Fold,
     seed: int,
     shared: PathFitter | None,
-) -> tuple[list[float], int]:
+) -> tuple[list[float], int, NDArray[np.float64]]:
     """Return the inner score of each combination, and how many fits failed to converge.
 
     The inner folds follow a path side by side, so that it can be abandoned when their common score
-    has fallen; the scores of the rest of it are NaN.
+    has fallen; the scores of the rest of it are NaN. Also return the scores of the training clips
+    by the best combination, shape (n_train, n_labels).
     """
+    all_names = label_names(labels)
     X, labels, speakers = take(X, fold.train), labels[fold.train], speakers[fold.train]
     names, measure = label_names(labels), MEASURES[head.task]
     inner = selection_folds(fold, stratify(labels), speakers)
@@ -139,6 +154,7 @@ def _score_grid(
     embeddings = [_flatten(X, labels, part.train)[0] for part in inner]
     fitters = [shared or head.path_fitter(flat, labels, speakers, seed) for flat in embeddings]
     scores: list[float] = []
+    best_score, best_scores = -np.inf, np.full((len(labels), len(all_names)), np.nan)
     failed = 0
     for path in paths(grid):
         along_path = [
@@ -150,10 +166,25 @@ def _score_grid(
             predicted = np.concatenate([each.predicted for each in results])
             failed += sum(not each.converged for each in results)
             measured.append(measure.first_of(truth, predicted, names))
+            if measured[-1] > best_score:
+                best_score = measured[-1]
+                for part, result in zip(inner, results, strict=True):
+                    trained_on = labels[part.train]
+                    best_scores[part.test] = _all_columns(result.scores, trained_on, all_names)
             if len(measured) > PATIENCE and max(measured[-PATIENCE:]) < max(measured) - MARGIN:
                 break
         scores += measured + [np.nan] * (len(path) - len(measured))
-    return scores, failed
+    return scores, failed, best_scores
+
+
+def _all_columns(
+    scores: NDArray[np.float64], trained_on: NDArray[Any], names: Sequence[str]
+) -> NDArray[np.float64]:
+    """Give scores a column for every label: NaN for a label that no training clip has."""
+    columns = np.full((len(scores), len(names)), np.nan)
+    if names:
+        columns[:, np.searchsorted(names, np.unique(trained_on))] = scores
+    return columns
 
 
 def label_names(labels: NDArray[Any]) -> list[str]:

@@ -28,20 +28,13 @@ _LAST_PART = re.compile(r"[\W_]+[^\W_]+$")
 
 @dataclass(frozen=True)
 class Speakers:
-    """The speaker of each clip.
+    """The speaker of each clip."""
 
-    Attributes
-    ----------
-    ids : ndarray of str, shape (n_clips,)
-        Two clips have the same id if and only if they are assumed to be of the same person.
-    assumptions : tuple of str
-        What was assumed about the ids, in words.
-    findings : tuple of (str, str)
-        Code of a check, as in docs/checks.md, and a description.
-    """
-
+    #: Shape (n_clips,). Two clips have the same id if and only if they are assumed to be of one
+    #: person.
     ids: NDArray[np.str_]
-    assumptions: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()  #: What was assumed about the ids, in words.
+    #: Code of a check, as in docs/checks.md, and a description.
     findings: tuple[tuple[str, str], ...] = ()
 
 
@@ -68,10 +61,6 @@ def identify_speakers(
         Whether the user states that each corpus has its own speakers.
     similar : {"refuse", "merge", "separate"}
         What to do with ids that differ only in spelling.
-
-    Returns
-    -------
-    Speakers
 
     Raises
     ------

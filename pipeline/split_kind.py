@@ -14,6 +14,7 @@ class SplitKind(StrEnum):
     HOLDOUT = "holdout"
     RANDOM_FOLDS = "random:N"
     RANDOM_HOLDOUT = "random:A/B/C"
+    COLUMN = "column"
     CROSS_CORPUS = "cross"
     NOTHING_TRAINED = "none"
     OTHER = ""
@@ -37,12 +38,28 @@ class SplitKind(StrEnum):
     @property
     def shares_speakers(self) -> bool:
         """Whether speakers are on both sides, so that scores are inflated."""
-        return self in (SplitKind.RANDOM_FOLDS, SplitKind.RANDOM_HOLDOUT)
+        return self in (SplitKind.RANDOM_FOLDS, SplitKind.RANDOM_HOLDOUT, SplitKind.COLUMN)
+
+    @property
+    def can_hold_out_column(self) -> bool:
+        """Whether its folds keep speakers apart and test every clip, so that a column can, too."""
+        return self in (
+            SplitKind.LOSO,
+            SplitKind.KFOLD,
+            SplitKind.STANDARD,
+            SplitKind.EMOBOX,
+            SplitKind.FILE,
+        )
 
     @property
     def draws_by_seed(self) -> bool:
         """Whether the folds depend on the seed."""
-        return self.shares_speakers or self in (SplitKind.KFOLD, SplitKind.HOLDOUT)
+        return self in (
+            SplitKind.KFOLD,
+            SplitKind.HOLDOUT,
+            SplitKind.RANDOM_FOLDS,
+            SplitKind.RANDOM_HOLDOUT,
+        )
 
     @property
     def keeps_groups(self) -> bool:

@@ -25,44 +25,27 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and its 95 % interval, in its own unit.
+    """A score and its 95 % interval, in its own unit."""
 
-    Attributes
-    ----------
-    value : float
-        Over all clips.
-    low, high : float
-        NaN where there is no interval: with fewer than five speakers, where the score depends on at
-        most two speakers, or where it is the same whichever speaker is left out.
-    """
-
-    value: float
+    value: float  #: Over all clips.
+    #: Both ends are NaN where there is no interval: with fewer than five speakers, where the score
+    #: depends on at most two speakers, or where it is the same whichever speaker is left out.
     low: float
     high: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired comparison of two sets of predictions of the same clips.
-
-    Attributes
-    ----------
-    first, second : str
-        Their names.
-    difference : Interval
-        First score (UAR, CCC) of the first minus that of the second, over all clips.
-    p : float
-        Two-sided permutation test of that difference, which swaps the two sets of predictions of
-        whole speakers.
-    p_holm : float
-        The same, corrected for all comparisons made together.
-    """
+    """A paired comparison of two sets of predictions of the same clips."""
 
     first: str
     second: str
+    #: First score (UAR, CCC) of the first minus that of the second, over all clips.
     difference: Interval
+    #: Two-sided permutation test of that difference, which swaps the two sets of predictions of
+    #: whole speakers.
     p: float
-    p_holm: float
+    p_holm: float  #: The same, corrected for all comparisons made together.
 
 
 def count_by_group(
@@ -72,7 +55,7 @@ def count_by_group(
     labels: Sequence[str],
     measure: Measure = LABELS,
 ) -> dict[str, NDArray[Any]]:
-    """Return the sums from which the predictions of each group of clips are scored.
+    """Return the sums from which the predictions of groups of clips are scored, sorted by group.
 
     Parameters
     ----------
@@ -85,11 +68,6 @@ def count_by_group(
         All labels, sorted; empty for ratings.
     measure : Measure
         How predictions are summed: for labels, confusion matrices.
-
-    Returns
-    -------
-    dict of str to ndarray
-        The result of ``measure.count`` by group, sorted.
     """
     truth, predicted = measure.centre(truth, predicted)
     names, group_of_clip = np.unique(groups, return_inverse=True)
@@ -142,16 +120,9 @@ def intervals(by_speaker: NDArray[Any], measure: Measure = LABELS) -> dict[str, 
 def recall_intervals(by_speaker: NDArray[np.int64]) -> list[Interval]:
     """Return the recall of each label, with 95 % intervals as those of :func:`intervals`.
 
-    Parameters
-    ----------
-    by_speaker : ndarray of int64, shape (n_speakers, n_labels, n_labels)
-        Counts of each speaker.
-
-    Returns
-    -------
-    list of Interval
-        One for each label, from the speakers who have it: without an interval where they are fewer
-        than five, NaN where no clip has it.
+    ``by_speaker`` has the counts of each speaker, shape (n_speakers, n_labels, n_labels). An
+    interval is from the speakers who have the label: there is none where they are fewer than five.
+    The recall is NaN where no clip has the label.
     """
     total, clips = by_speaker.sum(axis=0), by_speaker.sum(axis=-1)
     values = recalls(total)
@@ -209,16 +180,8 @@ def compare(
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Correct p-values for multiple tests.
 
-    Parameters
-    ----------
-    p : ndarray of float64, shape (n_tests,)
-        Uncorrected.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_tests,)
-        The smallest times the number of tests, the next times one less, and so on; never smaller
-        than the one before, nor larger than 1.
+    The result is the smallest times the number of tests, the next times one less, and so on; never
+    smaller than the one before, nor larger than 1.
     """
     order = np.argsort(p)
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -243,18 +206,10 @@ def _difference(a: NDArray[Any], b: NDArray[Any], measure: Measure) -> Interval:
 def _interval(
     value: float, left_out: NDArray[np.float64], clips: NDArray[Any], limits: tuple[float, float]
 ) -> Interval:
-    """Return the interval of a score, between its limits.
+    """Return the interval of a score, between its lowest and its highest possible value.
 
-    Parameters
-    ----------
-    value : float
-        The score over all speakers.
-    left_out : ndarray of float64, shape (n_speakers,)
-        The score without each speaker.
-    clips : ndarray of int or float64, shape (n_speakers, n_parts)
-        How many clips of each speaker each part of the score depends on.
-    limits : (float, float)
-        The lowest and the highest possible score.
+    ``left_out`` are the scores without each speaker, shape (n_speakers,); ``clips`` tell how many
+    clips of each speaker each part of the score depends on, shape (n_speakers, n_parts).
     """
     low, high = limits
     value = float(value)

@@ -27,41 +27,19 @@ FEW_VALUES = 10
 
 @dataclass(frozen=True)
 class Target:
-    """Which clips are used, and their labels or ratings.
+    """Which clips are used, and their labels or ratings."""
 
-    Attributes
-    ----------
-    column : str
-        The column of the clip table.
-    rows : ndarray of int, shape (n_used,)
-        Row numbers of the clips that are used.
-    labels : ndarray of str or float64, shape (n_used,)
-        Their labels, after merging, or their ratings.
-    changes : tuple of str
-        What was merged or dropped, in words.
-    assumptions : tuple of str
-        What was assumed about the column, in words.
-    """
-
-    column: str
-    rows: NDArray[np.intp]
-    labels: NDArray[Any]
-    changes: tuple[str, ...]
-    assumptions: tuple[str, ...] = ()
+    column: str  #: The column of the clip table.
+    rows: NDArray[np.intp]  #: Shape (n_used,): row numbers of the clips that are used.
+    labels: NDArray[Any]  #: Shape (n_used,): their labels, after merging, or their ratings.
+    changes: tuple[str, ...]  #: What was merged or dropped, in words.
+    assumptions: tuple[str, ...] = ()  #: What was assumed about the column, in words.
 
 
 def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Return the columns of a table, besides those of every corpus, that can be predicted.
+    """Return the columns of a clip table, besides those of every corpus, that can be predicted.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-
-    Returns
-    -------
-    list of str
-        Columns of ratings, and columns of labels that several clips share.
+    They are columns of ratings, and columns of labels that several clips share.
     """
     columns = []
     for name, values in clips.items():
@@ -79,24 +57,10 @@ def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
 
 
 def default_target(clips: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[str, ...]]:
-    """Return the target if the user names none.
+    """Return the target if the user names none: ``"emotion"``, or the only other column.
 
-    Parameters
-    ----------
-    clips : mapping of str to ndarray, shape (n_clips,)
-        The clip table.
-
-    Returns
-    -------
-    column : str
-        ``"emotion"``, or the only other column if no clip has an emotion.
-    notes : tuple of str
-        A note if it is another column.
-
-    Raises
-    ------
-    UserError
-        If no clip has an emotion, and there are several other columns.
+    The other column is used, with a note, if no clip has an emotion. Raise UserError if there are
+    several other columns then.
     """
     if EMOTION in clips and (clips[EMOTION] != "").any():
         return EMOTION, ()
@@ -119,7 +83,7 @@ def choose_target(
     used: NDArray[np.bool_] | None = None,
     task: str = AUTO,
 ) -> Target:
-    """Select labels: merge, then drop those that are not kept.
+    """Select labels of a clip table: merge, then drop those that are not kept.
 
     Parameters
     ----------
@@ -135,10 +99,6 @@ def choose_target(
         The clips to choose from; all by default.
     task : {"auto", "labels", "ratings"}
         How the column is read: by default numbers as ratings, and words as labels.
-
-    Returns
-    -------
-    Target
 
     Raises
     ------
@@ -247,19 +207,6 @@ def permute_within_speakers(
 
     The score of a head on these is what the protocol gives without any information: chance, if
     nothing leaks.
-
-    Parameters
-    ----------
-    labels : ndarray of str or float64, shape (n_clips,)
-        Labels or ratings of each clip.
-    speakers : ndarray of str, shape (n_clips,)
-        The speaker of each clip.
-    seed : int
-        Seed of the shuffle.
-
-    Returns
-    -------
-    ndarray, shape (n_clips,)
     """
     draw = np.random.default_rng(seed)
     permuted = labels.copy()

@@ -54,21 +54,10 @@ def model_facts(model: Model) -> dict[str, Any]:
 def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
     """Return the answer as JSON values.
 
-    Parameters
-    ----------
-    prediction : Prediction
-        Prediction for the clip.
-    model : Model
-        Model that made it.
-    sha256 : str
-        Hash of the uploaded bytes.
-
-    Returns
-    -------
-    dict
-        ``source``, ``sha256``, ``seconds`` (duration), ``label``, ``scores``, ``trained_on``
-        (whether the model was trained on this very recording, null if unknown), ``timeline``,
-        ``model`` (name, scores, whether its probabilities are calibrated), ``note``.
+    These are ``source``, ``sha256`` (of the uploaded bytes), ``seconds`` (duration), ``label``,
+    ``scores``, ``trained_on`` (whether the model was trained on this very recording, null if
+    unknown), ``timeline``, ``model`` (name, scores, whether its probabilities are calibrated),
+    ``note``.
     """
     return {
         "source": prediction.source,
@@ -119,15 +108,7 @@ def as_csv(content: Mapping[str, Any]) -> str:
 class AnswerLog:
     """A file to which answers are appended as JSON lines, without audio or file names.
 
-    Parameters
-    ----------
-    path : Path
-        The file; created if missing, readable only by its owner.
-
-    Raises
-    ------
-    UserError
-        If it cannot be written.
+    It is created if missing, readable only by its owner. Raise UserError if it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,13 +123,7 @@ class AnswerLog:
         self._ending = b""
 
     def append(self, content: Mapping[str, Any]) -> None:
-        """Append an answer in a single write.
-
-        Raises
-        ------
-        OSError
-            If the disk is full.
-        """
+        """Append an answer in a single write; raise OSError if the disk is full."""
         kept = ("sha256", "seconds", "label", "scores", "timeline")
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         line |= {key: content[key] for key in kept} | {"model": content["model"]["name"]}

@@ -72,17 +72,7 @@ Attributes = Annotated[
 
 
 class Service:
-    """A model with its queue, decoders, limits and counters.
-
-    Parameters
-    ----------
-    model : Model
-        Model that predicts.
-    options : Options
-        Limits.
-    log : AnswerLog, optional
-        File to which answers are appended.
-    """
+    """A model with its queue, decoders, limits, counters, and perhaps a file for its answers."""
 
     def __init__(self, model: Model, options: Options, log: AnswerLog | None = None) -> None:
         self.model, self.options, self.log = model, options, log
@@ -115,21 +105,10 @@ class Service:
     ) -> dict[str, Any]:
         """Read a body and return the prediction as JSON values.
 
-        Parameters
-        ----------
-        request : Request
-            The request.
-        read : callable
-            Reads its body: :func:`read_form` or :func:`read_bytes`.
-        window, hop : float or None
-            Windows of the timeline, in seconds.
-
-        Raises
-        ------
-        Refused
-            429 if there are too many requests or the wait would be too long; 503 if there is no
-            memory or no turn in time; 504 if the model takes too long; 422 if the audio cannot be
-            used; and those of ``read``.
+        ``read`` is :func:`read_form` or :func:`read_bytes`; ``window`` and ``hop`` of the timeline
+        are in seconds. Raise Refused: 429 if there are too many requests or the wait would be too
+        long; 503 if there is no memory or no turn in time; 504 if the model takes too long; 422 if
+        the audio cannot be used; and those of ``read``.
         """
         self.check_query(window, hop)
         try:
@@ -263,13 +242,7 @@ class Service:
         return sha256, self.model.cut(waveform, source, audio_sha256, window, hop)
 
     def check_query(self, window: float | None, hop: float | None) -> None:
-        """Refuse a window or hop that the model does not support, before any byte is read.
-
-        Raises
-        ------
-        Refused
-            With status 422.
-        """
+        """Refuse (422) a window or hop that the model does not support, before any byte is read."""
         if hop is not None and window is None:
             raise Refused(422, "The query has a hop without a window; send both or neither.")
         try:
@@ -408,17 +381,9 @@ async def page(request: Request) -> Response:
 
 
 def make_app(service: Service) -> FastAPI:
-    """Return the application; it closes the service when it ends.
+    """Return the application, to be run by any ASGI server in one process.
 
-    Parameters
-    ----------
-    service : Service
-        The service.
-
-    Returns
-    -------
-    FastAPI
-        To be run by any ASGI server, in one process.
+    It closes the service when it ends.
     """
 
     @asynccontextmanager

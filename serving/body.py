@@ -29,12 +29,8 @@ def content_type(request: Request) -> str:
 class Upload:
     """The body of a request while it arrives.
 
-    Attributes
-    ----------
-    content : bytes
-        The audio, once it is complete; empty again once it is decoded.
-    name : str or None
-        File name sent by the client: untrusted, never used as a path.
+    ``content`` is the audio once it is complete, and empty again once it is decoded; ``name`` is
+    the file name sent by the client: untrusted, never used as a path.
     """
 
     def __init__(self) -> None:
@@ -70,21 +66,9 @@ class Upload:
     async def chunks(
         self, request: Request, options: Options, most: int
     ) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it arrives.
+        """Yield a body of at most ``most`` bytes as it arrives.
 
-        Parameters
-        ----------
-        request : Request
-            The request.
-        options : Options
-            Limits.
-        most : int
-            Maximum size of the body in bytes.
-
-        Raises
-        ------
-        Refused
-            413 if it is too large, 408 if it takes too long, 503 if it is ended.
+        Raise Refused: 413 if it is too large, 408 if it takes too long, 503 if it is ended.
         """
         self._fresh_since = self._began = time.monotonic()
         announced = request.headers.get("content-length", "")
@@ -115,12 +99,7 @@ def bytes_to_hold(request: Request, options: Options) -> int:
     """Return the memory that a body takes until it is decoded, before any of it is read.
 
     It is twice the size, for the parts and the joined body; without a content-length, twice the
-    maximum.
-
-    Raises
-    ------
-    Refused
-        413 if the body is too large, 400 if its length is not a number.
+    maximum. Raise Refused: 413 if the body is too large, 400 if its length is not a number.
     """
     most = options.max_bytes + (_FORM_BYTES if content_type(request) == _FORM else 0)
     length = request.headers.get("content-length")
@@ -136,10 +115,7 @@ def bytes_to_hold(request: Request, options: Options) -> int:
 async def read_bytes(request: Request, options: Options, upload: Upload) -> None:
     """Read a body that is the audio itself into an upload.
 
-    Raises
-    ------
-    Refused
-        413 if it is too large, 408 if it takes too long.
+    Raise Refused: 413 if it is too large, 408 if it takes too long.
     """
     parts = [chunk async for chunk in upload.chunks(request, options, options.max_bytes)]
     upload.content = b"".join(parts)
@@ -154,11 +130,8 @@ def check_form(request: Request) -> None:
 async def read_form(request: Request, options: Options, upload: Upload) -> None:
     """Read the field ``audio`` of a form, and its file name, into an upload.
 
-    Raises
-    ------
-    Refused
-        As :func:`read_bytes`; 400 if the form is malformed, 422 if the field is missing or is not a
-        file.
+    Raise Refused as :func:`read_bytes` does; 400 if the form is malformed, 422 if the field is
+    missing or is not a file.
     """
     stream = upload.chunks(request, options, options.max_bytes + _FORM_BYTES)
     parser = MultiPartParser(

@@ -63,17 +63,7 @@ class _Decoder:
 
 
 class Decoders:
-    """Processes that decode one clip at a time each.
-
-    Parameters
-    ----------
-    sampling_rate : int
-        Sampling rate of the result, in Hz.
-    channels : {"mean", "left", "right"}
-        How several channels are reduced to one.
-    options : Options
-        Limits.
-    """
+    """Processes that decode one clip at a time each, to ``sampling_rate`` in Hz and one channel."""
 
     def __init__(self, sampling_rate: int, channels: str, options: Options) -> None:
         self._sampling_rate, self._channels, self._options = sampling_rate, channels, options
@@ -82,25 +72,11 @@ class Decoders:
             self._idle.put(None)  # started when first needed
 
     def decode(self, content: bytes) -> tuple[Waveform, str]:
-        """Decode one clip; may be called by several threads.
+        """Decode one clip, and return the hash of its samples as well.
 
-        Parameters
-        ----------
-        content : bytes
-            The upload.
-
-        Returns
-        -------
-        waveform : ndarray of float32, shape (n_samples,)
-            Mono, at the sampling rate of the model.
-        audio_sha256 : str
-            Hash of the decoded samples before resampling.
-
-        Raises
-        ------
-        Refused
-            422 if it is not usable audio, or decoding takes too much time or memory; 503 if a
-            decoder cannot be started, or is killed from outside twice.
+        May be called by several threads. Raise Refused: 422 if it is not usable audio, or decoding
+        takes too much time or memory; 503 if a decoder cannot be started, or is killed from outside
+        twice.
         """
         decoder = self._idle.get()
         try:

@@ -37,16 +37,7 @@ _HEADERS = {
 class Guard:
     """Check host, origin and token; count requests; turn exceptions into refusals.
 
-    Parameters
-    ----------
-    app : ASGI application
-        The application to protect.
-    options : Options
-        Token, hosts and origins.
-    metrics : Metrics
-        Counters of requests.
-    paths : frozenset of str
-        Existing paths; all others are counted as one.
+    Requests of other paths than ``paths`` are counted as one.
     """
 
     def __init__(

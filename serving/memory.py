@@ -27,11 +27,7 @@ class ByteBudget:
     """A limit on the bytes of all uploads and decoded audio in progress; for one event loop.
 
     Requests that do not fit wait in order of arrival, so that small ones cannot starve a large one.
-
-    Parameters
-    ----------
-    total : int
-        Bytes of all requests together. A request that alone needs more is served by itself.
+    A request that alone needs more than the total is served by itself.
     """
 
     def __init__(self, total: int) -> None:
@@ -42,25 +38,10 @@ class ByteBudget:
     async def lease(
         self, size: int, seconds: float, make_room: Callable[[], object]
     ) -> AsyncIterator[Lease]:
-        """Hold bytes, and release them at the end.
+        """Hold bytes, for which to wait some seconds at most, and release them at the end.
 
-        Parameters
-        ----------
-        size : int
-            Bytes.
-        seconds : float
-            Maximum time to wait for them.
-        make_room : callable
-            Called while there is no room; may end requests that make no progress.
-
-        Yields
-        ------
-        Lease
-
-        Raises
-        ------
-        Refused
-            With status 503 if there is no room in time.
+        ``make_room`` is called while there is no room; it may end requests that make no progress.
+        Raise Refused (503) if there is no room in time.
         """
         size = min(size, self._total)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -54,33 +54,17 @@ class Metrics:
         self.seconds_per_window = 0.1
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """Count a request.
+        """Count a request, and its time if its path uses the model.
 
-        Parameters
-        ----------
-        path : str
-            One of the server's own paths, never one that a client made up.
-        status : int
-            HTTP status.
-        seconds : float
-            From the head of the request to its answer; counted for the paths that use the model.
+        ``path`` is one of the server's own, never one that a client made up. ``seconds`` are those
+        from the head of the request to its answer.
         """
         self.requests.labels(path, status).inc()
         if path in ("/recognize", "/invocations"):
             self._request_seconds.observe(seconds)
 
     def measured(self, windows: int, clips: int, seconds: float) -> None:
-        """Count a run of the model.
-
-        Parameters
-        ----------
-        windows : int
-            How many it scored.
-        clips : int
-            Recordings whose last window it scored.
-        seconds : float
-            How long it took.
-        """
+        """Count a run of the model, and the recordings whose last window it scored."""
         with self._lock:
             weight = _WEIGHT if self._has_measured else 1.0
             self.seconds_per_window += weight * (seconds / windows - self.seconds_per_window)
@@ -94,17 +78,7 @@ class Metrics:
         self._counters[name].inc(value)
 
     def text(self, gauges: Mapping[str, float]) -> bytes:
-        """Return all metrics in the text format of Prometheus, version 0.0.4.
-
-        Parameters
-        ----------
-        gauges : mapping of str to float
-            Current values, by name.
-
-        Returns
-        -------
-        bytes
-        """
+        """Return all metrics, gauges by name, in the text format of Prometheus, version 0.0.4."""
         for name, value in gauges.items():
             if name not in self._gauges:
                 self._gauges[name] = Gauge(

@@ -17,70 +17,47 @@ _ORIGIN = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 @dataclass(frozen=True)
 class Options:
-    """Limits and secrets of a server.
+    """Limits and secrets of a server."""
 
-    Attributes
-    ----------
-    max_bytes : int
-        Size of the audio of a request, as uploaded.
-    max_seconds : float
-        Duration of the audio of a request.
-    max_segments : int
-        Windows of a timeline.
-    queue : int
-        Requests in progress at once, from first byte to answer; further ones are told to retry.
-    batch : int
-        Windows in a batch on a GPU.
-    max_wait : float
-        Expected seconds of waiting for the model; beyond it, requests are told to retry.
-    work_bytes : int
-        Memory of the uploads and decoded audio of all requests in progress.
-    timeout : float
-        Seconds from the end of the upload to the answer.
-    upload_timeout : float
-        Seconds of the upload.
-    decode_timeout : float
-        Seconds of decoding.
-    decoders : int
-        Number of decoding processes.
-    decode_bytes : int
-        Memory of each of these beyond what it needs to start.
-    token : str or None
-        Secret that clients must send.
-    log : Path or None
-        JSON Lines file to which answers are appended.
-    hosts : tuple of str or None
-        Names by which the server may be called; ``None`` for any.
-    origins : tuple of str
-        Origins of other pages that may send audio, such as ``https://voices.example.org``, compared
-        literally.
-    """
-
+    #: Size of the audio of a request, as uploaded.
     max_bytes: int = 25 << 20
+    #: Duration of the audio of a request.
     max_seconds: float = 120.0
+    #: Windows of a timeline.
     max_segments: int = 1000
+    #: Requests in progress at once, from first byte to answer; further ones are told to retry.
     queue: int = 64
+    #: Windows in a batch on a GPU.
     batch: int = 8
+    #: Expected seconds of waiting for the model; beyond it, requests are told to retry.
     max_wait: float = 20.0
+    #: Memory of the uploads and decoded audio of all requests in progress.
     work_bytes: int = 256 << 20
+    #: Seconds from the end of the upload to the answer.
     timeout: float = 60.0
+    #: Seconds of the upload.
     upload_timeout: float = 60.0
+    #: Seconds of decoding.
     decode_timeout: float = 20.0
+    #: Number of decoding processes.
     decoders: int = 2
+    #: Memory of each of these beyond what it needs to start.
     decode_bytes: int = 1 << 30
+    #: Secret that clients must send.
     token: str | None = None
+    #: JSON Lines file to which answers are appended.
     log: Path | None = None
+    #: Names by which the server may be called; None for any.
     hosts: tuple[str, ...] | None = LOOPBACK
+    #: Of other pages that may send audio, such as ``https://voices.example.org``, compared
+    #: literally.
     origins: tuple[str, ...] = ()
 
 
 def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
     """Return origins that may send audio.
 
-    Raises
-    ------
-    UserError
-        If one is not of the form ``scheme://host[:port]``, as browsers write it.
+    Raise UserError if one is not of the form ``scheme://host[:port]``, as browsers write it.
     """
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
@@ -92,22 +69,10 @@ def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
 
 
 def read_token(file: Path | None) -> str | None:
-    """Return the token that clients must send.
+    """Return the token that clients must send, from a file or the variable ``SERPIPE_TOKEN``.
 
-    Parameters
-    ----------
-    file : Path or None
-        File with the token; if None, the environment variable ``SERPIPE_TOKEN`` is used.
-
-    Returns
-    -------
-    str or None
-        ``None`` if there is neither.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be read, or the token is too short or not valid in a header.
+    It is None if there is neither. Raise UserError if the file cannot be read, or the token is too
+    short or not valid in a header.
     """
     source = f"--token-file {file}" if file else _TOKEN_VARIABLE
     if file:

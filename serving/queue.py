@@ -18,20 +18,13 @@ _LOG = logging.getLogger("serpipe.serving")
 
 @dataclass(frozen=True)
 class Job:
-    """A recording to be predicted.
+    """A recording to be predicted."""
 
-    Attributes
-    ----------
-    recording : Recording
-        From :meth:`Model.cut`.
-    answer : Future of Prediction
-        The answer. If it is cancelled before its first turn, the recording is not scored.
-    given_up : Event
-        Set when nobody waits for the answer any more: no further window is scored.
-    """
-
+    #: From :meth:`Model.cut`.
     recording: Recording
+    #: If it is cancelled before its first turn, the recording is not scored.
     answer: "Future[Prediction]" = field(default_factory=Future)
+    #: Set when nobody waits for the answer any more: no further window is scored.
     given_up: threading.Event = field(default_factory=threading.Event)
 
 
@@ -54,19 +47,11 @@ class ModelQueue:
 
     The threads take one window of each request in turn, so that a long timeline delays the others
     by one window at a time. On a CPU each thread scores a window alone, so that the scores are
-    bit-equal to those of :meth:`Model.predict`; on a GPU one thread scores batches.
+    bit-equal to those of :meth:`Model.predict`; on a GPU one thread scores batches of at most
+    ``batch`` windows and ``max_seconds`` of audio, unless a single window is longer.
 
-    Parameters
-    ----------
-    model : Model
-        Model that predicts.
-    batch : int
-        Maximum number of windows in a batch on a GPU.
-    max_seconds : float
-        Maximum seconds of audio in a batch, unless a single window is longer.
-    measured : callable
-        Called after each batch with its number of windows, the number of recordings that it
-        completed, and its duration in seconds.
+    ``measured`` is called after each batch with its number of windows, the number of recordings
+    that it completed, and its duration in seconds.
     """
 
     def __init__(
@@ -92,13 +77,7 @@ class ModelQueue:
             thread.start()
 
     def put(self, job: Job) -> None:
-        """Enqueue a recording.
-
-        Raises
-        ------
-        RuntimeError
-            If the queue is closed.
-        """
+        """Enqueue a recording; raise RuntimeError if the queue is closed."""
         with self._changed:
             if self._closed:
                 raise RuntimeError("the queue is closed")

@@ -6,17 +6,7 @@ from ..errors import BadClipError, UserError, first_line
 
 
 class Refused(Exception):  # noqa: N818
-    """A request is refused.
-
-    Parameters
-    ----------
-    status : int
-        HTTP status, 400 or above.
-    detail : str
-        One sentence for the client.
-    headers : mapping of str to str, optional
-        Headers of the response.
-    """
+    """A request is refused with an HTTP status, 400 or above, and one sentence for the client."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         self.status, self.detail, self.headers = status, detail, dict(headers or {})

@@ -35,10 +35,7 @@ _WAITING = 2048
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens on a name or address of this machine; port 0 is any free port.
 
-    Raises
-    ------
-    UserError
-        If the address is not of this machine, or the port is taken.
+    Raise UserError if the address is not of this machine, or the port is taken.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -62,21 +59,8 @@ def run(
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those in progress.
 
-    Parameters
-    ----------
-    model : Model
-        Model that predicts.
-    options : Options
-        Limits.
-    listener : socket
-        From :func:`listen`.
-    say : callable
-        Takes lines of text for the operator.
-
-    Raises
-    ------
-    UserError
-        If the log cannot be written, or the system allows too few open files.
+    ``listener`` is from :func:`listen`; ``say`` takes lines of text for the operator. Raise
+    UserError if the log cannot be written, or the system allows too few open files.
     """
     quiet_logs()
     connections = connections_allowed(options)
@@ -104,16 +88,9 @@ class _Server(uvicorn.Server):
 
 
 def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicorn.Config:
-    """Return the configuration of uvicorn.
+    """Return the configuration of uvicorn for an application from :func:`make_app`.
 
-    Parameters
-    ----------
-    app : ASGI application
-        From :func:`make_app`.
-    options : Options
-        Limits.
-    connections : int
-        Maximum number of open connections, from :func:`.sockets.connections_allowed`.
+    ``connections`` is from :func:`.sockets.connections_allowed`.
     """
     return uvicorn.Config(
         app,

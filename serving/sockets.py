@@ -21,10 +21,7 @@ _MOST = 1024
 def connections_allowed(options: Options) -> int:
     """Raise the limit on open files as far as possible; return how many connections it allows.
 
-    Raises
-    ------
-    UserError
-        If that is fewer than the requests that may be in progress.
+    Raise UserError if that is fewer than the requests that may be in progress.
     """
     most = max(_MOST, 2 * options.queue)
     try:

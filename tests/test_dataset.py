@@ -100,7 +100,7 @@ def test_the_requested_channel_is_used(tmp_path: Path) -> None:
         ),
         ({"labels": ["sad", "angry", "sad", "happy"]}, "one occurs twice"),
         ({"labels": ["sad"], "target": "fatigue"}, "target fatigue: holds numbers"),
-        ({"channels": "middle"}, "channels 'middle'"),
+        ({"channels": "middle"}, "middle"),
         ({"sampling_rate": 16}, "sampling rate 16: "),
     ],
 )

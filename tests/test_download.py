@@ -635,9 +635,3 @@ def test_any_damage_to_an_archive_gives_files_or_one_line(tmp_path: Path) -> Non
             refusals += 1
             assert "\n" not in str(error)
     assert 100 < refusals < len(bodies)
-
-
-def test_files_that_are_not_wanted_are_not_unpacked(server: Server, tmp_path: Path) -> None:
-    server.paths["/a"] = Served(GOOD_ZIP)
-    download([Archive(f"{server.url}/a", "a.zip")], tmp_path, unpack=False)
-    assert left(tmp_path) == {"a.zip": GOOD_ZIP}

@@ -27,6 +27,7 @@ CLASSIFIERS = [name for name, head in HEADS.items() if head.task == "classificat
 EMOTIONS = np.array(["angry", "happy", "sad"])
 #: Small, so that tests are quick; the last hyper-parameter of each has a choice.
 GRIDS: dict[str, Grid] = {
+    "lda": {},
     "lr": HEADS["lr"].grid | {"C": (0.01, 1.0)},
     "svm": {"C": (1.0, 10.0)},
     "svm-linear": {"C": (0.01, 0.1)},
@@ -66,6 +67,8 @@ def loso(labels: np.ndarray, speakers: np.ndarray) -> Problem:
 def fit_reference(name: str, params: Params, X: np.ndarray, y: np.ndarray) -> Any:
     """Fit scikit-learn's or LightGBM's own estimator, with which a head should agree."""
     head: Any = HEADS[name](params)
+    if name == "lda":
+        return head.estimator(len(np.unique(y))).fit(X.astype(np.float64), y)
     return head.fit(X, y, y) if name == "sgd" else head.estimator().fit(X, y)
 
 
@@ -203,7 +206,7 @@ def test_the_search_agrees_with_the_plain_loop(name: str) -> None:
         X = (X[:, :, None] > np.quantile(X, [0.25, 0.5, 0.75], axis=0).T).sum(axis=2)
         X = X.astype(np.float32)
     problem = loso(labels, speakers)
-    fitted = fit(name, {"3": X}, problem)
+    fitted = fit(name, {"3": X}, problem, among_heads=True)
     params = combinations(GRIDS[name])
     agree = []
     for fold in problem.folds[:4]:
@@ -391,7 +394,9 @@ def test_scores_by_hand() -> None:
 
 
 def test_heads_and_grids_are_read() -> None:
-    assert [head.name for head in find_heads("all")] == ["lr", "svm", "svm-linear", "lgbm"]
+    assert [head.name for head in find_heads("all")] == [
+        "lda", "lr", "svm", "svm-linear", "lgbm",
+    ]  # fmt: skip
     assert [head.name for head in find_heads("svm,lr")] == ["lr", "svm"]
     with pytest.raises(UserError, match="knn"):
         find_heads("lr,knn")

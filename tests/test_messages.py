@@ -13,8 +13,6 @@ from serpipe.artifacts.onnx_export.heads import check_exportable
 from serpipe.artifacts.run.record_probe import record_probe
 from serpipe.corpora.data import gather
 from serpipe.errors import UserError
-from serpipe.features.audio import CHANNEL_POLICIES
-from serpipe.features.convert import FORMATS
 from serpipe.features.devices import choose_precision
 from serpipe.features.encoder import load_encoder
 from serpipe.features.engine import EngineOptions, cache_key
@@ -113,13 +111,11 @@ def test_an_option_with_fixed_values_takes_no_other(
 
 
 def test_the_values_of_options_are_those_that_the_code_knows() -> None:
-    assert choices.CHANNELS == CHANNEL_POLICIES
     assert set(choices.POOLINGS) == {*POOLINGS, ",".join(POOLINGS)}
     assert choices.TRAINING_PRECISIONS == PRECISIONS
     assert choices.TASKS == TASKS
     assert choices.SIMILAR_SPEAKERS == SIMILAR_SPEAKERS
     assert choices.NORMALISATIONS == NORMALISATIONS
-    assert set(choices.AUDIO_FORMATS) == set(FORMATS)
     assert set(choices.NETWORKS) == set(NETWORKS)
     for precision in choices.EXTRACTION_PRECISIONS:
         assert choose_precision(precision, "cpu")
@@ -167,7 +163,7 @@ def test_export_of_such_a_head_says_so(serpipe: Command) -> None:
     write_hashed(Path("bundle/bundle.json"), content | {"head": "knn"})
     done = serpipe("export", "bundle")
     assert done.code == 2
-    assert "head knn: cannot be exported; fit one of lr, svm" in done.err.splitlines()[-1]
+    assert {"knn:", "lda,", "svm,"} <= set(done.err.splitlines()[-1].split())
 
 
 def test_one_of_something_is_singular(serpipe: Command, sample: Path, small_encoder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from serpipe.artifacts.onnx_export.heads import head_module
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import Waveform, read_waveform
 from serpipe.features.checkpoint import load_checkpoint
-from serpipe.features.encoder import identity_fields, load_encoder
+from serpipe.features.encoder import load_encoder
 from serpipe.pipeline.finetune.model import build_model, save_model
 from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
 from serpipe.pipeline.heads import HEADS, paths
@@ -84,7 +85,7 @@ def make_bundle(
     y: Any = draw.standard_normal(len(X)) if is_rating else np.resize(EMOTIONS, len(X))
     params = paths(GRIDS.get(name, head.grid))[0][0]
     speakers = np.repeat(["a", "b", "c"], len(X) // 3)
-    key = identity_fields(loaded.identity) | {"dtype": dtype} | changes
+    key = asdict(loaded.identity) | {"dtype": dtype} | changes
     save_bundle(
         folder, head(params).fit(X, y, speakers), head=name, parameters=params, encoder=key,
         pooling=pool, layer={"name": layers, "layers": candidate.layers, "how": candidate.how},

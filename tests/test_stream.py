@@ -17,7 +17,12 @@ from .conftest import Command
 from .test_fit import clips, loso
 
 TREES = {**HEADS["lgbm"].grid, "colsample_bytree": (0.5,), "n_estimators": (5.0, 10.0)}
-STREAMING = {"sgd": {"epochs": (2.0,), "C": (0.01, 1.0)}, "lgbm": TREES, "lgbm-regressor": TREES}
+STREAMING = {
+    "lda": {},
+    "sgd": {"epochs": (2.0,), "C": (0.01, 1.0)},
+    "lgbm": TREES,
+    "lgbm-regressor": TREES,
+}
 
 
 def in_file(X: np.ndarray, path: Path) -> FileMatrix:

@@ -15,7 +15,6 @@ from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
 from serpipe.artifacts.run.results import read_results
 from serpipe.corpora.data import SAMPLE, find_data
 from serpipe.errors import UserError
-from serpipe.features import known_models
 from serpipe.features.audio import read_waveform
 from serpipe.features.cache import open_cache
 from serpipe.features.checkpoint import load_checkpoint
@@ -271,12 +270,6 @@ def test_known_models_are_recognised_by_any_form_of_their_name(
 )
 def test_other_models_are_not_confused_with_known_ones(name: str) -> None:
     assert known_training([name]) is None
-
-
-def test_a_model_is_known_by_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_models, "KNOWN_WEIGHTS", {"ab12": frozenset({"tess"})})
-    record = known_training(["renamed"], "ab12")
-    assert record is not None and record.unlisted == {"tess"}
 
 
 @pytest.mark.parametrize("how", ["folder", "parent", "link", "origin"])

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ...errors import UserError, counted, first_line
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
-from ...pipeline.heads import HEADS, Head
+from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
 from ...schema import from_json
 from ..run.encoder_key import read_encoder_key
@@ -38,92 +38,46 @@ _REMEDY = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
 
 @dataclass(frozen=True)
 class BundleSummary:
-    """The content of ``bundle.json``.
-
-    Attributes
-    ----------
-    head : str
-        Name of the head.
-    parameters : mapping of str to float
-        Its hyper-parameters.
-    encoder : mapping
-        The key of the cache: checkpoint, revision and hash of the weights, and everything else that
-        embeddings depend on.
-    pooling : str
-        Poolings, joined by commas.
-    layer : mapping
-        ``name``, ``layers`` and ``how``, as in :class:`~serpipe.pipeline.layers.Candidate`.
-    layer_weights : sequence of float
-        Learnt weights of these layers, if any.
-    target : str
-        The predicted column.
-    changes : sequence of str
-        Labels that were merged or dropped.
-    labels : sequence of str
-        In the order of the probabilities; empty for ratings.
-    normalise : str
-        ``"speaker"``: the embeddings of each speaker must be standardised by themselves.
-    converged : bool
-        Whether the classifier reached its optimum.
-    result : mapping
-        Nested UAR, accuracy and macro-F1, with intervals, from 0 to 1: the scores of the protocol
-        that made this head, on held-out speakers.
-    warnings : sequence of str
-        Marks of these scores.
-    corpus, licence, citation : str
-        Of the training clips.
-    content : str
-        Hash of these clips, their labels and the cache's key.
-    head_sha256 : str
-        Hash of the file of the classifier.
-    provenance : mapping
-        Command, versions, machine.
-    probabilities : str
-        Whether and how the probabilities are calibrated; empty for ratings. By default from the
-        head.
-    files : mapping of str to str, optional
-        SHA-256 hashes of the bundle's other files, by name. None in bundles of earlier versions.
-    """
+    """The content of ``bundle.json``."""
 
     head: str
-    parameters: Mapping[str, int | float]
+    parameters: Mapping[str, int | float]  #: Hyper-parameters of the head.
+    #: The key of the cache: checkpoint, revision and hash of the weights, and everything else that
+    #: embeddings depend on.
     encoder: Mapping[str, Any]
-    pooling: str
+    pooling: str  #: Poolings, joined by commas.
+    #: ``name``, ``layers`` and ``how``, as in :class:`~serpipe.pipeline.layers.Candidate`.
     layer: Mapping[str, Any]
-    layer_weights: Sequence[float]
-    target: str
-    changes: Sequence[str]
-    labels: Sequence[str]
+    layer_weights: Sequence[float]  #: Learnt weights of these layers, if any.
+    target: str  #: The predicted column.
+    changes: Sequence[str]  #: Labels that were merged or dropped.
+    labels: Sequence[str]  #: In the order of the probabilities; empty for ratings.
+    #: ``"speaker"``: the embeddings of each speaker must be standardised by themselves.
     normalise: str
-    converged: bool
+    converged: bool  #: Whether the classifier reached its optimum.
+    #: Nested UAR, accuracy and macro-F1, with intervals, from 0 to 1: the scores of the protocol
+    #: that made this head, on held-out speakers.
     result: Mapping[str, Any]
-    warnings: Sequence[str]
-    corpus: str
-    licence: str
-    citation: str
-    content: str
-    head_sha256: str
-    provenance: Mapping[str, Any]
+    warnings: Sequence[str]  #: Marks of these scores.
+    corpus: str  #: Of the training clips.
+    licence: str  #: Of the training clips.
+    citation: str  #: Of the training clips.
+    content: str  #: Hash of these clips, their labels and the cache's key.
+    head_sha256: str  #: Hash of the file of the classifier.
+    provenance: Mapping[str, Any]  #: Command, versions, machine.
+    #: Whether and how they are calibrated; empty for ratings. By default from the head.
     probabilities: str = ""
+    #: SHA-256 hashes of the bundle's other files, by name. None in bundles of earlier versions.
     files: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle.
+    """A loaded bundle."""
 
-    Attributes
-    ----------
-    summary : BundleSummary
-        Its ``bundle.json``.
-    fitted : Head
-        The fitted head.
-    training : TrainingRecord or None
-        The training clips of the head; None if the bundle is older than such records.
-    """
-
-    summary: BundleSummary
+    summary: BundleSummary  #: Its ``bundle.json``.
     fitted: Head
+    #: The training clips of the head; None if the bundle is older than such records.
     training: TrainingRecord | None = None
 
     @property
@@ -158,19 +112,10 @@ class Bundle:
 def save_bundle(
     folder: Path, fitted: Head, *, training: TrainingRecord | None = None, **fields: Any
 ) -> None:
-    """Write a bundle.
+    """Write a bundle: a fitted head, and what is known of its and the encoder's training clips.
 
-    Parameters
-    ----------
-    folder : Path
-        Its folder.
-    fitted : Head
-        The fitted head.
-    training : TrainingRecord, optional
-        Its training clips, and what is known of the encoder's.
-    **fields
-        The fields of :class:`BundleSummary` but for ``head_sha256``, ``probabilities`` and
-        ``files``.
+    ``fields`` are those of :class:`BundleSummary` but for ``head_sha256``, ``probabilities`` and
+    ``files``.
     """
     path = _head_path(folder, fields["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,10 +133,7 @@ def save_bundle(
 def read_bundle_summary(folder: Path) -> BundleSummary:
     """Read the ``bundle.json`` of a bundle, without its head.
 
-    Raises
-    ------
-    UserError
-        If it is missing, incomplete, changed, or of another format version.
+    Raise UserError if it is missing, incomplete, changed, or of another format version.
     """
     path = folder / "bundle.json"
     try:
@@ -205,7 +147,7 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
         if len(set(summary.labels)) < len(summary.labels):
             raise ValueError("a label occurs twice")
         if not summary.probabilities and summary.head in HEADS:
-            summary = replace(summary, probabilities=HEADS[summary.head].probabilities_are)
+            summary = replace(summary, probabilities=saved_head(summary.head).probabilities_are)
     except FileNotFoundError:
         raise UserError(f"{folder}: not a bundle, it has no bundle.json; {_REMEDY}") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -218,24 +160,12 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Load a bundle from any source, without running code from it.
+    """Load ``RUN/bundles/HEAD`` from any source, without running code from it.
 
-    Parameters
-    ----------
-    folder : Path
-        ``RUN/bundles/HEAD``, as ``serpipe fit`` writes it.
-
-    Returns
-    -------
-    Bundle
-
-    Raises
-    ------
-    UserError
-        If it is incomplete, was changed, or would need code.
+    Raise UserError if it is incomplete, was changed, or would need code.
     """
     summary = read_bundle_summary(folder)
-    if summary.head not in HEADS:
+    if summary.head not in HEADS and summary.head != FUSE:
         raise UserError(
             f"{folder / 'bundle.json'}: its head {summary.head!r} is not one of "
             f"{', '.join(HEADS)}; use the version of serpipe that made it, or install the package "
@@ -249,7 +179,7 @@ def load_bundle(folder: Path) -> Bundle:
     if FILE_NAME not in files and summary.files is not None and (folder / FILE_NAME).exists():
         raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)
-    bundle = Bundle(summary, HEADS[summary.head].load(head_file), training)
+    bundle = Bundle(summary, saved_head(summary.head).load(head_file), training)
     try:
         zeros = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
         embeddings = {layer: zeros.astype(np.float32) for layer in bundle.candidate.layers}
@@ -267,4 +197,4 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def _head_path(folder: Path, head: str) -> Path:
-    return folder / f"head{HEADS[head].suffix}"
+    return folder / f"head{saved_head(head).suffix}"

@@ -27,22 +27,10 @@ def bundles_of(run: Path) -> list[Path]:
 
 
 def find_model(name: str | Place | None) -> Path:
-    """Return the folder of a model.
+    """Return the folder of a model, given by a name as :func:`load_model` takes it.
 
-    Parameters
-    ----------
-    name : str, Path, Remote or None
-        See :func:`~serpipe.artifacts.models.saved_model.load_model`.
-
-    Returns
-    -------
-    Path
-        A bundle or model; for a hub id, a path that does not exist.
-
-    Raises
-    ------
-    UserError
-        If a path does not exist, or a run has no model.
+    It is a bundle or a model; for a hub id, a path that does not exist. Raise UserError if a path
+    does not exist, or a run has no model.
     """
     given = latest_bundle() or DEFAULT_BUNDLE if name is None else local(name)
     if not given.exists() and looks_like_path(str(name)):

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from ...corpora.emotions import shared_word
 from ...errors import UserError
@@ -19,10 +19,7 @@ _UNNAMED = re.compile(r"label_\d+", re.IGNORECASE)
 def rename_outputs(outputs: Sequence[str], changes: Mapping[str, str]) -> tuple[str, ...]:
     """Rename outputs of a model, given old and new names; several may get the same name.
 
-    Raises
-    ------
-    UserError
-        If the model has no such output.
+    Raise UserError if the model has no such output.
     """
     for old, new in changes.items():
         if old not in outputs:
@@ -34,25 +31,12 @@ def rename_outputs(outputs: Sequence[str], changes: Mapping[str, str]) -> tuple[
 
 
 def match_labels(outputs: Sequence[str], labels: Sequence[str]) -> NDArray[np.intp]:
-    """Find the label of the clips that each output stands for.
+    """Find the label of the clips that each output of a model stands for.
 
-    Parameters
-    ----------
-    outputs : sequence of str
-        Outputs of the model.
-    labels : sequence of str
-        Labels of the clips.
-
-    Returns
-    -------
-    ndarray of int, shape (n_outputs,)
-        Index into ``labels``: of the same name in any case, else of the same shared word for an
-        emotion; -1 if there is none. Several outputs may stand for one label.
-
-    Raises
-    ------
-    UserError
-        If no output stands for a label, an output could stand for two, or outputs have no names.
+    Return indices into ``labels``, shape (n_outputs,): of the same name in any case, else of the
+    same shared word for an emotion; -1 if there is none. Several outputs may stand for one label.
+    Raise UserError if no output stands for a label, an output could stand for two, or outputs have
+    no names.
     """
     remedy = "rename labels of the model with --model-map"
     indices = np.full(len(outputs), -1)
@@ -86,10 +70,7 @@ def match_labels(outputs: Sequence[str], labels: Sequence[str]) -> NDArray[np.in
 def find_rating(outputs: Sequence[str], target: str) -> int:
     """Return the index of the output that gives a rating.
 
-    Raises
-    ------
-    UserError
-        Unless exactly one output has the name of the target, in any case.
+    Raise UserError unless exactly one output has the name of the target, in any case.
     """
     matches = [n for n, output in enumerate(outputs) if output.lower() == target.lower()]
     if len(matches) != 1:
@@ -103,27 +84,14 @@ def find_rating(outputs: Sequence[str], target: str) -> int:
 def label_probabilities(
     logits: NDArray[np.float64], indices: NDArray[np.intp], n_labels: int
 ) -> NDArray[np.float64]:
-    """Return the probability of each label of the clips.
+    """Return the probability of each label of the clips, shape (n_clips, n_labels).
 
-    Parameters
-    ----------
-    logits : ndarray of float64, shape (n_clips, n_outputs)
-        Outputs of the model.
-    indices : ndarray of int, shape (n_outputs,)
-        From :func:`match_labels`.
-    n_labels : int
-        Number of labels.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_clips, n_labels)
-        The softmax over all outputs, summed by label. A row sums to less than one where outputs
-        stand for no label.
+    It is the softmax over all outputs, of shape (n_clips, n_outputs), summed by label; ``indices``
+    are from :func:`match_labels`. A row sums to less than one where outputs stand for no label.
     """
-    softmax: NDArray[Any] = np.exp(logits - logits.max(axis=1, keepdims=True))
-    softmax /= softmax.sum(axis=1, keepdims=True)
+    of_outputs = softmax(logits, axis=1)
     probabilities = np.zeros((len(logits), n_labels))
     for output, index in enumerate(indices.tolist()):
         if index >= 0:
-            probabilities[:, index] += softmax[:, output]
+            probabilities[:, index] += of_outputs[:, output]
     return probabilities

@@ -14,50 +14,26 @@ TRAINED_ON = "TRAINED ON"
 
 @dataclass(frozen=True)
 class Window:
-    """The prediction for a window of a recording.
+    """The prediction for a window of a recording."""
 
-    Attributes
-    ----------
-    start, end : float
-        In seconds.
-    label : str
-        The chosen label; empty for ratings, and for silence.
-    scores : mapping of str to float
-        Probability of each label, or value of each rating; empty for silence.
-    """
-
-    start: float
-    end: float
-    label: str
+    start: float  #: In seconds.
+    end: float  #: In seconds.
+    label: str  #: The chosen label; empty for ratings, and for silence.
+    #: Probability of each label, or value of each rating; empty for silence.
     scores: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for a recording.
+    """The prediction for a recording."""
 
-    Attributes
-    ----------
-    source : str
-        The recording.
-    seconds : float
-        Its duration.
-    label : str
-        The chosen label; empty for ratings.
-    scores : mapping of str to float
-        Probability of each label, or value of each rating.
-    timeline : tuple of Window
-        Its windows; empty if it was not cut.
-    trained_on : bool or None
-        Whether the model was trained on this very recording, so that the prediction says nothing
-        about others. None if unknown.
-    """
-
-    source: str
-    seconds: float
-    label: str
-    scores: Mapping[str, float]
-    timeline: tuple[Window, ...]
+    source: str  #: Name of the recording.
+    seconds: float  #: Its duration.
+    label: str  #: The chosen label; empty for ratings.
+    scores: Mapping[str, float]  #: Probability of each label, or value of each rating.
+    timeline: tuple[Window, ...]  #: Its windows; empty if it was not cut.
+    #: Whether the model was trained on this very recording, so that the prediction says nothing
+    #: about others. None if unknown.
     trained_on: bool | None = None
 
     @property

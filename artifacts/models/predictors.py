@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ...choices import CHANNELS, check_choice
 from ...errors import UserError, counted
-from ...features.audio import CHANNEL_POLICY, Waveform, check_channels
+from ...features.audio import CHANNEL_POLICY, Waveform
 from ...features.batching import GPU_BATCH_SECONDS, Lane
-from ...features.checkpoint import BUILT_IN
 from ...features.encoder import PRECISIONS, Encoder, load_encoder
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
-from ...features.names import HUB_ID, POOLINGS
+from ...features.names import BUILT_IN, HUB_ID, POOLINGS
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.measures import MEASURES, Measure
@@ -42,46 +42,23 @@ _SAME = ("weights_sha256", "model_type", "sampling_rate", "normalise", "layers",
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that scores clips.
+    """A model that scores clips."""
 
-    Attributes
-    ----------
-    outputs : tuple of str
-        Names of the scores: labels or ratings.
-    is_rating : bool
-        Whether they are ratings.
-    target : str
-        The predicted column; empty if unknown.
-    front_end : FrontEnd
-        Its sampling rate, shortest clip, and whether each clip is normalised.
-    maximum_samples : int or None
-        The longest clip.
-    channels : {"mean", "left", "right"}
-        How several channels become one.
-    trim_decibels : float or None
-        Level below which the ends of a clip are trimmed.
-    card : mapping
-        Description, scores, calibration, warnings, licence.
-    score : callable
-        From clips, mono float32 at its rate and within its limits, to their scores. The scores of a
-        clip do not depend on the other clips; on a CPU to the last bit.
-    training : TrainingRecord or None
-        Its training clips, those of its encoder included; None if nothing is known.
-    lanes : int
-        Threads that may each score one clip at the same time, which is fastest on a CPU; 0 on a
-        GPU, where one thread scores batches.
-    """
-
-    outputs: tuple[str, ...]
-    is_rating: bool
-    target: str
-    front_end: FrontEnd
-    maximum_samples: int | None
-    channels: str
-    trim_decibels: float | None
-    card: Mapping[str, Any]
+    outputs: tuple[str, ...]  #: Names of the scores: labels or ratings.
+    is_rating: bool  #: Whether they are ratings.
+    target: str  #: The predicted column; empty if unknown.
+    front_end: FrontEnd  #: Its sampling rate, shortest clip, and whether each clip is normalised.
+    maximum_samples: int | None  #: The longest clip.
+    channels: str  #: How several channels become one.
+    trim_decibels: float | None  #: Level below which the ends of a clip are trimmed.
+    card: Mapping[str, Any]  #: Description, scores, calibration, warnings, licence.
+    #: From clips, mono float32 at its rate and within its limits, to their scores. The scores of a
+    #: clip do not depend on the other clips; on a CPU to the last bit.
     score: Scorer
+    #: Its training clips, those of its encoder included; None if nothing is known.
     training: TrainingRecord | None
+    #: Threads that may each score one clip at the same time, which is fastest on a CPU; 0 on a GPU,
+    #: where one thread scores batches.
     lanes: int = 1
 
 
@@ -90,13 +67,8 @@ def bundle_predictor(
 ) -> Predictor:
     """Load a bundle and its encoder, see :func:`find_encoder`, onto a torch device.
 
-    Raises
-    ------
-    UserError
-        If the bundle is incomplete or needs many clips of each speaker, or the encoder is missing
-        or another one.
-    MachineError
-        If the hub cannot be reached.
+    Raise UserError if the bundle is incomplete or needs many clips of each speaker, or the encoder
+    is missing or another one; MachineError if the hub cannot be reached.
     """
     bundle = load_bundle(folder)
     summary, key = bundle.summary, bundle.summary.encoder
@@ -107,7 +79,7 @@ def bundle_predictor(
         )
     loaded, warnings = _load_its_encoder(folder, summary, device, encoder, revision)
     trim, channels = key.get("trim_decibels"), key.get("channels", CHANNEL_POLICY)
-    check_channels(channels)
+    check_choice("channels", channels, CHANNELS)
     return Predictor(
         outputs=tuple(map(str, summary.labels)) or (summary.target,),
         is_rating=not summary.labels,
@@ -126,12 +98,8 @@ def bundle_predictor(
 def classifier_predictor(name: str, device: str, revision: str | None) -> Predictor:
     """Load a model of transformers, from a folder or by hub id and revision.
 
-    Raises
-    ------
-    UserError
-        If it is missing or incomplete, or gives several labels to a clip.
-    MachineError
-        If the hub cannot be reached.
+    Raise UserError if it is missing or incomplete, or gives several labels to a clip; MachineError
+    if the hub cannot be reached.
     """
     from ...pipeline.finetune.classifier import load_classifier
 
@@ -160,10 +128,7 @@ def classifier_predictor(name: str, device: str, revision: str | None) -> Predic
 def network_predictor(folder: Path, device: str) -> Predictor:
     """Load a network that ``serpipe finetune --network`` saved.
 
-    Raises
-    ------
-    UserError
-        If it is incomplete.
+    Raise UserError if it is incomplete.
     """
     from ...pipeline.finetune.network_model import load_network, network_front_end
 
@@ -184,28 +149,10 @@ def network_predictor(folder: Path, device: str) -> Predictor:
 def find_encoder(
     folder: Path, bundle: BundleSummary, given: str | Path | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """Find the encoder of the bundle in a folder.
+    """Find the encoder of the bundle in a folder; ``given`` and ``revision`` are the user's.
 
-    Parameters
-    ----------
-    folder, bundle : Path, BundleSummary
-        The bundle.
-    given : str, Path or None
-        Where the encoder is, if it is neither built in nor on the hub.
-    revision : str or None
-        Of that encoder.
-
-    Returns
-    -------
-    source : str
-        Built-in name, local folder or hub id.
-    revision : str or None
-        Of a hub id.
-
-    Raises
-    ------
-    UserError
-        If it is in a local folder that is not given.
+    Return its built-in name, local folder or hub id, and for a hub id the revision. Raise UserError
+    if it is in a local folder that is not given.
     """
     name, recorded = str(bundle.encoder.get("encoder")), str(bundle.encoder.get("revision"))
     is_hub = recorded not in ("local", "built-in") and HUB_ID.fullmatch(name)

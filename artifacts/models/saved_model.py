@@ -56,27 +56,14 @@ _DecodedFile = tuple[str, tuple[Waveform, str] | BadClipError]
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording that was checked and cut into windows by :meth:`Model.cut`.
+    """A recording that was checked and cut into windows by :meth:`Model.cut`."""
 
-    Attributes
-    ----------
-    source : str
-        Its name.
-    waveform : ndarray of float32, shape (n_samples,)
-        Mono, at the model's rate.
-    windows : tuple of (int, int)
-        First sample of each window, and the one after its last.
-    is_cut : bool
-        Whether the prediction has a timeline.
-    audio_sha256 : str
-        Hash of the samples as they were decoded; empty if unknown.
-    """
-
-    source: str
-    waveform: Waveform
+    source: str  #: Its name.
+    waveform: Waveform  #: Shape (n_samples,), mono, at the model's rate.
+    #: First sample of each window, and the one after its last.
     windows: tuple[tuple[int, int], ...]
-    is_cut: bool
-    audio_sha256: str
+    is_cut: bool  #: Whether the prediction has a timeline.
+    audio_sha256: str  #: Hash of the samples as they were decoded; empty if unknown.
 
     def piece(self, number: int) -> Waveform:
         """Return the samples of a window, without copying them."""
@@ -86,33 +73,17 @@ class Recording:
 
 @dataclass(frozen=True)
 class Model:
-    """A saved model, loaded by :func:`load_model`. Several threads may call it.
+    """A saved model, loaded by :func:`load_model`. Several threads may call it."""
 
-    Attributes
-    ----------
-    name : str
-        What was loaded.
-    labels : tuple of str
-        Its labels; empty for ratings.
-    target : str
-        What it predicts, such as emotion; empty if unknown.
-    sampling_rate : int
-        Of its input, in Hz.
-    card : mapping
-        ``name``, ``kind``, ``what``, ``corpus``, ``score`` (with the protocol), ``probabilities``
-        (whether they are calibrated; empty for ratings), ``warnings``, ``licence``, ``citation``
-        and ``normalises`` (whether each clip is scaled to zero mean and unit variance): JSON
-        values.
-    predictor : Predictor
-        Scores windows.
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    target: str
-    sampling_rate: int
+    name: str  #: What was loaded.
+    labels: tuple[str, ...]  #: Empty for ratings.
+    target: str  #: What it predicts, such as emotion; empty if unknown.
+    sampling_rate: int  #: Of its input, in Hz.
+    #: ``name``, ``kind``, ``what``, ``corpus``, ``score`` (with the protocol), ``probabilities``
+    #: (whether they are calibrated; empty for ratings), ``warnings``, ``licence``, ``citation`` and
+    #: ``normalises`` (whether each clip is scaled to zero mean and unit variance): JSON values.
     card: Mapping[str, Any]
-    predictor: Predictor = field(repr=False)
+    predictor: Predictor = field(repr=False)  #: Scores windows.
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def predict(
@@ -234,12 +205,8 @@ class Model:
     ) -> Recording:
         """Check a recording and cut it into windows: the first of three steps of a prediction.
 
-        The parameters are those of :meth:`predict_batch`, for one recording.
-
-        Raises
-        ------
-        BadClipError
-            If it cannot be used.
+        The parameters are those of :meth:`predict_batch`, for one recording. Raise BadClipError if
+        it cannot be used.
         """
         if waveform.ndim != 1 or waveform.dtype != np.float32 or not len(waveform):
             raise BadClipError(
@@ -265,21 +232,9 @@ class Model:
     def score(self, pieces: Sequence[Waveform]) -> list[ClipScores | None]:
         """Score windows, of one recording or several: the second step.
 
-        Parameters
-        ----------
-        pieces : sequence of ndarray of float32, shape (n_samples,)
-            From :meth:`Recording.piece`. The scores of one do not depend on the others; on a CPU to
-            the last bit.
-
-        Returns
-        -------
-        list of (str, ndarray of float64) or None
-            In the order given; None for silence.
-
-        Raises
-        ------
-        MachineError
-            If they do not fit in memory.
+        The windows are from :meth:`Recording.piece`; silence has no scores. The scores of one do
+        not depend on the others; on a CPU to the last bit. Raise MachineError if they do not fit in
+        memory.
         """
         trimmed = [self._trim(piece) for piece in pieces]
         audible = [piece for piece in trimmed if piece is not None]
@@ -296,23 +251,9 @@ class Model:
         return [None if piece is None else next(scored) for piece in trimmed]
 
     def combine(self, recording: Recording, scored: Sequence[ClipScores | None]) -> Prediction:
-        """Combine the scores of all windows of a recording: the last step.
+        """Combine the scores of all windows of a recording, in their order: the last step.
 
-        Parameters
-        ----------
-        recording : Recording
-            From :meth:`cut`.
-        scored : sequence of (str, ndarray of float64) or None
-            From :meth:`score`, one for each window, in their order.
-
-        Returns
-        -------
-        Prediction
-
-        Raises
-        ------
-        BadClipError
-            If all windows are silent, or a score is not finite.
+        Raise BadClipError if all windows are silent, or a score is not finite.
         """
         source = recording.source
         audible = [each for each in scored if each is not None]
@@ -350,26 +291,15 @@ class Model:
     def read(self, file: Place) -> Waveform:
         """Read a file, of any format that corpora may have, as :meth:`predict_batch` takes it.
 
-        Raises
-        ------
-        BadClipError
-            If it cannot be used.
+        Raise BadClipError if it cannot be used.
         """
         return self.decode(read_clip(file), file)[0]
 
     def decode(self, content: bytes, file: Place) -> tuple[Waveform, str]:
         """Decode the content of a file, whose name is for messages.
 
-        Returns
-        -------
-        waveform : ndarray of float32, shape (n_samples,)
-        audio_sha256 : str
-            Hash of the decoded samples, before resampling.
-
-        Raises
-        ------
-        BadClipError
-            If it cannot be used.
+        Return the waveform and the hash of the decoded samples before resampling. Raise
+        BadClipError if it cannot be used.
         """
         rate, channels = self.sampling_rate, self.predictor.channels
         waveform, facts = decode_waveform(content, rate, channels, file=file)
@@ -378,10 +308,8 @@ class Model:
     def check_windows(self, window: float | None, hop: float | None) -> None:
         """Refuse windows that cannot be cut or scored, before any work.
 
-        Raises
-        ------
-        UserError
-            If they are longer or shorter than the model accepts, leave gaps, or are too many.
+        Raise UserError if they are longer or shorter than the model accepts, leave gaps, or are too
+        many.
         """
         if window is None:
             if hop is not None:
@@ -507,20 +435,10 @@ def predict_files(
     workers: int = 1,
     track: Track[Any] = no_track,
 ) -> Iterator[Prediction | BadClipError]:
-    """Predict files, a group at a time, with ``workers`` decoding threads.
+    """Predict files, a group at a time, with ``workers`` decoding threads, in their order.
 
-    The other parameters are those of :meth:`Model.predict_batch`; ``track`` shows progress over the
-    files, or over the windows of a single file.
-
-    Yields
-    ------
-    Prediction or BadClipError
-        One for each file, in their order.
-
-    Raises
-    ------
-    UserError, MachineError
-        See :meth:`Model.predict_batch`.
+    The other parameters and the errors are those of :meth:`Model.predict_batch`; ``track`` shows
+    progress over the files, or over the windows of a single file.
     """
 
     def read(item: tuple[Place, Content]) -> _DecodedFile:

@@ -12,25 +12,10 @@ MINIMUM_HOP = 0.05
 def windows(n_samples: int, rate: int, window: float, hop: float) -> list[tuple[int, int]]:
     """Cut a recording into windows of one length that cover all of it.
 
-    Parameters
-    ----------
-    n_samples : int
-        Its length.
-    rate : int
-        In Hz.
-    window, hop : float
-        Length of a window, and distance between the starts of windows, in seconds.
-
-    Returns
-    -------
-    list of (int, int)
-        First sample of each window, and the one after its last. The last window ends where the
-        recording does. A recording shorter than a window is one window.
-
-    Raises
-    ------
-    UserError
-        If windows would leave gaps, or be too many.
+    Window and hop (the distance between the starts of windows) are in seconds, the rate in Hz.
+    Return the first sample of each window, and the one after its last. The last window ends where
+    the recording does. A recording shorter than a window is one window. Raise UserError if windows
+    would leave gaps, or be too many.
     """
     if not (math.isfinite(window * rate) and math.isfinite(hop) and MINIMUM_HOP <= hop <= window):
         raise UserError(

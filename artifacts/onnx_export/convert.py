@@ -35,28 +35,11 @@ def check_installed() -> None:
 
 
 def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str]) -> bytes:
-    """Convert a graph to the bytes of an ONNX file.
+    """Convert a graph in evaluation mode to the bytes of an ONNX file, with ``metadata``.
 
-    Parameters
-    ----------
-    graph : Graph
-        In evaluation mode.
-    n_samples : int
-        Length of the clips for tracing; others may have other lengths.
-    opset : int
-        One of :data:`OPSETS`.
-    metadata : mapping of str to str
-        Stored in the file.
-
-    Returns
-    -------
-    bytes
-        The same for the same graph; nothing in them names this machine.
-
-    Raises
-    ------
-    UserError
-        If it is too large for one file, or uses what ONNX cannot represent.
+    It is traced with clips of ``n_samples``; others may have other lengths. The bytes are the same
+    for the same graph; nothing in them names this machine. Raise UserError if it is too large for
+    one file, or uses what ONNX cannot represent.
     """
     import onnx
 
@@ -103,10 +86,7 @@ def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str
 def run_onnx(content: bytes, clips: Sequence[Waveform]) -> list[list[NDArray[Any]]]:
     """Return the outputs of an ONNX file for each clip, one at a time, in one thread.
 
-    Raises
-    ------
-    UserError
-        If onnxruntime cannot run it.
+    Raise UserError if onnxruntime cannot run it.
     """
     import onnxruntime
 

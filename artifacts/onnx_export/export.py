@@ -38,27 +38,14 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported ONNX file.
-
-    Attributes
-    ----------
-    path : Path
-        The file.
-    n_bytes : int
-        Its size.
-    difference : float
-        The largest difference of its scores from those of torch: absolute up to 1, relative above.
-    seconds : tuple of float
-        Durations of the clips on which it was measured.
-    metadata : mapping of str to str
-        Stored in the file.
-    """
+    """An exported ONNX file."""
 
     path: Path
     n_bytes: int
+    #: The largest difference of its scores from those of torch: absolute up to 1, relative above.
     difference: float
-    seconds: tuple[float, ...]
-    metadata: Mapping[str, str]
+    seconds: tuple[float, ...]  #: Durations of the clips on which it was measured.
+    metadata: Mapping[str, str]  #: Stored in the file.
 
 
 def export_onnx(
@@ -89,16 +76,12 @@ def export_onnx(
     say : callable, optional
         Prints the description of the model, a line at a time.
 
-    Returns
-    -------
-    Exported
-
     Raises
     ------
     UserError
-        If the model needs what a graph cannot do (trimmed silence, half precision), its head
-        cannot be exported (``check_exportable``), it is larger
-        than an ONNX file can be, or gives other scores; or if serpipe[onnx] is not installed.
+        If the model needs what a graph cannot do (trimmed silence, half precision), its head cannot
+        be exported (``check_exportable``), it is larger than an ONNX file can be, or gives other
+        scores; or if serpipe[onnx] is not installed.
     MachineError
         If the hub cannot be reached, or the disk does not take the file.
     """

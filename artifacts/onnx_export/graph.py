@@ -22,19 +22,12 @@ from .heads import HeadOutput
 class Graph(nn.Module):
     """A model from samples to scores.
 
-    Parameters
-    ----------
-    prepare : Module
-        From samples, float32, shape (n_clips, n_samples), to the input of ``embed``.
-    embed : Module
-        From that and the number of samples to the input of ``head``.
-    head : Module
-        From that to :data:`~serpipe.artifacts.onnx_export.heads.HeadOutput`.
-    shortest, longest : int, int or None
-        Samples of the shortest and the longest clip.
-    two_frames : int
-        Samples of the shortest clip with two frames, from which torch traces: it treats a size of 1
-        as a special case, and would otherwise trace everything twice to find this number.
+    ``prepare`` takes samples, float32, shape (n_clips, n_samples); ``embed`` takes what it returns
+    and the number of samples; ``head`` takes the embeddings and returns
+    :data:`~serpipe.artifacts.onnx_export.heads.HeadOutput`. ``shortest`` and ``longest`` are the
+    limits of a clip, in samples; ``two_frames`` is the length of the shortest clip of two frames,
+    from which torch traces: it treats a size of 1 as a special case, and would otherwise trace
+    everything twice to find this limit.
     """
 
     def __init__(
@@ -51,12 +44,7 @@ class Graph(nn.Module):
         self.shortest, self.longest, self.two_frames = shortest, longest, two_frames
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Score clips of one length.
-
-        Parameters
-        ----------
-        audio : Tensor of float32, shape (n_clips, n_samples)
-            Mono, full scale 1.
+        """Score mono clips of one length, full scale 1, shape (n_clips, n_samples).
 
         Returns
         -------
@@ -98,12 +86,9 @@ class Normalised(nn.Module):
 
 
 class WhisperLogMel(nn.Module):
-    """Whisper's spectrogram; the Fourier transform is a convolution with sines and cosines.
+    """Whisper's spectrogram, with the parameters of the checkpoint's own extractor.
 
-    Parameters
-    ----------
-    extractor : WhisperFeatureExtractor
-        The checkpoint's own.
+    The Fourier transform is a convolution with sines and cosines.
     """
 
     def __init__(self, extractor: Any) -> None:
@@ -134,12 +119,7 @@ class WhisperLogMel(nn.Module):
 class PooledLayers(nn.Module):
     """An encoder up to the last layer that is needed, with its layers pooled and joined.
 
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        The encoder; it is modified, and of no other use afterwards.
-    bundle : BundleSummary
-        Layers, their weights and poolings.
+    The encoder of ``checkpoint`` is modified, and of no other use afterwards.
     """
 
     def __init__(self, checkpoint: Checkpoint, bundle: BundleSummary) -> None:
@@ -197,13 +177,7 @@ class PooledLayers(nn.Module):
 
 
 class Logits(nn.Module):
-    """A whole classifier of transformers.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        Of audio classification.
-    """
+    """A whole classifier of transformers, as a model for audio classification computes it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -218,12 +192,7 @@ class Logits(nn.Module):
 class Probabilities(nn.Module):
     """From logits to the probability of each label; outputs of one name are summed.
 
-    Parameters
-    ----------
-    indices : sequence of int
-        The label of each logit.
-    is_rating : bool
-        Whether the logits are ratings, which are returned unchanged.
+    ``indices`` are the labels of the logits. Ratings are returned unchanged.
     """
 
     def __init__(self, indices: list[int], is_rating: bool) -> None:
@@ -248,20 +217,12 @@ def prepare_module(front_end: FrontEnd) -> nn.Module:
 
 
 def ready(graph: Graph) -> Graph:
-    """Put a graph into evaluation mode, for runtimes that compute less exactly than torch.
+    """Put a graph into evaluation mode in place, for runtimes that compute less exactly than torch.
 
     The mean of thousands of float32 is less exact in onnxruntime than in torch. In a group norm
     that shifts all frames of a channel a little, which the following layer norms amplify in frames
     of digital silence: scores differed by 6e-4. So group norms are replaced by exact ones.
-
-    Parameters
-    ----------
-    graph : Graph
-        Changed in place: parametrised weights are replaced by their values, too.
-
-    Returns
-    -------
-    Graph
+    Parametrised weights are replaced by their values, too.
     """
     for module in list(graph.modules()):
         for name, child in module.named_children():
@@ -274,13 +235,7 @@ def ready(graph: Graph) -> Graph:
 
 
 class ExactGroupNorm(nn.Module):
-    """A group norm, one channel per group, whose mean over thousands of steps is exact.
-
-    Parameters
-    ----------
-    norm : GroupNorm
-        The layer that it replaces.
-    """
+    """A group norm, one channel per group, whose mean over thousands of steps is exact."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ They compute in float64, as libsvm and LightGBM do, and use plain operators alon
 need none for scikit-learn's models and for trees.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from ...errors import UserError, first_line
 from ...pipeline.heads import Head
+from ...pipeline.heads.fused import SMALLEST, FusedMember
 
 #: Scores, float64, shape (n_clips, n_outputs); and the index of the chosen label, int64, shape
 #: (n_clips,), or None for ratings.
@@ -24,23 +25,9 @@ HeadOutput = tuple[torch.Tensor, torch.Tensor | None]
 def head_module(name: str, fitted: Head) -> nn.Module:
     """Convert a fitted head to a module.
 
-    Parameters
-    ----------
-    name : str
-        Name of the head.
-    fitted : Head
-        From its ``fit_final`` or ``load``.
-
-    Returns
-    -------
-    Module
-        From embeddings, float32, shape (n_clips, n_features), to :data:`HeadOutput`: up to
-        rounding, what the ``predict`` of the head returns.
-
-    Raises
-    ------
-    UserError
-        If serpipe does not fit such a head.
+    From embeddings, float32, shape (n_clips, n_features), it computes :data:`HeadOutput`: up to
+    rounding, what the ``predict`` of the head returns. Raise UserError if serpipe does not fit such
+    a head.
     """
     try:
         return _MAKERS[name](fitted.model)
@@ -60,15 +47,7 @@ def check_exportable(name: str) -> None:
 
 
 class Chain(nn.Module):
-    """Modules in sequence; the largest of the resulting scores is chosen.
-
-    Parameters
-    ----------
-    *parts : Module
-        The modules.
-    is_rating : bool
-        Whether the scores are ratings, of which none is chosen.
-    """
+    """Modules in sequence; the largest of the resulting scores is chosen, or none for ratings."""
 
     def __init__(self, *parts: nn.Module, is_rating: bool = False) -> None:
         super().__init__()
@@ -96,13 +75,7 @@ class Affine(nn.Module):
 
 
 class Logistic(nn.Module):
-    """Logistic regression: from features to probabilities.
-
-    Parameters
-    ----------
-    regression : LogisticRegression
-        Fitted.
-    """
+    """A fitted logistic regression: from features to probabilities."""
 
     def __init__(self, regression: Any) -> None:
         super().__init__()
@@ -119,10 +92,7 @@ class Logistic(nn.Module):
 class OneAgainstRest(nn.Module):
     """A logistic regression for each label against the others, with normalised probabilities.
 
-    Parameters
-    ----------
-    classifier : Pipeline
-        Scaler and regression, as :mod:`serpipe.pipeline.heads.sgd` fits them.
+    Scaler and regression are as :mod:`serpipe.pipeline.heads.sgd` fits them.
     """
 
     def __init__(self, classifier: Any) -> None:
@@ -141,16 +111,10 @@ class OneAgainstRest(nn.Module):
 
 
 class Machine(nn.Module):
-    """A support vector machine: from standardised features to sums over its kernel.
+    """A support vector machine: from standardised features to sums over its kernel, RBF or linear.
 
-    Parameters
-    ----------
-    machine : SVC or SVR
-        Fitted, with an RBF or a linear kernel.
-    coefficients : ndarray of float64, shape (n_sums, n_support_vectors)
-        Coefficients of each sum.
-    bias : ndarray of float64, shape (n_sums,)
-        Added to each.
+    ``coefficients``, float64, shape (n_sums, n_support_vectors), are those of each sum, to which
+    ``bias``, shape (n_sums,), is added.
     """
 
     def __init__(
@@ -180,10 +144,8 @@ class Machine(nn.Module):
 class CalibratedMachine(nn.Module):
     """An SVM that chooses by the votes of pairs of labels, and its calibration.
 
-    Parameters
-    ----------
-    classifier : mapping
-        ``machine`` and ``calibration``, as :mod:`serpipe.pipeline.heads.svm` fits them.
+    ``classifier`` has ``machine`` and ``calibration``, as :mod:`serpipe.pipeline.heads.svm` fits
+    them.
     """
 
     def __init__(self, classifier: Mapping[str, Any]) -> None:
@@ -209,6 +171,11 @@ class CalibratedMachine(nn.Module):
 
     def forward(self, X: torch.Tensor) -> HeadOutput:
         """Score embeddings, float32, shape (n_clips, n_features)."""
+        values, votes = self.decide(X)
+        return self.calibration(values), votes.argmax(dim=1)
+
+    def decide(self, X: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return decision values and votes, shape (n_clips, n_classes)."""
         decisions = self.machine(self.scale(X.double()))
         first = (decisions > 0).double()
         votes = first @ self.get_buffer("won") + (1 - first) @ self.get_buffer("lost")
@@ -216,17 +183,39 @@ class CalibratedMachine(nn.Module):
         values = decisions @ self.get_buffer("sides")
         if not self.is_binary:
             values = votes + values / (3 * (values.abs() + 1))
-        return self.calibration(values), votes.argmax(dim=1)
+        return values, votes
 
 
-class Trees(nn.Module):
-    """Boosted trees of LightGBM, all evaluated at once.
+class Fusion(nn.Module):
+    """The softmax of a weighted sum of log-probabilities of other heads.
 
     Parameters
     ----------
-    booster : lightgbm.Booster
-        Fitted or loaded.
+    members : sequence of FusedMember
+        Fitted.
     """
+
+    def __init__(self, members: Sequence[FusedMember]) -> None:
+        super().__init__()
+        self.spans = [(member.start, member.stop) for member in members]
+        self.weights = [member.weight for member in members]
+        self.heads = nn.ModuleList(head_module(each.head.name, each.head) for each in members)
+
+    def forward(self, X: torch.Tensor) -> HeadOutput:
+        """Score embeddings, float32, shape (n_clips, n_features)."""
+        total = torch.zeros(1, dtype=torch.float64)
+        for (start, stop), weight, head in zip(self.spans, self.weights, self.heads, strict=True):
+            features = X[:, start:stop]
+            if isinstance(head, CalibratedMachine):
+                probabilities = head.decide(features)[0].softmax(dim=1)
+            else:
+                probabilities = head(features)[0]
+            total = total + weight * probabilities.clamp_min(SMALLEST).log()
+        return total.softmax(dim=1), total.argmax(dim=1)
+
+
+class Trees(nn.Module):
+    """Boosted trees of LightGBM, all evaluated at once."""
 
     def __init__(self, booster: Any) -> None:
         super().__init__()
@@ -321,6 +310,7 @@ def _svr(regressor: Any) -> nn.Module:
 
 
 _MAKERS: Mapping[str, Callable[[Any], nn.Module]] = {
+    "lda": lambda discriminant: Chain(Logistic(discriminant)),
     "lr": _lr,
     "svm": CalibratedMachine,
     "svm-linear": CalibratedMachine,
@@ -329,4 +319,5 @@ _MAKERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "ridge": _ridge,
     "svr": _svr,
     "lgbm-regressor": lambda regressor: Chain(Trees(regressor.booster), is_rating=True),
+    "fuse": Fusion,
 }

@@ -24,31 +24,15 @@ _RAVDESS = frozenset(
 
 @dataclass(frozen=True)
 class Baseline:
-    """One published result.
+    """One published result."""
 
-    Attributes
-    ----------
-    corpus, split : str
-        Their names in serpipe.
-    labels : frozenset of str
-        The label set.
-    clips : int
-        Number of scored clips.
-    features : str
-        The encoder or features.
-    uar : Interval
-        From 0 to 1; NaN for an interval that was not published.
-    source : str
-        The source, and further differences.
-    """
-
-    corpus: str
-    split: str
+    corpus: str  #: Its name in serpipe.
+    split: str  #: Its name in serpipe.
     labels: frozenset[str]
-    clips: int
-    features: str
-    uar: Interval
-    source: str
+    clips: int  #: Number of scored clips.
+    features: str  #: The encoder or features.
+    uar: Interval  #: From 0 to 1; NaN for an interval that was not published.
+    source: str  #: The source, and further differences.
 
 
 def _published(split: str, source: str, rows: dict[str, tuple[float, ...]]) -> tuple[Baseline, ...]:
@@ -90,6 +74,7 @@ def baselines_for(results: RunResults) -> tuple[Baseline, ...]:
         if set(results.clips["corpus"].tolist()) == {each.corpus}
         and summary.target == "emotion"
         and summary.split == each.split
+        and not summary.hold_out
         and set(summary.labels) == each.labels
         and not summary.changes
         and not summary.warnings

@@ -13,13 +13,7 @@ from ...pipeline.speakers import speaker_ids
 
 
 def describe(cache: Cache) -> Iterator[tuple[str, str]]:
-    """Describe a cache.
-
-    Yields
-    ------
-    name, value : str
-        First the data, then every field of the key, then the provenance.
-    """
+    """Yield names and values: of the data, of every field of the key, and of the provenance."""
     clips = cache.clips
     yield "file", f"{cache.path} ({_mebibytes(cache.path)})"
     used = np.bincount(cache.row_map.shard_of)

@@ -14,10 +14,11 @@ from ...features.recordings import UNCONFIRMED, copies
 from ...pipeline.marks import MarkKind
 from ...pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ...pipeline.statistics import FEWEST_SPEAKERS
-from ..run.results import RunResults, at_edge, chosen, marked
+from ..run.results import RunResults, at_edge, chosen
 from ..run.summary import RunKind, RunSummary
 from ..score_text import interval_text, score_text
 from .frozen_probe import against_probe, from_scratch, read_probe
+from .new_texts import worth_of_new_texts
 from .result_tables import RESOLVED
 from .selection import count_comparable
 
@@ -56,25 +57,14 @@ NAMED = 3
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """One finding."""
 
-    Attributes
-    ----------
-    code : str
-        As in docs/checks.md.
-    severity : str
-        ``"invalid"``: the number does not mean what it seems to; ``"warning"``: it may mislead;
-        ``"note"``: for information.
-    finding : str
-        What was found.
-    advice : str
-        What to do about it.
-    """
-
-    code: str
+    code: str  #: As in docs/checks.md.
+    #: ``"invalid"``: the number does not mean what it seems to; ``"warning"``: it may mislead;
+    #: ``"note"``: for information.
     severity: str
     finding: str
-    advice: str
+    advice: str  #: What to do about it.
 
     def as_dict(self) -> dict[str, str]:
         """Return it as ``results.json`` holds it."""
@@ -85,19 +75,9 @@ class Check:
 
 
 def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Check, ...]:
-    """Check a run.
+    """Return the findings about a run, the gravest first.
 
-    Parameters
-    ----------
-    results : RunResults
-        From :func:`~serpipe.artifacts.run.results.read_results`.
-    probe : RunResults, optional
-        The frozen probe of a fine-tuned run, if it is not the one that the run names.
-
-    Returns
-    -------
-    tuple of Check
-        The findings, the gravest first.
+    ``probe`` is the frozen probe of a fine-tuned run, if it is not the one that the run names.
     """
     order = {"invalid": 0, "warning": 1, "note": 2}
     checks = [
@@ -125,7 +105,7 @@ def grave(checks: Sequence[Check]) -> tuple[str, ...]:
 
 
 def _protocol(results: RunResults) -> Iterator[Check]:
-    summary = marked(results.summary, results.clips)
+    summary = results.summary
     for mark in summary.marks:
         if mark.name == MarkKind.INFLATED:
             yield Check(
@@ -189,7 +169,9 @@ def _layers(summary: RunSummary) -> tuple[set[str], set[str]]:
 def _planned(results: RunResults) -> Iterator[Check]:
     """Yield the findings in clips and folds that were made when the run was planned."""
     for code, finding in results.summary.findings:
-        if code in _PLANNED:
+        if code == "SER030":
+            yield Check("SER030", "note", finding, worth_of_new_texts(results, finding))
+        elif code in _PLANNED:
             severity, advice = _PLANNED[code]
             yield Check(code, severity, finding, advice)
 

@@ -35,33 +35,15 @@ BEST_OF_RUNS = (
 
 @dataclass(frozen=True)
 class ScoredHead:
-    """One head of one run.
+    """One head of one run."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the run, the head, and the marks of the run.
-    run_name : str
-        The user's name for the run, else its number.
-    run : int
-        Number of the run, from 1.
-    head : str
-        Name of the head.
-    results : RunResults
-        The run.
-    scores : dict of str to Interval
-        By name of the score.
-    warning : str
-        Marks and grave checks of the run.
-    """
-
-    name: str
-    run_name: str
-    run: int
+    name: str  #: Name of the run, the head, and the marks of the run.
+    run_name: str  #: The user's name for the run, else its number.
+    run: int  #: Number of the run, from 1.
     head: str
     results: RunResults
-    scores: dict[str, Interval]
-    warning: str
+    scores: dict[str, Interval]  #: By name of the score.
+    warning: str  #: Marks and grave checks of the run.
 
     @property
     def counts(self) -> NDArray[Any]:
@@ -98,30 +80,14 @@ class ScoredHead:
 
 @dataclass(frozen=True)
 class RunsCompared:
-    """Several runs side by side.
+    """Several runs side by side."""
 
-    Attributes
-    ----------
-    shared : str
-        What all runs have in common.
-    names : tuple of str
-        The user's names for the runs, else ``"run 1"`` and so on.
-    titles : tuple of str
-        How each run differs from the others.
-    scored : tuple of ScoredHead
-        Every head of every run.
-    pairs : tuple of Comparison
-        Of all that predict the same labels of the same clips.
-    notes : tuple of str
-        What was not compared or not tested, and why.
-    """
-
-    shared: str
-    names: tuple[str, ...]
-    titles: tuple[str, ...]
-    scored: tuple[ScoredHead, ...]
-    pairs: tuple[Comparison, ...]
-    notes: tuple[str, ...]
+    shared: str  #: What all runs have in common.
+    names: tuple[str, ...]  #: The user's names for the runs, else ``"run 1"`` and so on.
+    titles: tuple[str, ...]  #: How each run differs from the others.
+    scored: tuple[ScoredHead, ...]  #: Every head of every run.
+    pairs: tuple[Comparison, ...]  #: Of all that predict the same labels of the same clips.
+    notes: tuple[str, ...]  #: What was not compared or not tested, and why.
 
     @property
     def measure(self) -> Measure:
@@ -130,21 +96,10 @@ class RunsCompared:
 
 
 def compare_runs(runs: Sequence[RunResults]) -> RunsCompared:
-    """Score runs, and test those against each other that predict the same clips.
+    """Score two or more runs, and test those against each other that predict the same clips.
 
-    Parameters
-    ----------
-    runs : sequence of RunResults
-        At least two.
-
-    Returns
-    -------
-    RunsCompared
-
-    Raises
-    ------
-    UserError
-        If a run is given twice, two have the same name, or the runs have different tasks.
+    Raise UserError if a run is given twice, two have the same name, or the runs have different
+    tasks.
     """
     first: dict[object, int] = {}
     for number, results in enumerate(runs, 1):
@@ -343,10 +298,7 @@ def _matrix(head: str, cells: dict[tuple[str, str], ScoredHead]) -> Table:
 def report_layers(results: RunResults, head: str) -> Report:
     """Compare the nested choice of a head with each layer held fixed.
 
-    Raises
-    ------
-    UserError
-        If the run has one layer.
+    Raise UserError if the run has one layer.
     """
     summary = results.summary
     if len(summary.layers) < 2:

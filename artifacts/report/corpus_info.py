@@ -19,11 +19,7 @@ from .table import Table, as_csv_file
 def list_corpora() -> Report:
     """Report the supported corpora, and how to get each."""
     notes = tuple(f"{each.title}: {each.access}" for each in CORPORA.values() if not each.archives)
-    return Report((), (), (_corpora_table(),), notes)
-
-
-def _corpora_table() -> Table:
-    return Table(
+    table = Table(
         "corpora",
         "Corpora",
         ("name", "title", "clips", "speakers", "labels", "language", "licence", "how to get it"),
@@ -41,6 +37,7 @@ def _corpora_table() -> Table:
             for each in CORPORA.values()
         ),
     )  # fmt: skip
+    return Report((), (), (table,), notes)
 
 
 def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed]) -> Report:
@@ -88,14 +85,14 @@ def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed])
     )
 
 
-def clip_table(surveyed: Sequence[Surveyed]) -> Table:
-    """Return the clip table of decoded clips, in their order.
+def write_clip_table(surveyed: Sequence[Surveyed], out: Path) -> None:
+    """Write the clip table of decoded clips as CSV, in their order.
 
     Clips that cannot be used have empty audio columns.
     """
     more = sorted({name for each in surveyed for name in each.clip.more})
     records = tuple(_record(each, more) for each in surveyed)
-    return Table("clips", "Clips", tuple(records[0]) if records else (), (), records=records)
+    write_text(out, as_csv_file(Table("clips", "Clips", tuple(records[0]), (), records=records)))
 
 
 def _record(each: Surveyed, more: Sequence[str]) -> dict[str, Any]:
@@ -178,8 +175,3 @@ def _copies(good: Sequence[Surveyed]) -> list[list[str]]:
 
 def _counted(values: Iterator[str] | Any) -> str:
     return ", ".join(f"{value} ({n})" for value, n in Counter(values).most_common()) or "none"
-
-
-def write_clip_table(surveyed: Sequence[Surveyed], out: Path) -> None:
-    """Write the clip table as CSV."""
-    write_text(out, as_csv_file(clip_table(surveyed)))

@@ -39,33 +39,23 @@ HATCHES = ("", "//", "..", "xx", "\\\\", "++")
 MAX_BARS = 120
 #: Names come from outside: a dollar sign in them starts no formula.
 PLAIN_TEXT: Any = {"text.parse_math": False}
+_CHANCE: dict[str, Any] = {"color": "black", "linewidth": 1.2, "linestyle": ":"}
 _BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "frameon": False}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure.
-
-    Attributes
-    ----------
-    png : bytes
-        The file.
-    width : float
-        In inches, at which its text has the intended size.
-    """
+    """A drawn figure."""
 
     png: bytes
-    width: float
+    width: float  #: In inches, at which its text has the intended size.
 
 
 def draw_figures(results: RunResults) -> dict[str, "Figure"]:
-    """Draw the figures of a run.
+    """Draw the figures of a run, by name.
 
-    Returns
-    -------
-    dict of str to Figure
-        By name: ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has
-        any, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
+    They are ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has any,
+    and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
     """
     from matplotlib import rc_context
 
@@ -155,7 +145,7 @@ def draw_speakers(results: RunResults) -> "Figure":
     )
     for axes, shown in zip(figure.axes, rows, strict=True):
         _bars(axes, speakers, {head: first[head] for head in shown}, measure, list(heads))
-        axes.axhline(chance, color="black", linewidth=1.2, linestyle=":", label="chance")
+        axes.axhline(chance, **_CHANCE, label="chance")
         axes.set_ylabel(measure.title + measure.unit)
         axes.legend(**_BESIDE)
     for axes in figure.axes[:-1]:
@@ -189,9 +179,7 @@ def draw_groups(results: RunResults) -> "Figure":
             chance,
             position - 0.45,
             position + 0.45,
-            color="black",
-            linewidth=1.2,
-            linestyle=":",
+            **_CHANCE,
             label="" if position else "chance",
         )
     axes.set_xlabel("group")
@@ -266,9 +254,7 @@ def draw_comparison(compared: RunsCompared) -> dict[str, "Figure"]:
                 measure.scale * each.chance,
                 position - 0.4,
                 position + 0.4,
-                color="black",
-                linewidth=1.2,
-                linestyle=":",
+                **_CHANCE,
                 label="" if position else "chance",
             )
         if measure.in_percent:

@@ -18,11 +18,8 @@ from .table import Table
 def read_probe(results: RunResults) -> RunResults | None:
     """Read the frozen probe that a fine-tuned run names, beside the run or among the default runs.
 
-    Returns
-    -------
-    RunResults or None
-        None if the run is not fine-tuned, names no probe, or the probe cannot be read or is of
-        another run, see :func:`is_probe`.
+    Return None if the run is not fine-tuned, names no probe, or the probe cannot be read or is of
+    another run, see :func:`is_probe`.
     """
     if not results.summary.finetuned_head or results.summary.probe is None:
         return None
@@ -58,11 +55,8 @@ def is_probe(other: RunResults, results: RunResults) -> bool:
 def against_probe(results: RunResults, probe: RunResults) -> tuple[Comparison, ...]:
     """Compare a fine-tuned run with each head of its probe, over speakers.
 
-    Returns
-    -------
-    tuple of Comparison
-        A positive difference is a gain of training. Without p-values if the two have different
-        marks.
+    A positive difference is a gain of training. There are no p-values if the two have different
+    marks.
     """
     ours = _finetuned_head(results)
     sums = {ours: results.by_speaker(ours)}

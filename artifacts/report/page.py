@@ -20,24 +20,15 @@ PIXELS_PER_INCH = 84
 
 @dataclass(frozen=True)
 class HardClip:
-    """A clip whose true label scored far below another, or whose rating was far off.
-
-    Attributes
-    ----------
-    path, speaker, truth, predicted : str
-        The clip and its prediction.
-    margin : float
-        By how much the best other label scored higher than the truth, or the error of the rating.
-    address : str
-        URL of its audio on this machine; empty if the file does not exist.
-    """
+    """A clip whose true label scored far below another, or whose rating was far off."""
 
     path: str
     speaker: str
     truth: str
     predicted: str
+    #: By how much the best other label scored higher than the truth, or the error of the rating.
     margin: float
-    address: str = ""
+    address: str = ""  #: URL of its audio on this machine; empty if the file does not exist.
 
 
 def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> list[HardClip]:
@@ -79,21 +70,11 @@ def hardest_clips(results: RunResults, head: str, audio: Path | None = None) -> 
 
 @dataclass(frozen=True)
 class HardClips:
-    """The hardest clips of a head.
-
-    Attributes
-    ----------
-    head : str
-        The head.
-    clips : sequence of HardClip
-        The hardest first.
-    audio : Path or None
-        The folder of the clips, if given.
-    """
+    """The hardest clips of a head."""
 
     head: str
-    clips: Sequence[HardClip]
-    audio: Path | None
+    clips: Sequence[HardClip]  #: The hardest first.
+    audio: Path | None  #: The folder of the clips, if given.
 
 
 def render_page(

@@ -28,27 +28,9 @@ def publish(
 ) -> Path:
     """Write tables, figures and the page of a run, and a model card into each bundle.
 
-    Parameters
-    ----------
-    results : RunResults
-        The run.
-    report : Report
-        Its report.
-    audio : Path, optional
-        The folder of the clips, to play the hardest in the page.
-    out : Path, optional
-        The folder; by default ``RUN/report``, with the cards in the bundles. With it, nothing is
-        written into the run.
-
-    Returns
-    -------
-    Path
-        The page.
-
-    Raises
-    ------
-    UserError
-        If a bundle is damaged.
+    ``audio`` is the folder of the clips, to play the hardest in the page, which is returned. By
+    default files are written into ``RUN/report``; with ``out``, nothing is written into the run:
+    the cards are in ``out``, too. Raise UserError if a bundle is damaged.
     """
     summary = results.summary
     head = results.heads[0]

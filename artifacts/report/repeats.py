@@ -13,24 +13,12 @@ from .table import Table
 
 @dataclass(frozen=True)
 class Spread:
-    """The first score of a head over several seeds.
-
-    Attributes
-    ----------
-    head, split : str
-        The head and its split.
-    scores : tuple of float
-        By run, in the order given.
-    seeds : tuple of int
-        Of these runs.
-    measure : Measure
-        The measure of the scores.
-    """
+    """The first score of a head over several seeds."""
 
     head: str
     split: str
-    scores: tuple[float, ...]
-    seeds: tuple[int, ...]
+    scores: tuple[float, ...]  #: By run, in the order given.
+    seeds: tuple[int, ...]  #: Of these runs.
     measure: Measure
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 from ...display import data_frame, text_table
 from ...errors import UserError, counted
 from ...files import write_text
-from ...pipeline.heads import BEST, HEADS
+from ...pipeline.heads import BEST, FUSE, HEADS, FusedHead, Head
 from ...pipeline.measures import MEASURES
 from ...pipeline.nuisance import ALL_OF_THEM
 from ...pipeline.statistics import FEWEST_SPEAKERS, compare
@@ -51,33 +51,15 @@ LONG = ("confusion", "speakers")
 
 @dataclass(frozen=True)
 class Report:
-    """A report, to be printed and written.
+    """A report, to be printed and written."""
 
-    Attributes
-    ----------
-    facts : tuple of (str, str)
-        Above the tables: corpus, encoder, split.
-    warnings : tuple of str
-        Shown with every number.
-    tables : tuple of Table
-        In reading order.
-    notes : tuple of str
-        Below the tables.
-    checks : tuple of Check
-        Findings about the run.
-    provenance : tuple of mapping
-        Command, versions and machine of each run.
-    folder : Path or None
-        Where it was written.
-    """
-
-    facts: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...]
-    tables: tuple[Table, ...]
-    notes: tuple[str, ...]
-    checks: tuple[Check, ...] = ()
-    provenance: tuple[Mapping[str, Any], ...] = ()
-    folder: Path | None = None
+    facts: tuple[tuple[str, str], ...]  #: Above the tables: corpus, encoder, split.
+    warnings: tuple[str, ...]  #: Shown with every number.
+    tables: tuple[Table, ...]  #: In reading order.
+    notes: tuple[str, ...]  #: Below the tables.
+    checks: tuple[Check, ...] = ()  #: Findings about the run.
+    provenance: tuple[Mapping[str, Any], ...] = ()  #: Command, versions and machine of each run.
+    folder: Path | None = None  #: Where it was written.
 
     def __str__(self) -> str:
         """Return it as Markdown."""
@@ -130,15 +112,7 @@ class Report:
 
 
 def report_run(results: RunResults, *, baseline: bool = False) -> Report:
-    """Report one run.
-
-    Parameters
-    ----------
-    results : RunResults
-        From :func:`~serpipe.artifacts.run.results.read_results`.
-    baseline : bool
-        Whether to add comparable published results, if there are any.
-    """
+    """Report one run; with ``baseline`` beside comparable published results, if there are any."""
     summary = results.summary
     tables = [nested_table(results)]
     notes = [score_note(summary), CHANCE_NOTE, *probability_notes(summary)]
@@ -168,7 +142,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         if BEST not in results.heads:
             notes.append(
                 "To pick the best of these heads is to choose on the test speakers: --head best "
-                "chooses inside the folds."
+                "chooses inside the folds, and --head fuse combines them."
             )
     if results.nuisance:
         tables.append(nuisance_table(results))
@@ -234,12 +208,9 @@ def headline(results: RunResults) -> tuple[str, ...]:
 
 
 def write_report(folder: Path, report: Report) -> tuple[Path, ...]:
-    """Write a report as Markdown and JSON, and each table as CSV and LaTeX.
+    """Write a report as Markdown and JSON, and each table as CSV and LaTeX; return the files.
 
-    Returns
-    -------
-    tuple of Path
-        The files, the Markdown first.
+    The Markdown is the first of them.
     """
     texts = {"report.md": markdown(report), "results.json": as_json(report)}
     texts |= {f"{table.name}.csv": as_csv_file(table) for table in report.tables}
@@ -345,7 +316,9 @@ def probability_notes(summary: RunSummary) -> list[str]:
         return []
     notes = []
     for name, fitted in summary.heads.items():
-        head = HEADS.get(str(fitted.final["head"]) if name == BEST else name)
+        head: type[Head] | None = FusedHead
+        if name != FUSE:
+            head = HEADS.get(str(fitted.final["head"]) if name == BEST else name)
         # None: a model, or a head of a package that is not installed here.
         if head or "softmax" in fitted.scores_are:
             notes.append(f"Probabilities of {name}: {head.probabilities_are if head else SOFTMAX}.")

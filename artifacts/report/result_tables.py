@@ -47,6 +47,7 @@ def identity(summary: RunSummary) -> dict[str, Any]:
         "pooling": summary.pooling,
         "target": summary.target,
         "split": summary.split,
+        "hold_out": summary.hold_out,
         "normalise": summary.normalise,
         "clips": summary.clips,
         "speakers": len(summary.speakers),
@@ -363,18 +364,9 @@ def comparison_table(
 ) -> Table:
     """Return paired comparisons as a table, with resolved ones in bold.
 
-    Parameters
-    ----------
-    comparisons : sequence of Comparison
-        The comparisons; one without a p was not tested.
-    title : str
-        Title of the table.
-    members : mapping of str to mapping
-        By compared name, its identifying columns of a CSV file, ``warning`` among them.
-    n_speakers : int
-        Number of speakers of the tests.
-    measure : Measure
-        Whose first score is compared.
+    A comparison without a p was not tested. ``members`` holds, for each compared name, its
+    identifying columns of a CSV file, ``warning`` among them; ``n_speakers`` is the number of
+    speakers of the tests.
     """
     tests = sum(not math.isnan(each.p) for each in comparisons)
     note = f"Bold: resolved, p (Holm) below {RESOLVED}. The others may differ or not."

@@ -18,24 +18,13 @@ MAX_RUNS, MAX_BYTES = 1000, 64 << 20
 
 @dataclass(frozen=True)
 class ComparableResults:
-    """The results in the folder of a run that are comparable with it.
+    """The results in the folder of a run that are comparable with it."""
 
-    Attributes
-    ----------
-    runs : int
-        Runs on the same clips, folds and target, the run itself included.
-    results : int
-        Heads of all these runs.
-    other_folds : int
-        Heads of runs on the same clips and target in other folds: another split or seed.
-    other_seeds : int
-        Runs that differ in nothing but the seed and test other clips.
-    """
-
-    runs: int = 1
-    results: int = 1
+    runs: int = 1  #: Runs on the same clips, folds and target, the run itself included.
+    results: int = 1  #: Heads of all these runs.
+    #: Heads of runs on the same clips and target in other folds: another split or seed.
     other_folds: int = 0
-    other_seeds: int = 0
+    other_seeds: int = 0  #: Runs that differ in nothing but the seed and test other clips.
 
     @property
     def total(self) -> int:
@@ -51,7 +40,7 @@ def count_comparable(results: RunResults) -> ComparableResults:
     """
     own = results.summary
     runs, heads, other_folds, other_seeds = 1, len(results.heads), 0, 0
-    for summary in _neighbours(results.run):
+    for _, summary in neighbours(results.run):
         if not own.tested or summary.target != own.target:
             continue
         if summary.tested != own.tested:
@@ -64,8 +53,15 @@ def count_comparable(results: RunResults) -> ComparableResults:
     return ComparableResults(runs, heads, other_folds, other_seeds)
 
 
-def _neighbours(run: Path) -> Iterator[RunSummary]:
-    """Yield the other finished runs in the folder of a run, without those of shuffled labels."""
+def neighbours(run: Path) -> Iterator[tuple[Path, RunSummary]]:
+    """Yield the other finished runs in the folder of a run, without those of shuffled labels.
+
+    Yields
+    ------
+    folder : Path
+    summary : RunSummary
+        The newest run first.
+    """
     own = run.resolve()
     modified = {}
     for file in own.parent.glob("*/run.json"):
@@ -81,4 +77,4 @@ def _neighbours(run: Path) -> Iterator[RunSummary]:
         except UserError:
             continue
         if summary.heads and not summary.has_mark(MarkKind.PERMUTED_LABELS):
-            yield summary
+            yield folder, summary

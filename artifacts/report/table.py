@@ -16,33 +16,15 @@ from ...files import json_value
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text to read, and the same as records in full precision.
+    """Rows of text to read, and the same as records in full precision."""
 
-    Attributes
-    ----------
-    name : str
-        Name of its files.
-    title : str
-        Shown above.
-    header : tuple of str
-        Titles of the columns; the first column names the row.
-    rows : tuple of tuple of str
-        The cells.
-    note : str
-        Shown below.
-    bold : frozenset of (int, int)
-        Row and column of bold cells.
-    records : tuple of dict
-        For CSV and JSON, all with the same keys.
-    """
-
-    name: str
-    title: str
-    header: tuple[str, ...]
+    name: str  #: Name of its files.
+    title: str  #: Shown above.
+    header: tuple[str, ...]  #: Titles of the columns; the first column names the row.
     rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-    bold: frozenset[tuple[int, int]] = frozenset()
-    records: tuple[dict[str, Any], ...] = ()
+    note: str = ""  #: Shown below.
+    bold: frozenset[tuple[int, int]] = frozenset()  #: Row and column of bold cells.
+    records: tuple[dict[str, Any], ...] = ()  #: For CSV and JSON, all with the same keys.
 
     @property
     def json_records(self) -> tuple[dict[str, Any], ...]:
@@ -121,14 +103,8 @@ def byte_order_mark(content: str) -> str:
 def as_latex(table: Table, warnings: Sequence[str] = (), comments: Sequence[str] = ()) -> str:
     """Return the table as LaTeX, for the package booktabs.
 
-    Parameters
-    ----------
-    table : Table
-        The table.
-    warnings : sequence of str
-        Lines of the table, so that they are pasted with its numbers.
-    comments : sequence of str
-        Material for a caption: comments above the table.
+    Warnings are lines of the table, so that they are pasted with its numbers; ``comments``,
+    material for a caption, are comments above it.
     """
 
     def across(text: str) -> str:

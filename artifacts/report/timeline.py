@@ -24,12 +24,7 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
     windows overlap, each is drawn around its centre.
 
     Name of the model and calibration of the probabilities (``scores_are``; empty for ratings) are
-    for the caption.
-
-    Raises
-    ------
-    UserError
-        If the recording has no windows.
+    for the caption. Raise UserError if the recording has no windows.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure

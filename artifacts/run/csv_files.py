@@ -46,16 +46,9 @@ def read_nuisance(
 ) -> dict[str, NDArray[Any]]:
     """Read ``nuisance.csv`` of a run, and compare it with ``clips.csv``.
 
-    Returns
-    -------
-    dict of str to ndarray of str or float64, shape (n_clips,)
-        By title of the baseline; empty for runs without the file: those of earlier versions, and
-        those in which nothing was trained.
-
-    Raises
-    ------
-    UserError
-        If the file was changed, or does not fit the clips and labels.
+    Return predictions of shape (n_clips,) by title of the baseline; none for runs without the file:
+    those of earlier versions, and those in which nothing was trained. Raise UserError if the file
+    was changed, or does not fit the clips and labels.
     """
     path, labels = run / "nuisance.csv", summary.labels
     if not path.exists() and path.name not in (summary.files or {}):
@@ -118,10 +111,7 @@ def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
 def read_table(run: Path, name: str, summary: RunSummary) -> list[dict[str, str]]:
     """Read a CSV file of a run, as rows by column.
 
-    Raises
-    ------
-    UserError
-        If it is missing, or was damaged or changed.
+    Raise UserError if it is missing, or was damaged or changed.
     """
     content = read_checked(run, name, summary.files, REMEDY)
     try:
@@ -136,15 +126,9 @@ def read_predictions(
 ) -> dict[str, NDArray[Any]]:
     """Read the out-of-fold predictions of a head, and compare them with ``clips.csv``.
 
-    Returns
-    -------
-    dict of str to ndarray of str or float64, shape (n_clips,)
-        By layer, ``"nested"`` first; in the order of ``clips.csv``.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, was damaged or changed, or does not fit the clips and labels.
+    Return predictions of shape (n_clips,), in the order of ``clips.csv``, by layer, ``"nested"``
+    first. Raise UserError if the file is missing, was damaged or changed, or does not fit the clips
+    and labels.
     """
     path, layers, labels = run / predictions_name(head), summary.layers, summary.labels
     expected = list(zip(clips["path"].tolist(), clips["label"].tolist(), strict=True))

@@ -36,10 +36,7 @@ class EncoderKey:
 def read_encoder_key(key: Mapping[str, Any]) -> EncoderKey:
     """Check the key of an encoder that was read from a file.
 
-    Raises
-    ------
-    ValueError
-        If an entry is of another type or out of range.
+    Raise ValueError if an entry is of another type or out of range.
     """
     checked = from_json(EncoderKey, key, ignore_unknown=True)
     if not 0 <= checked.width <= MAX_WIDTH:

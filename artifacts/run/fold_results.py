@@ -36,7 +36,8 @@ def fold_writer(
             "predicted": (
                 np.searchsorted(labels, result.predicted) if labels else result.predicted
             ).tolist(),
-            "scores": [[json_value(value) for value in row] for row in result.scores.tolist()],
+            "scores": _rows(result.scores),
+            "inner_scores": _rows(result.inner_scores),
             "converged": result.converged,
             "weights": list(result.weights),
         }
@@ -62,17 +63,14 @@ def read_fold_results(
     folds: Sequence[Fold],
     labels: NDArray[np.str_],
     n_points: int,
+    *,
+    with_inner_scores: bool = False,
 ) -> Results:
     """Read the stored results by layer and fold; damaged ones are treated as missing.
 
-    Parameters
-    ----------
-    run, head, layers, folds
-        As for :func:`fold_writer`.
-    labels : ndarray of str, shape (n_labels,)
-        All labels, sorted; empty for ratings.
-    n_points : int
-        Number of sets of hyper-parameters in the grid.
+    ``labels`` are all labels, sorted, or none for ratings; ``n_points`` is the number of sets of
+    hyper-parameters in the grid. ``with_inner_scores``: results without the scores of the inner
+    folds are missing, too.
     """
     results = {}
     for layer_index, layer in enumerate(layers):
@@ -89,9 +87,8 @@ def read_fold_results(
                     predicted=labels[np.array(predicted, dtype=int)]
                     if len(labels)
                     else np.array(predicted, dtype=np.float64),
-                    scores=np.array(
-                        [[_number(value) for value in row] for row in content["scores"]]
-                    ).reshape(len(predicted), len(labels)),
+                    scores=_array(content["scores"], len(labels)),
+                    inner_scores=_array(content.get("inner_scores", []), len(labels)),
                     converged=bool(content["converged"]),
                     weights=tuple(map(float, content["weights"])),
                 )
@@ -101,6 +98,7 @@ def read_fold_results(
                 len(result.inner) == n_points
                 and 0 <= result.chosen < n_points
                 and len(result.scores) == len(result.predicted) == len(fold.test)
+                and len(result.inner_scores) == (len(fold.train) if with_inner_scores else 0)
             ):
                 results[layer, fold.name] = result
     return results
@@ -115,6 +113,16 @@ def remove_fold_results(run: Path, head: str | None = None) -> None:
 
 def _path(run: Path, head: str, layer: int, fold: int) -> Path:
     return run / FOLDER / head / f"layer-{layer:03d}-fold-{fold:04d}.json"
+
+
+def _rows(scores: NDArray[np.float64]) -> list[list[float | None]]:
+    """Return a table of scores as JSON values."""
+    return [[json_value(value) for value in row] for row in scores.tolist()]
+
+
+def _array(rows: Sequence[Sequence[float | None]], width: int) -> NDArray[np.float64]:
+    values = [[_number(value) for value in row] for row in rows]
+    return np.array(values, np.float64).reshape(len(rows), width)
 
 
 def _number(value: float | None) -> float:

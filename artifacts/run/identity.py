@@ -51,16 +51,8 @@ def folds_of_tested(folds: Sequence[Fold]) -> list[str]:
 def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[str, Any]) -> str:
     """Return the name of a run's folder: the same command on the same data has the same name.
 
-    Parameters
-    ----------
-    cache : Path
-        The cache.
-    split : str
-        The split.
-    heads : sequence of str
-        Names of the heads.
-    settings : mapping
-        Everything else that the results depend on, as JSON values.
+    It consists of cache, split, heads and a hash of ``settings``: JSON values of everything else
+    that the results depend on.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     kind, _, argument = split.partition(":")

@@ -16,10 +16,7 @@ COMPARISONS = Path("artifacts/comparisons")
 def latest_cache() -> Path:
     """Return the newest cache.
 
-    Raises
-    ------
-    UserError
-        If there is none.
+    Raise UserError if there is none.
     """
     return _latest(CACHES, "*.h5", "cache of embeddings", "run `serpipe extract`, or name one")
 
@@ -27,10 +24,7 @@ def latest_cache() -> Path:
 def latest_run() -> Path:
     """Return the folder of the newest run that has a fitted head, else of the newest run.
 
-    Raises
-    ------
-    UserError
-        If there is none.
+    Raise UserError if there is none.
     """
     for path in reversed(by_age(RUNS, "*/run.json")):
         if any((path.parent / "predictions").glob("*.csv")):

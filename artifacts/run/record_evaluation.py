@@ -5,7 +5,7 @@ Nothing is trained: every clip is tested, in one fold without training clips.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ...features.names import cache_name
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.finetune import END_TO_END
 from ...pipeline.finetune.classifier import Classifier, run_classifier
-from ...pipeline.finetune.data import Sounds, decode_all
+from ...pipeline.finetune.data import decode_all
 from ...pipeline.finetune.fold_training import end_to_end_key
 from ...pipeline.finetune.kinds import checkpoint_identity
 from ...pipeline.finetune.options import TrainingOptions
@@ -37,21 +37,14 @@ HEAD = "pretrained"
 
 @dataclass(frozen=True)
 class _OutputLabels:
-    """Which labels the outputs of a model stand for.
+    """Which labels the outputs of a model stand for."""
 
-    Attributes
-    ----------
-    indices : ndarray of int, shape (n_outputs,)
-        The index of each output's label, or -1; for ratings, 0 for the output that is used.
-    description : tuple of str
-        Which outputs have other names here, in words; empty if none has.
-    warnings : tuple of str
-        Marks of the scores.
-    """
-
+    #: Shape (n_outputs,): the index of each output's label, or -1; for ratings, 0 for the output
+    #: that is used.
     indices: NDArray[np.intp]
+    #: Which outputs have other names here, in words; empty if none has.
     description: tuple[str, ...]
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()  #: Marks of the scores.
 
 
 def record_evaluation(
@@ -75,24 +68,17 @@ def record_evaluation(
 
     Parameters
     ----------
-    data : Data
-        The clips.
-    classifier : Classifier
-        From :func:`~serpipe.pipeline.finetune.classifier.load_classifier`.
+    data, classifier
+        The clips; and a model from :func:`~serpipe.pipeline.finetune.classifier.load_classifier`.
     protocol : Protocol, optional
         Target and labels; nothing else of it is used.
     model_map : mapping of str to str, optional
         Label of the model to the label of the clips.
-    batch_size : int
-        Clips per batch.
-    precision : {"float32", "bf16", "fp16"}
-        Of matrix products.
-    device : str
-        Torch device.
-    skip_bad : bool
-        Whether to omit bad clips instead of stopping before the long work.
-    workers : int
-        Number of decoding threads.
+    batch_size, precision, device
+        Clips per batch; ``"float32"``, ``"bf16"`` or ``"fp16"`` for matrix products; torch device.
+    skip_bad, workers
+        Whether to omit bad clips instead of stopping before the long work; number of decoding
+        threads.
     provenance, out, given_name, track, say
         See :func:`~serpipe.artifacts.run.record_fit.record_run`.
 
@@ -137,7 +123,7 @@ def record_evaluation(
         "content": content,
         "batch_size": batch_size,
         "model_map": dict(model_map or {}),
-        "protocol": asdict(plan.protocol),
+        "protocol": plan.protocol.as_dict(),
     }
     source = Path(cache_name(data.name, checkpoint.name))
     recorder = open_recorder(
@@ -154,10 +140,8 @@ def record_evaluation(
     if recorder.is_complete:
         recorder.reopen()
         return recorder.run
-    used = plan.target.rows.tolist()
-    held = {n: sounds.held[row] for n, row in enumerate(used) if row in sounds.held}
-    tested = Sounds(tuple(sounds.clips[row] for row in used), sounds.front_end, held)
-    say(f"scoring  {counted(len(used), 'clip')}")
+    tested = sounds.take(plan.target.rows.tolist())
+    say(f"scoring  {counted(len(tested.clips), 'clip')}")
     logits = run_classifier(classifier, tested, options, device)
     predictions = _read_logits(plan, output_labels, logits)
     choice = Choice(plan.split.folds[0].name, END_TO_END, {}, math.nan)

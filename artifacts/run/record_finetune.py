@@ -74,12 +74,8 @@ def record_finetuning(
 
     Parameters
     ----------
-    data : Data
-        The clips.
-    kind : Kind
-        The kind of model: an encoder with a head, or a network.
-    options : TrainingOptions
-        Training options.
+    data, kind, options
+        The clips; the kind of model, an encoder with a head or a network; and how it is trained.
     protocol : Protocol, optional
         Target, labels, split and seed of the folds; its layers and embeddings are not used.
     devices : sequence of str
@@ -90,16 +86,14 @@ def record_finetuning(
         Train the first folds only: a trial, marked as such.
     export : bool
         Whether to finally train a model on all speakers, for the median number of epochs.
-    probe : RunResults, optional
-        The run of the frozen probe, on the same clips, labels and folds.
-    start : bool
-        Whether an encoder's head starts as the probe's solution, if there is a probe.
+    probe, start
+        The run of the frozen probe, on the same clips, labels and folds, and whether an encoder's
+        head starts as the probe's solution.
     logs : bool
         Whether to write logs for TensorBoard.
-    skip_bad : bool
-        Whether to omit bad clips instead of stopping before the long work.
-    workers : int
-        Number of decoding threads.
+    skip_bad, workers
+        Whether to omit bad clips instead of stopping before the long work; number of decoding
+        threads.
     ratings, provenance, out, given_name, track, say
         See :func:`~serpipe.artifacts.run.record_fit.record_run`. With several devices ``say`` must
         be picklable.
@@ -159,7 +153,7 @@ def record_finetuning(
         "format": SETTINGS_VERSION,
         "content": content,
         "options": asdict(options),
-        "protocol": asdict(plan.protocol),
+        "protocol": plan.protocol.as_dict(),
         "folds": [[fold.name, fold.test.tolist()] for fold in plan.split.folds],
         "start": {fold: choice.identity for fold, choice in choices.items()},
     }

@@ -26,10 +26,12 @@ from ...features.training_record import (
 )
 from ...files import json_value
 from ...pipeline.blocks import Matrix
-from ...pipeline.fit import HeadFit, choose_head, fit_final, fit_head
+from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
+from ...pipeline.fusion import fuse_heads
 from ...pipeline.groups import KEPT_TOGETHER
-from ...pipeline.heads import BEST, HEADS, Grid, Head, combinations
+from ...pipeline.heads import BEST, FUSE, HEADS, FusedHead, Grid, Head, Params, combinations
+from ...pipeline.heads.fused import FusedMember
 from ...pipeline.layers import Candidate
 from ...pipeline.measures import MEASURES
 from ...pipeline.protocol import (
@@ -65,7 +67,7 @@ def record_run(
     grids: Mapping[str, Grid],
     protocol: Protocol | None = None,
     *,
-    choose_best: bool = False,
+    combined: Sequence[str] = (),
     default_heads: bool = False,
     ratings: Ratings | None = None,
     provenance: Mapping[str, Any],
@@ -84,16 +86,13 @@ def record_run(
 
     Parameters
     ----------
-    cache : Cache
-        The embeddings and the clip table.
-    heads : sequence of Head
-        The heads to fit.
-    grids : mapping of str to Grid
-        The values to try, by name of the head.
+    cache, heads, grids
+        The embeddings, the heads to fit, and the values to try by name of the head.
     protocol : Protocol, optional
         By default nested leave-one-speaker-out over all layers.
-    choose_best : bool
-        Whether to also choose among ``heads`` inside each fold, recorded as the head ``best``.
+    combined : sequence of str
+        Which heads to make of ``heads``: ``best`` chooses among them inside each fold, ``fuse``
+        fuses them on all layers.
     default_heads : bool
         Whether the heads are defaults: those that need too much memory are then omitted instead of
         refused.
@@ -101,17 +100,14 @@ def record_run(
         Of the target, from a separate file.
     provenance : mapping
         JSON values to store with the results.
-    out : Path, optional
-        The run's folder; by default named after the cache, the split and the heads.
-    given_name : str
-        The user's name for the run.
-    jobs : int
-        Number of processes. The results do not depend on it.
+    out, given_name
+        The run's folder, by default named after the cache, the split and the heads; the user's name
+        for the run.
+    jobs, cluster
+        Number of processes, on which the results do not depend; or whose workers search instead.
     stream_past : float
         Size of one candidate's embeddings, in GiB, above which heads read them in blocks, or are
         replaced by one that does.
-    cluster : Cluster, optional
-        Whose workers search instead.
     track, say : callable
         Show progress; print a line.
 
@@ -130,7 +126,7 @@ def record_run(
     if packages:  # other versions of plugins may give other numbers
         versions = {**provenance.get("versions", {}), **packages}
         provenance = {**provenance, "versions": versions}
-    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, choose_best=choose_best)
+    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, combined=combined)
     size = candidate_size(cache, plan)
     streamed = size > stream_past
     if streamed:
@@ -139,14 +135,14 @@ def record_run(
             default_heads=default_heads,
         )  # fmt: skip
         say(f"note     {plan.warnings[-1]}")
-        if choose_best and len(heads) < 2:
+        if BEST in combined and len(heads) < 2:
             raise UserError(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
                 "choice; name several that can, or raise --stream-past"
             )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
-    planned = [head.name for head in heads] + ([BEST] if choose_best else [])
+    planned = [*(head.name for head in heads), *combined]
     recorder = open_recorder(
         plan,
         out,
@@ -156,7 +152,7 @@ def record_run(
         encoder=cache.key,
         pooling=plan.pooling,
         normalise=plan.protocol.normalise,
-        inner=inner_title(plan, [grids[head.name] for head in heads], among_heads=choose_best),
+        inner=inner_title(plan, [grids[head.name] for head in heads], combined),
         layers=[candidate.name for candidate in plan.candidates],
         content=content,
         planned=planned,
@@ -177,7 +173,7 @@ def record_run(
                 return spill(cache, candidate, plan, folder)
             return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
 
-        fitting = _Fitting(plan, run, embeddings, streamed, choose_best, jobs, cluster, track)
+        fitting = _Fitting(plan, run, embeddings, streamed, combined, jobs, cluster, track)
         saving = _BundleSaving(cache, plan, run, embeddings, content, provenance)
         for head in heads:
             grid = grids[head.name]
@@ -185,14 +181,19 @@ def record_run(
                 fit = fitting.fit(head, grid)
                 saving.save(head.name, head, fit)
                 recorder.save_head(head.name, _summarise_head(head, grid, fit), fit, grid)
-            if not choose_best:  # which needs the results of each fold of each head
+            if not combined:  # they need the results of each fold of each head
                 remove_fold_results(run, head.name)
-        if choose_best and BEST not in recorder.heads:
+        if missing := [name for name in combined if name not in recorder.heads]:
             fits = {head.name: fitting.fit(head, grids[head.name]) for head in heads}
-            fit = choose_head(fits, grids, plan.problem)
-            head = HEADS[fit.final.head]
-            saving.save(BEST, head, fit)
-            recorder.save_head(BEST, _summarise_best(head, fit), fit)
+            if BEST in missing:
+                fit = choose_head(fits, grids, plan.problem)
+                head = HEADS[fit.final.head]
+                saving.save(BEST, head, fit)
+                recorder.save_head(BEST, _summarise_best(head, fit), fit)
+            if FUSE in missing:
+                fit = fuse_heads({head.name: head for head in heads}, fits, plan.problem)
+                saving.save_fusion(fits, grids, fit)
+                recorder.save_head(FUSE, _summarise_fusion(fit), fit)
         remove_fold_results(run)
     return recorder.finish()
 
@@ -204,17 +205,13 @@ def plan_run(
     protocol: Protocol,
     ratings: Ratings | None = None,
     *,
-    choose_best: bool = False,
+    combined: Sequence[str] = (),
 ) -> Plan:
     """Apply a protocol to a cache, and refuse what would fail later.
 
-    The parameters are those of :func:`record_run`.
-
-    Raises
-    ------
-    UserError
-        If the cache does not hold what the protocol needs, a head is for another kind of target,
-        there are no speakers to choose by, or clips of two speakers have the same embedding.
+    The parameters are those of :func:`record_run`. Raise UserError if the cache does not hold what
+    the protocol needs, a head is for another kind of target, there are no speakers to choose by, or
+    clips of two speakers have the same embedding.
     """
     plan = make_plan(cache, protocol, ratings)
     if RECORDING not in cache.clips:  # made before copies were looked for
@@ -226,7 +223,7 @@ def plan_run(
             f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
             "choose one that `serpipe fit --help` lists for them"
         )
-    if anything_to_choose(plan, [grids[head.name] for head in heads], among_heads=choose_best):
+    if anything_to_choose(plan, [grids[head.name] for head in heads], combined):
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
     return plan
@@ -236,7 +233,7 @@ def _settings(
     plan: Plan, grids: Mapping[str, Grid], content: str, streamed: bool
 ) -> dict[str, Any]:
     """Return everything that the numbers depend on, as JSON values that name the run."""
-    protocol = asdict(plan.protocol) | {"pooling": plan.pooling}
+    protocol = plan.protocol.as_dict() | {"pooling": plan.pooling}
     return {
         "format": SETTINGS_VERSION,
         "revision": REVISION,
@@ -259,7 +256,7 @@ def _settings(
 
 def _settings_without_seed(plan: Plan, settings: Mapping[str, Any]) -> str:
     """Return a hash that repeats of a run with other seeds share."""
-    protocol = {**asdict(replace(plan.protocol, seed=0)), "pooling": plan.pooling}
+    protocol = {**replace(plan.protocol, seed=0).as_dict(), "pooling": plan.pooling}
     text = json.dumps({**settings, "protocol": protocol, "folds": None}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -286,7 +283,7 @@ class _Fitting:
     run: Path
     embeddings: Callable[[Candidate], Matrix]
     streamed: bool
-    choose_best: bool
+    combined: Sequence[str]
     jobs: int
     cluster: "Cluster | None"
     track: Track[Any]
@@ -296,19 +293,28 @@ class _Fitting:
         plan, problem, run = self.plan, self.plan.problem, self.run
         folds = [*problem.folds, problem.everybody()]
         layers, names = [candidate.name for candidate in plan.candidates], problem.names
+        fuses = FUSE in self.combined
+        earlier = read_fold_results(
+            run,
+            head.name,
+            layers,
+            folds,
+            np.array(names),
+            len(combinations(grid)),
+            with_inner_scores=fuses,
+        )
         return fit_head(
             head,
             grid,
             plan.candidates,
             self.embeddings,
             problem,
-            earlier=read_fold_results(
-                run, head.name, layers, folds, np.array(names), _n_points(grid)
-            ),
+            earlier=earlier,
             on_result=fold_writer(run, head.name, layers, [fold.name for fold in folds], names),
             jobs=self.jobs,
             one_layer_at_a_time=self.streamed,
-            among_heads=self.choose_best,
+            among_heads=bool(self.combined),
+            keep_scores=fuses,
             cluster=self.cluster,
             track=self.track,
         )
@@ -327,12 +333,60 @@ class _BundleSaving:
 
     def save(self, name: str, head: type[Head], fit: HeadFit) -> None:
         """Fit a head on all clips and save its bundle, unless labels were shuffled."""
-        plan, problem, final = self.plan, self.plan.problem, fit.final
+        if self.plan.protocol.permute_labels:
+            return
+        candidate = self._candidate(fit.final.layer)
+        X = self.embeddings(candidate)
+        fitted, weights = fit_final(head, fit.final.params, X, self.plan.problem)
+        self._write(name, fitted, fit, fit.final.params, candidate, weights)
+
+    def save_fusion(
+        self, fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], fused: HeadFit
+    ) -> None:
+        """Fit the members of a fusion on all clips and save its bundle, as for :meth:`save`."""
+        plan = self.plan
         if plan.protocol.permute_labels:
             return
-        (candidate,) = (each for each in plan.candidates if each.name == final.layer)
-        fitted, weights = fit_final(head, final.params, self.embeddings(candidate), problem)
-        measure = MEASURES[head.task]
+        order = {candidate.name: index for index, candidate in enumerate(plan.candidates)}
+        members = sorted(fused.final.members.items(), key=lambda member: order[member[0][1]])
+        used = [self._candidate(layer) for layer in dict.fromkeys(of for (_, of), _ in members)]
+        joined = used[0]
+        if len(used) > 1:  # single layers
+            layers = tuple(candidate.name for candidate in used)
+            joined = Candidate("concat-" + "-".join(layers), layers, "concat")
+        fitted: list[FusedMember] = []
+        weights: tuple[float, ...] = ()
+        start = 0
+        for candidate in used:
+            X = self.embeddings(candidate)
+            width = X.shape[-1]
+            for (name, layer), weight in members:
+                if layer == candidate.name:
+                    chosen = fits[name].results[layer, ALL].chosen
+                    params = combinations(grids[name])[chosen]
+                    member, weights = fit_final(HEADS[name], params, X, plan.problem)
+                    fitted.append(FusedMember(member, start, start + width, weight))
+            start += width
+        head = FusedHead({}, plan.problem.seed, fitted)
+        head.classes = np.unique(plan.problem.labels[plan.problem.everybody().train])
+        self._write(FUSE, head, fused, {}, joined, weights)
+
+    def _candidate(self, name: str) -> Candidate:
+        (candidate,) = (each for each in self.plan.candidates if each.name == name)
+        return candidate
+
+    def _write(
+        self,
+        name: str,
+        fitted: Head,
+        fit: HeadFit,
+        params: Params,
+        candidate: Candidate,
+        weights: Sequence[float],
+    ) -> None:
+        """Write the bundle of a head that was fitted on all clips."""
+        plan, problem = self.plan, self.plan.problem
+        measure = MEASURES[fitted.task]
         clusters = plan.tested_clips.get(KEPT_TOGETHER, plan.tested_clips["speaker"])
         counts = count_by_group(
             plan.tested_labels, fit.nested.predicted, clusters, problem.names, measure
@@ -342,8 +396,8 @@ class _BundleSaving:
             self.run / "bundles" / name,
             fitted,
             training=_training_record(self.cache, plan),
-            head=head.name,
-            parameters=final.params,
+            head=fitted.name,
+            parameters=params,
             encoder=self.cache.key,
             pooling=plan.pooling,
             layer=asdict(candidate),
@@ -408,10 +462,6 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
     return unite([fitted, of_encoder, by_name]) or fitted
 
 
-def _n_points(grid: Grid) -> int:
-    return len(combinations(grid))
-
-
 def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit) -> HeadSummary:
     searched = [result for result in fit.results.values() if not np.isnan(result.inner).all()]
     return HeadSummary(
@@ -421,11 +471,18 @@ def _summarise_head(head: type[Head], grid: Grid, fit: HeadFit) -> HeadSummary:
         choices=[describe_choice(choice) for choice in fit.choices],
         final=describe_choice(fit.final),
         fits={
-            "points": _n_points(grid) * len(searched),
+            "points": len(combinations(grid)) * len(searched),
             "pruned": int(sum(np.isnan(result.inner).sum() for result in searched)),
             "inner_not_converged": sum(result.inner_not_converged for result in searched),
         },
         not_converged=_not_converged(fit),
+    )
+
+
+def _summarise_fusion(fit: HeadFit) -> HeadSummary:
+    return replace(
+        _summarise_head(FusedHead, {}, fit),
+        fits={"points": 0, "pruned": 0, "inner_not_converged": 0},
     )
 
 

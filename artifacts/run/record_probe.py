@@ -30,20 +30,8 @@ def record_probe(
 ) -> Path:
     """Do what ``serpipe extract`` and ``serpipe fit`` do, with ``lr``, or ``ridge`` for ratings.
 
-    What already exists is reused. The parameters are those of :func:`extract_for_probe` and
-    :func:`~serpipe.artifacts.run.record_fit.record_run`.
-
-    Returns
-    -------
-    Path
-        The run's folder.
-
-    Raises
-    ------
-    BadClipsError
-        If clips cannot be used, unless ``skip_bad``.
-    UserError
-        If the clips do not fit the protocol, or the cache is damaged or being written.
+    What already exists is reused. Parameters and errors are those of :func:`extract_for_probe` and
+    :func:`~serpipe.artifacts.run.record_fit.record_run`. Return the run's folder.
     """
     cache = open_cache(
         extract_for_probe(

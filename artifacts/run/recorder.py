@@ -24,24 +24,12 @@ from .summary import HeadSummary, RunSummary, check_run, read_summary, update_ha
 
 @dataclass(frozen=True)
 class Recorder:
-    """A run that is being recorded.
-
-    Attributes
-    ----------
-    run : Path
-        The run's folder.
-    plan : Plan
-        Clips, labels and folds.
-    summary : RunSummary
-        The content of ``run.json``, but for the heads.
-    heads : dict of str to HeadSummary
-        The finished heads.
-    """
+    """A run that is being recorded."""
 
     run: Path
-    plan: Plan
-    summary: RunSummary
-    heads: dict[str, HeadSummary]
+    plan: Plan  #: Clips, labels and folds.
+    summary: RunSummary  #: The content of ``run.json``, but for the heads.
+    heads: dict[str, HeadSummary]  #: The finished heads.
 
     @property
     def is_complete(self) -> bool:
@@ -99,29 +87,11 @@ class Recorder:
 def open_recorder(
     plan: Plan, out: Path | None, name: str, provenance: Mapping[str, Any], **fields: Any
 ) -> Recorder:
-    """Open the folder of a run, new or to be resumed.
+    """Open the folder of a run, new or to be resumed: ``out``, or ``artifacts/runs/NAME``.
 
-    Parameters
-    ----------
-    plan : Plan
-        Clips, labels and folds.
-    out : Path or None
-        The run's folder; by default ``artifacts/runs/NAME``.
-    name : str
-        From :func:`~serpipe.artifacts.run.identity.run_name`.
-    provenance : mapping
-        JSON values.
-    **fields
-        The fields of :class:`RunSummary` that the plan does not determine.
-
-    Returns
-    -------
-    Recorder
-
-    Raises
-    ------
-    UserError
-        If the folder holds anything else, or a run whose files were changed.
+    ``name`` is from :func:`~serpipe.artifacts.run.identity.run_name`; ``fields`` are those of
+    :class:`RunSummary` that the plan does not determine. Raise UserError if the folder holds
+    anything else, or a run whose files were changed.
     """
     run = out or RUNS / name
     heads = _finished_heads(run, name, provenance)
@@ -144,6 +114,7 @@ def open_recorder(
         assumptions=plan.assumptions,
         findings=plan.findings,
         group=plan.group,
+        hold_out=plan.protocol.hold_out or "",
         groups=plan.tested_groups,
         given_name=given_name,
         **tested_hashes(plan.tested_clips, plan.tested_labels, plan.split.folds),
@@ -176,7 +147,14 @@ def describe_choice(choice: Choice) -> dict[str, Any]:
         "parameters": choice.params,
         "inner_score": json_value(choice.inner_score),
         **({"head": choice.head} if choice.head else {}),
+        **({"members": _describe_members(choice)} if choice.members else {}),
     }
+
+
+def _describe_members(choice: Choice) -> list[dict[str, Any]]:
+    """Return the members of a fusion, the one with the largest weight first."""
+    by_weight = sorted(choice.members.items(), key=lambda member: -member[1])
+    return [{"head": head, "layer": layer, "weight": w} for (head, layer), w in by_weight]
 
 
 def _finished_heads(run: Path, name: str, provenance: Mapping[str, Any]) -> dict[str, HeadSummary]:

@@ -29,36 +29,21 @@ GROUPS = ("sex", "intensity", "corpus")
 
 @dataclass(frozen=True)
 class RunResults:
-    """The predictions of a run.
-
-    Attributes
-    ----------
-    run : Path
-        The folder.
-    summary : RunSummary
-        Its ``run.json``.
-    clips : mapping of str to ndarray of str, shape (n_clips,)
-        ``clips.csv`` by column.
-    predicted : mapping of str to mapping of str to ndarray of str or float64, shape (n_clips,)
-        By head and layer, ``"nested"`` first.
-    nuisance : mapping of str to ndarray of str or float64, shape (n_clips,)
-        Predictions from properties of the recordings, by title of the baseline.
-    """
+    """The predictions of a run."""
 
     run: Path
     summary: RunSummary
-    clips: Mapping[str, NDArray[np.str_]]
+    clips: Mapping[str, NDArray[np.str_]]  #: ``clips.csv`` by column, shape (n_clips,).
+    #: By head and layer, ``"nested"`` first, shape (n_clips,).
     predicted: Mapping[str, Mapping[str, NDArray[Any]]]
+    #: Predictions from properties of the recordings, by title of the baseline, shape (n_clips,).
     nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def called(self, name: str) -> "RunResults":
         """Return the same results under another name, for tables and figures.
 
-        Raises
-        ------
-        UserError
-            If tables and figures cannot show the name, see
-            :func:`~serpipe.artifacts.run.summary.check_given_name`.
+        Raise UserError if tables and figures cannot show the name, see
+        :func:`~serpipe.artifacts.run.summary.check_given_name`.
         """
         return replace(self, summary=replace(self.summary, given_name=check_given_name(name)))
 
@@ -79,17 +64,10 @@ class RunResults:
     def to_pandas(self) -> Any:
         """Return the out-of-fold predictions as a pandas data frame.
 
-        Returns
-        -------
-        pandas.DataFrame
-            The columns of :meth:`columns`, and for each head a column ``predicted HEAD`` with its
-            nested predictions. Scores are in
-            :meth:`serpipe.artifacts.report.report.Report.to_pandas`.
-
-        Raises
-        ------
-        UserError
-            If pandas is not installed.
+        Its columns are those of :meth:`columns`, and for each head a column ``predicted HEAD`` with
+        its nested predictions. Scores are in
+        :meth:`serpipe.artifacts.report.report.Report.to_pandas`. Raise UserError if pandas is not
+        installed.
         """
         predicted = {f"predicted {head}": layers[NESTED] for head, layers in self.predicted.items()}
         return data_frame({**self.columns(), **predicted})
@@ -97,11 +75,8 @@ class RunResults:
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the columns of ``clips.csv`` with the types that they had in the cache.
 
-        Returns
-        -------
-        dict of str to ndarray, shape (n_clips,)
-            int64 for ``sampling_rate`` and ``channels``; float64 for ``seconds``, ``loudness`` and
-            ratings; str for all others, so that the speaker ``01`` keeps its zero.
+        They are int64 for ``sampling_rate`` and ``channels``; float64 for ``seconds``, ``loudness``
+        and ratings; str for all others, so that the speaker ``01`` keeps its zero.
         """
         typed = {name: _typed(name, column) for name, column in self.clips.items()}
         return {**typed, "label": self.truth}
@@ -209,11 +184,8 @@ class RunResults:
     def groups(self, head: str) -> dict[tuple[str, str], NDArray[Any]]:
         """Sum up a head's nested predictions by group of clips and speaker.
 
-        Returns
-        -------
-        dict of (str, str) to ndarray, shape (n_speakers, ...)
-            From column and value, such as ``("sex", "female")``, to the sums of each speaker who
-            has such clips.
+        Return, by column and value such as ``("sex", "female")``, the sums of each speaker who has
+        such clips, shape (n_speakers, ...).
         """
         sums = {}
         for column in self.group_columns:
@@ -227,10 +199,7 @@ class RunResults:
 def read_results(run: Path) -> RunResults:
     """Read a run.
 
-    Raises
-    ------
-    UserError
-        If no head is finished, or a file is missing or damaged.
+    Raise UserError if no head is finished, or a file is missing or damaged.
     """
     summary = read_summary(run)
     if not summary.heads:
@@ -249,24 +218,18 @@ def read_results(run: Path) -> RunResults:
         )
     return RunResults(
         run,
-        marked(summary, clips),
+        _marked(summary, clips),
         clips,
         {head: read_predictions(run, head, summary, clips) for head in summary.heads},
         read_nuisance(run, summary, clips),
     )
 
 
-def marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSummary:
+def _marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSummary:
     """Mark a run as contaminated if its model is known to be trained on its clips.
 
     Runs made before there was such a mark, or before the model was known, lack it in ``run.json``.
-
-    Parameters
-    ----------
-    summary : RunSummary
-        The run's ``run.json``.
-    clips : mapping of str to ndarray of str, shape (n_clips,)
-        ``clips.csv`` by column.
+    ``clips`` is ``clips.csv`` by column.
     """
     if summary.has_mark(MarkKind.CONTAMINATED) or "corpus" not in clips:
         return summary
@@ -277,12 +240,8 @@ def marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSum
 def chosen(head: HeadSummary) -> dict[str, Counter[str]]:
     """Count over the folds how often each layer and each value of a hyper-parameter was chosen.
 
+    The keys are ``"layer"`` (``"head"`` too, where it was chosen) and names of hyper-parameters.
     Hyper-parameters of one value are omitted, but for the last one, which every result needs.
-
-    Returns
-    -------
-    dict of str to Counter
-        By ``"layer"`` (``"head"`` too, where it was chosen) and name of the hyper-parameter.
     """
     counters = {"layer": Counter(str(choice["layer"]) for choice in head.choices)}
     if head.choices and all("head" in choice for choice in head.choices):

@@ -18,12 +18,7 @@ MAX_RUNS = 10_000
 def write_run_set(runs: Sequence[Path], kind: str) -> Path:
     """Write a list of runs, and return its folder: the same runs have the same folder.
 
-    Parameters
-    ----------
-    runs : sequence of Path
-        Folders of runs.
-    kind : str
-        The beginning of the folder's name, such as ``"cross-corpus"``.
+    Its name begins with ``kind``, such as ``"cross-corpus"``.
     """
     names = "\n".join(run.resolve().name for run in runs)
     folder = COMPARISONS / f"{kind}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
@@ -35,10 +30,7 @@ def write_run_set(runs: Sequence[Path], kind: str) -> Path:
 def read_run_set(folder: Path) -> tuple[Path, ...]:
     """Return the runs that a folder lists; none if it has no list.
 
-    Raises
-    ------
-    UserError
-        If the list cannot be read, is empty or too long.
+    Raise UserError if the list cannot be read, is empty or too long.
     """
     path = folder / RUN_LIST
     if not path.is_file():

@@ -50,137 +50,74 @@ class RunKind(StrEnum):
 
 @dataclass(frozen=True)
 class HeadSummary:
-    """The entry of a head in ``run.json``.
+    """The entry of a head in ``run.json``."""
 
-    Attributes
-    ----------
-    title : str
-        Name in tables.
-    scores_are : str
-        Meaning of the scores in the CSV file.
-    grid : mapping of str to list of float
-        The values tried for each hyper-parameter.
-    choices : list of mapping
-        ``fold``, ``layer``, ``parameters`` and ``inner_score``, chosen on the training speakers of
-        each fold.
-    final : mapping
-        The same for the bundle, chosen on all clips that any fold trains on.
-    fits : mapping of str to int
-        ``points``: hyper-parameter settings over all layers and folds; ``pruned``: those that the
-        search skipped; ``inner_not_converged``: inner fits that did not reach their optimum.
-    not_converged : mapping of str to list of str
-        Layer to the folds whose tested head did not reach its optimum.
-    """
-
-    title: str
-    scores_are: str
-    grid: Mapping[str, Sequence[int | float]]
+    title: str  #: Name in tables.
+    scores_are: str  #: Meaning of the scores in the CSV file.
+    grid: Mapping[str, Sequence[int | float]]  #: The values tried for each hyper-parameter.
+    #: ``fold``, ``layer``, ``parameters`` and ``inner_score``, chosen on the training speakers of
+    #: each fold.
     choices: Sequence[Mapping[str, Any]]
+    #: The same for the bundle, chosen on all clips that any fold trains on.
     final: Mapping[str, Any]
+    #: ``points``: hyper-parameter settings over all layers and folds; ``pruned``: those that the
+    #: search skipped; ``inner_not_converged``: inner fits that did not reach their optimum.
     fits: Mapping[str, int]
+    #: Layer to the folds whose tested head did not reach its optimum.
     not_converged: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The content of ``run.json``.
+    """The content of ``run.json``."""
 
-    Attributes
-    ----------
-    name : str
-        From :func:`~serpipe.artifacts.run.identity.run_name`; unique to settings and data.
-    corpus : str
-        Title of the data.
-    encoder : mapping
-        The key of the cache: the encoder and everything else that the embeddings depend on.
-    pooling : str
-        Poolings that the heads use.
-    target : str
-        The predicted column.
-    changes : sequence of str
-        Labels that were merged or dropped.
-    normalise : str
-        ``"none"`` or ``"speaker"``.
-    split, split_title : str
-        The split as an option, and in words.
-    inner : str
-        How layer and hyper-parameters were chosen, in words.
-    warnings : sequence of str
-        Shown wherever a score of this run appears; :attr:`marks` parses them.
-    seed : int
-        Of folds, heads and shuffles.
-    layers, labels, speakers : sequence of str
-        Their names.
-    clips : int
-        Number of tested clips.
-    content : str
-        Hash of the cache's key, the checksums of its embeddings, and the clips used.
-    planned : sequence of str
-        The requested heads.
-    heads : mapping of str to HeadSummary
-        The finished heads.
-    provenance : mapping
-        Command, versions, machine; and those of the cache.
-    task : str
-        ``"classification"`` or ``"regression"``.
-    agreement : mapping, optional
-        Fields of :class:`~serpipe.pipeline.ratings.Agreement`, if there are several raters.
-    probe : str, optional
-        Name of the folder, beside that of a fine-tuned run, that holds the run of its frozen probe.
-    assumptions : sequence of str
-        Defaults that were assumed, in words.
-    findings : sequence of (str, str)
-        Check code and text of what planning noticed.
-    group : str
-        What folds keep together: ``"speaker"``, or a column that groups speakers.
-    groups : sequence of str
-        The tested groups of speakers; empty if ``group`` is ``"speaker"``.
-    tested : str
-        Hash of the tested clips and their labels; empty in runs of earlier versions.
-    folds : str
-        Hash of the folds in which they are tested.
-    settings : str
-        Hash of the clips and all settings but the seed: runs that share it are repeats. Empty where
-        another seed cannot repeat the run.
-    files : mapping of str to str, optional
-        SHA-256 hashes of the run's files by path, filled in on writing. None in runs of earlier
-        versions, whose files are not checked.
-    given_name : str
-        The user's name for the run; empty if there is none.
-    """
-
+    #: From :func:`~serpipe.artifacts.run.identity.run_name`; unique to settings and data.
     name: str
-    corpus: str
+    corpus: str  #: Title of the data.
+    #: The key of the cache: the encoder and everything else that the embeddings depend on.
     encoder: Mapping[str, Any]
-    pooling: str
-    target: str
-    changes: Sequence[str]
-    normalise: str
-    split: str
-    split_title: str
-    inner: str
+    pooling: str  #: Poolings that the heads use.
+    target: str  #: The predicted column.
+    changes: Sequence[str]  #: Labels that were merged or dropped.
+    normalise: str  #: ``"none"`` or ``"speaker"``.
+    split: str  #: As an option.
+    split_title: str  #: In words.
+    inner: str  #: How layer and hyper-parameters were chosen, in words.
+    #: Shown wherever a score of this run appears; :attr:`marks` parses them.
     warnings: Sequence[str]
-    seed: int
+    seed: int  #: Of folds, heads and shuffles.
     layers: Sequence[str]
     labels: Sequence[str]
     speakers: Sequence[str]
-    clips: int
-    content: str
-    planned: Sequence[str]
-    heads: Mapping[str, HeadSummary]
-    provenance: Mapping[str, Any]
-    task: str = "classification"
+    clips: int  #: Number of tested clips.
+    content: str  #: Hash of the cache's key, the checksums of its embeddings, and the clips used.
+    planned: Sequence[str]  #: The requested heads.
+    heads: Mapping[str, HeadSummary]  #: The finished heads.
+    provenance: Mapping[str, Any]  #: Command, versions, machine; and those of the cache.
+    task: str = "classification"  #: Or ``"regression"``.
+    #: Fields of :class:`~serpipe.pipeline.ratings.Agreement`, if there are several raters.
     agreement: Mapping[str, Any] | None = None
+    #: Name of the folder, beside that of a fine-tuned run, that holds the run of its frozen probe.
     probe: str | None = None
-    assumptions: Sequence[str] = ()
-    findings: Sequence[Sequence[str]] = ()
+    assumptions: Sequence[str] = ()  #: Defaults that were assumed, in words.
+    findings: Sequence[Sequence[str]] = ()  #: Check code and text of what planning noticed.
+    #: What folds keep together: ``"speaker"``, or a column that groups speakers.
     group: str = "speaker"
+    #: The tested groups of speakers; empty if ``group`` is ``"speaker"``.
     groups: Sequence[str] = ()
+    #: Hash of the tested clips and their labels; empty in runs of earlier versions.
     tested: str = ""
-    folds: str = ""
+    folds: str = ""  #: Hash of the folds in which they are tested.
+    #: Hash of the clips and all settings but the seed: runs that share it are repeats. Empty where
+    #: another seed cannot repeat the run.
     settings: str = ""
+    #: SHA-256 hashes of the run's files by path, filled in on writing. None in runs of earlier
+    #: versions, whose files are not checked.
     files: Mapping[str, str] | None = None
-    given_name: str = ""
+    given_name: str = ""  #: The user's name for the run; empty if there is none.
+    #: The column whose value in a test clip is not in training; empty if there is none, as in runs
+    #: of earlier versions.
+    hold_out: str = ""
 
     @property
     def clusters(self) -> Sequence[str]:
@@ -225,10 +162,8 @@ def write_summary(run: Path, summary: RunSummary) -> None:
 def read_summary(run: Path) -> RunSummary:
     """Read ``run.json``.
 
-    Raises
-    ------
-    UserError
-        If the folder is not a run, is of another format version, or ``run.json`` was changed.
+    Raise UserError if the folder is not a run, is of another format version, or ``run.json`` was
+    changed.
     """
     path = run / "run.json"
     remedy = "name a folder that `serpipe fit` made, or fit again"
@@ -253,12 +188,8 @@ def update_hashes(run: Path) -> None:
 def check_run(run: Path, summary: RunSummary) -> None:
     """Check every file that ``run.json`` lists against its hash.
 
-    A removed bundle or model is no damage: nothing else is read from it.
-
-    Raises
-    ------
-    UserError
-        If a file was damaged or changed, or another one is missing.
+    A removed bundle or model is no damage: nothing else is read from it. Raise UserError if a file
+    was damaged or changed, or another one is missing.
     """
     files = {
         name: digest
@@ -345,11 +276,8 @@ def _check_summary(summary: RunSummary) -> None:
 def check_given_name(name: str) -> str:
     """Return a user's name for a run if tables and figures can show it.
 
-    Raises
-    ------
-    UserError
-        If it is empty or longer than 40 characters, begins or ends with a space, or contains an
-        equals sign or a character that cannot be printed.
+    Raise UserError if it is empty or longer than 40 characters, begins or ends with a space, or
+    contains an equals sign or a character that cannot be printed.
     """
     is_short = 0 < len(name) <= MAX_NAME_LENGTH
     if is_short and name.isprintable() and name == name.strip() and "=" not in name:

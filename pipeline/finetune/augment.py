@@ -24,7 +24,7 @@ NOISE = (10.0, 30.0)
 def augment(
     waveform: Waveform, rate: int, names: Sequence[str], draw: np.random.Generator
 ) -> Waveform:
-    """Change a clip at random.
+    """Change a clip at random; the result is never shorter than 90 % of it.
 
     Parameters
     ----------
@@ -39,11 +39,6 @@ def augment(
         the clips.
     draw : Generator
         Source of random numbers.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples_after,)
-        Never shorter than 90 % of the clip.
 
     References
     ----------
@@ -64,40 +59,19 @@ def augment(
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Play a clip faster, which raises its pitch as well.
+    """Play a clip faster, which raises its pitch as well; a factor above 1 is faster and shorter.
 
-    Parameters
-    ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        The clip.
-    factor : float
-        Above 1 is faster and shorter.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples / factor,)
+    The result has the shape (n_samples / factor,).
     """
     changed: Waveform = soxr.resample(waveform, factor, 1.0, quality="HQ")
     return changed
 
 
 def shift_pitch(waveform: Waveform, rate: int, semitones: float) -> Waveform:
-    """Shift the pitch and keep the length: play it faster, then stretch it.
+    """Shift the pitch and keep the length: play a clip faster, then stretch it.
 
-    Parameters
-    ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        The clip.
-    rate : int
-        Its sampling rate in Hz.
-    semitones : float
-        Above 0 is higher.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples,)
-        Stretched by the filter ``atempo`` of FFmpeg (overlapping windows, WSOLA), then padded with
-        zeros or cut at the end by a few milliseconds, to the exact length.
+    It is stretched by the filter ``atempo`` of FFmpeg (overlapping windows, WSOLA), then padded
+    with zeros or cut at the end by a few milliseconds, to the exact length. The rate is in Hz.
     """
     import av
 
@@ -130,21 +104,7 @@ def shift_pitch(waveform: Waveform, rate: int, semitones: float) -> Waveform:
 
 
 def add_noise(waveform: Waveform, decibels: float, draw: np.random.Generator) -> Waveform:
-    """Add white Gaussian noise.
-
-    Parameters
-    ----------
-    waveform : ndarray of float32, shape (n_samples,)
-        The clip.
-    decibels : float
-        How far the noise's power is below the clip's.
-    draw : Generator
-        Source of the noise.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples,)
-    """
+    """Add white Gaussian noise, whose power is so many decibels below the clip's."""
     power = float(np.mean(np.square(waveform, dtype=np.float64))) / 10 ** (decibels / 10)
     noise = draw.standard_normal(len(waveform), dtype=np.float32)
     noisy: Waveform = waveform + np.float32(np.sqrt(power)) * noise
@@ -154,21 +114,9 @@ def add_noise(waveform: Waveform, decibels: float, draw: np.random.Generator) ->
 def mix(waveform: Waveform, other: Waveform, share: float) -> Waveform:
     """Mix two clips that start together; the other is cut to the length of the first.
 
-    Parameters
-    ----------
-    waveform, other : ndarray of float32, shape (n_samples,) each
-        The clips. The other is scaled to the root mean square of the first, so that loudness,
-        which may depend on the label, does not change the shares.
-    share : float
-        Share of the first, from 0 to 1.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_samples,) of the first
-
-    References
-    ----------
-    Zhang et al. (2018), *mixup: Beyond Empirical Risk Minimization*, ICLR, equation 2.
+    The other is scaled to the root mean square of the first, so that loudness, which may depend on
+    the label, does not change the shares. ``share``, from 0 to 1, is that of the first. Zhang et
+    al. (2018), *mixup: Beyond Empirical Risk Minimization*, ICLR, equation 2.
     """
     mixed: Waveform = np.float32(share) * waveform
     length = min(len(waveform), len(other))

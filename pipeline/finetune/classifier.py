@@ -28,22 +28,13 @@ _LAST_LAYERS = ("output", "out_proj")
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trained model that predicts labels or ratings.
+    """A trained model that predicts labels or ratings."""
 
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-        Its identity, over all weights; the model; its front end. Padding in batches changes no
-        score.
-    head : str
-        Which kind of head it has.
-    outputs : tuple of str
-        Names of its scores, in their order.
-    """
-
+    #: Its identity, over all weights; the model; its front end. Padding in batches changes no
+    #: score.
     checkpoint: Checkpoint
-    head: str
-    outputs: tuple[str, ...]
+    head: str  #: Which kind of head it has.
+    outputs: tuple[str, ...]  #: Names of its scores, in their order.
 
     @property
     def problem_type(self) -> str:
@@ -56,26 +47,12 @@ class Classifier:
 
 
 def load_classifier(name: str, revision: str | None = None) -> Classifier:
-    """Load a trained classifier.
+    """Load a trained classifier, by hub id and revision or from a local folder.
 
-    Parameters
-    ----------
-    name : str
-        Hub id or local folder of a model that ``AutoModelForAudioClassification`` loads, or of one
-        whose head is ``classifier.dense`` with ``classifier.output`` or ``classifier.out_proj``.
-    revision : str or None
-        Branch, tag or commit of a hub id.
-
-    Returns
-    -------
-    Classifier
-
-    Raises
-    ------
-    UserError
-        If the checkpoint does not exist, is of an unknown kind, or lacks or exceeds the weights.
-    MachineError
-        If the hub cannot be reached.
+    It is a model that ``AutoModelForAudioClassification`` loads, or one whose head is
+    ``classifier.dense`` with ``classifier.output`` or ``classifier.out_proj``. Raise UserError if
+    the checkpoint does not exist, is of an unknown kind, or lacks or exceeds the weights;
+    MachineError if the hub cannot be reached.
     """
     if (Path(name) / "network.json").is_file():
         raise UserError(
@@ -103,30 +80,11 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
 def run_classifier(
     classifier: Classifier, sounds: Sounds, options: TrainingOptions, device: str
 ) -> NDArray[np.float64]:
-    """Compute the scores of clips.
+    """Compute the scores of clips, with batch size and precision of the options.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        From :func:`load_classifier`.
-    sounds : Sounds
-        The clips.
-    options : TrainingOptions
-        Batch size and precision.
-    device : str
-        A torch device.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_clips, n_outputs)
-        The model's outputs before any softmax, in the order of the clips.
-
-    Raises
-    ------
-    UserError
-        If some are not finite numbers.
-    MachineError
-        If a batch does not fit in memory.
+    Return the model's outputs before any softmax, shape (n_clips, n_outputs), in the order of the
+    clips. Raise UserError if some are not finite numbers; MachineError if a batch does not fit in
+    memory.
     """
     unknown = np.zeros((len(sounds.clips), len(classifier.outputs)), np.float32)
     examples = Examples(sounds, range(len(unknown)), unknown)

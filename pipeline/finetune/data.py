@@ -29,20 +29,11 @@ HELD_BYTES = 2 << 30
 
 @dataclass(frozen=True)
 class Sounds:
-    """The audio of all clips.
-
-    Attributes
-    ----------
-    clips : tuple of DecodedClip
-        The clips.
-    front_end : FrontEnd
-        The encoder's.
-    held : mapping of int to ndarray of float32
-        Prepared waveforms that are kept in memory, by index of the clip.
-    """
+    """The audio of all clips."""
 
     clips: tuple[DecodedClip, ...]
-    front_end: FrontEnd
+    front_end: FrontEnd  #: The encoder's.
+    #: Prepared waveforms that are kept in memory, by index of the clip.
     held: dict[int, Waveform] = field(repr=False)
 
     def waveform(self, index: int) -> Waveform:
@@ -53,10 +44,10 @@ class Sounds:
         waveform = load_clip(self.clips[index], options)
         return prepare(self.front_end, waveform)
 
-    @property
-    def seconds(self) -> list[float]:
-        """The duration of each clip."""
-        return [each.facts.seconds for each in self.clips]
+    def take(self, rows: Sequence[int]) -> "Sounds":
+        """Return some of the clips, by their indices."""
+        held = {n: self.held[row] for n, row in enumerate(rows) if row in self.held}
+        return Sounds(tuple(self.clips[row] for row in rows), self.front_end, held)
 
 
 def decode_clips(
@@ -69,25 +60,8 @@ def decode_clips(
 ) -> tuple[Sounds, list[BadClipError]]:
     """Decode every clip once, to check and hash it; keep those that fit in memory.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-        What to decode.
-    front_end : FrontEnd
-        The encoder's.
-    minimum_samples : int
-        The shortest clip that is accepted, if that is more than the encoder needs.
-    workers : int
-        Threads.
-    track : callable
-        Shows progress.
-
-    Returns
-    -------
-    sounds : Sounds
-        The usable clips, ordered by corpus and name, as in a cache.
-    bad : list of BadClipError
-        Why the others are not usable.
+    A clip must have ``minimum_samples`` where that is more than the encoder needs. Return the
+    usable clips, ordered by corpus and name, as in a cache, and why the others are not usable.
     """
     options = DecodingOptions(front_end.sampling_rate)
     shortest = max(minimum_samples, front_end.minimum_samples)
@@ -133,24 +107,9 @@ def decode_all(
 ) -> Sounds:
     """Decode clips as :func:`decode_clips` does, and refuse all if some are unusable.
 
-    Parameters
-    ----------
-    clips, front_end, minimum_samples, workers, track
-        As :func:`decode_clips` takes them.
-    skip_bad : bool
-        Omit bad clips instead.
-    say : callable
-        Prints a line for each of them.
-
-    Returns
-    -------
-    Sounds
-        No recording occurs with two speakers.
-
-    Raises
-    ------
-    BadClipsError
-        If clips are unusable, unless ``skip_bad``; if all are.
+    With ``skip_bad``, unusable clips are omitted, and ``say`` prints a line for each. No recording
+    of the result occurs with two speakers. Raise BadClipsError if clips are unusable, unless
+    ``skip_bad``, or if all are.
     """
     sounds, bad = decode_clips(
         clips, front_end, minimum_samples=minimum_samples, workers=workers, track=track
@@ -164,22 +123,14 @@ def decode_all(
         raise BadClipsError(bad, f"{len(good)} can")
     for error in bad:
         say(f"skipped  {error}")
-    rows = [row for row, clip in enumerate(sounds.clips) if clip in good]
-    held = {n: sounds.held[row] for n, row in enumerate(rows) if row in sounds.held}
-    return Sounds(tuple(sounds.clips[row] for row in rows), front_end, held)
+    return sounds.take([row for row, clip in enumerate(sounds.clips) if clip in good])
 
 
 class Examples(Dataset[tuple[Waveform, Targets]]):
     """Some of the clips, with their targets.
 
-    Parameters
-    ----------
-    sounds : Sounds
-        The audio of all clips.
-    rows : sequence of int
-        Indices of the clips.
-    targets : ndarray of float32, shape (n_clips, n_outputs)
-        For each of these, the share of each label, or the rating.
+    ``rows`` are the indices of the clips in ``sounds``; ``targets``, float32, shape (n_clips,
+    n_outputs), are for each of these the share of each label, or the rating.
     """
 
     def __init__(self, sounds: Sounds, rows: Sequence[int], targets: Targets) -> None:
@@ -207,12 +158,7 @@ class Examples(Dataset[tuple[Waveform, Targets]]):
 class VariedExamples(Examples):
     """Clips that are changed at random, in another way in every epoch.
 
-    Parameters
-    ----------
-    examples : Examples
-        The clips as they are.
-    options : TrainingOptions
-        ``augment``, ``mixup`` and ``seed`` are used.
+    Of the options, ``augment``, ``mixup`` and ``seed`` are used.
     """
 
     def __init__(self, examples: Examples, options: TrainingOptions) -> None:
@@ -254,17 +200,8 @@ class ByLength(Sampler[int]):
     """Shuffled clips, in batches of similar length.
 
     The order is a function of seed and epoch alone, so that a resumed training has the same.
-
-    Parameters
-    ----------
-    lengths : sequence of float
-        Durations of the clips.
-    batch_size : int
-        Clips per batch.
-    seed : int
-        Seed of the shuffles.
-    on_epoch : callable, optional
-        Also called with the epoch that comes next.
+    ``lengths`` are the durations of the clips; ``on_epoch`` is also called with the epoch that
+    comes next.
     """
 
     #: The clips of so many batches are drawn at random, then sorted by length.

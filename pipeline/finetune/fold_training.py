@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from ...errors import MachineError, UserError, first_line
 from ...features.training_record import record_clips, unite, write_record
@@ -37,41 +38,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoldTraining:
-    """What the trainings of all folds have in common; called with a fold, it trains it.
-
-    Attributes
-    ----------
-    plan : Plan
-        Folds and labels.
-    sounds : Sounds
-        The audio.
-    kind : Kind
-        The kind of model.
-    options : TrainingOptions
-        Training options.
-    validation : mapping of str to ndarray of int
-        By fold, the clips on which its epoch is chosen.
-    folder : Path
-        For checkpoints.
-    logs : Path or None
-        For TensorBoard.
-    say : callable
-        Prints a line.
-    choices : mapping of str to ProbeChoice
-        By fold, what the frozen probe chose; empty for a random head.
-    states : ndarray of float32, shape (n_layers, n_clips, width), optional
-        Means of the frozen encoder's layers over time, of all clips, where there are choices.
-    """
+    """What the trainings of all folds have in common; called with a fold, it trains it."""
 
     plan: Plan
     sounds: Sounds
     kind: Kind
     options: TrainingOptions
-    validation: Mapping[str, NDArray[np.intp]]
-    folder: Path
-    logs: Path | None
-    say: Say
+    validation: Mapping[str, NDArray[np.intp]]  #: By fold, the clips on which its epoch is chosen.
+    folder: Path  #: For checkpoints.
+    logs: Path | None  #: For TensorBoard.
+    say: Say  #: Prints a line.
+    #: By fold, what the frozen probe chose; empty for a random head.
     choices: Mapping[str, ProbeChoice]
+    #: Shape (n_layers, n_clips, width): means of the frozen encoder's layers over time, of all
+    #: clips, where there are choices.
     states: NDArray[np.float32] | None = None
 
     @property
@@ -152,8 +132,7 @@ class FoldTraining:
         # A label that no training clip has is never predicted: nothing is known of it.
         unknown = ~np.isin(self.names, trained)
         outputs[:, unknown] = -np.inf
-        probabilities = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        probabilities = softmax(outputs, axis=1)
         probabilities[:, unknown] = np.nan
         return np.array(self.names)[np.argmax(outputs, axis=1)], probabilities
 
@@ -222,31 +201,11 @@ def train_folds(
     cluster: "Cluster | None",
     track: Track[Any],
 ) -> HeadFit:
-    """Train all folds whose results are not stored yet.
+    """Train all folds whose results are not stored yet, one at a time on each device.
 
-    Parameters
-    ----------
-    training : FoldTraining
-        The training.
-    stored : mapping of (str, str) to FoldResult
-        Results of an earlier run, by layer and fold.
-    store : callable
-        Called with layer, fold and result as soon as a fold is done.
-    devices : sequence of str
-        Torch devices, on each of which a fold is trained at a time.
-    cluster : Cluster or None
-        Whose workers train the folds instead.
-    track : callable
-        Shows progress.
-
-    Returns
-    -------
-    HeadFit
-
-    Raises
-    ------
-    MachineError
-        If folds failed on the cluster.
+    ``stored`` are results of an earlier run, by layer and fold. ``store`` is called with layer,
+    fold and result as soon as a fold is done. With a cluster, its workers train the folds; raise
+    MachineError if folds failed there.
     """
     problem = training.plan.problem
     folds = problem.folds
@@ -322,16 +281,8 @@ def _train_on_worker(index: int, kind: str, training: FoldTraining) -> FoldResul
 def validation_clips(plan: Plan, fold: Fold) -> NDArray[np.intp]:
     """Return the rows of the training clips on which the epoch of a fold is chosen.
 
-    Returns
-    -------
-    ndarray of int
-        The validation clips of the split, or those of a fifth of the training speakers, or of the
-        groups of speakers that folds keep together.
-
-    Raises
-    ------
-    UserError
-        If there are too few speakers.
+    They are the validation clips of the split, or those of a fifth of the training speakers, or of
+    the groups of speakers that folds keep together. Raise UserError if there are too few speakers.
     """
     if fold.validation is not None:
         return fold.validation
@@ -354,10 +305,7 @@ def validation_clips(plan: Plan, fold: Fold) -> NDArray[np.intp]:
 def limit_folds(plan: Plan, max_folds: int | None) -> Plan:
     """Keep the first folds of a plan, marked as a trial.
 
-    Raises
-    ------
-    UserError
-        If there would be none.
+    Raise UserError if there would be none.
     """
     folds = plan.split.folds
     if max_folds is None or max_folds >= len(folds):

@@ -73,21 +73,12 @@ class Kind(Protocol):
 
 @dataclass(frozen=True)
 class EncoderWithHead:
-    """A pretrained encoder and a new head.
-
-    Attributes
-    ----------
-    checkpoint : Checkpoint
-        The encoder.
-    options : TrainingOptions
-        Training options.
-    source : str
-        Where :func:`~serpipe.features.checkpoint.load_checkpoint` loaded it from, so that other
-        processes can load it, too.
-    """
+    """A pretrained encoder and a new head."""
 
     checkpoint: Checkpoint
     options: TrainingOptions
+    #: Where :func:`~serpipe.features.checkpoint.load_checkpoint` loaded it from, so that other
+    #: processes can load it, too.
     source: str
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -154,12 +145,9 @@ class EncoderWithHead:
 
         New parameters learn at ``head_learning_rate``. A block of the encoder learns at
         ``learning_rate``, times ``layer_decay`` for each block between it and the head; the part
-        below the blocks counts as one more block, a norm above them as none.
-
-        References
-        ----------
-        Howard & Ruder (2018), *Universal Language Model Fine-tuning for Text Classification*,
-        section 3.2, discriminative fine-tuning: a learning rate for each layer.
+        below the blocks counts as one more block, a norm above them as none. This is the
+        discriminative fine-tuning of Howard & Ruder (2018), *Universal Language Model Fine-tuning
+        for Text Classification*, section 3.2.
         """
         new = head_parameters(model)
         n_blocks = int(model.config.num_hidden_layers)
@@ -192,18 +180,10 @@ class EncoderWithHead:
 
 @dataclass(frozen=True)
 class Network:
-    """A small network that is trained from scratch.
+    """A small network that is trained from scratch."""
 
-    Attributes
-    ----------
-    name : str
-        One of ``NETWORKS``.
-    options : TrainingOptions
-        Training options; ``head_learning_rate`` is that of all parameters.
-    """
-
-    name: str
-    options: TrainingOptions
+    name: str  #: One of ``NETWORKS``.
+    options: TrainingOptions  #: ``head_learning_rate`` is that of all parameters.
 
     @property
     def head(self) -> str:
@@ -287,8 +267,6 @@ def _reload(
 def optimizer(kind: Kind, model: nn.Module) -> torch.optim.AdamW:
     """Return AdamW for a model, with a parameter group for each rate, with and without decay.
 
-    References
-    ----------
     Loshchilov & Hutter (2019), *Decoupled Weight Decay Regularization*, ICLR.
     """
     rates = kind.rates(model)
@@ -307,15 +285,7 @@ def optimizer(kind: Kind, model: nn.Module) -> torch.optim.AdamW:
 
 
 def rescale_outputs(last: nn.Linear, mean: float, deviation: float) -> None:
-    """Rescale a layer that outputs standardised ratings to their original units.
-
-    Parameters
-    ----------
-    last : Linear
-        From :meth:`Kind.last`.
-    mean, deviation : float
-        Of the ratings it was trained on.
-    """
+    """Rescale a layer that outputs ratings, standardised by mean and deviation, to their units."""
     with torch.no_grad():
         last.weight.mul_(deviation)
         last.bias.mul_(deviation).add_(mean)

@@ -19,16 +19,8 @@ _BYPASSES_MODULES = ("wavlm",)
 def add_lora(model: Any, encoder: nn.Module, rank: int, seed: int) -> None:
     """Freeze an encoder, and add low-rank matrices beside the projections of its blocks.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        The whole model, whose other parameters are not changed.
-    encoder : Module
-        Its encoder.
-    rank : int
-        Rank of the matrices; their product is scaled by 2, and zero at first.
-    seed : int
-        Seed of their first values.
+    Their product is scaled by 2, and zero at first. Other parameters of the model are not changed;
+    ``seed`` is that of the first values.
     """
     import peft
 

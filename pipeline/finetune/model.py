@@ -39,7 +39,7 @@ def build_model(
     Parameters
     ----------
     checkpoint : Checkpoint
-        Loaded and checked by :func:`serpipe.features.checkpoint.load_checkpoint`; not changed.
+        From :func:`serpipe.features.checkpoint.load_checkpoint`; not changed.
     labels : sequence of str
         The labels, in the order of the scores; or the rating.
     task : {"classification", "regression"}
@@ -118,16 +118,9 @@ def head_parameters(model: Any) -> set[str]:
 
 
 def save_model(model: Any, front_end: FrontEnd, folder: Path) -> None:
-    """Save a model and its feature extractor as transformers does.
+    """Save a model and its feature extractor as transformers does: it loads without serpipe.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        From :func:`build_model`. Do not use it for padded batches afterwards.
-    front_end : FrontEnd
-        The encoder's.
-    folder : Path
-        Where to save; it loads without serpipe.
+    Do not use the model for padded batches afterwards.
     """
     import transformers
 
@@ -152,14 +145,7 @@ def save_model(model: Any, front_end: FrontEnd, folder: Path) -> None:
 def keep_padding_out(model: nn.Module, encoder: nn.Module, front_end: FrontEnd) -> None:
     """Make the scores of a clip in a padded batch those that it has alone.
 
-    Parameters
-    ----------
-    model : Module
-        Called with the result of ``front_end.inputs``.
-    encoder : Module
-        The part of it that takes waveforms; changed in place.
-    front_end : FrontEnd
-        The encoder's.
+    ``encoder`` is the part of the model that takes waveforms, and is changed in place.
     """
     valid = ValidForAll()
     make_padding_exact(encoder, valid)

@@ -21,16 +21,9 @@ _MAX_BYTES, _MAX_WEIGHT_BYTES = 1 << 24, 1 << 32
 
 
 class NetworkModel(nn.Module):
-    """A network with the inputs and outputs of an encoder with a head.
+    """A network of ``NETWORKS`` with the inputs and outputs of an encoder with a head.
 
-    Parameters
-    ----------
-    name : str
-        One of ``NETWORKS``.
-    outputs : sequence of str
-        The labels, or the one rating.
-    seed : int
-        Seed of the initial weights.
+    Its outputs are the labels, or the one rating; ``seed`` is that of the initial weights.
     """
 
     def __init__(self, name: str, outputs: Sequence[str], seed: int) -> None:
@@ -73,22 +66,9 @@ def save_network(model: NetworkModel, folder: Path, about: Mapping[str, Any]) ->
 
 
 def load_network(folder: Path) -> NetworkModel:
-    """Load a network that :func:`save_network` saved.
+    """Load a network that :func:`save_network` saved, on the CPU, in evaluation mode.
 
-    Parameters
-    ----------
-    folder : Path
-        Such as ``RUN/model``.
-
-    Returns
-    -------
-    NetworkModel
-        On the CPU, in evaluation mode.
-
-    Raises
-    ------
-    UserError
-        If it is incomplete.
+    Raise UserError if it is incomplete.
     """
     from safetensors.torch import load_file
 
@@ -98,6 +78,8 @@ def load_network(folder: Path) -> NetworkModel:
         content: Any = json.loads(read_text(folder / "network.json", _MAX_BYTES))
         if content["serpipe_network"] != FORMAT_VERSION or content["network"] not in NETWORKS:
             raise UserError(f"{folder}: network {content['network']!r} is not known; {remedy}")
+        if not content["outputs"]:
+            raise UserError(f"{folder}: network.json names no outputs; {remedy}")
         model = NetworkModel(content["network"], [str(name) for name in content["outputs"]], seed=0)
         check_regular(folder / "model.safetensors", _MAX_WEIGHT_BYTES)
         model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -15,75 +15,36 @@ AUGMENTATIONS = ("speed", "pitch", "noise")
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How an encoder and its head are trained.
+    """How an encoder and its head are trained."""
 
-    Attributes
-    ----------
-    epochs : int
-        Maximum number of passes over the training clips, over which the learning rates fall
-        linearly to zero.
-    patience : int
-        Epochs without a better score on the validation speakers after which training stops.
-    batch_size, accumulate : int
-        Clips per batch, and batches per step of the optimiser.
-    learning_rate, head_learning_rate : float
-        Peak learning rates of the encoder and of all new parameters: layer weights, projection and
-        classifier.
-    warmup : float
-        Share of the steps over which the learning rates rise from zero.
-    precision : {"float32", "bf16", "fp16"}
-        Precision of products; the 16-bit ones by torch's autocast.
-    train_front_end : bool
-        Whether the convolutions before the blocks are trained, too.
-    specaugment : bool
-        Whether spans of time are masked in training.
-    gradient_checkpointing : bool
-        Whether states are computed again in the backward pass, to save memory.
-    lora : int
-        Rank of the matrices that are trained instead of the encoder's own weights; 0 for none.
-    layer_decay : float
-        Factor of the encoder's learning rate from each block to the one below.
-    augment : tuple of str
-        Some of ``AUGMENTATIONS``.
-    mixup : float
-        Both parameters of the beta distribution that mixes pairs of clips; 0 for no mixing.
-    label_smoothing : float
-        Share of each label that is distributed over all labels.
-    seed : int
-        Seed of the new weights, the order of clips, dropout and masking.
-    """
-
+    #: Maximum number of passes over the training clips, over which the learning rates fall linearly
+    #: to zero.
     epochs: int = 20
+    #: Epochs without a better score on the validation speakers after which training stops.
     patience: int = 5
-    batch_size: int = 8
-    accumulate: int = 1
-    learning_rate: float = 3e-5
+    batch_size: int = 8  #: Clips per batch.
+    accumulate: int = 1  #: Batches per step of the optimiser.
+    learning_rate: float = 3e-5  #: Peak learning rate of the encoder.
+    #: Peak learning rate of all new parameters: layer weights, projection and classifier.
     head_learning_rate: float = 1e-3
-    warmup: float = 0.1
-    precision: str = "float32"
-    train_front_end: bool = False
-    specaugment: bool = False
+    warmup: float = 0.1  #: Share of the steps over which the learning rates rise from zero.
+    precision: str = "float32"  #: Precision of products; the 16-bit ones by torch's autocast.
+    train_front_end: bool = False  #: Whether the convolutions before the blocks are trained, too.
+    specaugment: bool = False  #: Whether spans of time are masked in training.
+    #: Whether states are computed again in the backward pass, to save memory.
     gradient_checkpointing: bool = False
+    #: Rank of the matrices that are trained instead of the encoder's own weights; 0 for none.
     lora: int = 0
+    #: Factor of the encoder's learning rate from each block to the one below.
     layer_decay: float = 1.0
-    augment: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ()  #: Some of ``AUGMENTATIONS``.
+    #: Both parameters of the beta distribution that mixes pairs of clips; 0 for no mixing.
     mixup: float = 0.0
-    label_smoothing: float = 0.0
-    seed: int = 0
+    label_smoothing: float = 0.0  #: Share of each label that is distributed over all labels.
+    seed: int = 0  #: Seed of the new weights, the order of clips, dropout and masking.
 
     def check(self, device: str) -> None:
-        """Refuse options that cannot be used.
-
-        Parameters
-        ----------
-        device : str
-            The torch device of the training.
-
-        Raises
-        ------
-        UserError
-            Names the option.
-        """
+        """Raise a UserError that names an option that cannot be used, on this torch device."""
         self.check_inference(device)
         for name in ("epochs", "patience", "accumulate"):
             self._check_range(name, getattr(self, name) >= 1, "at least 1")
@@ -134,13 +95,7 @@ class TrainingOptions:
             raise UserError(f"{option} {getattr(self, name):g}: must be {limits}")
 
     def check_network(self) -> None:
-        """Refuse options that are only for encoders.
-
-        Raises
-        ------
-        UserError
-            Names the option.
-        """
+        """Raise a UserError that names an option that is only for encoders."""
         for option, is_set in (
             ("--train-front-end", self.train_front_end),
             ("--specaugment", self.specaugment),

@@ -27,20 +27,10 @@ LAYER_GAP = 10.0
 
 @dataclass(frozen=True)
 class ProbeChoice:
-    """The choices of the frozen probe in a fold.
+    """The choices of the frozen probe in a fold."""
 
-    Attributes
-    ----------
-    head : str
-        One of ``LINEAR``.
-    layer : str
-        Name of a single layer.
-    params : mapping of str to float
-        Its hyper-parameters.
-    """
-
-    head: str
-    layer: str
+    head: str  #: One of ``LINEAR``.
+    layer: str  #: Name of a single layer.
     params: Params
 
     @property
@@ -64,21 +54,9 @@ def pooled_states(
 ) -> NDArray[np.float32]:
     """Return the mean over time of each layer of the encoder, as the head of the class computes it.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-        From :meth:`EncoderWithHead.build`.
-    examples : Examples
-        The clips.
-    options : TrainingOptions
-        Only the batch size is used.
-    device : str
-        A torch device.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_layers, n_clips, width)
-        In the order of the examples. For Whisper the mean is over its whole window.
+    The model is from :meth:`EncoderWithHead.build`; of the options only the batch size is used.
+    Shape (n_layers, n_clips, width), in the order of the examples. For Whisper the mean is over its
+    whole window.
     """
     pooled: NDArray[np.float32] | None = None
     in_float32 = replace(options, precision="float32")

@@ -28,32 +28,10 @@ def extract_for_probe(
     """Extract embeddings into the usual cache of the data and encoder; what it has is reused.
 
     Where the cache of that name has other contents (other poolings, clips, or another machine), it
-    is left alone, and another is made in the folder ``probes`` beside it.
-
-    Parameters
-    ----------
-    data : Data
-        The clips.
-    encoder, revision : str
-        See :func:`~serpipe.features.encoder.load_encoder`.
-    folder : Path
-        The folder of caches.
-    devices : sequence of str
-        Torch devices of the encoder.
-    provenance, skip_bad, workers, track
-        See :func:`~serpipe.features.extract.extract`.
-
-    Returns
-    -------
-    Path
-        The cache.
-
-    Raises
-    ------
-    BadClipsError
-        If clips cannot be used, unless ``skip_bad``.
-    UserError
-        If the cache is damaged or being written.
+    is left alone, and another is made in the folder ``probes`` beside it. Return the cache.
+    ``encoder`` and ``revision`` are as for :func:`~serpipe.features.encoder.load_encoder`, the
+    other options as for :func:`~serpipe.features.extract.extract`. Raise BadClipsError if clips
+    cannot be used, unless ``skip_bad``; UserError if the cache is damaged or being written.
     """
     encoders = [load_encoder(encoder, revision=revision, device=device) for device in devices]
     name = cache_name(data.name, encoders[0].identity.encoder)

@@ -19,25 +19,10 @@ def on_devices(
 ) -> Generator[tuple[Item, Result]]:
     """Call a function for each item, on as many devices at once as there are.
 
-    Parameters
-    ----------
-    function : callable
-        Of an item and a torch device. For several devices it must be picklable, and it runs in
-        processes that each see a single GPU, as ``"cuda:0"``.
-    items : sequence
-        What to call it with.
-    devices : sequence of str
-        Such as ``("cuda:0", "cuda:1")``; with a single one it is a plain loop.
-
-    Yields
-    ------
-    item, result
-        In the order in which they finish.
-
-    Raises
-    ------
-    MachineError
-        If a process dies.
+    The function takes an item and a torch device. For several devices, such as ``("cuda:0",
+    "cuda:1")``, it must be picklable, and it runs in processes that each see a single GPU, as
+    ``"cuda:0"``; with a single device this is a plain loop. Yield item and result in the order in
+    which they finish. Raise MachineError if a process dies.
     """
     if len(devices) == 1 or len(items) < 2:
         for item in items:

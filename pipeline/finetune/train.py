@@ -50,15 +50,11 @@ def train(
 
     Parameters
     ----------
-    model : Module
-        From :meth:`Kind.build`. It ends with the weights of the best epoch, the first of several;
-        without validation with those of the last.
-    kind : Kind
-        What built it.
-    training : Examples
-        Training clips.
-    validation : Examples or None
-        Clips on which the epoch is chosen.
+    model, kind
+        From ``kind.build``. The model ends with the weights of the best epoch, the first of
+        several; without validation with those of the last.
+    training, validation
+        Training clips, and clips on which the epoch is chosen.
     options : TrainingOptions
         Training options.
     folder : Path
@@ -168,23 +164,11 @@ def train(
 def make_loss(targets: Targets, label_smoothing: float) -> Callable[..., torch.Tensor]:
     """Return the loss of a training, as the Trainer calls it.
 
-    Parameters
-    ----------
-    targets : ndarray of float32, shape (n_clips, n_outputs)
-        Of the training clips.
-    label_smoothing : float
-        Share of each label that is distributed over all labels.
-
-    Returns
-    -------
-    callable
-        For labels the cross-entropy, weighted by :func:`class_weights`; for ratings 1 - CCC over
-        the batch, with variances over n.
-
-    References
-    ----------
-    Weninger et al. (2016), *Discriminatively trained recurrent neural networks for continuous
-    dimensional emotion recognition from audio*, IJCAI: training on the CCC.
+    For labels it is the cross-entropy, weighted by :func:`class_weights` of the training clips,
+    with the share ``label_smoothing`` of each label distributed over all labels; for ratings 1 -
+    CCC over the batch, with variances over n. Training on the CCC: Weninger et al. (2016),
+    *Discriminatively trained recurrent neural networks for continuous dimensional emotion
+    recognition from audio*, IJCAI.
     """
     n_outputs = targets.shape[1]
     weights = class_weights(targets) if n_outputs > 1 else None
@@ -204,17 +188,7 @@ def make_loss(targets: Targets, label_smoothing: float) -> Callable[..., torch.T
 
 
 def concordance(predicted: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Return the concordance correlation coefficient of a batch; 0 where nothing varies.
-
-    Parameters
-    ----------
-    predicted, truth : Tensor of float32, shape (n_clips,)
-        Ratings.
-
-    Returns
-    -------
-    Tensor of float32, shape ()
-    """
+    """Return the concordance correlation coefficient of a batch; 0 where nothing varies."""
     mean_p, mean_t = predicted.mean(), truth.mean()
     covariance = ((predicted - mean_p) * (truth - mean_t)).mean()
     spread = (predicted - mean_p).square().mean() + (truth - mean_t).square().mean()
@@ -229,32 +203,12 @@ def predict(
     *,
     evaluated: str = "",
 ) -> NDArray[np.float64]:
-    """Compute the scores of clips.
+    """Compute the scores of clips, with batch size and precision of the options.
 
-    Parameters
-    ----------
-    model : Module
-        From :func:`train`.
-    examples : Examples
-        The clips.
-    options : TrainingOptions
-        Batch size and precision.
-    device : str
-        A torch device.
-    evaluated : str
-        For messages, the name of a model that is only evaluated and not trained.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_clips, n_outputs)
-        Logits or ratings, in the order of the examples.
-
-    Raises
-    ------
-    UserError
-        If some are not finite numbers.
-    MachineError
-        If a batch does not fit in memory.
+    Return logits or ratings, shape (n_clips, n_outputs), in the order of the examples.
+    ``evaluated`` is, for messages, the name of a model that is only evaluated and not trained.
+    Raise UserError if some scores are not finite numbers; MachineError if a batch does not fit in
+    memory.
     """
     logits = np.empty((len(examples), examples.targets.shape[1]))
     for rows, _, outputs in run_batches(model, examples, options, device, bool(evaluated)):
@@ -280,23 +234,9 @@ def run_batches(
 ) -> Iterator[tuple[list[int], dict[str, torch.Tensor], Any]]:
     """Run a model over clips in batches of similar length, without gradients.
 
-    Parameters
-    ----------
-    model, examples, options, device
-        As :func:`predict` takes them.
-    is_evaluation : bool
-        Whether nothing is trained in this run, for messages.
-    **arguments
-        Further arguments of the model.
-
-    Yields
-    ------
-    rows : list of int
-        Which of the examples are in the batch.
-    inputs : dict of str to Tensor
-        The model's inputs, on the device.
-    outputs : object
-        What the model returned.
+    Yield which of the examples are in the batch, the model's inputs on the device, and what the
+    model returned. ``is_evaluation`` says, for messages, that nothing is trained in this run;
+    ``arguments`` are further ones of the model.
     """
     collate = Collator(examples.sounds.front_end)
     order = np.argsort(-np.asarray(examples.seconds), kind="stable")
@@ -318,15 +258,8 @@ def run_batches(
 def class_weights(targets: Targets) -> torch.Tensor:
     """Return the weight of each label in the loss, inverse to its frequency; mean over clips 1.
 
-    Parameters
-    ----------
-    targets : ndarray of float32, shape (n_clips, n_labels)
-        Of the training clips: 1 for the label of each.
-
-    Returns
-    -------
-    Tensor of float32, shape (n_labels,)
-        Labels without training clips have weight 0.
+    ``targets`` are those of the training clips, 1 for the label of each. Labels without training
+    clips have weight 0.
     """
     counts = targets.sum(axis=0)
     occurs = counts > 0
@@ -336,19 +269,10 @@ def class_weights(targets: Targets) -> torch.Tensor:
 
 
 def score_of(targets: NDArray[Any], outputs: NDArray[Any]) -> float:
-    """Compute the score that reports show.
+    """Return the score that reports show: the UAR over the labels that occur (0 to 1), or the CCC.
 
-    Parameters
-    ----------
-    targets : ndarray of float32, shape (n_clips, n_outputs)
-        1 for the label of each clip; or its rating.
-    outputs : ndarray of float, shape (n_clips, n_outputs)
-        Logits; or ratings.
-
-    Returns
-    -------
-    float
-        The UAR over the labels that occur, from 0 to 1; or the CCC.
+    Both arrays have the shape (n_clips, n_outputs): targets are 1 for the label of each clip, or
+    its rating; outputs are logits, or ratings.
     """
     n_labels = targets.shape[1]
     if n_labels == 1:

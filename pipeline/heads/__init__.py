@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from ...errors import UserError
 from ...plugins import HEAD_GROUP, Registry
+from .fused import FusedHead
 from .head import Grid, Head, HeldOutResult, Params, PathFitter, combinations, paths
+from .lda import LDA
 from .lgbm import LGBM, LGBMRegressor
 from .lr import LR
 from .ridge import Ridge
@@ -15,29 +17,37 @@ from .svr import SVR
 __all__ = [
     "BEST",
     "DEFAULT_HEADS",
+    "FUSE",
     "HEADS",
+    "FusedHead",
     "Grid",
     "Head",
     "HeldOutResult",
     "Params",
     "PathFitter",
     "combinations",
+    "combined_heads",
     "find_heads",
     "paths",
     "read_grids",
+    "saved_head",
 ]
 
 #: The value of ``--head`` for the head that is chosen among the others inside each fold.
 BEST = "best"
+#: The value of ``--head`` for the fusion of the others on all layers.
+FUSE = FusedHead.name
 
 #: What is fitted unless the user says otherwise: quick, and two to compare. By task.
 DEFAULT_HEADS = {"classification": ("lr", "svm"), "regression": ("ridge",)}
+#: What ``--head fuse`` by itself fuses: quick, and with nothing to tune.
+FUSED_BY_DEFAULT = ("lda",)
 
 HEADS: Registry[type[Head]] = Registry(
     HEAD_GROUP,
     Head,
-    {head.name: head for head in (LR, SVM, LinearSVM, LGBM, SGD, Ridge, SVR, LGBMRegressor)},
-    reserved=frozenset({BEST, "all"}),
+    {head.name: head for head in (LDA, LR, SVM, LinearSVM, LGBM, SGD, Ridge, SVR, LGBMRegressor)},
+    reserved=frozenset({BEST, FUSE, "all"}),
 )
 
 
@@ -49,8 +59,8 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[type[He
     names : str or None
         One name, several joined by commas, or ``"all"``: the built-in ones except those that only
         stand in for another, so that it means the same whatever else is installed; ``None`` for
-        :data:`DEFAULT_HEADS`. ``"best"`` by itself stands for all, and is ignored among other
-        names, see :func:`chooses_head`.
+        :data:`DEFAULT_HEADS`. ``"best"`` by itself stands for all, and ``"fuse"`` by itself for
+        :data:`FUSED_BY_DEFAULT`; among other names both are ignored, see :func:`combined_heads`.
     task : str
         ``"classification"`` or ``"regression"``.
 
@@ -69,8 +79,13 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[type[He
     if names is None:
         return tuple(HEADS[name] for name in DEFAULT_HEADS[task])
     requested = {name.strip() for name in names.split(",")}
-    best_of_one = BEST in requested and len(requested) == 2 and "all" not in requested
-    requested -= {BEST}
+    if requested == {FUSE}:
+        requested |= set(FUSED_BY_DEFAULT)
+    if FUSE in requested and task != "classification":
+        raise UserError(f"--head {names}: fuse combines probabilities of labels; name other heads")
+    combined = requested & {BEST, FUSE}
+    requested -= combined
+    best_of_one = BEST in combined and len(requested) == 1 and "all" not in requested
     if requested <= {"all"}:
         requested = {name for name in of_task if not HEADS[name].stands_in_for}
     heads = {name: HEADS[name] for name in HEADS if name in requested}
@@ -80,7 +95,7 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[type[He
         problem = f"is not a head for {targets}" if unknown[0] in heads else "is not a head"
         known = ", ".join([*of_task, *(name for name in HEADS if name not in HEADS.built_in)])
         raise UserError(
-            f"--head {names}: {unknown[0]!r} {problem}; choose from {known}, all and best"
+            f"--head {names}: {unknown[0]!r} {problem}; choose from {known}, all, best and fuse"
         )
     if best_of_one:
         raise UserError(
@@ -90,9 +105,21 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[type[He
     return tuple(heads.values())
 
 
-def chooses_head(names: str | None) -> bool:
-    """Whether the value of ``--head`` requests a choice among heads inside each fold."""
-    return names is not None and BEST in (name.strip() for name in names.split(","))
+def combined_heads(names: str | None) -> tuple[str, ...]:
+    """Return which of :data:`BEST` and :data:`FUSE` the value of ``--head`` requests."""
+    requested = {name.strip() for name in (names or "").split(",")}
+    return tuple(name for name in (BEST, FUSE) if name in requested)
+
+
+def saved_head(name: str) -> type[Head]:
+    """Return the class of a head in a bundle, which may be a fusion.
+
+    Raises
+    ------
+    KeyError
+        If there is no such head.
+    """
+    return FusedHead if name == FUSE else HEADS[name]
 
 
 def read_grids(heads: Sequence[type[Head]], options: Sequence[str]) -> dict[str, Grid]:

@@ -1,8 +1,7 @@
 """Small networks trained from scratch: what a frozen encoder is to be compared with.
 
-``NETWORKS[name](n_outputs, seed, **sizes)`` makes a network on the CPU, in training mode.
-``n_outputs`` is the number of labels, or 1 for a rating; the sizes are each network's own, and all
-have defaults.
+``NETWORKS[name](n_outputs, seed)`` makes a network on the CPU, in training mode. ``n_outputs`` is
+the number of labels, or 1 for a rating.
 
 ``network(waveforms, lengths)`` takes float32 waveforms at 16 kHz, shape (n_clips, n_samples),
 padded at their ends with anything, and the number of samples of each clip, int64, shape (n_clips,).
@@ -12,7 +11,6 @@ logits depend neither on the padding nor, except for rounding, on the other clip
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,17 +19,15 @@ from .cnn import Cnn
 from .s4 import S4Network
 
 
-def _seeded(
-    network: Callable[..., nn.Module], n_outputs: int, seed: int, **sizes: Any
-) -> nn.Module:
+def _seeded(network: Callable[[int], nn.Module], n_outputs: int, seed: int) -> nn.Module:
     """Make a network with weights drawn by a seed; torch's own random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return network(n_outputs, **sizes)
+        return network(n_outputs)
 
 
 #: What makes each network, by name.
-NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+NETWORKS: Mapping[str, Callable[[int, int], nn.Module]] = {
     "cnn": partial(_seeded, Cnn),
     "s4": partial(_seeded, S4Network),
 }

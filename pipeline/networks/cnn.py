@@ -21,48 +21,36 @@ of that kind, and its scores say nothing about the paper's.
 import torch
 from torch import nn
 
-from ...errors import UserError
 from .log_mel import Cepstrum, FrameNorm, batch_features
+
+#: Cepstral coefficients of a frame.
+COEFFICIENTS = 20
+#: Number of convolutions, which halve the number of frames, and how many frames each spans.
+BLOCKS, KERNEL = 3, 5
+#: Width of the convolutions, the LSTM and the attention.
+CHANNELS = 64
+#: After each convolution and before the last layer.
+DROPOUT = 0.2
 
 
 class Block(nn.Module):
-    """Convolution, batch normalisation, ReLU, the maximum of every two frames, dropout.
+    """Convolution, batch normalisation, ReLU, the maximum of every two frames, dropout."""
 
-    Parameters
-    ----------
-    n_inputs, n_channels : int
-        Features of a frame, before and after.
-    kernel : int
-        Frames that the convolution spans; odd.
-    dropout : float
-        Share of the values that is dropped in training.
-    """
-
-    def __init__(self, n_inputs: int, n_channels: int, kernel: int, dropout: float) -> None:
+    def __init__(self, n_inputs: int, n_channels: int) -> None:
         super().__init__()
         # Without a bias, which the normalisation would remove.
-        self.convolution = nn.Conv1d(n_inputs, n_channels, kernel, padding="same", bias=False)
+        self.convolution = nn.Conv1d(n_inputs, n_channels, KERNEL, padding="same", bias=False)
         self.norm = FrameNorm(n_channels)
         self.pool = nn.MaxPool1d(2, ceil_mode=True)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(DROPOUT)
 
     def forward(
         self, frames: torch.Tensor, valid: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Halve the number of frames.
+        """Halve the number of frames, rounded up; return the new frames and which are valid.
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, n_inputs)
-            Zero where not valid, as beyond the end of the batch, where the convolution pads.
-        valid : Tensor of bool, shape (n_clips, n_frames)
-            Which frames are a clip's own.
-
-        Returns
-        -------
-        frames : Tensor of float32, shape (n_clips, ceil(n_frames / 2), n_channels)
-            Zero where not valid.
-        valid : Tensor of bool, shape (n_clips, ceil(n_frames / 2))
+        Frames, shape (n_clips, n_frames, n_inputs), must be zero where not valid, as beyond the end
+        of the batch, where the convolution pads; the returned ones are, too.
         """
         convolved = self.convolution(frames.transpose(1, 2)).transpose(1, 2)
         # No value is below zero then, so that the zeros of padding never win over a clip's own.
@@ -72,13 +60,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """A weighted mean over a clip's frames; the weights are learnt from the frames.
-
-    Parameters
-    ----------
-    width : int
-        Features of a frame.
-    """
+    """A weighted mean over a clip's frames; the weights are learnt from the frames."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,18 +68,9 @@ class Attention(nn.Module):
         self.score = nn.Linear(width, 1, bias=False)
 
     def forward(self, frames: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Pool frames.
+        """Pool frames of a padded batch, shape (n_clips, n_frames, width), to (n_clips, width).
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, width)
-            Of a padded batch.
-        valid : Tensor of bool, shape (n_clips, n_frames)
-            Which frames are a clip's own; at least one in every clip.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, width)
+        At least one frame of every clip must be valid.
         """
         scores: torch.Tensor = self.score(self.hidden(frames).tanh())
         weights = scores.masked_fill(~valid[..., None], -torch.inf).softmax(dim=1)
@@ -105,76 +78,27 @@ class Attention(nn.Module):
 
 
 class Cnn(nn.Module):
-    """The whole network: 86,408 parameters for 8 outputs, 85,953 for one.
+    """The whole network: 86,408 parameters for 8 outputs, 85,953 for one."""
 
-    Parameters
-    ----------
-    n_outputs : int
-        The number of labels, or 1 for a rating.
-    channels : int
-        Width of the convolutions, the LSTM and the attention.
-    blocks : int
-        Number of convolutions; each halves the number of frames.
-    kernel : int
-        Frames that a convolution spans; odd.
-    n_coefficients : int
-        Cepstral coefficients, 1 to 64.
-    dropout : float
-        From 0 to below 1; after each convolution and before the last layer.
-
-    Raises
-    ------
-    UserError
-        If a size is out of range.
-    """
-
-    def __init__(
-        self,
-        n_outputs: int,
-        *,
-        channels: int = 64,
-        blocks: int = 3,
-        kernel: int = 5,
-        n_coefficients: int = 20,
-        dropout: float = 0.2,
-    ) -> None:
+    def __init__(self, n_outputs: int) -> None:
         super().__init__()
-        if min(n_outputs, channels, blocks, kernel) < 1 or kernel % 2 == 0 or not 0 <= dropout < 1:
-            raise UserError(
-                f"a CNN with n_outputs={n_outputs}, channels={channels}, blocks={blocks}, "
-                f"kernel={kernel}, dropout={dropout} cannot be built; sizes must be above 0, the "
-                "kernel odd, and the dropout from 0 to below 1"
-            )
-        n_features = 2 + n_coefficients
-        self.extractor = Cepstrum(n_coefficients)
+        n_features = 2 + COEFFICIENTS
+        self.extractor = Cepstrum(COEFFICIENTS)
         self.scale = FrameNorm(n_features, affine=False)
         self.blocks = nn.ModuleList(
-            Block(channels if index else n_features, channels, kernel, dropout)
-            for index in range(blocks)
+            Block(CHANNELS if index else n_features, CHANNELS) for index in range(BLOCKS)
         )
-        self.lstm = nn.LSTM(channels, channels, batch_first=True)
-        self.attention = Attention(channels)
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels, n_outputs)
+        self.lstm = nn.LSTM(CHANNELS, CHANNELS, batch_first=True)
+        self.attention = Attention(CHANNELS)
+        self.dropout = nn.Dropout(DROPOUT)
+        self.head = nn.Linear(CHANNELS, n_outputs)
 
     def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Compute logits.
+        """Compute logits, shape (n_clips, n_outputs).
 
-        Parameters
-        ----------
-        waveforms : Tensor of float32, shape (n_clips, n_samples)
-            At 16 kHz, padded at their ends with anything.
-        lengths : Tensor of int64, shape (n_clips,)
-            Samples of each clip; 400 at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_outputs)
-
-        Raises
-        ------
-        UserError
-            If the shapes do not agree, or a clip is too short.
+        The waveforms, shape (n_clips, n_samples), are at 16 kHz, padded at their ends with
+        anything; a clip has 400 samples at least. Raise UserError if the shapes do not agree, or a
+        clip is too short.
         """
         features, valid = batch_features(self.extractor, waveforms, lengths)
         frames = self.scale(features, valid)

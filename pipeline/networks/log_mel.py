@@ -24,6 +24,7 @@ SAMPLING_RATE = 16000
 WINDOW = 400
 HOP = 160
 FFT = 512
+FILTERS = 64
 FLOOR = 1e-10
 
 
@@ -34,44 +35,14 @@ class FrameExtractor(Protocol):
         """Return features, shape (n_frames, n_features), of a waveform, shape (n_samples,)."""
 
 
-def frame_count(n_samples: int) -> int:
-    """Return the number of whole windows in a clip.
-
-    Parameters
-    ----------
-    n_samples : int
-        At 16 kHz.
-
-    Returns
-    -------
-    int
-        Zero for a clip shorter than one window.
-    """
-    return max(0, (n_samples - WINDOW) // HOP + 1)
-
-
 def mel_filters(n_filters: int) -> torch.Tensor:
-    """Return triangular mel filters of unit area.
+    """Return triangular mel filters of unit area, shape (257, n_filters).
 
-    Parameters
-    ----------
-    n_filters : int
-        At most 192: more would leave some filters between two points of the Fourier transform.
-
-    Returns
-    -------
-    Tensor of float32, shape (257, n_filters)
-        In 1 / Hz: what the power at each point of the Fourier transform is multiplied by.
-
-    Raises
-    ------
-    UserError
-        If a filter would be empty.
+    They are in 1 / Hz: what the power at each point of the Fourier transform is multiplied by. Of
+    more than 192, some would be empty, between two of these points.
     """
     from transformers.audio_utils import mel_filter_bank
 
-    if not 1 <= n_filters <= 192:
-        raise UserError(f"{n_filters} mel filters: choose 1 to 192, as more would be empty")
     filters = mel_filter_bank(
         FFT // 2 + 1, n_filters, 0, SAMPLING_RATE / 2, SAMPLING_RATE, "slaney", "slaney"
     )
@@ -85,34 +56,21 @@ def _frames(waveform: torch.Tensor) -> torch.Tensor:
 
 
 class LogMelFrames(nn.Module):
-    """The logarithm of the power that passes each mel filter.
-
-    Parameters
-    ----------
-    n_filters : int
-        At most 192.
-    """
+    """The logarithm of the power that passes each mel filter."""
 
     window: torch.Tensor
     filters: torch.Tensor
 
-    def __init__(self, n_filters: int = 64) -> None:
+    def __init__(self, n_filters: int = FILTERS) -> None:
         super().__init__()
         window = torch.hann_window(WINDOW, periodic=True, dtype=torch.float64)
         self.register_buffer("window", window.float(), persistent=False)
         self.register_buffer("filters", mel_filters(n_filters), persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Compute the features of one clip.
+        """Compute the features of one clip at 16 kHz, 400 samples at least, shape (n_samples,).
 
-        Parameters
-        ----------
-        waveform : Tensor of float32, shape (n_samples,)
-            At 16 kHz, 400 samples at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_frames, n_filters)
+        The result has the shape (n_frames, n_filters).
         """
         spectrum = torch.fft.rfft(_frames(waveform) * self.window, n=FFT)
         power = spectrum.real.square() + spectrum.imag.square()
@@ -123,21 +81,16 @@ class LogMelFrames(nn.Module):
 class Cepstrum(nn.Module):
     """Rate of zero crossings, root mean square, and mel-frequency cepstral coefficients.
 
-    Parameters
-    ----------
-    n_coefficients : int
-        The first ones, from the zeroth on, of the orthonormal discrete cosine transform (type II)
-        of 64 log-mel features.
+    The coefficients are the first ones, from the zeroth on, of the orthonormal discrete cosine
+    transform (type II) of 64 log-mel features.
     """
 
     basis: torch.Tensor
 
-    def __init__(self, n_coefficients: int = 20) -> None:
+    def __init__(self, n_coefficients: int) -> None:
         super().__init__()
         self.log_mel = LogMelFrames()
         n_filters = self.log_mel.filters.shape[1]
-        if not 1 <= n_coefficients <= n_filters:
-            raise UserError(f"{n_coefficients} cepstral coefficients: choose 1 to {n_filters}")
         position = torch.arange(n_filters, dtype=torch.float64)[:, None] + 0.5
         order = torch.arange(n_coefficients, dtype=torch.float64)
         basis = torch.cos(math.pi / n_filters * position * order) * math.sqrt(2 / n_filters)
@@ -145,18 +98,11 @@ class Cepstrum(nn.Module):
         self.register_buffer("basis", basis.float(), persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Compute the features of one clip.
+        """Compute the features of one clip at 16 kHz, 400 samples at least, shape (n_samples,).
 
-        Parameters
-        ----------
-        waveform : Tensor of float32, shape (n_samples,)
-            At 16 kHz, 400 samples at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_frames, 2 + n_coefficients)
-            First the fraction of neighbouring samples in the window between which the sign changes
-            (zero counts as positive), then the root mean square of the window.
+        The result has the shape (n_frames, 2 + n_coefficients): first the fraction of neighbouring
+        samples in the window between which the sign changes (zero counts as positive), then the
+        root mean square of the window.
         """
         frames = _frames(waveform)
         negative = frames < 0
@@ -212,23 +158,8 @@ def batch_features(
         for waveform, n_samples in zip(waveforms, samples, strict=True)
     ]
     counts = torch.tensor([len(one) for one in features], device=waveforms.device)
-    return nn.utils.rnn.pad_sequence(features, batch_first=True), frame_mask(counts)
-
-
-def frame_mask(counts: torch.Tensor) -> torch.Tensor:
-    """Return which frames of a padded batch belong to clips.
-
-    Parameters
-    ----------
-    counts : Tensor of int64, shape (n_clips,)
-        Frames of each clip.
-
-    Returns
-    -------
-    Tensor of bool, shape (n_clips, largest count)
-        True for a clip's own frames.
-    """
-    return torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+    valid = torch.arange(int(counts.max()), device=counts.device) < counts[:, None]
+    return nn.utils.rnn.pad_sequence(features, batch_first=True), valid
 
 
 class FrameNorm(nn.BatchNorm1d):
@@ -238,19 +169,10 @@ class FrameNorm(nn.BatchNorm1d):
     def forward(  # type: ignore[override]
         self, frames: torch.Tensor, valid: torch.Tensor
     ) -> torch.Tensor:
-        """Normalise each feature.
+        """Normalise each feature of a padded batch, shape (n_clips, n_frames, n_features).
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, n_features)
-            Of a padded batch.
-        valid : Tensor of bool, shape (n_clips, n_frames)
-            Which frames are a clip's own.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_frames, n_features)
-            Zero where not valid.
+        ``valid``, shape (n_clips, n_frames), says which frames are a clip's own; the others become
+        zero.
         """
         scaled = torch.zeros_like(frames)
         scaled[valid] = super().forward(frames[valid])

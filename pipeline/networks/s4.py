@@ -24,31 +24,29 @@ log-mel features, scaled by running means and deviations of the training clips, 
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
 
-from ...errors import UserError
-from .log_mel import FrameNorm, LogMelFrames, batch_features
+from .log_mel import FILTERS, FrameNorm, LogMelFrames, batch_features
 
+#: First values of A: S4D-Lin or S4D-Inv.
 Start = Literal["lin", "inv"]
+#: Number of layers, and features of a frame in them.
+LAYERS, WIDTH = 4, 64
+#: States of each system, with their conjugates; an even number.
+STATE = 64
+#: In each layer and after it.
+DROPOUT = 0.1
 
 
 def start_of_a(start: Start, state: int) -> torch.Tensor:
-    """Return the published first values of A, without their conjugates.
+    """Return the published first values of A, without their conjugates, complex128.
 
-    Parameters
-    ----------
-    start : {"lin", "inv"}
-        S4D-Lin, ``-1/2 + i π n``, or S4D-Inv, ``-1/2 + i N/π (N / (2 n + 1) - 1)``.
-    state : int
-        N, the number of states with their conjugates; even.
-
-    Returns
-    -------
-    Tensor of complex128, shape (state / 2,)
-        For n from 0 to N / 2 - 1.
+    They are those of S4D-Lin, ``-1/2 + i π n``, or of S4D-Inv, ``-1/2 + i N/π (N / (2 n + 1) -
+    1)``, for n from 0 to N / 2 - 1, where N, an even number, is ``state``: that of the states with
+    their conjugates.
     """
     n = torch.arange(state // 2, dtype=torch.float64)
     imaginary = math.pi * n if start == "lin" else state / math.pi * (state / (2 * n + 1) - 1)
@@ -58,24 +56,15 @@ def start_of_a(start: Start, state: int) -> torch.Tensor:
 class S4D(nn.Module):
     """Diagonal state space systems, one to a feature, then GELU, dropout and a gated mix of all.
 
-    Parameters
-    ----------
-    width : int
-        Features of a frame.
-    state : int
-        States of each system, with their conjugates; even.
-    start : {"lin", "inv"}
-        First values of A.
-    dropout : float
-        Share of the values that is dropped in training.
-    dt_min, dt_max : float
-        The range of the first steps, which are drawn evenly on a logarithmic scale.
+    ``state``, an even number, is that of the states of each system with their conjugates; ``start``
+    names the first values of A. The first steps are drawn evenly on a logarithmic scale from
+    ``dt_min`` to ``dt_max``.
     """
 
     def __init__(
         self,
         width: int,
-        state: int = 64,
+        state: int,
         start: Start = "lin",
         dropout: float = 0.0,
         dt_min: float = 0.001,
@@ -97,12 +86,8 @@ class S4D(nn.Module):
     def discrete(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Hold the input over each step.
 
-        Returns
-        -------
-        dt_a : Tensor of complex64, shape (width, state / 2)
-            The logarithm of what a state is multiplied by from frame to frame.
-        gain : Tensor of complex64, shape (width, state / 2)
-            What a frame adds to a state.
+        Return, complex64, shape (width, state / 2) each, the logarithm of what a state is
+        multiplied by from frame to frame, and what a frame adds to a state.
         """
         a = torch.complex(-self.log_minus_a_real.exp(), self.a_imaginary)
         dt_a = self.log_dt.exp()[:, None] * a
@@ -117,16 +102,9 @@ class S4D(nn.Module):
         return 2 * torch.einsum("hn,hnl->hl", weights, vandermonde).real
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Process all frames at once, by a convolution.
+        """Process all frames at once, shape (n_clips, n_frames, width), by a convolution.
 
-        Parameters
-        ----------
-        frames : Tensor of float32, shape (n_clips, n_frames, width)
-            Padding comes last: no frame depends on a later one.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_frames, width)
+        Padding comes last: no frame depends on a later one.
         """
         n_frames = frames.shape[1]
         size = 2 * n_frames  # so that the convolution does not wrap around
@@ -141,79 +119,21 @@ class S4D(nn.Module):
 
 
 class S4Network(nn.Module):
-    """The whole network: 71,880 parameters for 8 outputs, 71,425 for one.
+    """The whole network, with S4D-Lin: 71,880 parameters for 8 outputs, 71,425 for one."""
 
-    Parameters
-    ----------
-    n_outputs : int
-        The number of labels, or 1 for a rating.
-    width : int
-        Features of a frame in the layers.
-    layers : int
-        Number of S4D layers.
-    state : int
-        States of each system, with their conjugates; even.
-    start : {"lin", "inv"}
-        First values of A: S4D-Lin or S4D-Inv.
-    n_filters : int
-        Log-mel features of a frame, 1 to 192.
-    dropout : float
-        From 0 to below 1; in each layer and after it.
-
-    Raises
-    ------
-    UserError
-        If a size is out of range.
-    """
-
-    def __init__(
-        self,
-        n_outputs: int,
-        *,
-        width: int = 64,
-        layers: int = 4,
-        state: int = 64,
-        start: Start = "lin",
-        n_filters: int = 64,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, n_outputs: int) -> None:
         super().__init__()
-        if min(n_outputs, width, layers, state) < 1 or state % 2 or not 0 <= dropout < 1:
-            raise UserError(
-                f"an S4 network with n_outputs={n_outputs}, width={width}, layers={layers}, "
-                f"state={state}, dropout={dropout} cannot be built; sizes must be above 0, the "
-                "state even, and the dropout from 0 to below 1"
-            )
-        if start not in get_args(Start):
-            raise UserError(f'start {start!r} is not known; choose "lin" or "inv"')
-        self.extractor = LogMelFrames(n_filters)
-        self.scale = FrameNorm(n_filters, affine=False)
-        self.inlet = nn.Linear(n_filters, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
-        self.layers = nn.ModuleList(S4D(width, state, start, dropout) for _ in range(layers))
-        self.dropout = nn.Dropout(dropout)
-        self.last_norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, n_outputs)
+        self.extractor = LogMelFrames()
+        self.scale = FrameNorm(FILTERS, affine=False)
+        self.inlet = nn.Linear(FILTERS, WIDTH)
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(S4D(WIDTH, STATE, dropout=DROPOUT) for _ in range(LAYERS))
+        self.dropout = nn.Dropout(DROPOUT)
+        self.last_norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, n_outputs)
 
     def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Compute logits.
-
-        Parameters
-        ----------
-        waveforms : Tensor of float32, shape (n_clips, n_samples)
-            At 16 kHz, padded at their ends with anything.
-        lengths : Tensor of int64, shape (n_clips,)
-            Samples of each clip; 400 at least.
-
-        Returns
-        -------
-        Tensor of float32, shape (n_clips, n_outputs)
-
-        Raises
-        ------
-        UserError
-            If the shapes do not agree, or a clip is too short.
-        """
+        """Compute logits as :meth:`serpipe.pipeline.networks.cnn.Cnn.forward` does."""
         features, valid = batch_features(self.extractor, waveforms, lengths)
         frames = self.inlet(self.scale(features, valid))
         for norm, layer in zip(self.norms, self.layers, strict=True):
