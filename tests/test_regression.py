@@ -314,3 +314,15 @@ def test_options_that_do_not_suit_ratings_are_refused(serpipe: Command, rated: P
     refused = serpipe("fit", "--head", "ridge")
     assert refused.code == 2 and "'ridge'" in refused.err
     assert [head.name for head in find_heads("all", "regression")] == REGRESSORS
+
+
+@pytest.mark.parametrize("width", [10, 400], ids=["more clips", "more features"])
+def test_ridge_along_a_path_predicts_the_bits_of_the_plain_estimator(width: int) -> None:
+    draw = np.random.default_rng(0)
+    X = (draw.standard_normal((200, width)) + 1).astype(np.float32)
+    y = X[:, 0] + draw.standard_normal(200) + 5
+    train, tested, path = np.arange(0, 200, 2), X[1::2], combinations(HEADS["ridge"].grid)
+    results = HEADS["ridge"].path_fitter(X, y, y.astype(str), 0)(train, tested, path)
+    for params, result in zip(path, results, strict=True):
+        plain = HEADS["ridge"](params).estimator().fit(X[train], y[train])  # type: ignore[attr-defined]
+        assert np.array_equal(result.predicted, plain.predict(tested).astype(np.float64))
