@@ -138,7 +138,7 @@ def record_run(
             plan, heads, grids, size, stream_past, on_cluster=cluster is not None,
             default_heads=default_heads,
         )  # fmt: skip
-        say(f"note     {plan.warnings[-1]}")
+        say(f"note     {plan.marks[-1]}")
         if BEST in combined and len(heads) < 2:
             raise UserError(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
