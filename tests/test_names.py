@@ -113,10 +113,10 @@ def test_names_that_tables_cannot_show_or_tell_apart_are_refused(
         read_results(run)
 
 
-def test_fit_alone_compares_two_heads(serpipe: Command, run: Path) -> None:
+def test_fit_alone_compares_two_heads_and_their_fusion(serpipe: Command, run: Path) -> None:
     done = serpipe("fit", "--layers", "1-2", "--grid", "C=1", "--out", "default")
     assert done.code == 0, done.err
-    assert read_results(Path("default")).heads == ("lr", "svm")
+    assert read_results(Path("default")).heads == ("lda", "svm", "fuse")
 
 
 def test_bold_marks_the_best_of_several_and_nothing_alone(run: Path) -> None:

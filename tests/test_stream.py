@@ -139,7 +139,7 @@ def test_a_default_head_that_cannot_stream_is_omitted(
     options = ("--layers", "1", "--grid", "C=0.1", "--split", "kfold:2", "--out", "run")
     done = serpipe("fit", "--cache", cache, "--stream-past", 0, *options)
     assert done.code == 0, done.err
-    assert read_results(Path("run")).heads == ("sgd",)
+    assert read_results(Path("run")).heads == ("lda",)
 
 
 @pytest.mark.parametrize(
