@@ -1,0 +1,164 @@
+"""Enrolment: what clips of a new speaker are worth, and that their labels are not looked at."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from serpipe.errors import UserError
+from serpipe.pipeline.enrolment import SpeakerStatistics, centre_speakers, read_clip_numbers
+from serpipe.pipeline.enrolment_curve import ANY_LABEL, EnrolmentFit, fit_enrolment
+from serpipe.pipeline.fit import Problem, fit_head
+from serpipe.pipeline.folds import make_split
+from serpipe.pipeline.heads import HEADS
+from serpipe.pipeline.layers import Candidate
+from serpipe.pipeline.measures import LABELS
+
+NAMES = np.array(["angry", "happy", "sad"])
+SPEAKERS, CLIPS, WIDTH = 8, 18, 12
+
+
+def voices(shift: float, mostly: float = 1 / 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return embeddings, labels and speakers: a speaker moves all of their clips by a vector.
+
+    A share ``mostly`` of a speaker's clips is of one label.
+    """
+    draw = np.random.default_rng(1)
+    speakers = np.repeat(np.arange(SPEAKERS), CLIPS)
+    usual = int(mostly * CLIPS)
+    others = np.resize([1, 2], CLIPS - usual)
+    codes = np.concatenate(
+        [np.concatenate([np.zeros(usual, int), others]) + who for who in range(SPEAKERS)]
+    )
+    emotions, offsets = draw.normal(size=(3, WIDTH)), draw.normal(size=(SPEAKERS, WIDTH))
+    noise = draw.normal(size=(len(speakers), WIDTH))
+    X = 1.5 * emotions[codes % 3] + shift * offsets[speakers] + noise
+    return X.astype(np.float32), NAMES[codes % 3], np.char.add("p", speakers.astype(str))
+
+
+def problem_of(labels: np.ndarray, speakers: np.ndarray) -> Problem:
+    clips = {
+        "speaker": speakers,
+        "path": np.arange(len(labels)).astype(str),
+        "sha256": np.arange(len(labels)).astype(str),
+    }
+    return Problem(labels, speakers, make_split("loso", clips, labels).folds)
+
+
+def enrol(
+    X: np.ndarray, problem: Problem, numbers: tuple[int, ...] = (1, 8), **options: Any
+) -> EnrolmentFit:
+    head, candidates = HEADS["lda"], [Candidate("0", ("0",))]
+    fit = fit_head(head, head.grid, candidates, lambda _: X, problem)
+    return fit_enrolment(head, fit, candidates, lambda _: X, problem, numbers, **options)
+
+
+def totals(fit: EnrolmentFit, number: int, drawn_from: str = ANY_LABEL) -> Mapping[str, np.ndarray]:
+    chosen = [e for e in fit.counts if e.n_clips == number and e.drawn_from == drawn_from]
+    return {
+        "enrolled": np.sum([each.enrolled for each in chosen], axis=0),
+        "plain": np.sum([each.plain for each in chosen], axis=0),
+    }
+
+
+def test_statistics_recover_the_variances_of_simulated_speakers() -> None:
+    draw = np.random.default_rng(0)
+    clips_of = draw.integers(2, 12, 400)
+    speakers = np.repeat(np.arange(400), clips_of)
+    offsets = draw.normal(size=(400, 2)) * np.sqrt([4, 0])
+    X = 5 + offsets[speakers] + draw.normal(size=(len(speakers), 2)) * np.sqrt([9, 1])
+    statistics = SpeakerStatistics.of(X.astype(np.float32), speakers.astype(str))
+    assert statistics.within == pytest.approx([9, 1], rel=0.1)
+    assert statistics.between == pytest.approx([4, 0], abs=0.7)
+    # The posterior mean of one clip, and of many, of a new speaker who is 10 away.
+    one = statistics.shift(np.full((1, 2), 15, np.float32), 1.0)
+    many = statistics.shift(np.full((1000, 2), 15, np.float32), 1.0)
+    assert one[0] == pytest.approx(10 * 4 / 13, rel=0.2)
+    assert many[0] == pytest.approx(10, rel=0.05)
+    assert abs(one[1]) < 0.6
+
+
+def test_constant_features_are_not_shifted() -> None:
+    X = np.zeros((6, 2), np.float32)
+    statistics = SpeakerStatistics.of(X, np.repeat(["a", "b"], 3))
+    assert statistics.shift(X[:2] + 1, 1.0).tolist() == [0, 0]
+
+
+def test_centred_speakers_share_a_mean_and_keep_their_differences() -> None:
+    X, _, speakers = voices(3.0)
+    mean = np.arange(WIDTH, dtype=np.float64)
+    centred = centre_speakers(X, speakers, mean)
+    for speaker in np.unique(speakers):
+        own = speakers == speaker
+        assert centred[own].mean(axis=0) == pytest.approx(mean, abs=1e-4)
+        assert np.diff(centred[own], axis=0) == pytest.approx(np.diff(X[own], axis=0), abs=1e-4)
+
+
+def test_enrolment_gains_where_speakers_differ_and_without_clips_nothing_changes() -> None:
+    X, labels, speakers = voices(3.0)
+    problem = problem_of(labels, speakers)
+    fit = enrol(X, problem)
+    with_8 = totals(fit, 8)
+    assert LABELS.first(with_8["enrolled"]) > LABELS.first(with_8["plain"]) + 0.1
+    # At 0 every clip is scored once, by the head of the run.
+    plain = fit_head(HEADS["lda"], {}, [Candidate("0", ("0",))], lambda _: X, problem)
+    expected = LABELS.count(labels, plain.nested.predicted, problem.names)
+    assert (totals(fit, 0)["enrolled"] == expected).all()
+    # Enrolled clips are not scored: of 20 draws from each of the speakers.
+    assert with_8["enrolled"].sum() == 20 * SPEAKERS * (CLIPS - 8) == with_8["plain"].sum()
+    assert all(choice.fewest in (1, 8) for choice in fit.choices)
+
+
+def test_the_head_without_enrolment_is_used_where_training_speakers_do_not_gain() -> None:
+    X, labels, speakers = voices(0.0, mostly=0.9)  # their means tell labels, not voices
+    fit = enrol(X, problem_of(labels, speakers))
+    assert not any(choice.is_used(1) for choice in fit.choices)
+    one = totals(fit, 1)
+    assert (one["enrolled"] == one["plain"]).all()
+
+
+def test_labels_of_the_test_speaker_are_not_looked_at() -> None:
+    X, labels, speakers = voices(3.0)
+    shuffled = labels.copy()
+    own = speakers == "p0"
+    shuffled[own] = np.roll(labels[own], 1)
+    runs = [enrol(X, problem_of(each, speakers)) for each in (labels, shuffled)]
+    assert runs[0].choices[0].fold == "p0"
+    assert runs[0].choices[0] == runs[1].choices[0]
+    predicted = [
+        {
+            each.n_clips: each.enrolled.sum(axis=0).tolist()
+            for each in run.counts
+            if each.speaker == "p0" and each.drawn_from == ANY_LABEL
+        }
+        for run in runs
+    ]
+    assert predicted[0] == predicted[1]
+
+
+def test_draws_from_one_label_enrol_only_its_clips() -> None:
+    X, labels, speakers = voices(3.0)
+    fit = enrol(X, problem_of(labels, speakers), numbers=(4, 8))
+    angry = totals(fit, 4, "angry")["plain"].sum(axis=1)
+    # 5 draws of 4 of the 6 angry clips of each speaker leave 2, and all of the other labels.
+    assert angry.tolist() == [5 * 2 * SPEAKERS, 5 * 6 * SPEAKERS, 5 * 6 * SPEAKERS]
+    # Nobody has more than 8 angry clips.
+    assert not [e for e in fit.counts if e.n_clips == 8 and e.drawn_from != ANY_LABEL]
+
+
+def test_the_result_depends_on_the_seed_and_not_on_the_number_of_processes() -> None:
+    X, labels, speakers = voices(1.0)
+    problem = problem_of(labels, speakers)
+    first, again = (totals(enrol(X, problem, jobs=jobs), 1)["enrolled"] for jobs in (1, 2))
+    assert (first == again).all()
+    other = totals(enrol(X, replace(problem, seed=1)), 1)["enrolled"]
+    assert (first != other).any()
+
+
+def test_numbers_of_clips_are_read_sorted_and_others_are_refused() -> None:
+    assert read_clip_numbers("--enrol", "8, 0,4,8") == (0, 4, 8)
+    assert read_clip_numbers("--enrol", ()) == ()
+    for wrong in ("0", "4,", "-1", "1.5", "9999", "a"):
+        with pytest.raises(UserError):
+            read_clip_numbers("--enrol", wrong)
