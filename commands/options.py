@@ -70,6 +70,7 @@ _SPELLINGS = {
     "devices": Spelling("auto|cpu|cuda|cuda:0,cuda:1|mps"),
     "dtype": Spelling(values=choices.DTYPES),
     "encoder": Spelling("ID_OR_DIR"),
+    "enrol": Spelling("N,..."),
     "epochs": Spelling("N"),
     "export_final": Spelling(flag="--export-final/--no-export"),
     "file": Spelling("FILE.h5", is_argument=True),

@@ -8,21 +8,25 @@ enrolment pays are chosen by the same game with the training speakers of the fol
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from ..errors import UserError
 from ..progress import Track, no_track
-from .enrolment import SpeakerStatistics, fit_enrolled
+from .enrolment import ENROLLED_HEADS, SpeakerStatistics, fit_enrolled
 from .fit import Choice, HeadFit, Problem
 from .folds import Fold, selection_folds
 from .heads import HEADS, Head, Params
 from .layers import Candidate
 from .measures import LABELS
 from .target import stratify
+
+if TYPE_CHECKING:
+    from .protocol import Plan
 
 #: Factors of the variance between speakers that are tried, see :meth:`SpeakerStatistics.shift`.
 STRENGTHS = (1.0, 2.0, 4.0)
@@ -118,6 +122,45 @@ class _Inner:
 
     enrolled: _Counts
     plain: _Counts
+
+
+def check_enrolment(plan: "Plan", heads: Iterable[str]) -> None:
+    """Refuse what enrolment cannot be measured for.
+
+    Raise UserError if the target is a rating, no head of ``heads`` can be adapted, test speakers
+    are in training or are normalised, layer weights are learnt, or every test speaker has too few
+    clips.
+    """
+    option = f"--enrol {','.join(map(str, plan.protocol.enrol))}"
+    if plan.task != "classification":
+        raise UserError(f"{option}: is for labels, and {plan.target.column} is a number; omit it")
+    if not set(heads) & set(ENROLLED_HEADS):
+        raise UserError(
+            f"{option}: no head is adapted to speakers among {', '.join(heads)}; add one with "
+            f"--head {','.join(ENROLLED_HEADS)}"
+        )
+    if plan.split.kind.shares_speakers:
+        raise UserError(
+            f"{option}: the speakers of --split {plan.split.name} are no new ones, as they are in "
+            "training; use --split loso or kfold:N"
+        )
+    if plan.protocol.normalise != "none":
+        raise UserError(
+            f"{option}: --normalise {plan.protocol.normalise} takes all clips of a speaker; "
+            "omit one of the two"
+        )
+    if any(each.how == "weighted" for each in plan.candidates):
+        raise UserError(
+            f"{option}: does not go with --layers {plan.protocol.layers}; use single layers, mean "
+            "or concat"
+        )
+    most = max(np.unique(plan.tested_clips["speaker"], return_counts=True)[1])
+    fewest = min(number for number in plan.protocol.enrol if number)
+    if most <= fewest:
+        raise UserError(
+            f"{option}: with {fewest} enrolled, none of the at most {most} clips of a speaker is "
+            "left to be scored; give smaller numbers"
+        )
 
 
 def fit_enrolment(

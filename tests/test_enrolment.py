@@ -1,11 +1,21 @@
 """Enrolment: what clips of a new speaker are worth, and that their labels are not looked at."""
 
+import json
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from serpipe import api
+from serpipe.artifacts.report.enrolment_table import curve
+from serpipe.artifacts.report.figures import draw_figures
+from serpipe.artifacts.report.protocol_table import report_protocols
+from serpipe.artifacts.report.report import report_run
+from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
 from serpipe.pipeline.enrolment import SpeakerStatistics, centre_speakers, read_clip_numbers
 from serpipe.pipeline.enrolment_curve import ANY_LABEL, EnrolmentFit, fit_enrolment
@@ -14,6 +24,10 @@ from serpipe.pipeline.folds import make_split
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.measures import LABELS
+from serpipe.pipeline.protocol import Protocol
+
+from .conftest import Command
+from .test_honesty import write_voices
 
 NAMES = np.array(["angry", "happy", "sad"])
 SPEAKERS, CLIPS, WIDTH = 8, 18, 12
@@ -162,3 +176,92 @@ def test_numbers_of_clips_are_read_sorted_and_others_are_refused() -> None:
     for wrong in ("0", "4,", "-1", "1.5", "9999", "a"):
         with pytest.raises(UserError):
             read_clip_numbers("--enrol", wrong)
+
+
+def write_speakers(path: Path, shift: float = 3.0) -> Path:
+    X, labels, speakers = voices(shift)
+    return write_voices(
+        path, list(range(len(X))), width=WIDTH, speaker=speakers, emotion=labels, embeddings=X
+    )
+
+
+@pytest.fixture(scope="module")
+def enrolled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run with enrolment of two heads and one that is not adapted."""
+    folder = tmp_path_factory.mktemp("enrolled")
+    cache = write_speakers(folder / "c.h5")
+    options = {"head": "lda,lr,svm-linear", "grid": ["C=0.01"], "out": folder / "run", "jobs": 1}
+    return api.fit(cache, enrol="0,1,8,17,18", **options).run
+
+
+def test_a_run_records_the_curve_of_each_head_that_is_adapted(enrolled_run: Path) -> None:
+    results = read_results(enrolled_run)
+    assert set(results.enrolment) == {"lda", "lr"}
+    assert results.summary.warnings == []  # honest for deployment: not marked
+    for head in results.enrolment:
+        points = {point.n_clips: point for point in curve(results, head)}
+        assert list(points) == [0, 1, 8, 17]  # nobody has more than 18 clips
+        assert points[0].enrolled == results.scores(head)
+        assert points[0].compared is None
+        assert points[8].enrolled["uar"].low < points[8].enrolled["uar"].value
+        gain = points[8].enrolled["uar"].value - points[8].plain["uar"].value
+        assert points[8].compared and points[8].compared.difference.value == pytest.approx(gain)
+        assert gain > 0.1
+        assert points[8].by_label == {}
+        assert set(points[1].by_label) == set(NAMES.tolist())
+    tables = {table.name: table for table in report_run(results).tables}
+    record = tables["enrolment-lda"].json_records[2]
+    assert (record["enrolled_clips"], record["scored_speakers"]) == (8, SPEAKERS)
+    assert "enrolment" in draw_figures(results)
+    assert "enrolment-svm-linear" not in tables
+
+
+def test_the_table_of_protocols_has_a_row_for_enrolment(enrolled_run: Path) -> None:
+    results = read_results(enrolled_run)
+    tables = {table.name: table for table in report_protocols([results]).tables}
+    (record,) = (r for r in tables["matrix-lda"].json_records if "8 unlabelled" in r["protocol"])
+    points = {point.n_clips: point for point in curve(results, "lda")}
+    assert record["uar"] == points[8].enrolled["uar"].value
+    assert record["difference"] == points[8].compared.difference.value
+    rows = [row[0] for row in tables["matrix-svm-linear"].rows]
+    assert not [row for row in rows if "enrolled" in row]
+
+
+def test_a_changed_file_of_enrolment_is_refused(enrolled_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(enrolled_run, tmp_path / "run")
+    file = run / "enrolment" / "lda.csv"
+    file.write_text(file.read_text().replace("yes", "no", 1))
+    with pytest.raises(UserError, match=re.escape(str(file))):
+        read_results(run)
+
+
+def test_options_that_are_not_used_are_not_recorded(tmp_path: Path) -> None:
+    assert "enrol" not in Protocol().as_dict()
+    assert Protocol(enrol=(4,)).as_dict()["enrol"] == (4,)
+    run = api.fit(write_speakers(tmp_path / "c.h5"), head="lda", out=tmp_path / "run", jobs=1).run
+    summary = json.loads((run / "run.json").read_text())
+    assert "enrolment" not in summary["heads"]["lda"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--head", "svm"),
+        ("--split", "random:3"),
+        ("--normalise", "speaker"),
+        ("--layers", "weighted"),
+        ("--stream-past", "0"),
+        ("--enrol", "18"),
+        ("--enrol", "0"),
+    ],
+)
+def test_what_enrolment_cannot_be_measured_for_is_refused_before_any_work(
+    serpipe: Command, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    cache = write_speakers(tmp_path / "c.h5")
+    head = () if "--head" in options else ("--head", "lda")
+    enrol = () if "--enrol" in options else ("--enrol", "4")
+    refused = serpipe("fit", "--cache", cache, *head, *enrol, *options)
+    assert refused.code == 2
+    assert "--enrol" in refused.err
+    assert not (tmp_path / "artifacts").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...corpora import CORPORA
 from ...errors import UserError
@@ -26,6 +27,8 @@ from ...features.training_record import (
 )
 from ...files import json_value
 from ...pipeline.blocks import Matrix
+from ...pipeline.enrolment import ENROLLED_HEADS
+from ...pipeline.enrolment_curve import EnrolmentFit, check_enrolment, fit_enrolment
 from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.fusion import fuse_heads
@@ -140,6 +143,11 @@ def record_run(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
                 "choice; name several that can, or raise --stream-past"
             )
+        if plan.protocol.enrol:
+            raise UserError(
+                "--enrol: needs the embeddings of a layer in memory; raise --stream-past, or omit "
+                "--enrol"
+            )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
     planned = [*(head.name for head in heads), *combined]
@@ -179,8 +187,10 @@ def record_run(
             grid = grids[head.name]
             if head.name not in recorder.heads:
                 fit = fitting.fit(head, grid)
+                enrolment = fitting.enrol(head, fit)
                 saving.save(head.name, head, fit)
-                recorder.save_head(head.name, _summarise_head(head, grid, fit), fit, grid)
+                summary = _summarise_head(head, grid, fit)
+                recorder.save_head(head.name, summary, fit, grid, enrolment)
             if not combined:  # they need the results of each fold of each head
                 remove_fold_results(run, head.name)
         if missing := [name for name in combined if name not in recorder.heads]:
@@ -223,7 +233,10 @@ def plan_run(
             f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
             "choose one that `serpipe fit --help` lists for them"
         )
-    if anything_to_choose(plan, [grids[head.name] for head in heads], combined):
+    if protocol.enrol:
+        check_enrolment(plan, [head.name for head in heads])
+    chooses = anything_to_choose(plan, [grids[head.name] for head in heads], combined)
+    if chooses or protocol.enrol:
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
     return plan
@@ -318,6 +331,27 @@ class _Fitting:
             cluster=self.cluster,
             track=self.track,
         )
+
+    def enrol(self, head: type[Head], fit: HeadFit) -> EnrolmentFit | None:
+        """Measure enrolment of a head, if it is requested and the head is fast enough."""
+        numbers = self.plan.protocol.enrol
+        if not numbers or head.name not in ENROLLED_HEADS:
+            return None
+        return fit_enrolment(
+            head,
+            fit,
+            self.plan.candidates,
+            self._in_memory,
+            self.plan.problem,
+            numbers,
+            jobs=self.jobs,
+            track=self.track,
+        )
+
+    def _in_memory(self, candidate: Candidate) -> NDArray[np.float32]:
+        X = self.embeddings(candidate)
+        assert isinstance(X, np.ndarray)  # nothing is streamed
+        return X
 
 
 @dataclass(frozen=True)
