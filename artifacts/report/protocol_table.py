@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -185,7 +186,7 @@ def report_protocols(runs: Sequence[RunResults]) -> Report:
     shown: dict[Path, RunSummary] = {}
     for head, fitted in reference.summary.heads.items():
         by_row: dict[ProtocolRow, RunResults] = {}
-        rows = protocol_rows(split, text, held_out, _enrolled(runs, head, reference.measure))
+        rows = protocol_rows(split, text, held_out, _enrolled(runs, head, reference))
         for row in rows:
             for each in runs:
                 same_grid = head in each.heads and each.summary.heads[head].grid == fitted.grid
@@ -221,13 +222,17 @@ def report_protocols(runs: Sequence[RunResults]) -> Report:
     )
 
 
-def _enrolled(runs: Sequence[RunResults], head: str, measure: Measure) -> int:
-    """Return the number of enrolled clips that is shown: 8, or the largest below, or the least."""
-    if head not in ENROLLED_HEADS or measure.task != "classification":
+def _enrolled(runs: Sequence[RunResults], head: str, reference: RunResults) -> int:
+    """Return the number of enrolled clips that is shown; 0 if a head is not adapted to speakers.
+
+    It is 8, or the largest below that was measured, or the smallest.
+    """
+    if head not in ENROLLED_HEADS or reference.summary.task != "classification":
         return 0
+    most = max(Counter(reference.clips["speaker"].tolist()).values())
     measured = {n for each in runs for n in _numbers_enrolled(each.summary, head)}
     up_to = [number for number in measured if number <= _ENROLLED]
-    return max(up_to, default=min(measured, default=_ENROLLED))
+    return max(up_to, default=min(measured, default=min(_ENROLLED, most - 1)))
 
 
 def _keeps_speakers_apart(summary: RunSummary) -> bool:
