@@ -63,11 +63,13 @@ def fit(
     cache : Cache, str or Path, optional
         Cache of embeddings; by default the newest in ``features/cache``.
     head : str, optional
-        For labels ``lr`` (logistic regression), ``svm`` (RBF kernel), ``svm-linear``, ``lgbm``
-        (LightGBM), ``sgd`` (``lr`` by gradient descent, for more embeddings than fit in memory);
-        for ratings ``ridge``, ``svr`` (RBF kernel), ``lgbm-regressor``. Several are joined by
-        commas; ``all`` is all of these but ``sgd``. ``best``, alone or among others, also selects
-        the head inside the folds. By default ``lr,svm``, or ``ridge`` for ratings.
+        For labels ``lda`` (linear discriminant analysis), ``lr`` (logistic regression), ``svm``
+        (RBF kernel), ``svm-linear``, ``lgbm`` (LightGBM), ``sgd`` (``lr`` by gradient descent, for
+        more embeddings than fit in memory); for ratings ``ridge``, ``svr`` (RBF kernel),
+        ``lgbm-regressor``. Several are joined by commas; ``all`` is all of these but ``sgd``.
+        ``best``, alone or among others, also selects the head inside the folds; ``fuse`` combines
+        the probabilities of the others on all layers, with weights learnt inside the folds. By
+        default ``lda,svm,fuse``, or ``ridge`` for ratings.
     grid : mapping of str to sequence of float, or sequence of str
         Values of a hyper-parameter to try, such as ``lr.C=0.01,0.1,1``, or ``C=...`` for every head
         that has it. A single value fixes it.
@@ -307,20 +309,22 @@ class _Fitting:
         """Which of ``best`` and ``fuse`` are requested."""
         from ..pipeline.heads import combined_heads
 
-        return combined_heads(self.requested)
+        return combined_heads(self.requested, self.heads[0].task)
 
     def plan(self, protocol: "Protocol") -> "Plan":
         """Apply a protocol, to refuse what cannot be fitted before any work is done."""
         from ..artifacts.run.record_fit import plan_run
 
-        return plan_run(
+        plan, _ = plan_run(
             self.cache,
             self.heads,
             self.grids,
             protocol,
             self.ratings,
             combined=self.combined,
+            default_heads=self.requested is None,
         )
+        return plan
 
     def run(
         self,

@@ -164,7 +164,7 @@ def test_inner_scores_come_from_heads_not_trained_on_the_speaker(
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_results_do_not_depend_on_jobs_or_run(name: str) -> None:
     X, labels, speakers = clips()
-    layers = {"0": X[:, :10], "1": X, "w": np.stack([X, X**2])}
+    layers = {"1": X, "w": np.stack([X, X**2])}
     problem = loso(labels, speakers)
     first = fit(name, layers, problem)
     for jobs in (1, 2):

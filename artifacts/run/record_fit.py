@@ -129,7 +129,10 @@ def record_run(
     if packages:  # other versions of plugins may give other numbers
         versions = {**provenance.get("versions", {}), **packages}
         provenance = {**provenance, "versions": versions}
-    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, combined=combined)
+    plan, combined = plan_run(
+        cache, heads, grids, protocol or Protocol(), ratings,
+        combined=combined, default_heads=default_heads,
+    )  # fmt: skip
     size = candidate_size(cache, plan)
     streamed = size > stream_past
     if streamed:
@@ -216,12 +219,14 @@ def plan_run(
     ratings: Ratings | None = None,
     *,
     combined: Sequence[str] = (),
-) -> Plan:
+    default_heads: bool = False,
+) -> tuple[Plan, tuple[str, ...]]:
     """Apply a protocol to a cache, and refuse what would fail later.
 
-    The parameters are those of :func:`record_run`. Raise UserError if the cache does not hold what
-    the protocol needs, a head is for another kind of target, there are no speakers to choose by, or
-    clips of two speakers have the same embedding.
+    The parameters are those of :func:`record_run`. Also return which heads to make of others: by
+    default none if layer and hyper-parameters are fixed, which then needs no inner folds. Raise
+    UserError if the cache does not hold what the protocol needs, a head is for another kind of
+    target, there are no speakers to choose by, or clips of two speakers have the same embedding.
     """
     plan = make_plan(cache, protocol, ratings)
     if RECORDING not in cache.clips:  # made before copies were looked for
@@ -235,11 +240,13 @@ def plan_run(
         )
     if protocol.enrol:
         check_enrolment(plan, [head.name for head in heads])
-    chooses = anything_to_choose(plan, [grids[head.name] for head in heads], combined)
-    if chooses or protocol.enrol:
+    of_heads = [grids[head.name] for head in heads]
+    if default_heads and not anything_to_choose(plan, of_heads):
+        combined = ()
+    if protocol.enrol or anything_to_choose(plan, of_heads, combined):
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
-    return plan
+    return plan, tuple(combined)
 
 
 def _settings(

@@ -28,7 +28,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...integrity import MODEL_HASHES, check_files, hash_files, read_record_json, write_sealed_json
-from ...pipeline.heads import BEST
+from ...pipeline.heads import BEST, FUSE
 from ...pipeline.marks import Mark
 from ...pipeline.split_kind import SplitKind
 from ...schema import from_json
@@ -253,6 +253,16 @@ class _Choice:
     parameters: Mapping[str, int | float]
     inner_score: int | float | None
     head: str = ""
+    members: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of a fusion."""
+
+    head: str
+    layer: str
+    weight: int | float
 
 
 @dataclass(frozen=True)
@@ -304,6 +314,9 @@ def _check_summary(summary: RunSummary) -> None:
                 raise ValueError(f"a choice of {name} lacks a parameter of the grid")
             if name == BEST and not choice.head:
                 raise ValueError(f"a choice of {name} names no head")
+            members = [from_json(_Member, member) for member in choice.members]
+            if name == FUSE and not sum(member.weight for member in members) > 0:
+                raise ValueError(f"a choice of {name} has no members")
 
 
 def check_given_name(name: str) -> str:
