@@ -136,6 +136,7 @@ _SPELLINGS = {
     "work_megabytes": Spelling("N", limits=_AT_LEAST_1),
     "convert inputs": Spelling("IN...", repeated=True, is_argument=True),
     "download_corpus name": Spelling("NAME", is_argument=True),
+    "predict enrol": Spelling("DIR"),
     "evaluate model": Spelling("ID_OR_DIR"),
     "export model": Spelling("BUNDLE", is_argument=True),
     "export out": Spelling("FILE.onnx"),

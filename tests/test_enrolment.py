@@ -11,13 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 from serpipe import api
+from serpipe.artifacts.models.bundle import load_bundle, read_bundle_summary, save_bundle
+from serpipe.artifacts.models.enrolment import BundleEnrolment, EnrolmentSummary
+from serpipe.artifacts.models.saved_model import load_model
 from serpipe.artifacts.report.enrolment_table import curve
 from serpipe.artifacts.report.figures import draw_figures
 from serpipe.artifacts.report.protocol_table import report_protocols
 from serpipe.artifacts.report.report import report_run
 from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
-from serpipe.pipeline.enrolment import SpeakerStatistics, centre_speakers, read_clip_numbers
+from serpipe.features.cache import open_cache
+from serpipe.integrity import hash_file
+from serpipe.pipeline.enrolment import (
+    SpeakerStatistics,
+    centre_speakers,
+    fit_enrolled,
+    read_clip_numbers,
+)
 from serpipe.pipeline.enrolment_curve import ANY_LABEL, EnrolmentFit, fit_enrolment
 from serpipe.pipeline.fit import Problem, fit_head
 from serpipe.pipeline.folds import make_split
@@ -26,7 +36,7 @@ from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.measures import LABELS
 from serpipe.pipeline.protocol import Protocol
 
-from .conftest import Command
+from .conftest import Command, write_hashed
 from .test_honesty import write_voices
 
 NAMES = np.array(["angry", "happy", "sad"])
@@ -190,8 +200,14 @@ def enrolled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run with enrolment of two heads and one that is not adapted."""
     folder = tmp_path_factory.mktemp("enrolled")
     cache = write_speakers(folder / "c.h5")
-    options = {"head": "lda,lr,svm-linear", "grid": ["C=0.01"], "out": folder / "run", "jobs": 1}
-    return api.fit(cache, enrol="0,1,8,17,18", **options).run
+    return api.fit(
+        cache,
+        head="lda,lr,svm-linear",
+        grid=["C=0.01"],
+        enrol="0,1,8,17,18",
+        out=folder / "run",
+        jobs=1,
+    ).run
 
 
 def test_a_run_records_the_curve_of_each_head_that_is_adapted(enrolled_run: Path) -> None:
@@ -221,8 +237,10 @@ def test_the_table_of_protocols_has_a_row_for_enrolment(enrolled_run: Path) -> N
     tables = {table.name: table for table in report_protocols([results]).tables}
     (record,) = (r for r in tables["matrix-lda"].json_records if "8 unlabelled" in r["protocol"])
     points = {point.n_clips: point for point in curve(results, "lda")}
+    compared = points[8].compared
+    assert compared
     assert record["uar"] == points[8].enrolled["uar"].value
-    assert record["difference"] == points[8].compared.difference.value
+    assert record["difference"] == compared.difference.value
     rows = [row[0] for row in tables["matrix-svm-linear"].rows]
     assert not [row for row in rows if "enrolled" in row]
 
@@ -265,3 +283,122 @@ def test_what_enrolment_cannot_be_measured_for_is_refused_before_any_work(
     assert refused.code == 2
     assert "--enrol" in refused.err
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_the_bundle_of_a_run_is_adapted_as_the_tested_heads_were(enrolled_run: Path) -> None:
+    X, labels, speakers = voices(3.0)
+    bundle = load_bundle(enrolled_run / "bundles" / "lda")
+    assert bundle.enrolment
+    final = read_results(enrolled_run).summary.heads["lda"].enrolment["final"]  # type: ignore[index]
+    assert bundle.enrolment.summary.fewest == final["fewest"] > 0
+    head, statistics = fit_enrolled(HEADS["lda"], {}, X, labels, speakers, 0)
+    profile = bundle.enrolment.profile({"0": X[:9]})
+    assert profile.is_adapted
+    assert (profile.shift == statistics.shift(X[:9], final["strength"])).all()
+    adapted = bundle.predict({"0": X[9:18]}, profile)
+    assert adapted[1] == pytest.approx(head.predict_proba(X[9:18] - profile.shift))
+    assert load_bundle(enrolled_run / "bundles" / "svm-linear").enrolment is None
+
+
+@pytest.fixture
+def adaptable(fitted_once: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Return a bundle that is adapted from two clips on, and the working directory of its run."""
+    work = shutil.copytree(fitted_once, tmp_path / "fitted", symlinks=True)
+    (source,) = work.glob("artifacts/runs/*/bundles/lr")
+    (file,) = work.glob("features/cache/*.h5")
+    cache, old = open_cache(file), load_bundle(source)
+    layer, params = str(cache.layers[1]), old.summary.parameters
+    X, speakers = cache.embeddings(layer), cache.clips["speaker"]
+    fitted, statistics = fit_enrolled(HEADS["lr"], params, X, cache.clips["emotion"], speakers, 0)
+    layers = {"name": layer, "layers": [layer], "how": "single"}
+    enrolment = BundleEnrolment(EnrolmentSummary(params, layers, 2.0, 2), fitted, statistics)
+    fields = {**vars(old.summary)}
+    for name in ("head_sha256", "probabilities", "files", "enrolment"):
+        fields.pop(name)
+    bundle = tmp_path / "bundle"
+    save_bundle(bundle, old.fitted, training=old.training, enrolment=enrolment, **fields)
+    return bundle, work
+
+
+def test_a_model_is_adapted_to_the_clips_of_a_folder(
+    adaptable: tuple[Path, Path], small_encoder: Path, sample: Path
+) -> None:
+    folder, work = adaptable
+    (file,) = work.glob("features/cache/*.h5")
+    cache, bundle = open_cache(file), load_bundle(folder)
+    model = load_model(folder, encoder=small_encoder)
+    names = {path.name: path for path in sample.rglob("*.flac")}
+    enrolled = np.flatnonzero(cache.clips["speaker"] == cache.clips["speaker"][0])[:3]
+    paths = [names[Path(str(cache.clips["path"][row])).name] for row in enrolled]
+    profile = model.enrol(paths)
+    layers = {layer: cache.embeddings(layer) for layer in cache.layers}
+    expected = bundle.enrolment.profile(  # type: ignore[union-attr]
+        {layer: X[enrolled] for layer, X in layers.items()}
+    )
+    assert (profile.shift == expected.shift).all()  # as the embeddings of the cache, to the bit
+    assert (profile.n_clips, profile.is_adapted) == (3, True)
+    scores = list(model.adapted(profile).predict(paths[0]).scores.values())
+    one = {layer: X[enrolled[:1]] for layer, X in layers.items()}
+    assert scores == bundle.predict(one, profile)[1][0].tolist()
+    assert scores != list(model.predict(paths[0]).scores.values())
+    # One clip is too few: the head without enrolment predicts.
+    few = model.enrol([model.read(paths[0])])
+    assert not few.is_adapted
+    assert model.adapted(few).predict(paths[0]).scores == model.predict(paths[0]).scores
+
+
+def test_predict_enrols_a_folder_and_refuses_bundles_without_enrolment(
+    adaptable: tuple[Path, Path], small_encoder: Path, sample: Path, serpipe: Command
+) -> None:
+    folder, work = adaptable
+    speakers = sorted(path for path in sample.iterdir() if path.is_dir())
+    clip = min(speakers[0].glob("*.flac"))
+    options = ("--encoder", small_encoder, "--format", "jsonl")
+    plain = serpipe("predict", clip, "--model", folder, *options)
+    adapted = serpipe("predict", clip, "--model", folder, "--enrol", speakers[0], *options)
+    assert plain.code == adapted.code == 0
+    assert json.loads(plain.out)["scores"] != json.loads(adapted.out)["scores"]
+    (without,) = work.glob("artifacts/runs/*/bundles/lr")
+    refused = serpipe("predict", clip, "--model", without, "--enrol", speakers[0], *options)
+    assert refused.code == 2
+    assert "enrol" in refused.err
+    assert not refused.out
+    missing = serpipe("predict", clip, "--model", folder, "--enrol", "nowhere", *options)
+    assert missing.code == 2
+
+
+def test_a_bundle_without_enrolment_does_not_mention_it(fitted_once: Path) -> None:
+    (bundle,) = fitted_once.glob("artifacts/runs/*/bundles/lr")
+    assert "enrolment" not in json.loads((bundle / "bundle.json").read_text())
+
+
+def test_a_damaged_file_of_enrolment_is_refused(adaptable: tuple[Path, Path]) -> None:
+    folder, _ = adaptable
+    file, about = folder / "enrolment.npy", json.loads((folder / "bundle.json").read_text())
+    good = np.load(file)
+    for bad in (
+        good[:2],
+        good.astype(np.float32),
+        -good,
+        np.full_like(good, np.nan),
+        good[:, :3],
+        np.array([{}], dtype=object),
+    ):
+        np.save(file, bad, allow_pickle=True)
+        with pytest.raises(UserError):
+            load_bundle(folder)  # its hash is another
+        about["files"][file.name] = hash_file(file)
+        write_hashed(folder / "bundle.json", about)
+        with pytest.raises(UserError):
+            load_bundle(folder)
+    np.save(file, good)
+    about["files"][file.name] = hash_file(file)
+    write_hashed(folder / "bundle.json", about)
+    assert load_bundle(folder).enrolment
+    (folder / "enrolled_head.skops").unlink()
+    with pytest.raises(UserError):
+        load_bundle(folder)
+    about["enrolment"]["layer"]["layers"] = ["99"]
+    write_hashed(folder / "bundle.json", about)
+    with pytest.raises(UserError):
+        read_bundle_summary(folder)

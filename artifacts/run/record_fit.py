@@ -27,8 +27,13 @@ from ...features.training_record import (
 )
 from ...files import json_value
 from ...pipeline.blocks import Matrix
-from ...pipeline.enrolment import ENROLLED_HEADS
-from ...pipeline.enrolment_curve import EnrolmentFit, check_enrolment, fit_enrolment
+from ...pipeline.enrolment import ENROLLED_HEADS, fit_enrolled
+from ...pipeline.enrolment_curve import (
+    EnrolmentChoice,
+    EnrolmentFit,
+    check_enrolment,
+    fit_enrolment,
+)
 from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.fusion import fuse_heads
@@ -51,6 +56,7 @@ from ...pipeline.stream import candidate_size, spill, spill_folder, stream_plan
 from ...pipeline.target import EMOTION
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.bundle import save_bundle
+from ..models.enrolment import BundleEnrolment, EnrolmentSummary
 from .fold_results import fold_writer, read_fold_results, remove_fold_results
 from .identity import SETTINGS_VERSION, content_hash, run_name
 from .recorder import describe_choice, open_recorder
@@ -191,7 +197,7 @@ def record_run(
             if head.name not in recorder.heads:
                 fit = fitting.fit(head, grid)
                 enrolment = fitting.enrol(head, fit)
-                saving.save(head.name, head, fit)
+                saving.save(head.name, head, fit, enrolment)
                 summary = _summarise_head(head, grid, fit)
                 recorder.save_head(head.name, summary, fit, grid, enrolment)
             if not combined:  # they need the results of each fold of each head
@@ -372,14 +378,31 @@ class _BundleSaving:
     content: str
     provenance: Mapping[str, Any]
 
-    def save(self, name: str, head: type[Head], fit: HeadFit) -> None:
+    def save(
+        self, name: str, head: type[Head], fit: HeadFit, enrolment: EnrolmentFit | None = None
+    ) -> None:
         """Fit a head on all clips and save its bundle, unless labels were shuffled."""
         if self.plan.protocol.permute_labels:
             return
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
         fitted, weights = fit_final(head, fit.final.params, X, self.plan.problem)
-        self._write(name, fitted, fit, fit.final.params, candidate, weights)
+        adapted = None
+        if enrolment and enrolment.final.fewest:
+            adapted = self._fit_enrolled(head, enrolment.final)
+        self._write(name, fitted, fit, fit.final.params, candidate, weights, adapted)
+
+    def _fit_enrolled(self, head: type[Head], choice: EnrolmentChoice) -> BundleEnrolment:
+        """Fit a head on all clips for enrolment."""
+        problem, candidate = self.plan.problem, self._candidate(choice.layer)
+        rows, X = problem.everybody().train, self.embeddings(candidate)
+        assert isinstance(X, np.ndarray)  # nothing is streamed
+        fitted, statistics = fit_enrolled(
+            head, choice.params, X[rows], problem.labels[rows], problem.speakers[rows],
+            problem.seed, problem.kept_together[rows],
+        )  # fmt: skip
+        summary = EnrolmentSummary(choice.params, asdict(candidate), choice.strength, choice.fewest)
+        return BundleEnrolment(summary, fitted, statistics)
 
     def save_fusion(
         self, fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], fused: HeadFit
@@ -424,6 +447,7 @@ class _BundleSaving:
         params: Params,
         candidate: Candidate,
         weights: Sequence[float],
+        enrolment: BundleEnrolment | None = None,
     ) -> None:
         """Write the bundle of a head that was fitted on all clips."""
         plan, problem = self.plan, self.plan.problem
@@ -437,6 +461,7 @@ class _BundleSaving:
             self.run / "bundles" / name,
             fitted,
             training=_training_record(self.cache, plan),
+            enrolment=enrolment,
             head=fitted.name,
             parameters=params,
             encoder=self.cache.key,
