@@ -179,9 +179,9 @@ def _note(results: RunResults, head: str, points: tuple[CurvePoint, ...]) -> str
     enrolment = results.summary.heads[head].enrolment or {}
     fewest = fewest_clips(results, head)
     advice = (
-        f"On all speakers, it is better not to enrol fewer than {counted(fewest, 'clip')}; in each "
-        "fold this number is chosen on the training speakers, and with fewer clips the head "
-        "without enrolment is used."
+        f"On all speakers, enrolment pays from {counted(fewest, 'clip')} on, and it is better not "
+        "to enrol fewer. In each fold this number is chosen on the training speakers; with fewer "
+        "clips the head without enrolment is used."
         if fewest
         else "On all speakers enrolment does not pay with any of these numbers of clips; folds in "
         "which it does not pay on the training speakers use the head without enrolment."
@@ -212,7 +212,7 @@ def enrolment_lines(results: RunResults) -> list[str]:
         fewest = fewest_clips(results, head)
         lines.append(
             f"{'enrolment':<10} {head}: {results.measure.title} {', '.join(scores)} clips of each "
-            "test speaker; " + (f"better not below {fewest}" if fewest else "it does not pay")
+            "test speaker; " + (f"pays from {fewest} on" if fewest else "does not pay")
         )
     return lines
 
