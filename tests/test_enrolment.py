@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from serpipe import api
 from serpipe.artifacts.models.bundle import load_bundle, read_bundle_summary, save_bundle
-from serpipe.artifacts.models.enrolment import BundleEnrolment, EnrolmentSummary
+from serpipe.artifacts.models.enrolment import BundleEnrolment, EnrolmentSummary, SpeakerProfile
 from serpipe.artifacts.models.saved_model import load_model
 from serpipe.artifacts.report.enrolment_table import curve
 from serpipe.artifacts.report.figures import draw_figures
@@ -35,8 +35,11 @@ from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.measures import LABELS
 from serpipe.pipeline.protocol import Protocol
+from serpipe.serving.refused import Refused
+from serpipe.serving.speakers import Speakers
 
 from .conftest import Command, write_hashed
+from .server import SmallModel, check_refusal, running
 from .test_honesty import write_voices
 
 NAMES = np.array(["angry", "happy", "sad"])
@@ -402,3 +405,80 @@ def test_a_damaged_file_of_enrolment_is_refused(adaptable: tuple[Path, Path]) ->
     write_hashed(folder / "bundle.json", about)
     with pytest.raises(UserError):
         read_bundle_summary(folder)
+
+
+def test_the_server_adapts_to_speakers_until_they_are_deleted(
+    adaptable: tuple[Path, Path], small_encoder: Path, sample: Path
+) -> None:
+    small = SmallModel(adaptable[0], small_encoder)
+    model = small.real
+    clips = sorted((sample / "Actor_01").glob("*.flac"))[:4]
+    files = [("audio", (clip.name, clip.read_bytes())) for clip in clips]
+    with running(small) as client:
+        made = client.post("/speakers", files=files[1:])
+        assert made.status_code == 200
+        assert (made.json()["clips"], made.json()["adapted"], made.json()["fewest"]) == (3, True, 2)
+        speaker = made.json()["speaker"]
+        other = client.post("/speakers", files=files[1:]).json()["speaker"]
+        assert len(speaker) >= 32 and speaker != other
+        expected = model.adapted(model.enrol(clips[1:])).predict(clips[0]).scores
+        answer = client.post("/recognize", params={"speaker": speaker}, files=files[:1]).json()
+        assert answer["scores"] == expected
+        assert client.post("/recognize", files=files[:1]).json()["scores"] != expected
+        assert client.delete(f"/speakers/{speaker}").json() == {"deleted": True}
+        check_refusal(client.delete(f"/speakers/{speaker}"), 404)
+        gone = client.post("/recognize", params={"speaker": speaker}, files=files[:1])
+        check_refusal(gone, 404)
+        assert speaker not in client.get("/metrics").text  # nor anywhere else
+        one = client.post("/speakers", files=files[:1]).json()
+        assert one["adapted"] is False  # too few
+        plain = client.post("/recognize", params={"speaker": one["speaker"]}, files=files[:1])
+        assert plain.json()["scores"] == model.predict(clips[0]).scores
+
+
+def test_the_server_refuses_clips_past_its_limits_and_strangers(
+    adaptable: tuple[Path, Path], small_encoder: Path, sample: Path
+) -> None:
+    folder, work = adaptable
+    model = SmallModel(folder, small_encoder)
+    clip = min((sample / "Actor_01").glob("*.flac")).read_bytes()
+    limits: dict[str, Any] = {"max_seconds": 8.0, "max_bytes": 3 * len(clip), "enrolled_clips": 5}
+    with running(model, None, token="t" * 16, **limits) as client:
+        two = [("audio", ("a.flac", clip))] * 2
+        for path in ("/speakers", "/recognize"):
+            check_refusal(client.post(path, files=two[:1]), 401)
+        check_refusal(client.delete("/speakers/x"), 401)
+        client.headers["Authorization"] = f"Bearer {'t' * 16}"
+        assert client.post("/speakers", files=two).status_code == 200
+        long = [*two, ("audio", ("b.flac", clip))]
+        check_refusal(client.post("/speakers", files=long), 422)  # each is below 8 s
+        check_refusal(client.post("/speakers", files=two * 2), 413)
+        damaged = [("audio", ("c.wav", b"RIFF"))]
+        check_refusal(client.post("/speakers", files=damaged * 6), 400)
+        check_refusal(client.post("/speakers", files=damaged), 422)
+        check_refusal(client.post("/speakers", files={"sound": clip}), 422)
+        check_refusal(client.post("/speakers", content=clip), 415)
+        check_refusal(client.delete("/speakers/x"), 404)
+    (without,) = work.glob("artifacts/runs/*/bundles/lr")
+    with running(SmallModel(without, small_encoder)) as client:
+        check_refusal(client.post("/speakers", files=two), 422)
+        check_refusal(client.post("/recognize", params={"speaker": "x"}, files=two[:1]), 404)
+
+
+def test_profiles_are_bounded_in_number_and_time() -> None:
+    clock = [0.0]
+    speakers = Speakers(most=2, seconds=10, now=lambda: clock[0])
+    profiles = [SpeakerProfile(n, True, np.zeros(1, np.float32)) for n in range(3)]
+    first, second = speakers.add(profiles[0]), speakers.add(profiles[1])
+    assert speakers.use(first) is profiles[0]
+    third = speakers.add(profiles[2])  # replaces the one that was not used for longest
+    with pytest.raises(Refused):
+        speakers.use(second)
+    clock[0] = 9
+    assert speakers.use(first) is profiles[0]
+    clock[0] = 12
+    with pytest.raises(Refused):
+        speakers.use(third)
+    assert speakers.use(first) is profiles[0]
+    speakers.remove(first)
+    assert len(speakers) == 0

@@ -220,34 +220,29 @@ class Model:
         UserError
             If the model cannot be adapted to speakers.
         """
-        adapter = self.check_adapts()
+        embedder = self.embedder()
         embedded: list[Embeddings] = []
         for number, clip in enumerate(clips, 1):
             file = place(clip) if isinstance(clip, (str, Path, Remote)) else None
             source = f"clip {number}" if file is None else printable_path(file)
             recording = self.cut(self.read(file) if file else np.asarray(clip), source)
-            embedded += self.embed_windows(recording)
+            pieces = [recording.piece(number) for number in range(len(recording.windows))]
+            embedded += embedder.combine(recording, embedder.score(pieces))
+        return self.profile(embedded)
+
+    def embedder(self) -> "WindowEmbedder":
+        """Return what embeds windows of enrolled clips; raise UserError as :meth:`enrol` does."""
+        read: Any = self.check_adapts().embed  # gives embeddings where others give scores
+        return WindowEmbedder(replace(self, predictor=replace(self.predictor, score=read)))
+
+    def profile(self, embedded: Sequence[Embeddings]) -> SpeakerProfile:
+        """Return the profile of a speaker from the embeddings of all windows of enrolled clips."""
         if not embedded:
             raise BadClipError("the enrolled clips", "are missing", "at least one", "add clips")
         layers = embedded[0].keys()
-        return adapter.profile(
+        return self.check_adapts().profile(
             {layer: np.concatenate([each[layer] for each in embedded]) for layer in layers}
         )
-
-    def embed_windows(self, recording: Recording) -> list[Embeddings]:
-        """Return the embeddings for :meth:`enrol` of each window that is not silent.
-
-        Raise BadClipError if one is not finite, and MachineError if there is not enough memory.
-        """
-        read: Any = self.check_adapts().embed  # gives embeddings where others give scores
-        embed = replace(self, predictor=replace(self.predictor, score=read))
-        pieces = [recording.piece(number) for number in range(len(recording.windows))]
-        embeddings: Any = [each for each in embed.score(pieces) if each is not None]
-        if not all(np.isfinite(layer).all() for each in embeddings for layer in each.values()):
-            raise BadClipError(
-                recording.source, "gets embeddings that are not finite", "numbers", "remove it"
-            )
-        return list(embeddings)
 
     def check_adapts(self) -> SpeakerAdapter:
         """Return how the model is adapted to speakers; raise UserError if it cannot be."""
@@ -426,6 +421,29 @@ class Model:
 
     def _named(self, scores: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.predictor.outputs, map(float, scores), strict=True))
+
+
+@dataclass(frozen=True)
+class WindowEmbedder:
+    """Embeds enrolled clips in the steps in which a model predicts: see :meth:`Model.embedder`."""
+
+    _model: Model
+
+    def score(self, pieces: Sequence[Waveform]) -> list[Any]:
+        """Embed windows as :meth:`Model.score` scores them; None for silence."""
+        return list(self._model.score(pieces))
+
+    def combine(self, recording: Recording, scored: Sequence[Any]) -> list[Embeddings]:
+        """Return the embeddings of the windows of a recording that are not silent.
+
+        Raise BadClipError if one is not finite.
+        """
+        embedded: list[Embeddings] = [each for each in scored if each is not None]
+        if not all(np.isfinite(layer).all() for each in embedded for layer in each.values()):
+            raise BadClipError(
+                recording.source, "gets embeddings that are not finite", "numbers", "remove it"
+            )
+        return embedded
 
 
 def load_model(
