@@ -153,7 +153,7 @@ def test_the_same_command_gives_the_same_bytes(serpipe: Command, extracted: Path
     of_all = ("fit", "--head", "all", "--layers", "1-2")
     assert serpipe(*of_all, "--out", "a").code == 0
     assert serpipe(*of_all, "--out", "b", "--jobs", "2").code == 0
-    assert len(contents(Path("a"))) == 3 + 4 * 5
+    assert len(contents(Path("a"))) == 3 + 5 * 5
     assert contents(Path("a")) == contents(Path("b"))
     quick = ("fit", "--head", "lr", "--layers", "2")
     first = serpipe(*quick).out
@@ -287,7 +287,7 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
         (("fit", "--head", "knn"), ["'knn'", "svm-linear, lgbm"]),
         (("fit", "--cache", tmp_path / "none.h5"), ["none.h5: no such file"]),
         (("fit", "--cache", rubbish), ["rubbish.h5: not a whole cache"]),
-        (("fit", "--grid", "lr.D=1"), ["--grid lr.D=1", "lr.C"]),
+        (("fit", "--grid", "svm.D=1"), ["--grid svm.D=1", "svm.C"]),
         (("report", tmp_path / "empty"), ["no run.json"]),
     ]
     for arguments, words in mistakes:

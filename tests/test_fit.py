@@ -408,7 +408,7 @@ def test_heads_and_grids_are_read() -> None:
     assert of_every_head["lr"]["C"] == of_every_head["svm"]["C"] == (1.0, 3.0)
     with pytest.raises(UserError, match=r"lr\.C"):
         read_grids(heads, ["C=1", "lr.C=1"])
-    assert [head.name for head in find_heads(None)] == ["lr", "svm"]
+    assert [head.name for head in find_heads(None)] == ["lda", "svm"]
     for wrong in ("D=1", "lr.gamma=1", "lgbm.max_bin=3"):
         with pytest.raises(UserError, match=r"lr\.max_iter, lr\.C, svm\.C"):
             read_grids(heads, [wrong])

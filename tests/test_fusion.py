@@ -19,7 +19,7 @@ from serpipe.pipeline.fit import Choice, HeadFit, Problem
 from serpipe.pipeline.folds import inner_folds
 from serpipe.pipeline.fusion import fuse_heads, learn_weights
 from serpipe.pipeline.heads import HEADS, FusedHead, combined_heads, find_heads
-from serpipe.pipeline.heads.fused import SMALLEST, FusedMember
+from serpipe.pipeline.heads.fused import SMALLEST, FusedMember, weigh_members
 from serpipe.pipeline.heads.lda import LDA
 
 from .conftest import Command
@@ -72,6 +72,14 @@ def test_equal_members_share_a_weight_and_one_that_tells_nothing_gets_none() -> 
     weights = learn_weights(np.stack([telling, misleading, telling]), codes)
     assert weights[1] == 0 < weights[0]
     assert weights[0] == pytest.approx(weights[2], rel=1e-3)
+
+
+def test_members_that_tell_nothing_give_nearly_uniform_probabilities() -> None:
+    codes = np.arange(300) % 3
+    misleading = log_softmax(-2 * np.eye(3)[codes], axis=1)[None]
+    weights = learn_weights(np.concatenate([misleading, misleading]), codes)
+    assert weights[0] == weights[1] > 0
+    np.testing.assert_allclose(weigh_members(misleading, weights[:1]), 1 / 3, atol=1e-3)
 
 
 def test_fused_predictions_are_those_of_a_plain_loop() -> None:

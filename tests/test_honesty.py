@@ -105,7 +105,7 @@ def test_a_person_in_two_corpora_of_a_manifest_is_one_speaker(
         ("--train-on", "monday", "--test-on", "tuesday"),
         ("--cross-corpus",),
     ):
-        refused = serpipe("fit", "--cache", cache, "--grid", "lr.C=0.01", *options)
+        refused = serpipe("fit", "--cache", cache, "--grid", "svm.C=1", *options)
         assert refused.code == 2
         assert "--speakers-per-corpus" in refused.err
     as_asked, _ = fitted(serpipe, cache, "--speakers-per-corpus")

@@ -16,6 +16,7 @@ from ...corpora import CORPORA
 from ...errors import UserError
 from ...features.cache import Cache
 from ...features.equal_rows import check_embeddings
+from ...features.joined_cache import JoinedCache
 from ...features.known_models import known_training
 from ...features.recordings import RECORDING
 from ...features.training_record import (
@@ -146,7 +147,7 @@ def record_run(
             plan, heads, grids, size, stream_past, on_cluster=cluster is not None,
             default_heads=default_heads,
         )  # fmt: skip
-        say(f"note     {plan.warnings[-1]}")
+        say(f"note     {plan.marks[-1]}")
         if BEST in combined and len(heads) < 2:
             raise UserError(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
@@ -381,8 +382,11 @@ class _BundleSaving:
     def save(
         self, name: str, head: type[Head], fit: HeadFit, enrolment: EnrolmentFit | None = None
     ) -> None:
-        """Fit a head on all clips and save its bundle, unless labels were shuffled."""
-        if self.plan.protocol.permute_labels:
+        """Fit a head on all clips and save its bundle, if it could be used.
+
+        There is none where labels were shuffled, or for embeddings of several encoders.
+        """
+        if self.plan.protocol.permute_labels or isinstance(self.cache, JoinedCache):
             return
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
@@ -409,7 +413,7 @@ class _BundleSaving:
     ) -> None:
         """Fit the members of a fusion on all clips and save its bundle, as for :meth:`save`."""
         plan = self.plan
-        if plan.protocol.permute_labels:
+        if plan.protocol.permute_labels or isinstance(self.cache, JoinedCache):
             return
         order = {candidate.name: index for index, candidate in enumerate(plan.candidates)}
         members = sorted(fused.final.members.items(), key=lambda member: order[member[0][1]])
