@@ -45,6 +45,7 @@ def fit(
     speakers_per_corpus: bool = False,
     similar_speakers: str = "refuse",
     hold_out: str | None = None,
+    enrol: str | Sequence[int] = (),
     seed: int = 0,
     out: str | Place | None = None,
     name: str | None = None,
@@ -122,6 +123,10 @@ def fit(
         Also hold out the values of this column, such as statement (the sentence): clips are tested
         by heads that were trained on other speakers with other values. More than five values are
         divided into five parts. For the splits loso, kfold:N, standard, emobox and file.
+    enrol : str or sequence of int, optional
+        Also measure what so many unlabelled clips of each test speaker are worth, such as
+        0,1,2,4,8,16,32: ``lda`` and ``lr`` are adapted to them and scored on the speaker's other
+        clips. Bundles of these heads can then be adapted to a speaker.
     seed : int
         Seed of folds, heads and shuffles.
     out : str or Path, optional

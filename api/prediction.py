@@ -55,6 +55,7 @@ def predict(
     model: "Model | str | Place | None" = None,
     window: float | None = None,
     hop: float | None = None,
+    enrol: str | Place | Sequence[str | Place] = (),
     encoder: str | Path | None = None,
     revision: str | None = None,
     device: str = "auto",
@@ -82,6 +83,9 @@ def predict(
         model takes (for Whisper 30 s) are split.
     hop : float, optional
         Seconds from the start of one window to the start of the next; by default ``window``.
+    enrol : str, Path or sequence of them, optional
+        Folder of unlabelled clips of the speaker of all recordings, to adapt the model to; it must
+        be a bundle of a run with ``fit --enrol``.
     encoder : str or Path, optional
         Location of the encoder of the bundle, if it was a local folder.
     revision : str, optional
@@ -123,6 +127,7 @@ def predict(
     if bool(several) == (mic is not None):
         raise UserError("predict: name recordings or folders, or record with --mic")
     files = _recordings(several, skip_missing=skip_bad)
+    enrolled = _recordings([enrol] if isinstance(enrol, str | Place) else enrol, skip_missing=False)
     picture = None if plot is None else _picture(Path(plot), files, window)
     if model is None or isinstance(model, str | Place):
         _check_model(model, encoder)
@@ -141,6 +146,8 @@ def predict(
     for line in describe(loaded):
         say(line)
     loaded.check_windows(window, hop)
+    if enrolled:
+        loaded = _adapt(loaded, enrolled, say)
     if window is not None and loaded.card["normalises"]:
         say("note     each window is normalised to zero mean and unit variance by itself")
     if mic is not None:
@@ -156,6 +163,18 @@ def predict(
         made, loaded, len(sources), window is not None, skip_bad, picture, say
     )
     return PredictedRecordings(loaded, sources, predictions)
+
+
+def _adapt(model: "Model", clips: Sequence[Place], say: Say) -> "Model":
+    """Adapt a model to the speaker of some clips."""
+    fewest = model.check_adapts().fewest
+    profile = model.enrol(clips)
+    number = counted(profile.n_clips, "clip")
+    if profile.is_adapted:
+        say(f"enrolled {number} of the speaker; all recordings are taken to be of this speaker")
+    else:
+        say(f"note     {number} enrolled: not adapted, as that pays from {fewest} on")
+    return model.adapted(profile)
 
 
 def _report_each(

@@ -50,10 +50,10 @@ def report(
         Name of a head: test its nested selection of a layer against each single layer. No page is
         written then.
     matrix : bool
-        One table of what each protocol gives: random clips, new texts, new speakers, both, shuffled
-        labels. It is made of runs on the same cache, by default of all in ``artifacts/runs`` that
-        are of the cache of the newest run. Protocols that lack a run come with the command that
-        makes one.
+        One table of what each protocol gives: random clips, new texts, new speakers, both, enrolled
+        clips, shuffled labels. It is made of runs on the same cache, by default of all in
+        ``artifacts/runs`` that are of the cache of the newest run. Protocols that lack a run come
+        with the command that makes one.
     audio : str or Path, optional
         Folder of the clips, so that the page can play the hardest ones.
     out : str or Path, optional

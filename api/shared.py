@@ -85,14 +85,16 @@ def make_protocol(arguments: Mapping[str, Any]) -> "Protocol":
     Raises
     ------
     UserError
-        If a text cannot be split into names or pairs.
+        If a text cannot be split into names, pairs or numbers.
     """
+    from ..pipeline.enrolment import read_clip_numbers
     from ..pipeline.protocol import Protocol
 
     given = fields_of(Protocol, arguments)
     given["merge"] = read_pairs("--map", given.get("merge"))
     for name in ("keep", "train_on", "test_on"):
         given[name] = split_names(given.get(name, ()))
+    given["enrol"] = read_clip_numbers("--enrol", given.get("enrol", ()))
     return Protocol(**given)
 
 

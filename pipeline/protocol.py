@@ -86,6 +86,9 @@ class Protocol:
     hold_out : str, optional
         A column whose value in a test clip is not in training either, see
         :mod:`serpipe.pipeline.hold_out`.
+    enrol : sequence of int
+        Numbers of clips with which test speakers are enrolled, see
+        :mod:`serpipe.pipeline.enrolment_curve`; enrolment is not measured if empty.
     """
 
     split: str = "loso"
@@ -104,6 +107,7 @@ class Protocol:
     speakers_per_corpus: bool = False
     similar_speakers: str = "refuse"
     hold_out: str | None = None
+    enrol: Sequence[int] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as JSON values, which name a run.
@@ -114,6 +118,8 @@ class Protocol:
         options = asdict(self)
         if self.hold_out is None:
             del options["hold_out"]
+        if not self.enrol:
+            del options["enrol"]
         return options
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import itertools
 import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,21 +19,29 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from .._version import __version__
-from ..artifacts.models.prediction import Prediction
-from ..artifacts.models.saved_model import Model, Recording
+from ..artifacts.models.saved_model import Model, Recording, WindowEmbedder
 from ..artifacts.models.windows import MINIMUM_HOP
 from ..errors import MachineError, UserError, first_line
 from ..features.audio import MAX_SECONDS, Waveform
 from .answers import NOTE, AnswerLog, answer, as_csv, as_json, clean_name, model_facts, model_name
-from .body import Upload, bytes_to_hold, check_form, content_type, read_bytes, read_form
+from .body import (
+    Upload,
+    bytes_to_hold,
+    check_form,
+    content_type,
+    read_bytes,
+    read_clips,
+    read_form,
+)
 from .decode import Decoders
-from .description import describe, security
+from .description import SPEAKER, describe, security
 from .guard import Guard, refusal
 from .memory import ByteBudget, Lease, release_memory
 from .metrics import Metrics
 from .options import Options
 from .queue import Job, ModelQueue
 from .refused import Refused, unusable
+from .speakers import Speakers
 
 _PAGE = Path(__file__).parent / "page"
 #: All files of the page, by path: a path sent by a client is never opened.
@@ -81,6 +91,7 @@ class Service:
         self.decoders = Decoders(model.sampling_rate, model.predictor.channels, options)
         self.threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="serpipe-decode")
         self.budget = ByteBudget(options.work_bytes)
+        self.speakers = Speakers(options.speakers, options.speaker_seconds)
         self._uploads: set[Upload] = set()
         self._next_retry = 0.0
         self._held_bytes = 0
@@ -102,15 +113,40 @@ class Service:
         read: Callable[[Request, Options, Upload], Awaitable[None]],
         window: float | None,
         hop: float | None,
+        speaker: str | None = None,
     ) -> dict[str, Any]:
         """Read a body and return the prediction as JSON values.
 
         ``read`` is :func:`read_form` or :func:`read_bytes`; ``window`` and ``hop`` of the timeline
-        are in seconds. Raise Refused: 429 if there are too many requests or the wait would be too
-        long; 503 if there is no memory or no turn in time; 504 if the model takes too long; 422 if
-        the audio cannot be used; and those of ``read``.
+        are in seconds, and ``speaker`` is the id of a profile. Raise Refused: 429 if there are too
+        many requests or the wait would be too long; 503 if there is no memory or no turn in time;
+        504 if the model takes too long; 422 if the audio cannot be used; 404 if there is no such
+        speaker; and those of ``read``.
         """
         self.check_query(window, hop)
+        adapted = None if speaker is None else self.model.adapted(self.speakers.use(speaker))
+
+        def work(upload: Upload, lease: Lease) -> Coroutine[Any, Any, dict[str, Any]]:
+            return self._recognize(upload, lease, window, hop, adapted)
+
+        return await self._process(request, read, work)
+
+    async def enrol(self, request: Request) -> dict[str, Any]:
+        """Read clips and return the id of a profile of their speaker, as JSON values.
+
+        Raise Refused as :meth:`handle` does, and 422 if the model cannot be adapted to speakers.
+        """
+        if self.model.predictor.adapter is None:
+            raise Refused(422, "The model has no enrolment, and cannot be adapted to speakers.")
+        return await self._process(request, read_clips, self._enrol)
+
+    async def _process(
+        self,
+        request: Request,
+        read: Callable[[Request, Options, Upload], Awaitable[None]],
+        work: Callable[[Upload, Lease], Coroutine[Any, Any, dict[str, Any]]],
+    ) -> dict[str, Any]:
+        """Read a body within the limits, and return what ``work`` makes of it."""
         try:
             with self._admit() as upload:
                 size = bytes_to_hold(request, self.options)
@@ -118,8 +154,7 @@ class Service:
                 async with self.budget.lease(size, seconds, self._end_a_stalled_upload) as lease:
                     self._held_bytes += size
                     await read(request, self.options, upload)
-                    work = self._recognize(upload, lease, window, hop)
-                    return await _unless_disconnected(request, work)
+                    return await _unless_disconnected(request, work(upload, lease))
         except Refused as refused:
             if refused.status in (429, 503):
                 refused.headers.setdefault("Retry-After", str(self._seconds_to_retry()))
@@ -188,22 +223,68 @@ class Service:
         return math.ceil(self._next_retry - now)
 
     async def _recognize(
-        self, upload: Upload, lease: Lease, window: float | None, hop: float | None
+        self,
+        upload: Upload,
+        lease: Lease,
+        window: float | None,
+        hop: float | None,
+        adapted: Model | None,
     ) -> dict[str, Any]:
-        job: Job | None = None
+        sha256 = ""
+
+        def decode() -> list[Recording]:
+            nonlocal sha256
+            sha256, recording = self._open(upload, window, hop)
+            return [recording]
+
+        (prediction,) = await self._score(upload, lease, decode, adapted)
+        self.metrics.add("audio_seconds", prediction.seconds)
+        content = answer(prediction, self.model, sha256)
+        if self.log:
+            try:
+                self.log.append(content)
+            except OSError:  # the client gets its answer; the operator sees the counter
+                self.metrics.add("log_failures")
+        return content
+
+    async def _enrol(self, upload: Upload, lease: Lease) -> dict[str, Any]:
+        embedder = self.model.embedder()
+        embedded = await self._score(upload, lease, partial(self._open_clips, upload), embedder)
+        try:
+            profile = self.model.profile(list(itertools.chain(*embedded)))
+        except UserError as error:
+            raise unusable(error) from None
+        return {
+            "speaker": self.speakers.add(profile),
+            "clips": profile.n_clips,
+            "adapted": profile.is_adapted,
+            "fewest": self.model.check_adapts().fewest,
+            "seconds": self.options.speaker_seconds,
+        }
+
+    async def _score(
+        self,
+        upload: Upload,
+        lease: Lease,
+        decode: Callable[[], list[Recording]],
+        model: Model | WindowEmbedder | None,
+    ) -> list[Any]:
+        """Return what the queue makes of all recordings of an upload, by ``model``."""
+        jobs: list[Job] = []
         try:
             async with asyncio.timeout(self.options.timeout):
                 loop = asyncio.get_running_loop()
-                sha256, recording = await loop.run_in_executor(
-                    self.threads, self._open, upload, window, hop
-                )
-                lease.resize(recording.waveform.nbytes)
-                job = Job(recording)
-                self.queue.put(job)
-                prediction: Prediction = await asyncio.wrap_future(job.answer)
+                recordings = await loop.run_in_executor(self.threads, decode)
+                lease.resize(sum(each.waveform.nbytes for each in recordings))
+                jobs += [Job(each, model) for each in recordings]
+                del recordings
+                for job in jobs:
+                    self.queue.put(job)
+                return [await asyncio.wrap_future(job.answer) for job in jobs]
         except TimeoutError:
             limit = f"{self.options.timeout:g} s"
-            if job and not job.answer.cancelled():
+            answers = [job.answer for job in jobs]
+            if any(each.running() or (each.done() and not each.cancelled()) for each in answers):
                 raise Refused(504, f"The model takes more than {limit} for the audio.") from None
             raise Refused(
                 503, f"The audio was not processed within {limit}; try again later."
@@ -215,19 +296,12 @@ class Service:
                 503, "The audio does not fit in the server's memory; send a shorter one."
             ) from None
         finally:
-            upload.content = b""  # a client that disconnected may still wait for a decoder
-            if job:
+            upload.content, upload.clips = b"", []  # it may still wait for a decoder
+            for job in jobs:
                 job.given_up.set()
-            # An exception in it refers to this frame: the cycle would keep the audio in memory.
-            del job
-        self.metrics.add("audio_seconds", prediction.seconds)
-        content = answer(prediction, self.model, sha256)
-        if self.log:
-            try:
-                self.log.append(content)
-            except OSError:  # the client gets its answer; the operator sees the counter
-                self.metrics.add("log_failures")
-        return content
+            # An exception in one refers to this frame: the cycle would keep the audio in memory.
+            answers = job = None  # type: ignore[assignment]
+            jobs.clear()
 
     def _open(
         self, upload: Upload, window: float | None, hop: float | None
@@ -240,6 +314,24 @@ class Service:
         self._check_timeline(waveform, window, hop)
         source = clean_name(upload.name)
         return sha256, self.model.cut(waveform, source, audio_sha256, window, hop)
+
+    def _open_clips(self, upload: Upload) -> list[Recording]:
+        """Decode all clips of an upload, and release their bytes; together they have one limit."""
+        clips, upload.clips = upload.clips, []
+        recordings: list[Recording] = []
+        seconds = 0.0
+        while clips:
+            waveform, audio_sha256 = self.decoders.decode(clips.pop(0))
+            seconds += len(waveform) / self.model.sampling_rate
+            if seconds > self.options.max_seconds:
+                raise Refused(
+                    422,
+                    f"The clips last more than {self.options.max_seconds:g} s together, which is "
+                    "the limit.",
+                )
+            name = f"clip {len(recordings) + 1}"
+            recordings.append(self.model.cut(waveform, name, audio_sha256))
+        return recordings
 
     def check_query(self, window: float | None, hop: float | None) -> None:
         """Refuse (422) a window or hop that the model does not support, before any byte is read."""
@@ -275,11 +367,26 @@ async def recognize(
     window: Window = None,
     hop: Hop = None,
     format: Annotated[Literal["json", "csv"], Query(description="Format of the answer.")] = "json",
+    speaker: Annotated[
+        str | None, Query(max_length=100, description="Id from /speakers of who speaks.")
+    ] = None,
 ) -> Response:
     """Recognize the emotion in the file of a form."""
     check_form(request)
-    content = await _service(request).handle(request, read_form, window, hop)
+    content = await _service(request).handle(request, read_form, window, hop, speaker)
     return _answer(content, format == "csv")
+
+
+async def enrol(request: Request) -> Response:
+    """Make a profile of a speaker from the files of a form, whose emotions are not known."""
+    check_form(request)
+    return _json(await _service(request).enrol(request))
+
+
+async def forget(request: Request, speaker: str) -> Response:
+    """Delete the profile of a speaker."""
+    _service(request).speakers.remove(speaker)
+    return _json({"deleted": True})
 
 
 async def invocations(
@@ -404,6 +511,8 @@ def make_app(service: Service) -> FastAPI:
     for path, function, method in (
         ("/recognize", recognize, "POST"),
         ("/invocations", invocations, "POST"),
+        ("/speakers", enrol, "POST"),
+        (SPEAKER, forget, "DELETE"),
         ("/ping", ping, "GET"),
         ("/healthz", healthz, "GET"),
         ("/metrics", metrics, "GET"),
@@ -425,7 +534,7 @@ def make_app(service: Service) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Retry-After"],
         )

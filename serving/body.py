@@ -35,6 +35,7 @@ class Upload:
 
     def __init__(self) -> None:
         self.content = b""
+        self.clips: list[bytes] = []  # in place of ``content``, of several files
         self.name: str | None = None
         self.is_ended = False
         #: While the body arrives.
@@ -133,11 +134,28 @@ async def read_form(request: Request, options: Options, upload: Upload) -> None:
     Raise Refused as :func:`read_bytes` does; 400 if the form is malformed, 422 if the field is
     missing or is not a file.
     """
+    (file,) = await _read_files(request, options, upload, 1)
+    upload.content, upload.name = file
+
+
+async def read_clips(request: Request, options: Options, upload: Upload) -> None:
+    """Read all fields ``audio`` of a form into an upload.
+
+    Raise Refused as :func:`read_form` does; together the files have the limit of one.
+    """
+    files = await _read_files(request, options, upload, options.enrolled_clips)
+    upload.clips = [content for content, _ in files]
+
+
+async def _read_files(
+    request: Request, options: Options, upload: Upload, most: int
+) -> list[tuple[bytes, str | None]]:
+    """Return the content and name of each file of a form, from 1 to ``most``."""
     stream = upload.chunks(request, options, options.max_bytes + _FORM_BYTES)
     parser = MultiPartParser(
         request.headers,
         stream,
-        max_files=1,
+        max_files=most,
         max_fields=_OTHER_FIELDS,
         max_part_size=_FORM_BYTES,
     )
@@ -149,14 +167,15 @@ async def read_form(request: Request, options: Options, upload: Upload) -> None:
     except (UnicodeError, LookupError):  # in the charset that it declares
         raise Refused(400, "The form cannot be read: its text is not in its charset.") from None
     try:
-        file = form.get(_FIELD)
-        if not isinstance(file, UploadFile):
+        files = [file for file in form.getlist(_FIELD) if isinstance(file, UploadFile)]
+        if not files or len(files) < len(form.getlist(_FIELD)):
             raise Refused(422, f"The form has no file in its field {_FIELD!r}.")
-        upload.content, upload.name = await file.read(), file.filename
+        contents = [(await file.read(), file.filename) for file in files]
     finally:
         await form.close()
-    if len(upload.content) > options.max_bytes:
+    if sum(len(content) for content, _ in contents) > options.max_bytes:
         raise _too_large(options)
+    return contents
 
 
 def _too_large(options: Options) -> Refused:

@@ -14,6 +14,7 @@ _REFUSALS = {
     400: "The form is malformed.",
     401: "The token is missing or wrong.",
     403: "The server was called by an unknown name, or by a page of another origin.",
+    404: "There is no such speaker.",
     408: "The audio took too long to arrive.",
     413: "The audio is too large.",
     415: "The content-type is wrong.",
@@ -103,15 +104,34 @@ _KINDS = ("audio/*", "video/*", "application/octet-stream", "application/ogg")
 #: Refusals of paths that take audio.
 _UPLOAD_REFUSALS = (400, 408, 413, 415, 422, 429, 503, 504)
 #: Paths that use the model, or reveal how much it is used, need the token if there is one.
-SECRET = ("/recognize", "/invocations", "/metrics", "/model")
+_SECRET = ("/recognize", "/invocations", "/metrics", "/model", "/speakers")
+#: The path of a profile.
+SPEAKER = "/speakers/{speaker}"
 
 _BODIES = {
     "/recognize": {"multipart/form-data": _object(audio=_AUDIO)},
     "/invocations": dict.fromkeys(_KINDS, _AUDIO),
+    "/speakers": {"multipart/form-data": _object(audio={"type": "array", "items": _AUDIO})},
 }
 _ANSWERS: dict[str, dict[str, Any]] = {
     "/recognize": {"application/json": _ANSWER, "text/csv": _CSV},
     "/invocations": {"application/json": _ANSWER, "text/csv": _CSV},
+    "/speakers": {
+        "application/json": _object(
+            speaker=_text("The id of the profile, a secret: for /recognize?speaker=ID."),
+            clips={"type": "integer", "minimum": 1, "description": "Enrolled clips."},
+            adapted={
+                "type": "boolean",
+                "description": "Whether they are enough; otherwise nothing is adapted.",
+            },
+            fewest={"type": "integer", "minimum": 1, "description": "How many are enough."},
+            seconds={
+                "type": "number",
+                "description": "Seconds after its last use when the profile is deleted.",
+            },
+        )
+    },
+    SPEAKER: {"application/json": _object(deleted={"type": "boolean"})},
     "/ping": {},
     "/healthz": {"application/json": _HEALTH},
     "/metrics": {"text/plain": {"type": "string"}},
@@ -119,10 +139,18 @@ _ANSWERS: dict[str, dict[str, Any]] = {
 }
 
 
+def is_secret(path: str) -> bool:
+    """Whether a path needs the token, if there is one."""
+    return path in _SECRET or path.startswith("/speakers/")
+
+
 def describe(path: str, options: Options) -> dict[str, Any]:
     """Return ``responses`` and ``openapi_extra`` of a path, as FastAPI takes them."""
-    is_secret = options.token is not None and path in SECRET
-    statuses = [*(_UPLOAD_REFUSALS if path in _BODIES else ()), *([401] if is_secret else []), 403]
+    needs_token = options.token is not None and is_secret(path)
+    statuses = [*(_UPLOAD_REFUSALS if path in _BODIES else ()), 403]
+    statuses += [401] if needs_token else []
+    statuses += [404] if path in ("/recognize", SPEAKER) else []
+    statuses += [422] if path == SPEAKER else []
     responses: dict[int | str, Any] = {
         200: {"description": "The answer.", "content": _contents(_ANSWERS[path])}
     }
@@ -135,7 +163,7 @@ def describe(path: str, options: Options) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if path in _BODIES:
         extra["requestBody"] = {"required": True, "content": _contents(_BODIES[path])}
-    if is_secret:
+    if needs_token:
         extra["security"] = [{"token": []}]
     return {"responses": responses, "openapi_extra": extra}
 

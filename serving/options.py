@@ -45,6 +45,12 @@ class Options:
     decode_bytes: int = 1 << 30
     #: Secret that clients must send.
     token: str | None = None
+    #: Profiles of enrolled speakers; one more replaces the one that was not used for longest.
+    speakers: int = 1000
+    #: Seconds after its last use when a profile is deleted.
+    speaker_seconds: float = 3600.0
+    #: Clips from which a profile is made.
+    enrolled_clips: int = 64
     #: JSON Lines file to which answers are appended.
     log: Path | None = None
     #: Names by which the server may be called; None for any.

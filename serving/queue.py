@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..artifacts.models.prediction import Prediction
-from ..artifacts.models.predictors import ClipScores
-from ..artifacts.models.saved_model import Model, Recording
+from ..artifacts.models.saved_model import Model, Recording, WindowEmbedder
 from ..errors import SerpipeError
 
 _LOG = logging.getLogger("serpipe.serving")
@@ -22,8 +21,10 @@ class Job:
 
     #: From :meth:`Model.cut`.
     recording: Recording
+    #: What scores its windows and combines them, if it is not the model of the queue.
+    model: Model | WindowEmbedder | None = None
     #: If it is cancelled before its first turn, the recording is not scored.
-    answer: "Future[Prediction]" = field(default_factory=Future)
+    answer: "Future[Any]" = field(default_factory=Future)
     #: Set when nobody waits for the answer any more: no further window is scored.
     given_up: threading.Event = field(default_factory=threading.Event)
 
@@ -35,7 +36,7 @@ class _Progress:
         self.job = job
         self.next = 0
         self.missing = len(job.recording.windows)
-        self.scored: list[ClipScores | None] = [None] * self.missing
+        self.scored: list[Any] = [None] * self.missing
 
 
 #: A job and the number of one of its windows.
@@ -156,9 +157,12 @@ class ModelQueue:
 
     def _score(self, pieces: Sequence[_Piece]) -> int:
         """Score windows, answer the recordings that are then complete, and return their number."""
+        model = self._model_of(pieces[0])
+        if any(self._model_of(piece) is not model for piece in pieces):
+            return sum(self._score([piece]) for piece in pieces)
         try:
             waveforms = [progress.job.recording.piece(number) for progress, number in pieces]
-            scored = self._model.score(waveforms)
+            scored = model.score(waveforms)
         except Exception as error:  # the thread must survive, and every job needs an answer
             if len(pieces) > 1:  # so that one recording does not fail the others
                 return sum(self._score([piece]) for piece in pieces)
@@ -173,12 +177,15 @@ class ModelQueue:
                     completed.append(progress)
         for progress in completed:
             try:
-                answer = self._model.combine(progress.job.recording, progress.scored)
+                answer = model.combine(progress.job.recording, progress.scored)
             except Exception as error:
                 self._fail(progress.job, error)
             else:
                 progress.job.answer.set_result(answer)
         return len(completed)
+
+    def _model_of(self, piece: _Piece) -> Model | WindowEmbedder:
+        return piece[0].job.model or self._model
 
     def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, SerpipeError):

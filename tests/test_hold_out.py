@@ -224,12 +224,12 @@ def test_what_known_texts_are_worth_is_measured_reported_and_tabulated(
     assert 0 < new_text["p"] < 0.05
     assert rows["new text, speakers shared"]["p"] is None  # marked: not tested
     commands = re.findall("`(serpipe fit .*?)`", "\n".join(content["notes"]))
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command in commands:  # each makes the row that was missing
         assert serpipe(*command.split()[1:]).code == 0
     content = json.loads(serpipe("report", "--matrix", "--format", "json").out)
     rows = {row["protocol"]: row for row in content["tables"]["matrix-lr"]}
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert [row["split"] for row in rows.values()].count("random:5") == 1
     assert "PERMUTED" in rows["new speaker, labels shuffled"]["warning"]
     assert not re.findall("`(serpipe fit .*?)`", "\n".join(content["notes"]))

@@ -36,7 +36,8 @@ def write_voices(
     """Write a cache in which embeddings tell the person, and nothing but the person the label.
 
     Half of the persons are angry in most of their clips, the others are sad in most of theirs: who
-    knows the voice knows the label, and a new voice says nothing.
+    knows the voice knows the label, and a new voice says nothing. ``columns`` replace those of the
+    clip table; ``paths`` the file names, and ``embeddings`` the embeddings.
     """
     draw = np.random.default_rng(0)
     person, n = np.array(persons), len(persons)
@@ -58,6 +59,7 @@ def write_voices(
         "channels": np.full(n, 1),
         "loudness": draw.uniform(-30, -20, n),
     }
+    X = columns.pop("embeddings", X)
     table["path"] = np.array(columns.pop("paths", table["path"]))
     table |= {name: np.array(values) for name, values in columns.items()}
     table.setdefault("speaker_id", table["speaker"])

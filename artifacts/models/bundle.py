@@ -7,6 +7,8 @@
 ``head.skops``           the classifier with its scaler, by skops; or
 ``head.lgbm.json``       the trees, in LightGBM's own text format
 ``training_record.json`` hashes of the clips and speakers that the head was fitted on
+``enrolled_head.skops``  if enrolment was measured: the head that is adapted to speakers, and
+``enrolment.npy``        what it needs for that, see :mod:`serpipe.artifacts.models.enrolment`
 ======================== ======================================================================
 
 Loading runs no code from the folder, and no entry of ``bundle.json`` is used as a path. Hashes
@@ -29,6 +31,13 @@ from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
 from ...schema import from_json
 from ..run.encoder_key import read_encoder_key
+from .enrolment import (
+    BundleEnrolment,
+    SpeakerProfile,
+    enrolment_files,
+    load_enrolment,
+    save_enrolment,
+)
 
 FORMAT_VERSION = 2
 #: The format before files were hashed: still read; only its head has a hash.
@@ -69,6 +78,9 @@ class BundleSummary:
     probabilities: str = ""
     #: SHA-256 hashes of the bundle's other files, by name. None in bundles of earlier versions.
     files: Mapping[str, str] | None = None
+    #: Fields of :class:`~serpipe.artifacts.models.enrolment.EnrolmentSummary`; None if the bundle
+    #: is not adapted to speakers.
+    enrolment: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class Bundle:
     fitted: Head
     #: The training clips of the head; None if the bundle is older than such records.
     training: TrainingRecord | None = None
+    enrolment: BundleEnrolment | None = None  #: Adapts it to speakers, if it can be.
 
     @property
     def candidate(self) -> Candidate:
@@ -86,15 +99,23 @@ class Bundle:
         layer = self.summary.layer
         return Candidate(str(layer["name"]), tuple(layer["layers"]), str(layer["how"]))
 
+    def layers(self, profile: SpeakerProfile | None = None) -> tuple[str, ...]:
+        """Return the layers whose embeddings :meth:`predict` needs."""
+        if self.enrolment and profile and profile.is_adapted:
+            return self.enrolment.candidate.layers
+        return self.candidate.layers
+
     def predict(
-        self, embeddings: Mapping[str, NDArray[np.float32]]
+        self, embeddings: Mapping[str, NDArray[np.float32]], profile: SpeakerProfile | None = None
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Predict clips from their embeddings.
 
         Parameters
         ----------
         embeddings : mapping of str to ndarray of float32, shape (n_clips, n_features)
-            By layer, pooled as the bundle says: at least ``candidate.layers``.
+            By layer, pooled as the bundle says: at least those of :meth:`layers`.
+        profile : SpeakerProfile, optional
+            The speaker of the clips, to whom the bundle is adapted.
 
         Returns
         -------
@@ -103,17 +124,27 @@ class Bundle:
         probabilities : ndarray of float64, shape (n_clips, n_labels)
             In the order of ``summary.labels``.
         """
-        X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
+        head = self.fitted
+        if self.enrolment and profile and profile.is_adapted:
+            head, X = self.enrolment.fitted, self.enrolment.join(embeddings) - profile.shift
+        else:
+            X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
         if X.ndim == 3:
             X = weigh(X, np.array(self.summary.layer_weights))
-        return self.fitted.predict(X), self.fitted.predict_proba(X)
+        return head.predict(X), head.predict_proba(X)
 
 
 def save_bundle(
-    folder: Path, fitted: Head, *, training: TrainingRecord | None = None, **fields: Any
+    folder: Path,
+    fitted: Head,
+    *,
+    training: TrainingRecord | None = None,
+    enrolment: BundleEnrolment | None = None,
+    **fields: Any,
 ) -> None:
     """Write a bundle: a fitted head, and what is known of its and the encoder's training clips.
 
+    ``enrolment`` adapts the head to speakers.
     ``fields`` are those of :class:`BundleSummary` but for ``head_sha256``, ``probabilities`` and
     ``files``.
     """
@@ -122,11 +153,17 @@ def save_bundle(
     if training:
         write_record(folder, training)
     fitted.save(path)
-    files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
+    names = [path.name, *([FILE_NAME] if training else [])]
+    if enrolment:
+        names += save_enrolment(folder, enrolment)
+        fields["enrolment"] = asdict(enrolment.summary)
+    files = hash_files(folder, names)
     summary = BundleSummary(
         **fields, head_sha256=files[path.name], probabilities=fitted.probabilities_are, files=files
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
+    if enrolment is None:  # as in bundles of earlier versions
+        del content["enrolment"]
     write_sealed_json(folder / "bundle.json", content)
 
 
@@ -144,6 +181,10 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
             raise ValueError("encoder has no width")
         if key.layers and not set(candidate.layers) <= set(key.layers):
             raise ValueError("its layers are none of the encoder")
+        if summary.enrolment is not None:
+            layers = from_json(Candidate, summary.enrolment["layer"]).layers
+            if key.layers and not set(layers) <= set(key.layers):
+                raise ValueError("the layers for enrolment are none of the encoder")
         if len(set(summary.labels)) < len(summary.labels):
             raise ValueError("a label occurs twice")
         if not summary.probabilities and summary.head in HEADS:
@@ -174,20 +215,35 @@ def load_bundle(folder: Path) -> Bundle:
     head_file = _head_path(folder, summary.head)
     remedy = "get the bundle again, or fit again"
     files = {head_file.name: summary.head_sha256} if summary.files is None else summary.files
+    head = saved_head(summary.head)
     names = [head_file.name, *([FILE_NAME] if FILE_NAME in files else [])]
+    names += [] if summary.enrolment is None else enrolment_files(head)
     check_files(folder, {name: files.get(name, "") for name in names}, remedy)
     if FILE_NAME not in files and summary.files is not None and (folder / FILE_NAME).exists():
         raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)
-    bundle = Bundle(summary, saved_head(summary.head).load(head_file), training)
+    bundle = Bundle(summary, head.load(head_file), training)
     try:
+        if summary.enrolment is not None:
+            enrolment = load_enrolment(folder, head, summary.enrolment)
+            bundle = replace(bundle, enrolment=enrolment)
         zeros = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
-        embeddings = {layer: zeros.astype(np.float32) for layer in bundle.candidate.layers}
-        _, probabilities = bundle.predict(embeddings)
-        if probabilities.shape != (1, len(summary.labels)):
-            raise ValueError(
-                f"{probabilities.shape[1]} probabilities, {counted(len(summary.labels), 'label')}"
-            )
+        profiles: list[SpeakerProfile | None] = [None]
+        if bundle.enrolment:
+            layers = bundle.enrolment.candidate.layers
+            clip = {layer: zeros.astype(np.float32) for layer in layers}
+            profiles.append(replace(bundle.enrolment.profile(clip), is_adapted=True))
+        for profile in profiles:
+            layers = bundle.layers(profile)
+            embeddings = {layer: zeros.astype(np.float32) for layer in layers}
+            _, probabilities = bundle.predict(embeddings, profile)
+            if probabilities.shape != (1, len(summary.labels)):
+                raise ValueError(
+                    f"{probabilities.shape[1]} probabilities, "
+                    f"{counted(len(summary.labels), 'label')}"
+                )
+    except UserError:  # of a damaged file
+        raise
     except Exception as error:  # whatever an object that is not a classifier raises
         raise UserError(
             f"{head_file}: does not predict as a {summary.head} that fits bundle.json "

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,17 +28,34 @@ from ...provenance import cores
 from ..run.results import read_results
 from ..score_text import interval_text
 from .bundle import Bundle, BundleSummary, load_bundle
+from .enrolment import SpeakerProfile
 from .outputs import SOFTMAX, label_probabilities
 
 #: Of a clip: its label, empty for ratings, and its scores, float64, shape (n_outputs,). NaN where
 #: the model gives no numbers.
 ClipScores = tuple[str, NDArray[np.float64]]
 Scorer = Callable[[Sequence[Waveform]], list[ClipScores]]
+#: By layer, float32, shape (n_clips, n_features).
+Embeddings = Mapping[str, NDArray[np.float32]]
+_T = TypeVar("_T")
 
 #: Clips per batch of a whole model on a GPU.
 _BATCH_SIZE = 8
 #: Fields in which an encoder must equal the one that a head was fitted on.
 _SAME = ("weights_sha256", "model_type", "sampling_rate", "normalise", "layers", "width")
+
+
+@dataclass(frozen=True)
+class SpeakerAdapter:
+    """How a model is adapted to a speaker with enrolled clips."""
+
+    fewest: int  #: With fewer clips the model stays as it is.
+    #: From clips as :attr:`Predictor.score` takes them to their embeddings by layer.
+    embed: Callable[[Sequence[Waveform]], list[Embeddings]]
+    #: From the embeddings of all enrolled clips to the profile of their speaker.
+    profile: Callable[[Embeddings], SpeakerProfile]
+    #: From a profile to what takes the place of :attr:`Predictor.score`.
+    scorer: Callable[[SpeakerProfile], Scorer]
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,7 @@ class Predictor:
     #: Threads that may each score one clip at the same time, which is fastest on a CPU; 0 on a GPU,
     #: where one thread scores batches.
     lanes: int = 1
+    adapter: SpeakerAdapter | None = None  #: Adapts the model to speakers, if it can be.
 
 
 def bundle_predictor(
@@ -92,6 +111,7 @@ def bundle_predictor(
         score=_bundle_scorer(bundle, loaded),
         training=_bundle_training(bundle, loaded),
         lanes=cores() if loaded.device.type == "cpu" else 0,
+        adapter=_speaker_adapter(bundle, loaded),
     )
 
 
@@ -212,30 +232,71 @@ def _bundle_training(bundle: Bundle, encoder: Encoder) -> TrainingRecord | None:
     return unite([of_head, encoder.training])
 
 
-def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
-    summary, key = bundle.summary, bundle.summary.encoder
-    rate, layers = encoder.identity.sampling_rate, list(key["layers"])
-    poolings = summary.pooling.split(",")
-    dtype = np.float16 if key.get("dtype") == "float16" else np.float32
+def _speaker_adapter(bundle: Bundle, encoder: Encoder) -> SpeakerAdapter | None:
+    enrolment = bundle.enrolment
+    if enrolment is None:
+        return None
+
+    def embed(pooled: Mapping[str, NDArray[np.float32]], column: int) -> Embeddings:
+        return _embeddings_of(bundle.summary, enrolment.candidate.layers, pooled, column)
+
+    return SpeakerAdapter(
+        enrolment.summary.fewest,
+        _for_each_clip(encoder, embed),
+        enrolment.profile,
+        partial(_bundle_scorer, bundle, encoder),
+    )
+
+
+def _embeddings_of(
+    summary: BundleSummary,
+    used: Sequence[str],
+    pooled: Mapping[str, NDArray[np.float32]],
+    column: int,
+) -> Embeddings:
+    """Return the embeddings of a clip as a cache holds them, shape (1, n_features), by layer."""
+    layers, poolings = list(summary.encoder["layers"]), summary.pooling.split(",")
+    dtype = np.float16 if summary.encoder.get("dtype") == "float16" else np.float32
+    embeddings = {}
+    for layer in used:
+        parts = [pooled[pooling][layers.index(layer), [column]] for pooling in poolings]
+        embeddings[layer] = np.concatenate(parts, axis=1).astype(dtype).astype(np.float32)
+    return embeddings
+
+
+def _bundle_scorer(
+    bundle: Bundle, encoder: Encoder, profile: SpeakerProfile | None = None
+) -> Scorer:
+    summary = bundle.summary
 
     def classify(pooled: Mapping[str, NDArray[np.float32]], column: int) -> ClipScores:
-        embeddings = {}
-        for layer in bundle.candidate.layers:
-            parts = [pooled[pooling][layers.index(layer), [column]] for pooling in poolings]
-            embeddings[layer] = np.concatenate(parts, axis=1).astype(dtype).astype(np.float32)
+        embeddings = _embeddings_of(summary, bundle.layers(profile), pooled, column)
         if not all(np.isfinite(each).all() for each in embeddings.values()):
             return "", np.full(len(summary.labels) or 1, math.nan)
-        predicted, probabilities = bundle.predict(embeddings)
+        predicted, probabilities = bundle.predict(embeddings, profile)
         if not summary.labels:
             return "", np.asarray(predicted[:1], np.float64)
         # The chosen label is not always the most probable one: an SVM chooses by votes.
         return str(predicted[0]), probabilities[0]
 
-    def on_cpu(waveforms: Sequence[Waveform]) -> list[ClipScores]:
+    return _for_each_clip(encoder, classify)
+
+
+def _for_each_clip(
+    encoder: Encoder, read: Callable[[Mapping[str, NDArray[np.float32]], int], _T]
+) -> Callable[[Sequence[Waveform]], list[_T]]:
+    """Return a function that embeds clips and applies ``read`` to each.
+
+    ``read`` takes the pooled hidden states of a batch, by pooling, and the number of the clip in
+    it.
+    """
+    rate = encoder.identity.sampling_rate
+
+    def on_cpu(waveforms: Sequence[Waveform]) -> list[_T]:
         # As in extraction: each clip alone, by one thread, so that the bits are those of a cache.
-        def one(waveform: Waveform) -> ClipScores:
+        def one(waveform: Waveform) -> _T:
             torch.set_num_threads(1)
-            return classify(encoder.embed([waveform]), 0)
+            return read(encoder.embed([waveform]), 0)
 
         threads = torch.get_num_threads()
         workers = max(1, min(len(waveforms), cores()))
@@ -248,8 +309,8 @@ def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
 
     lane = Lane(encoder)
 
-    def on_gpu(waveforms: Sequence[Waveform]) -> list[ClipScores]:
-        scored: list[ClipScores] = []
+    def on_gpu(waveforms: Sequence[Waveform]) -> list[_T]:
+        scored: list[_T] = []
         capacity = int(GPU_BATCH_SECONDS * rate)
         while len(scored) < len(waveforms):
             remaining = waveforms[len(scored) :]
@@ -257,7 +318,7 @@ def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
             n_clips = int(np.sum(longest * np.arange(1, len(remaining) + 1) <= capacity))
             batch = list(remaining[: max(1, n_clips)])
             pooled = lane.embed(batch)
-            scored += [classify(pooled, column) for column in range(len(batch))]
+            scored += [read(pooled, column) for column in range(len(batch))]
         return scored
 
     return on_cpu if encoder.device.type == "cpu" else on_gpu

@@ -2,8 +2,8 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,12 +31,15 @@ from ...features.read_ahead import Content, read_ahead
 from ...features.trim import trim
 from ...progress import Track, no_track
 from ...remote import Place, Remote, place
+from .enrolment import SpeakerProfile
 from .find import DEFAULT_BUNDLE as DEFAULT_BUNDLE
 from .find import find_model
 from .prediction import Prediction, Window
 from .predictors import (
     ClipScores,
+    Embeddings,
     Predictor,
+    SpeakerAdapter,
     bundle_predictor,
     classifier_predictor,
     network_predictor,
@@ -194,6 +197,66 @@ class Model:
             else _or_error(partial(self.combine, each, list(islice(scored, len(each.windows)))))
             for each in cut
         ]
+
+    def enrol(self, clips: Iterable[Place | str | Waveform]) -> SpeakerProfile:
+        """Learn the profile of a speaker from clips whose labels are not known.
+
+        Parameters
+        ----------
+        clips : iterable of Path, Remote, str or ndarray of float32, shape (n_samples,)
+            Files; or waveforms as :meth:`predict_batch` takes them. All must be of one speaker, and
+            recorded like those to be predicted. Each window of a clip that is longer than the model
+            accepts counts as a clip; silent clips do not count.
+
+        Returns
+        -------
+        SpeakerProfile
+            For :meth:`adapted`.
+
+        Raises
+        ------
+        BadClipError
+            If a clip cannot be used, or all are silent.
+        UserError
+            If the model cannot be adapted to speakers.
+        """
+        embedder = self.embedder()
+        embedded: list[Embeddings] = []
+        for number, clip in enumerate(clips, 1):
+            file = place(clip) if isinstance(clip, (str, Path, Remote)) else None
+            source = f"clip {number}" if file is None else printable_path(file)
+            recording = self.cut(self.read(file) if file else np.asarray(clip), source)
+            pieces = [recording.piece(number) for number in range(len(recording.windows))]
+            embedded += embedder.combine(recording, embedder.score(pieces))
+        return self.profile(embedded)
+
+    def embedder(self) -> "WindowEmbedder":
+        """Return what embeds windows of enrolled clips; raise UserError as :meth:`enrol` does."""
+        read: Any = self.check_adapts().embed  # gives embeddings where others give scores
+        return WindowEmbedder(replace(self, predictor=replace(self.predictor, score=read)))
+
+    def profile(self, embedded: Sequence[Embeddings]) -> SpeakerProfile:
+        """Return the profile of a speaker from the embeddings of all windows of enrolled clips."""
+        if not embedded:
+            raise BadClipError("the enrolled clips", "are missing", "at least one", "add clips")
+        layers = embedded[0].keys()
+        return self.check_adapts().profile(
+            {layer: np.concatenate([each[layer] for each in embedded]) for layer in layers}
+        )
+
+    def check_adapts(self) -> SpeakerAdapter:
+        """Return how the model is adapted to speakers; raise UserError if it cannot be."""
+        if self.predictor.adapter is None:
+            raise UserError(
+                f"{self.name}: cannot be adapted to a speaker, as it has no enrolment; name a "
+                "bundle of lda or lr from `serpipe fit --enrol 0,4,16`, in which enrolment pays"
+            )
+        return self.predictor.adapter
+
+    def adapted(self, profile: SpeakerProfile) -> "Model":
+        """Return this model for the speaker of a profile that :meth:`enrol` returned."""
+        score = self.check_adapts().scorer(profile)
+        return replace(self, predictor=replace(self.predictor, score=score))
 
     def cut(
         self,
@@ -358,6 +421,29 @@ class Model:
 
     def _named(self, scores: NDArray[np.float64]) -> dict[str, float]:
         return dict(zip(self.predictor.outputs, map(float, scores), strict=True))
+
+
+@dataclass(frozen=True)
+class WindowEmbedder:
+    """Embeds enrolled clips in the steps in which a model predicts: see :meth:`Model.embedder`."""
+
+    _model: Model
+
+    def score(self, pieces: Sequence[Waveform]) -> list[Any]:
+        """Embed windows as :meth:`Model.score` scores them; None for silence."""
+        return list(self._model.score(pieces))
+
+    def combine(self, recording: Recording, scored: Sequence[Any]) -> list[Embeddings]:
+        """Return the embeddings of the windows of a recording that are not silent.
+
+        Raise BadClipError if one is not finite.
+        """
+        embedded: list[Embeddings] = [each for each in scored if each is not None]
+        if not all(np.isfinite(layer).all() for each in embedded for layer in each.values()):
+            raise BadClipError(
+                recording.source, "gets embeddings that are not finite", "numbers", "remove it"
+            )
+        return embedded
 
 
 def load_model(

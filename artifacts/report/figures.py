@@ -24,6 +24,7 @@ from ..run.csv_files import NESTED
 from ..run.results import RunResults
 from ..score_text import score_text
 from .comparison import RunsCompared, matrices
+from .enrolment_table import curve
 from .result_tables import RESOLVED, n_labels
 from .table import Table
 
@@ -55,7 +56,7 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
     """Draw the figures of a run, by name.
 
     They are ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has any,
-    and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
+    ``enrolment`` where it was measured, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
     """
     from matplotlib import rc_context
 
@@ -66,6 +67,8 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
         figures["speakers"] = draw_speakers(results)
         if results.group_columns:
             figures["groups"] = draw_groups(results)
+        if results.enrolment:
+            figures["enrolment"] = draw_enrolment(results)
         for head in results.heads:
             if results.summary.labels:
                 figures[f"confusion-{head}"] = draw_confusion(results, head)
@@ -184,6 +187,44 @@ def draw_groups(results: RunResults) -> "Figure":
         )
     axes.set_xlabel("group")
     axes.set_ylabel(measure.title + measure.unit + _interval_label(chain(*first.values())))
+    axes.legend(**_BESIDE)
+    return figure
+
+
+def draw_enrolment(results: RunResults) -> "Figure":
+    """Draw the first score by number of enrolled clips, with its interval and the hard case."""
+    measure = results.measure
+    title = f"{measure.title} by number of enrolled clips of each test speaker"
+    figure, axes = _new(results, title, 8.5, 4.4)
+    positions: dict[int, int] = {}
+    for number, head in enumerate(results.enrolment):
+        points = curve(results, head)
+        positions |= {each.n_clips: 0 for each in points}
+        positions = {n_clips: index for index, n_clips in enumerate(sorted(positions))}
+        x = [positions[each.n_clips] for each in points]
+        shown = [each.enrolled[measure.key] for each in points]
+        style: dict[str, Any] = {
+            "color": COLOURS[number], "marker": MARKERS[number], "markersize": 5, "linewidth": 1.4,
+        }  # fmt: skip
+        axes.errorbar(
+            x, [measure.scale * each.value for each in shown], yerr=_error_bars(shown, measure),
+            capsize=2, linestyle=LINES[0], label=f"{head}, any clips", **style,
+        )  # fmt: skip
+        plain = [measure.scale * each.plain[measure.key].value for each in points]
+        axes.plot(
+            x, plain, linestyle=LINES[3], color=COLOURS[number], linewidth=1,
+            label=f"{head}, not enrolled, same clips",
+        )  # fmt: skip
+        hard = [each for each in points if each.by_label]
+        if hard:
+            axes.plot(
+                [positions[each.n_clips] for each in hard],
+                [measure.scale * each.mean_of_labels[0] for each in hard],
+                linestyle=LINES[1], fillstyle="none", label=f"{head}, clips of one label", **style,
+            )  # fmt: skip
+    axes.set_xticks(list(positions.values()), list(map(str, positions)))
+    axes.set_xlabel("enrolled clips")
+    axes.set_ylabel(f"{measure.title}{measure.unit}")
     axes.legend(**_BESIDE)
     return figure
 

@@ -2,11 +2,14 @@
 
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...errors import UserError
+from ...errors import UserError, counted
+from ...pipeline.enrolment import ENROLLED_HEADS
 from ...pipeline.marks import MarkKind
 from ...pipeline.measures import Measure
 from ...pipeline.protocol import Protocol
@@ -18,12 +21,19 @@ from ..run.latest import by_age
 from ..run.results import RunResults, read_results
 from ..run.summary import RunKind, RunSummary, read_summary
 from ..score_text import difference_text, interval_text, p_text
+from .enrolment_table import curve
 from .report import CHANCE_NOTE, TEST_NOTE, Report, facts, score_note
 from .result_tables import flat, identity, mark_names
 from .table import Table
 
 #: Options of a command that are replaced when it is shown for another protocol.
-_REPLACED = ("--split", "--hold-out", "--head", "--out", "--name", "--format")
+_REPLACED = ("--split", "--hold-out", "--enrol", "--head", "--out", "--name", "--format")
+#: Number of enrolled clips that is shown, if it was measured.
+_ENROLLED = 8
+_ENROLMENT_NOTE = (
+    "the other clips of each speaker are scored, and the difference is from no enrolment on the "
+    "same clips, with p corrected for all numbers of clips that were tried."
+)
 #: The row that the others are compared with.
 NEW_SPEAKER = "new speaker"
 
@@ -42,12 +52,15 @@ class ProtocolRow:
         The column that its runs hold out besides; empty for none.
     permuted : bool
         Whether labels are shuffled.
+    enrolled : int
+        Number of clips of each test speaker that heads are adapted to; 0 for none.
     """
 
     title: str
     split: str
     hold_out: str = ""
     permuted: bool = False
+    enrolled: int = 0
 
     @property
     def options(self) -> list[str]:
@@ -56,10 +69,13 @@ class ProtocolRow:
             *("--split", self.split),
             *(("--hold-out", self.hold_out) if self.hold_out else ()),
             *(("--permute-labels",) if self.permuted else ()),
+            *(("--enrol", str(self.enrolled)) if self.enrolled else ()),
         ]
 
-    def has(self, summary: RunSummary) -> bool:
-        """Return whether a run belongs to the row."""
+    def has(self, summary: RunSummary, head: str) -> bool:
+        """Return whether a run belongs to the row, for a head."""
+        if self.enrolled and self.enrolled not in _numbers_enrolled(summary, head):
+            return False
         both_random = SplitKind.of(self.split) is summary.split_kind is SplitKind.RANDOM_FOLDS
         return (
             (both_random or summary.split == self.split)
@@ -68,8 +84,14 @@ class ProtocolRow:
         )
 
 
+def _numbers_enrolled(summary: RunSummary, head: str) -> AbstractSet[int]:
+    """Return the numbers of clips that a head of a run was adapted to."""
+    fitted = summary.heads.get(head)
+    return set((fitted.enrolment or {}).get("numbers", ())) if fitted else set()
+
+
 def protocol_rows(
-    split: str, text: str | None, held_out: Sequence[str] = ()
+    split: str, text: str | None, held_out: Sequence[str] = (), enrolled: int = 0
 ) -> tuple[ProtocolRow, ...]:
     """Return the rows of the table, from what inflates a score to chance.
 
@@ -81,6 +103,8 @@ def protocol_rows(
         The column that holds what is said; without one the rows of new texts are omitted.
     held_out : sequence of str
         Other columns that runs hold out.
+    enrolled : int
+        Number of clips of new speakers that heads are adapted to; 0 omits the row.
     """
     rows = [ProtocolRow("random clips, speakers and texts shared", "random:5")]
     if text:
@@ -90,7 +114,9 @@ def protocol_rows(
         rows.append(ProtocolRow("new speaker and text", split, hold_out=text))
     others = [column for column in dict.fromkeys(held_out) if column not in ("", text)]
     rows += [ProtocolRow(f"new speaker and {each}", split, hold_out=each) for each in others]
-    # A protocol that adapts to a new speaker (enrolment) belongs here.
+    if enrolled:
+        title = f"{NEW_SPEAKER}, {counted(enrolled, 'unlabelled clip')} enrolled"
+        rows.append(ProtocolRow(title, split, enrolled=enrolled))
     rows.append(ProtocolRow("new speaker, labels shuffled", split, permuted=True))
     return tuple(rows)
 
@@ -154,16 +180,17 @@ def report_protocols(runs: Sequence[RunResults]) -> Report:
                 "that differ in their protocol alone"
             )
     held_out = [each.summary.hold_out for each in runs]
-    rows = protocol_rows(split, text_column(reference.clips), held_out)
+    text = text_column(reference.clips)
     tables: list[Table] = []
     notes: list[str] = []
     shown: dict[Path, RunSummary] = {}
     for head, fitted in reference.summary.heads.items():
         by_row: dict[ProtocolRow, RunResults] = {}
+        rows = protocol_rows(split, text, held_out, _enrolled(runs, head, reference))
         for row in rows:
             for each in runs:
                 same_grid = head in each.heads and each.summary.heads[head].grid == fitted.grid
-                if row.has(each.summary) and same_grid:
+                if row.has(each.summary, head) and same_grid:
                     by_row[row] = each
         if not by_row:
             continue
@@ -193,6 +220,19 @@ def report_protocols(runs: Sequence[RunResults]) -> Report:
         (score_note(reference.summary), CHANCE_NOTE, TEST_NOTE, *notes),
         provenance=tuple(each.provenance for each in shown.values()),
     )
+
+
+def _enrolled(runs: Sequence[RunResults], head: str, reference: RunResults) -> int:
+    """Return the number of enrolled clips that is shown; 0 if a head is not adapted to speakers.
+
+    It is 8, or the largest below that was measured, or the smallest.
+    """
+    if head not in ENROLLED_HEADS or reference.summary.task != "classification":
+        return 0
+    most = max(Counter(reference.clips["speaker"].tolist()).values())
+    measured = {n for each in runs for n in _numbers_enrolled(each.summary, head)}
+    up_to = [number for number in measured if number <= _ENROLLED]
+    return max(up_to, default=min(measured, default=min(_ENROLLED, most - 1)))
 
 
 def _keeps_speakers_apart(summary: RunSummary) -> bool:
@@ -234,6 +274,9 @@ def _table(
         summary, scores = results.summary, results.scores(head)
         compared = differences.get(row)
         chance = results.p_against_chance(head)
+        if row.enrolled:
+            (point,) = (each for each in curve(results, head) if each.n_clips == row.enrolled)
+            scores, compared, chance = dict(point.enrolled), point.compared, math.nan
         cells.append((
             row.title,
             " ".join([summary.split, *row.options[2:]]),
@@ -264,7 +307,8 @@ def _table(
         ),
         tuple(cells),
         note="Differences without p are of marked runs: they show what the mark is worth, and are "
-        "not tested. Those of shuffled labels are of other labels, and are not shown.",
+        "not tested. Those of shuffled labels are of other labels, and are not shown."
+        + (f" With enrolled clips: {_ENROLMENT_NOTE}" if any(r.enrolled for r in by_row) else ""),
         records=tuple(records),
     )  # fmt: skip
 
@@ -276,7 +320,9 @@ def _differences(
     rows = [
         row
         for row, results in by_row.items()
-        if results is not reference and results.summary.tested == reference.summary.tested
+        if not row.enrolled  # its difference is on the clips that are not enrolled
+        and results is not reference
+        and results.summary.tested == reference.summary.tested
     ]
     counts = {row.title: by_row[row].by_speaker(head) for row in rows}
     counts[NEW_SPEAKER] = reference.by_speaker(head)

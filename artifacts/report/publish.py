@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Names of tables and figures of reports, besides those that belong to a head.
 REPORTED = frozenset(
     {"nested", "probe", "baselines", "comparisons", "layers", "classes", "groups", "speakers",
-     "few-speakers", "confusion", "runs"}
+     "few-speakers", "confusion", "runs", "enrolment"}
 )  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def _remove_earlier(folder: Path, names: Collection[str]) -> None:
         return
     for path in folder.iterdir():
         stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
-        ours = stem in REPORTED or stem.startswith(("confusion-", "matrix-", "ratings-"))
+        ours = stem in REPORTED or stem.startswith(
+            ("confusion-", "enrolment-", "matrix-", "ratings-")
+        )
         if ours and stem not in names:
             path.unlink()

@@ -19,6 +19,7 @@ from ..run.summary import RunSummary
 from ..score_text import interval_text, p_text
 from .baselines import baseline_table
 from .checks import Check, grave, run_checks
+from .enrolment_table import enrolment_lines, enrolment_table
 from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
 from .result_tables import (
@@ -149,6 +150,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
                 "To pick the best of these heads is to choose on the test speakers: --head best "
                 "chooses inside the folds, and --head fuse combines them."
             )
+    tables += [enrolment_table(results, head) for head in results.enrolment]
     if results.nuisance:
         tables.append(nuisance_table(results))
     if summary.split_kind.trains:  # else there are no layers
@@ -199,6 +201,7 @@ def headline(results: RunResults) -> tuple[str, ...]:
             + (f"p against chance {p}, " if p else "")
             + f"{results.result_kind}, {summary.split_title}"
         )
+    lines += enrolment_lines(results)
     if results.nuisance:
         scores = results.nuisance_scores()
         title = max(scores, key=lambda name: scores[name].value)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...corpora import CORPORA
 from ...errors import UserError
@@ -27,6 +28,13 @@ from ...features.training_record import (
 )
 from ...files import json_value
 from ...pipeline.blocks import Matrix
+from ...pipeline.enrolment import ENROLLED_HEADS, fit_enrolled
+from ...pipeline.enrolment_curve import (
+    EnrolmentChoice,
+    EnrolmentFit,
+    check_enrolment,
+    fit_enrolment,
+)
 from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.fusion import fuse_heads
@@ -49,6 +57,7 @@ from ...pipeline.stream import candidate_size, spill, spill_folder, stream_plan
 from ...pipeline.target import EMOTION
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.bundle import save_bundle
+from ..models.enrolment import BundleEnrolment, EnrolmentSummary
 from .fold_results import fold_writer, read_fold_results, remove_fold_results
 from .identity import SETTINGS_VERSION, content_hash, run_name
 from .recorder import describe_choice, open_recorder
@@ -144,6 +153,11 @@ def record_run(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
                 "choice; name several that can, or raise --stream-past"
             )
+        if plan.protocol.enrol:
+            raise UserError(
+                "--enrol: needs the embeddings of a layer in memory; raise --stream-past, or omit "
+                "--enrol"
+            )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
     planned = [*(head.name for head in heads), *combined]
@@ -183,8 +197,10 @@ def record_run(
             grid = grids[head.name]
             if head.name not in recorder.heads:
                 fit = fitting.fit(head, grid)
-                saving.save(head.name, head, fit)
-                recorder.save_head(head.name, _summarise_head(head, grid, fit), fit, grid)
+                enrolment = fitting.enrol(head, fit)
+                saving.save(head.name, head, fit, enrolment)
+                summary = _summarise_head(head, grid, fit)
+                recorder.save_head(head.name, summary, fit, grid, enrolment)
             if not combined:  # they need the results of each fold of each head
                 remove_fold_results(run, head.name)
         if missing := [name for name in combined if name not in recorder.heads]:
@@ -229,10 +245,12 @@ def plan_run(
             f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
             "choose one that `serpipe fit --help` lists for them"
         )
+    if protocol.enrol:
+        check_enrolment(plan, [head.name for head in heads])
     of_heads = [grids[head.name] for head in heads]
     if default_heads and not anything_to_choose(plan, of_heads):
         combined = ()
-    if anything_to_choose(plan, of_heads, combined):
+    if protocol.enrol or anything_to_choose(plan, of_heads, combined):
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
     return plan, tuple(combined)
@@ -328,6 +346,27 @@ class _Fitting:
             track=self.track,
         )
 
+    def enrol(self, head: type[Head], fit: HeadFit) -> EnrolmentFit | None:
+        """Measure enrolment of a head, if it is requested and the head is fast enough."""
+        numbers = self.plan.protocol.enrol
+        if not numbers or head.name not in ENROLLED_HEADS:
+            return None
+        return fit_enrolment(
+            head,
+            fit,
+            self.plan.candidates,
+            self._in_memory,
+            self.plan.problem,
+            numbers,
+            jobs=self.jobs,
+            track=self.track,
+        )
+
+    def _in_memory(self, candidate: Candidate) -> NDArray[np.float32]:
+        X = self.embeddings(candidate)
+        assert isinstance(X, np.ndarray)  # nothing is streamed
+        return X
+
 
 @dataclass(frozen=True)
 class _BundleSaving:
@@ -340,7 +379,9 @@ class _BundleSaving:
     content: str
     provenance: Mapping[str, Any]
 
-    def save(self, name: str, head: type[Head], fit: HeadFit) -> None:
+    def save(
+        self, name: str, head: type[Head], fit: HeadFit, enrolment: EnrolmentFit | None = None
+    ) -> None:
         """Fit a head on all clips and save its bundle, if it could be used.
 
         There is none where labels were shuffled, or for embeddings of several encoders.
@@ -350,7 +391,22 @@ class _BundleSaving:
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
         fitted, weights = fit_final(head, fit.final.params, X, self.plan.problem)
-        self._write(name, fitted, fit, fit.final.params, candidate, weights)
+        adapted = None
+        if enrolment and enrolment.final.fewest:
+            adapted = self._fit_enrolled(head, enrolment.final)
+        self._write(name, fitted, fit, fit.final.params, candidate, weights, adapted)
+
+    def _fit_enrolled(self, head: type[Head], choice: EnrolmentChoice) -> BundleEnrolment:
+        """Fit a head on all clips for enrolment."""
+        problem, candidate = self.plan.problem, self._candidate(choice.layer)
+        rows, X = problem.everybody().train, self.embeddings(candidate)
+        assert isinstance(X, np.ndarray)  # nothing is streamed
+        fitted, statistics = fit_enrolled(
+            head, choice.params, X[rows], problem.labels[rows], problem.speakers[rows],
+            problem.seed, problem.kept_together[rows],
+        )  # fmt: skip
+        summary = EnrolmentSummary(choice.params, asdict(candidate), choice.strength, choice.fewest)
+        return BundleEnrolment(summary, fitted, statistics)
 
     def save_fusion(
         self, fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], fused: HeadFit
@@ -395,6 +451,7 @@ class _BundleSaving:
         params: Params,
         candidate: Candidate,
         weights: Sequence[float],
+        enrolment: BundleEnrolment | None = None,
     ) -> None:
         """Write the bundle of a head that was fitted on all clips."""
         plan, problem = self.plan, self.plan.problem
@@ -408,6 +465,7 @@ class _BundleSaving:
             self.run / "bundles" / name,
             fitted,
             training=_training_record(self.cache, plan),
+            enrolment=enrolment,
             head=fitted.name,
             parameters=params,
             encoder=self.cache.key,

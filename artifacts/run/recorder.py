@@ -10,12 +10,14 @@ import numpy as np
 from ...corpora.data import Data
 from ...errors import UserError
 from ...files import json_value, make_folder
+from ...pipeline.enrolment_curve import EnrolmentFit
 from ...pipeline.finetune import END_TO_END
 from ...pipeline.fit import Choice, HeadFit
 from ...pipeline.heads import Grid
 from ...pipeline.nuisance import predict_from_nuisance
 from ...pipeline.protocol import Plan
 from .csv_files import save_clips, save_nuisance, save_predictions, save_search
+from .enrolment_file import describe_enrolment, save_enrolment
 from .fold_results import remove_fold_results
 from .identity import tested_hashes
 from .latest import RUNS
@@ -59,15 +61,23 @@ class Recorder:
         (self.run / "run.json").touch()
 
     def save_head(
-        self, name: str, summary: HeadSummary, fit: HeadFit, grid: Grid | None = None
+        self,
+        name: str,
+        summary: HeadSummary,
+        fit: HeadFit,
+        grid: Grid | None = None,
+        enrolment: EnrolmentFit | None = None,
     ) -> None:
-        """Write predictions and search of a head, and then list it in ``run.json``."""
+        """Write predictions, search and enrolment of a head, and then list it in ``run.json``."""
         plan = self.plan
         save_predictions(
             self.run, name, fit, plan.tested_clips, plan.tested_labels, plan.split.folds
         )
         if grid is not None:
             save_search(self.run, name, grid, fit)
+        if enrolment is not None:
+            save_enrolment(self.run, name, enrolment.counts, plan.problem.names)
+            summary = replace(summary, enrolment=describe_enrolment(enrolment))
         self.heads[name] = summary
         self.write()
 

@@ -13,6 +13,7 @@ from ...corpora import CLIP_COLUMNS
 from ...display import data_frame, text_table
 from ...errors import UserError
 from ...pipeline.contamination import contamination_mark
+from ...pipeline.enrolment_curve import DrawCounts
 from ...pipeline.groups import KEPT_TOGETHER
 from ...pipeline.heads import BEST
 from ...pipeline.marks import MarkKind
@@ -21,6 +22,7 @@ from ...pipeline.permutation import chance_p
 from ...pipeline.statistics import Interval, count_by_group, intervals
 from ..score_text import interval_text
 from .csv_files import NESTED, read_nuisance, read_predictions, read_table
+from .enrolment_file import read_enrolment
 from .summary import HeadSummary, RunSummary, check_given_name, read_summary
 
 #: Columns of the clip table by which scores are broken down, where a corpus has them.
@@ -38,6 +40,8 @@ class RunResults:
     predicted: Mapping[str, Mapping[str, NDArray[Any]]]
     #: Predictions from properties of the recordings, by title of the baseline, shape (n_clips,).
     nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    #: Counts by number of enrolled clips, for the heads whose enrolment was measured.
+    enrolment: Mapping[str, tuple[DrawCounts, ...]] = field(default_factory=dict)
 
     def called(self, name: str) -> "RunResults":
         """Return the same results under another name, for tables and figures.
@@ -222,6 +226,11 @@ def read_results(run: Path) -> RunResults:
         clips,
         {head: read_predictions(run, head, summary, clips) for head in summary.heads},
         read_nuisance(run, summary, clips),
+        {
+            head: read_enrolment(run, head, summary, clips)
+            for head, of_head in summary.heads.items()
+            if of_head.enrolment is not None
+        },
     )
 
 

@@ -9,6 +9,8 @@
                                     and loudness alone
 ``predictions/HEAD.csv``            out-of-fold predictions and scores: the nested ones, then a
                                     row per layer and clip
+``enrolment/HEAD.csv``              confusion counts of each test speaker by number of enrolled
+                                    clips, where enrolment was measured
 ``search/HEAD.csv``                 inner score of every layer, fold and set of hyper-parameters
 ``bundles/HEAD/``                   the head fitted on all clips, with all that inference needs
 ``model/``                          the fine-tuned model
@@ -65,6 +67,8 @@ class HeadSummary:
     fits: Mapping[str, int]
     #: Layer to the folds whose tested head did not reach its optimum.
     not_converged: Mapping[str, Sequence[str]]
+    #: Numbers of enrolled clips, draws, and what was chosen; None where enrolment was not measured.
+    enrolment: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,11 @@ class RunSummary:
 def write_summary(run: Path, summary: RunSummary) -> None:
     """Write ``run.json``, with the hashes of the files that the run has now."""
     summary = replace(summary, files=_hash_run(run, summary))
-    write_sealed_json(run / "run.json", {"serpipe_run": FORMAT_VERSION, **asdict(summary)})
+    content = {"serpipe_run": FORMAT_VERSION, **asdict(summary)}
+    for head in content["heads"].values():
+        if head["enrolment"] is None:  # as in runs of earlier versions
+            del head["enrolment"]
+    write_sealed_json(run / "run.json", content)
 
 
 def read_summary(run: Path) -> RunSummary:
@@ -209,6 +217,7 @@ def _hash_run(run: Path, summary: RunSummary) -> dict[str, str]:
     names = ["clips.csv", "nuisance.csv", f"model/{MODEL_HASHES}"]
     for head in summary.heads:
         names += [f"predictions/{head}.csv", f"search/{head}.csv", f"bundles/{head}/bundle.json"]
+        names.append(f"enrolment/{head}.csv")
     return hash_files(run, names)
 
 
@@ -256,6 +265,28 @@ class _Member:
     weight: int | float
 
 
+@dataclass(frozen=True)
+class _EnrolmentChoice:
+    """The entries of a choice for enrolment."""
+
+    fold: str
+    layer: str
+    params: Mapping[str, int | float]
+    strength: int | float
+    fewest: int
+
+
+@dataclass(frozen=True)
+class _Enrolment:
+    """The entries on enrolment of a head."""
+
+    numbers: Sequence[int]
+    draws: int
+    label_draws: int
+    choices: Sequence[_EnrolmentChoice]
+    final: _EnrolmentChoice
+
+
 def _check_summary(summary: RunSummary) -> None:
     """Raise an error that :func:`read_summary` catches if a report could not be made of this."""
     key = read_encoder_key(summary.encoder)
@@ -274,6 +305,8 @@ def _check_summary(summary: RunSummary) -> None:
     for name, head in summary.heads.items():
         if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):  # it becomes part of a path
             raise ValueError(f"{name!r} cannot be the name of a head")
+        if head.enrolment is not None:
+            from_json(_Enrolment, head.enrolment)
         sum(head.fits[each] for each in ("points", "pruned", "inner_not_converged"))
         for entry in (*head.choices, head.final):
             choice = from_json(_Choice, entry, ignore_unknown=True)

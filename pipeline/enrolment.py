@@ -1,0 +1,177 @@
+"""Enrolment: a head for speakers of whom some clips are known, without their labels.
+
+The head is fitted on embeddings from which the mean of each training speaker was subtracted. The
+mean of a new speaker is estimated from the enrolled clips. Few clips say little, above all if they
+are of one emotion, so the estimate is shrunk towards the mean of the training clips.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from ..errors import UserError
+from .heads import Head, Params
+
+#: Heads whose enrolment is measured: fast to fit, and to predict with.
+ENROLLED_HEADS = ("lda", "lr")
+#: The most clips that enrolment is measured with.
+MOST_CLIPS = 1000
+
+
+def read_clip_numbers(option: str, given: str | Sequence[int]) -> tuple[int, ...]:
+    """Return numbers of enrolled clips, sorted, from a text such as ``"0,4,16"`` or as numbers.
+
+    Raise UserError if one is not a whole number up to :data:`MOST_CLIPS`, or all are 0.
+    """
+    words = given.split(",") if isinstance(given, str) else list(map(str, given))
+    if not words or words == [""]:
+        return ()
+    stripped = [word.strip() for word in words]
+    for word in stripped:
+        if not word.isdecimal() or len(word) > 9 or int(word) > MOST_CLIPS:
+            raise UserError(
+                f"{option} {','.join(words)}: {word!r} is not a number of clips from 0 to "
+                f"{MOST_CLIPS}; give numbers joined by commas, such as 0,4,16"
+            )
+    numbers = tuple(sorted(set(map(int, stripped))))
+    if not any(numbers):
+        raise UserError(f"{option} {','.join(words)}: add a number above 0, such as 0,4,16")
+    return numbers
+
+
+@dataclass(frozen=True)
+class SpeakerStatistics:
+    """How embeddings vary between and within the training speakers.
+
+    Attributes
+    ----------
+    mean : ndarray of float64, shape (n_features,)
+        The mean of the training clips.
+    between : ndarray of float64, shape (n_features,)
+        The variance of the speakers' means, without what clips that vary contribute to it.
+    within : ndarray of float64, shape (n_features,)
+        The variance of the clips of a speaker.
+    """
+
+    mean: NDArray[np.float64]
+    between: NDArray[np.float64]
+    within: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, X: NDArray[np.float32], speakers: NDArray[np.str_]) -> Self:
+        """Estimate the statistics from training clips, by the method of moments.
+
+        Parameters
+        ----------
+        X : ndarray of float32, shape (n_clips, n_features)
+            Embeddings.
+        speakers : ndarray of str, shape (n_clips,)
+            Speakers of the clips.
+
+        References
+        ----------
+        Searle, Casella & McCulloch (1992), *Variance components*, section 3.6: the analysis of
+        variance of unbalanced data.
+        """
+        means, speaker_of_clip, clips = _speaker_means(X, speakers)
+        n_clips, n_speakers = len(X), len(clips)
+        mean: NDArray[np.float64] = X.mean(axis=0, dtype=np.float64)
+        residuals = np.square(X - means[speaker_of_clip])
+        within = residuals.sum(axis=0) / max(n_clips - n_speakers, 1)
+        if n_speakers < 2:
+            return cls(mean, np.zeros_like(within), within)
+        of_means = (clips[:, None] * np.square(means - mean)).sum(axis=0) / (n_speakers - 1)
+        clips_per_speaker = (n_clips - np.square(clips).sum() / n_clips) / (n_speakers - 1)
+        between = np.maximum((of_means - within) / clips_per_speaker, 0)
+        return cls(mean, between, within)
+
+    def shift(self, clips: NDArray[np.float32], strength: float) -> NDArray[np.float32]:
+        """Estimate how far a speaker's mean is from that of the training clips.
+
+        For ``strength`` 1 this is the posterior mean of each feature, with a normal distribution of
+        speakers and of the clips of a speaker.
+
+        Parameters
+        ----------
+        clips : ndarray of float32, shape (n_clips, n_features)
+            Embeddings of the speaker's enrolled clips.
+        strength : float
+            Factor of the variance between speakers: above 1, the estimate is shrunk less.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_features,)
+
+        References
+        ----------
+        Efron & Morris (1975), *Data analysis using Stein's estimator and its generalizations*,
+        Journal of the American Statistical Association 70.
+        """
+        prior = strength * self.between
+        total = prior + self.within / len(clips)
+        share = np.divide(prior, total, out=np.zeros_like(prior), where=total > 0)
+        distance = clips.mean(axis=0, dtype=np.float64) - self.mean
+        return np.asarray(share * distance, np.float32)
+
+
+def centre_speakers(
+    X: NDArray[np.float32], speakers: NDArray[np.str_], mean: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return embeddings of training clips, moved so that each speaker's mean becomes ``mean``."""
+    means, speaker_of_clip, _ = _speaker_means(X, speakers)
+    return X - (means - mean).astype(np.float32)[speaker_of_clip]
+
+
+def fit_enrolled(
+    head: type[Head],
+    params: Params,
+    X: NDArray[np.float32],
+    labels: NDArray[Any],
+    speakers: NDArray[np.str_],
+    seed: int,
+    kept_together: NDArray[np.str_] | None = None,
+) -> tuple[Head, SpeakerStatistics]:
+    """Fit a head on embeddings without the means of the speakers.
+
+    Parameters
+    ----------
+    head : subclass of Head
+        What to fit.
+    params : mapping of str to float
+        Its hyper-parameters.
+    X : ndarray of float32, shape (n_clips, n_features)
+        Embeddings of the training clips.
+    labels, speakers : ndarray of str, shape (n_clips,)
+        Of the training clips.
+    seed : int
+        For heads that draw random numbers.
+    kept_together : ndarray of str, shape (n_clips,), optional
+        Groups for heads that hold speakers out, to calibrate; the speakers by default.
+
+    Returns
+    -------
+    fitted : Head
+        Predicts the clips of a speaker after :meth:`SpeakerStatistics.shift` was subtracted.
+    statistics : SpeakerStatistics
+        Of the training speakers.
+    """
+    statistics = SpeakerStatistics.of(X, speakers)
+    centred = centre_speakers(X, speakers, statistics.mean)
+    groups = speakers if kept_together is None else kept_together
+    with threadpool_limits(1):  # the last digits depend on it
+        return head(params, seed).fit(centred, labels, groups), statistics
+
+
+def _speaker_means(
+    X: NDArray[np.float32], speakers: NDArray[np.str_]
+) -> tuple[NDArray[np.float64], NDArray[np.intp], NDArray[np.intp]]:
+    """Return the mean of each speaker, the speaker of each clip, and the number of their clips."""
+    names, speaker_of_clip, clips = np.unique(speakers, return_inverse=True, return_counts=True)
+    means = [
+        X[speaker_of_clip == number].mean(axis=0, dtype=np.float64) for number in range(len(names))
+    ]
+    return np.stack(means), speaker_of_clip, clips
