@@ -152,8 +152,8 @@ def test_a_head_as_a_module_says_what_it_says_itself(
         return
     np.testing.assert_allclose(scores, probabilities, atol=1e-6)
     np.testing.assert_array_equal(np.unique(labels)[chosen], predicted)
-    likeliest = probabilities.argmax(axis=1)
-    assert (likeliest != chosen.numpy()).any() == name.startswith("svm")
+    if not name.startswith("svm"):  # which decides ties of its votes in another way
+        np.testing.assert_array_equal(probabilities.argmax(axis=1), chosen)
 
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)

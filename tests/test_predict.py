@@ -140,7 +140,7 @@ def test_every_format_says_the_same(serpipe: Command, clips: list[Path], built_i
     assert list(rows[0]) == csv_columns(built_in.labels)
     assert {row["part"] for row in rows} == {"whole", "window"}
     *lines, footer = out["table"].splitlines()[1:]
-    assert "not calibrated" in footer and whole["model"]["probabilities"] in footer
+    assert "held-out speakers" in footer and whole["model"]["probabilities"] in footer
     assert len(rows) == len(lines) == sum(1 + len(each.timeline) for each in expected)
     for each, found in zip(expected, whole["predictions"], strict=True):
         assert found["source"] == each.source and found["scores"] == each.scores

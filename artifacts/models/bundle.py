@@ -14,6 +14,7 @@ detect damage and edits; they are not a signature: whoever changes a bundle on p
 its hashes as well.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from ...errors import UserError, counted, first_line
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
+from ...pipeline.calibration import TEMPERATURE_SCALED, apply_temperature
 from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
 from ...schema import from_json
@@ -69,6 +71,8 @@ class BundleSummary:
     probabilities: str = ""
     #: SHA-256 hashes of the bundle's other files, by name. None in bundles of earlier versions.
     files: Mapping[str, str] | None = None
+    #: The temperature of the probabilities. None: those of the head itself.
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,27 @@ class Bundle:
         X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
         if X.ndim == 3:
             X = weigh(X, np.array(self.summary.layer_weights))
-        return self.fitted.predict(X), self.fitted.predict_proba(X)
+        temperature = self.summary.temperature
+        if temperature is None:
+            return self.fitted.predict(X), self.fitted.predict_proba(X)
+        scores = self.fitted.decision_scores(X)
+        probabilities = apply_temperature(scores, temperature, self.fitted.scores_are)
+        return self.fitted.predict(X), probabilities
 
 
 def save_bundle(
-    folder: Path, fitted: Head, *, training: TrainingRecord | None = None, **fields: Any
+    folder: Path,
+    fitted: Head,
+    *,
+    training: TrainingRecord | None = None,
+    temperature: float | None = None,
+    **fields: Any,
 ) -> None:
     """Write a bundle: a fitted head, and what is known of its and the encoder's training clips.
 
-    ``fields`` are those of :class:`BundleSummary` but for ``head_sha256``, ``probabilities`` and
-    ``files``.
+    ``temperature`` calibrates the probabilities of the head, unless the head does so itself.
+    ``fields`` are the other fields of :class:`BundleSummary`, except ``head_sha256``,
+    ``probabilities`` and ``files``.
     """
     path = _head_path(folder, fields["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +139,11 @@ def save_bundle(
     fitted.save(path)
     files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
     summary = BundleSummary(
-        **fields, head_sha256=files[path.name], probabilities=fitted.probabilities_are, files=files
+        **fields,
+        head_sha256=files[path.name],
+        probabilities=fitted.probabilities_are if temperature is None else TEMPERATURE_SCALED,
+        files=files,
+        temperature=temperature,
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
     write_sealed_json(folder / "bundle.json", content)
@@ -146,6 +165,8 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
             raise ValueError("its layers are none of the encoder")
         if len(set(summary.labels)) < len(summary.labels):
             raise ValueError("a label occurs twice")
+        if summary.temperature is not None and not 0 < summary.temperature < math.inf:
+            raise ValueError("temperature is not a positive number")
         if not summary.probabilities and summary.head in HEADS:
             summary = replace(summary, probabilities=saved_head(summary.head).probabilities_are)
     except FileNotFoundError:

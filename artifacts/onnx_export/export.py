@@ -173,7 +173,7 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
     return Graph(
         prepare_module(front_end),
         PooledLayers(checkpoint, summary),
-        head_module(summary.head, bundle.fitted),
+        head_module(summary.head, bundle.fitted, summary.temperature),
         front_end.minimum_samples,
         longest or front_end.maximum_samples,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from ...display import data_frame, text_table
 from ...errors import UserError, counted
 from ...files import write_text
+from ...pipeline.calibration import TEMPERATURE_SCALED
 from ...pipeline.heads import BEST, FUSE, HEADS, FusedHead, Head
 from ...pipeline.measures import MEASURES
 from ...pipeline.nuisance import ALL_OF_THEM
@@ -316,6 +317,9 @@ def probability_notes(summary: RunSummary) -> list[str]:
         return []
     notes = []
     for name, fitted in summary.heads.items():
+        if "temperature" in fitted.final and name != FUSE:
+            notes.append(f"Probabilities of {name}: {TEMPERATURE_SCALED}.")
+            continue
         head: type[Head] | None = FusedHead
         if name != FUSE:
             head = HEADS.get(str(fitted.final["head"]) if name == BEST else name)

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 
 #: Raised when the same command gives other numbers, so that runs of earlier versions do not resume.
-REVISION = 3
+REVISION = 4
 
 
 def record_run(
@@ -392,10 +392,13 @@ class _BundleSaving:
             plan.tested_labels, fit.nested.predicted, clusters, problem.names, measure
         )
         scores = intervals(np.stack(list(counts.values())), measure)
+        temperature = fit.final.temperature
+        calibrates_itself = fitted.name == FUSE or math.isnan(temperature)
         save_bundle(
             self.run / "bundles" / name,
             fitted,
             training=_training_record(self.cache, plan),
+            temperature=None if calibrates_itself else temperature,
             head=fitted.name,
             parameters=params,
             encoder=self.cache.key,
