@@ -21,6 +21,7 @@ from ..score_text import interval_text, p_text
 from .baselines import baseline_table
 from .checks import Check, grave, run_checks
 from .frozen_probe import against_probe, probe_table, read_probe
+from .probabilities import probabilities_table, read_probabilities
 from .result_tables import (
     classes_table,
     comparison_table,
@@ -151,6 +152,8 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         tables.append(layers_table(results))
     if summary.labels:
         tables.append(classes_table(results))
+        if probabilities := read_probabilities(results):
+            tables.append(probabilities_table(results, probabilities))
     if results.group_columns:
         tables.append(groups_table(results))
     tables.append(speakers_table(results))
