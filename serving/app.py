@@ -221,6 +221,8 @@ class Service:
             # An exception in it refers to this frame: the cycle would keep the audio in memory.
             del job
         self.metrics.add("audio_seconds", prediction.seconds)
+        if self.options.abstain:
+            prediction = prediction.abstained()
         content = answer(prediction, self.model, sha256)
         if self.log:
             try:

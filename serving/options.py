@@ -43,6 +43,8 @@ class Options:
     decoders: int = 2
     #: Memory of each of these beyond what it needs to start.
     decode_bytes: int = 1 << 30
+    #: Whether recordings unlike the training clips get no label.
+    abstain: bool = False
     #: Secret that clients must send.
     token: str | None = None
     #: JSON Lines file to which answers are appended.

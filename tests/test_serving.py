@@ -130,7 +130,9 @@ def test_sagemaker_asks_with_the_bytes_alone(model: SmallModel, clips: list[Path
             answer = client.post("/invocations", content=content, headers={"content-type": kind})
             assert answer.json()["label"] == form["label"]
         table = client.post("/invocations", content=content, headers={"accept": "text/csv"})
-        assert table.text.startswith("source,part,start,end,label,trained_on,score_")
+        assert table.text.startswith(
+            "source,part,start,end,label,trained_on,unlike_training,score_"
+        )
         told = client.post("/invocations", json={"instances": []})
         check_refusal(told, 415)
         # SageMaker passes on no query, but this header.

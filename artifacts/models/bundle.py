@@ -7,6 +7,8 @@
 ``head.skops``           the classifier with its scaler, by skops; or
 ``head.lgbm.json``       the trees, in LightGBM's own text format
 ``training_record.json`` hashes of the clips and speakers that the head was fitted on
+``novelty.skops``        mean and main directions of the training embeddings, to recognise
+                         recordings that are unlike them
 ======================== ======================================================================
 
 Loading runs no code from the folder, and no entry of ``bundle.json`` is used as a path. Hashes
@@ -29,9 +31,12 @@ from ...integrity import check_files, check_listed, hash_files, read_record_json
 from ...pipeline.calibration import TEMPERATURE_SCALED, apply_temperature
 from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
+from ...pipeline.novelty import NoveltyDetector
 from ...schema import from_json
 from ..run.encoder_key import read_encoder_key
 
+#: The file of the :class:`~serpipe.pipeline.novelty.NoveltyDetector`.
+NOVELTY_FILE = "novelty.skops"
 FORMAT_VERSION = 2
 #: The format before files were hashed: still read; only its head has a hash.
 _UNHASHED_VERSION = 1
@@ -83,6 +88,8 @@ class Bundle:
     fitted: Head
     #: The training clips of the head; None if the bundle is older than such records.
     training: TrainingRecord | None = None
+    #: Recognises recordings unlike the training clips; None in bundles of earlier versions.
+    novelty: NoveltyDetector | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -107,9 +114,7 @@ class Bundle:
         probabilities : ndarray of float64, shape (n_clips, n_labels)
             In the order of ``summary.labels``.
         """
-        X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
-        if X.ndim == 3:
-            X = weigh(X, np.array(self.summary.layer_weights))
+        X = self._join(embeddings)
         temperature = self.summary.temperature
         if temperature is None:
             return self.fitted.predict(X), self.fitted.predict_proba(X)
@@ -117,12 +122,33 @@ class Bundle:
         probabilities = apply_temperature(scores, temperature, self.fitted.scores_are)
         return self.fitted.predict(X), probabilities
 
+    def distances(self, embeddings: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Return how far clips are from the training clips.
+
+        Parameters
+        ----------
+        embeddings : mapping of str to ndarray of float32, shape (n_clips, n_features)
+            As :meth:`predict` takes them.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_clips,)
+            Above 1 for clips that are unlike the training clips; NaN if the bundle does not know.
+        """
+        X = self._join(embeddings)
+        return self.novelty.distances(X) if self.novelty else np.full(len(X), np.nan)
+
+    def _join(self, embeddings: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
+        return weigh(X, np.array(self.summary.layer_weights)) if X.ndim == 3 else X
+
 
 def save_bundle(
     folder: Path,
     fitted: Head,
     *,
     training: TrainingRecord | None = None,
+    novelty: NoveltyDetector | None = None,
     temperature: float | None = None,
     **fields: Any,
 ) -> None:
@@ -137,7 +163,10 @@ def save_bundle(
     if training:
         write_record(folder, training)
     fitted.save(path)
-    files = hash_files(folder, [path.name, *([FILE_NAME] if training else [])])
+    optional = [(FILE_NAME, training), (NOVELTY_FILE, novelty)]
+    if novelty:
+        novelty.save(folder / NOVELTY_FILE)
+    files = hash_files(folder, [path.name, *(name for name, content in optional if content)])
     summary = BundleSummary(
         **fields,
         head_sha256=files[path.name],
@@ -195,16 +224,20 @@ def load_bundle(folder: Path) -> Bundle:
     head_file = _head_path(folder, summary.head)
     remedy = "get the bundle again, or fit again"
     files = {head_file.name: summary.head_sha256} if summary.files is None else summary.files
-    names = [head_file.name, *([FILE_NAME] if FILE_NAME in files else [])]
+    optional = (FILE_NAME, NOVELTY_FILE)
+    names = [head_file.name, *(name for name in optional if name in files)]
     check_files(folder, {name: files.get(name, "") for name in names}, remedy)
-    if FILE_NAME not in files and summary.files is not None and (folder / FILE_NAME).exists():
-        raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
+    for name in optional:
+        if name not in files and summary.files is not None and (folder / name).exists():
+            raise UserError(f"{folder / name}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)
-    bundle = Bundle(summary, saved_head(summary.head).load(head_file), training)
+    novelty = NoveltyDetector.load(folder / NOVELTY_FILE) if NOVELTY_FILE in files else None
+    bundle = Bundle(summary, saved_head(summary.head).load(head_file), training, novelty)
     try:
         zeros = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
         embeddings = {layer: zeros.astype(np.float32) for layer in bundle.candidate.layers}
         _, probabilities = bundle.predict(embeddings)
+        bundle.distances(embeddings)
         if probabilities.shape != (1, len(summary.labels)):
             raise ValueError(
                 f"{probabilities.shape[1]} probabilities, {counted(len(summary.labels), 'label')}"

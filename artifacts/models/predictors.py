@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,9 +29,17 @@ from ..score_text import interval_text
 from .bundle import Bundle, BundleSummary, load_bundle
 from .outputs import SOFTMAX, label_probabilities
 
-#: Of a clip: its label, empty for ratings, and its scores, float64, shape (n_outputs,). NaN where
-#: the model gives no numbers.
-ClipScores = tuple[str, NDArray[np.float64]]
+
+class ClipScores(NamedTuple):
+    """What a model says of a clip."""
+
+    label: str  #: Empty for ratings.
+    #: Float64, shape (n_outputs,); NaN where the model gives no numbers.
+    scores: NDArray[np.float64]
+    #: How far it is from the training clips: above 1 it is unlike them. NaN if unknown.
+    distance: float = math.nan
+
+
 Scorer = Callable[[Sequence[Waveform]], list[ClipScores]]
 
 #: Clips per batch of a whole model on a GPU.
@@ -224,12 +232,13 @@ def _bundle_scorer(bundle: Bundle, encoder: Encoder) -> Scorer:
             parts = [pooled[pooling][layers.index(layer), [column]] for pooling in poolings]
             embeddings[layer] = np.concatenate(parts, axis=1).astype(dtype).astype(np.float32)
         if not all(np.isfinite(each).all() for each in embeddings.values()):
-            return "", np.full(len(summary.labels) or 1, math.nan)
+            return ClipScores("", np.full(len(summary.labels) or 1, math.nan))
         predicted, probabilities = bundle.predict(embeddings)
+        distance = float(bundle.distances(embeddings)[0])
         if not summary.labels:
-            return "", np.asarray(predicted[:1], np.float64)
+            return ClipScores("", np.asarray(predicted[:1], np.float64), distance)
         # The chosen label is not always the most probable one: an SVM chooses by votes.
-        return str(predicted[0]), probabilities[0]
+        return ClipScores(str(predicted[0]), probabilities[0], distance)
 
     def on_cpu(waveforms: Sequence[Waveform]) -> list[ClipScores]:
         # As in extraction: each clip alone, by one thread, so that the bits are those of a cache.
@@ -283,9 +292,9 @@ def _whole_model(
 
     def read(logits: NDArray[np.float64]) -> ClipScores:
         if is_rating:
-            return "", logits[0]
+            return ClipScores("", logits[0])
         probabilities = label_probabilities(logits, indices, len(outputs))[0]
-        return outputs[int(np.argmax(probabilities))], probabilities
+        return ClipScores(outputs[int(np.argmax(probabilities))], probabilities)
 
     def score(waveforms: Sequence[Waveform]) -> list[ClipScores]:
         scored: list[ClipScores] = []

@@ -237,7 +237,7 @@ def _largest_difference(
 ) -> float:
     """Compare with the scores of torch; another label is an infinite difference."""
     largest = 0.0
-    for outs, (label, scores) in zip(run_onnx(content, clips), expected, strict=True):
+    for outs, (label, scores, _) in zip(run_onnx(content, clips), expected, strict=True):
         if label and outputs[int(outs[1][0])] != label:
             return math.inf
         differences = np.abs(outs[0][0] - scores) / np.maximum(1, np.abs(scores))

@@ -25,15 +25,16 @@ from ...features.training_record import (
     unite,
 )
 from ...files import json_value
-from ...pipeline.blocks import Matrix
+from ...pipeline.blocks import Matrix, take
 from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.fusion import fuse_heads
 from ...pipeline.groups import KEPT_TOGETHER
 from ...pipeline.heads import BEST, FUSE, HEADS, FusedHead, Grid, Head, Params, combinations
 from ...pipeline.heads.fused import FusedMember
-from ...pipeline.layers import Candidate
+from ...pipeline.layers import Candidate, weigh
 from ...pipeline.measures import MEASURES
+from ...pipeline.novelty import NoveltyDetector, fit_novelty_detector
 from ...pipeline.protocol import (
     Plan,
     Protocol,
@@ -338,7 +339,8 @@ class _BundleSaving:
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
         fitted, weights = fit_final(head, fit.final.params, X, self.plan.problem)
-        self._write(name, fitted, fit, fit.final.params, candidate, weights)
+        joined = weigh(X, np.array(weights)) if X.ndim == 3 else X
+        self._write(name, fitted, fit, fit.final.params, candidate, weights, self._novelty(joined))
 
     def save_fusion(
         self, fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], fused: HeadFit
@@ -356,10 +358,12 @@ class _BundleSaving:
             joined = Candidate("concat-" + "-".join(layers), layers, "concat")
         fitted: list[FusedMember] = []
         weights: tuple[float, ...] = ()
-        start = 0
+        start, novelty = 0, None
         for candidate in used:
             X = self.embeddings(candidate)
             width = X.shape[-1]
+            if candidate.name == fused.final.layer and X.ndim == 2:
+                novelty = self._novelty(X, start)
             for (name, layer), weight in members:
                 if layer == candidate.name:
                     chosen = fits[name].results[layer, ALL].chosen
@@ -369,7 +373,12 @@ class _BundleSaving:
             start += width
         head = FusedHead({}, plan.problem.seed, fitted)
         head.classes = np.unique(plan.problem.labels[plan.problem.everybody().train])
-        self._write(FUSE, head, fused, {}, joined, weights)
+        self._write(FUSE, head, fused, {}, joined, weights, novelty)
+
+    def _novelty(self, X: Matrix, start: int = 0) -> NoveltyDetector | None:
+        problem = self.plan.problem
+        rows = problem.everybody().train
+        return fit_novelty_detector(take(X, rows), problem.kept_together[rows], start)
 
     def _candidate(self, name: str) -> Candidate:
         (candidate,) = (each for each in self.plan.candidates if each.name == name)
@@ -383,6 +392,7 @@ class _BundleSaving:
         params: Params,
         candidate: Candidate,
         weights: Sequence[float],
+        novelty: NoveltyDetector | None,
     ) -> None:
         """Write the bundle of a head that was fitted on all clips."""
         plan, problem = self.plan, self.plan.problem
@@ -398,6 +408,7 @@ class _BundleSaving:
             self.run / "bundles" / name,
             fitted,
             training=_training_record(self.cache, plan),
+            novelty=novelty,
             temperature=None if calibrates_itself else temperature,
             head=fitted.name,
             parameters=params,
