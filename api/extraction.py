@@ -198,7 +198,7 @@ def extract(
                 track=track,
             )
     if mark := contamination_mark(str(key["encoder"]), done.cache.clips):
-        say(mark)
+        say(str(mark))
     for part in done.damaged_parts:
         say(f"note     {part}, left by a stopped extraction, was damaged and was computed again")
     if done.cache.shards:

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from ..pipeline.protocol import Plan, Protocol
     from ..pipeline.ratings import Ratings
 
+    #: One cache or several; the newest by default.
+    Caches = Cache | str | Place | Sequence[Cache | str | Place] | None
+
 
 @with_typed_errors
 def fit(
-    cache: "Cache | str | Place | None" = None,
+    cache: "Caches" = None,
     *,
     head: str | None = None,
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
@@ -59,14 +62,17 @@ def fit(
 
     Parameters
     ----------
-    cache : Cache, str or Path, optional
-        Cache of embeddings; by default the newest in ``features/cache``.
+    cache : Cache, str or Path, or a sequence of these, optional
+        Cache of embeddings; by default the newest in ``features/cache``. Of several caches, of
+        other encoders, the clips that all have in common are used, with the layers of all.
     head : str, optional
-        For labels ``lr`` (logistic regression), ``svm`` (RBF kernel), ``svm-linear``, ``lgbm``
-        (LightGBM), ``sgd`` (``lr`` by gradient descent, for more embeddings than fit in memory);
-        for ratings ``ridge``, ``svr`` (RBF kernel), ``lgbm-regressor``. Several are joined by
-        commas; ``all`` is all of these but ``sgd``. ``best``, alone or among others, also selects
-        the head inside the folds. By default ``lr,svm``, or ``ridge`` for ratings.
+        For labels ``lda`` (linear discriminant analysis), ``lr`` (logistic regression), ``svm``
+        (RBF kernel), ``svm-linear``, ``lgbm`` (LightGBM), ``sgd`` (``lr`` by gradient descent, for
+        more embeddings than fit in memory); for ratings ``ridge``, ``svr`` (RBF kernel),
+        ``lgbm-regressor``. Several are joined by commas; ``all`` is all of these but ``sgd``.
+        ``best``, alone or among others, also selects the head inside the folds; ``fuse`` combines
+        the probabilities of the others on all layers, with weights learnt inside the folds. By
+        default ``lda,svm,fuse``, or ``ridge`` for ratings.
     grid : mapping of str to sequence of float, or sequence of str
         Values of a hyper-parameter to try, such as ``lr.C=0.01,0.1,1``, or ``C=...`` for every head
         that has it. A single value fixes it.
@@ -167,7 +173,7 @@ def fit(
 
 @with_typed_errors
 def fit_cross_corpus(
-    cache: "Cache | str | Place | None" = None,
+    cache: "Caches" = None,
     *,
     head: str | None = None,
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
@@ -222,7 +228,7 @@ def fit_cross_corpus(
 
 @with_typed_errors
 def fit_repeated(
-    cache: "Cache | str | Place | None" = None,
+    cache: "Caches" = None,
     *,
     repeats: int,
     head: str | None = None,
@@ -302,20 +308,22 @@ class _Fitting:
         """Which of ``best`` and ``fuse`` are requested."""
         from ..pipeline.heads import combined_heads
 
-        return combined_heads(self.requested)
+        return combined_heads(self.requested, self.heads[0].task)
 
     def plan(self, protocol: "Protocol") -> "Plan":
         """Apply a protocol, to refuse what cannot be fitted before any work is done."""
         from ..artifacts.run.record_fit import plan_run
 
-        return plan_run(
+        plan, _ = plan_run(
             self.cache,
             self.heads,
             self.grids,
             protocol,
             self.ratings,
             combined=self.combined,
+            default_heads=self.requested is None,
         )
+        return plan
 
     def run(
         self,
@@ -371,7 +379,7 @@ def _with_prefix(say: Say, prefix: str) -> Say:
 
 
 def _prepare(
-    cache: "Cache | str | Place | None",
+    cache: "Caches",
     protocol: "Protocol",
     ratings: str | Place | None,
     head: str | None,
@@ -385,14 +393,25 @@ def _prepare(
     """Open the embeddings and ratings, and look up the heads and their grids."""
     from ..artifacts.run.latest import latest_cache
     from ..features.cache import Cache, check_table, open_cache
+    from ..features.joined_cache import join_caches
     from ..mirror import local
     from ..pipeline.heads import find_heads, read_grids
     from ..pipeline.protocol import is_regression
 
-    source = cache if isinstance(cache, Cache) else local(cache or latest_cache(), say, file=True)
-    opened = source if isinstance(source, Cache) else open_cache(source)
-    check_table(opened)
-    say(f"cache    {opened.path}" + ("" if cache else ", the newest"))
+    several = cache if isinstance(cache, Sequence) and not isinstance(cache, str) else [cache]
+    caches = []
+    for each in several or [None]:
+        source = each if isinstance(each, Cache) else local(each or latest_cache(), say, file=True)
+        caches.append(source if isinstance(source, Cache) else open_cache(source))
+        check_table(caches[-1])
+        say(f"cache    {caches[-1].path}" + ("" if each else ", the newest"))
+    opened = caches[0]
+    if len(caches) > 1:
+        opened, note = join_caches(caches)
+        if protocol.layers != type(protocol).layers:
+            raise UserError(f"--layers {protocol.layers}: omit it with several caches")
+        if note:
+            say(f"note     {note}")
     rated = open_ratings(ratings, protocol.target, say)
     regressed = is_regression(opened.clips, protocol, rated)
     heads = find_heads(head, "regression" if regressed else "classification")

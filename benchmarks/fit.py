@@ -285,12 +285,18 @@ def plain_fold(
         for each in params:
             predicted = np.empty_like(said)
             for part in inner:
-                classifier = head(each).estimator().fit(train[part.train], said[part.train])
+                classifier = _plain(head(each), train[part.train], said[part.train])
                 predicted[part.test] = classifier.predict(train[part.test])
             scores.append(float(score(said, predicted).uar))
         chosen = int(np.argmax(scores))
-        tested = head(params[chosen]).estimator().fit(train, said).predict(X[fold.test])
+        tested = _plain(head(params[chosen]), train, said).predict(X[fold.test])
     return FoldResult(tuple(scores), chosen, 0, tested, np.empty((0, 0)), True)
+
+
+def _plain(head: Any, X: NDArray[np.float32], labels: NDArray[np.str_]) -> Any:
+    """Fit scikit-learn's estimator of a head."""
+    priors = (len(np.unique(labels)),) if head.name == "lda" else ()
+    return head.estimator(*priors).fit(X, labels)
 
 
 def serpipe_fold(

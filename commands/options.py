@@ -60,7 +60,7 @@ _SPELLINGS = {
     "augment": Spelling("speed,pitch,noise"),
     "batch_seconds": Spelling("S", limits=(0, None)),
     "batch_size": Spelling("N"),
-    "cache": Spelling("FILE.h5"),
+    "cache": Spelling("FILE.h5", repeated=True),
     "channels": Spelling(values=choices.CHANNELS),
     "cluster": Spelling("local:N|tcp://HOST:PORT|jobqueue.yaml"),
     "compare_layers": Spelling("HEAD"),

@@ -68,6 +68,8 @@ def learn_weights(members: NDArray[np.float64], codes: NDArray[np.intp]) -> NDAr
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
     weights: NDArray[np.float64] = found.x
     weights[weights < NEGLIGIBLE * weights.sum()] = 0
+    if not weights.any():  # nothing is known: an average with nearly uniform probabilities
+        weights[:] = NEGLIGIBLE / len(weights)
     return weights
 
 

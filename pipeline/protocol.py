@@ -26,6 +26,7 @@ from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, record
 from .heads import BEST, FUSE, Grid, combinations
 from .hold_out import divide_column, hold_out_column, speakers_alone_inside
 from .layers import Candidate, choose_layers
+from .marks import Mark, MarkKind
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
 from .ratings import Ratings, join_ratings
@@ -136,7 +137,7 @@ class Plan:
         The layers to choose from.
     problem : Problem
         What the heads are fitted to.
-    warnings : tuple of str
+    marks : tuple of Mark
         What must be shown with every score.
     assumptions : tuple of str
         What was assumed without being specified, in words.
@@ -153,10 +154,15 @@ class Plan:
     split: Split
     candidates: tuple[Candidate, ...]
     problem: Problem
-    warnings: tuple[str, ...]
+    marks: tuple[Mark, ...]
     assumptions: tuple[str, ...] = ()
     findings: tuple[tuple[str, str], ...] = ()
     group: str = SPEAKER
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The marks as text."""
+        return tuple(map(str, self.marks))
 
     @property
     def task(self) -> str:
@@ -258,17 +264,19 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         respected = groups if groups.chosen or split.kind.keeps_groups else None
         check_folds(split, clips, stratify(labels), None, respected, (column, divided.values))
         value_parts = divided.parts
-    warnings = []
+    marks = []
     if split.kind.shares_speakers:
-        warnings.append(
-            f"INFLATED: {split.name} puts clips of the same speaker on both sides; these scores "
-            "say nothing about a new speaker"
+        text = (
+            f"{split.name} puts clips of the same speaker on both sides; these scores say nothing "
+            "about a new speaker"
         )
+        marks.append(Mark(MarkKind.INFLATED, text))
     if protocol.normalise == "speaker":
-        warnings.append(
-            "TRANSDUCTIVE: each speaker's clips were standardised separately, test speakers "
-            "included; these scores hold only if a whole set of a new speaker's clips is available"
+        text = (
+            "each speaker's clips were standardised separately, test speakers included; these "
+            "scores hold only if a whole set of a new speaker's clips is available"
         )
+        marks.append(Mark(MarkKind.TRANSDUCTIVE, text))
     if protocol.permute_labels:
         labels = permute_within_speakers(labels, clips["speaker"], protocol.seed)
         if (labels == target.labels).all():
@@ -276,10 +284,11 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
                 f"--permute-labels: shuffling within speakers changes nothing, as each has one "
                 f"{target.column}; choose another --target"
             )
-        warnings.append(
-            "PERMUTED LABELS: labels were shuffled within speakers; these scores show what the "
-            "protocol gives without any information"
+        text = (
+            "labels were shuffled within speakers; these scores show what the protocol gives "
+            "without any information"
         )
+        marks.append(Mark(MarkKind.PERMUTED_LABELS, text))
     findings += _crossed(clips, split, target)
     inner = None
     if groups.name != SPEAKER:
@@ -295,7 +304,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         )
     tested = {name: column[problem.tested] for name, column in clips.items()}
     if contaminated := contamination_mark(str(cache.key.get("encoder", "")), tested):
-        warnings.append(contaminated)
+        marks.append(contaminated)
     return Plan(
         protocol,
         pooling,
@@ -304,7 +313,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         split,
         candidates,
         problem,
-        tuple(warnings),
+        tuple(marks),
         (*notes, *target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
         findings,
         groups.name,

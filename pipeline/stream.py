@@ -14,6 +14,7 @@ from ..files import create_file
 from .blocks import FileMatrix, blocks
 from .heads import HEADS, Grid, Head
 from .layers import Candidate
+from .marks import Mark, MarkKind
 from .protocol import Plan, read_rows
 
 
@@ -81,7 +82,7 @@ def stream_plan(
             f"--normalise {plan.protocol.normalise}: {problem}, and it needs all clips of a "
             f"speaker in memory; {remedy}"
         )
-    changes = [f"STREAMED: {problem}: heads read them a block at a time"]
+    changes = [f"{problem}: heads read them a block at a time"]
     streaming: dict[str, Grid] = {}
     for head in heads:
         substitute = _streaming_head(head)
@@ -105,7 +106,8 @@ def stream_plan(
         name = substitute.name
         streaming[name] = {**streaming.get(name, substitute.grid), **given}
     chosen = tuple(HEADS[name] for name in HEADS if name in streaming)
-    return replace(plan, warnings=(*plan.warnings, "; ".join(changes))), chosen, streaming
+    mark = Mark(MarkKind.STREAMED, "; ".join(changes))
+    return replace(plan, marks=(*plan.marks, mark)), chosen, streaming
 
 
 def _streaming_head(head: type[Head]) -> type[Head] | None:

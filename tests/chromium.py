@@ -14,9 +14,9 @@ import pytest
 
 CHROMIUM = next(
     (
-        found
+        path
         for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
+        if (path := shutil.which(name))
     ),
     None,
 )
@@ -76,11 +76,11 @@ class Chromium:
             command["sessionId"] = self._session
         os.write(self._to, json.dumps(command).encode() + b"\0")
         while True:
-            told = self._receive()
-            if told.get("id") == self._number:
-                assert "error" not in told, told
-                return told["result"]
-            self._note(told)
+            message = self._receive()
+            if message.get("id") == self._number:
+                assert "error" not in message, message
+                return message["result"]
+            self._note(message)
 
     def _receive(self) -> dict[str, Any]:
         content = bytearray()
@@ -88,11 +88,11 @@ class Chromium:
             part = os.read(self._back, 1)
             assert part, "Chromium has ended"
             content += part
-        told: dict[str, Any] = json.loads(content[:-1])
-        return told
+        message: dict[str, Any] = json.loads(content[:-1])
+        return message
 
-    def _note(self, told: dict[str, Any]) -> None:
-        method, about = told.get("method"), told.get("params", {})
+    def _note(self, message: dict[str, Any]) -> None:
+        method, about = message.get("method"), message.get("params", {})
         if method == "Log.entryAdded":
             self.console.append(about["entry"]["text"])
         elif method == "Runtime.exceptionThrown":
@@ -104,20 +104,20 @@ class Chromium:
 
     def value(self, expression: str) -> Any:
         """What an expression of JavaScript is on the page."""
-        told = self(
+        answer = self(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True,
             userGesture=True,
         )  # fmt: skip
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 60) -> Any:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
-        while not (found := self.value(expression)):
-            assert time.monotonic() < end, f"{expression} stays {found!r}; {self.console}"
+        while not (value := self.value(expression)):
+            assert time.monotonic() < end, f"{expression} stays {value!r}; {self.console}"
             time.sleep(0.1)
-        return found
+        return value
 
     def open(self, address: str) -> None:
         self("Page.navigate", url=address)
@@ -160,8 +160,8 @@ class Chromium:
     def picture(self, path: Path) -> None:
         import base64
 
-        told = self("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(told["data"]))
+        answer = self("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def close(self) -> None:
         self._watch.cancel()

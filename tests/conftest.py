@@ -18,6 +18,8 @@ import soundfile
 from filelock import FileLock
 from serpipe.integrity import write_sealed_json
 
+from .processes import start_fork_server
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -96,12 +98,12 @@ def save_encoder(
 @pytest.fixture(scope="session")
 def family_encoder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a small random encoder of a family; made once."""
-    made: dict[str, Path] = {}
 
     def make(family: str) -> Path:
-        if family not in made:
-            made[family] = save_encoder(tmp_path_factory.mktemp(family), family)
-        return made[family]
+        def save(folder: Path) -> None:
+            save_encoder(folder / family, family)
+
+        return made_once(tmp_path_factory, family, save) / family
 
     return make
 
@@ -184,13 +186,19 @@ def call_in(work: Path, *arguments: object) -> None:
         assert run_main(*arguments) == 0
 
 
-def run_main(*arguments: object) -> int:
-    """Call the command line in this process, where torch is loaded already; its exit code."""
+def run_main(*arguments: object, render_figures: bool = True) -> int:
+    """Call the command line in this process, where torch is loaded already; its exit code.
+
+    Rendering takes most of the time of a report. Without it the figures are still drawn, as objects
+    of matplotlib, and blank files are written in their place.
+    """
     from serpipe.cli import main
 
     on_interrupt = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
+        if not render_figures and "report" in arguments[:1]:
+            patch.setattr("serpipe.artifacts.report.figures.as_bytes", lambda *_: b"blank")
         try:
             main()
         except SystemExit as stop:
@@ -201,15 +209,13 @@ def run_main(*arguments: object) -> int:
 
 
 @pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Torch has one thread, here and in what is started: the last digits depend on the number."""
-    import torch
+def forked_workers() -> Iterator[None]:
+    """Start the workers of Dask that `local:N` starts by forking, which takes no imports."""
+    import dask
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    start_fork_server()
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 def write_wav(path: Path, samples: np.ndarray, rate: int = 16000) -> Path:
@@ -235,14 +241,17 @@ Command = Callable[..., Finished]
 def serpipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """The command line, called in this process, in an empty working directory."""
+    """The command line, called in this process, in an empty working directory.
+
+    Figures of reports are rendered only on request.
+    """
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
 
-    def call(*arguments: object) -> Finished:
+    def call(*arguments: object, render_figures: bool = False) -> Finished:
         capsys.readouterr()
-        code = run_main(*arguments)
+        code = run_main(*arguments, render_figures=render_figures)
         streams = capsys.readouterr()
         return Finished(code, streams.out, streams.err)
 

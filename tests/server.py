@@ -3,15 +3,14 @@
 import io
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, TextIO
 
 import httpx
 import numpy as np
@@ -25,6 +24,8 @@ from serpipe.serving.answers import AnswerLog
 from serpipe.serving.app import Service, make_app
 from serpipe.serving.options import Options
 from serpipe.serving.server import configure, listen
+
+from .processes import Forked
 
 RATE = 16000
 
@@ -92,9 +93,9 @@ def recognize(client: Any, content: bytes, name: str = "clip.flac", **more: Any)
 def check_refusal(answer: Any, *statuses: int) -> str:
     """A refusal is one of some statuses with one sentence; return that."""
     assert answer.status_code in statuses, (answer.status_code, answer.text)
-    told = answer.json()
-    assert list(told) == ["detail"]
-    sentence: str = told["detail"]
+    content = answer.json()
+    assert list(content) == ["detail"]
+    sentence: str = content["detail"]
     assert sentence[0].isupper() and sentence.endswith("."), sentence
     assert "\n" not in sentence and "Traceback" not in sentence and len(sentence) < 400
     return sentence
@@ -122,32 +123,32 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def address_of(server: "subprocess.Popen[str]") -> str:
-    """Wait until a server says where it listens."""
-    assert server.stderr
+def address_of(stderr: Iterable[str]) -> str:
+    """Wait until a server prints where it listens."""
     lines = []
-    for line in server.stderr:
+    for line in stderr:
         lines.append(line)
-        if found := re.search(r"http://[\d.]+:(\d+)", line):
-            return f"http://127.0.0.1:{found[1]}"
+        if match := re.search(r"http://[\d.]+:(\d+)", line):
+            return f"http://127.0.0.1:{match[1]}"
     pytest.fail("".join(lines))
 
 
 @contextmanager
 def command(
     cwd: Path, *arguments: object, files: int | None = None
-) -> Iterator[tuple[subprocess.Popen[str], Any]]:
-    """`serpipe serve` in a process of its own, with a limit on open files; a client of it."""
-    code = "from serpipe.cli import main; main()"
-    limit = ["sh", "-c", f'ulimit -n {files}; exec "$0" "$@"'] if files else []
-    server = subprocess.Popen(
-        [*limit, sys.executable, "-c", code, "serve", "--port", "0", "--device", "cpu",
-         *map(str, arguments)],
-        cwd=cwd, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        with httpx.Client(base_url=address_of(server), timeout=90, trust_env=False) as client:
-            yield server, client
-    finally:
-        server.kill()
-        server.wait()
+) -> Iterator[tuple[Forked, TextIO, Any]]:
+    """`serpipe serve` as a process, with a limit on open files; its standard error; a client."""
+    with TemporaryDirectory() as folder:
+        pipe = Path(folder) / "stderr"
+        os.mkfifo(pipe)
+        server = Forked("serpipe", "serve", "--port", 0, "--device", "cpu", *arguments,
+                        cwd=cwd, err=pipe, files=files)  # fmt: skip
+        try:
+            with (
+                pipe.open() as stderr,
+                httpx.Client(base_url=address_of(stderr), timeout=90, trust_env=False) as client,
+            ):
+                yield server, stderr, client
+        finally:
+            server.kill()
+            server.wait()

@@ -36,21 +36,20 @@ def documented_once(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> P
     return made_once(tmp_path_factory, "documented", make)
 
 
-def test_the_examples_of_the_pages_run_as_they_stand(documented_once: Path, tmp_path: Path) -> None:
-    """Page by page in one process; what follows the first page has its caches and runs."""
+def test_the_examples_of_the_pages_run_as_they_stand(
+    documented_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Page by page; what follows the first page has its caches and runs."""
     work = tmp_path / "work"
     shutil.copytree(documented_once, work)
-    (run,) = (work / "artifacts" / "runs").iterdir()
-    script = []
+    monkeypatch.chdir(work)
+    (run,) = Path("artifacts/runs").iterdir()
     for page in PAGES:
         text = (ROOT / "docs" / "how-to" / f"{page}.md").read_text()
         blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
         assert blocks, page
         code = "\n".join(blocks).replace("runs/RUN", f"runs/{run.name}")
-        script.append(f"exec(compile({code!r}, {page!r}, 'exec'), {{}})")
-    (tmp_path / "examples.py").write_text("\n".join(script))
-    done = run_python(tmp_path / "examples.py", cwd=work)
-    assert done.returncode == 0, done.stderr
+        exec(compile(code, page, "exec"), {"__name__": page})
 
 
 def test_the_functions_do_what_the_commands_do_and_record_the_call(
@@ -114,10 +113,10 @@ SET_BY_COMMANDS = {"provenance", "track", "say", "show", "names"}
 
 def command_of(names: tuple[str, ...]) -> Any:
     """The command as Click parses it."""
-    found: Any = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(cli.app)
     for name in names:
-        found = found.commands[name]
-    return found
+        command = command.commands[name]
+    return command
 
 
 def test_every_command_is_compared_with_a_function() -> None:

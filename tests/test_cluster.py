@@ -21,6 +21,9 @@ from serpipe.features.cluster_engine import make_tasks
 from serpipe.features.decoding import DecodedClip
 
 from .conftest import Command, save_encoder
+from .processes import Forked
+
+Process = Forked | subprocess.Popen[bytes]
 
 #: The same provenance for all runs: what is compared is everything else.
 SAME: dict[str, Any] = {"command": "test", "versions": {}, "machine": {}}
@@ -35,23 +38,25 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.running: list[subprocess.Popen[bytes]] = []
+        self.running: list[Process] = []
         self.scheduler = self.start("scheduler", "--host", "127.0.0.1", "--port", "0")
         self.address = self.told()
 
-    def start(self, *arguments: object, hide: Path | None = None) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "distributed.cli.dask_" + str(arguments[0])]
-        if arguments[0] == "scheduler":
+    def start(self, kind: str, *options: object, hide: Path | None = None) -> Process:
+        module = f"distributed.cli.dask_{kind}"
+        options = ("--no-dashboard", *options)
+        if kind == "scheduler":
             (self.folder / "scheduler.json").unlink(missing_ok=True)
-            command += ["--scheduler-file", str(self.folder / "scheduler.json"), "--no-show"]
-        before = [*HIDING, str(hide)] if hide else []
-        with (self.folder / f"{len(self.running)}.log").open("wb") as log:
-            done = subprocess.Popen(
-                [*before, *command, "--no-dashboard", *map(str, arguments[1:])],
-                stdout=log, stderr=log, cwd=self.folder,
-            )  # fmt: skip
-        self.running.append(done)
-        return done
+            options += ("--scheduler-file", self.folder / "scheduler.json", "--no-show")
+        log = self.folder / f"{len(self.running)}.log"
+        if hide is None:
+            process: Process = Forked(module, *options, cwd=self.folder, out=log, err=log)
+        else:
+            command = [*HIDING, str(hide), sys.executable, "-m", module, *map(str, options)]
+            with log.open("wb") as file:
+                process = subprocess.Popen(command, stdout=file, stderr=file, cwd=self.folder)
+        self.running.append(process)
+        return process
 
     def told(self) -> str:
         file, ends = self.folder / "scheduler.json", time.monotonic() + 60
@@ -66,9 +71,7 @@ class Processes:
             each.kill()
             each.wait()
 
-    def workers(
-        self, number: int, *more: object, hide: Path | None = None
-    ) -> list["subprocess.Popen[bytes]"]:
+    def workers(self, number: int, *more: object, hide: Path | None = None) -> list[Process]:
         options = ("worker", self.address, "--nthreads", 1, "--no-nanny")
         folder = ("--local-directory", self.folder)
         return [self.start(*options, *folder, *more, hide=hide) for _ in range(number)]
@@ -212,7 +215,7 @@ def test_a_worker_reloads_an_encoder_whose_weights_changed(
 
 
 def test_a_task_that_kills_its_workers_is_reported_and_does_not_stop_the_others(
-    few_clips: Path, extract: Callable[..., Any], tmp_path: Path
+    few_clips: Path, extract: Callable[..., Any], tmp_path: Path, forked_workers: None
 ) -> None:
     import dask
 
@@ -242,7 +245,7 @@ def test_a_task_that_kills_its_workers_is_reported_and_does_not_stop_the_others(
 
 
 def test_a_fit_on_workers_gives_the_same_bytes(
-    fitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: None
 ) -> None:
     work = tmp_path / "work"
     shutil.copytree(fitted_once, work)

@@ -53,9 +53,9 @@ def test_a_tree_becomes_a_tree_with_the_same_audio(tree: Path, tmp_path: Path, f
     assert done.written == tuple(out / name for name in names)
     assert (done.skipped, done.bad, done.clipped) == ((), (), ())
     for source, name in zip(sources, names, strict=True):
-        found = soundfile.info(out / name)
-        assert (found.format, found.subtype) == (format.upper(), "PCM_16")
-        assert (found.channels, found.samplerate) == (1, 16000)
+        info = soundfile.info(out / name)
+        assert (info.format, info.subtype) == (format.upper(), "PCM_16")
+        assert (info.channels, info.samplerate) == (1, 16000)
         expected, _ = read_waveform(tree / source, 16000)
         waveform, _ = read_waveform(out / name, 16000)
         assert len(waveform) == len(expected)

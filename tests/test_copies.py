@@ -172,9 +172,9 @@ def test_waveforms_of_copies_agree_and_those_of_other_clips_do_not(
     waveform = read_waveform(source, RATE)[0]
     for change in CHANGES:
         copy = read_waveform(plant(source, tmp_path, change), RATE)[0]
-        found = correlation(waveform, copy), correlation(waveform, copy, whiten=True)
-        assert max(found[0] - SAME_RECORDING, found[1] - SAME_WHITENED) > 0.1
-        assert correlation(copy, waveform) == pytest.approx(found[0], abs=0.01)
+        correlations = correlation(waveform, copy), correlation(waveform, copy, whiten=True)
+        assert max(correlations[0] - SAME_RECORDING, correlations[1] - SAME_WHITENED) > 0.1
+        assert correlation(copy, waveform) == pytest.approx(correlations[0], abs=0.01)
     others = [h for h in originals[1:] if h.clip.speaker == originals[0].clip.speaker]
     for other in others:
         different = read_waveform(other.clip.file, RATE)[0]
@@ -198,12 +198,12 @@ def test_recordings_depend_neither_on_order_nor_on_other_clips(
     copy = decode([as_clip(plant(file_of(originals[0]), tmp_path, "gain"))])
     few, many = [*originals[:20], *copy], [*originals, *copy]
     random.Random(0).shuffle(many)
-    told = [
+    recordings = [
         {each.clip.name: each.recording for each in mark_recordings(clips)} for clips in (few, many)
     ]
-    assert told[0].items() <= told[1].items()
+    assert recordings[0].items() <= recordings[1].items()
     smallest = min(originals[0].facts.audio_sha256, copy[0].facts.audio_sha256)
-    assert told[0][originals[0].clip.name] == told[0][copy[0].clip.name] == smallest
+    assert recordings[0][originals[0].clip.name] == recordings[0][copy[0].clip.name] == smallest
 
 
 @pytest.mark.parametrize("emotion", ["same", "other"])
@@ -240,9 +240,9 @@ def test_copies_of_one_speaker_stay_together_and_a_check_names_them(
     table = write_manifest(few_clips, clips)
     done = serpipe("extract", "--manifest", table, "--encoder", small_encoder, "--format", "json")
     assert done.code == 0
-    told = json.loads(done.out)
-    assert [len(group) for group in told["same_recording"]] == [2, 2, 2, 2]
-    assert told["same_bytes"] == []
+    content = json.loads(done.out)
+    assert [len(group) for group in content["same_recording"]] == [2, 2, 2, 2]
+    assert content["same_bytes"] == []
     fitted = serpipe(
         "fit", "--head", "lr", "--split", "random:5", "--layers", "1", "--grid", "lr.C=0.01"
     )
@@ -284,27 +284,27 @@ def test_only_new_clips_are_compared(few_clips: Path, small_encoder: Path, tmp_p
 
     def again() -> Any:
         compared.clear()
-        found = [
+        clips = [
             replace(clip, speaker="x", speaker_id="x", emotion="x", shared_emotion="")
             for clip in scan(few_clips, RAVDESS).clips
         ]
-        done = extract_with(encoder, found, tmp_path / "c.h5", track=track)
+        done = extract_with(encoder, clips, tmp_path / "c.h5", track=track)
         return recordings(done.cache.clips).tolist()
 
     source = next(few_clips.rglob("03-01-01*-01.flac"))
     first = plant(source, tmp_path / "aside", "gain")
     shutil.move(first, few_clips / "Actor_01" / "03-01-08-02-02-02-01.wav")
-    told = again()
+    pairs_compared = again()
     assert compared
     before = (tmp_path / "c.h5").read_bytes()
-    assert again() == told
+    assert again() == pairs_compared
     assert compared == []
     assert (tmp_path / "c.h5").read_bytes() == before
     second = plant(source, tmp_path / "aside", "trim50")
     shutil.move(second, few_clips / "Actor_01" / "03-01-08-02-02-01-01.wav")
-    assert len(again()) == len(told) + 1
+    assert len(again()) == len(pairs_compared) + 1
     assert compared
-    assert len(set(again())) == len(set(told))
+    assert len(set(again())) == len(set(pairs_compared))
     anew = tmp_path / "c.h5"
     grown = anew.read_bytes()
     anew.unlink()
@@ -383,7 +383,7 @@ def test_candidates_are_pairs_that_share_hashes_and_no_others() -> None:
     prints[9][:2] = prints[201][:2]  # too few
     for each in prints:
         each[-1] = 4_000_000_000  # of every clip: says nothing
-    found = find_candidates([np.sort(each).astype("<u4").tobytes() for each in prints])
-    assert found.tolist() == [[7, 200]]
+    candidates = find_candidates([np.sort(each).astype("<u4").tobytes() for each in prints])
+    assert candidates.tolist() == [[7, 200]]
     assert find_candidates([]).shape == (0, 2)
     assert find_candidates([b"", prints[0].tobytes()]).shape == (0, 2)

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from serpipe.artifacts.run.results import read_results
 from serpipe.corpora import CORPORA
 from serpipe.corpora.corpus import Archive
@@ -147,7 +148,7 @@ def test_every_pair_of_corpora_is_fitted_and_the_report_is_a_matrix(
     )
     runs = [each["run"] for each in json.loads(done.out)["runs"]]
     assert len(runs) == 4
-    report = serpipe("report", *runs, "--format", "json", "--out", "matrix")
+    report = serpipe("report", *runs, "--format", "json", "--out", "matrix", render_figures=True)
     tables = json.loads(report.out)["tables"]
     assert json.loads(done.out)["matrix-lr"] == tables["matrix-lr"]
     # Each line names the pair that it is about, and the next command is short and works.
@@ -188,7 +189,8 @@ def test_every_pair_of_corpora_is_fitted_and_the_report_is_a_matrix(
     assert (bundle["corpus"], bundle["licence"]) == ("EMO-DB", "CC BY 4.0")
     # On the same clips: within EMO-DB against RAVDESS to EMO-DB, and the other way round.
     assert len(tables["comparisons"]) == 2
-    assert (Path("matrix") / "matrix-lr.png").is_file()
+    with Image.open(Path("matrix") / "matrix-lr.png") as image:
+        image.verify()
     command = ("fit", "--head", "lr", "--cross-corpus", "--layers", "2", "--grid", "C=0.1")
     printed = serpipe(*command).out
     assert printed.count("ravdess") > 2 and printed.splitlines()[-4:] == runs
@@ -241,8 +243,8 @@ def test_a_folder_of_several_corpora_is_refused_with_the_options_to_use(
     options = shlex.split(line[line.index("--data ", line.index(": --data")) :])
     assert options[::2] == ["--data"] * 3
     sources, scans = find_data(options[1::2])
-    found = {source.name: len(each.clips) for source, each in zip(sources, scans, strict=True)}
-    assert found == {"tess": 8, "emodb": 11, "cremad": 10}
+    counts = {source.name: len(each.clips) for source, each in zip(sources, scans, strict=True)}
+    assert counts == {"tess": 8, "emodb": 11, "cremad": 10}
 
 
 def test_words_are_merged_in_every_corpus_that_has_them(serpipe: Command, cache: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_file_that_hdf5_never_finishes_with_is_refused(
     damaged = tmp_path / "c.h5"
     damaged.write_bytes(content)
     for read in (open_cache, verify_cache):
-        with pytest.raises(UserError, match="not a whole cache"):
+        with pytest.raises(UserError, match=str(damaged)):
             read(damaged)
 
 
@@ -213,7 +213,7 @@ def test_a_damaged_index_of_shards_is_refused_in_one_line(whole: Path, tmp_path:
         with h5py.File(out, "r+") as file:
             del file[name]
             file.create_dataset(name, data=values)
-        with pytest.raises(UserError, match="not a whole cache"):
+        with pytest.raises(UserError, match=f"{out}.*{name}"):
             open_cache(out)
 
 

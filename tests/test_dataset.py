@@ -170,7 +170,7 @@ def test_wrongly_named_files_are_refused_or_omitted(few_clips: Path) -> None:
 
 def test_the_example_in_the_documentation_runs() -> None:
     (example,) = [
-        found for found in doctest.DocTestFinder().find(module.ClipDataset) if found.examples
+        test for test in doctest.DocTestFinder().find(module.ClipDataset) if test.examples
     ]
     assert "GroupKFold" in (example.docstring or "")
     assert doctest.DocTestRunner().run(example).failed == 0

@@ -20,9 +20,9 @@ def encoder(small_encoder: Path) -> Encoder:
 @pytest.fixture
 def clips(few_clips: Path) -> list[Clip]:
     """Six real clips, of which the third is damaged."""
-    found = list(scan(few_clips, CORPORA["ravdess"]).clips)[:6]
-    Path(str(found[2].file)).write_bytes(b"RIFF no more")
-    return found
+    scanned = list(scan(few_clips, CORPORA["ravdess"]).clips)[:6]
+    Path(str(scanned[2].file)).write_bytes(b"RIFF no more")
+    return scanned
 
 
 def with_decoder(encoder: Encoder, decoder: Decoder) -> LocalEngine:

@@ -40,8 +40,8 @@ SERPIPE = [sys.executable, "-c", "from serpipe.cli import main; main()"]
 
 def in_exec_form(pattern: str) -> list[str]:
     """A command of the Dockerfile, of which the pattern finds the list."""
-    (found,) = re.findall(pattern, STAGE, re.MULTILINE)
-    command: list[str] = json.loads(found)
+    (match,) = re.findall(pattern, STAGE, re.MULTILINE)
+    command: list[str] = json.loads(match)
     return command
 
 
@@ -70,10 +70,10 @@ class Image:
     @property
     def environment(self) -> dict[str, str]:
         """The variables of the image, at its paths of here and at any free port; no others."""
-        told = dict(re.findall(r"(\w+)=(\S+)", " ".join(re.findall(r"(?m)^ENV (.*)$", STAGE))))
-        told["PATH"] = told["PATH"].replace("$PATH", os.environ["PATH"])
-        assert (told["SERPIPE_MODEL"], told["SERPIPE_PORT"]) == ("/opt/ml/model", "8080")
-        return told | {"SERPIPE_MODEL": str(self.model), "SERPIPE_PORT": "0",
+        variables = dict(re.findall(r"(\w+)=(\S+)", " ".join(re.findall(r"(?m)^ENV (.*)$", STAGE))))
+        variables["PATH"] = variables["PATH"].replace("$PATH", os.environ["PATH"])
+        assert (variables["SERPIPE_MODEL"], variables["SERPIPE_PORT"]) == ("/opt/ml/model", "8080")
+        return variables | {"SERPIPE_MODEL": str(self.model), "SERPIPE_PORT": "0",
                        "PYTHONPATH": str(self.site), "HOME": "/nonexistent"}  # fmt: skip
 
 
@@ -106,7 +106,9 @@ def running(command: list[str], environment: Mapping[str, str], work: Path) -> I
     server = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE,
                               text=True)  # fmt: skip
     try:
-        with httpx.Client(base_url=address_of(server), timeout=90, trust_env=False) as client:
+        assert server.stderr
+        address = address_of(server.stderr)
+        with httpx.Client(base_url=address, timeout=90, trust_env=False) as client:
             yield client
         server.terminate()
         assert server.wait(60) == 0, server.stderr and server.stderr.read()
@@ -117,8 +119,8 @@ def running(command: list[str], environment: Mapping[str, str], work: Path) -> I
 
 def written_in(*folders: Path) -> list[Path]:
     """All that is there, but for the bytecode, which pip leaves in the image."""
-    found = [path for folder in folders for path in folder.rglob("*")]
-    return sorted(path for path in found if "__pycache__" not in path.parts)
+    paths = [path for folder in folders for path in folder.rglob("*")]
+    return sorted(path for path in paths if "__pycache__" not in path.parts)
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +189,11 @@ def test_the_image_serves_a_model_archive_of_sagemaker(
         sent = {"content-type": "audio/flac",
                 "x-amzn-sagemaker-custom-attributes": "window=2,hop=1"}  # fmt: skip
         answer = client.post("/invocations", content=clip.read_bytes(), headers=sent).json()
-    told = load_model(bundle, encoder=small_encoder).predict(clip, window=2, hop=1)
-    assert answer["label"] == told.label
-    assert [each["label"] for each in answer["timeline"]] == [each.label for each in told.timeline]
+    prediction = load_model(bundle, encoder=small_encoder).predict(clip, window=2, hop=1)
+    assert answer["label"] == prediction.label
+    assert [each["label"] for each in answer["timeline"]] == [
+        each.label for each in prediction.timeline
+    ]
 
 
 def test_an_empty_model_folder_is_an_error_and_no_other_model(
@@ -203,14 +207,14 @@ def test_an_empty_model_folder_is_an_error_and_no_other_model(
 
 def block(language: str) -> str:
     """The one block of the page in a language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-    return str(found)
+    (match,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    return str(match)
 
 
 def test_the_limits_of_nginx_agree_with_those_of_the_server() -> None:
     def number(directive: str) -> int:
-        (found,) = re.findall(rf"(?m)^ *{directive} (?:\w+ )?(\d+)[ms]?;", block("nginx"))
-        return int(found)
+        (match,) = re.findall(rf"(?m)^ *{directive} (?:\w+ )?(\d+)[ms]?;", block("nginx"))
+        return int(match)
 
     options = Options()
     most = number("client_max_body_size") << 20

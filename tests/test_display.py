@@ -110,10 +110,12 @@ def test_numbers_of_a_run_are_numbers_and_ids_keep_their_zeros(
 
 
 def test_predictions_are_written_as_the_suffix_says(
-    serpipe: Command, sample: Path, tmp_path: Path
+    serpipe: Command, sample: Path, fitted_once: Path, small_encoder: Path, tmp_path: Path
 ) -> None:
+    (bundle,) = fitted_once.glob("artifacts/runs/*/bundles/lr")
     clip = sorted(sample.rglob("*.flac"))[0]
-    predict = ("predict", clip, "--window", 1, "--device", "cpu")
+    model = ("--model", bundle, "--encoder", small_encoder, "--device", "cpu")
+    predict = ("predict", clip, *model, "--window", 1)
     for suffix in ("csv", "json", "jsonl"):
         out = tmp_path / "new" / f"said.{suffix}"
         written = serpipe(*predict, "--out", out, "--plot", tmp_path / f"{suffix}.png")
@@ -129,7 +131,7 @@ def test_predictions_are_written_as_the_suffix_says(
         assert serpipe(*predict, *wrong).code == 2
     before = (tmp_path / "said.txt").read_text()
     silent = write_wav(tmp_path / "silent.wav", np.zeros(16000))
-    done = serpipe("predict", silent, "--device", "cpu", "--out", tmp_path / "said.txt")
+    done = serpipe("predict", silent, *model, "--out", tmp_path / "said.txt")
     assert done.code == 2 and (tmp_path / "said.txt").read_text() == before
     assert clip.stat().st_size > 10_000
     (tmp_path / "blocked.json.unfinished").mkdir()  # so that it cannot be written in the end

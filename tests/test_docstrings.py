@@ -75,9 +75,9 @@ def test_sections_of_public_functions_agree_with_their_signatures(path: Path) ->
         where = f"{function.name}, line {function.lineno}"
         if names := set(documented(docstring)):
             assert names == parameters(function), where
-        found = sections(docstring)
-        if "Parameters" in found and needs_description(function.returns):
-            stated = found.keys() & {"Returns", "Yields"} or found[""].startswith(RESULT_FIRST)
+        present = sections(docstring)
+        if "Parameters" in present and needs_description(function.returns):
+            stated = present.keys() & {"Returns", "Yields"} or present[""].startswith(RESULT_FIRST)
             assert stated, where
 
 

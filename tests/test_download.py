@@ -154,10 +154,10 @@ def refused(call: Callable[[], object], *words: str, error: type[Exception] = Ma
 
 def left(folder: Path) -> dict[str, bytes]:
     """What is in a folder, besides the lock."""
-    found = {path for path in folder.rglob("*") if path.is_file()}
+    files = {path for path in folder.rglob("*") if path.is_file()}
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for path in found
+        for path in files
         if path.name != ".download.lock"
     }
 
@@ -212,8 +212,8 @@ def test_a_dropped_connection_is_resumed(server: Server, tmp_path: Path, chunked
 
 def test_a_later_run_resumes_an_earlier_one(server: Server, tmp_path: Path) -> None:
     served = Served(drops=[20_000] * ATTEMPTS)
-    told = refused(lambda: fetch(server, served, tmp_path), str(len(BODY)), "kept")
-    assert f"have {20_000 * ATTEMPTS}" in told
+    message = refused(lambda: fetch(server, served, tmp_path), str(len(BODY)), "kept")
+    assert f"have {20_000 * ATTEMPTS}" in message
     assert left(tmp_path)["a.bin.part"] == BODY[: 20_000 * ATTEMPTS]
     assert "a.bin" not in left(tmp_path)
     fetch(server, served, tmp_path)
@@ -319,9 +319,9 @@ def test_fewer_bytes_than_announced_are_never_the_archive(
 
 def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path) -> None:
     should = md5(OTHER)
-    told = refused(lambda: fetch(server, Served(), tmp_path, checksum=should), "run the same")
-    assert md5(BODY)[4:] in told
-    assert should[4:] in told
+    message = refused(lambda: fetch(server, Served(), tmp_path, checksum=should), "run the same")
+    assert md5(BODY)[4:] in message
+    assert should[4:] in message
     assert left(tmp_path) == {}
 
 
@@ -512,8 +512,8 @@ def test_links_at_the_names_of_temporary_files_are_not_followed(
 def test_a_file_that_differs_is_not_replaced(server: Server, tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(b"mine!")
     body = zipped({"a.wav": b"a", "x.wav": b"other"})
-    told = refused(lambda: unpacked(server, body, tmp_path), "differs", error=UserError)
-    assert told.startswith(str(tmp_path / "x.wav"))
+    message = refused(lambda: unpacked(server, body, tmp_path), "differs", error=UserError)
+    assert message.startswith(str(tmp_path / "x.wav"))
     assert left(tmp_path) == {"a.zip": body, "a.wav": b"a", "x.wav": b"mine!"}
 
 
@@ -594,9 +594,9 @@ def test_a_damaged_archive_is_reported_and_leaves_no_partial_files(
 ) -> None:
     assert body not in (GOOD_ZIP, GOOD_TAR)
     refused(lambda: unpacked(server, body, tmp_path, name), "is damaged", "remove it")
-    found = left(tmp_path)
-    assert found.pop(name) == body
-    assert found in ({}, {"a.wav": b"first"})
+    files = left(tmp_path)
+    assert files.pop(name) == body
+    assert files in ({}, {"a.wav": b"first"})
 
 
 def with_zip64_fields(archive: bytes, values: bytes) -> bytes:

@@ -325,12 +325,12 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: str) -> None:
 def test_a_whisper_with_another_preprocessor_is_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path, "whisper")
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         load_encoder(str(tmp_path))
 
 
 def test_an_impossible_hub_id_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="a hub id such as"):
+    with pytest.raises(UserError, match="foo/bar baz"):
         load_encoder("foo/bar baz")
 
 
@@ -347,7 +347,7 @@ def test_the_identity_distinguishes_configurations(tmp_path: Path, small_encoder
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/nowhere/at/all"])
 def test_a_folder_that_does_not_exist_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match=name):
         load_encoder(name)
 
 

@@ -105,7 +105,7 @@ def score_by_hand(last: str, model: Path, clips: list[Path]) -> list[list[float]
     head = {key: t for key, t in weights.items() if key.startswith("classifier.")}
     encoder = transformers.Wav2Vec2Model.from_pretrained(model).eval()
     extract = transformers.Wav2Vec2FeatureExtractor.from_pretrained(model)
-    told = []
+    scored = []
     for clip in clips:
         samples, rate = soundfile.read(clip, dtype="float32", always_2d=True)
         heard = soxr.resample(samples.mean(axis=1), rate, 16000, quality="VHQ")
@@ -114,8 +114,8 @@ def score_by_hand(last: str, model: Path, clips: list[Path]) -> list[list[float]
             mean = encoder(inputs).last_hidden_state[0].mean(dim=0)
         dense = head["classifier.dense.weight"] @ mean + head["classifier.dense.bias"]
         logits = head[f"classifier.{last}.weight"] @ dense.tanh() + head[f"classifier.{last}.bias"]
-        told.append(logits.tolist())
-    return told
+        scored.append(logits.tolist())
+    return scored
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-group", "wavlm-group", "whisper"])
@@ -129,7 +129,7 @@ def test_a_standard_model_scores_as_transformers_does_alone(
     assert np.ptp(list(mine.values()), axis=0).max() > 1e-3  # more than is allowed below
     some = sorted(mine)[::8]
     (plain,) = score([model], [few_clips / path for path in some])
-    theirs = [[told[label] for label in EMOTIONS] for told in plain]
+    theirs = [[each[label] for label in EMOTIONS] for each in plain]
     np.testing.assert_allclose([mine[path] for path in some], theirs, atol=1e-5, rtol=0)
     for path in some:
         assert predictions(run)[path]["predicted"] == EMOTIONS[int(np.argmax(mine[path]))]
@@ -140,8 +140,8 @@ def test_a_head_of_dense_tanh_and_output_scores_as_computed_by_hand(
     last: str, small_encoder: Path, few_clips: Path, tmp_path: Path, serpipe: Command
 ) -> None:
     model = odd_head(small_encoder, tmp_path / "odd", last, EMOTIONS)
-    run, told = evaluate(serpipe, model, few_clips)
-    assert "RESTRICTED" not in told
+    run, output = evaluate(serpipe, model, few_clips)
+    assert "RESTRICTED" not in output
     mine = scores(run)
     some = sorted(mine)[::8]
     logits = score_by_hand(last, model, [few_clips / path for path in some])
@@ -170,7 +170,7 @@ def test_ratings_are_read_from_the_output_of_their_name(
     some = sorted(rated)[::8]
     theirs = score_by_hand("out_proj", model, [few_clips / path for path in some])
     mine = [float(rated[path]["predicted"]) for path in some]
-    np.testing.assert_allclose(mine, [told[2] for told in theirs], atol=1e-4)
+    np.testing.assert_allclose(mine, [each[2] for each in theirs], atol=1e-4)
     assert "CCC" in serpipe("report", done.out.strip()).out
     refused = serpipe("evaluate", "--model", tmp_path / "rated", *options, "--target", "take")
     assert refused.code == 2
@@ -243,9 +243,9 @@ def test_labels_that_no_clip_has_cannot_be_chosen_and_the_run_says_so(
 ) -> None:
     model = make_classifier(labels=("ang", "anger", "fear", "joy", "neutral", "sadness"))
     options = ("--keep", "angry,happy,sad", "--model-map", "ang=angry")
-    run, told = evaluate(serpipe, model, few_clips, *options)
+    run, output = evaluate(serpipe, model, few_clips, *options)
     warning = "RESTRICTED: the model also tells fear, neutral, which no clip is"
-    assert warning in told
+    assert warning in output
     rows = predictions(run)
     assert {row["predicted"] for row in rows.values()} <= {"angry", "happy", "sad"}
     (plain,) = score([model], [few_clips / path for path in sorted(rows)[:3]])
@@ -267,8 +267,8 @@ def test_labels_that_no_clip_has_cannot_be_chosen_and_the_run_says_so(
 def test_the_report_says_that_nothing_was_trained_and_compares_with_a_probe(
     standard: Path, few_clips: Path, small_encoder: Path, serpipe: Command
 ) -> None:
-    run, told = evaluate(serpipe, standard, few_clips)
-    assert "it is not known what" in told
+    run, output = evaluate(serpipe, standard, few_clips)
+    assert "it is not known what" in output
     alone = serpipe("report", run)
     assert alone.code == 0, alone.err
     for word in ("nothing trained, every clip tested", "40 clips, 5 speakers", "pretrained"):
@@ -305,9 +305,9 @@ def test_a_model_that_has_heard_the_corpus_is_marked_once_beside_every_number(
     serpipe: Command,
 ) -> None:
     model = change(standard, tmp_path / name, **settings)
-    run, told = evaluate(serpipe, model, few_clips)
-    assert told.count(f"CONTAMINATED: {name} was trained on ravdess") == 1
-    assert "not known" not in told
+    run, output = evaluate(serpipe, model, few_clips)
+    assert output.count(f"CONTAMINATED: {name} was trained on ravdess") == 1
+    assert "not known" not in output
     assert serpipe("report", run).out.count("SER007 invalid") == 1
     with (run / "report" / "nested.csv").open() as file:
         assert "CONTAMINATED" in next(csv.DictReader(file))["warning"]
@@ -317,8 +317,8 @@ def test_a_model_that_tells_other_corpora_is_not_marked(
     standard: Path, few_clips: Path, tmp_path: Path, serpipe: Command
 ) -> None:
     model = change(standard, tmp_path / "other", serpipe={"corpora": ["emodb"]})
-    run, told = evaluate(serpipe, model, few_clips)
-    assert "CONTAMINATED" not in told and "not known" not in told
+    run, output = evaluate(serpipe, model, few_clips)
+    assert "CONTAMINATED" not in output and "not known" not in output
     assert "SER007" not in serpipe("report", run).out
 
 
@@ -357,5 +357,5 @@ def test_outputs_that_nobody_has_named_are_asked_for(
         for n, emotion in enumerate(EMOTIONS)
         for word in ("--model-map", f"LABEL_{n}={emotion}")
     ]
-    _, told = evaluate(serpipe, model, few_clips, *named)
-    assert "RESTRICTED" not in told
+    _, output = evaluate(serpipe, model, few_clips, *named)
+    assert "RESTRICTED" not in output

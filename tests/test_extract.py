@@ -190,18 +190,19 @@ def test_the_same_bytes_under_two_names_are_computed_once_and_reported(
     assert [len(group) for group in done.same_bytes] == [len({*names, source.name})]
 
 
-@pytest.mark.parametrize("field", ["weights_sha256", "normalise", "resampler"])
 def test_a_cache_with_another_key_is_not_reused_and_the_field_is_named(
-    few_clips: Path, encoder: Encoder, tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
+    few_clips: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "c.h5"
     run(few_clips, encoder, out)
     before = out.read_bytes()
     key = engine_module.cache_key(encoder)
-    monkeypatch.setattr(engine_module, "cache_key", lambda *args: key | {field: "other"})
-    with pytest.raises(UserError, match=rf"{field} is .* --overwrite"):
-        run(few_clips, encoder, out)
-    assert out.read_bytes() == before
+    for field in ("weights_sha256", "normalise", "resampler"):
+        other = key | {field: "other"}
+        monkeypatch.setattr(engine_module, "cache_key", lambda *args, other=other: other)
+        with pytest.raises(UserError, match=rf"{field} is .* --overwrite"):
+            run(few_clips, encoder, out)
+        assert out.read_bytes() == before
     assert run(few_clips, encoder, out, overwrite=True).computed == 40
 
 
@@ -210,7 +211,7 @@ def test_a_file_that_is_no_cache_is_not_overwritten(
 ) -> None:
     out = tmp_path / "thesis.h5"
     out.write_text("three years of work")
-    with pytest.raises(UserError, match="not a whole cache"):
+    with pytest.raises(UserError, match=str(out)):
         run(few_clips, encoder, out)
     assert out.read_text() == "three years of work"
 
@@ -268,7 +269,7 @@ def test_a_clip_that_changes_after_its_check_is_noticed(
         return decoded
 
     monkeypatch.setattr(extract_module, "check_clips", check_then_change)
-    with pytest.raises(BadClipError, match="has changed"):
+    with pytest.raises(BadClipError, match=sorted(few_clips.rglob("*.flac"))[7].name):
         run(few_clips, encoder, tmp_path / "c.h5")
 
 
@@ -279,7 +280,7 @@ def test_two_extractions_into_one_file_the_second_is_refused(
     for options in ({}, {"overwrite": True}):
         with (
             FileLock(tmp_path / ".c.h5.lock"),
-            pytest.raises(UserError, match="another extraction"),
+            pytest.raises(UserError, match=str(out)),
         ):
             run(few_clips, encoder, out, **options)
     assert run(few_clips, encoder, out).computed == 40
@@ -466,7 +467,7 @@ def test_a_cache_with_data_in_other_files_is_refused(
         with h5py.File(copy, "r+") as file:
             change(file)
         for read in (open_cache, verify_cache):
-            with pytest.raises(UserError, match="not a whole cache"):
+            with pytest.raises(UserError, match=str(copy)):
                 read(copy)
 
 
@@ -520,9 +521,9 @@ def test_verify_finds_one_wrong_bit(few_clips: Path, encoder: Encoder, tmp_path:
         "embeddings/mean/2 does not have its checksum: the file is damaged"
     ]
     assert open_cache(out).embeddings("1").shape == (40, 32)
-    with pytest.raises(UserError, match="layer 2 does not have its checksum"):
+    with pytest.raises(UserError, match=f"{out}.*2"):
         open_cache(out).embeddings("2")
-    with pytest.raises(UserError, match=r"checksum.*--overwrite"):
+    with pytest.raises(UserError, match=f"{out}.*--overwrite"):
         run(few_clips, encoder, out)
     assert run(few_clips, encoder, out, overwrite=True).computed == 40
     assert verify_cache(out) == []
@@ -535,7 +536,7 @@ def test_one_recording_under_two_speakers_is_refused(
     copy = few_clips / "Actor_02" / "03-01-02-02-02-02-02.flac"
     copy.unlink(missing_ok=True)
     shutil.copyfile(source, copy)
-    with pytest.raises(BadClipsError, match="is byte for byte") as caught:
+    with pytest.raises(BadClipsError) as caught:
         run(few_clips, encoder, tmp_path / "c.h5")
     assert source.name in str(caught.value)
     assert copy.name in str(caught.value)
@@ -648,9 +649,9 @@ def test_a_damaged_cache_is_refused(few_clips: Path, encoder: Encoder, tmp_path:
     out = tmp_path / "c.h5"
     run(few_clips, encoder, out)
     out.write_bytes(out.read_bytes()[:5000])
-    with pytest.raises(UserError, match="not a whole cache"):
+    with pytest.raises(UserError, match=str(out)):
         open_cache(out)
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match=r"none\.h5"):
         open_cache(tmp_path / "none.h5")
 
 
@@ -787,11 +788,11 @@ def test_the_channel_is_chosen_and_part_of_the_key(
     soundfile.write(clip, np.stack([sound, noise], axis=1), rate)
     (one,) = [each for each in scan(few_clips, RAVDESS).clips if each.file == clip]
     encoder = load_encoder(str(small_encoder))
-    found = {
+    caches = {
         channels: extract_with(encoder, [one], tmp_path / f"{channels}.h5", channels=channels).cache
         for channels in ("mean", "left", "right")
     }
-    states = {channels: cache.embeddings("2") for channels, cache in found.items()}
+    states = {channels: cache.embeddings("2") for channels, cache in caches.items()}
     soundfile.write(clip, sound, rate)
     alone = extract_with(encoder, [one], tmp_path / "mono.h5").cache.embeddings("2")
     np.testing.assert_array_equal(states["left"], alone)

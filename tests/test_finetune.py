@@ -4,9 +4,7 @@ import csv
 import inspect
 import json
 import math
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -27,20 +25,22 @@ from serpipe.pipeline.finetune.options import TrainingOptions
 from serpipe.pipeline.finetune.train import class_weights, predict
 from serpipe.pipeline.folds import make_split
 
-from .conftest import Command, write_wav
+from .conftest import Command, call_in, made_once, write_wav
+from .processes import Forked
 
 SPEAKERS = tuple("abcdef")
 LABELS = {"low": 200.0, "high": 1600.0}
 FAST = ("--epochs", 4, "--batch-size", 4, "--learning-rate", 1e-3, "--head-learning-rate", 3e-2,
         "--train-front-end")  # fmt: skip
-# The last digits depend on the number of threads; and clips so short gain nothing by a second one.
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest of 48 short tones of six speakers: the pitch is the label."""
-    folder = tmp_path_factory.mktemp("tones")
+    return made_once(tmp_path_factory, "tones", write_tones) / "tones.csv"
+
+
+def write_tones(folder: Path) -> None:
     draw = np.random.default_rng(0)
     rows = []
     for speaker in SPEAKERS:
@@ -52,31 +52,24 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path = f"{speaker}-{label}-{take}.wav"
                 write_wav(folder / path, 0.3 * tone + 0.01 * draw.standard_normal(len(tone)))
                 rows.append(f"{path},{speaker},{label}")
-    manifest = folder / "tones.csv"
-    manifest.write_text("\n".join(["path,speaker,pitch", *rows]) + "\n")
-    return manifest
+    (folder / "tones.csv").write_text("\n".join(["path,speaker,pitch", *rows]) + "\n")
 
 
 @pytest.fixture(scope="session")
 def trained(tones: Path, small_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a fine-tuning that nothing disturbed, with its exported model."""
-    work = tmp_path_factory.mktemp("trained")
-    done = subprocess.run(
-        command(tones, small_encoder), capture_output=True, text=True, cwd=work, env=ONE_THREAD
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr and "Warning" not in done.stderr, done.stderr
-    return work / done.stdout.strip()
+
+    def make(folder: Path) -> None:
+        call_in(folder, *options(tones, small_encoder))
+
+    work = made_once(tmp_path_factory, "trained", make)
+    (run,) = (work / "artifacts" / "runs").iterdir()
+    return run
 
 
 def options(tones: Path, encoder: Path) -> list[object]:
     return ["finetune", "--manifest", tones, "--target", "pitch", "--encoder", encoder,
             "--split", "kfold:3", "--device", "cpu", "--probe", "none", *FAST]  # fmt: skip
-
-
-def command(tones: Path, encoder: Path) -> list[str]:
-    code = "from serpipe.cli import main; main()"
-    return [sys.executable, "-c", code, *map(str, options(tones, encoder))]
 
 
 def rows(run: Path, name: str) -> list[dict[str, str]]:
@@ -153,19 +146,18 @@ def test_the_exported_model_lists_its_clips_and_passes_them_on(
 
 
 def test_a_killed_run_resumes_to_the_same_predictions(
-    trained: Path, tones: Path, small_encoder: Path, serpipe: Command, one_thread: None
+    trained: Path, tones: Path, small_encoder: Path, serpipe: Command
 ) -> None:
     run = Path("artifacts") / "runs" / trained.name
-    process = subprocess.Popen(
-        command(tones, small_encoder), env=ONE_THREAD,
-        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Forked("serpipe", *options(tones, small_encoder), err=Path("err"))
     end = time.monotonic() + 100
     while not list(run.glob("parts/training/fold-0002/checkpoint-*/trainer_state.json")):
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
+    progress = Path("err").read_text()
+    assert "epoch" in progress and "Traceback" not in progress and "Warning" not in progress
     assert not (run / "predictions").exists()
     assert len(list((run / "parts" / "finetuned").glob("*.json"))) == 1
     broken = run / "parts" / "training" / "fold-0002" / "checkpoint-999"
@@ -241,8 +233,8 @@ def test_a_padded_batch_scores_as_the_saved_model_does_alone_without_serpipe(
     files = [Path(str(each.clip.file)) for each in sounds.clips]
     plain = score_without_serpipe([tmp_path / family for family in ours], files)
     for (family, mine), theirs in zip(ours.items(), plain, strict=True):
-        found = [[each[label] for label in labels] for each in theirs]
-        np.testing.assert_allclose(mine, found, atol=1e-5, rtol=0, err_msg=family)
+        expected = [[each[label] for label in labels] for each in theirs]
+        np.testing.assert_allclose(mine, expected, atol=1e-5, rtol=0, err_msg=family)
 
 
 def test_the_exported_model_of_a_run_tells_high_from_low(trained: Path, tones: Path) -> None:

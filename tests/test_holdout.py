@@ -40,9 +40,9 @@ def drawn(split: str, seed: int = 0, n_speakers: int = 24) -> tuple[list[str], .
 
 def test_every_speaker_is_in_one_part_and_parts_have_their_shares() -> None:
     for seed in range(5):
-        found = drawn("holdout:70/10/20", seed)
-        assert [len(speakers) for speakers in found] == [17, 2, 5]
-        assert len(set().union(*found)) == 24
+        speakers_of_parts = drawn("holdout:70/10/20", seed)
+        assert [len(speakers) for speakers in speakers_of_parts] == [17, 2, 5]
+        assert len(set().union(*speakers_of_parts)) == 24
     clips = table(24)
     split = make_split("holdout:70/10/20", clips, clips["emotion"], seed=3)
     assert split.title == "one split by speaker: 17 to train, 2 to choose, 5 to test, seed 3"
@@ -139,16 +139,16 @@ def test_validation_clips_score_the_grid_and_are_then_trained_on() -> None:
             head, grid, X, labels, problem.speakers, plain, choose=False, seed=0
         ).predicted
 
-    found = search_fold(head, GRID, X, labels, problem.speakers, fold, choose=True, seed=0)
+    result = search_fold(head, GRID, X, labels, problem.speakers, fold, choose=True, seed=0)
     expected = [
         score(labels[validation], predictions(rest, validation, c)).uar
         if np.isfinite(inner)
         else inner
-        for c, inner in zip(GRID["C"], found.inner, strict=True)
+        for c, inner in zip(GRID["C"], result.inner, strict=True)
     ]
     assert len(set(expected)) > 1
-    np.testing.assert_allclose(found.inner, expected)
-    assert (found.predicted == predictions(fold.train, test, GRID["C"][found.chosen])).all()
+    np.testing.assert_allclose(result.inner, expected)
+    assert (result.predicted == predictions(fold.train, test, GRID["C"][result.chosen])).all()
 
 
 @pytest.fixture

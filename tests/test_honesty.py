@@ -103,7 +103,7 @@ def test_a_person_in_two_corpora_of_a_manifest_is_one_speaker(
         ("--train-on", "monday", "--test-on", "tuesday"),
         ("--cross-corpus",),
     ):
-        refused = serpipe("fit", "--cache", cache, "--grid", "lr.C=0.01", *options)
+        refused = serpipe("fit", "--cache", cache, "--grid", "svm.C=1", *options)
         assert refused.code == 2
         assert "--speakers-per-corpus" in refused.err
     as_asked, _ = fitted(serpipe, cache, "--speakers-per-corpus")
@@ -458,10 +458,10 @@ def test_repeats_show_the_spread_over_seeds(serpipe: Command, tmp_path: Path) ->
 
 def test_results_on_the_same_clips_are_counted(serpipe: Command, tmp_path: Path) -> None:
     cache = write_voices(tmp_path / "c.h5", PERSONS, layers=12)
-    found = [fitted(serpipe, cache, "--layers", layer)[0] for layer in range(11)]
-    counts = [count_comparable(results) for results in (found[0], found[-1])]
+    runs = [fitted(serpipe, cache, "--layers", layer)[0] for layer in range(11)]
+    counts = [count_comparable(results) for results in (runs[0], runs[-1])]
     assert counts == [ComparableResults(11, 11), ComparableResults(11, 11)]
-    (check,) = (each for each in run_checks(found[-1]) if each.code == "SER024")
+    (check,) = (each for each in run_checks(runs[-1]) if each.code == "SER024")
     assert check.severity == "warning"
     assert "one of 11 results" in check.finding
     others = [
@@ -469,7 +469,7 @@ def test_results_on_the_same_clips_are_counted(serpipe: Command, tmp_path: Path)
         for options in (("--permute-labels",), ("--split", "kfold:3"))
     ]
     assert count_comparable(others[1]).results == 1
-    assert count_comparable(found[0]).results == 11
+    assert count_comparable(runs[0]).results == 11
 
 
 def test_what_lies_beside_a_run_cannot_fail_a_fit(serpipe: Command, tmp_path: Path) -> None:
@@ -572,10 +572,10 @@ def test_other_folds_and_seeds_on_the_same_clips_are_counted(
     cache = write_voices(tmp_path / "c.h5", PERSONS)
     splits = [("--split", "loso"), *(("--split", f"kfold:{n}") for n in (2, 3, 4)),
               *(("--split", "kfold:3", "--seed", seed) for seed in (1, 2))]  # fmt: skip
-    found = [fitted(serpipe, cache, *options)[0] for options in splits]
-    assert count_comparable(found[-1]) == ComparableResults(1, 1, 5, 0)
+    runs = [fitted(serpipe, cache, *options)[0] for options in splits]
+    assert count_comparable(runs[-1]) == ComparableResults(1, 1, 5, 0)
     assert "5 more in other folds" in next(
-        check.finding for check in run_checks(found[0]) if check.code == "SER024"
+        check.finding for check in run_checks(runs[0]) if check.code == "SER024"
     )
 
 

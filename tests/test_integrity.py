@@ -7,6 +7,7 @@ import copy
 import csv
 import json
 import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -130,9 +131,9 @@ def test_predictions_that_were_set_to_the_truth_are_refused(run: Path, serpipe: 
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(row | {"predicted": row["truth"]} for row in rows)
-    told = serpipe("report", run)
-    assert (told.code, told.out) == (2, "")
-    assert str(path) in told.err
+    result = serpipe("report", run)
+    assert (result.code, result.out) == (2, "")
+    assert str(path) in result.err
 
 
 def test_a_changed_layer_or_label_of_a_bundle_is_refused(bundle: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_changed_layer_or_label_of_a_bundle_is_refused(bundle: Path) -> None:
     renamed = whole | {"labels": whole["labels"][::-1]}
     for changed in (swapped, renamed):
         path.write_text(json.dumps(changed, indent=1))
-        with pytest.raises(UserError, match="changed or damaged"):
+        with pytest.raises(UserError, match=str(path)):
             load_bundle(bundle)
     for missing in ("sha256", "files"):
         path.write_text(json.dumps({k: v for k, v in whole.items() if k != missing}, indent=1))
@@ -189,7 +190,7 @@ def test_a_head_that_unpacks_to_more_than_memory_is_refused(tmp_path: Path) -> N
     ):
         for _ in range((MAX_HEAD_BYTES >> 24) + 1):
             member.write(b" " * (1 << 24))
-    with pytest.raises(UserError, match="unpacks to more"):
+    with pytest.raises(UserError, match=str(path)):
         sklearn_file.load(path)
 
 
@@ -217,9 +218,9 @@ def test_a_damaged_run_is_not_continued(run: Path, extracted_once: Path, serpipe
     assert (fitted / "run.json").read_bytes() == before
     search = fitted / "search" / "lr.csv"  # which nothing but this reads
     for _ in flip_bits(search, random.Random(1), 1):
-        told = serpipe(*command)
-        assert told.code == 2
-        assert str(search) in told.err
+        result = serpipe(*command)
+        assert result.code == 2
+        assert str(search) in result.err
     assert serpipe(*command).code == 0
 
 
@@ -313,7 +314,7 @@ def test_no_file_outside_a_run_is_read_for_its_hash(run: Path) -> None:
     outside = run.parent / "outside.json"
     outside.write_text("{}")
     write_hashed(run / "run.json", content | {"files": {"../outside.json": hash_file(outside)}})
-    with pytest.raises(UserError, match="not a file in it"):
+    with pytest.raises(UserError, match=r"\.\./outside\.json"):
         check_run(run, read_summary(run))
 
 
@@ -371,7 +372,7 @@ def test_what_a_user_adds_or_removes_does_not_stop_a_run(
 def test_the_name_of_a_head_is_never_a_path(name: str, run: Path) -> None:
     content = json.loads((run / "run.json").read_text())
     write_hashed(run / "run.json", content | {"heads": {name: content["heads"]["lr"]}})
-    with pytest.raises(UserError, match="name of a head"):
+    with pytest.raises(UserError, match=r"run\.json: "):
         read_results(run)
 
 
@@ -390,7 +391,7 @@ def test_a_changed_file_of_a_trained_model_is_found(small_encoder: Path, tmp_pat
     outside.write_text("{}")
     for name in ("../outside.json", str(outside), "a/../../outside.json"):  # with its right hash
         write_sealed_json(hashes, content | {"files": {name: hash_file(outside)}})
-        with pytest.raises(UserError, match="not a file in it"):
+        with pytest.raises(UserError, match=re.escape(name)):
             check_model_files(model)
     for files in ([7], None, "x", {"config.json": "0" * 64}):
         write_sealed_json(hashes, content | {"files": files})

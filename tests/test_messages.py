@@ -135,16 +135,16 @@ def test_only_a_cache_with_other_contents_makes_the_probe_extract_elsewhere(
     encoder = str(small_encoder)
     made = serpipe("extract", "--data", few_clips, "--encoder", encoder, "--pool", "mean,std")
     cache = Path(made.out.strip())
-    found = gather([str(few_clips)], None)
+    gathered = gather([str(few_clips)], None)
     protocol = Protocol(split="kfold:2", layers="1")
-    run = record_probe(found, encoder, None, protocol, provenance={"versions": {}})
+    run = record_probe(gathered, encoder, None, protocol, provenance={"versions": {}})
     assert json.loads((run / "run.json").read_text())["planned"] == ["lr"]
     elsewhere = cache.parent / "probes" / cache.name
     assert elsewhere.is_file()
     elsewhere.unlink()
     cache.write_bytes(cache.read_bytes()[:-1000])
     with pytest.raises(UserError, match=cache.name):
-        record_probe(found, encoder, None, protocol, provenance={"versions": {}})
+        record_probe(gathered, encoder, None, protocol, provenance={"versions": {}})
     assert not elsewhere.exists()
 
 

@@ -29,8 +29,8 @@ QUICK = ("--head", "lr", "--layers", "1-2", "--grid", "C=0.1")
 def run(fitted_once: Path, serpipe: Command) -> Path:
     """A run of two heads, in the working directory."""
     shutil.copytree(fitted_once, ".", dirs_exist_ok=True)
-    (found,) = Path("artifacts/runs").iterdir()
-    return found
+    (folder,) = Path("artifacts/runs").iterdir()
+    return folder
 
 
 def test_names_are_in_every_table_figure_and_file_of_a_comparison(

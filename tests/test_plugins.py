@@ -24,9 +24,9 @@ CHEAP = ("--layers", "2", "--jobs", 1)
 def block(page: str, language: str) -> str:
     """The first block of code in a language in a how-to."""
     text = (ROOT / "docs" / "how-to" / page).read_text()
-    found = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
-    assert found, page
-    return found[1]
+    match = re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    assert match, page
+    return match[1]
 
 
 @pytest.fixture

@@ -95,8 +95,8 @@ def replace_in(path: Path, old: str, new: str) -> None:
 
 
 def encoder(run: Path, **fields: str) -> dict[str, str]:
-    told: dict[str, str] = json.loads((run / "run.json").read_text())["encoder"]
-    return told | fields
+    fields_of_run: dict[str, str] = json.loads((run / "run.json").read_text())["encoder"]
+    return fields_of_run | fields
 
 
 @pytest.fixture
@@ -152,9 +152,9 @@ def test_the_probe_stands_right_below_the_headline_with_the_numbers_of_the_paire
 def test_it_is_in_all_that_a_report_prints_and_writes_and_goes_with_its_probe(
     serpipe: Command, tuned: Path, probe: Path
 ) -> None:
-    told = serpipe("report", tuned).out
-    assert "-24.0 [" in told
-    assert told.index("Beside its frozen probe") < told.index("held fixed")
+    output = serpipe("report", tuned).out
+    assert "-24.0 [" in output
+    assert output.index("Beside its frozen probe") < output.index("held fixed")
     folder = tuned / "report"
     records = json.loads((folder / "results.json").read_text())["tables"]["probe"]
     assert [record["second_head"] for record in records] == ["lr", "svm"]
@@ -232,10 +232,10 @@ def test_what_is_no_plain_name_of_a_folder_beside_is_refused(
     name: object, serpipe: Command, tuned: Path
 ) -> None:
     edit(tuned, probe=name)
-    told = serpipe("report", tuned)
-    assert (told.code, told.out) == (2, "")
-    assert "run.json" in told.err
-    assert len(told.err.splitlines()) == 2  # which run, and what is wrong
+    result = serpipe("report", tuned)
+    assert (result.code, result.out) == (2, "")
+    assert "run.json" in result.err
+    assert len(result.err.splitlines()) == 2  # which run, and what is wrong
 
 
 def test_a_loss_to_the_probe_is_a_warning_where_it_is_resolved_and_a_gain_never(
@@ -246,8 +246,8 @@ def test_a_loss_to_the_probe_is_a_warning_where_it_is_resolved_and_a_gain_never(
     assert check.severity == "warning"
     assert "24.0 to lr, 23.5 to svm" in check.finding
     write_run(tuned, {FINETUNED: [*MIXED[:9], 4]}, probe=probe.name)  # worse, but not surely
-    found = beside(report_run(read_results(tuned)))
-    assert found and found.records[0]["difference"] < 0 and not found.bold
+    table = beside(report_run(read_results(tuned)))
+    assert table and table.records[0]["difference"] < 0 and not table.bold
     assert "SER016" not in codes(report_run(read_results(tuned)))
     write_run(probe, {"lr": MANY})
     write_run(tuned, {FINETUNED: FEW}, probe=probe.name)

@@ -167,38 +167,38 @@ def test_unequal_numbers_of_ratings_are_weighted_as_in_analysis_of_variance() ->
     total = sum(sizes)
     k = (total - sum(size**2 for size in sizes) / total) / (len(sizes) - 1)
     ratio = f_oneway(*groups).statistic  # of the mean squares between clips and within them
-    found = agreement_of(table)
-    assert found is not None
-    assert (found.kind, found.clips) == ("ICC(1)", len(groups))
-    assert found.raters == pytest.approx(k)
+    agreement = agreement_of(table)
+    assert agreement is not None
+    assert (agreement.kind, agreement.clips) == ("ICC(1)", len(groups))
+    assert agreement.raters == pytest.approx(k)
     assert min(sizes) < k < max(sizes)
-    assert found.icc_1 == pytest.approx((ratio - 1) / (ratio + k - 1))
-    assert found.icc_k == pytest.approx((ratio - 1) / ratio)
+    assert agreement.icc_1 == pytest.approx((ratio - 1) / (ratio + k - 1))
+    assert agreement.icc_k == pytest.approx((ratio - 1) / ratio)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
 def test_identical_raters_agree_unless_their_ratings_are_constant(gaps: bool) -> None:
     same = np.repeat(np.array([[0.1], [0.7], [0.3]]), 3, axis=1)
-    found = agreement_of(with_gaps(same) if gaps else same)
-    assert found is not None
-    assert [found.icc_1, found.icc_k] == pytest.approx([1, 1])
-    found = agreement_of(np.full((3, 9), 0.1) if not gaps else with_gaps(np.full((3, 3), 0.1)))
-    assert found is not None
-    assert math.isnan(found.icc_1)
-    assert math.isnan(found.icc_k)
+    agreement = agreement_of(with_gaps(same) if gaps else same)
+    assert agreement is not None
+    assert [agreement.icc_1, agreement.icc_k] == pytest.approx([1, 1])
+    agreement = agreement_of(np.full((3, 9), 0.1) if not gaps else with_gaps(np.full((3, 3), 0.1)))
+    assert agreement is not None
+    assert math.isnan(agreement.icc_1)
+    assert math.isnan(agreement.icc_k)
 
 
 def test_absolute_agreement_is_less_where_a_rater_is_stricter() -> None:
     rated = np.arange(10.0)
-    found = agreement_of(np.stack([rated, rated + 3], axis=1))
-    assert found is not None
-    assert 0.5 < found.icc_1 < 0.9
+    agreement = agreement_of(np.stack([rated, rated + 3], axis=1))
+    assert agreement is not None
+    assert 0.5 < agreement.icc_1 < 0.9
 
 
 @pytest.mark.parametrize("gaps", [False, True])
 def test_undefined_reliability_is_nan(gaps: bool) -> None:
     """Clips with the same mean: the mean over raters does not distinguish them."""
     against = np.array([[0.1, 0.7], [0.7, 0.1]])
-    found = agreement_of(with_gaps(against) if gaps else against)
-    assert found is not None
-    assert math.isnan(found.icc_k)
+    agreement = agreement_of(with_gaps(against) if gaps else against)
+    assert agreement is not None
+    assert math.isnan(agreement.icc_k)

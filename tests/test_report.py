@@ -90,14 +90,14 @@ def test_each_check_fires_on_what_it_is_for_and_not_without(results: RunResults)
     }
     whole = dataclasses.replace(results, clips=repeated, predicted=predicted, nuisance={})
     assert "SER014" not in codes(whole)  # 1440 of 1440
-    told = results.summary.heads["lr"]
-    last = [{**choice, "layer": "3"} for choice in told.choices]
-    middle = [{**choice, "layer": "2"} for choice in told.choices]
+    summary = results.summary.heads["lr"]
+    last = [{**choice, "layer": "3"} for choice in summary.choices]
+    middle = [{**choice, "layer": "2"} for choice in summary.choices]
     for choices, expected in ((last, True), (middle, False)):
-        heads = {"lr": dataclasses.replace(told, choices=choices)}
+        heads = {"lr": dataclasses.replace(summary, choices=choices)}
         assert ("SER011" in codes(changed(results, heads=heads, planned=["lr"]))) is expected
     fits = {"points": 10, "pruned": 3, "inner_not_converged": 2}
-    heads = {"lr": dataclasses.replace(told, fits=fits)}
+    heads = {"lr": dataclasses.replace(summary, fits=fits)}
     assert {"SER012", "SER013"} <= codes(changed(results, heads=heads, planned=["lr"]))
 
 
@@ -111,9 +111,11 @@ def test_every_code_is_in_the_docs_with_its_severity() -> None:
     table = re.findall(
         r"^\| (SER\d+) \| ([\w ]+) \|", (ROOT / "docs" / "checks.md").read_text(), re.M
     )
-    told = {(number, each) for number, severities in table for each in severities.split(" or ")}
-    assert used <= told  # of some the severity depends on what was found
-    assert {number for number, _ in used} | _GRADED == {number for number, _ in told}
+    documented = {
+        (number, each) for number, severities in table for each in severities.split(" or ")
+    }
+    assert used <= documented  # of some the severity depends on what was found
+    assert {number for number, _ in used} | _GRADED == {number for number, _ in documented}
     assert len(table) == len({number for number, _ in table})
 
 
@@ -187,7 +189,7 @@ def test_the_hardest_clips_are_wrong_and_their_audio_stays_in_the_folder(
 def test_the_page_is_whole_and_asks_for_nothing(
     serpipe: Command, results: RunResults, few_clips: Path, tmp_path: Path
 ) -> None:
-    assert serpipe("report", results.run, "--audio", few_clips).code == 0
+    assert serpipe("report", results.run, "--audio", few_clips, render_figures=True).code == 0
     folder = results.run / "report"
     page = (folder / "index.html").read_text()
     assert "http:" not in page
@@ -275,9 +277,11 @@ def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunRes
     assert r"$\approx$ " in as_latex(table)
     few = many_speakers(best, 5)  # of whom no test can come out below 0.05
     assert not any(record["below_best"] for record in layers_table(few).records)
-    found = compare({"a": few.by_speaker("lr", "0"), "b": few.by_speaker("lr", "1")})
+    comparisons = compare({"a": few.by_speaker("lr", "0"), "b": few.by_speaker("lr", "1")})
     members = {name: {"warning": ""} for name in "ab"}
-    assert "With 5 speakers and 1 test p" in comparison_table(found, "", members, 5, LABELS).note
+    assert (
+        "With 5 speakers and 1 test p" in comparison_table(comparisons, "", members, 5, LABELS).note
+    )
 
 
 def test_groups_and_recalls_have_the_intervals_of_their_speakers(results: RunResults) -> None:
@@ -293,9 +297,13 @@ def test_groups_and_recalls_have_the_intervals_of_their_speakers(results: RunRes
         for speaker in np.unique(results.clips["speaker"][rows])
     ]
     uar = intervals(np.stack(of_speaker))["uar"]
-    told = groups["strong"]
-    assert (told["uar"], told["uar_low"], told["uar_high"]) == (uar.value, uar.low, uar.high)
-    assert told["chance"] == 1 / len(set(results.clips["label"][rows]))
+    strong = groups["strong"]
+    assert (strong["uar"], strong["uar_low"], strong["uar_high"]) == (
+        uar.value,
+        uar.low,
+        uar.high,
+    )
+    assert strong["chance"] == 1 / len(set(results.clips["label"][rows]))
     recall = recall_intervals(results.by_speaker("lr"))
     for number, record in enumerate(classes_table(results).records[: len(results.summary.labels)]):
         assert (record["recall_low"], record["recall_high"]) == pytest.approx(
@@ -360,15 +368,16 @@ def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
     run = json.loads(fewer.out)
     assert [record["head"] for record in run["nested"]] == ["lr"]
     again = serpipe("fit", "--head", "lr", "--layers", "2").out.strip()
-    told = serpipe("report", results.run, run["run"], again, "--format", "json")
-    content = json.loads(told.out)
+    result = serpipe("report", results.run, run["run"], again, "--format", "json",
+                   render_figures=True)  # fmt: skip
+    content = json.loads(result.out)
     names = ("first_run", "first_head", "second_run", "second_head")
     pairs = [tuple(row[name] for name in names) for row in content["tables"]["comparisons"]]
     assert pairs == [(1, "lr", 1, "svm"), (1, "lr", 3, "lr"), (1, "svm", 3, "lr")]
     chance = [record["chance"] for record in content["tables"]["runs"]]
     assert chance == [1 / 8, 1 / 8, 1 / 3, 1 / 8]
     assert "run 2: other clips or labels than run 1" in " ".join(content["notes"])
-    page = Path(re.search(r"page +(.+?),", told.err)[1])  # type: ignore[index]
+    page = Path(re.search(r"page +(.+?),", result.err)[1])  # type: ignore[index]
     assert page.parent.parent == Path("artifacts/comparisons")
     assert {path.name for path in page.parent.glob("*.png")} == {"runs.png", "comparisons.png"}
     assert serpipe("report", again, run["run"], "--out", tmp_path / "c").code == 0
@@ -379,10 +388,10 @@ def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
 def test_a_damaged_bundle_loses_no_table(serpipe: Command, results: RunResults) -> None:
     whole = serpipe("report", results.run).out
     (results.run / "bundles" / "lr" / "bundle.json").write_text("{")
-    told = serpipe("report", results.run)
-    assert told.code == 2
-    assert "bundle.json: " in told.err
-    assert told.out == whole
+    result = serpipe("report", results.run)
+    assert result.code == 2
+    assert "bundle.json: " in result.err
+    assert result.out == whole
 
 
 def test_a_run_that_has_nothing_yet_is_not_the_newest(
@@ -428,9 +437,9 @@ def test_an_inflated_run_is_shown_beside_and_weakens_no_test(
     twice = serpipe("report", other, f"{other}/", "--format", "json")
     assert twice.code == 2
     assert "named twice" in twice.err
-    told = serpipe("report", other, inflated).out
-    assert re.search(r"run 1 +leave one speaker out, 5 folds *\n", told)  # what differs, no more
-    assert re.search(r"all runs +RAVDESS speech, emotion, wav2vec2", told)
+    output = serpipe("report", other, inflated).out
+    assert re.search(r"run 1 +leave one speaker out, 5 folds *\n", output)  # what differs, no more
+    assert re.search(r"all runs +RAVDESS speech, emotion, wav2vec2", output)
 
 
 def test_a_damaged_run_json_is_one_line(serpipe: Command, results: RunResults) -> None:
@@ -472,8 +481,8 @@ def test_nothing_of_an_earlier_report_stays_and_nothing_outside_is_written(
     assert (out / "mine.csv").exists()
     file = tmp_path / "file"
     file.write_text("")
-    told = serpipe("report", one, "--out", file)
-    assert (told.code, told.out) == (2, "")
+    result = serpipe("report", one, "--out", file)
+    assert (result.code, result.out) == (2, "")
 
 
 def test_options_that_would_do_nothing_are_refused(serpipe: Command, results: RunResults) -> None:
@@ -485,9 +494,9 @@ def test_options_that_would_do_nothing_are_refused(serpipe: Command, results: Ru
         (results.run, other, "--compare-layers", "lr"),
         (results.run, "--audio", "nowhere"),
     ):
-        told = serpipe("report", *arguments)
-        assert (told.code, told.out) == (2, "")
-    told = serpipe("report", results.run, "--compare-layers", "lr", "--out", "layers")
+        result = serpipe("report", *arguments)
+        assert (result.code, result.out) == (2, "")
+    result = serpipe("report", results.run, "--compare-layers", "lr", "--out", "layers")
     assert (Path("layers") / "comparisons.csv").is_file()
 
 

@@ -79,9 +79,9 @@ def test_choices_and_edges_are_counted(tmp_path: Path) -> None:
     run = record_run(
         opened, heads, read_grids(heads, ["C=1,10"]), provenance={}, out=tmp_path / "r"
     )
-    told = read_results(run).summary.heads["svm"]
-    counted = chosen(told)
+    head = read_results(run).summary.heads["svm"]
+    counted = chosen(head)
     assert set(counted) == {"layer", "C"}
     assert sum(counted["layer"].values()) == sum(counted["C"].values()) == 9
-    assert at_edge(told)["C"] == counted["C"]  # of two values both are edges
-    assert told.fits["points"] == 2 * 2 * (9 + 1)
+    assert at_edge(head)["C"] == counted["C"]  # of two values both are edges
+    assert head.fits["points"] == 2 * 2 * (9 + 1)

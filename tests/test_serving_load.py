@@ -28,24 +28,24 @@ def test_five_hundred_at_once_are_answered_as_if_alone_and_memory_stays(
     bundle = next(fitted_once.glob("artifacts/runs/*/bundles/lr"))
     model = load_model(bundle, encoder=small_encoder)
     # Half a second of a clip of each of 24 people.
-    contents, told = [], []
+    contents, predictions = [], []
     for n in range(1, 25):
         clip = sorted((sample / f"Actor_{n:02d}").glob("*.flac"))[n % 8]
         contents.append(wav(read_waveform(clip, RATE)[0][RATE : RATE + RATE // 2 + 40 * n]))
         file = tmp_path / f"{n}.wav"
         file.write_bytes(contents[-1])
-        told.append(model.predict(file))
-    assert len({json.dumps(prediction.scores) for prediction in told}) == 24
+        predictions.append(model.predict(file))
+    assert len({json.dumps(prediction.scores) for prediction in predictions}) == 24
     options = ("--model", bundle, "--encoder", small_encoder, "--queue", AT_ONCE,
                "--max-wait", 600)  # fmt: skip
-    with command(tmp_path, *options) as (server, client):
+    with command(tmp_path, *options) as (server, _, client):
         held = []
         for _ in range(2):
             answers = asyncio.run(_ask_at_once(client, contents))
             for n, answer in enumerate(answers):
                 assert answer["source"] == f"{n}.wav"
-                assert answer["label"] == told[n % 24].label
-                assert answer["scores"] == told[n % 24].scores  # bit for bit
+                assert answer["label"] == predictions[n % 24].label
+                assert answer["scores"] == predictions[n % 24].scores  # bit for bit
             held.append(_memory(server.pid))
         print([h >> 20 for h in held])
         assert max(held[1:]) < held[0] + MARGIN, held

@@ -51,8 +51,8 @@ def add(sample: Path, clips: Path) -> None:
 
 def run(clips: Path, encoder: Encoder, out: Path, **options: Any) -> Extraction:
     options = {"shard_clips": 4, **options}
-    found = scan(clips, RAVDESS).clips
-    done: Extraction = extract_with(encoder, found, out, **options)
+    scanned = scan(clips, RAVDESS).clips
+    done: Extraction = extract_with(encoder, scanned, out, **options)
     return done
 
 
@@ -294,11 +294,11 @@ def test_damage_is_reported_in_one_line_with_the_name_of_the_file(
     (file,) = extracted_once.glob("features/cache/*.h5")
     out = Path("c.h5")
     in_shards(open_cache(file), out, 11)
-    damage, told = DAMAGE[kind]
+    damage, words = DAMAGE[kind]
     damage(out)
     done = serpipe("cache", "verify", out)
     assert (done.code, done.out) == (2, "")
-    assert told in done.err
+    assert words in done.err
     assert done.err.count("\n") == 1
     if kind not in ("one bit", "another layer"):  # which only reading it all finds
         with pytest.raises(UserError):
@@ -312,8 +312,8 @@ def test_the_commands_report_shards(clips: Path, small_encoder: Path, serpipe: C
     done = serpipe("extract", "--data", clips, "--encoder", small_encoder, "--out", "c.h5",
                    "--shard-clips", "4")  # fmt: skip
     assert "shards   3 files of the cache in c.h5.shards" in done.err
-    told = serpipe("cache", "info", "c.h5").out.splitlines()
-    assert [line.split()[:3] for line in told[1:4]] == [
+    lines = serpipe("cache", "info", "c.h5").out.splitlines()
+    assert [line.split()[:3] for line in lines[1:4]] == [
         ["shard", str(n), f"c.h5.shards/00000{n}.h5"] for n in range(3)
     ]
     verified = serpipe("cache", "verify", "c.h5")

@@ -57,10 +57,10 @@ def test_stacked_counts_are_scored_each_by_itself() -> None:
 def test_groups_are_counted_apart_and_add_up() -> None:
     truth = np.array(["sad", "sad", "angry", "happy"])
     predicted = np.array(["sad", "angry", "angry", "sad"])
-    found = count_by_group(truth, predicted, np.array(["b", "a", "b", "a"]), LABELS)
-    assert list(found) == ["a", "b"]
-    assert found["a"].tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
-    together = np.sum(list(found.values()), axis=0)
+    counts = count_by_group(truth, predicted, np.array(["b", "a", "b", "a"]), LABELS)
+    assert list(counts) == ["a", "b"]
+    assert counts["a"].tolist() == [[0, 0, 0], [0, 0, 1], [1, 0, 0]]
+    together = np.sum(list(counts.values()), axis=0)
     np.testing.assert_array_equal(together, confusion(truth, predicted, LABELS))
 
 
@@ -97,8 +97,8 @@ def test_an_interval_covers_the_score_of_other_speakers(
 ) -> None:
     rng = np.random.default_rng(2)
     truth = skill[0] / sum(skill)
-    found = [intervals(simulated(rng, n, skill, uneven))["uar"] for _ in range(600)]
-    shown = [each for each in found if not np.isnan(each.low)]
+    simulations = [intervals(simulated(rng, n, skill, uneven))["uar"] for _ in range(600)]
+    shown = [each for each in simulations if not np.isnan(each.low)]
     assert len(shown) > 500
     assert np.mean([each.low <= truth <= each.high for each in shown]) > 0.92
     assert all(0 <= each.low < each.value < each.high <= 1 for each in shown)
@@ -117,9 +117,9 @@ def test_the_interval_of_a_difference_covers_it_however_few_speakers_differ(
         worse = rng.binomial(first[:, label, label], 0.3) * (rng.random((n, 1)) < share)
         second[:, label, label] -= worse
         second[:, label, (label + 1) % 3] += worse
-        (found,) = compare({"a": first, "b": second})
-        if not np.isnan(found.difference.low):
-            covered.append(found.difference.low <= 0.18 * share <= found.difference.high)
+        (comparison,) = compare({"a": first, "b": second})
+        if not np.isnan(comparison.difference.low):
+            covered.append(comparison.difference.low <= 0.18 * share <= comparison.difference.high)
     assert len(covered) > 150
     assert np.mean(covered) > 0.94
 
@@ -143,19 +143,19 @@ def test_the_interval_of_a_difference_is_scipys_paired_t() -> None:
     """With equally many clips of each speaker the score is a mean over speakers."""
     draw = np.random.default_rng(1)
     a, b = (speakers(list(draw.uniform(0.3, 0.9, 12))) for _ in range(2))
-    (found,) = compare({"a": a, "b": b})
+    (comparison,) = compare({"a": a, "b": b})
     expected = scipy.stats.ttest_rel(accuracies(a), accuracies(b)).confidence_interval()
-    assert found.difference.low == pytest.approx(expected.low)
-    assert found.difference.high == pytest.approx(expected.high)
+    assert comparison.difference.low == pytest.approx(expected.low)
+    assert comparison.difference.high == pytest.approx(expected.high)
 
 
 def test_an_interval_is_scipys_t_interval_on_the_logit_scale() -> None:
     counts = speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 12)))
     t = scipy.stats.ttest_1samp(accuracies(counts), 0).confidence_interval()
     for key in ("uar", "accuracy"):
-        found = intervals(counts)[key]
-        ends = scipy.special.logit([found.low, found.value, found.high])
-        slope = 1 / (found.value * (1 - found.value))  # of the logit, at the score
+        interval = intervals(counts)[key]
+        ends = scipy.special.logit([interval.low, interval.value, interval.high])
+        slope = 1 / (interval.value * (1 - interval.value))  # of the logit, at the score
         np.testing.assert_allclose(np.diff(ends) / slope, (t.high - t.low) / 2)
 
 
@@ -167,13 +167,13 @@ def test_the_interval_of_unequal_speakers_is_near_that_of_scipys_bootstrap() -> 
         def uar(rows: np.ndarray, counts: np.ndarray = counts) -> float:
             return float(scores_of(counts[rows.astype(int)].sum(axis=0)).uar)
 
-        found = intervals(counts)["uar"]
+        interval = intervals(counts)["uar"]
         boot = scipy.stats.bootstrap(
             (np.arange(60),), uar, n_resamples=1500, vectorized=False, rng=1, method="percentile"
         ).confidence_interval
         width = boot.high - boot.low
-        assert found.low == pytest.approx(boot.low, abs=0.15 * width)
-        assert found.high == pytest.approx(boot.high, abs=0.15 * width)
+        assert interval.low == pytest.approx(boot.low, abs=0.15 * width)
+        assert interval.high == pytest.approx(boot.high, abs=0.15 * width)
 
 
 def only(counts: np.ndarray, label: int, holders: int) -> np.ndarray:
@@ -187,9 +187,9 @@ def test_a_label_of_few_speakers_gives_no_narrow_interval() -> None:
     counts = speakers(list(np.random.default_rng(1).uniform(0.3, 0.9, 24)))
     whole = intervals(counts)["uar"]
     for holders in (1, 2):
-        found = intervals(only(counts, 2, holders))
-        assert np.isnan([found["uar"].low, found["macro_f1"].low]).all()
-        assert found["accuracy"].low < found["accuracy"].value < found["accuracy"].high
+        interval = intervals(only(counts, 2, holders))
+        assert np.isnan([interval["uar"].low, interval["macro_f1"].low]).all()
+        assert interval["accuracy"].low < interval["accuracy"].value < interval["accuracy"].high
     three = intervals(only(counts, 2, 3))["uar"]
     assert three.high - three.low > 2 * (whole.high - whole.low)
     for holders, shown in ((4, False), (5, True)):
@@ -208,9 +208,9 @@ def test_the_recall_of_a_label_depends_only_on_the_speakers_who_have_it() -> Non
 
 def test_identical_speakers_give_no_interval_of_zero_width() -> None:
     for share in (0.9, 1.0, 0.0):
-        found = intervals(speakers([share] * 8))
-        assert found["uar"].value == pytest.approx(share)
-        assert np.isnan([each.low for each in found.values()]).all()
+        interval = intervals(speakers([share] * 8))
+        assert interval["uar"].value == pytest.approx(share)
+        assert np.isnan([each.low for each in interval.values()]).all()
         assert np.isnan([each.low for each in recall_intervals(speakers([share] * 8))]).all()
 
 
@@ -237,10 +237,10 @@ def test_a_comparison_pairs_speakers() -> None:
     shares = np.linspace(0.2, 0.8, 16)
     gains = 0.1 + 0.01 * np.resize([-1, 0, 1], 16)
     first, second = speakers(list(shares + gains), 100), speakers(list(shares), 100)
-    (found,) = compare({"first": first, "second": second})
-    assert found.difference.value == pytest.approx(0.1, abs=0.005)
-    assert 0.09 < found.difference.low < found.difference.high < 0.11
-    assert found.p < 2e-4
+    (comparison,) = compare({"first": first, "second": second})
+    assert comparison.difference.value == pytest.approx(0.1, abs=0.005)
+    assert 0.09 < comparison.difference.low < comparison.difference.high < 0.11
+    assert comparison.p < 2e-4
     assert intervals(first)["uar"].low < intervals(second)["uar"].high  # unpaired they overlap
 
 
@@ -275,19 +275,19 @@ def test_p_is_that_of_scipys_permutation_test() -> None:
     a, b = (speakers(list(draw.uniform(0.4, 0.9, 8))) for _ in range(2))
     b[5:] *= 2  # as many clips must be of each speaker in both
     a[5:] *= 2
-    (found,) = compare({"a": a, "b": b})
-    assert found.p == pytest.approx(scipy_swap_p(a, b))
-    assert swap_p(b, a) == found.p
+    (comparison,) = compare({"a": a, "b": b})
+    assert comparison.p == pytest.approx(scipy_swap_p(a, b))
+    assert swap_p(b, a) == comparison.p
 
 
 def test_speakers_whose_predictions_agree_do_not_count() -> None:
     same = speakers(list(np.random.default_rng(5).uniform(0.4, 0.9, 24)))
     for differing, p in ((1, 1), (4, 0.125), (6, 2 / 64), (10, 2 / 1024)):
-        (found,) = compare({"a": same, "b": with_extra_errors(same, list(range(differing)))})
-        assert found.p == p
-        assert found.difference.value > 0
+        (comparison,) = compare({"a": same, "b": with_extra_errors(same, list(range(differing)))})
+        assert comparison.p == p
+        assert comparison.difference.value > 0
         # Where the test cannot resolve it, the interval does not, either.
-        assert np.isnan(found.difference.low) or found.difference.low < 0 or differing > 5
+        assert np.isnan(comparison.difference.low) or comparison.difference.low < 0 or differing > 5
 
 
 def test_random_swaps_approach_all_swaps_of_scipy() -> None:
@@ -295,10 +295,10 @@ def test_random_swaps_approach_all_swaps_of_scipy() -> None:
         speakers([0.6] * 16),
         speakers(list(0.6 + np.repeat([-0.2, 0.1, -0.1, 0.2], [8, 4, 2, 2]))),
     )
-    found, expected = swap_p(a, b), scipy_swap_p(a, b)
+    p, expected = swap_p(a, b), scipy_swap_p(a, b)
     assert 0.01 < expected < 0.5
-    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected / 20_000))
-    assert swap_p(a, b) == found != swap_p(a, b, seed=1)
+    assert p == pytest.approx(expected, abs=4 * np.sqrt(expected / 20_000))
+    assert swap_p(a, b) == p != swap_p(a, b, seed=1)
 
 
 def test_p_is_below_5_percent_in_5_of_100_comparisons_of_equals() -> None:
@@ -330,16 +330,16 @@ def test_the_test_of_ratings_is_of_the_difference_that_is_shown() -> None:
     sums = rated(difference=0.5, noise=0.5)
     each = {name: RATINGS.first(of) for name, of in sums.items()}
     assert np.sum(each["good"][2:] > each["bad"][2:]) == 10  # by these alone p would be 0.002
-    (found,) = compare(sums, RATINGS)
-    assert found.difference.low < 0 < found.difference.high
-    assert found.p > 0.3
+    (comparison,) = compare(sums, RATINGS)
+    assert comparison.difference.low < 0 < comparison.difference.high
+    assert comparison.p > 0.3
 
 
 def test_p_of_ratings_does_not_depend_on_rounding() -> None:
     sums = rated(difference=0.5, noise=0.5)
-    (found,) = compare(sums, RATINGS)
+    (comparison,) = compare(sums, RATINGS)
     (other,) = compare({name: of * (1 + 1e-14) for name, of in sums.items()}, RATINGS)
-    assert other.p == found.p
+    assert other.p == comparison.p
     (same,) = compare({"a": sums["good"], "b": sums["good"] * (1 + 1e-15)}, RATINGS)
     assert same.p == 1
 
@@ -359,12 +359,12 @@ def clips_of(n: int, each: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.r
 
 
 def test_predictions_unrelated_to_the_truth_are_no_better_than_chance() -> None:
-    found = []
+    p_values = []
     for seed in range(60):
         names, truth, rng = clips_of(6, 12, seed)
-        found.append(chance_p(truth, rng.choice(LABELS, 72), names, LABELS))
-    assert np.mean(np.array(found) <= 0.05) < 0.12
-    assert 0.35 < np.mean(found) < 0.65
+        p_values.append(chance_p(truth, rng.choice(LABELS, 72), names, LABELS))
+    assert np.mean(np.array(p_values) <= 0.05) < 0.12
+    assert 0.35 < np.mean(p_values) < 0.65
     names, truth, rng = clips_of(6, 12, 0)
     predicted = np.where(rng.random(72) < 0.5, truth, rng.choice(LABELS, 72))
     assert chance_p(truth, predicted, names, LABELS) < 0.001
@@ -435,8 +435,8 @@ def test_scores_of_ratings_do_not_depend_on_the_origin_of_the_scale(origin: floa
         for to in (0.0, origin)
     )
     for key, expected in intervals(near, RATINGS).items():
-        found = intervals(far, RATINGS)[key]
-        assert (found.value, found.low, found.high) == pytest.approx(
+        interval = intervals(far, RATINGS)[key]
+        assert (interval.value, interval.low, interval.high) == pytest.approx(
             (expected.value, expected.low, expected.high), abs=1e-5
         )
     constant = np.full(120, truth.mean() + origin) + 1e-13 * rng.normal(size=120)
@@ -447,8 +447,8 @@ def test_scores_of_ratings_do_not_depend_on_the_origin_of_the_scale(origin: floa
 
 def test_equal_predictions_do_not_differ() -> None:
     same = speakers([0.2, 0.5, 0.9, 0.4, 0.6])
-    (found,) = compare({"a": same, "b": same.copy()})
-    assert (found.p, found.p_holm, found.difference.value) == (1, 1, 0)
+    (comparison,) = compare({"a": same, "b": same.copy()})
+    assert (comparison.p, comparison.p_holm, comparison.difference.value) == (1, 1, 0)
 
 
 def test_holms_correction_by_hand() -> None:

@@ -216,8 +216,8 @@ def test_file_names_that_look_identical_are_the_same(
     actual = unicodedata.normalize(form, "Jürgen/böse.wav")
     touch(tmp_path / actual)
     for written in (unicodedata.normalize("NFC", actual), nfd(actual)):
-        found = ClipFolder(tmp_path).find(written)
-        assert (found.relative, found.is_file) == (actual, True)
+        clip_path = ClipFolder(tmp_path).find(written)
+        assert (clip_path.relative, clip_path.is_file) == (actual, True)
         text = f"path,speaker,mood\n{written},{written[:7]},tired\n"
         (clip,) = read_manifest(write(tmp_path, text)).clips
         assert (clip.path, clip.name) == (actual, "böse")
@@ -285,9 +285,9 @@ def test_a_speaker_named_by_a_folder_is_the_same_in_every_unicode_form(tmp_path:
     corpus = replace(RAVDESS, name="own", read_name=read_name)
     touch(tmp_path / nfd("Jürgen") / "1.wav")
     touch(tmp_path / "Jürgen" / "2.wav")
-    found = scan(tmp_path, corpus)
-    assert {clip.speaker for clip in found.clips} == {"Jürgen"}
-    assert all(clip.file.is_file() for clip in found.clips if isinstance(clip.file, Path))
+    scanned = scan(tmp_path, corpus)
+    assert {clip.speaker for clip in scanned.clips} == {"Jürgen"}
+    assert all(clip.file.is_file() for clip in scanned.clips if isinstance(clip.file, Path))
 
 
 def test_scores_of_a_run_are_read_under_the_column_names_of_earlier_versions(

@@ -215,7 +215,7 @@ def test_clips_of_a_manifest_named_as_those_of_a_built_in_corpus_are_recognised(
     record = TrainingRecord(corpora=corpora, unlisted=corpora)
     assert find_contamination(record, table).tolist() == ["corpus", "corpus", ""]
     mark = contamination_mark("iic/emotion2vec_plus_large", table)
-    assert "was trained on ravdess (2 of the 3 clips)" in mark
+    assert mark and "was trained on ravdess (2 of the 3 clips)" in mark.text
 
 
 def test_only_tested_clips_are_marked(
@@ -322,15 +322,15 @@ def test_predict_marks_exactly_the_recordings_that_were_trained_on(
     folder = tmp_path / "renamed"
     expected = {str(folder / f"{n}.wav"): n < 8 for n in range(16)}
     options = ("--model", run, "--encoder", small_encoder, "--device", "cpu")
-    told = {form: serpipe("predict", folder, *options, "--format", form)
+    printed = {form: serpipe("predict", folder, *options, "--format", form)
             for form in ("json", "csv", "table")}  # fmt: skip
-    predictions = json.loads(told["json"].out)["predictions"]
+    predictions = json.loads(printed["json"].out)["predictions"]
     assert {each["source"]: each["trained_on"] for each in predictions} == expected
-    rows = list(csv.DictReader(told["csv"].out.splitlines()))
+    rows = list(csv.DictReader(printed["csv"].out.splitlines()))
     assert {row["source"]: row["trained_on"] == "true" for row in rows} == expected
-    lines = told["table"].out.splitlines()[1:-1]  # the last says what the probabilities are
+    lines = printed["table"].out.splitlines()[1:-1]  # the last says what the probabilities are
     assert {line.split()[0]: line.endswith("TRAINED ON") for line in lines} == expected
-    assert told["table"].err.count("TRAINED ON: ") == 1
+    assert printed["table"].err.count("TRAINED ON: ") == 1
     model = load_model(run, encoder=small_encoder)
     samples, rate = soundfile.read(folder / "0.wav")
     assert model.predict(samples, rate).trained_on is True

@@ -52,7 +52,7 @@ def to_onnx(graph: Graph, n_samples: int, opset: int, metadata: Mapping[str, str
         )
     example = torch.sin(torch.arange(2 * n_samples) / 7).reshape(2, n_samples)
     clips = torch.export.Dim("clips", min=1)
-    samples = torch.export.Dim("samples", min=graph.shortest, max=graph.longest)
+    samples = torch.export.Dim("samples", min=graph.two_frames, max=graph.longest)
     has_labels = metadata["kind"] == "labels"
     try:
         with _quiet():

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ...corpora.data import SAMPLE, find_data
 from ...errors import UserError
 from ...features.audio import RESAMPLER, SILENCE_PEAK, Waveform
 from ...features.checkpoint import load_checkpoint
+from ...features.front_end import FrontEnd
 from ...files import write_bytes
 from ...provenance import versions
 from ..models.bundle import BundleSummary, load_bundle, read_bundle_summary
@@ -176,6 +178,7 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
         head_module(summary.head, bundle.fitted, summary.temperature),
         front_end.minimum_samples,
         longest or front_end.maximum_samples,
+        _two_frames(front_end),
     )
 
 
@@ -191,7 +194,13 @@ def _classifier_graph(name: str, revision: str | None, model: Model) -> Graph:
         Probabilities(indices, model.predictor.is_rating),
         front_end.minimum_samples,
         front_end.maximum_samples,
+        _two_frames(front_end),
     )
+
+
+def _two_frames(front_end: FrontEnd) -> int:
+    """Return the number of samples of the shortest clip that has two frames."""
+    return next(n for n in count(front_end.minimum_samples) if front_end.frames(n) >= 2)
 
 
 def _metadata(model: Model, graph: Graph, bundle: BundleSummary | None) -> dict[str, str]:

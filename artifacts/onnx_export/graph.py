@@ -25,7 +25,9 @@ class Graph(nn.Module):
     ``prepare`` takes samples, float32, shape (n_clips, n_samples); ``embed`` takes what it returns
     and the number of samples; ``head`` takes the embeddings and returns
     :data:`~serpipe.artifacts.onnx_export.heads.HeadOutput`. ``shortest`` and ``longest`` are the
-    limits of a clip, in samples.
+    limits of a clip, in samples; ``two_frames`` is the length of the shortest clip of two frames,
+    from which torch traces: it treats a size of 1 as a special case, and would otherwise trace
+    everything twice to find this limit.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class Graph(nn.Module):
         head: nn.Module,
         shortest: int,
         longest: int | None,
+        two_frames: int,
     ) -> None:
         super().__init__()
         self.prepare, self.embed, self.head = prepare, embed, head
-        self.shortest, self.longest = shortest, longest
+        self.shortest, self.longest, self.two_frames = shortest, longest, two_frames
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Score mono clips of one length, full scale 1, shape (n_clips, n_samples).

@@ -33,6 +33,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
     encoder = summary.encoder["encoder"]
     weights = str(summary.encoder.get("weights_sha256", ""))[:12]
     parameters = ", ".join(f"{key} = {value:g}" for key, value in bundle.parameters.items())
+    chosen_head = f"{fitted.title} ({parameters})" if parameters else fitted.title
     predicts = ", ".join(summary.labels) or f"{summary.target}, a number"
     choices = "; ".join(
         f"{name} " + ", ".join(f"{value} in {n}" for value, n in counter.most_common())
@@ -50,7 +51,7 @@ def card(results: RunResults, head: str, bundle: BundleSummary) -> str:
         bundle=bundle,
         encoder=encoder,
         head=head,
-        description=f"It predicts {predicts}, by {fitted.title} ({parameters}) on layer "
+        description=f"It predicts {predicts}, by {chosen_head} on layer "
         f"{bundle.layer['name']} of a frozen `{encoder}` (weights {weights}), {summary.pooling} "
         "pooling over time.",
         data=data + changes,

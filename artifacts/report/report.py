@@ -21,6 +21,7 @@ from ..score_text import interval_text, p_text
 from .baselines import baseline_table
 from .checks import Check, grave, run_checks
 from .frozen_probe import against_probe, probe_table, read_probe
+from .fusion import fusion_note, members_table
 from .probabilities import probabilities_table, read_probabilities
 from .result_tables import (
     classes_table,
@@ -131,9 +132,10 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         notes += [] if published.rows else [_NO_BASELINE]
     if len(results.heads) > 1:
         heads = {head: results.by_speaker(head) for head in results.heads}
+        compared = compare(heads, results.measure)
         tables.append(
             comparison_table(
-                compare(heads, results.measure),
+                compared,
                 f"Heads compared, {results.result_kind}",
                 {head: {**identity(summary), "head": head} for head in heads},
                 len(summary.clusters),
@@ -141,6 +143,9 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
         )
         notes.append(TEST_NOTE)
+        if FUSE in results.heads:
+            tables.append(members_table(results))
+            notes.append(fusion_note(results, tuple(compared)))
         if BEST not in results.heads:
             notes.append(
                 "To pick the best of these heads is to choose on the test speakers: --head best "

@@ -44,7 +44,7 @@ class _OutputLabels:
     indices: NDArray[np.intp]
     #: Which outputs have other names here, in words; empty if none has.
     description: tuple[str, ...]
-    warnings: tuple[str, ...] = ()  #: Marks of the scores.
+    marks: tuple[Mark, ...] = ()  #: Of the scores.
 
 
 def record_evaluation(
@@ -106,8 +106,8 @@ def record_evaluation(
     table = dict(sorted(clip_columns(sounds.clips, checkpoint.training).items()))
     plan = plan_evaluation(table, protocol or Protocol())
     output_labels = _find_output_labels(classifier, plan, model_map or {})
-    warnings = (*output_labels.warnings, *_contamination_marks(classifier, plan, say))
-    plan = replace(plan, warnings=warnings)
+    marks = (*output_labels.marks, *_contamination_marks(classifier, plan, say))
+    plan = replace(plan, marks=marks)
     key = end_to_end_key(
         {
             **checkpoint_identity(checkpoint),
@@ -181,10 +181,10 @@ def _find_output_labels(
         f"choose only among the {len(labels)} labels of the clips",
     )
     description = (f"labels of the model: {', '.join(changes)}",) if changes else ()
-    return _OutputLabels(indices, description, (str(restricted),) if unused else ())
+    return _OutputLabels(indices, description, (restricted,) if unused else ())
 
 
-def _contamination_marks(classifier: Classifier, plan: Plan, say: Say) -> list[str]:
+def _contamination_marks(classifier: Classifier, plan: Plan, say: Say) -> list[Mark]:
     """Mark a model that was trained on the tested clips; say so where nothing is known."""
     checkpoint = classifier.checkpoint
     if checkpoint.training is None:

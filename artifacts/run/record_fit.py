@@ -15,6 +15,7 @@ from ...corpora import CORPORA
 from ...errors import UserError
 from ...features.cache import Cache
 from ...features.equal_rows import check_embeddings
+from ...features.joined_cache import JoinedCache
 from ...features.known_models import known_training
 from ...features.recordings import RECORDING
 from ...features.training_record import (
@@ -127,7 +128,10 @@ def record_run(
     if packages:  # other versions of plugins may give other numbers
         versions = {**provenance.get("versions", {}), **packages}
         provenance = {**provenance, "versions": versions}
-    plan = plan_run(cache, heads, grids, protocol or Protocol(), ratings, combined=combined)
+    plan, combined = plan_run(
+        cache, heads, grids, protocol or Protocol(), ratings,
+        combined=combined, default_heads=default_heads,
+    )  # fmt: skip
     size = candidate_size(cache, plan)
     streamed = size > stream_past
     if streamed:
@@ -135,7 +139,7 @@ def record_run(
             plan, heads, grids, size, stream_past, on_cluster=cluster is not None,
             default_heads=default_heads,
         )  # fmt: skip
-        say(f"note     {plan.warnings[-1]}")
+        say(f"note     {plan.marks[-1]}")
         if BEST in combined and len(heads) < 2:
             raise UserError(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
@@ -207,12 +211,14 @@ def plan_run(
     ratings: Ratings | None = None,
     *,
     combined: Sequence[str] = (),
-) -> Plan:
+    default_heads: bool = False,
+) -> tuple[Plan, tuple[str, ...]]:
     """Apply a protocol to a cache, and refuse what would fail later.
 
-    The parameters are those of :func:`record_run`. Raise UserError if the cache does not hold what
-    the protocol needs, a head is for another kind of target, there are no speakers to choose by, or
-    clips of two speakers have the same embedding.
+    The parameters are those of :func:`record_run`. Also return which heads to make of others: by
+    default none if layer and hyper-parameters are fixed, which then needs no inner folds. Raise
+    UserError if the cache does not hold what the protocol needs, a head is for another kind of
+    target, there are no speakers to choose by, or clips of two speakers have the same embedding.
     """
     plan = make_plan(cache, protocol, ratings)
     if RECORDING not in cache.clips:  # made before copies were looked for
@@ -224,10 +230,13 @@ def plan_run(
             f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
             "choose one that `serpipe fit --help` lists for them"
         )
-    if anything_to_choose(plan, [grids[head.name] for head in heads], combined):
+    of_heads = [grids[head.name] for head in heads]
+    if default_heads and not anything_to_choose(plan, of_heads):
+        combined = ()
+    if anything_to_choose(plan, of_heads, combined):
         folds = (*plan.split.folds, plan.problem.everybody())
         check_inner_folds(folds, plan.problem.strata, plan.problem.kept_together)
-    return plan
+    return plan, tuple(combined)
 
 
 def _settings(
@@ -333,8 +342,11 @@ class _BundleSaving:
     provenance: Mapping[str, Any]
 
     def save(self, name: str, head: type[Head], fit: HeadFit) -> None:
-        """Fit a head on all clips and save its bundle, unless labels were shuffled."""
-        if self.plan.protocol.permute_labels:
+        """Fit a head on all clips and save its bundle, if it could be used.
+
+        There is none where labels were shuffled, or for embeddings of several encoders.
+        """
+        if self.plan.protocol.permute_labels or isinstance(self.cache, JoinedCache):
             return
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
@@ -347,7 +359,7 @@ class _BundleSaving:
     ) -> None:
         """Fit the members of a fusion on all clips and save its bundle, as for :meth:`save`."""
         plan = self.plan
-        if plan.protocol.permute_labels:
+        if plan.protocol.permute_labels or isinstance(self.cache, JoinedCache):
             return
         order = {candidate.name: index for index, candidate in enumerate(plan.candidates)}
         members = sorted(fused.final.members.items(), key=lambda member: order[member[0][1]])

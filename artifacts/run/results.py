@@ -234,7 +234,7 @@ def _marked(summary: RunSummary, clips: Mapping[str, NDArray[np.str_]]) -> RunSu
     if summary.has_mark(MarkKind.CONTAMINATED) or "corpus" not in clips:
         return summary
     mark = contamination_mark(str(summary.encoder["encoder"]), clips)
-    return replace(summary, warnings=[*summary.warnings, mark]) if mark else summary
+    return replace(summary, warnings=[*summary.warnings, str(mark)]) if mark else summary
 
 
 def chosen(head: HeadSummary) -> dict[str, Counter[str]]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from ...errors import UserError
 from ...integrity import MODEL_HASHES, check_files, hash_files, read_record_json, write_sealed_json
-from ...pipeline.heads import BEST
+from ...pipeline.heads import BEST, FUSE
 from ...pipeline.marks import Mark
 from ...pipeline.split_kind import SplitKind
 from ...schema import from_json
@@ -246,6 +246,16 @@ class _Choice:
     inner_score: int | float | None
     head: str = ""
     temperature: float | None = None
+    members: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A member of a fusion."""
+
+    head: str
+    layer: str
+    weight: int | float
 
 
 def _check_summary(summary: RunSummary) -> None:
@@ -275,6 +285,9 @@ def _check_summary(summary: RunSummary) -> None:
                 raise ValueError(f"a temperature of {name} is not a positive number")
             if name == BEST and not choice.head:
                 raise ValueError(f"a choice of {name} names no head")
+            members = [from_json(_Member, member) for member in choice.members]
+            if name == FUSE and not sum(member.weight for member in members) > 0:
+                raise ValueError(f"a choice of {name} has no members")
 
 
 def check_given_name(name: str) -> str:

@@ -323,7 +323,7 @@ def limit_folds(plan: Plan, max_folds: int | None) -> Plan:
         plan,
         split=replace(plan.split, title=title, folds=kept),
         problem=replace(plan.problem, folds=kept),
-        warnings=(*plan.warnings, str(trial)),
+        marks=(*plan.marks, trial),
     )
 
 

@@ -38,10 +38,8 @@ BEST = "best"
 #: The value of ``--head`` for the fusion of the others on all layers.
 FUSE = FusedHead.name
 
-#: What is fitted unless the user says otherwise: quick, and two to compare. By task.
-DEFAULT_HEADS = {"classification": ("lr", "svm"), "regression": ("ridge",)}
-#: What ``--head fuse`` by itself fuses: quick, and with nothing to tune.
-FUSED_BY_DEFAULT = ("lda",)
+#: What is fitted, and fused, unless the user says otherwise: two quick heads that differ. By task.
+DEFAULT_HEADS = {"classification": ("lda", "svm"), "regression": ("ridge",)}
 
 HEADS: Registry[type[Head]] = Registry(
     HEAD_GROUP,
@@ -60,7 +58,7 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[type[He
         One name, several joined by commas, or ``"all"``: the built-in ones except those that only
         stand in for another, so that it means the same whatever else is installed; ``None`` for
         :data:`DEFAULT_HEADS`. ``"best"`` by itself stands for all, and ``"fuse"`` by itself for
-        :data:`FUSED_BY_DEFAULT`; among other names both are ignored, see :func:`combined_heads`.
+        :data:`DEFAULT_HEADS`; among other names both are ignored, see :func:`combined_heads`.
     task : str
         ``"classification"`` or ``"regression"``.
 
@@ -80,7 +78,7 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[type[He
         return tuple(HEADS[name] for name in DEFAULT_HEADS[task])
     requested = {name.strip() for name in names.split(",")}
     if requested == {FUSE}:
-        requested |= set(FUSED_BY_DEFAULT)
+        requested |= set(DEFAULT_HEADS[task])
     if FUSE in requested and task != "classification":
         raise UserError(f"--head {names}: fuse combines probabilities of labels; name other heads")
     combined = requested & {BEST, FUSE}
@@ -105,9 +103,14 @@ def find_heads(names: str | None, task: str = "classification") -> tuple[type[He
     return tuple(heads.values())
 
 
-def combined_heads(names: str | None) -> tuple[str, ...]:
-    """Return which of :data:`BEST` and :data:`FUSE` the value of ``--head`` requests."""
-    requested = {name.strip() for name in (names or "").split(",")}
+def combined_heads(names: str | None, task: str = "classification") -> tuple[str, ...]:
+    """Return which of :data:`BEST` and :data:`FUSE` the value of ``--head`` requests.
+
+    ``None`` requests a fusion of the default heads, where labels are predicted.
+    """
+    if names is None:
+        return (FUSE,) if task == "classification" else ()
+    requested = {name.strip() for name in names.split(",")}
     return tuple(name for name in (BEST, FUSE) if name in requested)
 
 

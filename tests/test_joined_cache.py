@@ -1,0 +1,86 @@
+"""Caches of several encoders are joined by the content of their clips."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serpipe.artifacts.run.results import read_results
+from serpipe.errors import UserError
+from serpipe.features.cache import Cache, open_cache
+from serpipe.features.joined_cache import join_caches
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def cache(extracted_once: Path) -> Cache:
+    (path,) = (extracted_once / "features" / "cache").glob("*.h5")
+    return open_cache(path)
+
+
+def other(cache: Cache, rows: np.ndarray, **columns: np.ndarray) -> Cache:
+    """The same cache with its clips in another order, as if another encoder had made it."""
+    clips = {name: column[rows] for name, column in cache.clips.items()} | columns
+    return replace(
+        cache, clips=clips, row_map=cache.row_map[rows], key={**cache.key, "encoder": "lab/other"}
+    )
+
+
+def test_clips_are_matched_by_content_whatever_their_order(cache: Cache) -> None:
+    rows = np.random.default_rng(0).permutation(len(cache))[:30]
+    joined, note = join_caches([cache, other(cache, rows)])
+    assert len(joined) == 30 and f"{len(cache) - 30} clips" in note
+    assert joined.clips["path"].tolist() == cache.clips["path"][np.sort(rows)].tolist()
+    assert len(joined.layers) == 2 * len(cache.layers) == len(set(joined.layers))
+    for layer in cache.layers:
+        expected = cache.embeddings(layer)[np.sort(rows)]
+        for name in joined.layers:
+            if name.rpartition(":")[2] == layer:
+                assert np.array_equal(joined.embeddings(name), expected)
+                some = joined.read_rows("mean", name, np.array([4, 2]))
+                assert np.array_equal(some, expected[[4, 2]])
+
+
+def test_equal_recordings_are_matched_one_to_one(cache: Cache) -> None:
+    sha256 = cache.clips["sha256"].copy()
+    sha256[1] = sha256[0]
+    twice = replace(cache, clips={**cache.clips, "sha256": sha256})
+    joined, note = join_caches([twice, other(twice, np.arange(len(cache))[::-1])])
+    assert len(joined) == len(cache) and not note
+    name = joined.layers[-1]
+    assert np.array_equal(joined.embeddings(name), cache.embeddings(name.rpartition(":")[2]))
+
+
+def test_caches_that_disagree_or_have_nothing_in_common_are_refused(cache: Cache) -> None:
+    everyone = np.arange(len(cache))
+    speaker = cache.clips["speaker"].copy()
+    speaker[3] = "99"
+    with pytest.raises(UserError, match="99"):
+        join_caches([cache, other(cache, everyone, speaker=speaker)])
+    with pytest.raises(UserError, match="clips"):
+        join_caches([cache, other(cache, everyone, sha256=np.roll(cache.clips["path"], 1))])
+
+
+def test_a_run_on_two_caches_fuses_the_layers_of_both(
+    serpipe: Command, extracted_once: Path
+) -> None:
+    shutil.copytree(extracted_once, ".", dirs_exist_ok=True)
+    (path,) = Path("features/cache").glob("*.h5")
+    shutil.copy(path, "other.h5")
+    both = ("--cache", path, "--cache", "other.h5", "--split", "kfold:3", "--jobs", 1)
+    done = serpipe("fit", *both, "--head", "lda,fuse")
+    assert done.code == 0, done.err
+    run = Path(done.out.strip())
+    results = read_results(run)
+    assert len(results.summary.layers) == 2 * len(open_cache(path).layers)
+    assert not (run / "bundles").exists()
+    alone = serpipe("fit", "--cache", path, "--split", "kfold:3", "--head", "lda", "--jobs", 1)
+    predicted = read_results(Path(alone.out.strip())).predicted["lda"]
+    for name, of_layer in results.predicted["lda"].items():
+        if name != "nested":
+            assert of_layer.tolist() == predicted[name.rpartition(":")[2]].tolist()
+    assert json.loads((run / "run.json").read_text())["encoder"]["joined"]
+    assert serpipe("fit", *both, "--layers", 2).code == 2
