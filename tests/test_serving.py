@@ -952,7 +952,7 @@ def test_the_page_in_a_real_browser(
             assert all("422" in line for line in browser.console), browser.console
             # Ratings are values, not shares; and windows may hold nothing to hear.
             model.change(outputs=("valence",), is_rating=True,
-                         score=lambda pieces: [("", np.array([3.4]))] * len(pieces))  # fmt: skip
+                         score=lambda pieces: [ClipScores("", np.array([3.4]))] * len(pieces))  # fmt: skip
             model.real = replace(model.real, labels=())
             pause = tmp_path / "pause.wav"
             pause.write_bytes(wav(np.concatenate([np.zeros(3 * RATE), noise(2)])))

@@ -15,7 +15,7 @@ const SILENT = "silence"; // shown for a window without a label
 const RATE = 16000; // of recordings that are uploaded
 const $ = (id) => document.getElementById(id);
 
-const state = { token: "", limits: null, labels: null, answer: null, peaks: null, url: "", recorder: null, run: 0, last: null };
+const state = { token: "", limits: null, answer: null, peaks: null, url: "", recorder: null, run: 0, last: null };
 
 function colour(label) {
   if (label === SILENT) return "#c9c4b8";
@@ -28,7 +28,8 @@ function colour(label) {
 
 const percent = (score) => (score === null || score === undefined ? "–" : `${Math.round(100 * score)}\u202f%`);
 // A model of ratings predicts no label; its values have a scale of their own.
-const isRating = () => state.answer.label === "" && !state.labels?.length;
+const isAbstained = () => state.answer.label === "" && state.answer.unlike_training && state.answer.model.probabilities !== "";
+const isRating = () => state.answer.label === "" && !isAbstained();
 const number = (score) => (!isRating() ? percent(score) : score === null || score === undefined ? "–" : score.toFixed(2));
 const values = (scores) => Object.entries(scores).map(([name, score]) => `${name} ${number(score)}`).join(", ");
 const seconds = (value) => `${value.toFixed(1)} s`;
@@ -65,7 +66,6 @@ async function describe() {
   try {
     const model = await ask("model");
     state.limits = model.limits;
-    state.labels = model.labels;
     $("model-name").textContent = model.name;
     $("note").textContent = model.note;
     const { bytes, seconds: most } = model.limits;
