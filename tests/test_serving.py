@@ -951,8 +951,10 @@ def test_the_page_in_a_real_browser(
             # The 422 itself is what Chromium logs; the rest must be silent.
             assert all("422" in line for line in browser.console), browser.console
             # Ratings are values, not shares; and windows may hold nothing to hear.
-            model.change(outputs=("valence",), is_rating=True,
-                         score=lambda pieces: [ClipScores("", np.array([3.4]))] * len(pieces))  # fmt: skip
+            rating = ClipScores("", np.array([3.4]))
+            model.change(
+                outputs=("valence",), is_rating=True, score=lambda pieces: [rating] * len(pieces)
+            )
             model.real = replace(model.real, labels=())
             pause = tmp_path / "pause.wav"
             pause.write_bytes(wav(np.concatenate([np.zeros(3 * RATE), noise(2)])))
