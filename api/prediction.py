@@ -61,6 +61,7 @@ def predict(
     device: str = "auto",
     mic: float | None = None,
     skip_bad: bool = False,
+    abstain: bool = False,
     plot: str | Path | None = None,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -97,6 +98,8 @@ def predict(
         Record so many seconds from the microphone instead. Needs ``serpipe[mic]``.
     skip_bad : bool
         Do not fail because some recordings cannot be used.
+    abstain : bool
+        Give no label to recordings that are unlike all clips that the model was trained on.
     plot : str or Path, optional
         Draw the timeline of a single recording to this PNG, PDF or SVG file; needs ``window``.
     track : callable
@@ -160,7 +163,7 @@ def predict(
         made = predict_files(loaded, files, window=window, hop=hop, workers=cores(), track=track)
     sources = tuple(printable_path(file) for file in files) or ("array",)
     predictions = _report_each(
-        made, loaded, len(sources), window is not None, skip_bad, picture, say
+        made, loaded, len(sources), window is not None, skip_bad, abstain, picture, say
     )
     return PredictedRecordings(loaded, sources, predictions)
 
@@ -183,13 +186,14 @@ def _report_each(
     n_recordings: int,
     has_timeline: bool,
     skip_bad: bool,
+    abstain: bool,
     picture: Path | None,
     say: Say,
 ) -> "Iterator[Prediction]":
     """Yield predictions; report what a reader must know of them, and what cannot be used."""
-    from ..artifacts.models.prediction_text import TRAINED_ON_NOTE
+    from ..artifacts.models.prediction_text import TRAINED_ON_NOTE, UNLIKE_TRAINING_NOTE
 
-    bad, any_trained_on = [], False
+    bad, any_trained_on, any_unlike = [], False, False
     for each in made:
         if isinstance(each, BadClipError):
             bad.append(each)
@@ -199,7 +203,8 @@ def _report_each(
                 f"note     {each.source}: longer than the model takes; scores are the means of "
                 f"{len(each.timeline)} equal windows"
             )
-        yield each
+        yield each.abstained() if abstain else each
+        any_unlike = any_unlike or bool(each.unlike_training)
         any_trained_on = any_trained_on or bool(each.trained_on)
         if picture is not None:
             from ..artifacts.report.figures import as_bytes
@@ -211,6 +216,8 @@ def _report_each(
             say(f"picture  {picture}")
     if any_trained_on:
         say(f"note     {TRAINED_ON_NOTE}")
+    if any_unlike:
+        say(f"note     {UNLIKE_TRAINING_NOTE}")
     for error in bad:
         say(f"{'skipped' if skip_bad else 'bad':<8} {error}")
     if bad and not skip_bad:
@@ -375,6 +382,7 @@ def serve(
     allow_origin: Sequence[str] = (),
     device: str = "auto",
     token_file: str | Path | None = None,
+    abstain: bool = False,
     log: str | Path | None = None,
     batch_size: int = 8,
     queue: int = 64,
@@ -411,6 +419,8 @@ def serve(
     token_file : str or Path, optional
         File with the token that clients must send (``Authorization: Bearer TOKEN``). By default the
         environment variable SERPIPE_TOKEN, or no token.
+    abstain : bool
+        Give no label to recordings that are unlike all clips that the model was trained on.
     log : str or Path, optional
         JSON Lines file to append answers to, without audio or file names. By default nothing is
         kept.
@@ -472,6 +482,7 @@ def serve(
         max_wait=max_wait,
         work_bytes=work_megabytes << 20,
         timeout=timeout,
+        abstain=abstain,
         token=read_token(None if token_file is None else Path(token_file)),
         log=None if log is None else Path(log),
         hosts=names,

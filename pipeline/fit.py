@@ -1,6 +1,7 @@
 """Nested cross-validation of one head over candidate layers, on all cores."""
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,8 @@ class Choice:
         The head, where it was chosen as well.
     members : mapping of (str, str) to float
         For a fusion: the weight of each head on each layer.
+    temperature : float
+        What calibrates the scores; NaN where they are not calibrated.
     """
 
     fold: str
@@ -130,6 +133,7 @@ class Choice:
     inner_score: float
     head: str = ""
     members: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    temperature: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,11 @@ def choose_head(
             for name, fit in fits.items():
                 result = fit.results[layer, fold.name]
                 score, chosen = result.inner[result.chosen], params[name][result.chosen]
-                options.append(Choice(fold.name, layer, chosen, score, head=name))
+                options.append(
+                    Choice(
+                        fold.name, layer, chosen, score, head=name, temperature=result.temperature
+                    )
+                )
             by_layer.append(max(options, key=_inner_score))
             results[layer, fold.name] = fits[by_layer[-1].head].results[layer, fold.name]
         choices.append(max(by_layer, key=_inner_score))
@@ -390,8 +398,14 @@ def _choose(layers: Sequence[str], params: Sequence[Params], results: Results, f
     """Choose the layer and hyper-parameters with the highest inner score; the first of several."""
     best = [results[layer, fold].inner[results[layer, fold].chosen] for layer in layers]
     index = 0 if np.isnan(best).all() else int(np.nanargmax(best))
-    chosen = results[layers[index], fold].chosen
-    return Choice(fold, layers[index], params[chosen], float(best[index]))
+    result = results[layers[index], fold]
+    return Choice(
+        fold,
+        layers[index],
+        params[result.chosen],
+        float(best[index]),
+        temperature=result.temperature,
+    )
 
 
 def collect_folds(

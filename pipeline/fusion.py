@@ -108,7 +108,10 @@ def fuse_heads(
             for layer in layers
         }
         largest = max(layers, key=lambda layer: by_layer[layer])
-        choices.append(Choice(fold.name, largest, {}, result.inner[0], members=weights))
+        # The weights do not sum to 1: they calibrate the fusion as a temperature would.
+        choices.append(
+            Choice(fold.name, largest, {}, result.inner[0], members=weights, temperature=1.0)
+        )
     return collect_folds(problem, layers, choices, results, nested)
 
 

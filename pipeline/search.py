@@ -4,6 +4,8 @@ This is the unit of work: one process does it independently of the others, and a
 stopped does not repeat it.
 """
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import UserError
 from .blocks import Matrix, take
+from .calibration import fit_temperature
 from .folds import Fold, selection_folds
 from .heads import Grid, Head, PathFitter, combinations, paths
 from .layers import learn_weights, weigh
@@ -49,6 +53,9 @@ class FoldResult:
         Scores of the training clips by the chosen combination, each fitted without the inner fold
         of the clip; NaN for clips in no inner fold and for labels that no clip was fitted on. Shape
         (0, n_labels) unless they were requested.
+    temperature : float
+        What calibrates the scores of the chosen combination, fitted on its scores of the training
+        clips by the inner folds; NaN for ratings, and where there can be no inner folds.
     """
 
     inner: tuple[float, ...]
@@ -59,6 +66,7 @@ class FoldResult:
     converged: bool
     weights: tuple[float, ...] = ()
     inner_scores: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    temperature: float = math.nan
 
 
 def search_fold(
@@ -110,24 +118,32 @@ def search_fold(
     fit_path = head.path_fitter(flat[fold.train], y, speakers[fold.train], seed)
     inner, failed = [np.nan] * len(candidates), 0
     inner_scores = np.empty((0, len(names)))
+    # Where no weights are learnt, the inner folds have the same embeddings and share the fits.
+    shared = fit_path if X.ndim == 2 else None
     if choose:
-        # Where no weights are learnt, the inner folds have the same embeddings and share the fits.
-        shared = fit_path if X.ndim == 2 else None
         inner, failed, inner_scores = _score_grid(
             head, grid, X, labels, speakers, fold, seed, shared
         )
+    elif names:  # there is nothing to choose, but the scores are to be calibrated
+        with contextlib.suppress(UserError):  # too few speakers for inner folds
+            *_, inner_scores = _score_grid(head, grid, X, labels, speakers, fold, seed, shared)
     chosen = 0 if np.isnan(inner).all() else int(np.nanargmax(inner))
+    temperature = math.nan
+    if names and len(inner_scores):
+        temperature = fit_temperature(inner_scores, np.searchsorted(names, y), head.scores_are)
     kept = inner_scores if keep_scores else inner_scores[:0]
     if not len(fold.test):
         empty = np.empty((0, len(names)))
         return FoldResult(
-            tuple(inner), chosen, failed, labels[:0], empty, converged=True, inner_scores=kept
-        )
+            tuple(inner), chosen, failed, labels[:0], empty, converged=True, inner_scores=kept,
+            temperature=temperature,
+        )  # fmt: skip
     result = next(fit_path(np.arange(len(y)), flat[fold.test], [candidates[chosen]]))
     scores = _all_columns(result.scores, y, names)
     return FoldResult(
-        tuple(inner), chosen, failed, result.predicted, scores, result.converged, weights, kept
-    )
+        tuple(inner), chosen, failed, result.predicted, scores, result.converged, weights, kept,
+        temperature,
+    )  # fmt: skip
 
 
 def _score_grid(

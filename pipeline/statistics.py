@@ -112,7 +112,7 @@ def intervals(by_speaker: NDArray[Any], measure: Measure = LABELS) -> dict[str, 
     value, left_out = measure.score(total), measure.score(total - by_speaker)
     clips = measure.parts(by_speaker)
     return {
-        key: _interval(value[key], left_out[key], clips[key], measure.limits[key])
+        key: jackknife_interval(value[key], left_out[key], clips[key], measure.limits[key])
         for key in measure.scores.values()
     }
 
@@ -130,7 +130,9 @@ def recall_intervals(by_speaker: NDArray[np.int64]) -> list[Interval]:
     for label, value in enumerate(values):
         has_label = clips[:, label] > 0
         left_out = recalls(total - by_speaker[has_label])[:, label]
-        result.append(_interval(value, left_out, clips[has_label, label, None], (0.0, 1.0)))
+        result.append(
+            jackknife_interval(value, left_out, clips[has_label, label, None], (0.0, 1.0))
+        )
     return result
 
 
@@ -203,7 +205,7 @@ def _difference(a: NDArray[Any], b: NDArray[Any], measure: Measure) -> Interval:
     return Interval(value, max(value - half, low - high), min(value + half, high - low))
 
 
-def _interval(
+def jackknife_interval(
     value: float, left_out: NDArray[np.float64], clips: NDArray[Any], limits: tuple[float, float]
 ) -> Interval:
     """Return the interval of a score, between its lowest and its highest possible value.

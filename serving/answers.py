@@ -56,8 +56,9 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
 
     These are ``source``, ``sha256`` (of the uploaded bytes), ``seconds`` (duration), ``label``,
     ``scores``, ``trained_on`` (whether the model was trained on this very recording, null if
-    unknown), ``timeline``, ``model`` (name, scores, whether its probabilities are calibrated),
-    ``note``.
+    unknown), ``unlike_training`` (whether the recording is unlike all training clips, null if
+    unknown), ``distance`` (from the training clips; above 1 it is unlike them), ``timeline``,
+    ``model`` (name, scores, whether its probabilities are calibrated), ``note``.
     """
     return {
         "source": prediction.source,
@@ -66,6 +67,8 @@ def answer(prediction: Prediction, model: Model, sha256: str) -> dict[str, Any]:
         "label": prediction.label,
         "scores": plain(prediction.scores),
         "trained_on": prediction.trained_on,
+        "unlike_training": prediction.unlike_training,
+        "distance": None if prediction.distance is None else round(prediction.distance, 4),
         "timeline": [
             {
                 "start": round(window.start, 4),
@@ -93,7 +96,10 @@ def as_csv(content: Mapping[str, Any]) -> str:
     There is no byte order mark, which programs would read as part of the first column name.
     """
     labels = list(content["scores"])
-    trained_on = "" if content["trained_on"] is None else str(content["trained_on"]).lower()
+    flags = [
+        "" if content[name] is None else str(content[name]).lower()
+        for name in ("trained_on", "unlike_training")
+    ]
     whole = {"start": 0.0, "end": content["seconds"], **content}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -101,7 +107,7 @@ def as_csv(content: Mapping[str, Any]) -> str:
     for part, row in [("whole", whole), *(("window", each) for each in content["timeline"])]:
         first = [content["source"], part, row["start"], row["end"]]
         scores = [row["scores"].get(label) for label in labels]
-        writer.writerow([*first, row["label"], trained_on, *scores])
+        writer.writerow([*first, row["label"], *flags, *scores])
     return text.getvalue()
 
 

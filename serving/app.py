@@ -239,6 +239,8 @@ class Service:
 
         (prediction,) = await self._score(upload, lease, decode, adapted)
         self.metrics.add("audio_seconds", prediction.seconds)
+        if self.options.abstain:
+            prediction = prediction.abstained()
         content = answer(prediction, self.model, sha256)
         if self.log:
             try:

@@ -51,11 +51,19 @@ _ANSWER = _object(
         "description": "Hash of the upload.",
     },
     seconds=_SECONDS,
-    label=_text("The most likely label; empty for ratings."),
+    label=_text("The most likely label; empty for ratings, or if the server abstains."),
     scores=_SCORES,
     trained_on={
         "type": ["boolean", "null"],
         "description": "Whether the model was trained on this very recording; null if unknown.",
+    },
+    unlike_training={
+        "type": ["boolean", "null"],
+        "description": "Whether the audio is unlike all training clips; null if unknown.",
+    },
+    distance={
+        "type": ["number", "null"],
+        "description": "Distance from the training clips; above 1 it is unlike them.",
     },
     timeline={
         "type": "array",

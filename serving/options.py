@@ -43,6 +43,8 @@ class Options:
     decoders: int = 2
     #: Memory of each of these beyond what it needs to start.
     decode_bytes: int = 1 << 30
+    #: Whether recordings unlike the training clips get no label.
+    abstain: bool = False
     #: Secret that clients must send.
     token: str | None = None
     #: Profiles of enrolled speakers; one more replaces the one that was not used for longest.

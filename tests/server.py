@@ -33,7 +33,7 @@ RATE = 16000
 class SmallModel:
     """A real model on a small random encoder, which counts its batches and can be held up."""
 
-    def __init__(self, bundle: Path, encoder: Path) -> None:
+    def __init__(self, bundle: Path, encoder: Path | None = None) -> None:
         self.real = load_model(bundle, encoder=encoder)
         self.batches: list[int] = []
         #: Closed, the model waits: a batch that takes long, without sleeping.

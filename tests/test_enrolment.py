@@ -22,6 +22,7 @@ from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.integrity import hash_file
+from serpipe.pipeline.calibration import apply_temperature
 from serpipe.pipeline.enrolment import (
     SpeakerStatistics,
     centre_speakers,
@@ -299,7 +300,9 @@ def test_the_bundle_of_a_run_is_adapted_as_the_tested_heads_were(enrolled_run: P
     assert profile.is_adapted
     assert (profile.shift == statistics.shift(X[:9], final["strength"])).all()
     adapted = bundle.predict({"0": X[9:18]}, profile)
-    assert adapted[1] == pytest.approx(head.predict_proba(X[9:18] - profile.shift))
+    own, temperature = head.predict_proba(X[9:18] - profile.shift), bundle.summary.temperature
+    assert temperature
+    assert adapted[1] == pytest.approx(apply_temperature(own, temperature, "probability"))
     assert load_bundle(enrolled_run / "bundles" / "svm-linear").enrolment is None
 
 

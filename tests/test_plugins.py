@@ -87,7 +87,7 @@ def test_the_head_of_the_page_is_fitted_reported_and_predicts(
     assert set(summary["heads"]) == {"lr", "bayes", "best"}
     assert summary["provenance"]["versions"]["my-heads"] == "1.0"
     shown = serpipe("report")
-    assert shown.code == 0 and "Probabilities of bayes: not calibrated" in shown.out
+    assert shown.code == 0 and "Probabilities of bayes: calibrated by temperature" in shown.out
     clip = sample / "Actor_01" / "03-01-05-01-01-02-01.flac"
     predicted = serpipe(
         "predict", clip, "--model", run / "bundles" / "bayes", "--encoder", small_encoder,
@@ -130,7 +130,7 @@ def test_a_bundle_of_a_head_that_is_not_installed_is_refused_and_the_run_is_repo
     refused = serpipe("predict", sample / "Actor_01", "--model", run / "bundles" / "bayes")
     assert refused.code == 2 and "'bayes'" in refused.err and "package" in refused.err
     shown = serpipe("report", run)
-    assert shown.code == 0 and "Probabilities of bayes" not in shown.out
+    assert shown.code == 0 and "Probabilities of bayes: calibrated" in shown.out
 
 
 def test_only_types_that_the_head_names_are_read_from_a_file(

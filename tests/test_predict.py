@@ -142,7 +142,7 @@ def test_every_format_says_the_same(
     assert list(rows[0]) == csv_columns(model.labels)
     assert {row["part"] for row in rows} == {"whole", "window"}
     *lines, footer = out["table"].splitlines()[1:]
-    assert "not calibrated" in footer and whole["model"]["probabilities"] in footer
+    assert "held-out speakers" in footer and whole["model"]["probabilities"] in footer
     assert len(rows) == len(lines) == sum(1 + len(each.timeline) for each in expected)
     for each, printed in zip(expected, whole["predictions"], strict=True):
         assert printed["source"] == each.source and printed["scores"] == each.scores

@@ -52,7 +52,6 @@ def write_run(run: Path, wrong: Mapping[str, list[int]], **fields: Any) -> Path:
     chosen = {"fold": "", "layer": layer, "parameters": {next(iter(grid)): 1.0},
               "inner_score": None}  # fmt: skip
     fits = {"points": 1, "pruned": 0, "inner_not_converged": 0}
-    told = HeadSummary("", "probabilities (softmax)", grid, [], chosen, fits, {})
     for head, errors in wrong.items():
         mistaken = dict(zip(SPEAKERS, errors, strict=True))
         said = [
@@ -64,6 +63,13 @@ def write_run(run: Path, wrong: Mapping[str, list[int]], **fields: Any) -> Path:
         save_predictions(
             run, head, HeadFit(found, {layer: found}, (), final, {}), table, truth, folds
         )
+    heads = {
+        head: HeadSummary(
+            "", "probabilities (softmax)", grid, [],
+            chosen | ({"temperature": 2.0} if head == "svm" else {}), fits, {},
+        )
+        for head in wrong
+    }  # fmt: skip
     summary: dict[str, Any] = {
         "name": run.name, "corpus": "mine", "pooling": "mean", "target": "emotion", "changes": [],
         "encoder": {"encoder": "some/encoder", "revision": "1", "precision": "float32",
@@ -71,7 +77,7 @@ def write_run(run: Path, wrong: Mapping[str, list[int]], **fields: Any) -> Path:
         "normalise": "none", "split": "loso", "split_title": "leave one speaker out", "inner": "",
         "warnings": [], "seed": 0, "layers": [layer], "labels": LABELS, "speakers": SPEAKERS,
         "clips": len(clips), "content": "", "planned": list(wrong),
-        "heads": dict.fromkeys(wrong, told), "provenance": {},
+        "heads": heads, "provenance": {},
     }  # fmt: skip
     write_summary(run, RunSummary(**(summary | fields)))
     return run

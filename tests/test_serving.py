@@ -97,7 +97,7 @@ def test_answers_are_what_the_model_says(model: SmallModel, clips: list[Path]) -
             assert labels == [each.label for each in prediction.timeline] and len(labels) > 3
             assert "uar" in answer["model"]["result"]
             assert answer["model"]["probabilities"] == model.card["probabilities"]
-            assert "not calibrated" in client.get("/model").json()["card"]["probabilities"]
+            assert "held-out speakers" in client.get("/model").json()["card"]["probabilities"]
             assert "no judgement about a person" in answer["note"]
             rows = list(csv.DictReader(io.StringIO(recognize(
                 client, clip.read_bytes(), params=asked | {"format": "csv"}).text)))  # fmt: skip
@@ -130,7 +130,9 @@ def test_sagemaker_asks_with_the_bytes_alone(model: SmallModel, clips: list[Path
             answer = client.post("/invocations", content=content, headers={"content-type": kind})
             assert answer.json()["label"] == form["label"]
         table = client.post("/invocations", content=content, headers={"accept": "text/csv"})
-        assert table.text.startswith("source,part,start,end,label,trained_on,score_")
+        assert table.text.startswith(
+            "source,part,start,end,label,trained_on,unlike_training,score_"
+        )
         refusal = client.post("/invocations", json={"instances": []})
         check_refusal(refusal, 415)
         # SageMaker passes on no query, but this header.
@@ -949,8 +951,10 @@ def test_the_page_in_a_real_browser(
             # The 422 itself is what Chromium logs; the rest must be silent.
             assert all("422" in line for line in browser.console), browser.console
             # Ratings are values, not shares; and windows may hold nothing to hear.
-            model.change(outputs=("valence",), is_rating=True,
-                         score=lambda pieces: [("", np.array([3.4]))] * len(pieces))  # fmt: skip
+            rating = ClipScores("", np.array([3.4]))
+            model.change(
+                outputs=("valence",), is_rating=True, score=lambda pieces: [rating] * len(pieces)
+            )
             model.real = replace(model.real, labels=())
             pause = tmp_path / "pause.wav"
             pause.write_bytes(wav(np.concatenate([np.zeros(3 * RATE), noise(2)])))

@@ -9,6 +9,8 @@
 ``training_record.json`` hashes of the clips and speakers that the head was fitted on
 ``enrolled_head.skops``  if enrolment was measured: the head that is adapted to speakers, and
 ``enrolment.npy``        what it needs for that, see :mod:`serpipe.artifacts.models.enrolment`
+``novelty.skops``        mean and main directions of the training embeddings, to recognise
+                         recordings that are unlike them
 ======================== ======================================================================
 
 Loading runs no code from the folder, and no entry of ``bundle.json`` is used as a path. Hashes
@@ -16,6 +18,7 @@ detect damage and edits; they are not a signature: whoever changes a bundle on p
 its hashes as well.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,8 +30,10 @@ from numpy.typing import NDArray
 from ...errors import UserError, counted, first_line
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, write_record
 from ...integrity import check_files, check_listed, hash_files, read_record_json, write_sealed_json
+from ...pipeline.calibration import TEMPERATURE_SCALED, apply_temperature
 from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
+from ...pipeline.novelty import NoveltyDetector
 from ...schema import from_json
 from ..run.encoder_key import read_encoder_key
 from .enrolment import (
@@ -39,6 +44,8 @@ from .enrolment import (
     save_enrolment,
 )
 
+#: The file of the :class:`~serpipe.pipeline.novelty.NoveltyDetector`.
+NOVELTY_FILE = "novelty.skops"
 FORMAT_VERSION = 2
 #: The format before files were hashed: still read; only its head has a hash.
 _UNHASHED_VERSION = 1
@@ -81,6 +88,8 @@ class BundleSummary:
     #: Fields of :class:`~serpipe.artifacts.models.enrolment.EnrolmentSummary`; None if the bundle
     #: is not adapted to speakers.
     enrolment: Mapping[str, Any] | None = None
+    #: The temperature of the probabilities. None: those of the head itself.
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,8 @@ class Bundle:
     #: The training clips of the head; None if the bundle is older than such records.
     training: TrainingRecord | None = None
     enrolment: BundleEnrolment | None = None  #: Adapts it to speakers, if it can be.
+    #: Recognises recordings unlike the training clips; None in bundles of earlier versions.
+    novelty: NoveltyDetector | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -100,9 +111,10 @@ class Bundle:
         return Candidate(str(layer["name"]), tuple(layer["layers"]), str(layer["how"]))
 
     def layers(self, profile: SpeakerProfile | None = None) -> tuple[str, ...]:
-        """Return the layers whose embeddings :meth:`predict` needs."""
+        """Return the layers whose embeddings :meth:`predict` and :meth:`distances` need."""
         if self.enrolment and profile and profile.is_adapted:
-            return self.enrolment.candidate.layers
+            of_distances = self.candidate.layers if self.novelty else ()
+            return tuple(dict.fromkeys((*self.enrolment.candidate.layers, *of_distances)))
         return self.candidate.layers
 
     def predict(
@@ -124,14 +136,41 @@ class Bundle:
         probabilities : ndarray of float64, shape (n_clips, n_labels)
             In the order of ``summary.labels``.
         """
-        head = self.fitted
+        X, head = self._join(embeddings, profile), self.fitted
         if self.enrolment and profile and profile.is_adapted:
-            head, X = self.enrolment.fitted, self.enrolment.join(embeddings) - profile.shift
-        else:
-            X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
-        if X.ndim == 3:
-            X = weigh(X, np.array(self.summary.layer_weights))
-        return head.predict(X), head.predict_proba(X)
+            head = self.enrolment.fitted
+        temperature = self.summary.temperature
+        if temperature is None:
+            return head.predict(X), head.predict_proba(X)
+        scores = head.decision_scores(X)
+        return head.predict(X), apply_temperature(scores, temperature, head.scores_are)
+
+    def distances(self, embeddings: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Return how far clips are from the training clips, as they are without any profile.
+
+        Parameters
+        ----------
+        embeddings : mapping of str to ndarray of float32, shape (n_clips, n_features)
+            By layer: at least ``candidate.layers``.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_clips,)
+            Above 1 for clips that are unlike the training clips; NaN if the bundle does not know.
+        """
+        if not self.novelty:
+            return np.full(len(next(iter(embeddings.values()))), np.nan)
+        return self.novelty.distances(self._join(embeddings))
+
+    def _join(
+        self,
+        embeddings: Mapping[str, NDArray[np.float32]],
+        profile: SpeakerProfile | None = None,
+    ) -> NDArray[np.float32]:
+        if self.enrolment and profile and profile.is_adapted:
+            return self.enrolment.join(embeddings) - profile.shift
+        X = self.candidate.join([embeddings[layer] for layer in self.candidate.layers])
+        return weigh(X, np.array(self.summary.layer_weights)) if X.ndim == 3 else X
 
 
 def save_bundle(
@@ -140,26 +179,35 @@ def save_bundle(
     *,
     training: TrainingRecord | None = None,
     enrolment: BundleEnrolment | None = None,
+    novelty: NoveltyDetector | None = None,
+    temperature: float | None = None,
     **fields: Any,
 ) -> None:
     """Write a bundle: a fitted head, and what is known of its and the encoder's training clips.
 
-    ``enrolment`` adapts the head to speakers.
-    ``fields`` are those of :class:`BundleSummary` but for ``head_sha256``, ``probabilities`` and
-    ``files``.
+    ``enrolment`` adapts the head to speakers. ``temperature`` calibrates the probabilities of the
+    head, unless the head does so itself. ``fields`` are the other fields of :class:`BundleSummary`,
+    except ``head_sha256``, ``probabilities`` and ``files``.
     """
     path = _head_path(folder, fields["head"])
     path.parent.mkdir(parents=True, exist_ok=True)
     if training:
         write_record(folder, training)
     fitted.save(path)
-    names = [path.name, *([FILE_NAME] if training else [])]
+    optional = [(FILE_NAME, training), (NOVELTY_FILE, novelty)]
+    names = [path.name, *(name for name, content in optional if content)]
+    if novelty:
+        novelty.save(folder / NOVELTY_FILE)
     if enrolment:
         names += save_enrolment(folder, enrolment)
         fields["enrolment"] = asdict(enrolment.summary)
     files = hash_files(folder, names)
     summary = BundleSummary(
-        **fields, head_sha256=files[path.name], probabilities=fitted.probabilities_are, files=files
+        **fields,
+        head_sha256=files[path.name],
+        probabilities=fitted.probabilities_are if temperature is None else TEMPERATURE_SCALED,
+        files=files,
+        temperature=temperature,
     )
     content = {"serpipe_bundle": FORMAT_VERSION, **asdict(summary)}
     if enrolment is None:  # as in bundles of earlier versions
@@ -187,6 +235,8 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
                 raise ValueError("the layers for enrolment are none of the encoder")
         if len(set(summary.labels)) < len(summary.labels):
             raise ValueError("a label occurs twice")
+        if summary.temperature is not None and not 0 < summary.temperature < math.inf:
+            raise ValueError("temperature is not a positive number")
         if not summary.probabilities and summary.head in HEADS:
             summary = replace(summary, probabilities=saved_head(summary.head).probabilities_are)
     except FileNotFoundError:
@@ -216,13 +266,16 @@ def load_bundle(folder: Path) -> Bundle:
     remedy = "get the bundle again, or fit again"
     files = {head_file.name: summary.head_sha256} if summary.files is None else summary.files
     head = saved_head(summary.head)
-    names = [head_file.name, *([FILE_NAME] if FILE_NAME in files else [])]
+    optional = (FILE_NAME, NOVELTY_FILE)
+    names = [head_file.name, *(name for name in optional if name in files)]
     names += [] if summary.enrolment is None else enrolment_files(head)
     check_files(folder, {name: files.get(name, "") for name in names}, remedy)
-    if FILE_NAME not in files and summary.files is not None and (folder / FILE_NAME).exists():
-        raise UserError(f"{folder / FILE_NAME}: is not part of this bundle; {remedy}")
+    for name in optional:
+        if name not in files and summary.files is not None and (folder / name).exists():
+            raise UserError(f"{folder / name}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)
-    bundle = Bundle(summary, head.load(head_file), training)
+    novelty = NoveltyDetector.load(folder / NOVELTY_FILE) if NOVELTY_FILE in files else None
+    bundle = Bundle(summary, head.load(head_file), training, novelty=novelty)
     try:
         if summary.enrolment is not None:
             enrolment = load_enrolment(folder, head, summary.enrolment)
@@ -237,6 +290,8 @@ def load_bundle(folder: Path) -> Bundle:
             layers = bundle.layers(profile)
             embeddings = {layer: zeros.astype(np.float32) for layer in layers}
             _, probabilities = bundle.predict(embeddings, profile)
+            if bundle.novelty:
+                bundle.distances(embeddings)
             if probabilities.shape != (1, len(summary.labels)):
                 raise ValueError(
                     f"{probabilities.shape[1]} probabilities, "

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...display import data_frame, text_table
@@ -10,6 +10,8 @@ from ..score_columns import score_columns
 
 #: Shown beside a recording that the model was trained on.
 TRAINED_ON = "TRAINED ON"
+#: Shown beside a recording that is unlike those that the model was trained on.
+UNLIKE_TRAINING = "UNLIKE TRAINING"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class Prediction:
     #: Whether the model was trained on this very recording, so that the prediction says nothing
     #: about others. None if unknown.
     trained_on: bool | None = None
+    #: Whether it is unlike all training clips, so that no score on such clips applies to it. None
+    #: if unknown.
+    unlike_training: bool | None = None
+    #: How far it is from the training clips, the mean over its windows: it is unlike them above 1.
+    distance: float | None = None
+
+    def abstained(self) -> "Prediction":
+        """Return the prediction without labels if the recording is unlike the training clips."""
+        if not self.unlike_training:
+            return self
+        timeline = tuple(replace(window, label="") for window in self.timeline)
+        return replace(self, label="", timeline=timeline)
 
     @property
     def parts(self) -> list[tuple[str, Window]]:
@@ -47,6 +61,7 @@ class Prediction:
         title = f"{self.source}, {self.seconds:.2f} s"
         title += f": {self.label}" if self.label else ""
         title += f", {TRAINED_ON}" if self.trained_on else ""
+        title += f", {UNLIKE_TRAINING}" if self.unlike_training else ""
         scores = sorted(self.scores.items(), key=lambda score: -score[1])
         if not self.timeline:
             kind = "probability" if self.label else "rating"
@@ -96,6 +111,8 @@ def csv_columns(outputs: Sequence[str]) -> list[str]:
     """Return the columns of predictions as CSV, on the command line and from the server.
 
     They are the source; the part, ``"whole"`` or ``"window"``; its start and end in seconds; the
-    label; whether the model was trained on the recording; and the scores of ``outputs``.
+    label; whether the model was trained on the recording; whether the recording is unlike all
+    training clips; and the scores of ``outputs``.
     """
-    return ["source", "part", "start", "end", "label", "trained_on", *score_columns(outputs)]
+    first = ["source", "part", "start", "end", "label", "trained_on", "unlike_training"]
+    return [*first, *score_columns(outputs)]

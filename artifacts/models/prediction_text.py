@@ -6,16 +6,21 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from .prediction import TRAINED_ON, Prediction, Window, csv_columns
+from .prediction import TRAINED_ON, UNLIKE_TRAINING, Prediction, Window, csv_columns
 from .saved_model import Model
 
 TRAINED_ON_NOTE = (
     f"{TRAINED_ON}: the model was trained on this very recording; this prediction is no "
     "evidence of how well it works on new recordings"
 )
+UNLIKE_TRAINING_NOTE = (
+    f"{UNLIKE_TRAINING}: the recording is unlike all clips that the model was trained on (another "
+    "microphone, language or kind of sound); its score says nothing about this prediction"
+)
 #: Widths of a column of seconds, and of one of labels.
 _NUMBER, _LABEL = 9, 10
 _SILENCE = "(nothing heard)"
+_NO_ANSWER = "(no answer)"
 
 
 def as_json_line(prediction: Prediction) -> str:
@@ -30,10 +35,13 @@ def csv_header(model: Model) -> str:
 
 def csv_rows(prediction: Prediction, model: Model) -> Iterator[str]:
     """Yield a row for the whole recording and one for each window, scores in full precision."""
-    trained_on = "" if prediction.trained_on is None else str(prediction.trained_on).lower()
+    flags = [
+        "" if flag is None else str(flag).lower()
+        for flag in (prediction.trained_on, prediction.unlike_training)
+    ]
     for part, each in prediction.parts:
         scores = [each.scores.get(name, "") for name in model.predictor.outputs]
-        yield _csv([prediction.source, part, each.start, each.end, each.label, trained_on, *scores])
+        yield _csv([prediction.source, part, each.start, each.end, each.label, *flags, *scores])
 
 
 def table_header(model: Model, sources: Sequence[str]) -> str:
@@ -52,13 +60,16 @@ def table_rows(
 
     def cells(part: Window) -> list[str]:
         if model.labels:
-            return [part.label, f"{part.scores[part.label]:.2f}"] if part.label else [_SILENCE, ""]
+            if not part.label:
+                return [_NO_ANSWER if part.scores else _SILENCE, ""]
+            return [part.label, f"{part.scores[part.label]:.2f}"]
         return [f"{value:.3f}" for value in part.scores.values()] or [_SILENCE]
 
     width = _width(sources)
     (_, whole), *_ = prediction.parts
-    mark = [TRAINED_ON] if prediction.trained_on else []
-    yield _row(prediction.source, f"{prediction.seconds:.2f}", [*cells(whole), *mark], width)
+    marks = [TRAINED_ON] if prediction.trained_on else []
+    marks += [UNLIKE_TRAINING] if prediction.unlike_training else []
+    yield _row(prediction.source, f"{prediction.seconds:.2f}", [*cells(whole), *marks], width)
     for each in prediction.timeline if timeline else ():
         span = f"  {each.start:.2f} - {each.end:.2f} s"
         yield _row(span, f"{each.end - each.start:.2f}", cells(each), width)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,9 +31,17 @@ from .bundle import Bundle, BundleSummary, load_bundle
 from .enrolment import SpeakerProfile
 from .outputs import SOFTMAX, label_probabilities
 
-#: Of a clip: its label, empty for ratings, and its scores, float64, shape (n_outputs,). NaN where
-#: the model gives no numbers.
-ClipScores = tuple[str, NDArray[np.float64]]
+
+class ClipScores(NamedTuple):
+    """What a model says of a clip."""
+
+    label: str  #: Empty for ratings.
+    #: Float64, shape (n_outputs,); NaN where the model gives no numbers.
+    scores: NDArray[np.float64]
+    #: How far it is from the training clips: above 1 it is unlike them. NaN if unknown.
+    distance: float = math.nan
+
+
 Scorer = Callable[[Sequence[Waveform]], list[ClipScores]]
 #: By layer, float32, shape (n_clips, n_features).
 Embeddings = Mapping[str, NDArray[np.float32]]
@@ -272,12 +280,13 @@ def _bundle_scorer(
     def classify(pooled: Mapping[str, NDArray[np.float32]], column: int) -> ClipScores:
         embeddings = _embeddings_of(summary, bundle.layers(profile), pooled, column)
         if not all(np.isfinite(each).all() for each in embeddings.values()):
-            return "", np.full(len(summary.labels) or 1, math.nan)
+            return ClipScores("", np.full(len(summary.labels) or 1, math.nan))
         predicted, probabilities = bundle.predict(embeddings, profile)
+        distance = float(bundle.distances(embeddings)[0])
         if not summary.labels:
-            return "", np.asarray(predicted[:1], np.float64)
+            return ClipScores("", np.asarray(predicted[:1], np.float64), distance)
         # The chosen label is not always the most probable one: an SVM chooses by votes.
-        return str(predicted[0]), probabilities[0]
+        return ClipScores(str(predicted[0]), probabilities[0], distance)
 
     return _for_each_clip(encoder, classify)
 
@@ -344,9 +353,9 @@ def _whole_model(
 
     def read(logits: NDArray[np.float64]) -> ClipScores:
         if is_rating:
-            return "", logits[0]
+            return ClipScores("", logits[0])
         probabilities = label_probabilities(logits, indices, len(outputs))[0]
-        return outputs[int(np.argmax(probabilities))], probabilities
+        return ClipScores(outputs[int(np.argmax(probabilities))], probabilities)
 
     def score(waveforms: Sequence[Waveform]) -> list[ClipScores]:
         scored: list[ClipScores] = []

@@ -1,6 +1,7 @@
 """Any saved model, ready for inference: a bundle, a model of transformers, or a small network."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -324,21 +325,25 @@ class Model:
             raise BadClipError(
                 source, "has no window with anything to hear", "speech", "take a longer --window"
             )
-        if any(not np.isfinite(each[1]).all() for each in audible):
+        if any(not np.isfinite(each.scores).all() for each in audible):
             raise BadClipError(
                 source,
                 "gets scores that are not finite numbers",
                 "numbers",
                 "remove it, or choose another --model",
             )
-        label, scores = audible[0]
+        label, scores, distance = audible[0]
         if len(audible) > 1:
-            scores = np.mean([each for _, each in audible], axis=0)
+            scores = np.mean([each.scores for each in audible], axis=0)
+            distance = float(np.mean([each.distance for each in audible]))
             label = self.labels[int(np.argmax(scores))] if self.labels else ""
         rate, training = self.sampling_rate, self.predictor.training
         timeline = tuple(
             Window(
-                start / rate, end / rate, *((each[0], self._named(each[1])) if each else ("", {}))
+                start / rate,
+                end / rate,
+                each.label if each else "",
+                self._named(each.scores) if each else {},
             )
             for (start, end), each in zip(recording.windows, scored, strict=True)
         )
@@ -349,6 +354,8 @@ class Model:
             self._named(scores),
             timeline if recording.is_cut else (),
             training.contains_clip(recording.audio_sha256) if training else None,
+            None if math.isnan(distance) else distance > 1,
+            None if math.isnan(distance) else distance,
         )
 
     def read(self, file: Place) -> Waveform:

@@ -175,7 +175,7 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
     return Graph(
         prepare_module(front_end),
         PooledLayers(checkpoint, summary),
-        head_module(summary.head, bundle.fitted),
+        head_module(summary.head, bundle.fitted, summary.temperature),
         front_end.minimum_samples,
         longest or front_end.maximum_samples,
         _two_frames(front_end),
@@ -246,7 +246,7 @@ def _largest_difference(
 ) -> float:
     """Compare with the scores of torch; another label is an infinite difference."""
     largest = 0.0
-    for outs, (label, scores) in zip(run_onnx(content, clips), expected, strict=True):
+    for outs, (label, scores, _) in zip(run_onnx(content, clips), expected, strict=True):
         if label and outputs[int(outs[1][0])] != label:
             return math.inf
         differences = np.abs(outs[0][0] - scores) / np.maximum(1, np.abs(scores))

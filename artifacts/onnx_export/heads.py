@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import UserError, first_line
+from ...pipeline import calibration
 from ...pipeline.heads import Head
 from ...pipeline.heads.fused import SMALLEST, FusedMember
 
@@ -22,15 +23,15 @@ from ...pipeline.heads.fused import SMALLEST, FusedMember
 HeadOutput = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def head_module(name: str, fitted: Head) -> nn.Module:
-    """Convert a fitted head to a module.
+def head_module(name: str, fitted: Head, temperature: float | None = None) -> nn.Module:
+    """Convert a fitted head, and the temperature of its bundle, to a module.
 
     From embeddings, float32, shape (n_clips, n_features), it computes :data:`HeadOutput`: up to
-    rounding, what the ``predict`` of the head returns. Raise UserError if serpipe does not fit such
-    a head.
+    rounding, what the bundle predicts. Raise UserError if serpipe does not fit such a head.
     """
     try:
-        return _MAKERS[name](fitted.model)
+        module = _MAKERS[name](fitted.model)
+        return module if temperature is None else Tempered(module, temperature)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"head {name}: cannot be converted to a graph ({first_line(error)}); fit it again"
@@ -141,11 +142,11 @@ class Machine(nn.Module):
         return X @ self.get_buffer("weights") + self.get_buffer("bias")
 
 
-class CalibratedMachine(nn.Module):
-    """An SVM that chooses by the votes of pairs of labels, and its calibration.
+class VotingMachine(nn.Module):
+    """An SVM, which chooses by the votes of pairs of labels.
 
-    ``classifier`` has ``machine`` and ``calibration``, as :mod:`serpipe.pipeline.heads.svm` fits
-    them.
+    ``classifier`` has ``machine`` and, if an earlier version fitted it, ``calibration``, see
+    :mod:`serpipe.pipeline.heads.svm`.
     """
 
     def __init__(self, classifier: Mapping[str, Any]) -> None:
@@ -165,7 +166,8 @@ class CalibratedMachine(nn.Module):
             sides[number, one], sides[number, other] = 1, -1
         self.scale = Affine(scaler.mean_, scaler.scale_)
         self.machine = Machine(machine, coefficients, bias)
-        self.calibration = Logistic(classifier["calibration"])
+        fitted = classifier.get("calibration")
+        self.calibration = Logistic(fitted) if fitted else nn.Softmax(dim=1)
         self.is_binary = n_classes == 2
         _keep(self, sides=sides, won=np.maximum(sides, 0), lost=np.maximum(-sides, 0))
 
@@ -206,12 +208,30 @@ class Fusion(nn.Module):
         total = torch.zeros(1, dtype=torch.float64)
         for (start, stop), weight, head in zip(self.spans, self.weights, self.heads, strict=True):
             features = X[:, start:stop]
-            if isinstance(head, CalibratedMachine):
+            if isinstance(head, VotingMachine):
                 probabilities = head.decide(features)[0].softmax(dim=1)
             else:
                 probabilities = head(features)[0]
             total = total + weight * probabilities.clamp_min(SMALLEST).log()
         return total.softmax(dim=1), total.argmax(dim=1)
+
+
+class Tempered(nn.Module):
+    """A head whose probabilities are calibrated by a temperature; its choice of label is kept."""
+
+    def __init__(self, head: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.head, self.temperature = head, temperature
+
+    def forward(self, X: torch.Tensor) -> HeadOutput:
+        """Score embeddings, float32, shape (n_clips, n_features)."""
+        if isinstance(self.head, VotingMachine):
+            logits, votes = self.head.decide(X)
+            chosen: torch.Tensor = votes.argmax(dim=1)
+        else:
+            probabilities, chosen = self.head(X)
+            logits = probabilities.clamp_min(calibration.SMALLEST).log()
+        return (logits / self.temperature).softmax(dim=1), chosen
 
 
 class Trees(nn.Module):
@@ -312,8 +332,8 @@ def _svr(regressor: Any) -> nn.Module:
 _MAKERS: Mapping[str, Callable[[Any], nn.Module]] = {
     "lda": lambda discriminant: Chain(Logistic(discriminant)),
     "lr": _lr,
-    "svm": CalibratedMachine,
-    "svm-linear": CalibratedMachine,
+    "svm": VotingMachine,
+    "svm-linear": VotingMachine,
     "sgd": OneAgainstRest,
     "lgbm": lambda classifier: Chain(Trees(classifier.booster)),
     "ridge": _ridge,

@@ -19,12 +19,14 @@ from ...errors import counted
 from ...files import write_bytes
 from ...pipeline.measures import Measure
 from ...pipeline.metrics import recalls
+from ...pipeline.probability_scores import BINS, reliability, risk_coverage
 from ...pipeline.statistics import Interval, intervals
 from ..run.csv_files import NESTED
 from ..run.results import RunResults
 from ..score_text import score_text
 from .comparison import RunsCompared, matrices
 from .enrolment_table import curve
+from .probabilities import HeadProbabilities, read_probabilities
 from .result_tables import RESOLVED, n_labels
 from .table import Table
 
@@ -56,7 +58,8 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
     """Draw the figures of a run, by name.
 
     They are ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has any,
-    ``enrolment`` where it was measured, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
+    ``enrolment`` where it was measured, ``reliability`` and ``risk-coverage`` where there are
+    probabilities, and ``confusion-HEAD``, or ``ratings-HEAD`` for ratings.
     """
     from matplotlib import rc_context
 
@@ -69,6 +72,9 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
             figures["groups"] = draw_groups(results)
         if results.enrolment:
             figures["enrolment"] = draw_enrolment(results)
+        if probabilities := read_probabilities(results):
+            figures["reliability"] = draw_reliability(results, probabilities)
+            figures["risk-coverage"] = draw_risk_coverage(results, probabilities)
         for head in results.heads:
             if results.summary.labels:
                 figures[f"confusion-{head}"] = draw_confusion(results, head)
@@ -225,6 +231,53 @@ def draw_enrolment(results: RunResults) -> "Figure":
     axes.set_xticks(list(positions.values()), list(map(str, positions)))
     axes.set_xlabel("enrolled clips")
     axes.set_ylabel(f"{measure.title}{measure.unit}")
+    axes.legend(**_BESIDE)
+    return figure
+
+
+def draw_reliability(
+    results: RunResults, probabilities: Mapping[str, HeadProbabilities]
+) -> "Figure":
+    """Draw the share of right predictions over the probability of the predicted label."""
+    title = f"Reliability of the probabilities, {results.result_kind}"
+    figure, axes = _new(results, title, 7.0, 5.0)
+    axes.plot([0, 1], [0, 1], color="0.5", linewidth=1, linestyle=":", label="calibrated")
+    for head, each in probabilities.items():
+        number = results.heads.index(head) % len(COLOURS)
+        bins = reliability(each.confidence, each.is_right, each.weights)
+        axes.plot(
+            bins.confidence, bins.share_right, color=COLOURS[number], linestyle=LINES[number],
+            linewidth=1.2, label=head if each.is_calibrated else f"{head} (not calibrated)",
+        )  # fmt: skip
+        axes.scatter(
+            bins.confidence, bins.share_right, s=4 + 200 * bins.weight, color=COLOURS[number],
+            marker=MARKERS[number], alpha=0.7, linewidths=0,
+        )  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel(f"probability of the predicted label, {BINS} equal bins; area: share of clips")
+    axes.set_ylabel("share of right predictions")
+    axes.legend(**_BESIDE)
+    return figure
+
+
+def draw_risk_coverage(
+    results: RunResults, probabilities: Mapping[str, HeadProbabilities]
+) -> "Figure":
+    """Draw the share of errors among the clips with the highest probabilities."""
+    title = f"Errors if only the most probable predictions are kept, {results.result_kind}"
+    figure, axes = _new(results, title, 7.0, 4.4)
+    for head, each in probabilities.items():
+        number = results.heads.index(head) % len(COLOURS)
+        coverage, risk = risk_coverage(each.confidence, each.is_right, each.weights)
+        axes.plot(
+            100 * coverage, 100 * risk, color=COLOURS[number], linestyle=LINES[number],
+            linewidth=1.2, label=head,
+        )  # fmt: skip
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("coverage: share of clips that are kept (%), every label counting alike")
+    axes.set_ylabel("risk: errors among them (%)")
     axes.legend(**_BESIDE)
     return figure
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 #: Names of tables and figures of reports, besides those that belong to a head.
 REPORTED = frozenset(
-    {"nested", "probe", "baselines", "comparisons", "layers", "classes", "groups", "speakers",
+    {"nested", "probe", "baselines", "comparisons", "members", "layers", "classes",
+     "probabilities", "reliability", "risk-coverage", "groups", "speakers",
      "few-speakers", "confusion", "runs", "enrolment"}
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 from ...display import data_frame, text_table
 from ...errors import UserError, counted
 from ...files import write_text
+from ...pipeline.calibration import TEMPERATURE_SCALED
 from ...pipeline.heads import BEST, FUSE, HEADS, FusedHead, Head
 from ...pipeline.measures import MEASURES
 from ...pipeline.nuisance import ALL_OF_THEM
@@ -22,6 +23,7 @@ from .checks import Check, grave, run_checks
 from .enrolment_table import enrolment_lines, enrolment_table
 from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
+from .probabilities import probabilities_table, read_probabilities
 from .result_tables import (
     classes_table,
     comparison_table,
@@ -157,6 +159,8 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         tables.append(layers_table(results))
     if summary.labels:
         tables.append(classes_table(results))
+        if probabilities := read_probabilities(results):
+            tables.append(probabilities_table(results, probabilities))
     if results.group_columns:
         tables.append(groups_table(results))
     tables.append(speakers_table(results))
@@ -324,6 +328,9 @@ def probability_notes(summary: RunSummary) -> list[str]:
         return []
     notes = []
     for name, fitted in summary.heads.items():
+        if "temperature" in fitted.final and name != FUSE:
+            notes.append(f"Probabilities of {name}: {TEMPERATURE_SCALED}.")
+            continue
         head: type[Head] | None = FusedHead
         if name != FUSE:
             head = HEADS.get(str(fitted.final["head"]) if name == BEST else name)

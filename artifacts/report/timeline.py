@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import UserError, counted
-from ..models.prediction import TRAINED_ON, Prediction
+from ..models.prediction import TRAINED_ON, UNLIKE_TRAINING, Prediction
 from .figures import COLOURS, LINES, PLAIN_TEXT
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
         caption += f"; probabilities: {scores_are}" if scores_are else ""
         if prediction.trained_on:
             caption += f"; {TRAINED_ON}: the model was trained on this very recording"
+        if prediction.unlike_training:
+            caption += f"; {UNLIKE_TRAINING}: unlike all clips that the model was trained on"
         figure.supxlabel(fill(caption, 130), fontsize=7.5, color="0.3", x=0.01, ha="left")
     return figure
 

@@ -40,6 +40,7 @@ def fold_writer(
             "inner_scores": _rows(result.inner_scores),
             "converged": result.converged,
             "weights": list(result.weights),
+            "temperature": json_value(result.temperature),
         }
         # Atomic, but not synced: a power cut costs a fold, which is computed again.
         unfinished = path.with_suffix(".unfinished")
@@ -91,6 +92,7 @@ def read_fold_results(
                     inner_scores=_array(content.get("inner_scores", []), len(labels)),
                     converged=bool(content["converged"]),
                     weights=tuple(map(float, content["weights"])),
+                    temperature=_number(content["temperature"]),
                 )
             except (OSError, ValueError, KeyError, TypeError, IndexError):
                 continue

@@ -27,7 +27,7 @@ from ...features.training_record import (
     unite,
 )
 from ...files import json_value
-from ...pipeline.blocks import Matrix
+from ...pipeline.blocks import Matrix, take
 from ...pipeline.enrolment import ENROLLED_HEADS, fit_enrolled
 from ...pipeline.enrolment_curve import (
     EnrolmentChoice,
@@ -41,8 +41,9 @@ from ...pipeline.fusion import fuse_heads
 from ...pipeline.groups import KEPT_TOGETHER
 from ...pipeline.heads import BEST, FUSE, HEADS, FusedHead, Grid, Head, Params, combinations
 from ...pipeline.heads.fused import FusedMember
-from ...pipeline.layers import Candidate
+from ...pipeline.layers import Candidate, weigh
 from ...pipeline.measures import MEASURES
+from ...pipeline.novelty import NoveltyDetector, fit_novelty_detector
 from ...pipeline.protocol import (
     Plan,
     Protocol,
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 
 
 #: Raised when the same command gives other numbers, so that runs of earlier versions do not resume.
-REVISION = 3
+REVISION = 4
 
 
 def record_run(
@@ -394,7 +395,9 @@ class _BundleSaving:
         adapted = None
         if enrolment and enrolment.final.fewest:
             adapted = self._fit_enrolled(head, enrolment.final)
-        self._write(name, fitted, fit, fit.final.params, candidate, weights, adapted)
+        joined = weigh(X, np.array(weights)) if X.ndim == 3 else X
+        novelty = self._novelty(joined)
+        self._write(name, fitted, fit, fit.final.params, candidate, weights, novelty, adapted)
 
     def _fit_enrolled(self, head: type[Head], choice: EnrolmentChoice) -> BundleEnrolment:
         """Fit a head on all clips for enrolment."""
@@ -424,10 +427,12 @@ class _BundleSaving:
             joined = Candidate("concat-" + "-".join(layers), layers, "concat")
         fitted: list[FusedMember] = []
         weights: tuple[float, ...] = ()
-        start = 0
+        start, novelty = 0, None
         for candidate in used:
             X = self.embeddings(candidate)
             width = X.shape[-1]
+            if candidate.name == fused.final.layer and X.ndim == 2:
+                novelty = self._novelty(X, start)
             for (name, layer), weight in members:
                 if layer == candidate.name:
                     chosen = fits[name].results[layer, ALL].chosen
@@ -437,7 +442,12 @@ class _BundleSaving:
             start += width
         head = FusedHead({}, plan.problem.seed, fitted)
         head.classes = np.unique(plan.problem.labels[plan.problem.everybody().train])
-        self._write(FUSE, head, fused, {}, joined, weights)
+        self._write(FUSE, head, fused, {}, joined, weights, novelty)
+
+    def _novelty(self, X: Matrix, start: int = 0) -> NoveltyDetector | None:
+        problem = self.plan.problem
+        rows = problem.everybody().train
+        return fit_novelty_detector(take(X, rows), problem.kept_together[rows], start)
 
     def _candidate(self, name: str) -> Candidate:
         (candidate,) = (each for each in self.plan.candidates if each.name == name)
@@ -451,6 +461,7 @@ class _BundleSaving:
         params: Params,
         candidate: Candidate,
         weights: Sequence[float],
+        novelty: NoveltyDetector | None,
         enrolment: BundleEnrolment | None = None,
     ) -> None:
         """Write the bundle of a head that was fitted on all clips."""
@@ -461,11 +472,15 @@ class _BundleSaving:
             plan.tested_labels, fit.nested.predicted, clusters, problem.names, measure
         )
         scores = intervals(np.stack(list(counts.values())), measure)
+        temperature = fit.final.temperature
+        calibrates_itself = fitted.name == FUSE or math.isnan(temperature)
         save_bundle(
             self.run / "bundles" / name,
             fitted,
             training=_training_record(self.cache, plan),
+            novelty=novelty,
             enrolment=enrolment,
+            temperature=None if calibrates_itself else temperature,
             head=fitted.name,
             parameters=params,
             encoder=self.cache.key,

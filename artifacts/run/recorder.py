@@ -1,5 +1,6 @@
 """Record a run as it proceeds: common to fitting, fine-tuning and evaluation."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,6 +158,7 @@ def describe_choice(choice: Choice) -> dict[str, Any]:
         "parameters": choice.params,
         "inner_score": json_value(choice.inner_score),
         **({"head": choice.head} if choice.head else {}),
+        **({} if math.isnan(choice.temperature) else {"temperature": choice.temperature}),
         **({"members": _describe_members(choice)} if choice.members else {}),
     }
 

@@ -19,6 +19,7 @@
 =================================== ============================================================
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -58,7 +59,7 @@ class HeadSummary:
     scores_are: str  #: Meaning of the scores in the CSV file.
     grid: Mapping[str, Sequence[int | float]]  #: The values tried for each hyper-parameter.
     #: ``fold``, ``layer``, ``parameters`` and ``inner_score``, chosen on the training speakers of
-    #: each fold.
+    #: each fold; and ``temperature``, which calibrates the scores, where they are calibrated.
     choices: Sequence[Mapping[str, Any]]
     #: The same for the bundle, chosen on all clips that any fold trains on.
     final: Mapping[str, Any]
@@ -253,6 +254,7 @@ class _Choice:
     parameters: Mapping[str, int | float]
     inner_score: int | float | None
     head: str = ""
+    temperature: float | None = None
     members: Sequence[Mapping[str, Any]] = ()
 
 
@@ -312,6 +314,8 @@ def _check_summary(summary: RunSummary) -> None:
             choice = from_json(_Choice, entry, ignore_unknown=True)
             if not head.grid.keys() <= choice.parameters.keys():
                 raise ValueError(f"a choice of {name} lacks a parameter of the grid")
+            if choice.temperature is not None and not 0 < choice.temperature < math.inf:
+                raise ValueError(f"a temperature of {name} is not a positive number")
             if name == BEST and not choice.head:
                 raise ValueError(f"a choice of {name} names no head")
             members = [from_json(_Member, member) for member in choice.members]

@@ -5,13 +5,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from scipy.special import softmax
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ...errors import UserError
-from ..folds import inner_folds
 from .head import Head, HeldOutResult, Parameter, Params, PathFitter
 
 
@@ -48,17 +46,12 @@ def _machine(params: Params, kernel: str) -> SVC:
 
 
 class SVM(Head):
-    """An SVM with an RBF kernel, and its calibration.
-
-    ``model`` is a dict: ``"machine"``, a scaler and an SVC, and ``"calibration"``, from decision
-    values to probabilities.
-    """
+    """An SVM with an RBF kernel; ``model`` is a dict with ``"machine"``, a scaler and an SVC."""
 
     name = "svm"
     title = "SVM (RBF)"
     parameters = {"C": Parameter((0.1, 1.0, 10.0, 100.0), 1e-8, 1e8)}
     scores_are = "decision value"
-    probabilities_are = "calibrated by Platt scaling on held-out speakers"
     kernel: ClassVar[str] = "rbf"
 
     def estimator(self) -> Pipeline:
@@ -66,29 +59,8 @@ class SVM(Head):
         return make_pipeline(StandardScaler(), _machine(self.params, self.kernel))
 
     def fit(self, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_]) -> Self:
-        """Fit to all clips; learn probabilities from decision values of held-out speakers.
-
-        For the clips of a label that only one speaker has, the decision values are those of the
-        machine that is kept: no other was fitted on that label.
-
-        References
-        ----------
-        Platt (1999), *Probabilistic outputs for support vector machines*, here with one logistic
-        regression over the decision values of all classes.
-        """
-        machine = self.estimator().fit(X, y)
-        values = decision_values(machine, X)
-        classes = np.unique(y)
-        try:
-            folds = inner_folds(y, speakers)
-        except UserError:  # one speaker has all clips of a label
-            folds = ()
-        for fold in folds:
-            if np.array_equal(np.unique(y[fold.train]), classes):
-                other = self.estimator().fit(X[fold.train], y[fold.train])
-                values[fold.test] = decision_values(other, X[fold.test])
-        calibration = LogisticRegression(max_iter=1000).fit(values, y)
-        self.model = {"machine": machine, "calibration": calibration}
+        """Fit scaler and SVM."""
+        self.model = {"machine": self.estimator().fit(X, y)}
         return self
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[np.str_]:
@@ -96,8 +68,14 @@ class SVM(Head):
         return np.asarray(self.model["machine"].predict(X))
 
     def predict_proba(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return calibrated probabilities, shape (n_clips, n_classes)."""
-        return np.asarray(self.model["calibration"].predict_proba(self.decision_scores(X)))
+        """Return the softmax of the decision values, shape (n_clips, n_classes).
+
+        Heads that earlier versions saved have a logistic regression of the decision values instead.
+        """
+        values = self.decision_scores(X)
+        if "calibration" in self.model:
+            return np.asarray(self.model["calibration"].predict_proba(values))
+        return np.asarray(softmax(values, axis=1))
 
     def decision_scores(self, X: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return one-versus-rest decision values, shape (n_clips, n_classes)."""
@@ -128,7 +106,7 @@ class SVM(Head):
 
 
 class LinearSVM(SVM):
-    """An SVM with a linear kernel, and its calibration."""
+    """An SVM with a linear kernel."""
 
     name = "svm-linear"
     title = "SVM (linear)"

@@ -28,7 +28,8 @@ function colour(label) {
 
 const percent = (score) => (score === null || score === undefined ? "–" : `${Math.round(100 * score)}\u202f%`);
 // A model of ratings predicts no label; its values have a scale of their own.
-const isRating = () => state.answer.label === "";
+const isAbstained = () => state.answer.label === "" && state.answer.unlike_training && state.answer.model.probabilities !== "";
+const isRating = () => state.answer.label === "" && !isAbstained();
 const number = (score) => (!isRating() ? percent(score) : score === null || score === undefined ? "–" : score.toFixed(2));
 const values = (scores) => Object.entries(scores).map(([name, score]) => `${name} ${number(score)}`).join(", ");
 const seconds = (value) => `${value.toFixed(1)} s`;
@@ -147,13 +148,14 @@ function show(answer, blob, samples) {
   $("play").disabled = !samples;
   $("seek").max = answer.seconds;
   state.peaks = samples;
-  $("label").textContent = answer.label || values(answer.scores);
+  $("label").textContent = answer.label || (isRating() ? values(answer.scores) : "(no answer)");
   const ranked = Object.entries(answer.scores).sort((a, b) => (b[1] ?? -1) - (a[1] ?? -1));
   const second = ranked.find(([label]) => label !== answer.label);
   const own = answer.scores[answer.label];
   $("closeness").textContent = second && own !== undefined
     ? `Score ${percent(own)}${own - second[1] < 0.15 ? `, barely above ${second[0]} with ${percent(second[1])}: consider it undecided` : `; next is ${second[0]} with ${percent(second[1])}`}.`
     : "";
+  if (answer.unlike_training) $("closeness").append(" The recording is unlike all that the model was trained on: its score does not apply.");
   if (answer.trained_on) $("closeness").append(" The model was trained on this very recording, so its score says nothing about other recordings.");
   $("scores").replaceChildren(...ranked.map(([label, score]) => {
     const row = element("li");
