@@ -21,7 +21,7 @@ from .errors import UserError, counted, first_line
 from .files import make_folder, put_in_place, unfinished, write_text
 from .integrity import hash_file
 from .progress import Say, say_nothing
-from .remote import Place, Remote, in_one_line, place, version, without_secrets
+from .remote import Location, Remote, as_location, in_one_line, version, without_secrets
 
 #: Suffixes of temporary files, which are not copied.
 _TEMPORARY = (".lock", ".unfinished", ".parts")
@@ -35,7 +35,7 @@ def copies() -> Path:
     return Path(base) / "serpipe" / "copies"
 
 
-def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> Path:
+def local(given: str | Location, say: Say = say_nothing, *, file: bool = False) -> Path:
     """Return the path of a file or folder on this machine; a remote one is downloaded first.
 
     The copy has the same name. Only files that have changed since are downloaded again. If
@@ -43,7 +43,7 @@ def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> 
     if there is no such file or folder, or permission is denied, and MachineError if the store
     cannot be reached.
     """
-    where = place(given)
+    where = as_location(given)
     if isinstance(where, Path):
         return where
     copy = _copy(where)
@@ -61,7 +61,7 @@ def local(given: str | Place, say: Say = say_nothing, *, file: bool = False) -> 
 
 
 @contextmanager
-def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
+def stored(given: str | Location, say: Say = say_nothing) -> Iterator[Path]:
     """Yield a path on this machine to write to, and upload the result to a remote address.
 
     Existing files are downloaded first, so that work can resume; the copy has the same name. If
@@ -69,7 +69,7 @@ def stored(given: str | Place, say: Say = say_nothing) -> Iterator[Path]:
     Raise UserError if the destination is not writable, or another process is writing it from this
     machine, and MachineError if the store cannot be reached.
     """
-    where = place(given)
+    where = as_location(given)
     if isinstance(where, Path):
         yield where
         return

@@ -199,10 +199,10 @@ def _store(scheme: str, process: int) -> "AbstractFileSystem":
 
 
 #: A path on this machine, or a remote address.
-Place = Path | Remote
+Location = Path | Remote
 
 
-def place(given: str | Place) -> Place:
+def as_location(given: str | Location) -> Location:
     """Return a path (also for ``"file://..."``), or the remote file or folder at an address.
 
     Raise UserError if an address has a name and password, or contains another one

@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 from ..progress import Say, say_nothing
-from ..remote import Place
+from ..remote import Location
 from .shared import with_typed_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _open(file: str | Place | None, say: Say) -> "Path":
+def _open(file: str | Location | None, say: Say) -> "Path":
     from ..artifacts.run.latest import latest_cache
     from ..mirror import local
 
@@ -18,7 +18,7 @@ def _open(file: str | Place | None, say: Say) -> "Path":
 
 
 @with_typed_errors
-def describe_cache(file: str | Place | None = None, *, say: Say = say_nothing) -> dict[str, str]:
+def describe_cache(file: str | Location | None = None, *, say: Say = say_nothing) -> dict[str, str]:
     """Describe the contents of a cache: corpus, clips, encoder, layers and how it was made.
 
     Parameters
@@ -52,7 +52,7 @@ def describe_cache(file: str | Place | None = None, *, say: Say = say_nothing) -
 
 @with_typed_errors
 def verify_cache(
-    file: str | Place | None = None, *, say: Say = say_nothing
+    file: str | Location | None = None, *, say: Say = say_nothing
 ) -> "tuple[Path, list[str]]":
     """Check every number of a cache against its checksum.
 

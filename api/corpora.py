@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, counted
 from ..progress import Say, Track, no_track, say_nothing
-from ..remote import Place
+from ..remote import Location
 from .shared import addresses, thread_count, with_typed_errors
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def list_corpora() -> "Report":
 
 @with_typed_errors
 def describe_corpora(
-    folders: str | Place | Sequence[str | Place],
+    folders: str | Location | Sequence[str | Location],
     *,
     jobs: int | None = None,
     track: Track[Any] = no_track,
@@ -90,7 +90,7 @@ def _describe_each(
 
 @with_typed_errors
 def write_clip_table(
-    folders: str | Place | Sequence[str | Place],
+    folders: str | Location | Sequence[str | Location],
     out: str | Path,
     *,
     jobs: int | None = None,

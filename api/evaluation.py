@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..progress import Say, Track, no_track, say_nothing
-from ..remote import Place
+from ..remote import Location
 from .shared import addresses, make_protocol, provenance_of_call, read_pairs, with_typed_errors
 
 if TYPE_CHECKING:
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 @with_typed_errors
 def evaluate(
     model: str | Path,
-    data: str | Place | Sequence[str | Place] = (),
+    data: str | Location | Sequence[str | Location] = (),
     *,
-    manifest: str | Place | None = None,
+    manifest: str | Location | None = None,
     target: str = "",
     merge: Mapping[str, str] | Sequence[str] | None = None,
     keep: str | Sequence[str] = (),
@@ -30,7 +30,7 @@ def evaluate(
     batch_size: int = 8,
     precision: str = "float32",
     device: str = "auto",
-    out: str | Place | None = None,
+    out: str | Location | None = None,
     name: str | None = None,
     skip_bad: bool = False,
     provenance: Mapping[str, Any] | None = None,

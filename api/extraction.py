@@ -10,7 +10,7 @@ from ..choices import check_choice
 from ..errors import counted
 from ..features.names import DEFAULT_ENCODER, cache_name
 from ..progress import Say, Track, no_track, say_nothing
-from ..remote import Place
+from ..remote import Location
 from .shared import (
     addresses,
     fields_of,
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 @with_typed_errors
 def extract(
-    data: str | Place | Sequence[str | Place] = (),
+    data: str | Location | Sequence[str | Location] = (),
     *,
-    manifest: str | Place | None = None,
+    manifest: str | Location | None = None,
     encoder: str | Path = DEFAULT_ENCODER,
     revision: str | None = None,
-    out: str | Place | None = None,
+    out: str | Location | None = None,
     pooling: str = "mean",
     devices: str = "auto",
     precision: str = "float32",

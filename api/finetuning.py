@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..features.names import DEFAULT_ENCODER
 from ..progress import Say, Track, no_track, say_nothing
-from ..remote import Place
+from ..remote import Location
 from .fitting import open_ratings
 from .shared import (
     addresses,
@@ -43,15 +43,15 @@ class FineTuned:
 
 @with_typed_errors
 def finetune(
-    data: str | Place | Sequence[str | Place] = (),
+    data: str | Location | Sequence[str | Location] = (),
     *,
-    manifest: str | Place | None = None,
+    manifest: str | Location | None = None,
     encoder: str | Path = DEFAULT_ENCODER,
     network: str | None = None,
     revision: str | None = None,
     split: str = "kfold:5",
     target: str = "",
-    ratings: str | Place | None = None,
+    ratings: str | Location | None = None,
     task: str = "auto",
     merge: Mapping[str, str] | Sequence[str] | None = None,
     keep: str | Sequence[str] = (),
@@ -78,10 +78,10 @@ def finetune(
     cluster: str | None = None,
     max_folds: int | None = None,
     export_final: bool = True,
-    probe: str | Place = "",
+    probe: str | Location = "",
     random_head: bool = False,
     tensorboard: bool = False,
-    out: str | Place | None = None,
+    out: str | Location | None = None,
     name: str | None = None,
     skip_bad: bool = False,
     seed: int = 0,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..progress import Say, Track, no_track, say_nothing
-from ..remote import Place
+from ..remote import Location
 from .shared import make_protocol, provenance_of_call, thread_count, with_typed_errors, workers
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..pipeline.ratings import Ratings
 
     #: One cache or several; the newest by default.
-    Caches = Cache | str | Place | Sequence[Cache | str | Place] | None
+    Caches = Cache | str | Location | Sequence[Cache | str | Location] | None
 
 
 @with_typed_errors
@@ -32,7 +32,7 @@ def fit(
     split: str = "loso",
     layers: str = "all",
     target: str = "",
-    ratings: str | Place | None = None,
+    ratings: str | Location | None = None,
     merge: Mapping[str, str] | Sequence[str] | None = None,
     keep: str | Sequence[str] = (),
     normalise: str = "none",
@@ -47,7 +47,7 @@ def fit(
     hold_out: str | None = None,
     enrol: str | Sequence[int] = (),
     seed: int = 0,
-    out: str | Place | None = None,
+    out: str | Location | None = None,
     name: str | None = None,
     jobs: int | None = None,
     stream_past: float = 4.0,
@@ -183,7 +183,7 @@ def fit_cross_corpus(
     head: str | None = None,
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
     protocol: "Protocol | None" = None,
-    ratings: str | Place | None = None,
+    ratings: str | Location | None = None,
     jobs: int | None = None,
     stream_past: float = 4.0,
     cluster: str | None = None,
@@ -239,7 +239,7 @@ def fit_repeated(
     head: str | None = None,
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
     protocol: "Protocol | None" = None,
-    ratings: str | Place | None = None,
+    ratings: str | Location | None = None,
     jobs: int | None = None,
     stream_past: float = 4.0,
     cluster: str | None = None,
@@ -386,7 +386,7 @@ def _with_prefix(say: Say, prefix: str) -> Say:
 def _prepare(
     cache: "Caches",
     protocol: "Protocol",
-    ratings: str | Place | None,
+    ratings: str | Location | None,
     head: str | None,
     grid: Mapping[str, Sequence[float]] | Sequence[str],
     provenance: Mapping[str, Any],
@@ -426,7 +426,7 @@ def _prepare(
     return _Fitting(opened, rated, heads, grids, head, provenance, jobs, stream_past, track, say)
 
 
-def open_ratings(table: str | Place | None, target: str, say: Say) -> "Ratings | None":
+def open_ratings(table: str | Location | None, target: str, say: Say) -> "Ratings | None":
     """Read a separate table of ratings, if there is one, and report what it holds."""
     from ..mirror import local
     from ..pipeline.ratings import read_ratings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..choices import EXPORT_FORMATS, check_choice
 from ..errors import BadClipError, UserError, counted
 from ..progress import Say, Track, no_track, say_nothing
-from ..remote import Place, Remote, place
+from ..remote import Location, Remote, as_location
 from .shared import with_typed_errors
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ class PredictedRecordings:
 
 @with_typed_errors
 def predict(
-    inputs: str | Place | Sequence[str | Place] = (),
+    inputs: str | Location | Sequence[str | Location] = (),
     *,
-    model: "Model | str | Place | None" = None,
+    model: "Model | str | Location | None" = None,
     window: float | None = None,
     hop: float | None = None,
-    enrol: str | Place | Sequence[str | Place] = (),
+    enrol: str | Location | Sequence[str | Location] = (),
     encoder: str | Path | None = None,
     revision: str | None = None,
     device: str = "auto",
@@ -126,13 +126,15 @@ def predict(
     ...     print(prediction.source, prediction.label)
     """
     # All arguments are checked before torch is loaded, which takes seconds.
-    several = [inputs] if isinstance(inputs, str | Place) else inputs
+    several = [inputs] if isinstance(inputs, str | Location) else inputs
     if bool(several) == (mic is not None):
         raise UserError("predict: name recordings or folders, or record with --mic")
     files = _recordings(several, skip_missing=skip_bad)
-    enrolled = _recordings([enrol] if isinstance(enrol, str | Place) else enrol, skip_missing=False)
+    enrolled = _recordings(
+        [enrol] if isinstance(enrol, str | Location) else enrol, skip_missing=False
+    )
     picture = None if plot is None else _picture(Path(plot), files, window)
-    if model is None or isinstance(model, str | Place):
+    if model is None or isinstance(model, str | Location):
         _check_model(model, encoder)
 
     from ..artifacts.models.prediction_text import describe
@@ -168,7 +170,7 @@ def predict(
     return PredictedRecordings(loaded, sources, predictions)
 
 
-def _adapt(model: "Model", clips: Sequence[Place], say: Say) -> "Model":
+def _adapt(model: "Model", clips: Sequence[Location], say: Say) -> "Model":
     """Adapt a model to the speaker of some clips."""
     fewest = model.check_adapts().fewest
     profile = model.enrol(clips)
@@ -227,14 +229,14 @@ def _report_each(
         )
 
 
-def _recordings(inputs: Sequence[str | Place], *, skip_missing: bool) -> list[Place]:
+def _recordings(inputs: Sequence[str | Location], *, skip_missing: bool) -> list[Location]:
     """Return files as they are named, and the recordings in folders by name."""
     from ..corpora.scan import audio_files
     from ..features.convert import SUFFIXES
 
-    files: list[Place] = []
-    missing: list[Place] = []
-    for path in map(place, inputs):
+    files: list[Location] = []
+    missing: list[Location] = []
+    for path in map(as_location, inputs):
         if (isinstance(path, Remote) and path.is_web) or not path.is_dir():
             if isinstance(path, Path) and not path.exists():
                 missing.append(path)
@@ -253,7 +255,7 @@ def _recordings(inputs: Sequence[str | Place], *, skip_missing: bool) -> list[Pl
     return files
 
 
-def _picture(plot: Path, files: Sequence[Place], window: float | None) -> Path:
+def _picture(plot: Path, files: Sequence[Location], window: float | None) -> Path:
     """Refuse a figure that could not be drawn in the end, before the work."""
     from ..files import make_folder
 
@@ -268,7 +270,7 @@ def _picture(plot: Path, files: Sequence[Place], window: float | None) -> Path:
     return plot
 
 
-def check_new_file(option: str, path: Path, recordings: Sequence[Place]) -> None:
+def check_new_file(option: str, path: Path, recordings: Sequence[Location]) -> None:
     """Refuse to write over a folder or a recording.
 
     Parameters
@@ -293,20 +295,20 @@ def check_new_file(option: str, path: Path, recordings: Sequence[Place]) -> None
         raise UserError(f"{option} {path}: is {what}; name a new file")
 
 
-def _check_model(model: str | Place | None, encoder: str | Path | None) -> None:
+def _check_model(model: str | Location | None, encoder: str | Path | None) -> None:
     """Refuse a model or an encoder that is not on this machine, before torch is loaded."""
     from ..artifacts.models.find import find_model
     from ..features.names import check_checkpoint_name
 
     if encoder is not None:
         check_checkpoint_name(str(encoder))
-    if model is None or isinstance(place(model), Path):
+    if model is None or isinstance(as_location(model), Path):
         find_model(model)
 
 
 @with_typed_errors
 def export(
-    model: str | Place | None = None,
+    model: str | Location | None = None,
     *,
     to: str = "onnx",
     out: str | Path | None = None,
@@ -374,7 +376,7 @@ def export(
 @with_typed_errors
 def serve(
     *,
-    model: str | Place | None = None,
+    model: str | Location | None = None,
     encoder: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8010,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UserError, counted
 from ..progress import Say, say_nothing
-from ..remote import Place, place
+from ..remote import Location, as_location
 from .shared import with_typed_errors
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ def _show_nothing(report: "Report") -> None:
 
 @with_typed_errors
 def report(
-    *runs: "RunResults | str | Place",
+    *runs: "RunResults | str | Location",
     names: Sequence[str] = (),
     baseline: bool = False,
     compare_layers: str | None = None,
     matrix: bool = False,
     audio: str | Path | None = None,
-    out: str | Place | None = None,
+    out: str | Location | None = None,
     show: "Callable[[Report], object]" = _show_nothing,
     say: Say = say_nothing,
 ) -> "Report":
@@ -90,7 +90,7 @@ def report(
     from ..mirror import local, stored
 
     if len(runs) == 1 and not isinstance(runs[0], RunResults):
-        folder = place(runs[0])
+        folder = as_location(runs[0])
         if isinstance(folder, Path) and (listed := read_run_set(folder)):
             runs, out = listed, folder if out is None else out
     if matrix:
@@ -125,7 +125,7 @@ def report(
                 say(f"run      {run.run}")
                 results.append(run)
                 continue
-            where = place(run)
+            where = as_location(run)
             say(f"run      {where}" + ("" if runs else ", the newest"))
             copy = local(where, say)
             if (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import UserError, disk_error
 from ..progress import Say, say_nothing
-from ..remote import Place, Remote, address_without_secrets
+from ..remote import Location, Remote, address_without_secrets
 
 if TYPE_CHECKING:
     from ..cluster import Cluster
@@ -98,9 +98,9 @@ def make_protocol(arguments: Mapping[str, Any]) -> "Protocol":
     return Protocol(**given)
 
 
-def addresses(data: str | Place | Sequence[str | Place]) -> list[str]:
+def addresses(data: str | Location | Sequence[str | Location]) -> list[str]:
     """Return one or several folders as text; an address in full, of which ``str`` hides a part."""
-    folders = [data] if isinstance(data, str | Place) else data
+    folders = [data] if isinstance(data, str | Location) else data
     return [each.url if isinstance(each, Remote) else str(each) for each in folders]
 
 
@@ -172,5 +172,5 @@ def provenance_of_call(
 
 
 def _without_secrets(value: Any) -> Any:
-    text = addresses(value)[0] if isinstance(value, Place) else value
+    text = addresses(value)[0] if isinstance(value, Location) else value
     return address_without_secrets(text) if isinstance(text, str) else text

@@ -21,10 +21,10 @@ def describe(options: dict[str, Any], format: ResultFormatOption = ResultFormat.
 
 def verify(options: dict[str, Any], format: ResultFormatOption = ResultFormat.TABLE) -> None:
     """Check every number against its checksum; exit code 2 if the file is damaged."""
-    from ..remote import place
+    from ..remote import as_location
 
     path, errors = api.verify_cache(**options, say=say)
-    shown = place(options.get("file", path))
+    shown = as_location(options.get("file", path))
     if format is ResultFormat.JSON:
         print_json({"file": str(shown), "wrong": errors})
     if errors:

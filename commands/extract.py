@@ -16,10 +16,10 @@ def extract(options: dict[str, Any], format: ResultFormatOption = ResultFormat.T
     from ..pipeline.target import columns_to_predict
     from ..progress import track
     from ..provenance import command_line, provenance
-    from ..remote import place
+    from ..remote import as_location
 
     done = api.extract(**options, provenance=provenance(), track=track, say=say)
-    target = place(options.get("out", done.cache.path))
+    target = as_location(options.get("out", done.cache.path))
     for error in done.bad:
         say(f"skipped  {error}")
     for group in done.same_recording:

@@ -50,9 +50,9 @@ def _print_run(
     from ..artifacts.report.result_tables import nested_table
     from ..artifacts.run.latest import RUNS
     from ..provenance import command_line
-    from ..remote import place
+    from ..remote import as_location
 
-    folder = place(out or results.run)
+    folder = as_location(out or results.run)
     if results.run.parent != RUNS:  # `serpipe report` does not look there by default
         say(f"next     {command_line('report', folder)}")
     say("run      predictions in:")

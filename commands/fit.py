@@ -44,7 +44,7 @@ def fit(
     from ..artifacts.run.run_set import write_run_set
     from ..progress import track
     from ..provenance import command_line, provenance
-    from ..remote import place
+    from ..remote import as_location
 
     out, several = options.get("out"), cross_corpus or repeats > 1
     _check_several(cross_corpus, repeats, out, options.get("name"))
@@ -56,7 +56,7 @@ def fit(
         runs = api.fit_cross_corpus(**_with_protocol(options))
     else:
         runs = api.fit_repeated(**_with_protocol(options), repeats=repeats)
-    folders = [place(out or results.run) for results in runs]
+    folders = [as_location(out or results.run) for results in runs]
     matrices = corpus_matrices(runs) if cross_corpus else ()
     if format is ResultFormat.TABLE:
         for table in matrices:

@@ -58,16 +58,16 @@ def predict(
     from ..api.prediction import check_new_file
     from ..files import make_folder
     from ..progress import track
-    from ..remote import place
+    from ..remote import as_location
 
     chosen_format = _format_of(format, out)
     if out is not None:
         if "plot" in options and out.resolve() == Path(options["plot"]).resolve():
             raise UserError(f"--out {out}: is also the file of --plot; name another file")
-        check_new_file("--out", out, [place(each) for each in options.get("inputs", ())])
+        check_new_file("--out", out, [as_location(each) for each in options.get("inputs", ())])
     predictions = api.predict(**options, track=track, say=say)
     if out is not None:
-        check_new_file("--out", out, [place(each) for each in predictions.sources])
+        check_new_file("--out", out, [as_location(each) for each in predictions.sources])
         make_folder(out.parent)
     with _printer(chosen_format, predictions, "window" in options, out) as show:
         for each in predictions:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import api
-from ..remote import Remote, place
+from ..remote import Remote, as_location
 from .output import ReportFormatOption, TableFormat, print_as, say
 
 
@@ -37,7 +37,7 @@ def report(options: dict[str, Any], format: ReportFormatOption = TableFormat.TAB
 def _split_name(given: str) -> tuple[str, str]:
     """Split ``NAME=RUN``; an existing path or an address has no name."""
     name, equals, folder = given.partition("=")
-    if not equals or isinstance(place(given), Remote) or Path(given).exists():
+    if not equals or isinstance(as_location(given), Remote) or Path(given).exists():
         return "", given
     from ..artifacts.run.summary import check_given_name
 

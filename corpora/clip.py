@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..remote import Place
+from ..remote import Location
 
 
 @dataclass(frozen=True, slots=True)  # of large corpora there are millions
@@ -11,7 +11,7 @@ class Clip:
     """What is known of a clip before its audio is decoded; labels that a corpus lacks are empty."""
 
     #: The audio, local or remote. It is never stored, because caches may be moved.
-    file: Place
+    file: Location
     #: Relative to the folder of the corpus, with forward slashes.
     path: str
     #: Its name in the release, unique in its corpus.

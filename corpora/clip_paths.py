@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from ..remote import Place, Remote
+from ..remote import Location, Remote
 from .csv_table import nfc
 
 
@@ -39,7 +39,7 @@ class ClipPath:
 class ClipFolder:
     """The folder, resolved, that the paths of a table are relative to."""
 
-    folder: Place
+    folder: Location
     _listed: dict[Path, dict[str, list[str]]] = field(default_factory=dict, repr=False)
     _stored: dict[str, list[str]] = field(default_factory=dict, repr=False)
 
@@ -64,7 +64,7 @@ class ClipFolder:
                 )
         return ClipPath(self._relative(written), False)
 
-    def file(self, relative: str) -> Place:
+    def file(self, relative: str) -> Location:
         """Return the file at a path."""
         if isinstance(self.folder, Remote):
             return self.folder / relative

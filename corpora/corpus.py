@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from ..remote import Place
+from ..remote import Location
 
 #: Fields of ``Clip`` that the name of a clip gives.
 NameFields = dict[str, str]
@@ -20,7 +20,7 @@ def check_code(what: str, code: str, known: Collection[str]) -> None:
         raise NameOutsideSchemeError(f"{what} code {code!r} is not known")
 
 
-def no_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
+def no_labels(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
     """Return no labels: in most corpora the names of the clips give them."""
     return {}
 
@@ -100,6 +100,6 @@ class Corpus:
     access: str = ""
     corpus: str = ""
     group: str = ""
-    read_labels: Callable[[Place], Mapping[str, Mapping[str, str | float]]] = field(
+    read_labels: Callable[[Location], Mapping[str, Mapping[str, str | float]]] = field(
         default=no_labels
     )

@@ -9,7 +9,7 @@ from ..errors import BadClipError, BadClipsError, UserError, counted
 from ..mirror import local
 from ..progress import Say, say_nothing
 from ..provenance import join_words
-from ..remote import Place, place
+from ..remote import Location, as_location
 from . import CORPORA, missing
 from .clip import Clip
 from .corpus import Corpus, NameOutsideSchemeError
@@ -25,7 +25,7 @@ SAMPLE = "sample"
 class Source:
     """A folder and its corpus."""
 
-    folder: Place
+    folder: Location
     corpus: Corpus
     #: For files; the title is for tables.
     name: str
@@ -69,9 +69,9 @@ def find_source(data: str) -> Source:
         return Source(own, corpus, SAMPLE, f"{corpus.title} (built-in sample)")
     name, equals, rest = data.partition("=")
     if equals and name.lower() in CORPORA:
-        corpus, folder = CORPORA[name.lower()], place(rest)
+        corpus, folder = CORPORA[name.lower()], as_location(rest)
     else:
-        folder = place(data)
+        folder = as_location(data)
         if equals and isinstance(folder, Path) and not folder.exists():
             raise UserError(
                 f"--data {data}: no corpus {name!r} and no such folder; give DIR, or CORPUS=DIR "
@@ -111,7 +111,7 @@ def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
     )
 
 
-def listed(manifest: Place, root: Place | None = None) -> Data:
+def listed(manifest: Location, root: Location | None = None) -> Data:
     """Return the clips of a manifest; its paths are relative to ``root`` or else to its folder."""
     table = local(manifest, file=True)
     read = read_manifest(table, root or manifest.parent)
@@ -127,7 +127,7 @@ def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]
 
 def gather(
     data: Sequence[str],
-    manifest: str | Place | None = None,
+    manifest: str | Location | None = None,
     *,
     skip_bad: bool = False,
     say: Say = say_nothing,
@@ -147,8 +147,8 @@ def gather(
                 f"--data: {len(data)} folders with --manifest; give the one that its paths are "
                 "relative to"
             )
-        table = place(manifest)
-        listed_data = listed(table, place(data[0]) if data else None)
+        table = as_location(manifest)
+        listed_data = listed(table, as_location(data[0]) if data else None)
         speakers = {clip.speaker for clip in listed_data.clips}
         say(f"clips    {len(listed_data.clips)} of {counted(len(speakers), 'speaker')} in {table}")
         if listed_data.description:
@@ -176,7 +176,7 @@ def gather(
     return joined
 
 
-def _corpus_of_names(folder: Place) -> Corpus:
+def _corpus_of_names(folder: Location) -> Corpus:
     """Return the corpus whose scheme most names below a folder follow."""
     if not folder.is_dir():
         raise not_a_folder(folder, "a corpus")
@@ -218,7 +218,7 @@ def _named_as(corpus: Corpus, own: str, files: Sequence[PurePosixPath]) -> list[
     return named
 
 
-def _refuse_several(folder: Place, named: Mapping[str, Sequence[PurePosixPath]]) -> None:
+def _refuse_several(folder: Location, named: Mapping[str, Sequence[PurePosixPath]]) -> None:
     """Refuse a folder with several corpora, each in a folder of its own."""
     tops = {
         name: PurePosixPath(posixpath.commonpath([path.parent for path in paths]))

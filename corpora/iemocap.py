@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 
 from ..errors import UserError
 from ..files import read_bytes
-from ..remote import Place, Remote
+from ..remote import Location, Remote
 from .corpus import Corpus, NameFields, NameOutsideSchemeError
 from .scan import audio_files
 
@@ -63,7 +63,7 @@ def read_name(path: PurePosixPath) -> NameFields | str:
     }
 
 
-def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
+def read_labels(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
     """Read the evaluation and transcription files below the folder of the release.
 
     The folder may hold some of its sessions. Return, by utterance, ``emotion``, ``statement``, and
@@ -106,7 +106,7 @@ def read_labels(folder: Place) -> Mapping[str, Mapping[str, str | float]]:
 _MAX_BYTES = 1 << 24
 
 
-def _lines(folder: Place, kind: str) -> Iterator[tuple[str, str]]:
+def _lines(folder: Location, kind: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of the label files of a kind, each with its file and number."""
     for path in sorted(audio_files(folder, (".txt",))):
         if path.parent.name != kind or not path.name.startswith("Ses"):
@@ -117,7 +117,7 @@ def _lines(folder: Place, kind: str) -> Iterator[tuple[str, str]]:
             yield f"{file}, line {number}", line
 
 
-def _read(file: Place) -> bytes:
+def _read(file: Location) -> bytes:
     try:
         if isinstance(file, Remote):
             return file.read_bytes(_MAX_BYTES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import UserError, counted
-from ..remote import Place
+from ..remote import Location
 from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .clip_paths import ClipFolder, ClipPath
 from .csv_table import nfc, read_column, read_table, refuse_lines
@@ -27,7 +27,7 @@ class Manifest:
     description: str = ""
 
 
-def read_manifest(path: Path, root: Place | None = None) -> Manifest:
+def read_manifest(path: Path, root: Location | None = None) -> Manifest:
     """Read the clips that a manifest lists.
 
     It is a table as :func:`~serpipe.corpora.csv_table.read_table` reads it, with the columns
@@ -112,7 +112,7 @@ def read_manifest(path: Path, root: Place | None = None) -> Manifest:
     )
 
 
-def _path_notes(files: Sequence[ClipPath], folder: Place) -> list[str]:
+def _path_notes(files: Sequence[ClipPath], folder: Location) -> list[str]:
     """Return remarks on the paths of a table."""
     notes = []
     if any(each.changed == "backslashes" for each in files):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ..errors import BadClipError, UserError
-from ..remote import Place, Remote, below
+from ..remote import Location, Remote, below
 from .clip import CLIP_COLUMNS, Clip
 from .corpus import Corpus, NameOutsideSchemeError
 from .csv_table import nfc
@@ -25,7 +25,7 @@ class Scan:
     omitted: dict[str, int]
 
 
-def scan(folder: Place, corpus: Corpus) -> Scan:
+def scan(folder: Location, corpus: Corpus) -> Scan:
     """Find the clips of ``corpus`` below ``folder``, at any depth, as :func:`audio_files` does.
 
     Of clips with the same name, the first by path is kept and the others are bad. Raise UserError
@@ -87,7 +87,7 @@ def missing(clips: Sequence[Clip], corpus: Corpus) -> dict[str, tuple[int, int]]
     }
 
 
-def not_a_folder(folder: Place, title: str) -> UserError:
+def not_a_folder(folder: Location, title: str) -> UserError:
     """Return the error for the folder of a corpus that is a file or does not exist."""
     problem = "is a file" if folder.exists() else "no such folder"
     return UserError(
@@ -97,7 +97,7 @@ def not_a_folder(folder: Place, title: str) -> UserError:
 
 
 def _clip(
-    folder: Place, path: PurePosixPath, corpus: Corpus, fields: Mapping[str, str | float]
+    folder: Location, path: PurePosixPath, corpus: Corpus, fields: Mapping[str, str | float]
 ) -> Clip:
     known = {name: str(value) for name, value in fields.items() if name in CLIP_COLUMNS}
     name = corpus.corpus or corpus.name
@@ -113,7 +113,7 @@ def _clip(
     )
 
 
-def audio_files(folder: Place, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
+def audio_files(folder: Location, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
     """Yield the files below a folder with some suffixes (in lower case), relative to it.
 
     Links to folders are followed, each folder once; hidden files are ignored.

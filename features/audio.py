@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..choices import CHANNELS, check_choice
 from ..errors import BadClipError, first_line
 from ..files import read_bytes
-from ..remote import Place, Remote
+from ..remote import Location, Remote
 from .truncation import EBML, NO_LENGTH, count_mpeg_samples, find_missing, find_missing_in_container
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class AudioFacts:
 
 
 def read_waveform(
-    file: Place, sampling_rate: int | None, channels: str = CHANNEL_POLICY
+    file: Location, sampling_rate: int | None, channels: str = CHANNEL_POLICY
 ) -> tuple[Waveform, AudioFacts]:
     """Decode one clip to mono, at the given rate or at its own.
 
@@ -135,7 +135,7 @@ def decode_waveform(
     sampling_rate: int | None,
     channels: str = CHANNEL_POLICY,
     *,
-    file: Place = Path("audio"),
+    file: Location = Path("audio"),
     max_seconds: float = MAX_SECONDS,
 ) -> tuple[Waveform, AudioFacts]:
     """Decode one clip in memory, as :func:`read_waveform` does one in a file.
@@ -192,7 +192,7 @@ def as_clip(
 
 
 def check_length(
-    file: Place, n_samples: int, sampling_rate: int, minimum: int, maximum: int | None
+    file: Location, n_samples: int, sampling_rate: int, minimum: int, maximum: int | None
 ) -> None:
     """Refuse a clip that the encoder cannot take whole: it is never silently padded or cut.
 
@@ -215,7 +215,7 @@ def check_length(
         )
 
 
-def read_clip(file: Place) -> bytes:
+def read_clip(file: Location) -> bytes:
     """Return the bytes of a clip, at most :data:`MAX_BYTES`.
 
     Raise BadClipError if it does not exist, cannot be read, or is larger; for a remote clip
@@ -235,7 +235,7 @@ def read_clip(file: Place) -> bytes:
         raise BadClipError(str(file), f"cannot be read ({reason})", "", fix) from None
 
 
-def _check_content(file: Place, content: bytes) -> None:
+def _check_content(file: Location, content: bytes) -> None:
     if not content:
         raise BadClipError(str(file), "is an empty file", "", _FETCH)
     if content.startswith(_LFS_POINTER):
@@ -255,7 +255,7 @@ class _Content(io.BytesIO):
 
 
 def _decode(
-    file: Place, content: bytes, max_seconds: float
+    file: Location, content: bytes, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
     """Return the samples, shape (frames, channels), and their facts."""
     try:
@@ -289,7 +289,7 @@ def _decode(
     return samples, facts
 
 
-def _check_mpeg(file: Place, content: bytes, decoded: int, declared: int) -> None:
+def _check_mpeg(file: Location, content: bytes, decoded: int, declared: int) -> None:
     """Refuse an MPEG stream that was not decoded completely.
 
     Its header may declare a number of samples. If it does not, libsndfile estimates the number from
@@ -313,7 +313,7 @@ def _container(content: bytes) -> str | None:
 
 
 def _decode_container(
-    file: Place, content: bytes, container: str, max_seconds: float
+    file: Location, content: bytes, container: str, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
     """Decode the first audio track with PyAV.
 
@@ -388,7 +388,9 @@ def _one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
     return samples[:, 0] if channels == "left" else samples[:, :2][:, -1]
 
 
-def _check_size(file: Place, facts: AudioFacts, max_seconds: float, so_far: bool = False) -> None:
+def _check_size(
+    file: Location, facts: AudioFacts, max_seconds: float, so_far: bool = False
+) -> None:
     """Refuse clips that would decode to too much: a small file can hold hours."""
     if facts.frames == 0:
         raise BadClipError(str(file), "holds no samples", "", _FETCH)
@@ -409,12 +411,12 @@ def _check_size(file: Place, facts: AudioFacts, max_seconds: float, so_far: bool
         )
 
 
-def _not_decoded(file: Place, reason: str) -> BadClipError:
+def _not_decoded(file: Location, reason: str) -> BadClipError:
     problem = f"cannot be decoded ({reason.rstrip('.')})"
     return BadClipError(str(file), problem, "audio such as WAV or FLAC", _FETCH)
 
 
-def _without_length(file: Place, audio_format: str) -> BadClipError:
+def _without_length(file: Location, audio_format: str) -> BadClipError:
     return BadClipError(
         str(file),
         f"declares no length in its header ({audio_format}), so that a missing end goes unnoticed",
@@ -423,7 +425,7 @@ def _without_length(file: Place, audio_format: str) -> BadClipError:
     )
 
 
-def _broken_off(file: Place, where: str) -> BadClipError:
+def _broken_off(file: Location, where: str) -> BadClipError:
     fix = "download it again, or convert it to WAV or FLAC if you know that it is complete"
     return BadClipError(str(file), f"breaks off after {where}", "", fix)
 

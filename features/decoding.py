@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from ..corpora import Clip
 from ..errors import BadClipError, MachineError
-from ..remote import Place, Remote
+from ..remote import Location, Remote
 from .audio import CHANNEL_POLICY, AudioFacts, Waveform, decode_waveform, read_clip
 from .fingerprint import fingerprint
 from .in_order import in_order
@@ -76,7 +76,7 @@ class CheckedAudio:
 
 
 def decode_clip(
-    file: Place, content: bytes | None, options: DecodingOptions
+    file: Location, content: bytes | None, options: DecodingOptions
 ) -> tuple[Waveform, AudioFacts]:
     """Decode, fingerprint and trim one clip, from its bytes or else from its file.
 
@@ -95,7 +95,7 @@ def decode_in_threads(
 ) -> Iterator[CheckedAudio | BadClipError]:
     """Yield the facts of each clip, in order, or why it cannot be used; ``workers`` threads."""
 
-    def decode(file: Place, content: Content) -> tuple[Waveform, AudioFacts]:
+    def decode(file: Location, content: Content) -> tuple[Waveform, AudioFacts]:
         return decode_clip(file, content(), options)
 
     return _check_clips(clips, decode, workers)
@@ -103,7 +103,7 @@ def decode_in_threads(
 
 def _check_clips(
     clips: Sequence[Clip],
-    decode: Callable[[Place, Content], tuple[Waveform, AudioFacts]],
+    decode: Callable[[Location, Content], tuple[Waveform, AudioFacts]],
     threads: int,
 ) -> Iterator[CheckedAudio | BadClipError]:
     def check(item: tuple[Clip, Content]) -> CheckedAudio | BadClipError:
@@ -148,7 +148,7 @@ class Decoder:
         self._kept: dict[str, Waveform] = {}
         self._room = min(MOST_KEPT_BYTES, int(KEPT_SHARE * _free_memory()))
         self._lock = threading.Lock()
-        self._begun: tuple[list[Place], queue.SimpleQueue[Any]] | None = None
+        self._begun: tuple[list[Location], queue.SimpleQueue[Any]] | None = None
 
     def begin(self, clips: Sequence[Clip]) -> None:
         """Begin to check clips in the background; :meth:`check` then continues with the results."""
@@ -197,7 +197,7 @@ class Decoder:
         self._processes.shutdown(wait=False)
 
     def _check(self, clips: Sequence[Clip]) -> Iterator[CheckedAudio | BadClipError]:
-        def decode(file: Place, content: Content) -> tuple[Waveform, AudioFacts]:
+        def decode(file: Location, content: Content) -> tuple[Waveform, AudioFacts]:
             waveform, facts = self._run(
                 decode_clip, file, file, _if_remote(file, content), self.options
             )
@@ -210,7 +210,7 @@ class Decoder:
         # Threads that wait for processes: twice as many, so that none of these waits for a thread.
         return _check_clips(clips, decode, 2 * self.workers)
 
-    def _run(self, function: Callable[..., Result], file: Place, *arguments: object) -> Result:
+    def _run(self, function: Callable[..., Result], file: Location, *arguments: object) -> Result:
         """Call a function in a process; ``file`` is what it decodes, for messages."""
         from joblib.externals.loky import BrokenProcessPool
 
@@ -224,7 +224,7 @@ class Decoder:
             ) from None
 
 
-def _if_remote(file: Place, content: Content) -> bytes | None:
+def _if_remote(file: Location, content: Content) -> bytes | None:
     """Return the bytes of a remote clip; a process reads a local file itself."""
     return content() if isinstance(file, Remote) else None
 

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from ..remote import WAITING_THREADS, Place, Remote
+from ..remote import WAITING_THREADS, Location, Remote
 from .audio import read_clip
 
 Item = TypeVar("Item")
@@ -19,7 +19,7 @@ Content = Callable[[], bytes]
 
 
 def read_ahead(
-    items: Iterable[Item], file_of: Callable[[Item], Place]
+    items: Iterable[Item], file_of: Callable[[Item], Location]
 ) -> Generator[tuple[Item, Content]]:
     """Request remote clips some time before they are used.
 

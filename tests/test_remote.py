@@ -21,7 +21,7 @@ from serpipe.features.cache import open_cache
 from serpipe.features.read_ahead import read_ahead
 from serpipe.mirror import copies, local, stored
 from serpipe.provenance import command as given_command
-from serpipe.remote import Remote, place
+from serpipe.remote import Remote, as_location
 
 from .conftest import Command
 from .processes import Forked
@@ -52,7 +52,7 @@ def s3(
         "XDG_CACHE_HOME": str(tmp_path / "xdg"),
     }.items():
         monkeypatch.setenv(name, value)
-    store = place(f"s3://{BUCKET}/x").store  # type: ignore[union-attr]
+    store = as_location(f"s3://{BUCKET}/x").store  # type: ignore[union-attr]
     store.invalidate_cache()
     if store.exists(BUCKET):
         store.rm(BUCKET, recursive=True)
@@ -347,7 +347,7 @@ def test_no_name_of_a_store_leads_out_of_the_copy(s3: fsspec.AbstractFileSystem)
 def test_many_are_asked_for_before_the_first_is_used(web: str, few_clips: Path) -> None:
     Voices.meet = threading.Barrier(16)
     names = sorted(path.relative_to(few_clips) for path in few_clips.rglob("*.flac"))[:16]
-    asked = list(read_ahead(names, lambda name: place(f"{web}/{name}")))
+    asked = list(read_ahead(names, lambda name: as_location(f"{web}/{name}")))
     assert [content() for _, content in asked] == [(few_clips / n).read_bytes() for n in names]
 
 
@@ -448,14 +448,14 @@ def test_a_store_that_does_not_answer_is_a_failure_of_the_machine(
 
 def test_a_path_is_a_path() -> None:
     for text in ("a/b.h5", "/a", "C:\\a", "corpus=x", "a:b"):
-        assert place(text) == Path(text)
-    assert place("file:///a/b") == Path("/a/b")
+        assert as_location(text) == Path(text)
+    assert as_location("file:///a/b") == Path("/a/b")
     for address in (
         *("http://[::1]:9000/x.wav", "http://minio:9000/a@b.wav"),
         *("s3://b/a@b.wav", "s3://b/a:b@c.wav", "s3://b/a::b"),
     ):
-        assert place(address) == Remote(address)
-    assert place("S3://b/X") == Remote("s3://b/X")
+        assert as_location(address) == Remote(address)
+    assert as_location("S3://b/X") == Remote("s3://b/X")
     folder = Remote("https://host/a b?sig=1")
     assert (folder / "c #1.wav").url == "https://host/a b/c%20%231.wav?sig=1"
     assert str(folder) == "https://host/a b"

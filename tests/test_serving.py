@@ -959,7 +959,7 @@ def test_the_page_in_a_real_browser(
             pause = tmp_path / "pause.wav"
             pause.write_bytes(wav(np.concatenate([np.zeros(3 * RATE), noise(2)])))
             browser.choose_file("#file", pause)
-            browser.wait_for("state.told.source === 'pause.wav'")
+            browser.wait_for("state.answer.source === 'pause.wav'")
             assert browser.value("document.querySelector('#label').textContent") == "valence 3.40"
             segments = "[...document.querySelectorAll('#timeline button')].map(b => b.textContent)"
             assert browser.value(segments) == ["silence", "3.40"]
@@ -1000,7 +1000,7 @@ def test_the_page_by_keyboard_with_a_token_a_dropped_file_and_a_microphone(
                     browser.wait_for(f"state.token === 'wrong' && {problem}.includes('wrong')")
             # What was dropped before is heard now.
             browser.wait_for("!document.querySelector('#result').hidden")
-            assert browser.value("state.told") == sent_by_hand
+            assert browser.value("state.answer") == sent_by_hand
             assert browser.value("document.querySelector('#token-form').hidden")
             assert browser.console and all("401" in line for line in browser.console)
             browser.console.clear()
@@ -1021,8 +1021,8 @@ def test_the_page_by_keyboard_with_a_token_a_dropped_file_and_a_microphone(
             browser.wait_for("document.querySelector('#record').textContent === 'Stop'")
             browser.wait_for("/[2-9] s/.test(document.querySelector('#status').textContent)")
             browser.press(" ")
-            browser.wait_for("state.told.source === 'recording.wav'")
-            assert browser.value("state.told.seconds") > 1
+            browser.wait_for("state.answer.source === 'recording.wav'")
+            assert browser.value("state.answer.seconds") > 1
             assert browser.value("Math.max(...state.peaks)") > 0.01  # the clip, not silence
             assert browser.value(focus) == "record"
             assert browser.console == []

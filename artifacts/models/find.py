@@ -5,7 +5,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...features.names import looks_like_path
 from ...mirror import local
-from ...remote import Place
+from ...remote import Location
 from ..run.latest import RUNS, by_age
 
 #: The bundle that ships with the package.
@@ -26,7 +26,7 @@ def bundles_of(run: Path) -> list[Path]:
     return sorted(path.parent for path in run.glob("bundles/*/bundle.json"))
 
 
-def find_model(name: str | Place | None) -> Path:
+def find_model(name: str | Location | None) -> Path:
     """Return the folder of a model, given by a name as :func:`load_model` takes it.
 
     It is a bundle or a model; for a hub id, a path that does not exist. Raise UserError if a path

@@ -31,7 +31,7 @@ from ...features.in_order import in_order
 from ...features.read_ahead import Content, read_ahead
 from ...features.trim import trim
 from ...progress import Track, no_track
-from ...remote import Place, Remote, place
+from ...remote import Location, Remote, as_location
 from .enrolment import SpeakerProfile
 from .find import DEFAULT_BUNDLE as DEFAULT_BUNDLE
 from .find import find_model
@@ -92,7 +92,7 @@ class Model:
 
     def predict(
         self,
-        audio: Place | str | NDArray[Any],
+        audio: Location | str | NDArray[Any],
         rate: int | None = None,
         *,
         window: float | None = None,
@@ -123,7 +123,7 @@ class Model:
             If the recording does not fit in memory.
         """
         if isinstance(audio, (str, Path, Remote)):
-            file = place(audio)
+            file = as_location(audio)
             if rate is not None:
                 raise UserError(f"{file}: a file has its own sampling rate; do not pass rate")
             source = printable_path(file)
@@ -199,7 +199,7 @@ class Model:
             for each in cut
         ]
 
-    def enrol(self, clips: Iterable[Place | str | Waveform]) -> SpeakerProfile:
+    def enrol(self, clips: Iterable[Location | str | Waveform]) -> SpeakerProfile:
         """Learn the profile of a speaker from clips whose labels are not known.
 
         Parameters
@@ -224,7 +224,7 @@ class Model:
         embedder = self.embedder()
         embedded: list[Embeddings] = []
         for number, clip in enumerate(clips, 1):
-            file = place(clip) if isinstance(clip, (str, Path, Remote)) else None
+            file = as_location(clip) if isinstance(clip, (str, Path, Remote)) else None
             source = f"clip {number}" if file is None else printable_path(file)
             recording = self.cut(self.read(file) if file else np.asarray(clip), source)
             pieces = [recording.piece(number) for number in range(len(recording.windows))]
@@ -358,14 +358,14 @@ class Model:
             None if math.isnan(distance) else distance,
         )
 
-    def read(self, file: Place) -> Waveform:
+    def read(self, file: Location) -> Waveform:
         """Read a file, of any format that corpora may have, as :meth:`predict_batch` takes it.
 
         Raise BadClipError if it cannot be used.
         """
         return self.decode(read_clip(file), file)[0]
 
-    def decode(self, content: bytes, file: Place) -> tuple[Waveform, str]:
+    def decode(self, content: bytes, file: Location) -> tuple[Waveform, str]:
         """Decode the content of a file, whose name is for messages.
 
         Return the waveform and the hash of the decoded samples before resampling. Raise
@@ -454,7 +454,7 @@ class WindowEmbedder:
 
 
 def load_model(
-    name: str | Place | None = None,
+    name: str | Location | None = None,
     *,
     device: str = "cpu",
     encoder: str | Path | None = None,
@@ -507,7 +507,7 @@ def load_model(
         raise UserError(
             f"{folder}: its labels contain characters that cannot be printed; rename them"
         )
-    given = folder if name is None or isinstance(place(name), Path) else place(name)
+    given = folder if name is None or isinstance(as_location(name), Path) else as_location(name)
     title = "the built-in head" if folder == DEFAULT_BUNDLE else printable_path(given)
     return Model(
         name=title,
@@ -521,7 +521,7 @@ def load_model(
 
 def predict_files(
     model: Model,
-    files: Sequence[Place],
+    files: Sequence[Location],
     *,
     window: float | None = None,
     hop: float | None = None,
@@ -534,7 +534,7 @@ def predict_files(
     progress over the files, or over the windows of a single file.
     """
 
-    def read(item: tuple[Place, Content]) -> _DecodedFile:
+    def read(item: tuple[Location, Content]) -> _DecodedFile:
         file, content = item
         return printable_path(file), _or_error(lambda: model.decode(content(), file))
 
@@ -600,6 +600,6 @@ def _or_error(function: Callable[[], _T]) -> _T | BadClipError:
         return error
 
 
-def printable_path(path: Place | str) -> str:
+def printable_path(path: Location | str) -> str:
     """Return a path as text that can be encoded: on POSIX systems it may be any bytes."""
     return str(path).encode(errors="backslashreplace").decode()
