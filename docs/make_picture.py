@@ -16,7 +16,7 @@ SHOWN = ("nested", "comparisons", "layers")
 
 def main() -> None:
     """Print the picture of the run named on the command line."""
-    console = Console(record=True, width=132, file=io.StringIO(), highlight=False)
+    console = Console(record=True, width=144, file=io.StringIO(), highlight=False)
     report = report_run(read_results(Path(sys.argv[1])))
     tables = tuple(table for table in report.tables if table.name in SHOWN)
     print_report(replace(report, tables=tables, notes=report.notes[:2]), console)
