@@ -40,7 +40,7 @@ def find_equal_rows(cache: Cache, rows: NDArray[np.intp]) -> NDArray[np.intp]:
     time.
     """
     pooling, layer = cache.poolings[0], cache.layers[len(cache.layers) // 2]
-    width = int(cache.key["width"])
+    width = cache.read_rows(pooling, layer, rows[:1]).shape[1]
 
     def blocks() -> Iterator[tuple[slice, NDArray[np.float64]]]:
         for start in range(0, len(rows), BLOCK_ROWS):

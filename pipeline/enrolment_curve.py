@@ -144,6 +144,11 @@ def check_enrolment(plan: "Plan", heads: Iterable[str]) -> None:
             f"{option}: the speakers of --split {plan.split.name} are no new ones, as they are in "
             "training; use --split loso or kfold:N"
         )
+    if plan.protocol.hold_out:
+        raise UserError(
+            f"{option}: clips of a test speaker that could be enrolled have the held-out "
+            f"{plan.protocol.hold_out}, too; omit --hold-out or --enrol"
+        )
     if plan.protocol.normalise != "none":
         raise UserError(
             f"{option}: --normalise {plan.protocol.normalise} takes all clips of a speaker; "
@@ -391,7 +396,7 @@ def _draws(
     that these are compared on the same draws.
     """
     number = int(np.searchsorted(np.unique(problem.speakers), speaker))
-    entropy = (problem.seed, number, *(() if label is None else (label,)))
+    entropy = (problem.seed, number, *(() if label is None else (label + 1,)))
     rng = np.random.default_rng(entropy)
     return [rng.permutation(n_clips) for _ in range(n_draws)]
 

@@ -124,15 +124,18 @@ def _fuse_fold(
 ) -> tuple[FoldResult, dict[Member, float]]:
     """Learn the weights of some members in a fold, and fuse their scores of its test clips."""
     results = [fits[head].results[layer, fold.name] for head, layer in members]
-    tested = ~np.isnan(results[0].inner_scores).all(axis=1)  # by an inner fold
-    labels, names = problem.labels[fold.train][tested], np.array(problem.names)
+    names = np.array(problem.names)
+    codes = np.searchsorted(names, problem.labels[fold.train])
+    # Not: clips in no inner fold, and those of a label that only the speakers left out there have.
+    tested = ~np.isnan(results[0].inner_scores[np.arange(len(codes)), codes])
+    labels, codes = names[codes[tested]], codes[tested]
     inner = np.stack(
         [
-            log_probabilities(heads[head], result.inner_scores[tested])
+            log_probabilities(heads[head], result.inner_scores[tested].astype(np.float64))
             for (head, _), result in zip(members, results, strict=True)
         ]
     )
-    weights = learn_weights(inner, np.searchsorted(names, labels))
+    weights = learn_weights(inner, codes)
     outer = np.stack(
         [
             log_probabilities(heads[head], result.scores)

@@ -6,7 +6,7 @@ their mean variance.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,6 +27,8 @@ DIRECTIONS = 16
 PERCENTILE = 99
 #: With more training clips, as many are taken at equal steps.
 MOST_CLIPS = 20_000
+#: The most numbers that are read: 400 MB.
+MOST_VALUES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,12 @@ def fit_novelty_detector(
     out-of-distribution samples and adversarial attacks*, NeurIPS, on Mahalanobis distances of
     hidden states.
     """
-    steps = np.linspace(0, X.shape[0] - 1, min(X.shape[0], MOST_CLIPS)).astype(np.intp)
+    n_clips = min(X.shape[0], MOST_CLIPS, max(2, MOST_VALUES // X.shape[1]))
+    steps = np.linspace(0, X.shape[0] - 1, n_clips).astype(np.intp)
     clips, speakers = np.asarray(read(X, steps), np.float32), speakers[steps]
     n_folds = min(INNER_FOLDS, len(np.unique(speakers)))
-    if n_folds < 2 or not clips.var(axis=0).any():
+    most = int(np.unique(speakers, return_counts=True)[1].max()) if len(clips) else 0
+    if n_folds < 2 or len(clips) - most < 2 or not clips.var(axis=0).any():
         return None
     distances = np.empty(len(clips))
     with threadpool_limits(1):  # the last digits depend on it
@@ -132,8 +136,12 @@ def fit_novelty_detector(
             distances[test] = detector.distances(clips[test])
         fitted = _fit(clips)
     threshold = float(np.percentile(distances, PERCENTILE))
-    arrays = (fitted.mean, fitted.directions, fitted.variances)
-    return NoveltyDetector(*arrays, fitted.other_variance, threshold, start)
+    detector = replace(fitted, threshold=threshold, start=start)
+    try:
+        _checked(asdict(detector))
+    except ValueError:  # embeddings that hardly vary
+        return None
+    return detector
 
 
 def _fit(clips: NDArray[np.float32]) -> NoveltyDetector:

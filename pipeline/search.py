@@ -49,7 +49,7 @@ class FoldResult:
         Whether it reached its optimum.
     weights : tuple of float
         Layer weights, where they were learnt.
-    inner_scores : ndarray of float64, shape (n_train, n_labels)
+    inner_scores : ndarray of float32, shape (n_train, n_labels)
         Scores of the training clips by the chosen combination, each fitted without the inner fold
         of the clip; NaN for clips in no inner fold and for labels that no clip was fitted on. Shape
         (0, n_labels) unless they were requested.
@@ -65,7 +65,7 @@ class FoldResult:
     scores: NDArray[np.float64]
     converged: bool
     weights: tuple[float, ...] = ()
-    inner_scores: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    inner_scores: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     temperature: float = math.nan
 
 
@@ -131,7 +131,7 @@ def search_fold(
     temperature = math.nan
     if names and len(inner_scores):
         temperature = fit_temperature(inner_scores, np.searchsorted(names, y), head.scores_are)
-    kept = inner_scores if keep_scores else inner_scores[:0]
+    kept = (inner_scores if keep_scores else inner_scores[:0]).astype(np.float32)
     if not len(fold.test):
         empty = np.empty((0, len(names)))
         return FoldResult(

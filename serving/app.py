@@ -319,11 +319,10 @@ class Service:
 
     def _open_clips(self, upload: Upload) -> list[Recording]:
         """Decode all clips of an upload, and release their bytes; together they have one limit."""
-        clips, upload.clips = upload.clips, []
         recordings: list[Recording] = []
         seconds = 0.0
-        while clips:
-            waveform, audio_sha256 = self.decoders.decode(clips.pop(0))
+        while upload.clips:  # they are emptied if the request is given up
+            waveform, audio_sha256 = self.decoders.decode(upload.clips.pop(0))
             seconds += len(waveform) / self.model.sampling_rate
             if seconds > self.options.max_seconds:
                 raise Refused(

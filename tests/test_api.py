@@ -27,7 +27,7 @@ def documented_once(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> P
                 clip.unlink()
         shutil.copy(next((sample / "Actor_06").iterdir()), folder / "clip.wav")
         call_in(folder, "extract", "--data", "ravdess", "--encoder", "whisper-tiny.en")
-        call_in(folder, "fit", "--head", "lr", "--layers", "3", "--grid", "C=1")
+        call_in(folder, "fit", "--head", "lda,fuse", "--layers", "2-3")
         caches = folder / "features" / "cache"
         shutil.copy(
             caches / "ravdess-whisper-tiny.en.h5", caches / "sample-whisper-tiny.en.h5"

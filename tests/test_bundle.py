@@ -118,7 +118,7 @@ def test_a_file_without_a_matching_classifier_is_refused(tmp_path: Path) -> None
     scaler.model = StandardScaler().fit(X)
     for wrong, changes, words in (
         (scaler, {}, "has no attribute 'predict"),
-        (classifier, {"labels": ["a", "b"]}, "3 probabilities, 2 labels"),
+        (classifier, {"labels": ["a", "b"]}, "label"),
         (classifier, {"encoder": {"width": 21}}, "features"),
     ):
         save_bundle(tmp_path, wrong, **bundle_fields("lr", **changes))

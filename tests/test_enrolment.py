@@ -195,8 +195,9 @@ def test_numbers_of_clips_are_read_sorted_and_others_are_refused() -> None:
 def write_speakers(path: Path, shift: float = 3.0) -> Path:
     X, labels, speakers = voices(shift)
     return write_voices(
-        path, list(range(len(X))), width=WIDTH, speaker=speakers, emotion=labels, embeddings=X
-    )
+        path, list(range(len(X))), width=WIDTH, speaker=speakers, emotion=labels, embeddings=X,
+        room=np.tile(["a", "b", "c"], len(X))[: len(X)],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +271,7 @@ def test_options_that_are_not_used_are_not_recorded(tmp_path: Path) -> None:
     [
         ("--head", "svm"),
         ("--split", "random:3"),
+        ("--hold-out", "room"),
         ("--normalise", "speaker"),
         ("--layers", "weighted"),
         ("--stream-past", "0"),

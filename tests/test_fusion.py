@@ -134,13 +134,15 @@ def test_a_fusion_is_better_than_its_members_and_at_chance_without_information()
     assert np.mean(nothing.nested.predicted == shuffled.labels) == pytest.approx(1 / 3, abs=0.12)
 
 
-def test_a_label_of_one_training_speaker_is_fused_without_its_inner_scores() -> None:
+def test_a_label_of_one_training_speaker_does_not_change_the_weights() -> None:
     embeddings, problem = layers()
-    labels = problem.labels.copy()
-    labels[(labels == "sad") & (problem.speakers > "01")] = "happy"
+    common = fused(embeddings, problem).final.members
+    labels = problem.labels.astype("U8")
+    labels[np.flatnonzero((problem.speakers == "00") & (labels == "sad"))[:3]] = "rare"
     result = fused(embeddings, replace(problem, labels=labels))
     assert np.isfinite(result.nested.scores).all()
     np.testing.assert_allclose(result.nested.scores.sum(axis=1), 1)
+    assert sum(result.final.members.values()) > 0.7 * sum(common.values())
 
 
 def fused_head(X: np.ndarray, labels: np.ndarray, speakers: np.ndarray) -> FusedHead:
@@ -181,6 +183,9 @@ def test_a_saved_fusion_predicts_the_same_and_is_the_same_bytes(tmp_path: Path) 
         {"members": [["fuse", 0, 10, 1.0]]},
         {"members": [["../lda", 0, 10, 1.0]]},
         {"members": [["lda", 0, 10, 1.0], ["lda", 0, 10, 1.0]]},
+        {"members": [["lda", 0, 10, -1.0]]},
+        {"members": [["lda", 0, 10, float("nan")]]},
+        {"members": [["lda", -10, -1, 1.0]]},
         {"members": 3},
         {},
     ],

@@ -5,7 +5,8 @@
                          labels, head and hyper-parameters, scores, versions; and the
                          SHA-256 hashes of the files below and of its own text
 ``head.skops``           the classifier with its scaler, by skops; or
-``head.lgbm.json``       the trees, in LightGBM's own text format
+``head.lgbm.json``       the trees, in LightGBM's own text format; or
+``head.zip``             the members of a fusion and their weights
 ``training_record.json`` hashes of the clips and speakers that the head was fitted on
 ``enrolled_head.skops``  if enrolment was measured: the head that is adapted to speakers, and
 ``enrolment.npy``        what it needs for that, see :mod:`serpipe.artifacts.models.enrolment`
@@ -139,11 +140,16 @@ class Bundle:
         X, head = self._join(embeddings, profile), self.fitted
         if self.enrolment and profile and profile.is_adapted:
             head = self.enrolment.fitted
-        temperature = self.summary.temperature
+        predicted, temperature = head.predict(X), self.summary.temperature
+        if self.summary.labels and not set(predicted.tolist()) <= set(self.summary.labels):
+            raise UserError(
+                f"head {self.summary.head}: predicts a label that bundle.json does not have; get "
+                "the bundle again, or fit again"
+            )
         if temperature is None:
-            return head.predict(X), head.predict_proba(X)
+            return predicted, head.predict_proba(X)
         scores = head.decision_scores(X)
-        return head.predict(X), apply_temperature(scores, temperature, head.scores_are)
+        return predicted, apply_temperature(scores, temperature, head.scores_are)
 
     def distances(self, embeddings: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
         """Return how far clips are from the training clips, as they are without any profile.

@@ -44,7 +44,8 @@ def worth_of_new_texts(results: RunResults, finding: str) -> str:
             f"{score_text(there, measure)} instead of {score_text(here, measure)}, which is due to "
             f"new texts and to fewer training clips ({folder.name})"
         )
-    return f"new texts may score lower, --hold-out {column} tells by how much: {MEASURED}"
+    measured = f": {MEASURED}" if results.summary.labels else ""
+    return f"new texts may score lower, --hold-out {column} tells by how much{measured}"
 
 
 def _common_head(own: RunSummary, other: RunSummary, column: str) -> str:

@@ -275,8 +275,10 @@ def _table(
         compared = differences.get(row)
         chance = results.p_against_chance(head)
         if row.enrolled:
-            (point,) = (each for each in curve(results, head) if each.n_clips == row.enrolled)
-            scores, compared, chance = dict(point.enrolled), point.compared, math.nan
+            points = [each for each in curve(results, head) if each.n_clips == row.enrolled]
+            if not points:  # no speaker has more clips than that
+                continue
+            scores, compared, chance = dict(points[0].enrolled), points[0].compared, math.nan
         cells.append((
             row.title,
             " ".join([summary.split, *row.options[2:]]),

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def fold_writer(
                 np.searchsorted(labels, result.predicted) if labels else result.predicted
             ).tolist(),
             "scores": _rows(result.scores),
-            "inner_scores": _rows(result.inner_scores),
+            "inner_scores": b64encode(result.inner_scores.astype("<f4").tobytes()).decode(),
             "converged": result.converged,
             "weights": list(result.weights),
             "temperature": json_value(result.temperature),
@@ -89,7 +90,9 @@ def read_fold_results(
                     if len(labels)
                     else np.array(predicted, dtype=np.float64),
                     scores=_array(content["scores"], len(labels)),
-                    inner_scores=_array(content.get("inner_scores", []), len(labels)),
+                    inner_scores=np.frombuffer(
+                        b64decode(content.get("inner_scores", "")), "<f4"
+                    ).reshape(-1, max(len(labels), 1)),
                     converged=bool(content["converged"]),
                     weights=tuple(map(float, content["weights"])),
                     temperature=_number(content["temperature"]),

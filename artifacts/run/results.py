@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.enrolment_curve import DrawCounts
 from ...pipeline.groups import KEPT_TOGETHER
-from ...pipeline.heads import BEST
+from ...pipeline.heads import BEST, FUSE
 from ...pipeline.marks import MarkKind
 from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.permutation import chance_p
@@ -167,7 +167,11 @@ class RunResults:
         """Whether a layer or a hyper-parameter was chosen inside the folds."""
         grids = [head.grid for head in self.summary.heads.values()]
         several = any(len(values) > 1 for grid in grids for values in grid.values())
-        return several or len(self.summary.layers) > 1 or BEST in self.summary.planned
+        return (
+            several
+            or len(self.summary.layers) > 1
+            or bool({BEST, FUSE} & set(self.summary.planned))
+        )
 
     @property
     def result_kind(self) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -137,10 +138,15 @@ class FusedHead(Head):
                 if sum(each.file_size for each in archive.infolist()) > MAX_HEAD_BYTES:
                     raise ValueError(f"it unpacks to more than {MAX_HEAD_BYTES >> 20} MiB")
                 about = json.loads(archive.read("fusion.json"))
-                members = []
+                members, unpacked = [], 0
                 for number, (name, start, stop, weight) in enumerate(about["members"]):
+                    if not (0 <= int(start) < int(stop) and 0 <= float(weight) < math.inf):
+                        raise ValueError(f"member {number} has impossible features or weight")
                     file = Path(folder, str(number))
                     file.write_bytes(archive.read(str(number)))
+                    unpacked += _unpacked_size(file)
+                    if unpacked > MAX_HEAD_BYTES:
+                        raise ValueError(f"it unpacks to more than {MAX_HEAD_BYTES >> 20} MiB")
                     head = HEADS[name].load(file)
                     members.append(FusedMember(head, int(start), int(stop), float(weight)))
                 fused = cls({}, members=members)
@@ -153,3 +159,11 @@ class FusedHead(Head):
                 "run `serpipe fit` again"
             ) from error
         return fused
+
+
+def _unpacked_size(file: Path) -> int:
+    """Return the size of a saved head when it is unpacked, in bytes."""
+    if not zipfile.is_zipfile(file):
+        return file.stat().st_size
+    with zipfile.ZipFile(file) as archive:
+        return sum(each.file_size for each in archive.infolist())

@@ -198,8 +198,9 @@ def _add_to_diagonal(
 def _solve(covariance: NDArray[np.float32], means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the coefficients of each class, shape (n_classes, n_features)."""
     try:
-        factor = cho_factor(covariance, lower=True, check_finite=False)
-        solution = cho_solve(factor, means.T.astype(np.float32), check_finite=False)
+        # Of many clips hardly anything is shrunk: in float32 small variances would drown.
+        factor = cho_factor(covariance.astype(np.float64), lower=True, check_finite=False)
+        solution = cho_solve(factor, means.T, check_finite=False)
     except LinAlgError:  # singular: some direction does not vary in any class
         symmetric = covariance.astype(np.float64) + np.tril(covariance, -1).T
         solution = lstsq(symmetric, means.T)[0]
