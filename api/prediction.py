@@ -88,7 +88,8 @@ def predict(
         Folder of unlabelled clips of the speaker of all recordings, to adapt the model to; it must
         be a bundle of a run with ``fit --enrol``.
     encoder : str or Path, optional
-        Location of the encoder of the bundle, if it was a local folder.
+        Location of the encoder of the bundle, if it was a local folder. Of a bundle of several
+        encoders all of them, joined by commas.
     revision : str, optional
         Commit, tag or branch of a hub id: of the encoder of the bundle, or of the model. By default
         the recorded one, else ``main``.
@@ -301,7 +302,9 @@ def _check_model(model: str | Location | None, encoder: str | Path | None) -> No
     from ..features.names import check_checkpoint_name
 
     if encoder is not None:
-        check_checkpoint_name(str(encoder))
+        several = [str(encoder)] if Path(encoder).exists() else str(encoder).split(",")
+        for name in several:
+            check_checkpoint_name(name)
     if model is None or isinstance(as_location(model), Path):
         find_model(model)
 

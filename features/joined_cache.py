@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,16 @@ from .training_record import COLUMN
 SEPARATOR = " + "
 #: Columns that must be the same in all caches, where they have them.
 _SAME_COLUMNS = ("speaker", "emotion")
+
+
+#: What encoders must have in common to predict the same recordings.
+_AUDIO = ("sampling_rate", "channels", "trim_decibels")
+
+
+def takes_one_audio(key: Mapping[str, Any]) -> bool:
+    """Whether all encoders of a key take the same samples, so that one bundle can hold them."""
+    parts = key.get("joined", [key])
+    return all(part.get(name) == parts[0].get(name) for part in parts for name in _AUDIO)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from serpipe.artifacts.models.bundle import load_bundle
 from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
 from serpipe.features.cache import Cache, open_cache
 from serpipe.features.joined_cache import join_caches
 
-from .conftest import Command
+from .conftest import Command, save_encoder
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +66,42 @@ def test_caches_that_disagree_or_have_nothing_in_common_are_refused(cache: Cache
 
 
 def test_a_run_on_two_caches_fuses_the_layers_of_both(
-    serpipe: Command, extracted_once: Path
-) -> None:
+    serpipe: Command, extracted_once: Path, few_clips: Path, sample: Path,
+    small_encoder: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    wide_encoder = save_encoder(
+        tmp_path / "wide", "wav2vec2-group", hidden_size=40, num_hidden_layers=2
+    )
     shutil.copytree(extracted_once, ".", dirs_exist_ok=True)
     (path,) = Path("features/cache").glob("*.h5")
-    shutil.copy(path, "other.h5")
+    wide = serpipe("extract", "--data", few_clips, "--encoder", wide_encoder, "--out", "other.h5")
+    assert wide.code == 0, wide.err
     both = ("--cache", path, "--cache", "other.h5", "--split", "kfold:3", "--jobs", 1)
     done = serpipe("fit", *both, "--head", "lda,fuse")
     assert done.code == 0, done.err
     run = Path(done.out.strip())
     results = read_results(run)
-    assert len(results.summary.layers) == 2 * len(open_cache(path).layers)
-    assert not (run / "bundles").exists()
+    assert len(results.summary.layers) == len(open_cache(path).layers) + 3
+    bundle = run / "bundles" / "fuse"
+    clip = sample / "Actor_01" / "03-01-05-01-01-02-01.flac"
+    said = serpipe("predict", clip, "--model", bundle, "--format", "json",
+                   "--encoder", f"{small_encoder},{wide_encoder}")  # fmt: skip
+    assert said.code == 0, said.err
+    (prediction,) = json.loads(said.out)["predictions"]
+    joined, _ = join_caches([open_cache(path), open_cache(Path("other.h5"))])
+    (row,) = np.flatnonzero(np.char.endswith(joined.clips["path"], clip.name))
+    expected = load_bundle(bundle).predict(
+        {layer: joined.embeddings(layer)[[row]] for layer in joined.layers}
+    )
+    assert list(prediction["scores"].values()) == expected[1][0].tolist()
+    assert serpipe("predict", clip, "--model", bundle, "--encoder", small_encoder).code == 2
+    assert serpipe("predict", clip, "--model", bundle,
+                   "--encoder", f"{wide_encoder},{small_encoder}").code == 2  # fmt: skip
     alone = serpipe("fit", "--cache", path, "--split", "kfold:3", "--head", "lda", "--jobs", 1)
     predicted = read_results(Path(alone.out.strip())).predicted["lda"]
-    for name, of_layer in results.predicted["lda"].items():
+    for name, of_layer in predicted.items():
         if name != "nested":
-            assert of_layer.tolist() == predicted[name.rpartition(":")[2]].tolist()
+            joined_name = f"{small_encoder.name}:{name}"
+            assert results.predicted["lda"][joined_name].tolist() == of_layer.tolist()
     assert json.loads((run / "run.json").read_text())["encoder"]["joined"]
     assert serpipe("fit", *both, "--layers", 2).code == 2

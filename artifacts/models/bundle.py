@@ -36,7 +36,7 @@ from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
 from ...pipeline.novelty import NoveltyDetector
 from ...schema import from_json
-from ..run.encoder_key import read_encoder_key
+from ..run.encoder_key import encoder_parts, read_encoder_key
 from .enrolment import (
     BundleEnrolment,
     SpeakerProfile,
@@ -286,15 +286,20 @@ def load_bundle(folder: Path) -> Bundle:
         if summary.enrolment is not None:
             enrolment = load_enrolment(folder, head, summary.enrolment)
             bundle = replace(bundle, enrolment=enrolment)
-        zeros = np.zeros((1, int(summary.encoder["width"]) * len(summary.pooling.split(","))))
+        n_poolings = len(summary.pooling.split(","))
+        zeros = {
+            layer: np.zeros((1, int(key["width"]) * n_poolings), np.float32)
+            for key, names in encoder_parts(summary.encoder)
+            for layer in names or bundle.candidate.layers
+        }
         profiles: list[SpeakerProfile | None] = [None]
         if bundle.enrolment:
             layers = bundle.enrolment.candidate.layers
-            clip = {layer: zeros.astype(np.float32) for layer in layers}
+            clip = {layer: zeros[layer] for layer in layers}
             profiles.append(replace(bundle.enrolment.profile(clip), is_adapted=True))
         for profile in profiles:
             layers = bundle.layers(profile)
-            embeddings = {layer: zeros.astype(np.float32) for layer in layers}
+            embeddings = {layer: zeros[layer] for layer in layers}
             _, probabilities = bundle.predict(embeddings, profile)
             if bundle.novelty:
                 bundle.distances(embeddings)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +25,7 @@ from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.statistics import Interval
 from ...provenance import cores
+from ..run.encoder_key import encoder_parts
 from ..run.results import read_results
 from ..score_text import interval_text
 from .bundle import Bundle, BundleSummary, load_bundle
@@ -104,21 +105,24 @@ def bundle_predictor(
             f"{folder}: was fitted on embeddings standardised for each {summary.normalise}, so it "
             "needs many clips of one; fit with --normalise none"
         )
-    loaded, warnings = _load_its_encoder(folder, summary, device, encoder, revision)
+    loaded, warnings = _load_its_encoders(folder, summary, device, encoder, revision)
+    longest = [each.maximum_samples for each in loaded if each.maximum_samples is not None]
     trim, channels = key.get("trim_decibels"), key.get("channels", CHANNEL_POLICY)
     check_choice("channels", channels, CHANNELS)
     return Predictor(
         outputs=tuple(map(str, summary.labels)) or (summary.target,),
         is_rating=not summary.labels,
         target=summary.target,
-        front_end=loaded.front_end,
-        maximum_samples=loaded.maximum_samples,
+        # What the others need as well follows from it: rates are equal, and the longest of the
+        # shortest clips counts.
+        front_end=max((each.front_end for each in loaded), key=lambda each: each.minimum_samples),
+        maximum_samples=min(longest, default=None),
         channels=channels,
         trim_decibels=None if trim is None else float(trim),
         card=_bundle_card(summary, warnings),
         score=_bundle_scorer(bundle, loaded),
         training=_bundle_training(bundle, loaded),
-        lanes=cores() if loaded.device.type == "cpu" else 0,
+        lanes=cores() if loaded[0].device.type == "cpu" else 0,
         adapter=_speaker_adapter(bundle, loaded),
     )
 
@@ -195,6 +199,29 @@ def find_encoder(
     )
 
 
+def _load_its_encoders(
+    folder: Path, bundle: BundleSummary, device: str, given: str | Path | None, revision: str | None
+) -> tuple[list[Encoder], list[str]]:
+    """Load the encoders of a bundle, usually one, and return warnings with them.
+
+    Of several, ``given`` names all, joined by commas.
+    """
+    keys = [key for key, _ in encoder_parts(bundle.encoder)]
+    sources = [given] if given is None or len(keys) == 1 else str(given).split(",")
+    if given is not None and len(sources) != len(keys):
+        raise UserError(
+            f"--encoder {given}: {folder} needs {len(keys)} encoders; name all of them, joined by "
+            "commas, in the order of bundle.json"
+        )
+    encoders, warnings = [], []
+    for key, source in zip(keys, sources * (len(keys) if given is None else 1), strict=True):
+        part = replace(bundle, encoder=key)
+        encoder, of_encoder = _load_its_encoder(folder, part, device, source, revision)
+        encoders.append(encoder)
+        warnings += of_encoder
+    return encoders, warnings
+
+
 def _load_its_encoder(
     folder: Path, bundle: BundleSummary, device: str, given: str | Path | None, revision: str | None
 ) -> tuple[Encoder, list[str]]:
@@ -232,52 +259,55 @@ def _load_its_encoder(
     return encoder, [str(warning)]
 
 
-def _bundle_training(bundle: Bundle, encoder: Encoder) -> TrainingRecord | None:
-    """Return the training clips of head and encoder."""
+def _bundle_training(bundle: Bundle, encoders: Sequence[Encoder]) -> TrainingRecord | None:
+    """Return the training clips of head and encoders."""
     # An older bundle names its data, but lists no clips of them.
     corpora = frozenset({bundle.summary.corpus})
     of_head = bundle.training or TrainingRecord(corpora=corpora, unlisted=corpora)
-    return unite([of_head, encoder.training])
+    return unite([of_head, *(encoder.training for encoder in encoders)])
 
 
-def _speaker_adapter(bundle: Bundle, encoder: Encoder) -> SpeakerAdapter | None:
+def _speaker_adapter(bundle: Bundle, encoders: Sequence[Encoder]) -> SpeakerAdapter | None:
     enrolment = bundle.enrolment
     if enrolment is None:
         return None
 
-    def embed(pooled: Mapping[str, NDArray[np.float32]], column: int) -> Embeddings:
+    def embed(pooled: Sequence[Embeddings], column: int) -> Embeddings:
         return _embeddings_of(bundle.summary, enrolment.candidate.layers, pooled, column)
 
     return SpeakerAdapter(
         enrolment.summary.fewest,
-        _for_each_clip(encoder, embed),
+        _for_each_clip(encoders, embed),
         enrolment.profile,
-        partial(_bundle_scorer, bundle, encoder),
+        partial(_bundle_scorer, bundle, encoders),
     )
 
 
 def _embeddings_of(
     summary: BundleSummary,
     used: Sequence[str],
-    pooled: Mapping[str, NDArray[np.float32]],
+    pooled: Sequence[Embeddings],
     column: int,
 ) -> Embeddings:
-    """Return the embeddings of a clip as a cache holds them, shape (1, n_features), by layer."""
-    layers, poolings = list(summary.encoder["layers"]), summary.pooling.split(",")
-    dtype = np.float16 if summary.encoder.get("dtype") == "float16" else np.float32
-    embeddings = {}
-    for layer in used:
-        parts = [pooled[pooling][layers.index(layer), [column]] for pooling in poolings]
-        embeddings[layer] = np.concatenate(parts, axis=1).astype(dtype).astype(np.float32)
+    """Return the embeddings of a clip as a cache holds them, shape (1, n_features), by layer.
+
+    ``pooled`` are the pooled hidden states of a batch by each encoder.
+    """
+    poolings, embeddings = summary.pooling.split(","), {}
+    for (key, layers), states in zip(encoder_parts(summary.encoder), pooled, strict=True):
+        dtype = np.float16 if key.get("dtype") == "float16" else np.float32
+        for layer in set(used) & set(layers):
+            parts = [states[pooling][layers.index(layer), [column]] for pooling in poolings]
+            embeddings[layer] = np.concatenate(parts, axis=1).astype(dtype).astype(np.float32)
     return embeddings
 
 
 def _bundle_scorer(
-    bundle: Bundle, encoder: Encoder, profile: SpeakerProfile | None = None
+    bundle: Bundle, encoders: Sequence[Encoder], profile: SpeakerProfile | None = None
 ) -> Scorer:
     summary = bundle.summary
 
-    def classify(pooled: Mapping[str, NDArray[np.float32]], column: int) -> ClipScores:
+    def classify(pooled: Sequence[Embeddings], column: int) -> ClipScores:
         embeddings = _embeddings_of(summary, bundle.layers(profile), pooled, column)
         if not all(np.isfinite(each).all() for each in embeddings.values()):
             return ClipScores("", np.full(len(summary.labels) or 1, math.nan))
@@ -288,24 +318,24 @@ def _bundle_scorer(
         # The chosen label is not always the most probable one: an SVM chooses by votes.
         return ClipScores(str(predicted[0]), probabilities[0], distance)
 
-    return _for_each_clip(encoder, classify)
+    return _for_each_clip(encoders, classify)
 
 
 def _for_each_clip(
-    encoder: Encoder, read: Callable[[Mapping[str, NDArray[np.float32]], int], _T]
+    encoders: Sequence[Encoder], read: Callable[[Sequence[Embeddings], int], _T]
 ) -> Callable[[Sequence[Waveform]], list[_T]]:
     """Return a function that embeds clips and applies ``read`` to each.
 
-    ``read`` takes the pooled hidden states of a batch, by pooling, and the number of the clip in
-    it.
+    ``read`` takes the pooled hidden states of a batch, by encoder and pooling, and the number of
+    the clip in it.
     """
-    rate = encoder.identity.sampling_rate
+    rate = encoders[0].identity.sampling_rate
 
     def on_cpu(waveforms: Sequence[Waveform]) -> list[_T]:
         # As in extraction: each clip alone, by one thread, so that the bits are those of a cache.
         def one(waveform: Waveform) -> _T:
             torch.set_num_threads(1)
-            return read(encoder.embed([waveform]), 0)
+            return read([encoder.embed([waveform]) for encoder in encoders], 0)
 
         threads = torch.get_num_threads()
         workers = max(1, min(len(waveforms), cores()))
@@ -316,7 +346,7 @@ def _for_each_clip(
         finally:
             torch.set_num_threads(threads)
 
-    lane = Lane(encoder)
+    lanes = [Lane(encoder) for encoder in encoders]
 
     def on_gpu(waveforms: Sequence[Waveform]) -> list[_T]:
         scored: list[_T] = []
@@ -326,11 +356,11 @@ def _for_each_clip(
             longest = np.maximum.accumulate([len(waveform) for waveform in remaining])
             n_clips = int(np.sum(longest * np.arange(1, len(remaining) + 1) <= capacity))
             batch = list(remaining[: max(1, n_clips)])
-            pooled = lane.embed(batch)
+            pooled = [lane.embed(batch) for lane in lanes]
             scored += [read(pooled, column) for column in range(len(batch))]
         return scored
 
-    return on_cpu if encoder.device.type == "cpu" else on_gpu
+    return on_cpu if encoders[0].device.type == "cpu" else on_gpu
 
 
 def _whole_model(

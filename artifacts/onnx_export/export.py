@@ -161,6 +161,8 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
     """Join the encoder and the head of a bundle, which :func:`load_model` has checked."""
     bundle = load_bundle(folder)
     summary = bundle.summary
+    if "joined" in summary.encoder:
+        raise UserError(f"{folder}: needs several encoders; export a bundle of one encoder")
     fitted: Any = bundle.fitted.model
     fitted = fitted["machine"] if isinstance(fitted, dict) else fitted
     labels = getattr(fitted, "classes_", None)

@@ -33,6 +33,19 @@ class EncoderKey:
     trim_decibels: int | float | None = None
 
 
+def encoder_parts(key: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[str]]]:
+    """Return the key of each encoder, and what its layers are called where several are joined."""
+    parts = key.get("joined")
+    if not parts:
+        return [(key, list(key.get("layers", ())))]
+    names, named = list(key["layers"]), []
+    for part in parts:
+        count = len(part["layers"])
+        named.append((part, names[:count]))
+        names = names[count:]
+    return named
+
+
 def read_encoder_key(key: Mapping[str, Any]) -> EncoderKey:
     """Check the key of an encoder that was read from a file.
 
@@ -41,4 +54,10 @@ def read_encoder_key(key: Mapping[str, Any]) -> EncoderKey:
     checked = from_json(EncoderKey, key, ignore_unknown=True)
     if not 0 <= checked.width <= MAX_WIDTH:
         raise ValueError(f"width: {checked.width}; expected 0 to {MAX_WIDTH}")
+    if "joined" in key:
+        joined = from_json(list[dict[str, Any]], key["joined"])
+        parts = [read_encoder_key(part) for part in joined if "joined" not in part]
+        layers = [layer for part in parts for layer in part.layers]
+        if len(parts) < len(joined) or len(layers) != len(checked.layers):
+            raise ValueError("joined: its layers are not those of the encoders")
     return checked

@@ -16,7 +16,7 @@ from ...corpora import CORPORA
 from ...errors import UserError
 from ...features.cache import Cache
 from ...features.equal_rows import check_embeddings
-from ...features.joined_cache import JoinedCache
+from ...features.joined_cache import SEPARATOR, takes_one_audio
 from ...features.known_models import known_training
 from ...features.recordings import RECORDING
 from ...features.training_record import (
@@ -385,9 +385,9 @@ class _BundleSaving:
     ) -> None:
         """Fit a head on all clips and save its bundle, if it could be used.
 
-        There is none where labels were shuffled, or for embeddings of several encoders.
+        There is none where labels were shuffled, or for encoders that take different audio.
         """
-        if self.plan.protocol.permute_labels or isinstance(self.cache, JoinedCache):
+        if self.plan.protocol.permute_labels or not takes_one_audio(self.cache.key):
             return
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
@@ -416,7 +416,7 @@ class _BundleSaving:
     ) -> None:
         """Fit the members of a fusion on all clips and save its bundle, as for :meth:`save`."""
         plan = self.plan
-        if plan.protocol.permute_labels or isinstance(self.cache, JoinedCache):
+        if plan.protocol.permute_labels or not takes_one_audio(self.cache.key):
             return
         order = {candidate.name: index for index, candidate in enumerate(plan.candidates)}
         members = sorted(fused.final.members.items(), key=lambda member: order[member[0][1]])
@@ -543,7 +543,7 @@ def _training_record(cache: Cache, plan: Plan) -> TrainingRecord:
         columns = (cache.clips[name][marked].tolist() for name in ("corpus", "speaker", "path"))
         known = [original_speaker(*row)[0] for row in zip(*columns, strict=True)]
     of_encoder = TrainingRecord(corpora=frozenset(known), unlisted=frozenset(known))
-    by_name = known_training([str(cache.key.get("encoder", ""))])
+    by_name = known_training(str(cache.key.get("encoder", "")).split(SEPARATOR))
     return unite([fitted, of_encoder, by_name]) or fitted
 
 
