@@ -30,6 +30,9 @@ class LDA(Head):
         """Fit what :meth:`estimator` describes, up to rounding, in a tenth of the time."""
         classes, codes = np.unique(y, return_inverse=True)
         means, covariance = class_statistics(X, codes)
+        if np.bincount(codes).max() > X.shape[1]:
+            # Of many clips hardly anything is shrunk: in float32 small variances would drown.
+            covariance = covariance.astype(np.float64)
         coefficients = _solve(covariance, means)
         intercepts = -0.5 * np.einsum("ij,ij->i", means, coefficients)
         if len(classes) == 2:  # scikit-learn has one vector for both
@@ -63,7 +66,7 @@ def class_statistics(
     """Return the means of the classes and the average of their shrunk covariances.
 
     The correlations of each class are shrunk towards the identity by the formula of Ledoit and
-    Wolf; its variances are kept. At most a block of clips is in memory, or a class that has fewer
+    Wolf; its variances are kept. In memory are a block of clips, and the classes that have fewer
     clips than features.
 
     Parameters
@@ -86,18 +89,24 @@ def class_statistics(
     """
     n_features, n_classes = X.shape[1], int(codes.max()) + 1
     covariance = np.zeros((n_features, n_features), np.float32, order="F")
-    means = []
+    means, scaled = [], []
     for code in range(n_classes):
         rows = np.flatnonzero(codes == code)
-        add_class = _add_small_class if len(rows) <= n_features else _add_large_class
-        means.append(add_class(covariance, X, rows, 1 / n_classes))
+        if len(rows) <= n_features:
+            mean, clips = _add_small_class(covariance, X, rows, 1 / n_classes)
+            scaled.append(clips)
+        else:
+            mean = _add_large_class(covariance, X, rows, 1 / n_classes)
+        means.append(mean)
+    if scaled:
+        _add_products(covariance, np.concatenate(scaled), 1.0)
     return np.stack(means), covariance
 
 
 def _add_small_class(
     covariance: NDArray[np.float32], X: Matrix, rows: NDArray[np.intp], weight: float
-) -> NDArray[np.float64]:
-    """Add the shrunk covariance of a class, times a weight, and return the mean of the class.
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return the mean of a class, and its clips scaled so that their products are to be added.
 
     The class has fewer clips than features: the norm of its correlations is computed from the
     products of clips.
@@ -109,15 +118,15 @@ def _add_small_class(
     standard: NDArray[np.float32] = clips / _scale(variance)
     squared_norm = _sum_of_squares(standard @ standard.T)
     shrinkage = _shrinkage(_fourth_moment(standard), squared_norm, variance, len(rows))
-    _add_products(covariance, clips, (1 - shrinkage) * weight / len(rows))
     _add_to_diagonal(covariance, variance, shrinkage * weight)
-    return mean
+    clips *= np.float32(np.sqrt((1 - shrinkage) * weight / len(rows)))
+    return mean, clips
 
 
 def _add_large_class(
     covariance: NDArray[np.float32], X: Matrix, rows: NDArray[np.intp], weight: float
 ) -> NDArray[np.float64]:
-    """Do the same for a class of more clips than features, a block at a time."""
+    """Add a class of more clips than features, a block at a time, and return its mean."""
     parts = [rows[part] for part in blocks(len(rows))]
     mean = np.zeros(X.shape[1])
     for part in parts:
@@ -195,12 +204,11 @@ def _add_to_diagonal(
     covariance[np.diag_indices_from(covariance)] += (weight * target).astype(np.float32)
 
 
-def _solve(covariance: NDArray[np.float32], means: NDArray[np.float64]) -> NDArray[np.float64]:
+def _solve(covariance: NDArray[np.floating], means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the coefficients of each class, shape (n_classes, n_features)."""
     try:
-        # Of many clips hardly anything is shrunk: in float32 small variances would drown.
-        factor = cho_factor(covariance.astype(np.float64), lower=True, check_finite=False)
-        solution = cho_solve(factor, means.T, check_finite=False)
+        factor = cho_factor(covariance, lower=True, check_finite=False)
+        solution = cho_solve(factor, means.T.astype(covariance.dtype), check_finite=False)
     except LinAlgError:  # singular: some direction does not vary in any class
         symmetric = covariance.astype(np.float64) + np.tril(covariance, -1).T
         solution = lstsq(symmetric, means.T)[0]
