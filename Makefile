@@ -28,8 +28,10 @@ demo: $(INSTALLED)
 	cd $(DEMO) && ../$(BIN)/serpipe report
 	cd $(DEMO) && ../$(BIN)/serpipe predict ../corpora/sample/Actor_01/03-01-05-01-01-02-01.flac
 
+# One worker more than cores: many tests wait for a process or a timer.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # make lint: check style, formatting, types and the Dockerfile.
 # mypy finds packages by folder name, and the package is the checkout itself, which may have any
