@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..blocks import Matrix
+from ..blocks import Matrix, by_block
 from . import sklearn_file
 
 #: What ``probabilities_are`` says of probabilities that a fitted model gives by itself.
@@ -176,8 +176,8 @@ class Head(ABC):
     ) -> PathFitter:
         """Return a function that fits subsets of training clips along a path of the grid.
 
-        Here each fit stands alone. A head may override this to compute once what several fits
-        share, such as the kernel of an SVM.
+        Here each fit stands alone, and test clips are predicted a block at a time. A head may
+        override this to compute once what several fits share, such as the kernel of an SVM.
 
         Parameters
         ----------
@@ -195,7 +195,9 @@ class Head(ABC):
                     warnings.simplefilter("ignore")  # the result says whether it converged
                     head = cls(params, seed).fit(X[train], y[train], speakers[train])
                     result = HeldOutResult(
-                        head.predict(X_test), head.decision_scores(X_test), head.converged
+                        by_block(head.predict, X_test),
+                        by_block(head.decision_scores, X_test),
+                        head.converged,
                     )
                 yield result
 

@@ -1,6 +1,5 @@
 """Linear discriminant analysis with a shrunk covariance: a closed form, with nothing to tune."""
 
-from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -8,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, blas, cho_factor, cho_solve, lstsq
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from ..blocks import Matrix, blocks, by_block, read
-from .head import Head, HeldOutResult, Params, PathFitter
+from ..blocks import Matrix, blocks, read
+from .head import Head
 
 
 class LDA(Head):
@@ -42,22 +41,6 @@ class LDA(Head):
         self.model.coef_, self.model.intercept_ = coefficients, intercepts
         self.model.n_features_in_ = X.shape[1]
         return self
-
-    @classmethod
-    def path_fitter(
-        cls, X: Matrix, y: NDArray[np.str_], speakers: NDArray[np.str_], seed: int
-    ) -> PathFitter:
-        """Fit each subset by itself, and predict a block of clips at a time."""
-
-        def fit_path(
-            train: NDArray[np.intp], X_test: Matrix, path: Sequence[Params]
-        ) -> Iterator[HeldOutResult]:
-            for params in path:
-                head = cls(params, seed).fit(X[train], y[train], speakers[train])
-                predicted = by_block(head.predict, X_test)
-                yield HeldOutResult(predicted, by_block(head.predict_proba, X_test), converged=True)
-
-        return fit_path
 
 
 def class_statistics(
