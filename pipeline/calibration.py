@@ -5,6 +5,7 @@ label counts alike, whatever its share of the corpus.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,10 @@ def _logits(scores: NDArray[np.float64], scores_are: str) -> NDArray[np.float64]
     return np.where(missing, -np.inf, scores)
 
 
-def label_weights(codes: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return weights of clips, shape (n_clips,), that sum to 1 and to the same for every label."""
-    weights = np.asarray(compute_sample_weight("balanced", codes), np.float64)
+def label_weights(labels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return weights of clips, shape (n_clips,), that sum to 1 and to the same for every label.
+
+    ``labels`` are names or column numbers.
+    """
+    weights = np.asarray(compute_sample_weight("balanced", labels), np.float64)
     return weights / float(weights.sum())

@@ -5,13 +5,15 @@ from heads that were not fitted on their speakers. The test speakers have no par
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.utils.class_weight import compute_sample_weight
 
+from .calibration import label_weights
 from .fit import Choice, HeadFit, Problem, collect_folds
 from .folds import Fold
 from .heads.fused import log_probabilities, weigh_members
@@ -53,7 +55,7 @@ def learn_weights(members: NDArray[np.float64], codes: NDArray[np.intp]) -> NDAr
     stacking with weights that are not negative.
     """
     clips = np.arange(len(codes))
-    clip_weight = compute_sample_weight("balanced", codes) / len(codes)
+    clip_weight = label_weights(codes)
     of_truth = members[:, clips, codes] @ clip_weight
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -94,63 +96,77 @@ def fuse_heads(
         with their weights; the layer of a choice is that of the largest weight.
     """
     layers = list(next(iter(fits.values())).layers)
-    everything = [(head, layer) for layer in layers for head in fits]
+    members = [(head, layer) for layer in layers for head in fits]
     results, choices = {}, []
     nested: dict[str, FoldResult] = {}
     for fold in [*problem.folds, problem.everybody()]:
+        scores = _MemberScores.of(heads, fits, problem, fold, members)
         for layer in layers:
-            of_layer = [member for member in everything if member[1] == layer]
-            results[layer, fold.name], _ = _fuse_fold(heads, fits, problem, fold, of_layer)
-        result, weights = _fuse_fold(heads, fits, problem, fold, everything)
-        nested[fold.name] = result
+            of_layer = [row for row, (_, own) in enumerate(members) if own == layer]
+            results[layer, fold.name], _ = scores.fuse(of_layer)
+        nested[fold.name], weights = scores.fuse(range(len(members)))
         by_layer = {
-            layer: sum(weight for (_, of), weight in weights.items() if of == layer)
+            layer: sum(weight for (_, own), weight in weights.items() if own == layer)
             for layer in layers
         }
         largest = max(layers, key=lambda layer: by_layer[layer])
         # The weights do not sum to 1: they calibrate the fusion as a temperature would.
+        (inner_score,) = nested[fold.name].inner
         choices.append(
-            Choice(fold.name, largest, {}, result.inner[0], members=weights, temperature=1.0)
+            Choice(fold.name, largest, {}, inner_score, members=weights, temperature=1.0)
         )
     return collect_folds(problem, layers, choices, results, nested)
 
 
-def _fuse_fold(
-    heads: Mapping[str, type[Head]],
-    fits: Mapping[str, HeadFit],
-    problem: Problem,
-    fold: Fold,
-    members: Sequence[Member],
-) -> tuple[FoldResult, dict[Member, float]]:
-    """Learn the weights of some members in a fold, and fuse their scores of its test clips."""
-    results = [fits[head].results[layer, fold.name] for head, layer in members]
-    names = np.array(problem.names)
-    codes = np.searchsorted(names, problem.labels[fold.train])
-    # Not: clips in no inner fold, and those of a label that only the speakers left out there have.
-    tested = ~np.isnan(results[0].inner_scores[np.arange(len(codes)), codes])
-    labels, codes = names[codes[tested]], codes[tested]
-    inner = np.stack(
-        [
-            log_probabilities(heads[head], result.inner_scores[tested].astype(np.float64))
-            for (head, _), result in zip(members, results, strict=True)
-        ]
-    )
-    weights = learn_weights(inner, codes)
-    outer = np.stack(
-        [
-            log_probabilities(heads[head], result.scores)
-            for (head, _), result in zip(members, results, strict=True)
-        ]
-    )
-    scores = weigh_members(outer, weights)
-    chosen = names[weigh_members(inner, weights).argmax(axis=1)]
-    fused = FoldResult(
-        inner=(MEASURES["classification"].first_of(labels, chosen, problem.names),),
-        chosen=0,
-        inner_not_converged=0,
-        predicted=names[scores.argmax(axis=1)],
-        scores=scores,
-        converged=all(result.converged for result in results),
-    )
-    shares = zip(members, weights.tolist(), strict=True)
-    return fused, {member: weight for member, weight in shares if weight}
+@dataclass(frozen=True)
+class _MemberScores:
+    """Log-probabilities of members in a fold."""
+
+    names: NDArray[np.str_]  #: All labels.
+    members: Sequence[Member]
+    results: Sequence[FoldResult]
+    #: Of training clips, by heads that were not fitted on their speakers, shape (n_members,
+    #: n_clips, n_labels), and the labels of these clips as column numbers.
+    inner: NDArray[np.float64]
+    codes: NDArray[np.intp]
+    outer: NDArray[np.float64]  #: Of the test clips, shape (n_members, n_test, n_labels).
+
+    @classmethod
+    def of(
+        cls,
+        heads: Mapping[str, type[Head]],
+        fits: Mapping[str, HeadFit],
+        problem: Problem,
+        fold: Fold,
+        members: Sequence[Member],
+    ) -> Self:
+        """Read the scores of the members in a fold."""
+        results = [fits[head].results[layer, fold.name] for head, layer in members]
+        names = np.array(problem.names)
+        codes = np.searchsorted(names, problem.labels[fold.train])
+        # Not: clips in no inner fold, and those of a label that only the speakers left out there
+        # have.
+        tested = ~np.isnan(results[0].inner_scores[np.arange(len(codes)), codes])
+        inner, outer = [], []
+        for (head, _), result in zip(members, results, strict=True):
+            of_training = result.inner_scores[tested].astype(np.float64)
+            inner.append(log_probabilities(heads[head], of_training))
+            outer.append(log_probabilities(heads[head], result.scores))
+        return cls(names, members, results, np.stack(inner), codes[tested], np.stack(outer))
+
+    def fuse(self, rows: Sequence[int]) -> tuple[FoldResult, dict[Member, float]]:
+        """Learn the weights of some of the members, and fuse their scores of the test clips."""
+        inner, labels = self.inner[rows], self.names[self.codes]
+        weights = learn_weights(inner, self.codes)
+        scores = weigh_members(self.outer[rows], weights)
+        chosen = self.names[weigh_members(inner, weights).argmax(axis=1)]
+        fused = FoldResult(
+            inner=(MEASURES["classification"].first_of(labels, chosen, self.names.tolist()),),
+            chosen=0,
+            inner_not_converged=0,
+            predicted=self.names[scores.argmax(axis=1)],
+            scores=scores,
+            converged=all(self.results[row].converged for row in rows),
+        )
+        by_row = zip(rows, weights.tolist(), strict=True)
+        return fused, {self.members[row]: weight for row, weight in by_row if weight}

@@ -1,17 +1,18 @@
 """Which layers are candidates, and the embeddings of each."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
-from sklearn.utils.class_weight import compute_sample_weight
 
 from ..errors import UserError
 from ..features.names import FINAL_NORM
+from .calibration import label_weights
 
 LAYERS = "all|3|6-9|3,6|mean|weighted|concat:3,6,9"
 #: Inverse strength of the L2 penalty under which layer weights are learnt.
@@ -25,6 +26,11 @@ class Candidate:
     name: str  #: Name in tables and file names, such as ``"3"`` or ``"concat-3-6"``.
     layers: tuple[str, ...]
     how: str = "single"  #: ``"single"``, ``"mean"``, ``"concat"`` or ``"weighted"``.
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Self:
+        """Read a candidate from its entry in ``bundle.json``."""
+        return cls(str(entry["name"]), tuple(entry["layers"]), str(entry["how"]))
 
     def join(self, embeddings: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Combine the embeddings of its layers, shape (n_clips, n_features) each.
@@ -109,8 +115,7 @@ def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[n
     n_layers, n_clips, n_features = X.shape
     codes = np.unique(labels, return_inverse=True)[1]
     n_classes = int(codes.max()) + 1
-    clip_weight = compute_sample_weight("balanced", labels)
-    clip_weight = (clip_weight / clip_weight.sum()).astype(np.float32)
+    clip_weight = label_weights(labels).astype(np.float32)
     centred = X - X.mean(axis=1, keepdims=True)
     size = np.sqrt(np.mean(centred**2, axis=(1, 2), dtype=np.float64))
     size[size == 0] = 1.0

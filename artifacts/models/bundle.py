@@ -108,8 +108,7 @@ class Bundle:
     @property
     def candidate(self) -> Candidate:
         """The layers that it uses."""
-        layer = self.summary.layer
-        return Candidate(str(layer["name"]), tuple(layer["layers"]), str(layer["how"]))
+        return Candidate.of(self.summary.layer)
 
     def layers(self, profile: SpeakerProfile | None = None) -> tuple[str, ...]:
         """Return the layers whose embeddings :meth:`predict` and :meth:`distances` need."""

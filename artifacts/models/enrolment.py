@@ -67,8 +67,7 @@ class BundleEnrolment:
     @property
     def candidate(self) -> Candidate:
         """The layers that it uses."""
-        layer = self.summary.layer
-        return Candidate(str(layer["name"]), tuple(layer["layers"]), str(layer["how"]))
+        return Candidate.of(self.summary.layer)
 
     def join(self, embeddings: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Return the embeddings of its layers, shape (n_clips, n_features)."""
