@@ -7,13 +7,14 @@ are of one emotion, so the estimate is shrunk towards the mean of the training c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ..errors import UserError
+from .fit import Problem
 from .heads import Head, Params
 
 #: Heads whose enrolment is measured: fast to fit, and to predict with.
@@ -130,10 +131,8 @@ def fit_enrolled(
     head: type[Head],
     params: Params,
     X: NDArray[np.float32],
-    labels: NDArray[Any],
-    speakers: NDArray[np.str_],
-    seed: int,
-    kept_together: NDArray[np.str_] | None = None,
+    problem: Problem,
+    rows: NDArray[np.intp],
 ) -> tuple[Head, SpeakerStatistics]:
     """Fit a head on embeddings without the means of the speakers.
 
@@ -144,13 +143,11 @@ def fit_enrolled(
     params : mapping of str to float
         Its hyper-parameters.
     X : ndarray of float32, shape (n_clips, n_features)
-        Embeddings of the training clips.
-    labels, speakers : ndarray of str, shape (n_clips,)
-        Of the training clips.
-    seed : int
-        For heads that draw random numbers.
-    kept_together : ndarray of str, shape (n_clips,), optional
-        Groups for heads that hold speakers out, to calibrate; the speakers by default.
+        Embeddings of all clips.
+    problem : Problem
+        Their labels, speakers and groups, and the seed.
+    rows : ndarray of int, shape (n_train,)
+        The training clips.
 
     Returns
     -------
@@ -159,11 +156,13 @@ def fit_enrolled(
     statistics : SpeakerStatistics
         Of the training speakers.
     """
-    statistics = SpeakerStatistics.of(X, speakers)
-    centred = centre_speakers(X, speakers, statistics.mean)
-    groups = speakers if kept_together is None else kept_together
+    clips, speakers = np.asarray(X[rows]), problem.speakers[rows]
+    statistics = SpeakerStatistics.of(clips, speakers)
+    centred = centre_speakers(clips, speakers, statistics.mean)
     with threadpool_limits(1):  # the last digits depend on it
-        return head(params, seed).fit(centred, labels, groups), statistics
+        fitted = head(params, problem.seed)
+        fitted.fit(centred, problem.labels[rows], problem.kept_together[rows])
+    return fitted, statistics
 
 
 def _speaker_means(

@@ -6,7 +6,7 @@ enrolment pays are chosen by the same game with the training speakers of the fol
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -312,10 +312,7 @@ def _score_inside(
         train = part.train
         if not len(part.test):
             continue
-        fitted, statistics = fit_enrolled(
-            head, plain.params, of_fold[train], labels[train], speakers[train], problem.seed,
-            together[train],
-        )  # fmt: skip
+        fitted, statistics = fit_enrolled(head, plain.params, X, problem, rows[train])
         predicted = None
         if layer == plain.layer:
             base = head(plain.params, problem.seed)
@@ -345,11 +342,8 @@ def _score_outside(
 ) -> list[DrawCounts]:
     """Enrol the test speakers of a fold: with clips of any label, and with clips of one."""
     choice, predicted = argument
-    names, train = np.array(problem.names), fold.train
-    fitted, statistics = fit_enrolled(
-        HEADS[head_name], choice.params, X[train], problem.labels[train], problem.speakers[train],
-        problem.seed, problem.kept_together[train],
-    )  # fmt: skip
+    names = np.array(problem.names)
+    fitted, statistics = fit_enrolled(HEADS[head_name], choice.params, X, problem, fold.train)
     plain_codes = np.searchsorted(names, predicted)
     speakers, counts = problem.speakers[fold.test], []
     for speaker in np.unique(speakers).tolist():
@@ -417,15 +411,10 @@ def _count(
     be scored adds nothing.
     """
     settings, shifts = [], []
-    for order in orders:
-        for index, number in enumerate(numbers):
-            if number >= len(order):
-                continue
-            others = np.ones(len(X), bool)
-            others[order[:number]] = False
-            for row, strength in enumerate(strengths):
-                settings.append((row, index, others))
-                shifts.append(statistics.shift(X[order[:number]], strength))
+    for index, enrolled, others in _divide(orders, numbers, len(X)):
+        for row, strength in enumerate(strengths):
+            settings.append((row, index, others))
+            shifts.append(statistics.shift(X[enrolled], strength))
     counts = np.zeros((len(strengths), len(numbers), len(names), len(names)), np.int64)
     step = max(1, _BATCH // len(X))
     for start in range(0, len(shifts), step):
@@ -446,10 +435,21 @@ def _count_plain(
 ) -> _Counts:
     """Do the same for predictions without enrolment, shape (n_numbers, n_labels, n_labels)."""
     counts = np.zeros((len(numbers), n_labels, n_labels), np.int64)
+    for index, _, others in _divide(orders, numbers, len(codes)):
+        counts[index] += LABELS.count(codes[others], predicted[others], range(n_labels))
+    return counts
+
+
+def _divide(
+    orders: Sequence[NDArray[np.intp]], numbers: Sequence[int], n_clips: int
+) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.bool_]]]:
+    """Yield, for each draw and number: its index, the enrolled clips, and whether each is scored.
+
+    A number that leaves none of the clips that were drawn from is omitted.
+    """
     for order in orders:
         for index, number in enumerate(numbers):
             if number < len(order):
-                others = np.ones(len(codes), bool)
+                others = np.ones(n_clips, bool)
                 others[order[:number]] = False
-                counts[index] += LABELS.count(codes[others], predicted[others], range(n_labels))
-    return counts
+                yield index, order[:number], others

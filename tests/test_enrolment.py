@@ -297,7 +297,9 @@ def test_the_bundle_of_a_run_is_adapted_as_the_tested_heads_were(enrolled_run: P
     assert bundle.enrolment
     final = read_results(enrolled_run).summary.heads["lda"].enrolment["final"]  # type: ignore[index]
     assert bundle.enrolment.summary.fewest == final["fewest"] > 0
-    head, statistics = fit_enrolled(HEADS["lda"], {}, X, labels, speakers, 0)
+    head, statistics = fit_enrolled(
+        HEADS["lda"], {}, X, Problem(labels, speakers, ()), np.arange(len(X))
+    )
     profile = bundle.enrolment.profile({"0": X[:9]})
     assert profile.is_adapted
     assert (profile.shift == statistics.shift(X[:9], final["strength"])).all()
@@ -317,7 +319,9 @@ def adaptable(fitted_once: Path, tmp_path: Path) -> tuple[Path, Path]:
     cache, old = open_cache(file), load_bundle(source)
     layer, params = str(cache.layers[1]), old.summary.parameters
     X, speakers = cache.embeddings(layer), cache.clips["speaker"]
-    fitted, statistics = fit_enrolled(HEADS["lr"], params, X, cache.clips["emotion"], speakers, 0)
+    fitted, statistics = fit_enrolled(
+        HEADS["lr"], params, X, Problem(cache.clips["emotion"], speakers, ()), np.arange(len(X))
+    )
     layers = {"name": layer, "layers": [layer], "how": "single"}
     enrolment = BundleEnrolment(EnrolmentSummary(params, layers, 2.0, 2), fitted, statistics)
     fields = {**vars(old.summary)}
@@ -487,3 +491,21 @@ def test_profiles_are_bounded_in_number_and_time() -> None:
     assert speakers.use(first) is profiles[0]
     speakers.remove(first)
     assert len(speakers) == 0
+
+
+def test_the_table_of_protocols_shows_a_number_of_clips_that_was_scored(
+    serpipe: Command, tmp_path: Path
+) -> None:
+    X, labels, speakers = voices(3.0)
+    few = np.concatenate([np.flatnonzero(speakers == each)[::3] for each in np.unique(speakers)])
+    cache = write_voices(
+        tmp_path / "c.h5", list(range(len(few))), width=WIDTH, speaker=speakers[few],
+        emotion=labels[few], embeddings=X[few],
+    )  # fmt: skip
+    done = serpipe("fit", "--cache", cache, "--head", "lda", "--enrol", "4,8", "--jobs", 1)
+    assert done.code == 0, done.err
+    assert np.unique(speakers[few], return_counts=True)[1].max() < 8
+    shown = serpipe("report", "--matrix", "--format", "json")
+    assert shown.code == 0, shown.err
+    (records,) = json.loads(shown.out)["tables"].values()
+    assert [each["protocol"] for each in records if "4 unlabelled" in each["protocol"]]

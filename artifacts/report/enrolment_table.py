@@ -13,7 +13,7 @@ from ...pipeline.enrolment_curve import ANY_LABEL
 from ...pipeline.statistics import Comparison, Interval, compare, intervals
 from ..run.results import RunResults
 from ..score_text import difference_text, interval_text, p_text, score_text
-from .result_tables import flat, identity
+from .result_tables import flat, flat_difference, identity
 from .table import Table
 
 #: What a score with enrolment takes for granted; shown with it.
@@ -142,7 +142,6 @@ def enrolment_table(results: RunResults, head: str) -> Table:
             if worst else "",
             f"{worst} ({_gain(worst_gain, measure.scale)})" if worst else "",
         ))  # fmt: skip
-        difference = compared.difference if compared else Interval(math.nan, math.nan, math.nan)
         records.append({
             **identity(results.summary),
             "head": head,
@@ -150,11 +149,7 @@ def enrolment_table(results: RunResults, head: str) -> Table:
             "scored_speakers": point.speakers,
             **flat(point.enrolled),
             "not_enrolled": point.plain[measure.key].value,
-            "difference": difference.value,
-            "difference_low": difference.low,
-            "difference_high": difference.high,
-            "p": compared.p if compared else math.nan,
-            "p_holm": compared.p_holm if compared else math.nan,
+            **flat_difference(compared),
             "adapted_folds": point.adapted_folds,
             "one_label": of_label,
             "one_label_not_enrolled": without,

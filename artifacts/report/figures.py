@@ -202,11 +202,10 @@ def draw_enrolment(results: RunResults) -> "Figure":
     measure = results.measure
     title = f"{measure.title} by number of enrolled clips of each test speaker"
     figure, axes = _new(results, title, 8.5, 4.4)
-    positions: dict[int, int] = {}
-    for number, head in enumerate(results.enrolment):
-        points = curve(results, head)
-        positions |= {each.n_clips: 0 for each in points}
-        positions = {n_clips: index for index, n_clips in enumerate(sorted(positions))}
+    curves = {head: curve(results, head) for head in results.enrolment}
+    numbers = sorted({each.n_clips for points in curves.values() for each in points})
+    positions = {n_clips: index for index, n_clips in enumerate(numbers)}
+    for number, (head, points) in enumerate(curves.items()):
         x = [positions[each.n_clips] for each in points]
         shown = [each.enrolled[measure.key] for each in points]
         style: dict[str, Any] = {

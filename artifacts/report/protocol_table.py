@@ -23,7 +23,7 @@ from ..run.summary import RunKind, RunSummary, read_summary
 from ..score_text import difference_text, interval_text, p_text
 from .enrolment_table import curve
 from .report import CHANCE_NOTE, TEST_NOTE, Report, facts, score_note
-from .result_tables import flat, identity, mark_names
+from .result_tables import flat, flat_difference, identity, mark_names
 from .table import Table
 
 #: Options of a command that are replaced when it is shown for another protocol.
@@ -72,9 +72,10 @@ class ProtocolRow:
             *(("--enrol", str(self.enrolled)) if self.enrolled else ()),
         ]
 
-    def has(self, summary: RunSummary, head: str) -> bool:
+    def has(self, results: RunResults, head: str) -> bool:
         """Return whether a run belongs to the row, for a head."""
-        if self.enrolled and self.enrolled not in _numbers_enrolled(summary, head):
+        summary = results.summary
+        if self.enrolled and self.enrolled not in _numbers_enrolled(results, head):
             return False
         both_random = SplitKind.of(self.split) is summary.split_kind is SplitKind.RANDOM_FOLDS
         return (
@@ -84,10 +85,9 @@ class ProtocolRow:
         )
 
 
-def _numbers_enrolled(summary: RunSummary, head: str) -> AbstractSet[int]:
-    """Return the numbers of clips that a head of a run was adapted to."""
-    fitted = summary.heads.get(head)
-    return set((fitted.enrolment or {}).get("numbers", ())) if fitted else set()
+def _numbers_enrolled(results: RunResults, head: str) -> AbstractSet[int]:
+    """Return the numbers of clips with which a head of a run was scored."""
+    return {each.n_clips for each in results.enrolment.get(head, ()) if each.n_clips}
 
 
 def protocol_rows(
@@ -190,7 +190,7 @@ def report_protocols(runs: Sequence[RunResults]) -> Report:
         for row in rows:
             for each in runs:
                 same_grid = head in each.heads and each.summary.heads[head].grid == fitted.grid
-                if row.has(each.summary, head) and same_grid:
+                if row.has(each, head) and same_grid:
                     by_row[row] = each
         if not by_row:
             continue
@@ -230,7 +230,7 @@ def _enrolled(runs: Sequence[RunResults], head: str, reference: RunResults) -> i
     if head not in ENROLLED_HEADS or reference.summary.task != "classification":
         return 0
     most = max(Counter(reference.clips["speaker"].tolist()).values())
-    measured = {n for each in runs for n in _numbers_enrolled(each.summary, head)}
+    measured = {n for each in runs for n in _numbers_enrolled(each, head)}
     up_to = [number for number in measured if number <= _ENROLLED]
     return max(up_to, default=min(measured, default=min(_ENROLLED, most - 1)))
 
@@ -275,10 +275,8 @@ def _table(
         compared = differences.get(row)
         chance = results.p_against_chance(head)
         if row.enrolled:
-            points = [each for each in curve(results, head) if each.n_clips == row.enrolled]
-            if not points:  # no speaker has more clips than that
-                continue
-            scores, compared, chance = dict(points[0].enrolled), points[0].compared, math.nan
+            (point,) = (each for each in curve(results, head) if each.n_clips == row.enrolled)
+            scores, compared, chance = dict(point.enrolled), point.compared, math.nan
         cells.append((
             row.title,
             " ".join([summary.split, *row.options[2:]]),
@@ -294,11 +292,7 @@ def _table(
             "head": head,
             **flat(scores),
             "p_chance": chance,
-            "difference": compared.difference.value if compared else math.nan,
-            "difference_low": compared.difference.low if compared else math.nan,
-            "difference_high": compared.difference.high if compared else math.nan,
-            "p": compared.p if compared else math.nan,
-            "p_holm": compared.p_holm if compared else math.nan,
+            **flat_difference(compared),
         })  # fmt: skip
     return Table(
         f"matrix-{head}",

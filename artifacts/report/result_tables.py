@@ -68,6 +68,16 @@ def flat(scores: Mapping[str, Interval]) -> dict[str, float]:
     }
 
 
+def flat_difference(compared: Comparison | None) -> dict[str, float]:
+    """Return the columns of a comparison in a record; NaN where nothing was compared."""
+    undefined = Interval(math.nan, math.nan, math.nan)
+    return {
+        **flat({"difference": compared.difference if compared else undefined}),
+        "p": compared.p if compared else math.nan,
+        "p_holm": compared.p_holm if compared else math.nan,
+    }
+
+
 def has_intervals(results: RunResults) -> bool:
     """Return whether there are enough speakers for intervals."""
     return len(results.summary.clusters) >= FEWEST_SPEAKERS

@@ -30,7 +30,7 @@ def save_clips(
 ) -> None:
     """Write ``clips.csv``: label, fold and columns of each tested clip."""
     columns = (labels.tolist(), folds_of_tested(folds), *(clips[name].tolist() for name in clips))
-    _write_csv(run / "clips.csv", ["label", "fold", *clips], zip(*columns, strict=True))
+    write_csv(run / "clips.csv", ["label", "fold", *clips], zip(*columns, strict=True))
 
 
 def save_nuisance(
@@ -38,7 +38,7 @@ def save_nuisance(
 ) -> None:
     """Write ``nuisance.csv``: the prediction of each nuisance baseline for each tested clip."""
     columns = [clips["path"].tolist(), *(each.tolist() for each in predicted.values())]
-    _write_csv(run / "nuisance.csv", ["path", *predicted], zip(*columns, strict=True))
+    write_csv(run / "nuisance.csv", ["path", *predicted], zip(*columns, strict=True))
 
 
 def read_nuisance(
@@ -86,7 +86,7 @@ def save_predictions(
 
     columns = ["layer", "path", "speaker", "fold", "truth", "predicted"]
     columns += score_columns(label_names(labels))
-    _write_csv(run / predictions_name(head), columns, rows())
+    write_csv(run / predictions_name(head), columns, rows())
 
 
 def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
@@ -105,7 +105,7 @@ def save_search(run: Path, head: str, grid: Grid, fit: HeadFit) -> None:
         for number, (point, score) in enumerate(zip(points, result.inner, strict=True))
     )
     columns = ["layer", "fold", *grid, "inner_score", "note", "layer_weights"]
-    _write_csv(run / "search" / f"{head}.csv", columns, rows)
+    write_csv(run / "search" / f"{head}.csv", columns, rows)
 
 
 def read_table(run: Path, name: str, summary: RunSummary) -> list[dict[str, str]]:
@@ -174,7 +174,8 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as a CSV file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

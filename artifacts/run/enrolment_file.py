@@ -1,7 +1,5 @@
 """``enrolment/HEAD.csv``: confusion counts of test speakers by number of enrolled clips."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...files import write_text
 from ...pipeline.enrolment_curve import ANY_LABEL, DRAWS, LABEL_DRAWS, DrawCounts, EnrolmentFit
-from .csv_files import read_table
+from .csv_files import read_table, write_csv
 from .summary import RunSummary
 
 _COLUMNS = ("enrolled", "drawn_from", "speaker", "adapted", "truth", "predicted", "count")
@@ -34,17 +31,16 @@ def save_enrolment(
     run: Path, head: str, counts: Sequence[DrawCounts], labels: Sequence[str]
 ) -> None:
     """Write the counts of a head: a row for each cell that is not 0, with and without enrolment."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for each in counts:
-        for adapted, matrix in (("yes", each.enrolled), ("no", each.plain)):
-            for truth, predicted in np.argwhere(matrix).tolist():
-                writer.writerow([
-                    each.n_clips, each.drawn_from, each.speaker, adapted, labels[truth],
-                    labels[predicted], matrix[truth, predicted],
-                ])  # fmt: skip
-    write_text(run / enrolment_name(head), text.getvalue())
+    rows = (
+        [
+            each.n_clips, each.drawn_from, each.speaker, adapted, labels[truth],
+            labels[predicted], matrix[truth, predicted],
+        ]
+        for each in counts
+        for adapted, matrix in (("yes", each.enrolled), ("no", each.plain))
+        for truth, predicted in np.argwhere(matrix).tolist()
+    )  # fmt: skip
+    write_csv(run / enrolment_name(head), _COLUMNS, rows)
 
 
 def read_enrolment(

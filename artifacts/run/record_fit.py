@@ -380,14 +380,16 @@ class _BundleSaving:
     content: str
     provenance: Mapping[str, Any]
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether labels are as they were, and all encoders take the same audio."""
+        return not self.plan.protocol.permute_labels and takes_one_audio(self.cache.key)
+
     def save(
         self, name: str, head: type[Head], fit: HeadFit, enrolment: EnrolmentFit | None = None
     ) -> None:
-        """Fit a head on all clips and save its bundle, if it could be used.
-
-        There is none where labels were shuffled, or for encoders that take different audio.
-        """
-        if self.plan.protocol.permute_labels or not takes_one_audio(self.cache.key):
+        """Fit a head on all clips and save its bundle, if it could be used."""
+        if not self.is_usable:
             return
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
@@ -402,12 +404,10 @@ class _BundleSaving:
     def _fit_enrolled(self, head: type[Head], choice: EnrolmentChoice) -> BundleEnrolment:
         """Fit a head on all clips for enrolment."""
         problem, candidate = self.plan.problem, self._candidate(choice.layer)
-        rows, X = problem.everybody().train, self.embeddings(candidate)
+        X = self.embeddings(candidate)
         assert isinstance(X, np.ndarray)  # nothing is streamed
-        fitted, statistics = fit_enrolled(
-            head, choice.params, X[rows], problem.labels[rows], problem.speakers[rows],
-            problem.seed, problem.kept_together[rows],
-        )  # fmt: skip
+        rows = problem.everybody().train
+        fitted, statistics = fit_enrolled(head, choice.params, X, problem, rows)
         summary = EnrolmentSummary(choice.params, asdict(candidate), choice.strength, choice.fewest)
         return BundleEnrolment(summary, fitted, statistics)
 
@@ -415,12 +415,11 @@ class _BundleSaving:
         self, fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], fused: HeadFit
     ) -> None:
         """Fit the members of a fusion on all clips and save its bundle, as for :meth:`save`."""
-        plan = self.plan
-        if plan.protocol.permute_labels or not takes_one_audio(self.cache.key):
+        if not self.is_usable:
             return
-        order = {candidate.name: index for index, candidate in enumerate(plan.candidates)}
-        members = sorted(fused.final.members.items(), key=lambda member: order[member[0][1]])
-        used = [self._candidate(layer) for layer in dict.fromkeys(of for (_, of), _ in members)]
+        plan, members = self.plan, fused.final.members
+        layers_used = {layer for _, layer in members}
+        used = [each for each in plan.candidates if each.name in layers_used]
         joined = used[0]
         if len(used) > 1:  # single layers
             layers = tuple(candidate.name for candidate in used)
@@ -433,10 +432,9 @@ class _BundleSaving:
             width = X.shape[-1]
             if candidate.name == fused.final.layer and X.ndim == 2:
                 novelty = self._novelty(X, start)
-            for (name, layer), weight in members:
-                if layer == candidate.name:
-                    chosen = fits[name].results[layer, ALL].chosen
-                    params = combinations(grids[name])[chosen]
+            for name, fit in fits.items():
+                if weight := members.get((name, candidate.name)):
+                    params = combinations(grids[name])[fit.results[candidate.name, ALL].chosen]
                     member, weights = fit_final(HEADS[name], params, X, plan.problem)
                     fitted.append(FusedMember(member, start, start + width, weight))
             start += width
