@@ -401,7 +401,7 @@ def _prepare(
     from ..features.joined_cache import join_caches
     from ..mirror import local
     from ..pipeline.heads import find_heads, read_grids
-    from ..pipeline.protocol import is_regression
+    from ..pipeline.protocol import Protocol, is_regression
 
     several = cache if isinstance(cache, Sequence) and not isinstance(cache, str) else [cache]
     caches = []
@@ -413,7 +413,7 @@ def _prepare(
     opened = caches[0]
     if len(caches) > 1:
         opened, note = join_caches(caches)
-        if protocol.layers != type(protocol).layers:
+        if protocol.layers != Protocol.layers:
             raise UserError(f"--layers {protocol.layers}: omit it with several caches")
         if note:
             say(f"note     {note}")

@@ -128,9 +128,7 @@ def report(
             where = as_location(run)
             say(f"run      {where}" + ("" if runs else ", the newest"))
             copy = local(where, say)
-            if (
-                not several and not matrix and out is None
-            ):  # the report is written into the run's own folder
+            if not several and not matrix and out is None:  # it is written into the run's folder
                 stack.enter_context(stored(where, say))
             results.append(read_results(copy))
         target = None if out is None else stack.enter_context(stored(out, say))
