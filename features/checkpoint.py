@@ -21,22 +21,18 @@ from .checkpoint_limits import (
     WEIGHTS,
     check_config,
     check_extractor,
-    check_frames,
     check_weights,
     read_settings,
     weight_files,
 )
-from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
+from .families import SUPPORTED, Family, family_of
+from .front_end import FrontEnd
 from .known_models import known_training, names_of_folder
 from .names import BUILT_IN, DEFAULT_ENCODER, check_checkpoint_name
 from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
 
 #: Commits of hub ids unless the user names another: numbers must not drift.
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
-
-WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
-LOG_MEL_MODELS = ("whisper",)
-SUPPORTED = WAVEFORM_MODELS + LOG_MEL_MODELS
 
 #: Loads and checks weights: takes the name for messages, source, revision and configuration.
 Loader = Callable[[str, str, str | None, Any], nn.Module]
@@ -62,9 +58,9 @@ class Checkpoint:
     training: TrainingRecord | None = None
 
     @property
-    def is_whisper(self) -> bool:
-        """Whether its inputs are log-mel spectrograms of a fixed window."""
-        return self.model_type in LOG_MEL_MODELS
+    def family(self) -> Family:
+        """The family of encoders that it belongs to."""
+        return family_of(self.model_type)
 
 
 def load_checkpoint(
@@ -99,10 +95,11 @@ def load_checkpoint(
         here = {"revision": hub_revision, "trust_remote_code": False}
         settings = _read_settings(files)
         config = transformers.AutoConfig.from_pretrained(source, **here)
+        family = family_of(config.model_type)
         extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
         config_sha256 = _hash_configs(config, extractor)
-        front_end = _front_end(name, config, extractor)
-        _check_weights(files, config)
+        front_end = family.front_end(name, config, extractor)
+        _check_weights(files, family, config)
         model = (load or _load_model)(name, source, hub_revision, config)
         weights_sha256 = _hash_weights(model)
         training = _training(files, settings)
@@ -168,7 +165,8 @@ def _read_settings(files: _Source) -> dict[str, Any]:
             f"{files.name}: model type {kind!r:.40}; expected a speech encoder of type "
             f"{', '.join(SUPPORTED)}; choose another {files.option}"
         )
-    check_config(config or Path(CONFIG), settings)
+    family = family_of(str(kind)) if config else Family()
+    check_config(config or Path(CONFIG), settings, family.config_limits)
     for other in (EXTRACTOR, PROCESSOR):
         path = files.find(other)
         if path:
@@ -176,7 +174,8 @@ def _read_settings(files: _Source) -> dict[str, Any]:
             # Newer versions of transformers save the one inside the other.
             inner = content.get("feature_extractor") if other == PROCESSOR else content
             if inner is not None:
-                check_extractor(path, inner if isinstance(inner, dict) else {})
+                inner = inner if isinstance(inner, dict) else {}
+                check_extractor(path, inner, family.extractor_limits)
     if files.find(ADAPTER):
         raise UserError(
             f"{files.name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft "
@@ -185,7 +184,7 @@ def _read_settings(files: _Source) -> dict[str, Any]:
     return settings
 
 
-def _check_weights(files: _Source, config: Any) -> None:
+def _check_weights(files: _Source, family: Family, config: Any) -> None:
     """Refuse a configuration that describes more weights than the files hold."""
     paths: list[Path] = []
     for each in WEIGHTS:
@@ -199,27 +198,13 @@ def _check_weights(files: _Source, config: Any) -> None:
     if not paths:  # the error of transformers names the files
         return
     with torch.device("meta"):  # shapes alone, no memory
-        model = _encoder_class(config)._from_config(config)
+        model = family.model_class(config)._from_config(config)
     n_weights = sum(
         weights.numel()
         for key, weights in model.named_parameters()
-        if not key.startswith((*_unused(config), "masked_spec_embed"))
+        if not key.startswith((*family.unused, "masked_spec_embed"))
     )
-    check_weights(files.name, paths, config.num_hidden_layers, n_weights)
-
-
-def _encoder_class(config: Any) -> Any:
-    """Return the transformers class of the encoder, for Whisper without its decoder."""
-    import transformers
-
-    if config.model_type in LOG_MEL_MODELS:
-        return transformers.WhisperForAudioClassification
-    return transformers.MODEL_MAPPING[type(config)]
-
-
-def _unused(config: Any) -> tuple[str, ...]:
-    """Return the prefixes of weights that the encoder does not need."""
-    return ("projector.", "classifier.") if config.model_type in LOG_MEL_MODELS else ("adapter.",)
+    check_weights(files.name, paths, family.block_pattern, family.n_blocks(config), n_weights)
 
 
 def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
@@ -262,9 +247,9 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
     # Training-only parts are switched off before loading, so that they need no weights.
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False
-    model, report = load_as(_encoder_class(config), name, source, revision, config)
-    unused = _unused(config)
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
+    family = family_of(config.model_type)
+    model, report = load_as(family.model_class(config), name, source, revision, config)
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(family.unused))
     wrong = sorted(str(key) for key in report["mismatched_keys"])
     if missing or wrong:
         first = (missing + wrong)[0]
@@ -272,8 +257,7 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
             f"{name}: {counted(len(missing), 'weight')} missing and {len(wrong)} of a wrong shape, "
             f"first {first}; download the checkpoint again"
         )
-    encoder: nn.Module = model.encoder if config.model_type in LOG_MEL_MODELS else model
-    return encoder
+    return family.encoder(model)
 
 
 def load_as(
@@ -301,28 +285,6 @@ def load_as(
             "checkpoint again"
         ) from error
     return model, report
-
-
-def _front_end(name: str, config: Any, extractor: Any) -> FrontEnd:
-    """Return the front end of a checkpoint after checking that it fits the encoder."""
-    if config.model_type in LOG_MEL_MODELS:
-        # The second of two convolutions has a stride of 2.
-        given = (extractor.feature_size, extractor.nb_max_frames)
-        needed = (config.num_mel_bins, 2 * config.max_source_positions)
-        if given != needed:
-            raise UserError(
-                f"{name}: {EXTRACTOR} gives {given[0]} mel bins and {given[1]} steps, but {CONFIG} "
-                f"needs {needed[0]} and {needed[1]}; download the checkpoint again"
-            )
-        return LogMelFrontEnd(extractor, extractor.n_samples // config.max_source_positions)
-    front_end = WaveformFrontEnd(
-        sampling_rate=int(extractor.sampling_rate),
-        normalise=bool(extractor.do_normalize),
-        kernels=tuple(config.conv_kernel),
-        strides=tuple(config.conv_stride),
-    )
-    check_frames(name, front_end.frames(front_end.sampling_rate))
-    return front_end
 
 
 def _hash_weights(model: nn.Module) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .families import Stack
 from .names import FINAL_NORM
 from .padding import counts_on
 
@@ -47,47 +48,44 @@ def pool(states: torch.Tensor, frames: torch.Tensor, poolings: Sequence[str]) ->
 
 
 def hook_layers(
-    stack: Any, keep: Callable[[str, torch.Tensor], None], is_kept: Callable[[str], bool]
+    stack: Stack, keep: Callable[[str, torch.Tensor], None], is_kept: Callable[[str], bool]
 ) -> int:
     """Call ``keep`` with the name and the hidden states of each layer whenever it is computed.
 
-    ``stack`` is the transformer part of an encoder, with ``layers`` and perhaps a ``layer_norm``;
-    states have the shape (n_clips, n_frames, width). ``is_kept`` says whether the layer of a name
+    States have the shape (n_clips, n_frames, width). ``is_kept`` says whether the layer of a name
     was computed in this pass. Return the number of blocks.
     """
-    n_blocks = len(stack.layers)
+    n_blocks = len(stack.blocks)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep("0", args[0] if args else kwargs["hidden_states"])
+        keep("0", stack.to_frames(args[0] if args else kwargs["hidden_states"]))
 
     def after(layer: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            keep(layer, output[0] if isinstance(output, tuple) else output)
+            keep(layer, stack.to_frames(output[0] if isinstance(output, tuple) else output))
 
         return hook
 
     def after_norm(module: nn.Module, args: Any, output: torch.Tensor) -> None:
         # Post-norm models call the same module before the first block: that is not a final norm.
         if is_kept(str(n_blocks)):
-            keep(FINAL_NORM, output)
+            keep(FINAL_NORM, stack.to_frames(output))
 
-    stack.layers[0].register_forward_pre_hook(before, with_kwargs=True)
-    for number, block in enumerate(stack.layers, start=1):
+    stack.blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+    for number, block in enumerate(stack.blocks, start=1):
         block.register_forward_hook(after(str(number)))
-    norm = getattr(stack, "layer_norm", None)
-    if norm is not None:
-        norm.register_forward_hook(after_norm)
+    if stack.norm is not None:
+        stack.norm.register_forward_hook(after_norm)
     return n_blocks
 
 
 class LayerPooler:
     """Runs an encoder and pools all layers of its ``stack`` during the pass.
 
-    The stack is as :func:`hook_layers` takes it. Safe to call from several threads at once: each
-    call keeps its results to its own thread.
+    Safe to call from several threads at once: each call keeps its results to its own thread.
     """
 
-    def __init__(self, stack: nn.Module, poolings: Sequence[str]) -> None:
+    def __init__(self, stack: Stack, poolings: Sequence[str]) -> None:
         self.poolings = tuple(poolings)
         self._call = threading.local()
         self.n_blocks = hook_layers(stack, self._keep, self._is_kept)

@@ -1,4 +1,4 @@
-"""Skip what Whisper would compute for padding alone, without changing a number.
+"""The encoder of Whisper, without computing what padding alone would need.
 
 The checkpoint takes windows of 30 s; an utterance lasts three or four. Its frames attend to those
 of the padding, so that every block but the last must compute them all. But
@@ -14,7 +14,78 @@ from typing import Any
 import torch
 from torch import nn
 
-from .padding import Valid, ValidForAll
+from ...errors import UserError
+from ..checkpoint_limits import CONFIG, EXTRACTOR
+from ..front_end import FrontEnd, LogMelFrontEnd
+from ..padding import Valid, ValidForAll
+from .family import Family, Stack
+
+
+class Whisper(Family):
+    """The encoder of Whisper, without its decoder."""
+
+    title = "Whisper"
+    model_types = ("whisper",)
+    classes = ("WhisperEncoder",)
+    input = "log-mel spectrogram"
+    layers = "`0` … `L`, `final_norm`"
+    has_window = True
+    is_trainable = True
+    is_exportable = True
+    unused = ("projector.", "classifier.")
+
+    def model_class(self, config: Any) -> Any:
+        """Return the class of Whisper that has no decoder."""
+        import transformers
+
+        return transformers.WhisperForAudioClassification
+
+    def encoder(self, model: Any) -> nn.Module:
+        """Return the encoder of that class."""
+        encoder: nn.Module = model.encoder
+        return encoder
+
+    def front_end(self, name: str, config: Any, extractor: Any) -> FrontEnd:
+        """Return the front end, whose spectrogram must have the size that the encoder needs."""
+        return whisper_front_end(name, config, extractor)
+
+    def stack(self, encoder: Any) -> Stack:
+        """Return the blocks of an encoder."""
+        return Stack(encoder.layers, encoder.layer_norm)
+
+    def make_exact(self, encoder: Any, valid: Valid | ValidForAll) -> None:
+        """Skip padding: in a window of fixed length no other clip matters."""
+        skip_padding(encoder, valid)
+
+    def encoder_in_classifier(self, model: Any) -> Any:
+        """Return the encoder within transformers' model for audio classification."""
+        return model.encoder
+
+    def freeze_front_end(self, model: Any) -> None:
+        """Exclude the two convolutions from training."""
+        for convolution in (model.encoder.conv1, model.encoder.conv2):
+            convolution.requires_grad_(False)
+
+    def ends_in_norm(self, config: Any) -> bool:
+        """Whether a norm follows the last block."""
+        return True
+
+
+def whisper_front_end(name: str, config: Any, extractor: Any) -> LogMelFrontEnd:
+    """Return the front end of an encoder of the shape of Whisper.
+
+    ``name`` is that of the checkpoint, for messages. Raise UserError if the spectrogram has another
+    size than the encoder needs.
+    """
+    # The second of two convolutions has a stride of 2.
+    given = (extractor.feature_size, extractor.nb_max_frames)
+    needed = (config.num_mel_bins, 2 * config.max_source_positions)
+    if given != needed:
+        raise UserError(
+            f"{name}: {EXTRACTOR} gives {given[0]} mel bins and {given[1]} steps, but {CONFIG} "
+            f"needs {needed[0]} and {needed[1]}; download the checkpoint again"
+        )
+    return LogMelFrontEnd(extractor, extractor.n_samples // config.max_source_positions)
 
 
 class ConvolutionOverPadding(nn.Module):
@@ -27,7 +98,9 @@ class ConvolutionOverPadding(nn.Module):
     #: Input steps after the last valid frame that the clip, its window or a kernel may reach.
     MARGIN = 16
 
-    def __init__(self, convolution: nn.Conv1d, valid: Valid, steps_per_frame: int) -> None:
+    def __init__(
+        self, convolution: nn.Conv1d, valid: Valid | ValidForAll, steps_per_frame: int
+    ) -> None:
         super().__init__()
         self.convolution, self.valid = convolution, valid
         self.steps_per_frame = steps_per_frame
@@ -53,7 +126,7 @@ class ConvolutionOverPadding(nn.Module):
         return torch.cat(parts, dim=2)
 
 
-def skip_padding(encoder: Any, valid: Valid) -> None:
+def skip_padding(encoder: Any, valid: Valid | ValidForAll) -> None:
     """Make a Whisper encoder skip padding; ``valid`` must be set before each batch.
 
     It is changed in place. Its last block then returns only the frames of a clip.
