@@ -19,13 +19,16 @@ from .checkpoint_limits import (
     EXTRACTOR,
     PROCESSOR,
     WEIGHTS,
+    Limits,
     check_config,
     check_extractor,
     check_weights,
     read_settings,
+    read_weights,
     weight_files,
+    weight_names,
 )
-from .families import SUPPORTED, Family, family_of
+from .families import SUPPORTED, Family, Part, family_of
 from .front_end import FrontEnd
 from .known_models import known_training, names_of_folder
 from .names import BUILT_IN, DEFAULT_ENCODER, check_checkpoint_name
@@ -94,13 +97,28 @@ def load_checkpoint(
         # No code from the checkpoint: by default transformers would ask on the terminal.
         here = {"revision": hub_revision, "trust_remote_code": False}
         settings = _read_settings(files)
-        config = transformers.AutoConfig.from_pretrained(source, **here)
-        family = family_of(config.model_type)
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
+        model_type = str(settings.get("model_type"))
+        part = family_of(model_type).parts.get(model_type) if settings else None
+        if part:
+            config, commit = _part_config(part, settings), _commit(files)
+        else:
+            config = transformers.AutoConfig.from_pretrained(source, **here)
+            model_type, commit = config.model_type, getattr(config, "_commit_hash", None)
+        family = family_of(model_type)
+        if load and not family.is_trainable:
+            raise UserError(
+                f"{name}: model type {model_type!r} is supported as a frozen encoder, not as a "
+                f"trained classifier; choose another {option}"
+            )
+        extractor = _load_extractor(family, source, here)
         config_sha256 = _hash_configs(config, extractor)
         front_end = family.front_end(name, config, extractor)
-        _check_weights(files, family, config)
-        model = (load or _load_model)(name, source, hub_revision, config)
+        model: nn.Module
+        if part:
+            model = _load_part(files, family, part, config)
+        else:
+            _check_weights(files, family, config)
+            model = (load or _load_model)(name, source, hub_revision, config)
         weights_sha256 = _hash_weights(model)
         training = _training(files, settings)
     except UserError:
@@ -111,13 +129,12 @@ def load_checkpoint(
         quiet.set_verbosity(verbosity)
         hub_logging.set_verbosity(hub_verbosity)
         quiet.enable_progress_bar()
-    commit = getattr(config, "_commit_hash", None)
     return Checkpoint(
         name=Path(source).resolve().name if folder else name,
         revision=revision if folder else (commit or revision),
         weights_sha256=weights_sha256,
         config_sha256=config_sha256,
-        model_type=config.model_type,
+        model_type=model_type,
         model=model,
         front_end=front_end,
         training=training,
@@ -166,7 +183,18 @@ def _read_settings(files: _Source) -> dict[str, Any]:
             f"{', '.join(SUPPORTED)}; choose another {files.option}"
         )
     family = family_of(str(kind)) if config else Family()
-    check_config(config or Path(CONFIG), settings, family.config_limits)
+    part = family.parts.get(str(kind))
+    if part and part.config_key:
+        check_config(config or Path(CONFIG), settings, Limits())
+        inner = settings.get(part.config_key)
+        if not isinstance(inner, dict):
+            raise UserError(
+                f"{files.name}: {CONFIG} has no {part.config_key}, the configuration of the "
+                "encoder; download the checkpoint again"
+            )
+        check_config(config or Path(CONFIG), inner, family.config_limits)
+    else:
+        check_config(config or Path(CONFIG), settings, family.config_limits)
     for other in (EXTRACTOR, PROCESSOR):
         path = files.find(other)
         if path:
@@ -176,6 +204,12 @@ def _read_settings(files: _Source) -> dict[str, Any]:
             if inner is not None:
                 inner = inner if isinstance(inner, dict) else {}
                 check_extractor(path, inner, family.extractor_limits)
+                given = inner.get("feature_extractor_type") or family.extractor
+                if family.extractor and given != family.extractor:
+                    raise UserError(
+                        f"{path}: is of type {given!r:.40}, but model type {kind!r:.40} needs "
+                        f"{family.extractor}; download the checkpoint again"
+                    )
     if files.find(ADAPTER):
         raise UserError(
             f"{files.name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft "
@@ -184,27 +218,93 @@ def _read_settings(files: _Source) -> dict[str, Any]:
     return settings
 
 
-def _check_weights(files: _Source, family: Family, config: Any) -> None:
-    """Refuse a configuration that describes more weights than the files hold."""
-    paths: list[Path] = []
+def _part_config(part: Part, settings: Mapping[str, Any]) -> Any:
+    """Return the configuration of an encoder within a larger model, whose own is not built."""
+    import transformers
+
+    values = settings[part.config_key] if part.config_key else settings
+    return getattr(transformers, part.config_class).from_dict(dict(values))
+
+
+def _commit(files: _Source) -> str | None:
+    """Return the commit that a hub checkpoint was downloaded from; None for a local folder."""
+    from transformers.utils.hub import extract_commit_hash
+
+    path = None if files.folder else files.find(CONFIG)
+    commit: str | None = extract_commit_hash(str(path), None) if path else None
+    return commit
+
+
+def _load_extractor(family: Family, source: str, here: Mapping[str, Any]) -> Any:
+    import transformers
+
+    if family.extractor is None:
+        return transformers.AutoFeatureExtractor.from_pretrained(source, **here)
+    kind = getattr(transformers, family.extractor)
+    return kind.from_pretrained(source, revision=here["revision"])
+
+
+def _weight_paths(files: _Source, prefixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """Return the files that hold weights with any of some prefixes."""
     for each in WEIGHTS:
         file, index = files.find(each), files.find(f"{each}.index.json")
-        if file:
-            paths = [file]
-        elif index:
-            paths = [path for name in weight_files(index) if (path := files.find(name))]
+        paths = [file] if file else []
+        if index and not file:
+            names = weight_files(index, prefixes)
+            paths = [path for name in names if (path := files.find(name))]
         if paths:
-            break
+            return paths
+    return []
+
+
+def _check_weights(files: _Source, family: Family, config: Any) -> None:
+    """Refuse a configuration that describes more weights than the files hold."""
+    paths = _weight_paths(files)
     if not paths:  # the error of transformers names the files
         return
+    n_weights = _count_weights(family.model_class(config), family, config)
+    check_weights(files.name, paths, family.block_pattern, family.n_blocks(config), n_weights)
+
+
+def _count_weights(kind: Any, family: Family, config: Any) -> int:
+    """Count the weights that a configuration describes."""
     with torch.device("meta"):  # shapes alone, no memory
-        model = family.model_class(config)._from_config(config)
-    n_weights = sum(
+        model = kind._from_config(config)
+    return sum(
         weights.numel()
         for key, weights in model.named_parameters()
         if not key.startswith((*family.unused, "masked_spec_embed"))
     )
-    check_weights(files.name, paths, family.block_pattern, family.n_blocks(config), n_weights)
+
+
+def _load_part(files: _Source, family: Family, part: Part, config: Any) -> nn.Module:
+    """Load the encoder of a larger model; no other weights are read.
+
+    Raise UserError if the files hold none of its weights, or not all of them.
+    """
+    import transformers
+
+    paths = _weight_paths(files, part.prefixes)
+    kind = getattr(transformers, part.model_class)
+    keys = [key for path in paths for key in weight_names(path)]
+    prefix = next((p for p in part.prefixes if any(key.startswith(p) for key in keys)), None)
+    if prefix is None:
+        raise UserError(
+            f"{files.name}: has no weights that begin with {' or '.join(part.prefixes)}, which are "
+            "those of the encoder; download the checkpoint again"
+        )
+    n_weights = _count_weights(kind, family, config)
+    n_blocks = family.n_blocks(config)
+    check_weights(files.name, paths, family.block_pattern, n_blocks, n_weights, prefix)
+    tensors = {
+        key.removeprefix(prefix): tensor
+        for path in paths
+        for key, tensor in read_weights(path, prefix).items()
+    }
+    _switch_off_training(config)
+    model, report = load_as(kind, files.name, None, None, config, tensors)
+    _check_complete(files.name, family, report)
+    return family.encoder(model)
 
 
 def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
@@ -244,11 +344,21 @@ def _check_folder(folder: Path) -> None:
 
 def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
     """Load the weights; refuse the checkpoint if any is missing or does not fit."""
-    # Training-only parts are switched off before loading, so that they need no weights.
-    config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
-    config.apply_spec_augment = False
+    _switch_off_training(config)
     family = family_of(config.model_type)
     model, report = load_as(family.model_class(config), name, source, revision, config)
+    _check_complete(name, family, report)
+    return family.encoder(model)
+
+
+def _switch_off_training(config: Any) -> None:
+    """Switch off parts that only training uses, before loading, so that they need no weights."""
+    config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
+    config.apply_spec_augment = False
+
+
+def _check_complete(name: str, family: Family, report: Mapping[str, Any]) -> None:
+    """Raise UserError if weights of the encoder are missing or do not fit."""
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(family.unused))
     wrong = sorted(str(key) for key in report["mismatched_keys"])
     if missing or wrong:
@@ -257,15 +367,20 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
             f"{name}: {counted(len(missing), 'weight')} missing and {len(wrong)} of a wrong shape, "
             f"first {first}; download the checkpoint again"
         )
-    return family.encoder(model)
 
 
 def load_as(
-    kind: Any, name: str, source: str, revision: str | None, config: Any
+    kind: Any,
+    name: str,
+    source: str | None,
+    revision: str | None,
+    config: Any,
+    tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Load weights into a transformers class, in float32, without code from the checkpoint.
 
-    ``name`` is that of the checkpoint in messages, and ``source`` its path or hub id. Return the
+    ``name`` is that of the checkpoint in messages, and ``source`` its path or hub id; instead,
+    ``tensors`` may hold the weights. Return the
     model, in which missing weights are random, and a report with ``missing_keys``,
     ``mismatched_keys`` and ``unexpected_keys``. Raise UserError if the weights do not fit the
     configuration.
@@ -275,6 +390,7 @@ def load_as(
             source,
             revision=revision,
             config=config,
+            state_dict=tensors,
             dtype=torch.float32,
             output_loading_info=True,
             trust_remote_code=False,

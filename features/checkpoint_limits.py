@@ -10,11 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, first_line
 from ..files import check_regular, read_text
 from .audio import RATES
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, EXTRACTOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 #: The files of weights in the order in which transformers looks for them.
@@ -163,10 +166,11 @@ def check_frames(name: str, frames: int) -> None:
         )
 
 
-def weight_files(index: Path) -> list[str]:
+def weight_files(index: Path, prefixes: tuple[str, ...] = ("",)) -> list[str]:
     """Return the names of the files of weights that an index lists, all beside the index.
 
-    Raise UserError if it is damaged, or names a file elsewhere.
+    Only those with weights that begin with one of ``prefixes`` are returned. Raise UserError if the
+    index is damaged, or names a file elsewhere.
     """
     names = read_settings(index).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -176,18 +180,53 @@ def weight_files(index: Path) -> list[str]:
         plain = isinstance(name, str) and name.endswith(suffix) and name == Path(name).name
         if not plain or "\\" in name or "\0" in name:
             raise _refused(index, f"names the file {_shown(name)}", f"*{suffix} files beside it")
-    return sorted(set(names.values()))
+    return sorted({name for key, name in names.items() if key.startswith(prefixes)})
+
+
+def weight_names(file: Path) -> list[str]:
+    """Return the names of the weights in a file."""
+    if file.suffix == ".safetensors":
+        return list(_shapes(file))
+    return list(_load_pickled(file))
+
+
+def read_weights(file: Path, prefix: str) -> dict[str, "torch.Tensor"]:
+    """Read the weights in a file whose names begin with a prefix; others are not read."""
+    from safetensors import safe_open
+
+    if file.suffix != ".safetensors":
+        return {k: v for k, v in _load_pickled(file).items() if k.startswith(prefix)}
+    with safe_open(file, framework="pt") as tensors:
+        names = [name for name in tensors.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name: tensors.get_tensor(name) for name in names}
+
+
+def _load_pickled(file: Path) -> dict[str, "torch.Tensor"]:
+    """Map a ``.bin`` file into memory, without running any of its code."""
+    import torch
+
+    check_weight_file(file)
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(content, dict):
+        raise _refused(file, f"holds a {type(content).__name__}", "weights by name")
+    return {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
 
 
 def check_weights(
-    name: str, files: Sequence[Path], block_pattern: str, layers: int, n_weights: int
+    name: str,
+    files: Sequence[Path],
+    block_pattern: str,
+    layers: int,
+    n_weights: int,
+    prefix: str = "",
 ) -> None:
     """Compare the size of a model with the files of weights, before it is built.
 
-    The group of ``block_pattern`` is the number of a block in the name of a weight. ``layers`` and
-    ``n_weights`` are those of the encoder according to its configuration. Raise UserError if a file
-    is not regular or is damaged, if the number of layers differs, or if the configuration needs
-    more than twice the weights in the files.
+    Only weights whose names begin with ``prefix`` count, without the prefix. The group of
+    ``block_pattern`` is the number of a block in the name of a weight. ``layers`` and ``n_weights``
+    are those of the encoder according to its configuration. Raise UserError if a file is not
+    regular or is damaged, if the number of layers differs, or if the configuration needs more than
+    twice the weights in the files.
     """
     room, numbers = 0, set()
     for file in files:
@@ -195,8 +234,10 @@ def check_weights(
             room += check_weight_file(file)  # at least one byte a weight
             continue
         for key, shape in _shapes(file).items():
-            room += math.prod(shape)
-            numbers |= {int(number) for number in re.findall(block_pattern, key)}
+            if key.startswith(prefix):
+                room += math.prod(shape)
+                own = key.removeprefix(prefix)
+                numbers |= {int(number) for number in re.findall(block_pattern, own)}
     if numbers and len(numbers) != layers:
         raise UserError(
             f"{name}: {CONFIG} declares {layers} layers, but the weights have {len(numbers)}; "

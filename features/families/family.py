@@ -32,6 +32,19 @@ class Stack:
     norm_frames: Callable[[int], int] = int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Where the encoder is in the checkpoint of a larger model, of which nothing else is read."""
+
+    #: Names of classes of transformers: of the encoder and of its configuration.
+    model_class: str
+    config_class: str
+    #: Prefixes of the names of its weights; those with the first one that occurs are read.
+    prefixes: tuple[str, ...]
+    #: Where its configuration is in ``config.json``; None is the whole file.
+    config_key: str | None = None
+
+
 class Family:
     """A family of encoders: how it is loaded, what its input is, and where its layers are.
 
@@ -69,28 +82,11 @@ class Family:
     block_pattern: ClassVar[str] = r"(?:^|\.)encoder\.layers\.(\d{1,6})\."
     #: Prefixes of weights that the hidden states do not depend on.
     unused: ClassVar[tuple[str, ...]] = ()
-
-    def settings(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the part of ``config.json`` that describes the encoder; may raise KeyError."""
-        return content
-
-    def prefixes(self, model_type: str) -> tuple[str, ...]:
-        """Return the possible prefixes of the encoder's weights within those of a larger model.
-
-        Only weights with the first prefix that occurs are read. None, the default, means that
-        ``from_pretrained`` of the class loads the checkpoint.
-        """
-        return ()
-
-    def config_class(self, model_type: str) -> Any:
-        """Return the transformers class of the configuration of an encoder in a larger model.
-
-        None, the default, means that the configuration is that of the whole checkpoint.
-        """
-        return None
+    #: By ``model_type``: those encoders of which nothing but the encoder is read.
+    parts: ClassVar[Mapping[str, Part]] = {}
 
     def model_class(self, config: Any) -> Any:
-        """Return the transformers class whose weights are loaded."""
+        """Return the transformers class whose weights are loaded, if it is not in ``parts``."""
         import transformers
 
         return transformers.MODEL_MAPPING[type(config)]

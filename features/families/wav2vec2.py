@@ -1,6 +1,6 @@
 """wav2vec 2.0 and the encoders of its shape: strided convolutions over samples, then blocks."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from ..checkpoint_limits import check_frames
 from ..front_end import FrontEnd, WaveformFrontEnd
@@ -12,8 +12,15 @@ class Wav2Vec2(Family):
     """wav2vec 2.0, HuBERT, WavLM, data2vec-audio and UniSpeech: one shape, several trainings."""
 
     title = "wav2vec 2.0, XLS-R, HuBERT, WavLM, data2vec-audio, UniSpeech, UniSpeech-SAT"
-    model_types = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
-    classes = (
+    model_types: ClassVar[tuple[str, ...]] = (
+        "wav2vec2",
+        "hubert",
+        "wavlm",
+        "data2vec-audio",
+        "unispeech",
+        "unispeech-sat",
+    )
+    classes: ClassVar[tuple[str, ...]] = (
         "Wav2Vec2Model", "HubertModel", "WavLMModel", "Data2VecAudioModel", "UniSpeechModel",
         "UniSpeechSatModel",
     )  # fmt: skip

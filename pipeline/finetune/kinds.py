@@ -81,6 +81,14 @@ class EncoderWithHead:
     #: processes can load it, too.
     source: str
 
+    def __post_init__(self) -> None:
+        """Raise UserError if encoders of this family cannot be fine-tuned."""
+        if not self.checkpoint.family.is_trainable:
+            raise UserError(
+                f"{self.source}: model type {self.checkpoint.model_type!r} is supported as a "
+                "frozen encoder, and cannot be fine-tuned; choose another --encoder"
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the weights, which torch cannot pickle for all encoders."""
         checkpoint = self.checkpoint

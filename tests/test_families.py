@@ -1,0 +1,259 @@
+"""Every family of encoders: its layers are those of transformers, in a batch and alone."""
+
+import functools
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from serpipe.errors import UserError
+from serpipe.features.audio import Waveform
+from serpipe.features.checkpoint import load_checkpoint
+from serpipe.features.encoder import load_encoder
+from serpipe.features.families import family_of
+from serpipe.pipeline.finetune.classifier import load_classifier
+from serpipe.pipeline.finetune.kinds import EncoderWithHead
+from serpipe.pipeline.finetune.options import TrainingOptions
+
+from .conftest import made_once
+from .test_encoder import noise, relative_error
+
+_BLOCKS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "layerdrop": 0.5,  # would drop blocks if it were not switched off
+}
+_CONVOLUTIONS = {
+    "conv_dim": (16,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+    "mask_time_prob": 0.5,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small random encoder, and the plain way to run it with transformers alone."""
+
+    model_type: str
+    model_class: str
+    extractor: Callable[[], Any]
+    settings: Mapping[str, Any]
+    #: Hidden states of all layers of one clip, from the model as it was built and its extractor.
+    plain: Callable[[Any, Any, Waveform], Mapping[str, torch.Tensor]] = field(
+        default_factory=lambda: plain
+    )
+    #: Whether a clip may last 35 s.
+    takes_long_clips: bool = True
+
+    def build(self) -> Any:
+        """Return the model, with random weights."""
+        torch.manual_seed(0)
+        config = transformers.CONFIG_MAPPING[self.model_type](**self.settings)
+        return spread(getattr(transformers, self.model_class)(config).eval())
+
+
+def spread(model: Any) -> Any:
+    """Give the statistics and scales of norms random values, as in a trained model."""
+    for name, tensor in model.state_dict().items():
+        if "norm" in name.lower() and tensor.is_floating_point():
+            tensor.add_(0.2 * torch.rand(tensor.shape))
+    return model
+
+
+def plain(model: Any, extractor: Any, waveform: Waveform) -> Mapping[str, torch.Tensor]:
+    """Run a model on one clip, with the mask of its feature extractor."""
+    inputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+    # The states of the last block may have been replaced by those of the norm.
+    layers = {str(number): states[0] for number, states in enumerate(out.hidden_states[:-1])}
+    last = "final_norm" if has_final_norm(model) else str(len(out.hidden_states) - 1)
+    return layers | {last: out.last_hidden_state[0]}
+
+
+def has_final_norm(model: Any) -> bool:
+    return "final_norm" in family_of(model.config.model_type).layers
+
+
+waveforms_for = functools.partial(
+    transformers.Wav2Vec2FeatureExtractor, return_attention_mask=True, do_normalize=True
+)
+CASES = {
+    "w2v-bert": Case(
+        "wav2vec2-bert", "Wav2Vec2BertModel",
+        lambda: transformers.SeamlessM4TFeatureExtractor(padding_value=1), _BLOCKS,
+    ),
+    "w2v-bert-rotary": Case(
+        "wav2vec2-bert", "Wav2Vec2BertModel", transformers.SeamlessM4TFeatureExtractor,
+        {**_BLOCKS, "position_embeddings_type": "rotary"},
+    ),
+    "conformer": Case(
+        "wav2vec2-conformer", "Wav2Vec2ConformerModel", waveforms_for,
+        {**_BLOCKS, **_CONVOLUTIONS, "max_source_positions": 100},
+    ),
+    "conformer-rotary-layer": Case(
+        "wav2vec2-conformer", "Wav2Vec2ConformerModel", waveforms_for,
+        {**_BLOCKS, **_CONVOLUTIONS, "position_embeddings_type": "rotary",
+         "feat_extract_norm": "layer"},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of the encoder of a case; made once."""
+
+    def save(name: str) -> Path:
+        def make(folder: Path) -> None:
+            case = CASES[name]
+            case.build().save_pretrained(folder / name)
+            case.extractor().save_pretrained(folder / name)
+
+        return made_once(tmp_path_factory, f"family-{name}", make) / name
+
+    return save
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layers_are_those_of_plain_transformers(saved: Callable[[str], Path], name: str) -> None:
+    """For the shortest clip, and for some of up to 35 s, with odd numbers of samples and frames."""
+    case = CASES[name]
+    encoder = load_encoder(str(saved(name)))
+    model, extractor = case.build(), case.extractor()
+    rate, front_end = encoder.identity.sampling_rate, encoder.front_end
+    longest = front_end.maximum_samples or 35 * rate
+    for n_samples in (front_end.minimum_samples, rate // 2 + 161, 3 * rate + 7, longest):
+        waveform = 0.1 * noise(n_samples)
+        theirs = case.plain(model, extractor, waveform)
+        ours = encoder.embed([waveform])["mean"][:, 0]
+        compared = 0
+        for layer, mine in zip(encoder.identity.layers, ours, strict=True):
+            if layer in theirs:
+                states = theirs[layer]
+                n_frames = front_end.frames(n_samples)
+                expected = states[:n_frames].mean(dim=0).numpy()
+                error = relative_error(mine, expected)
+                assert error < family_of(case.model_type).tolerance, (layer, n_samples)
+                compared += 1
+        assert compared == len(theirs) >= len(ours) - 1
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_clip_has_the_same_embedding_in_a_batch_as_alone(
+    saved: Callable[[str], Path], name: str
+) -> None:
+    """For clips of many lengths, the shortest and the longest among them."""
+    encoder = load_encoder(str(saved(name)), poolings=("mean", "std"))
+    rate, front_end = encoder.identity.sampling_rate, encoder.front_end
+    longest = min(front_end.maximum_samples or 35 * rate, 35 * rate)
+    shortest = front_end.minimum_samples
+    for lengths in (
+        [shortest, shortest + 1, rate // 5 + 3, rate, rate + 161, 2 * rate + 350],
+        [rate // 3, longest],
+    ):
+        waveforms = [noise(n, seed) * 0.1 * (1 + seed) for seed, n in enumerate(lengths)]
+        batch = encoder.embed(waveforms)
+        for index, waveform in enumerate(waveforms):
+            for pooling, alone in encoder.embed([waveform]).items():
+                for layer, expected in enumerate(alone[:, 0]):
+                    assert np.isfinite(expected).all()
+                    if np.linalg.norm(expected) > 1e-3:  # the std of a single frame is zero
+                        error = relative_error(batch[pooling][layer, index], expected)
+                        assert error < 1e-4, (pooling, layer, lengths[index])
+
+
+@pytest.mark.parametrize("name", ["w2v-bert-rotary", "conformer", "conformer-rotary-layer"])
+def test_threads_with_clips_of_other_lengths_get_their_own_positions(
+    saved: Callable[[str], Path], name: str
+) -> None:
+    """Extraction runs many clips at once through one encoder."""
+    model: Any = load_encoder(str(saved(name))).model
+    lengths = [10 + 7 * n for n in range(40)] * 40
+    expected = {n: model.encoder.embed_positions(torch.zeros(1, n, 32)) for n in lengths}
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            states = [torch.zeros(1, n, 32) for n in lengths]
+            tables = list(threads.map(model.encoder.embed_positions, states))
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(torch.equal(t, expected[n]) for t, n in zip(tables, lengths, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_missing_weights_are_refused(
+    saved: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(saved(name), tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    part = next(iter(family_of(CASES[name].model_type).parts.values()), None)
+    prefixes = part.prefixes if part else ("",)
+    pattern = family_of(CASES[name].model_type).block_pattern
+    key = next(k for k in weights if k.startswith(prefixes) and re.search(pattern, k))
+    del weights[key]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 weight missing"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_extreme_values_are_refused_before_anything_is_built(
+    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also in the configuration of an encoder within a larger model."""
+    folder = shutil.copytree(saved(name), tmp_path / "encoder")
+    family = family_of(CASES[name].model_type)
+    part = family.parts.get(CASES[name].model_type)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", pytest.fail)
+    limits = {
+        "config.json": family.config_limits,
+        "preprocessor_config.json": family.extractor_limits,
+    }
+    for file, table in limits.items():
+        whole = (folder / file).read_text()
+        content = json.loads(whole)
+        key = part.config_key if part and file == "config.json" else None
+        for value in [*table.integers, *table.floats, *table.lists, *table.choices]:
+            for extreme in (10**9, -(10**9), "x", {"a": 1}):
+                changed = content | {value: extreme}
+                if key:
+                    changed = content | {key: content[key] | {value: extreme}}
+                (folder / file).write_text(json.dumps(changed))
+                with pytest.raises(UserError, match=value):
+                    load_encoder(str(folder))
+        (folder / file).write_text(whole)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if family_of(CASES[n].model_type).extractor])
+def test_another_feature_extractor_is_refused(
+    saved: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(saved(name), tmp_path / "encoder")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    with pytest.raises(UserError, match="Wav2Vec2FeatureExtractor"):
+        load_encoder(str(folder))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_family_that_cannot_be_trained_is_refused_as_a_classifier(
+    saved: Callable[[str], Path], name: str
+) -> None:
+    folder = str(saved(name))
+    with pytest.raises(UserError, match="frozen"):
+        load_classifier(folder)
+    with pytest.raises(UserError, match="frozen"):
+        EncoderWithHead(load_checkpoint(folder, None), TrainingOptions(), folder)
