@@ -41,6 +41,12 @@ _CONVOLUTIONS = {
     "num_conv_pos_embedding_groups": 4,
     "mask_time_prob": 0.5,
 }
+_SEW = {
+    **_BLOCKS,
+    **_CONVOLUTIONS,
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,14 @@ def plain(model: Any, extractor: Any, waveform: Waveform) -> Mapping[str, torch.
     return layers | {last: out.last_hidden_state[0]}
 
 
+def plain_blocks(model: Any, extractor: Any, waveform: Waveform) -> Mapping[str, torch.Tensor]:
+    """Return the inputs and outputs of blocks, of an encoder that changes the last one."""
+    inputs = extractor(waveform, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+    return {str(number): states[0] for number, states in enumerate(out.hidden_states)}
+
+
 def has_final_norm(model: Any) -> bool:
     return "final_norm" in family_of(model.config.model_type).layers
 
@@ -109,6 +123,12 @@ CASES = {
         {**_BLOCKS, **_CONVOLUTIONS, "position_embeddings_type": "rotary",
          "feat_extract_norm": "layer"},
     ),
+    "sew": Case("sew", "SEWModel", waveforms_for, _SEW, plain_blocks),
+    "sew-3": Case(
+        "sew", "SEWModel", waveforms_for, {**_SEW, "squeeze_factor": 3, "conv_dim": (32,) * 7,
+                                           "feat_extract_norm": "layer"}, plain_blocks,
+    ),
+    "sew-d": Case("sew-d", "SEWDModel", waveforms_for, _SEW, plain_blocks),
 }  # fmt: skip
 
 

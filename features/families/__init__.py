@@ -5,12 +5,20 @@
 
 from .conformer import Wav2Vec2Bert, Wav2Vec2Conformer
 from .family import Family, Part, Stack
+from .sew import Sew, SewD
 from .wav2vec2 import Wav2Vec2
 from .whisper import Whisper
 
 __all__ = ["FAMILIES", "SUPPORTED", "Family", "Part", "Stack", "family_of"]
 
-FAMILIES: tuple[Family, ...] = (Wav2Vec2(), Whisper(), Wav2Vec2Bert(), Wav2Vec2Conformer())
+FAMILIES: tuple[Family, ...] = (
+    Wav2Vec2(),
+    Whisper(),
+    Wav2Vec2Bert(),
+    Wav2Vec2Conformer(),
+    Sew(),
+    SewD(),
+)
 
 _FAMILY_OF = {model_type: family for family in FAMILIES for model_type in family.model_types}
 #: The values of ``model_type`` that can be loaded.
