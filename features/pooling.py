@@ -86,7 +86,7 @@ class LayerPooler:
     """
 
     def __init__(self, stack: Stack, poolings: Sequence[str]) -> None:
-        self.poolings = tuple(poolings)
+        self.stack, self.poolings = stack, tuple(poolings)
         self._call = threading.local()
         self.n_blocks = hook_layers(stack, self._keep, self._is_kept)
 
@@ -98,15 +98,14 @@ class LayerPooler:
         ``inputs`` are its keyword arguments, and ``frames`` the valid frames of each clip. Raise
         RuntimeError if not every layer was computed exactly once: a layer was dropped.
         """
-        device = next(iter(inputs.values())).device
-        self._call.frames = counts_on(device, frames)
-        self._call.longest = max(frames)
+        self._call.frames = frames
+        self._call.counts = counts_on(next(iter(inputs.values())).device, frames)
         self._call.pooled = {pooling: {} for pooling in self.poolings}
         try:
             model(**inputs)
             pooled: Pooled = self._call.pooled
         finally:
-            del self._call.frames, self._call.longest, self._call.pooled
+            del self._call.frames, self._call.counts, self._call.pooled
         for layers in pooled.values():
             numbered = [layer for layer in layers if layer != FINAL_NORM]
             if numbered != [str(number) for number in range(self.n_blocks + 1)]:
@@ -116,9 +115,12 @@ class LayerPooler:
     def _keep(self, layer: str, states: torch.Tensor) -> None:
         if not hasattr(self._call, "pooled"):
             return  # the model is run by itself, not through this pooler
+        frames, counts = self._call.frames, self._call.counts
+        if layer == FINAL_NORM and self.stack.norm_frames is not int:
+            frames = [self.stack.norm_frames(n) for n in frames]
+            counts = counts_on(states.device, frames)
         # Frames beyond every clip, most of Whisper's window, are not read at all.
-        valid = states[:, : self._call.longest]
-        pooled = pool(valid, self._call.frames, self.poolings)
+        pooled = pool(states[:, : max(frames)], counts, self.poolings)
         for pooling, values in zip(self.poolings, pooled, strict=True):
             if layer in self._call.pooled[pooling]:
                 raise RuntimeError(f"layer {layer} was computed twice in one pass")

@@ -3,6 +3,7 @@
 ``docs/how-to/add-an-encoder-family.md`` describes how to add one.
 """
 
+from .audio_towers import Qwen2Audio, Voxtral
 from .conformer import Wav2Vec2Bert, Wav2Vec2Conformer
 from .family import Family, Part, Stack
 from .sew import Sew, SewD
@@ -18,6 +19,8 @@ FAMILIES: tuple[Family, ...] = (
     Wav2Vec2Conformer(),
     Sew(),
     SewD(),
+    Qwen2Audio(),
+    Voxtral(),
 )
 
 _FAMILY_OF = {model_type: family for family in FAMILIES for model_type in family.model_types}

@@ -110,6 +110,11 @@ class ConvolutionOverPadding(nn.Module):
         """The stride of the convolution, which the encoder reads."""
         return self.convolution.stride
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight of the convolution, whose dtype some encoders read."""
+        return self.convolution.weight
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Convolve ``inputs`` of shape (n_clips, n_channels, n_steps)."""
         n_steps, stride = inputs.shape[2], self.convolution.stride[0]
@@ -131,9 +136,14 @@ def skip_padding(encoder: Any, valid: Valid | ValidForAll) -> None:
 
     It is changed in place. Its last block then returns only the frames of a clip.
     """
+    skip_padding_in_convolutions(encoder, valid)
+    compute_valid_frames_only(encoder.layers[-1], valid)
+
+
+def skip_padding_in_convolutions(encoder: Any, valid: Valid | ValidForAll) -> None:
+    """Make the convolutions of an encoder skip padding; it is changed in place."""
     encoder.conv1 = ConvolutionOverPadding(encoder.conv1, valid, 2)
     encoder.conv2 = ConvolutionOverPadding(encoder.conv2, valid, 2)
-    compute_valid_frames_only(encoder.layers[-1], valid)
 
 
 def compute_valid_frames_only(last: Any, valid: Valid | ValidForAll) -> None:
