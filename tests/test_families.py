@@ -67,6 +67,12 @@ _TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_SWIN = {
+    "depths": [1, 1, 2, 2],
+    "num_attention_heads": [1, 2, 4, 4],
+    "patch_embeds_hidden_size": 8,
+    "hidden_size": 64,
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,36 @@ def plain_blocks(model: Any, extractor: Any, waveform: Waveform) -> Mapping[str,
     return {str(number): states[0] for number, states in enumerate(out.hidden_states)}
 
 
+def plain_patches(model: Any, extractor: Any, waveform: Waveform) -> Mapping[str, torch.Tensor]:
+    """Run an AST on one clip, and average its 12 patches of each step in time."""
+    inputs = extractor(waveform, sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+    states = {str(number): states for number, states in enumerate(out.hidden_states)}
+    states["final_norm"] = out.last_hidden_state
+    return {
+        layer: torch.stack([each[0, 2 + step :: 101].mean(dim=0) for step in range(101)])
+        for layer, each in states.items()
+    }
+
+
+def plain_clap(model: Any, extractor: Any, waveform: Waveform) -> Mapping[str, torch.Tensor]:
+    """Run CLAP's audio encoder on one clip; its own output is the mean of ``final_norm``."""
+    inputs = extractor(waveform, sampling_rate=48000, return_tensors="pt")
+    inputs["is_longer"] = torch.zeros_like(inputs["is_longer"])
+    with torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+    # The states after the third and the fourth stage: the input and the output of the last blocks,
+    # four parts of the time above each other, two patches high.
+    first, last = (
+        out.hidden_states[index][0].unflatten(1, (4, 2)).mean(dim=2).flatten(1).T
+        for index in (3, 4)
+    )
+    final = out.last_hidden_state[0].mean(dim=1).T
+    torch.testing.assert_close(final.mean(dim=0), out.pooler_output[0])
+    return {"0": first, "2": last, "final_norm": final}
+
+
 def has_final_norm(model: Any) -> bool:
     return "final_norm" in family_of(model.config.model_type).layers
 
@@ -166,6 +202,20 @@ CASES = {
         "voxtral_encoder", "VoxtralEncoder",
         lambda: transformers.WhisperFeatureExtractor(feature_size=128), _BLOCKS,
     ),
+    "ast": Case(
+        "audio-spectrogram-transformer", "ASTModel", transformers.ASTFeatureExtractor, _BLOCKS,
+        plain_patches,
+    ),
+    "clap": Case(
+        "clap", "ClapModel",
+        lambda: transformers.ClapFeatureExtractor(truncation="rand_trunc"),
+        {"audio_config": _SWIN, "text_config": _TEXT | {"model_type": "clap_text_model"}},
+        plain_clap, encoder=lambda model: model.audio_model,
+    ),
+    "clap-fused": Case(
+        "clap_audio_model", "ClapAudioModelWithProjection", transformers.ClapFeatureExtractor,
+        _SWIN | {"enable_fusion": True}, plain_clap, encoder=lambda model: model.audio_model,
+    ),
 }  # fmt: skip
 
 
@@ -188,25 +238,26 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_layers_are_those_of_plain_transformers(saved: Callable[[str], Path], name: str) -> None:
     """For the shortest clip, and for some of up to 35 s, with odd numbers of samples and frames."""
     case = CASES[name]
-    encoder = load_encoder(str(saved(name)))
+    encoder = load_encoder(str(saved(name)), poolings=("mean", "std"))
     model, extractor = case.encoder(case.build()), case.extractor()
     rate, front_end = encoder.identity.sampling_rate, encoder.front_end
     longest = front_end.maximum_samples or 35 * rate
+    tolerance = family_of(case.model_type).tolerance
     for n_samples in (front_end.minimum_samples, rate // 2 + 161, 3 * rate + 7, longest):
         waveform = 0.1 * noise(n_samples)
         theirs = case.plain(model, extractor, waveform)
-        ours = encoder.embed([waveform])["mean"][:, 0]
-        compared = 0
-        for layer, mine in zip(encoder.identity.layers, ours, strict=True):
+        ours = encoder.embed([waveform])
+        for index, layer in enumerate(encoder.identity.layers):
+            n_frames = front_end.frames(n_samples)
+            if layer == "final_norm":
+                n_frames = encoder.pooler.stack.norm_frames(n_frames)
             if layer in theirs:
-                n_frames = front_end.frames(n_samples)
-                if layer == "final_norm":
-                    n_frames = encoder.pooler.stack.norm_frames(n_frames)
-                expected = theirs[layer][:n_frames].mean(dim=0).numpy()
-                error = relative_error(mine, expected)
-                assert error < family_of(case.model_type).tolerance, (layer, n_samples)
-                compared += 1
-        assert compared == len(theirs) >= len(ours) - 1
+                std, mean = torch.std_mean(theirs[layer][:n_frames], dim=0, unbiased=False)
+                for pooling, expected in (("mean", mean), ("std", std)):
+                    if expected.norm() > 1e-3:  # the std of a single frame is zero
+                        error = relative_error(ours[pooling][index, 0], expected.numpy())
+                        assert error < tolerance, (layer, pooling, n_samples)
+        assert len(theirs.keys() & set(encoder.identity.layers)) >= 3
 
 
 @pytest.mark.parametrize("name", CASES)

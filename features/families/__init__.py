@@ -3,7 +3,9 @@
 ``docs/how-to/add-an-encoder-family.md`` describes how to add one.
 """
 
+from .ast import AudioSpectrogramTransformer
 from .audio_towers import Qwen2Audio, Voxtral
+from .clap import Clap
 from .conformer import Wav2Vec2Bert, Wav2Vec2Conformer
 from .family import Family, Part, Stack
 from .sew import Sew, SewD
@@ -21,6 +23,8 @@ FAMILIES: tuple[Family, ...] = (
     SewD(),
     Qwen2Audio(),
     Voxtral(),
+    AudioSpectrogramTransformer(),
+    Clap(),
 )
 
 _FAMILY_OF = {model_type: family for family in FAMILIES for model_type in family.model_types}
