@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +286,7 @@ def _load_part(files: _Source, family: Family, part: Part, config: Any) -> nn.Mo
     import transformers
 
     paths = _weight_paths(files, part.prefixes)
-    kind = getattr(transformers, part.model_class)
+    kind = attrgetter(part.model_class)(transformers)
     keys = [key for path in paths for key in weight_names(path)]
     prefix = next((p for p in part.prefixes if any(key.startswith(p) for key in keys)), None)
     if prefix is None:

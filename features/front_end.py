@@ -156,3 +156,16 @@ class LogMelFrontEnd:
         """Return the number of frames of a clip, without those of the padding after it."""
         # Not of a negative number: division in ONNX, to which this is exported, rounds to zero.
         return (n_samples + self.samples_per_frame - 1) // self.samples_per_frame
+
+
+def masked_frames(features: torch.Tensor, frames: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Return features without frames beyond every clip, and a mask if clips differ in length.
+
+    ``features`` have the shape (n_clips, n_frames, n_features); ``frames`` are the valid frames of
+    each clip.
+    """
+    longest = max(frames)
+    inputs = {"input_features": features[:, :longest].contiguous()}
+    if min(frames) < longest:
+        inputs["attention_mask"] = (torch.arange(longest) < torch.tensor(frames)[:, None]).long()
+    return inputs

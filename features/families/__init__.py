@@ -8,6 +8,8 @@ from .audio_towers import Qwen2Audio, Voxtral
 from .clap import Clap
 from .conformer import Wav2Vec2Bert, Wav2Vec2Conformer
 from .family import Family, Part, Stack
+from .moonshine import Moonshine
+from .parakeet import Parakeet
 from .sew import Sew, SewD
 from .wav2vec2 import Wav2Vec2
 from .whisper import Whisper
@@ -25,6 +27,8 @@ FAMILIES: tuple[Family, ...] = (
     Voxtral(),
     AudioSpectrogramTransformer(),
     Clap(),
+    Moonshine(),
+    Parakeet(),
 )
 
 _FAMILY_OF = {model_type: family for family in FAMILIES for model_type in family.model_types}

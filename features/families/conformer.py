@@ -11,7 +11,7 @@ from torch import nn
 from ...errors import UserError
 from ..audio import Waveform
 from ..checkpoint_limits import CONFIG, EXTRACTOR, Limits
-from ..front_end import FrontEnd
+from ..front_end import FrontEnd, masked_frames
 from ..padding import Valid, ValidForAll, zero_padding
 from .family import Family, Stack
 from .wav2vec2 import Wav2Vec2
@@ -146,19 +146,6 @@ class MelPairsFrontEnd:
     def frames(self, n_samples: int) -> int:
         """Return the number of whole frames of a clip."""
         return ((n_samples - self.window) // self.hop + 1) // self.stride
-
-
-def masked_frames(features: torch.Tensor, frames: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Return features without frames beyond every clip, and a mask if clips differ in length.
-
-    ``features`` have the shape (n_clips, n_frames, n_features); ``frames`` are the valid frames of
-    each clip.
-    """
-    longest = max(frames)
-    inputs = {"input_features": features[:, :longest].contiguous()}
-    if min(frames) < longest:
-        inputs["attention_mask"] = (torch.arange(longest) < torch.tensor(frames)[:, None]).long()
-    return inputs
 
 
 class LockedPositions(nn.Module):

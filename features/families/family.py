@@ -36,7 +36,7 @@ class Stack:
 class Part:
     """Where the encoder is in the checkpoint of a larger model, of which nothing else is read."""
 
-    #: Names of classes of transformers: of the encoder and of its configuration.
+    #: Names of the classes of the encoder and of its configuration, within transformers.
     model_class: str
     config_class: str
     #: Prefixes of the names of its weights; those with the first one that occurs are read.
