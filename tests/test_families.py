@@ -22,11 +22,12 @@ from serpipe.features.audio import Waveform
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.features.encoder import load_encoder
 from serpipe.features.families import family_of
+from serpipe.features.families.table import families_table
 from serpipe.pipeline.finetune.classifier import load_classifier
 from serpipe.pipeline.finetune.kinds import EncoderWithHead
 from serpipe.pipeline.finetune.options import TrainingOptions
 
-from .conftest import made_once
+from .conftest import ROOT, made_once
 from .test_encoder import noise, relative_error
 
 _BLOCKS = {
@@ -446,3 +447,27 @@ class Touch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    {type(family_of(case.model_type)): name for name, case in reversed(CASES.items())}.values(),
+)
+def test_the_table_of_families_states_what_the_front_ends_do(
+    saved: Callable[[str], Path], name: str
+) -> None:
+    encoder = load_encoder(str(saved(name)))
+    family, front_end = family_of(CASES[name].model_type), encoder.front_end
+    rate, longest = front_end.sampling_rate, front_end.maximum_samples
+    assert family.shortest_milliseconds == round(1000 * front_end.minimum_samples / rate)
+    assert family.window_seconds == (longest and longest / rate)
+    seconds = family.window_seconds or 30
+    n_frames = front_end.frames(int(seconds * rate))
+    assert family.frames_per_second == pytest.approx(n_frames / seconds, rel=0.02)
+    assert ("final_norm" in family.layers) == ("final_norm" in encoder.identity.layers)
+
+
+def test_the_table_of_families_is_that_of_the_code() -> None:
+    """After a change, put the output of ``python -m serpipe.features.families.table`` there."""
+    page = (ROOT / "docs" / "how-to" / "use-an-encoder.md").read_text(encoding="utf-8")
+    assert f"\n\n{families_table()}\n" in page

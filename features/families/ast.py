@@ -27,7 +27,7 @@ class AudioSpectrogramTransformer(Family):
     input = "mel filter bank"
     frames_per_second = 10
     layers = "`0` … `L`, `final_norm`"
-    has_window = True
+    window_seconds = 10.24
     extractor = "ASTFeatureExtractor"
     block_pattern = r"(?:^|\.)encoder\.layer\.(\d{1,6})\."
     config_limits = Limits(

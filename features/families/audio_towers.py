@@ -21,7 +21,7 @@ class Qwen2Audio(Family):
     classes = ("Qwen2AudioEncoder",)
     input = "log-mel spectrogram"
     layers = "`0` … `L`, `final_norm` (25 per second)"
-    has_window = True
+    window_seconds = 30
     extractor = "WhisperFeatureExtractor"
     block_pattern = r"^layers\.(\d{1,6})\."
     parts: ClassVar[Mapping[str, Part]] = {

@@ -30,8 +30,9 @@ class Clap(Family):
     classes = ("ClapAudioModel",)
     input = "log-mel spectrogram, 48 kHz"
     frames_per_second = 3.2
+    shortest_milliseconds = 21
     layers = "`0` … `L` of the last stage, `final_norm`"
-    has_window = True
+    window_seconds = 10
     extractor = "ClapFeatureExtractor"
     # Of stages, not of the blocks in one: all stages must be there.
     block_pattern = r"^audio_encoder\.layers\.(\d{1,6})\."

@@ -39,6 +39,7 @@ class Wav2Vec2Bert(Family):
     model_types = ("wav2vec2-bert",)
     classes = ("Wav2Vec2BertModel",)
     input = "mel filter bank, normalised over the clip"
+    shortest_milliseconds = 35
     extractor = "SeamlessM4TFeatureExtractor"
     config_limits = Limits(
         integers={

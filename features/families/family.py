@@ -66,8 +66,11 @@ class Family:
     layers: ClassVar[str] = "`0` … `L`"
     #: Relative error of every layer against plain transformers, which tests assert in float32.
     tolerance: ClassVar[float] = 1e-5
-    #: Whether every clip is padded to one length, without a mask.
-    has_window: ClassVar[bool] = False
+    #: The shortest clip that published checkpoints take, in milliseconds.
+    shortest_milliseconds: ClassVar[int] = 25
+    #: The length to which every clip is padded, without a mask, in published checkpoints; None
+    #: means that clips are not padded.
+    window_seconds: ClassVar[float | None] = None
     #: Whether it can be fine-tuned, and evaluated as a trained classifier.
     is_trainable: ClassVar[bool] = False
     #: Whether it can be exported to ONNX.
@@ -84,6 +87,11 @@ class Family:
     unused: ClassVar[tuple[str, ...]] = ()
     #: By ``model_type``: those encoders of which nothing but the encoder is read.
     parts: ClassVar[Mapping[str, Part]] = {}
+
+    @property
+    def has_window(self) -> bool:
+        """Whether every clip is padded to one length, without a mask."""
+        return self.window_seconds is not None
 
     def model_class(self, config: Any) -> Any:
         """Return the transformers class whose weights are loaded, if it is not in ``parts``."""

@@ -30,6 +30,7 @@ class Moonshine(Family):
     model_types = ("moonshine",)
     classes = ("MoonshineEncoder",)
     frames_per_second = 41.7
+    shortest_milliseconds = 56
     layers = "`0` … `L`, `final_norm`"
     block_pattern = r"^layers\.(\d{1,6})\."
     parts: ClassVar[Mapping[str, Part]] = {

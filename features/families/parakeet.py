@@ -27,6 +27,7 @@ class Parakeet(Family):
     classes = ("ParakeetEncoder",)
     input = "log-mel spectrogram, normalised over the clip"
     frames_per_second = 12.5
+    shortest_milliseconds = 20
     extractor = "ParakeetFeatureExtractor"
     block_pattern = r"^layers\.(\d{1,6})\."
     parts: ClassVar[Mapping[str, Part]] = {

@@ -25,6 +25,7 @@ class Sew(Wav2Vec2):
     model_types = ("sew",)
     classes = ("SEWModel",)
     frames_per_second = 25
+    shortest_milliseconds = 45
     layers = "`0` … `L`"
     is_trainable = False
     is_exportable = False

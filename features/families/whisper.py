@@ -29,7 +29,7 @@ class Whisper(Family):
     classes = ("WhisperEncoder",)
     input = "log-mel spectrogram"
     layers = "`0` … `L`, `final_norm`"
-    has_window = True
+    window_seconds = 30
     is_trainable = True
     is_exportable = True
     unused = ("projector.", "classifier.")
