@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -27,7 +28,7 @@ from serpipe.pipeline.finetune.classifier import load_classifier
 from serpipe.pipeline.finetune.kinds import EncoderWithHead
 from serpipe.pipeline.finetune.options import TrainingOptions
 
-from .conftest import ROOT, made_once
+from .conftest import ROOT, Command, made_once
 from .test_encoder import noise, relative_error
 
 _BLOCKS = {
@@ -299,6 +300,16 @@ def test_a_clip_has_the_same_embedding_in_a_batch_as_alone(
                         assert error < 1e-4, (pooling, layer, lengths[index])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_is_close(saved: Callable[[str], Path], name: str) -> None:
+    exact = load_encoder(str(saved(name)))
+    half = load_encoder(str(saved(name)), precision="bf16")
+    rate = exact.identity.sampling_rate
+    waveforms = [0.1 * noise(rate), 0.1 * noise(rate // 2 + 161, 1)]
+    error = relative_error(half.embed(waveforms)["mean"], exact.embed(waveforms)["mean"])
+    assert 0 < error < 0.05
+
+
 @pytest.mark.parametrize("name", ["w2v-bert-rotary", "conformer", "conformer-rotary-layer"])
 def test_threads_with_clips_of_other_lengths_get_their_own_positions(
     saved: Callable[[str], Path], name: str
@@ -385,6 +396,21 @@ def test_a_family_that_cannot_be_trained_is_refused_as_a_classifier(
         EncoderWithHead(load_checkpoint(folder, None), TrainingOptions(), folder)
 
 
+def test_a_bundle_of_a_frozen_family_predicts_but_is_not_exported(
+    saved: Callable[[str], Path], few_clips: Path, serpipe: Command
+) -> None:
+    """Real clips, at the 48 kHz of CLAP."""
+    encoder = saved("clap")
+    assert serpipe("extract", "--data", few_clips, "--encoder", encoder).code == 0
+    assert serpipe("fit", "--head", "lda", "--split", "kfold:2").code == 0
+    clip = next(iter((few_clips / "Actor_01").iterdir()))
+    predicted = serpipe("predict", clip, "--encoder", encoder)
+    assert predicted.code == 0, predicted.err
+    exported = serpipe("export", "--encoder", encoder)
+    assert exported.code == 2
+    assert "'clap'" in exported.err
+
+
 PARTS = [name for name in CASES if family_of(CASES[name].model_type).parts]
 
 
@@ -416,6 +442,30 @@ def test_only_the_weights_of_the_encoder_are_read(
     np.testing.assert_array_equal(
         encoder.embed([waveform])["mean"], expected.embed([waveform])["mean"]
     )
+
+
+def test_only_the_files_that_hold_the_encoder_are_needed_from_the_hub(
+    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is recorded as for other encoders."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--somebody--qwen2-audio"
+    snapshot = shutil.copytree(saved("qwen2-audio"), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    weights = load_file(snapshot / "model.safetensors")
+    (snapshot / "model.safetensors").unlink()
+    own = {key: tensor for key, tensor in weights.items() if key.startswith("audio_tower.")}
+    save_file(own, snapshot / "part-1.safetensors", metadata={"format": "pt"})
+    index = {key: f"part-{1 if key in own else 2}.safetensors" for key in weights}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    identity = load_encoder("somebody/qwen2-audio").identity
+    assert (identity.encoder, identity.revision) == ("somebody/qwen2-audio", commit)
+    local = load_encoder(str(saved("qwen2-audio"))).identity
+    assert identity.weights_sha256 == local.weights_sha256
+    assert identity.config_sha256 == local.config_sha256
 
 
 @pytest.mark.parametrize("name", PARTS)
