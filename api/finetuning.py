@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..features.names import DEFAULT_ENCODER
+from ..features.names import DEFAULT_ENCODER, OPENSMILE
 from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS, TrainingOptions
 from ..pipeline.options import FoldOptions, Protocol
 from ..progress import Say, Track, no_track, say_nothing
@@ -136,6 +136,8 @@ def finetune(
     encoder = str(encoder)
     if network is None:
         check_checkpoint_name(encoder)
+        if encoder.startswith(OPENSMILE):
+            raise UserError(f"--encoder {encoder}: has no weights to train; name another encoder")
     for package, extra in (("accelerate", "finetune"), ("tensorboard", "tensorboard")):
         if find_spec(package) is None and (package == "accelerate" or tensorboard):
             raise UserError(

@@ -19,8 +19,8 @@ class ExtractOptions:
     ----------
     encoder : str or Path
         Hub id or local folder of a speech encoder (wav2vec 2.0, XLS-R, HuBERT, WavLM,
-        data2vec-audio, Whisper), or ``whisper-tiny.en``, which ships with serpipe and needs no
-        network.
+        data2vec-audio, Whisper, ...); ``whisper-tiny.en``, which ships with serpipe and needs no
+        network; or the acoustic features ``opensmile:eGeMAPSv02`` or ``opensmile:ComParE_2016``.
     revision : str, optional
         Commit, tag or branch of a hub id. The default encoder is pinned; of others ``main``.
     pooling : {"mean", "std", "mean,std"}

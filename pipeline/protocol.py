@@ -600,7 +600,8 @@ def read_layer(cache: Cache, layer: str, plan: Plan) -> NDArray[np.float32]:
 
 def read_rows(cache: Cache, layer: str, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """Read only some rows of a layer, by their row numbers in the cache."""
-    parts = [cache.read_rows(pooling, layer, rows) for pooling in plan.pooling.split(",")]
+    poolings = cache.poolings_of(layer, plan.pooling)
+    parts = [cache.read_rows(pooling, layer, rows) for pooling in poolings]
     X = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
     _check_finite(X, cache, layer)
     return X
