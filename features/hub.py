@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MachineError, SerpipeError, UserError, first_line
-from .checkpoint_limits import CONFIG, MAX_JSON_BYTES
+from .checkpoint_limits import CONFIG, EXTRACTOR, MAX_JSON_BYTES, PROCESSOR, WEIGHTS, weight_files
 from .names import BUILT_IN
 
 #: A revision becomes a path in the hub's cache, and may come from an untrusted bundle.
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]{0,199}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 #: The disk is full, a quota is used up, or the folder may not be written to.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -75,8 +76,9 @@ class Snapshot:
 def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
     """Find the commit of a revision, and download its ``config.json``.
 
-    The hub lists the files of the commit with their sizes. If it does not answer, the commit is
-    that which the local cache of the hub recorded for the revision.
+    The hub lists the files of the commit with their sizes. It is not asked for a commit that is
+    complete in its local cache. If it does not answer, the commit of a branch is that which the
+    cache recorded.
 
     Parameters
     ----------
@@ -98,13 +100,20 @@ def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
     MachineError
         If the hub cannot be reached and the cache does not have the model.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
 
     def explain(error: BaseException) -> SerpipeError:
         return _explain(name, revision, option, error)
 
     if not _REVISION.fullmatch(revision):
         raise UserError(f"--revision {revision!r:.60}: not the name of a branch, tag or commit")
+    if _COMMIT.fullmatch(revision):
+        try:
+            cached = try_to_load_from_cache(name, CONFIG, revision=revision)
+        except ValueError as error:  # the name cannot be that of a model
+            raise explain(error) from error
+        if isinstance(cached, str) and _is_complete(Path(cached).parent):
+            return Snapshot(name, revision, Path(cached).parent, {}, explain)
     failure: Exception | None = None
     sizes: dict[str, int | None] = {}
     commit = None
@@ -130,6 +139,19 @@ def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
             f"{name}: {revision} was changed on the hub a moment ago; run the same command again"
         )
     return Snapshot(name, folder.name, folder, sizes, explain, failure)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether the local cache has all that is needed of a commit: weights are downloaded last."""
+    if not any((folder / name).exists() for name in (EXTRACTOR, PROCESSOR)):
+        return False
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            return True
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            return all((folder / file).exists() for file in weight_files(index))
+    return False
 
 
 def _check_size(

@@ -174,6 +174,18 @@ def test_a_branch_is_resolved_to_a_commit_and_all_files_are_of_that_commit(
     assert load_encoder(NAME, revision=first).identity == before
 
 
+def test_the_hub_is_not_asked_for_a_commit_that_is_in_the_cache(hub: Hub, copy: Path) -> None:
+    commit = hub.push_folder(NAME, copy)
+    before = load_encoder(NAME).identity
+    hub.requests.clear()
+    assert load_encoder(NAME, revision=commit).identity == before
+    assert hub.requests == []
+    # What an interrupted download lacks is still downloaded.
+    (weights,) = (copy.parent / "hub").glob("models--*/snapshots/*/model.safetensors")
+    weights.unlink()
+    assert load_encoder(NAME, revision=commit).identity == before
+
+
 def test_a_hub_that_is_down_is_replaced_by_the_local_cache(
     hub: Hub, copy: Path, monkeypatch: pytest.MonkeyPatch, serpipe: Command
 ) -> None:
