@@ -96,10 +96,10 @@ def load_checkpoint(
             extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **no_code)
             config_sha256 = _hash_configs(config, extractor)
             front_end = _front_end(name, config, extractor)
-            _check_weights(files, config)
+            training = _training(files, settings)
+            _check_weights(files, config)  # downloads them, after everything else
             model = (load or _load_model)(name, files.folder, config)
             weights_sha256 = _hash_weights(model)
-            training = _training(files, settings)
         except SerpipeError:
             raise
         except Exception as error:  # a damaged checkpoint can make the loaders raise anything

@@ -174,10 +174,13 @@ def _explain(name: str, revision: str, option: str, error: BaseException) -> Ser
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__  # why the hub was of no help
     reason = first_line(error)
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):

@@ -22,7 +22,8 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     #: Commits of branches.
     branches: dict[str, str] = field(default_factory=dict)
-    #: Status that is answered to everybody, with the code GatedRepo; 0 if access is free.
+    #: Status of requests for files, with the code GatedRepo; 0 if access is free. The list of files
+    #: is public, as it is on the hub.
     gated: int = 0
     #: Sizes that the list of files states in place of the true ones.
     stated: dict[str, int] = field(default_factory=dict)
@@ -104,9 +105,6 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:  # the hub does not tell strangers whether it exists
             self.reply(401, {"X-Error-Code": "RepoNotFound"})
             return None
-        if repo.gated:
-            self.reply(repo.gated, {"X-Error-Code": "GatedRepo"})
-            return None
         commit = repo.branches.get(revision, revision)
         if commit not in repo.commits:
             self.reply(404, {"X-Error-Code": "RevisionNotFound"})
@@ -127,6 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not (match := self.find(name, revision)):
             return
         repo, commit = match
+        if repo.gated:
+            self.reply(repo.gated, {"X-Error-Code": "GatedRepo"})
+            return
         content = repo.commits[commit].get(file)
         if content is None:
             self.reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
