@@ -15,11 +15,12 @@ from torch import nn
 from ...choices import CHANNELS, check_choice
 from ...errors import UserError, counted
 from ...features.audio import CHANNEL_POLICY, Waveform
-from ...features.batching import GPU_BATCH_SECONDS, Lane
+from ...features.batching import Lane
 from ...features.encoder import PRECISIONS, Encoder, load_encoder
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
 from ...features.names import BUILT_IN, HUB_ID, POOLINGS
+from ...features.options import ExtractOptions
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.measures import MEASURES, Measure
@@ -350,7 +351,7 @@ def _for_each_clip(
 
     def on_gpu(waveforms: Sequence[Waveform]) -> list[_T]:
         scored: list[_T] = []
-        capacity = int(GPU_BATCH_SECONDS * rate)
+        capacity = int(ExtractOptions.batch_seconds * rate)
         while len(scored) < len(waveforms):
             remaining = waveforms[len(scored) :]
             longest = np.maximum.accumulate([len(waveform) for waveform in remaining])
