@@ -27,7 +27,7 @@ class Snapshot:
     #: In the local cache of the hub; files are added to it as they are downloaded.
     folder: Path
     #: Sizes in bytes of all files on the hub, None where it does not state the size. Empty if the
-    #: hub did not answer: only what is in ``folder`` can be used.
+    #: hub did not answer or was not asked: only what is in ``folder`` can be used.
     sizes: Mapping[str, int | None]
     #: Turns an exception of the hub's client into an error for the user.
     explain: Callable[[BaseException], SerpipeError]
