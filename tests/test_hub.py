@@ -133,6 +133,26 @@ def test_a_missing_weight_of_the_encoder_is_refused_and_one_of_the_quantizer_is_
         load_encoder("lab/no-key")
 
 
+class MakesFolder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_code_in_downloaded_weights_is_not_run(hub: Hub, tmp_path: Path) -> None:
+    save_as_in_2020(tmp_path / "old")
+    path = tmp_path / "old" / "pytorch_model.bin"
+    torch.save(torch.load(path) | {"more": MakesFolder(tmp_path / "was-run")}, path)
+    hub.push_folder(NAME, path.parent)
+    with pytest.raises(UserError, match=NAME):
+        load_encoder(NAME)
+    assert not (tmp_path / "was-run").exists()
+
+
 def test_only_safetensors_are_downloaded_where_there_are_both(hub: Hub, copy: Path) -> None:
     hub.push_folder(NAME, copy, **{"pytorch_model.bin": b"not needed"})
     encoder = load_encoder(NAME)
