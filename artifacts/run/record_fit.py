@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 
 #: Raised when the same command gives other numbers, so that runs of earlier versions do not resume.
-REVISION = 4
+REVISION = 5
 
 
 def record_run(
