@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -29,7 +28,9 @@ from serpipe.pipeline.finetune.kinds import EncoderWithHead
 from serpipe.pipeline.finetune.options import TrainingOptions
 
 from .conftest import ROOT, Command, made_once
+from .hub import Hub
 from .test_encoder import noise, relative_error
+from .test_hub import hub  # noqa: F401
 
 _BLOCKS = {
     "hidden_size": 32,
@@ -255,10 +256,11 @@ def test_layers_are_those_of_plain_transformers(saved: Callable[[str], Path], na
     """For the shortest clip, and for some of up to 35 s, with odd numbers of samples and frames."""
     case = CASES[name]
     encoder = load_encoder(str(saved(name)), poolings=("mean", "std"))
+    family = family_of(case.model_type)
+    norm_frames = family.stack(encoder.model).norm_frames
     model, extractor = case.encoder(case.build()), case.extractor()
     rate, front_end = encoder.identity.sampling_rate, encoder.front_end
     longest = front_end.maximum_samples or 35 * rate
-    tolerance = family_of(case.model_type).tolerance
     for n_samples in (front_end.minimum_samples, rate // 2 + 161, 3 * rate + 7, longest):
         waveform = 0.1 * noise(n_samples)
         theirs = case.plain(model, extractor, waveform)
@@ -266,13 +268,13 @@ def test_layers_are_those_of_plain_transformers(saved: Callable[[str], Path], na
         for index, layer in enumerate(encoder.identity.layers):
             n_frames = front_end.frames(n_samples)
             if layer == "final_norm":
-                n_frames = encoder.pooler.stack.norm_frames(n_frames)
+                n_frames = norm_frames(n_frames)
             if layer in theirs:
                 std, mean = torch.std_mean(theirs[layer][:n_frames], dim=0, unbiased=False)
                 for pooling, expected in (("mean", mean), ("std", std)):
                     if expected.norm() > 1e-3:  # the std of a single frame is zero
                         error = relative_error(ours[pooling][index, 0], expected.numpy())
-                        assert error < tolerance, (layer, pooling, n_samples)
+                        assert error < family.tolerance, (layer, pooling, n_samples)
         assert len(theirs.keys() & set(encoder.identity.layers)) >= 3
 
 
@@ -444,25 +446,27 @@ def test_only_the_weights_of_the_encoder_are_read(
     )
 
 
-def test_only_the_files_that_hold_the_encoder_are_needed_from_the_hub(
-    saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_the_files_that_hold_the_encoder_are_downloaded(
+    saved: Callable[[str], Path],
+    tmp_path: Path,
+    hub: Hub,  # noqa: F811
 ) -> None:
-    """The commit is recorded as for other encoders."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "models--somebody--qwen2-audio"
-    snapshot = shutil.copytree(saved("qwen2-audio"), repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    weights = load_file(snapshot / "model.safetensors")
-    (snapshot / "model.safetensors").unlink()
-    own = {key: tensor for key, tensor in weights.items() if key.startswith("audio_tower.")}
-    save_file(own, snapshot / "part-1.safetensors", metadata={"format": "pt"})
-    index = {key: f"part-{1 if key in own else 2}.safetensors" for key in weights}
-    (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    identity = load_encoder("somebody/qwen2-audio").identity
-    assert (identity.encoder, identity.revision) == ("somebody/qwen2-audio", commit)
+    folder = shutil.copytree(saved("qwen2-audio"), tmp_path / "encoder")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {
+        key: f"part-{1 if key.startswith('audio_tower.') else 2}.safetensors" for key in weights
+    }
+    for number in (1, 2):
+        part = {key: weights[key] for key, file in index.items() if file[5] == str(number)}
+        save_file(part, folder / f"part-{number}.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    commit = hub.push_folder("lab/tower", folder)
+    identity = load_encoder("lab/tower").identity
+    assert (identity.encoder, identity.revision) == ("lab/tower", commit)
+    files = {file for _, file in hub.requested_files()}
+    assert "part-1.safetensors" in files
+    assert "part-2.safetensors" not in files
     local = load_encoder(str(saved("qwen2-audio"))).identity
     assert identity.weights_sha256 == local.weights_sha256
     assert identity.config_sha256 == local.config_sha256
