@@ -263,7 +263,8 @@ def test_a_fit_on_workers_gives_the_same_bytes(
     work = tmp_path / "work"
     shutil.copytree(fitted_once, work)
     monkeypatch.chdir(work)
-    options: dict[str, Any] = {**fit, "layers": "2-3", "provenance": SAME}
+    protocol = package.Protocol(layers="2-3")
+    options: dict[str, Any] = {**fit, "protocol": protocol, "provenance": SAME}
     package.fit(out="local", **options)
     package.fit(out="remote", cluster="local:2", **options)
     files = sorted(path.relative_to("local") for path in Path("local").rglob("*.*"))
@@ -283,7 +284,7 @@ def test_a_worker_that_does_not_find_the_embeddings_is_named(
     processes.workers(1, hide=hidden)
     with pytest.raises(UserError, match=f"tcp://.* {hidden / 'run'}/.*--out"):
         package.fit(
-            cache=cache, head="lda", layers="2", split="kfold:2", stream_past=0.0,
+            cache, "lda", package.Protocol(layers="2", split="kfold:2"), stream_past=0.0,
             out=hidden / "run", cluster=processes.address,
         )  # fmt: skip
 
