@@ -127,7 +127,7 @@ def test_an_unusable_clip_is_refused_in_one_line(
     assert message.endswith(f"; {caught.value.parts[-1]}")
 
 
-def test_what_makes_a_clip_unusable_is_told_apart(tmp_path: Path) -> None:
+def test_messages_of_different_causes_differ(tmp_path: Path) -> None:
     problems = set()
     kinds = ("empty file", "text", "git-lfs pointer", "no samples", "zeros", "not numbers",
              "cut off WAV", "a folder")  # fmt: skip
