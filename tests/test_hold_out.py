@@ -18,6 +18,7 @@ from serpipe.pipeline.nuisance import MOST_FOLDS, _pool
 from serpipe.pipeline.protocol import Plan, Protocol, inner_title, make_plan
 
 from .conftest import Command, write_hashed
+from .messages import assert_refused
 from .test_honesty import QUICK, write_voices
 
 LABELS = ("angry", "happy", "sad")
@@ -174,8 +175,7 @@ def test_what_cannot_be_held_out_is_refused(
         speaker_id=np.array([f"p{row // 9:02d}" for row in range(n)]),
     )  # fmt: skip
     done = serpipe("fit", "--cache", cache, "--head", "lr", *options)
-    assert done.code == 2
-    assert named in done.err
+    assert_refused(done, named)
     assert not Path("artifacts").exists()
 
 
@@ -243,8 +243,7 @@ def test_a_matrix_of_other_clips_or_with_other_reports_is_refused(
     one = fitted(serpipe, cache)
     other = fitted(serpipe, cache, "--keep", "angry,sad")
     done = serpipe("report", "--matrix", one.run, other.run)
-    assert done.code == 2
-    assert one.run.name in done.err
+    assert_refused(done, one.run.name)
     assert serpipe("report", "--matrix", "--compare-layers", "lr", one.run).code == 2
     assert serpipe("report", "--matrix", one.run).code == 0
 
