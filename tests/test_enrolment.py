@@ -25,8 +25,8 @@ from serpipe.pipeline.calibration import apply_temperature
 from serpipe.pipeline.enrolment import (
     SpeakerStatistics,
     centre_speakers,
+    check_clip_numbers,
     fit_enrolled,
-    read_clip_numbers,
 )
 from serpipe.pipeline.enrolment_curve import ANY_LABEL, EnrolmentFit, fit_enrolment
 from serpipe.pipeline.fit import Problem, fit_head
@@ -34,7 +34,7 @@ from serpipe.pipeline.folds import make_split
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.measures import LABELS
-from serpipe.pipeline.protocol import Protocol
+from serpipe.pipeline.options import Protocol
 from serpipe.serving.refused import Refused
 from serpipe.serving.speakers import Speakers
 
@@ -184,12 +184,12 @@ def test_the_result_depends_on_the_seed_and_not_on_the_number_of_processes() -> 
     assert (first != other).any()
 
 
-def test_numbers_of_clips_are_read_sorted_and_others_are_refused() -> None:
-    assert read_clip_numbers("--enrol", "8, 0,4,8") == (0, 4, 8)
-    assert read_clip_numbers("--enrol", ()) == ()
-    for wrong in ("0", "4,", "-1", "1.5", "9999", "a"):
+def test_numbers_of_clips_are_sorted_and_others_are_refused() -> None:
+    assert check_clip_numbers("--enrol", (8, 0, 4, 8)) == (0, 4, 8)
+    assert check_clip_numbers("--enrol", ()) == ()
+    for wrong in (0, -1, 9999):
         with pytest.raises(UserError):
-            read_clip_numbers("--enrol", wrong)
+            check_clip_numbers("--enrol", (wrong,))
 
 
 def write_speakers(path: Path, shift: float = 3.0) -> Path:
@@ -209,7 +209,7 @@ def enrolled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache,
         head="lda,lr,svm-linear",
         grid=["C=0.01"],
-        enrol="0,1,8,17,18",
+        protocol=Protocol(enrol=(0, 1, 8, 17, 18)),
         out=folder / "run",
         jobs=1,
     ).run

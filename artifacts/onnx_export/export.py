@@ -16,6 +16,7 @@ from ...errors import UserError
 from ...features.audio import RESAMPLER, SILENCE_PEAK, Waveform
 from ...features.checkpoint import load_checkpoint
 from ...features.front_end import FrontEnd
+from ...features.names import OPENSMILE
 from ...files import write_bytes
 from ...provenance import versions
 from ..models.bundle import BundleSummary, load_bundle, read_bundle_summary
@@ -170,7 +171,12 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
         raise UserError(
             f"{folder}: the order of labels in its head is not that of bundle.json; fit again"
         )
-    checkpoint = load_checkpoint(*find_encoder(folder, summary, encoder, revision))
+    source, revision = find_encoder(folder, summary, encoder, revision)
+    if source.startswith(OPENSMILE):
+        raise UserError(
+            f"{folder}: needs openSMILE, which is no part of ONNX; predict with serpipe"
+        )
+    checkpoint = load_checkpoint(source, revision)
     front_end = checkpoint.front_end
     seconds = summary.encoder.get("max_seconds")
     longest = math.floor(seconds * front_end.sampling_rate) if seconds else None

@@ -44,9 +44,9 @@ from ...pipeline.heads.fused import FusedMember
 from ...pipeline.layers import Candidate, weigh
 from ...pipeline.measures import MEASURES
 from ...pipeline.novelty import NoveltyDetector, fit_novelty_detector
+from ...pipeline.options import Protocol
 from ...pipeline.protocol import (
     Plan,
-    Protocol,
     anything_to_choose,
     inner_title,
     make_plan,
