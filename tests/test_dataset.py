@@ -94,7 +94,7 @@ def test_the_requested_channel_is_used(tmp_path: Path) -> None:
     [
         ({"target": "mood"}, ["target", "'mood'", "emotion", "fatigue", "room"]),
         ({"target": "speaker"}, ["target", "'speaker'"]),
-        ({"target": "intensity"}, ["target", "intensity", "5 clips"]),
+        ({"target": "intensity"}, ["target", "intensity", 5]),
         ({"labels": ["sad", "angry"]}, ["5.wav", "emotion", "'happy'", "sad, angry"]),
         ({"labels": ["sad", "angry", "sad", "happy"]}, ["labels", "sad, angry, sad, happy"]),
         ({"labels": ["sad"], "target": "fatigue"}, ["target", "fatigue", "labels"]),

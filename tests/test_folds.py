@@ -173,7 +173,7 @@ def test_inner_folds_are_five_or_as_many_as_there_are_speakers() -> None:
 @pytest.mark.parametrize(
     ("content", "values"),
     [
-        ("", ["folds.csv", "0 lines"]),
+        ("", ["folds.csv", 0]),
         ("speaker,part\n01,1\n", ["folds.csv", "speaker, part"]),
         ("speaker,fold\n01,1\n01,2\n", ["folds.csv", "line 3", "01"]),
         ("speaker,fold\n01,1\n,2\n", ["folds.csv", "line 3", "speaker"]),

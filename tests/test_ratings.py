@@ -9,7 +9,7 @@ from scipy.stats import f_oneway
 from serpipe.errors import UserError
 from serpipe.pipeline.ratings import agreement_of, join_ratings, read_ratings
 
-from .messages import raises_about
+from .messages import assert_names, raises_about
 
 #: Shrout and Fleiss (1979), table 2: six targets, four judges.
 SHROUT_FLEISS = np.array(
@@ -89,12 +89,13 @@ def test_ten_unusable_lines_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_ratings(write(tmp_path, f"name,x\n{rows}"), "x")
     lines = str(caught.value).splitlines()
-    assert (len(lines), lines[-1]) == (11, "... and 5 more lines")
+    assert len(lines) == 11
+    assert_names(lines[-1], 5)
 
 
 def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
     rows = "".join(f"c{n},r{n},1\n" for n in range(20_000))  # 3 GiB as a table
-    with raises_about(UserError, "20000 clips", "20000 raters"):
+    with raises_about(UserError, 20_000, 64 << 20):
         read_ratings(write(tmp_path, f"name,rater,x\n{rows}"), "x")
 
 
@@ -125,7 +126,7 @@ def test_a_rating_of_no_clip_or_of_two_is_refused(tmp_path: Path) -> None:
     with raises_about(UserError, path, "path 'c'", "'d.wav'"):
         join_ratings(read_ratings(path, "x"), cache_table())
     path = write(tmp_path, "name,x\nc,1\na,2\n")
-    with raises_about(UserError, path, "2 clips", "name 'a'", "one, two", "path"):
+    with raises_about(UserError, path, 2, "name 'a'", "one, two", "path"):
         join_ratings(read_ratings(path, "x"), cache_table())
 
 

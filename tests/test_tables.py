@@ -102,7 +102,7 @@ def test_a_number_that_single_precision_cannot_square_is_refused(
 def test_a_table_of_very_many_columns_is_refused(tmp_path: Path) -> None:
     names = ",".join(f"c{n}" for n in range(1001))
     values = ",".join("1" for _ in range(1001))
-    with raises_about(UserError, "1003 columns"):
+    with raises_about(UserError, 1003, 1000):
         read_table(write(tmp_path, f"path,speaker,{names}\na/1.wav,x,{values}\n"), KNOWN)
 
 
