@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 
 
 #: Raised when the same command gives other numbers, so that runs of earlier versions do not resume.
-REVISION = 4
+REVISION = 5
 
 
 def record_run(
@@ -145,9 +145,8 @@ def record_run(
     streamed = size > stream_past
     if streamed:
         plan, heads, grids = stream_plan(
-            plan, heads, grids, size, stream_past, on_cluster=cluster is not None,
-            default_heads=default_heads,
-        )  # fmt: skip
+            plan, heads, grids, size, stream_past, default_heads=default_heads
+        )
         say(f"note     {plan.marks[-1]}")
         if BEST in combined and len(heads) < 2:
             raise UserError(
