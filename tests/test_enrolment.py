@@ -1,7 +1,6 @@
 """Enrolment: what clips of a new speaker are worth, and that their labels are not looked at."""
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,6 +39,7 @@ from serpipe.serving.refused import Refused
 from serpipe.serving.speakers import Speakers
 
 from .conftest import Command, write_hashed
+from .messages import assert_refused, raises_about
 from .server import SmallModel, check_refusal, running
 from .test_honesty import write_voices
 
@@ -254,7 +254,7 @@ def test_a_changed_file_of_enrolment_is_refused(enrolled_run: Path, tmp_path: Pa
     run = shutil.copytree(enrolled_run, tmp_path / "run")
     file = run / "enrolment" / "lda.csv"
     file.write_text(file.read_text().replace("yes", "no", 1))
-    with pytest.raises(UserError, match=re.escape(str(file))):
+    with raises_about(UserError, file):
         read_results(run)
 
 
@@ -286,8 +286,7 @@ def test_what_enrolment_cannot_be_measured_for_is_refused_before_any_work(
     head = () if "--head" in options else ("--head", "lda")
     enrol = () if "--enrol" in options else ("--enrol", "4")
     refused = serpipe("fit", "--cache", cache, *head, *enrol, *options)
-    assert refused.code == 2
-    assert "--enrol" in refused.err
+    assert_refused(refused, "--enrol")
     assert not (tmp_path / "artifacts").exists()
 
 
@@ -372,8 +371,7 @@ def test_predict_enrols_a_folder_and_refuses_bundles_without_enrolment(
     assert json.loads(plain.out)["scores"] != json.loads(adapted.out)["scores"]
     (without,) = work.glob("artifacts/runs/*/bundles/lr")
     refused = serpipe("predict", clip, "--model", without, "--enrol", speakers[0], *options)
-    assert refused.code == 2
-    assert "enrol" in refused.err
+    assert_refused(refused, without, "serpipe fit --enrol")
     assert not refused.out
     missing = serpipe("predict", clip, "--model", folder, "--enrol", "nowhere", *options)
     assert missing.code == 2

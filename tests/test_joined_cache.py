@@ -14,6 +14,7 @@ from serpipe.features.cache import Cache, open_cache
 from serpipe.features.joined_cache import join_caches
 
 from .conftest import Command, save_encoder
+from .messages import raises_about
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,9 @@ def test_caches_that_disagree_or_have_nothing_in_common_are_refused(cache: Cache
     everyone = np.arange(len(cache))
     speaker = cache.clips["speaker"].copy()
     speaker[3] = "99"
-    with pytest.raises(UserError, match="99"):
+    with raises_about(UserError, cache.path, "99"):
         join_caches([cache, other(cache, everyone, speaker=speaker)])
-    with pytest.raises(UserError, match="clips"):
+    with raises_about(UserError, "--cache", cache.path):
         join_caches([cache, other(cache, everyone, sha256=np.roll(cache.clips["path"], 1))])
 
 

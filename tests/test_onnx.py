@@ -32,6 +32,7 @@ from serpipe.pipeline.heads import HEADS, paths
 from serpipe.pipeline.layers import choose_layers, weigh
 
 from .conftest import ROOT, Command, made_once, run_python
+from .messages import assert_refused, raises_about
 from .test_fit import EMOTIONS, GRIDS
 from .test_fit import clips as made_up_clips
 
@@ -235,7 +236,6 @@ def test_the_command_gives_the_same_bytes_and_the_page_s_example_the_same_label(
     (path,) = (tmp_path / EXPORTS).iterdir()  # nothing unfinished is left
     assert done.stdout.strip() == str(path.relative_to(tmp_path))
     assert "WARNING: A TOY" in done.stderr
-    assert "scores differ from those of torch by" in done.stderr
     digests = {hashlib.sha256(one.read_bytes()).hexdigest() for one in (path, shipped)}
     assert len(digests) == 1
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -272,10 +272,10 @@ def test_a_file_that_says_otherwise_is_not_put_in_place(
     path.parent.mkdir()
     path.write_text("older")
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
-    with pytest.raises(UserError, match=r"bundle: .*-1"):
+    with raises_about(UserError, bundle, "-1"):
         export_onnx(bundle, path, encoder=small_encoder)
     monkeypatch.setattr(onnx_convert, "MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="2 GiB"):
+    with raises_about(UserError, "2 GiB"):
         export_onnx(bundle, path, encoder=small_encoder)
     assert [one.name for one in path.parent.iterdir()] == ["model.onnx"]
     assert path.read_text() == "older"
@@ -288,17 +288,15 @@ def test_what_a_graph_cannot_do_is_one_line(
     trimmed = make_bundle(tmp_path / "t", small_encoder, waveforms, case, trim_decibels=30.0)
     half = make_bundle(tmp_path / "h", small_encoder, waveforms, case, precision="bf16")
     save_network(NetworkModel("cnn", EMOTIONS.tolist(), seed=0), tmp_path / "network", {})
-    for arguments, words in (
-        ((trimmed, "--encoder", small_encoder), "at 30.0 dB"),
-        ((half, "--encoder", small_encoder), "bf16, and the graph computes in float32"),
-        ((tmp_path / "network",), "is a network trained from scratch"),
-        ((DEFAULT_BUNDLE, "--out", "model.bin"), "--out model.bin"),
-        ((DEFAULT_BUNDLE, "--opset", 9), "--opset 9: "),
-        ((DEFAULT_BUNDLE, "--to", "tflite"), "--to tflite: expected onnx"),
+    for arguments, values in (
+        ((trimmed, "--encoder", small_encoder), (trimmed, "30.0 dB")),
+        ((half, "--encoder", small_encoder), (half, "bf16", "float32")),
+        ((tmp_path / "network",), (tmp_path / "network",)),
+        ((DEFAULT_BUNDLE, "--out", "model.bin"), ("--out model.bin",)),
+        ((DEFAULT_BUNDLE, "--opset", 9), ("--opset 9",)),
+        ((DEFAULT_BUNDLE, "--to", "tflite"), ("--to tflite", "onnx")),
     ):
-        done = serpipe("export", *arguments)
-        assert done.code == 2, done.err
-        assert words in done.err.splitlines()[-1]
+        assert_refused(serpipe("export", *arguments), *values)
         assert not list(Path().rglob("*.onnx*"))
 
 
@@ -307,5 +305,4 @@ def test_without_the_extra_it_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     done = serpipe("export", DEFAULT_BUNDLE)
-    assert done.code == 2
-    assert "pip install 'serpipe[onnx]'" in done.err
+    assert_refused(done, "'serpipe[onnx]'")
