@@ -1,11 +1,12 @@
 """The part of a bundle that adapts it to a speaker, and the profile of a speaker.
 
-It is saved beside the head, as ``enrolled_head.skops``, the head for embeddings without the shift
-of their speaker, and ``enrolment.npy``, the statistics of the training speakers: float64, shape
-(3, n_features), the mean and the variances between and within speakers.
+It is saved beside the head, as ``enrolled_head.skops`` (``.zip`` for a fusion), the head for
+embeddings without the shift of their speaker, and ``enrolment.npy``, the statistics of the training
+speakers: float64, shape (3, n_features), the mean and the variances between and within speakers.
 """
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class EnrolmentSummary:
     layer: Mapping[str, Any]
     strength: float  #: Factor of the variance between speakers.
     fewest: int  #: With fewer clips the head without enrolment predicts.
+    #: That of the probabilities; None in bundles of earlier versions: that of the bundle.
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def load_enrolment(folder: Path, head: type[Head], entry: Mapping[str, Any]) -> 
     from_json(Candidate, summary.layer)
     if not summary.strength > 0 or summary.fewest < 1:
         raise ValueError("its strength or number of clips is not positive")
+    if summary.temperature is not None and not 0 < summary.temperature < math.inf:
+        raise ValueError("its temperature is not a positive number")
     try:
         content = io.BytesIO(read_bytes(folder / _STATISTICS, _MAX_BYTES))
         stacked = np.lib.format.read_array(content, allow_pickle=False)
