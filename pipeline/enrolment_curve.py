@@ -37,8 +37,8 @@ STRENGTHS = (1.0, 2.0, 4.0)
 DRAWS, LABEL_DRAWS, INNER_DRAWS = 20, 5, 2
 #: Clips are drawn whatever their labels.
 ANY_LABEL = ""
-#: Clips that are predicted at a time.
-_BATCH = 4096
+#: Clips that are predicted at a time: larger kernels of an SVM take longer to allocate.
+_BATCH = 1024
 
 _Counts = NDArray[np.int64]
 
