@@ -252,10 +252,11 @@ def test_a_run_records_the_curve_of_each_head(enrolled_run: Path) -> None:
         assert gain > 0.1
         assert points[8].by_label == {}
         assert set(points[1].by_label) == set(NAMES.tolist())
-    tables = {table.name: table for table in report_run(results).tables}
+    report = report_run(results)
+    tables = {table.name: table for table in report.tables}
     record = tables["enrolment-lda"].json_records[2]
     assert (record["enrolled_clips"], record["scored_speakers"]) == (8, SPEAKERS)
-    assert "enrolment" in draw_figures(results)
+    assert "enrolment" in draw_figures(results, report)
 
 
 def test_enrolment_of_the_best_head_is_that_of_the_head_chosen_in_each_fold(
