@@ -5,6 +5,7 @@ the speaker's other clips are scored. Layer, amount of shrinkage and the number 
 enrolment pays are chosen in the same way on the training speakers of the fold.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,9 @@ class EnrolmentChoice:
     fewest : int
         The smallest of the numbers of clips from which on the training speakers gain by enrolment;
         0 if they do not gain. Below it the head without enrolment is used.
-    temperature : float
-        What calibrates the scores of the adapted head.
+    temperatures : tuple of float
+        For each of the numbers of clips, what calibrates the scores of the head that is adapted to
+        so many; NaN where no training speaker has more clips.
     """
 
     fold: str
@@ -69,7 +71,7 @@ class EnrolmentChoice:
     params: Params
     strength: float
     fewest: int
-    temperature: float
+    temperatures: tuple[float, ...]
 
     def is_used(self, n_clips: int) -> bool:
         """Whether the head is adapted to so many enrolled clips."""
@@ -149,12 +151,12 @@ class _InnerResult:
     """Results of the inner folds.
 
     Counts have the shape (n_strengths, n_numbers, n_labels, n_labels) with enrolment, and
-    (n_numbers, n_labels, n_labels) without it. There is a temperature for each strength.
+    (n_numbers, n_labels, n_labels) without it. There is a temperature for each strength and number.
     """
 
     enrolled: _Counts
     plain: _Counts
-    temperatures: tuple[float, ...]
+    temperatures: tuple[tuple[float, ...], ...]
 
 
 def check_enrolment(plan: "Plan") -> None:
@@ -470,7 +472,6 @@ def _score_inside(
     """Enrol the training speakers of a fold, each by a head fitted without their inner fold."""
     names, rows = np.array(problem.names), fold.train
     labels, speakers = problem.labels[rows], problem.speakers[rows]
-    codes = np.searchsorted(names, labels)
     n_labels = len(names)
     enrolled = np.zeros((len(STRENGTHS), len(numbers), n_labels, n_labels), np.int64)
     plain = np.zeros((len(numbers), n_labels, n_labels), np.int64)
@@ -488,13 +489,25 @@ def _score_inside(
             enrolled += counts
             scored += of_speaker
             plain += _count_plain(plain_codes[own], clips, len(names), numbers, orders)
-    temperatures = []
-    for strength in range(len(STRENGTHS)):
-        of_strength = [each for each in scored if each.strength == strength]
-        scores = np.concatenate([each.scores for each in of_strength]).astype(np.float64)
-        codes = np.concatenate([each.codes for each in of_strength])
-        temperatures.append(fit_temperature(scores, codes, fitted.head.scores_are))
-    return _InnerResult(enrolled, plain, tuple(temperatures))
+    temperatures = tuple(
+        tuple(
+            _fit_temperature(
+                [each for each in scored if (each.strength, each.number) == (strength, number)],
+                fitted.head.scores_are,
+            )
+            for number in range(len(numbers))
+        )
+        for strength in range(len(STRENGTHS))
+    )
+    return _InnerResult(enrolled, plain, temperatures)
+
+
+def _fit_temperature(scored: Sequence["_Scored"], scores_are: str) -> float:
+    """Calibrate adapted heads; return NaN if there are no scores."""
+    if not scored:
+        return math.nan
+    scores = np.concatenate([each.scores for each in scored]).astype(np.float64)
+    return fit_temperature(scores, np.concatenate([each.codes for each in scored]), scores_are)
 
 
 def _score_outside(
@@ -634,6 +647,7 @@ class _Scored:
     """Scores of the other clips of a speaker by an adapted head, to calibrate it."""
 
     strength: int  #: Index of the strength.
+    number: int  #: Index of the number of enrolled clips.
     scores: NDArray[np.float32]  #: Shape (n_others, n_labels).
     codes: NDArray[np.intp]  #: Their labels, as column numbers.
 
@@ -654,12 +668,12 @@ def _adapt(
         Confusion matrices of the other clips, summed over draws. A number of clips that leaves none
         to be scored adds nothing.
     scored : list of _Scored
-        Of the first draw.
+        By setting.
     """
     settings, shifts = [], []
-    for draw, index, enrolled, others in _divide(orders, numbers, clips):
+    for index, enrolled, others in _divide(orders, numbers, clips):
         for row, strength in enumerate(strengths):
-            settings.append((draw, row, index, others))
+            settings.append((row, index, others))
             shifts.append(fitted.statistics.shift(X[enrolled], strength))
     n_labels = len(fitted.names)
     counts = np.zeros((len(strengths), len(numbers), n_labels, n_labels), np.int64)
@@ -671,11 +685,10 @@ def _adapt(
         predicted, scores = fitted.predict(shifted)
         predicted = predicted.reshape(len(batch), len(X))
         scores = scores.reshape(len(batch), len(X), n_labels)
-        for number, (draw, row, index, others) in enumerate(settings[start : start + step]):
+        for number, (row, index, others) in enumerate(settings[start : start + step]):
             codes = clips.codes[others]
             counts[row, index] += LABELS.count(codes, predicted[number, others], range(n_labels))
-            if draw == 0:
-                scored.append(_Scored(row, scores[number, others], codes))
+            scored.append(_Scored(row, index, scores[number, others], codes))
     return counts, scored
 
 
@@ -688,22 +701,22 @@ def _count_plain(
 ) -> _Counts:
     """Do the same for predictions without enrolment, shape (n_numbers, n_labels, n_labels)."""
     counts = np.zeros((len(numbers), n_labels, n_labels), np.int64)
-    for _, index, _, others in _divide(orders, numbers, clips):
+    for index, _, others in _divide(orders, numbers, clips):
         counts[index] += LABELS.count(clips.codes[others], predicted[others], range(n_labels))
     return counts
 
 
 def _divide(
     orders: Sequence[NDArray[np.intp]], numbers: Sequence[int], clips: _SpeakerClips
-) -> Iterator[tuple[int, int, NDArray[np.intp], NDArray[np.bool_]]]:
-    """Yield, for each draw and number: their indices, the enrolled clips, and which are scored.
+) -> Iterator[tuple[int, NDArray[np.intp], NDArray[np.bool_]]]:
+    """Yield, for each draw and number: its index, the enrolled clips, and which are scored.
 
     Copies of enrolled clips are not scored. A number that leaves none of the clips that were drawn
     from is omitted.
     """
-    for draw, order in enumerate(orders):
+    for order in orders:
         for index, number in enumerate(numbers):
             if number < len(order):
                 enrolled = order[:number]
                 others = ~np.isin(clips.recordings, clips.recordings[enrolled])
-                yield draw, index, enrolled, others
+                yield index, enrolled, others

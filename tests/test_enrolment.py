@@ -339,7 +339,7 @@ def test_the_bundle_of_a_run_is_adapted_as_the_tested_heads_were(enrolled_run: P
     assert profile.is_adapted
     assert (profile.shift == statistics.shift(X[:9], final["strength"])).all()
     adapted = bundle.predict({final["layer"]: X[9:18]}, profile)
-    own, temperature = head.predict_proba(X[9:18] - profile.shift), final["temperature"]
+    own, temperature = head.predict_proba(X[9:18] - profile.shift), final["temperatures"][1]
     assert temperature != bundle.summary.temperature
     assert adapted[1] == pytest.approx(apply_temperature(own, temperature, "probability"))
 
@@ -367,7 +367,7 @@ def test_a_fusion_is_adapted_by_the_shift_of_each_layer_and_keeps_its_weights(
     assert profile.is_adapted
     clips = {layer: X[9:18] for layer, X in layers.items()}
     predicted, probabilities = bundle.predict(clips, profile)
-    expected = apply_temperature(softmax(fused, axis=1), final["temperature"], "probability")
+    expected = apply_temperature(softmax(fused, axis=1), final["temperatures"][1], "probability")
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
     assert predicted.tolist() == NAMES[expected.argmax(axis=1)].tolist()
 

@@ -82,7 +82,7 @@ def with_enrolment(bundle: Path, cache: Cache, head: HeadSummary, folder: Path) 
     problem = Problem(cache.clips["emotion"], cache.clips["speaker"], ())
     fitted = spec.head({layer: X.shape[1] for layer, X in layers.items()}, 0)
     statistics = fit_enrolled(fitted, spec.join(layers, rows), problem, rows)
-    summary = EnrolmentSummary({}, asdict(old.candidate), 2.0, 2, 1.5)
+    summary = EnrolmentSummary({}, asdict(old.candidate), 2.0, 2, (2,), (1.5,))
     fields = {**vars(old.summary)}
     for name in ("head_sha256", "probabilities", "files", "enrolment"):
         fields.pop(name)

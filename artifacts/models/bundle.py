@@ -141,7 +141,7 @@ class Bundle:
         temperature = self.summary.temperature
         if self.enrolment and profile and profile.is_adapted:
             head = self.enrolment.fitted
-            temperature = self.enrolment.summary.temperature or temperature
+            temperature = self.enrolment.summary.temperature(profile.n_clips) or temperature
         predicted = head.predict(X)
         if self.summary.labels and not set(predicted.tolist()) <= set(self.summary.labels):
             raise UserError(

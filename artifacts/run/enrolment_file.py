@@ -36,7 +36,8 @@ def describe_enrolment(fit: EnrolmentFit) -> dict[str, Any]:
 
 
 def _describe_choice(choice: EnrolmentChoice) -> dict[str, Any]:
-    return {**asdict(choice), "temperature": json_value(choice.temperature)}
+    temperatures = [json_value(temperature) for temperature in choice.temperatures]
+    return {**asdict(choice), "temperatures": temperatures}
 
 
 def save_enrolment(

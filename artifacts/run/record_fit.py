@@ -453,12 +453,18 @@ class _BundleSaving:
         rows = problem.everybody().train
         head = spec.head({name: X.shape[1] for name, X in embeddings.items()}, problem.seed)
         statistics = fit_enrolled(head, spec.join(embeddings, rows), problem, rows)
+        temperatures = {
+            number: temperature
+            for number, temperature in zip(enrolment.numbers, choice.temperatures, strict=True)
+            if number >= choice.fewest and not math.isnan(temperature)
+        }
         summary = EnrolmentSummary(
             choice.params,
             asdict(_joined(used)),
             choice.strength,
             choice.fewest,
-            None if math.isnan(choice.temperature) else choice.temperature,
+            tuple(temperatures),
+            tuple(temperatures.values()),
         )
         return BundleEnrolment(summary, head, statistics)
 

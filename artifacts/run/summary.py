@@ -276,7 +276,7 @@ class _EnrolmentChoice:
     params: Mapping[str, int | float]
     strength: int | float
     fewest: int
-    temperature: int | float | None = None  #: None in runs of earlier versions.
+    temperatures: Sequence[int | float | None] = ()  #: Empty in runs of earlier versions.
 
 
 @dataclass(frozen=True)
