@@ -31,8 +31,18 @@ if TYPE_CHECKING:
         write_clip_table,
     )
     from .artifacts.models.saved_model import load_model as load
+    from .features.options import ExtractOptions
+    from .pipeline.finetune.options import TrainingOptions
+    from .pipeline.options import FoldOptions, Protocol, TargetOptions
+    from .serving.options import ServeOptions
 
 __all__ = [
+    "ExtractOptions",
+    "FoldOptions",
+    "Protocol",
+    "ServeOptions",
+    "TargetOptions",
+    "TrainingOptions",
     "convert",
     "describe_cache",
     "describe_corpora",

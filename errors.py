@@ -72,5 +72,5 @@ def counted(n: int, noun: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its type if it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """Return the first line of an error's message that is not blank, or else the error's type."""
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)

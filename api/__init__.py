@@ -1,11 +1,16 @@
 """Everything that the commands do, as functions: each command calls the function of its name.
 
 Each function takes its input from where the previous stage wrote it, below the working directory.
-The options of a command are the parameters of its function: ``serpipe fit --split kfold:5`` is
-``serpipe.fit(split="kfold:5")``. Heavy packages are imported where they are used, so that an
-invalid path is refused at once and not after torch was imported.
+The options of a command are the parameters of its function and the fields of the dataclasses that
+it takes: ``serpipe fit --head svm --split kfold:5`` is
+``serpipe.fit(head="svm", protocol=serpipe.Protocol(split="kfold:5"))``. Heavy packages are imported
+where they are used, so that an invalid path is refused at once and not after torch was imported.
 """
 
+from ..features.options import ExtractOptions
+from ..pipeline.finetune.options import TrainingOptions
+from ..pipeline.options import FoldOptions, Protocol, TargetOptions
+from ..serving.options import ServeOptions
 from .caches import describe_cache, verify_cache
 from .corpora import convert, describe_corpora, download_corpus, list_corpora, write_clip_table
 from .evaluation import evaluate
@@ -17,6 +22,12 @@ from .reporting import report
 from .shared import workers
 
 __all__ = [
+    "ExtractOptions",
+    "FoldOptions",
+    "Protocol",
+    "ServeOptions",
+    "TargetOptions",
+    "TrainingOptions",
     "convert",
     "describe_cache",
     "describe_corpora",

@@ -5,9 +5,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..pipeline.options import TargetOptions
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location
-from .shared import addresses, make_protocol, provenance_of_call, read_pairs, with_typed_errors
+from .shared import addresses, provenance_of_call, with_typed_errors
 
 if TYPE_CHECKING:
     from ..artifacts.run.results import RunResults
@@ -17,15 +18,10 @@ if TYPE_CHECKING:
 def evaluate(
     model: str | Path,
     data: str | Location | Sequence[str | Location] = (),
+    options: TargetOptions = TargetOptions(),
     *,
     manifest: str | Location | None = None,
-    target: str = "",
-    merge: Mapping[str, str] | Sequence[str] | None = None,
-    keep: str | Sequence[str] = (),
-    task: str = "auto",
-    speakers_per_corpus: bool = False,
-    similar_speakers: str = "refuse",
-    model_map: Mapping[str, str] | Sequence[str] | None = None,
+    model_map: Mapping[str, str] | None = None,
     revision: str | None = None,
     batch_size: int = 8,
     precision: str = "float32",
@@ -48,11 +44,11 @@ def evaluate(
         Hub id or local folder of a trained audio classifier, as transformers saves it.
     data, manifest, skip_bad
         As :func:`extract` takes them.
-    target : str
-        Column of labels or ratings to predict. By default emotion, or the only other column.
-    merge, keep, task, speakers_per_corpus, similar_speakers, out, name
+    options : TargetOptions
+        What is predicted.
+    out, name
         As :func:`fit` takes them.
-    model_map : mapping of str to str, or sequence of str, optional
+    model_map : mapping of str to str, optional
         Rename a label of the model, such as ``hap=happy``; several may become one. By default
         labels are matched by name, or as the same emotion.
     revision : str, optional
@@ -87,8 +83,7 @@ def evaluate(
     >>> scored.scores("pretrained")["uar"].value  # doctest: +SKIP
     0.42
     """
-    arguments = dict(locals())
-    about = provenance_of_call(evaluate, arguments) if provenance is None else provenance
+    about = provenance_of_call(evaluate, locals()) if provenance is None else provenance
     from ..features.names import check_checkpoint_name
 
     model = str(model)
@@ -105,8 +100,6 @@ def evaluate(
 
     given_name = "" if name is None else check_given_name(name)
     device = choose_devices(device, "--device")[0]
-    protocol = make_protocol(arguments)
-    renamed = read_pairs("--model-map", model_map)
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
     for error in clips.bad:
         say(f"skipped  {error}")
@@ -121,8 +114,8 @@ def evaluate(
         run = record_evaluation(
             clips,
             classifier,
-            protocol,
-            model_map=renamed,
+            options,
+            model_map=model_map or {},
             batch_size=batch_size,
             precision=precision,
             device=device,

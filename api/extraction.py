@@ -5,15 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import choices
-from ..choices import check_choice
 from ..errors import counted
-from ..features.names import DEFAULT_ENCODER, cache_name
+from ..features.names import cache_name
+from ..features.options import ExtractOptions
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location
 from .shared import (
     addresses,
-    fields_of,
     provenance_of_call,
     thread_count,
     with_typed_errors,
@@ -27,20 +25,10 @@ if TYPE_CHECKING:
 @with_typed_errors
 def extract(
     data: str | Location | Sequence[str | Location] = (),
+    options: ExtractOptions = ExtractOptions(),
     *,
     manifest: str | Location | None = None,
-    encoder: str | Path = DEFAULT_ENCODER,
-    revision: str | None = None,
     out: str | Location | None = None,
-    pooling: str = "mean",
-    devices: str = "auto",
-    precision: str = "float32",
-    dtype: str = "float32",
-    trim: float | None = None,
-    channels: str = "mean",
-    max_seconds: float | None = None,
-    compile_blocks: bool = False,
-    batch_seconds: float = 600.0,
     jobs: int | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
@@ -62,39 +50,13 @@ def extract(
         ``sample`` (the default), 192 clips that ship with serpipe. Several are joined. With a
         manifest: the folder that its paths are relative to. A folder may be in an object store:
         ``s3://BUCKET/FOLDER``.
+    options : ExtractOptions
+        The encoder, and how clips are decoded, embedded and stored.
     manifest : str or Path, optional
         A table of any labelled clips: path, speaker, and columns to predict.
-    encoder : str or Path
-        Hub id or local folder of a speech encoder (wav2vec 2.0, XLS-R, HuBERT, WavLM,
-        data2vec-audio, Whisper), or ``whisper-tiny.en``, which ships with serpipe and needs no
-        network.
-    revision : str, optional
-        Commit, tag or branch of a hub id. The default encoder is pinned; of others ``main``.
     out : str or Path, optional
         HDF5 file to write; by default ``features/cache/CORPUS-ENCODER.h5``. A file in an object
         store (``s3://BUCKET/FILE.h5``) is written on this machine first and then uploaded.
-    pooling : {"mean", "std", "mean,std"}
-        How each layer is pooled over time.
-    devices : str
-        Where the encoder runs: ``auto`` and ``cuda`` use all GPUs, with a copy of the encoder on
-        each; ``auto`` falls back to the CPU.
-    precision : {"float32", "tf32", "bf16", "fp16", "auto"}
-        Precision of weights and hidden states. Only float32 is exact; ``auto`` is bf16 where the
-        machine supports it natively.
-    dtype : {"float32", "float16"}
-        Data type of the stored embeddings.
-    trim : float, optional
-        Trim silence at both ends: everything that is more than so many decibels, such as 30,
-        below the loudest part.
-    channels : {"mean", "left", "right"}
-        How several channels are reduced to one.
-    max_seconds : float, optional
-        Split longer clips into equal chunks and pool over the frames of all chunks. Without it
-        Whisper refuses clips longer than 30 s.
-    compile_blocks : bool
-        Compile the blocks of the encoder with ``torch.compile``.
-    batch_seconds : float
-        Seconds of audio per batch on a GPU. On a CPU each clip is computed alone, one per core.
     jobs : int, optional
         Number of threads; by default all available cores.
     skip_bad : bool
@@ -133,7 +95,8 @@ def extract(
     Examples
     --------
     >>> import serpipe
-    >>> done = serpipe.extract("sample", encoder="whisper-tiny.en")  # doctest: +SKIP
+    >>> options = serpipe.ExtractOptions("whisper-tiny.en")
+    >>> done = serpipe.extract("sample", options)  # doctest: +SKIP
     >>> done.cache.path  # doctest: +SKIP
     PosixPath('features/cache/sample-whisper-tiny.en.h5')
     """
@@ -144,36 +107,34 @@ def extract(
     from ..features.names import check_checkpoint_name
     from ..mirror import stored
 
-    check_choice("--pool", pooling, choices.POOLINGS)
-    check_choice("--dtype", dtype, choices.DTYPES)
-    check_choice("--precision", precision, choices.EXTRACTION_PRECISIONS)
-    check_choice("--channels", channels, choices.CHANNELS)
-    check_checkpoint_name(str(encoder))
+    options.check()
+    encoder = str(options.encoder)
+    check_checkpoint_name(encoder)
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
 
     from ..features.decoding import DecodingOptions, decode_ahead
 
     decoder = None
-    name = Path(encoder).resolve().name if Path(encoder).is_dir() else str(encoder)
+    name = Path(encoder).resolve().name if Path(encoder).is_dir() else encoder
     expected = Path(str(out or CACHES / cache_name(clips.name, name)))
     # Clips of a cache that exists may not need to be decoded.
     if cluster is None and (overwrite or not expected.exists()):
-        decoding = DecodingOptions(channels=channels, trim_decibels=trim)
-        decoder = decode_ahead(clips.clips, devices, decoding, thread_count(jobs))
+        decoding = DecodingOptions(channels=options.channels, trim_decibels=options.trim)
+        decoder = decode_ahead(clips.clips, options.devices, decoding, thread_count(jobs))
 
-    from ..features.engine import Engine, EngineOptions, open_engine
+    from ..features.engine import Engine, open_engine
     from ..features.extract import extract as extract_with
     from ..pipeline.contamination import contamination_mark
 
-    own = {"encoder": str(encoder), "poolings": tuple(pooling.split(",")), "trim_decibels": trim}
-    options = EngineOptions(**fields_of(EngineOptions, arguments) | own)
     say(f"encoder  {encoder}: loading")
     with workers(cluster, say) as connection:
         engine: Engine
         if connection is None:
             from ..features.devices import choose_devices
 
-            engine = open_engine(options, choose_devices(devices), thread_count(jobs), decoder)
+            engine = open_engine(
+                options, choose_devices(options.devices), thread_count(jobs), decoder
+            )
         else:
             from ..features.cluster_engine import ClusterEngine
 

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..features.names import DEFAULT_ENCODER
+from ..features.names import DEFAULT_ENCODER, OPENSMILE
+from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS, TrainingOptions
+from ..pipeline.options import FoldOptions, Protocol
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location
 from .fitting import open_ratings
 from .shared import (
     addresses,
-    fields_of,
-    make_protocol,
     provenance_of_call,
-    split_names,
     with_typed_errors,
     workers,
 )
@@ -44,36 +43,14 @@ class FineTuned:
 @with_typed_errors
 def finetune(
     data: str | Location | Sequence[str | Location] = (),
+    folds: FoldOptions = FoldOptions(split="kfold:5"),
+    training: TrainingOptions | None = None,
     *,
     manifest: str | Location | None = None,
     encoder: str | Path = DEFAULT_ENCODER,
     network: str | None = None,
     revision: str | None = None,
-    split: str = "kfold:5",
-    target: str = "",
     ratings: str | Location | None = None,
-    task: str = "auto",
-    merge: Mapping[str, str] | Sequence[str] | None = None,
-    keep: str | Sequence[str] = (),
-    group: str | None = None,
-    speakers_per_corpus: bool = False,
-    similar_speakers: str = "refuse",
-    epochs: int | None = None,
-    patience: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int = 1,
-    learning_rate: float = 3e-5,
-    head_learning_rate: float = 1e-3,
-    layer_decay: float = 1.0,
-    warmup: float = 0.1,
-    precision: str = "float32",
-    train_front_end: bool = False,
-    specaugment: bool = False,
-    augment: str | Sequence[str] = (),
-    mixup: float = 0.0,
-    label_smoothing: float = 0.0,
-    lora: int = 0,
-    gradient_checkpointing: bool = False,
     device: str = "auto",
     cluster: str | None = None,
     max_folds: int | None = None,
@@ -84,7 +61,6 @@ def finetune(
     out: str | Location | None = None,
     name: str | None = None,
     skip_bad: bool = False,
-    seed: int = 0,
     provenance: Mapping[str, Any] | None = None,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -98,53 +74,18 @@ def finetune(
     ----------
     data, manifest, skip_bad
         As :func:`extract` takes them.
+    folds : FoldOptions
+        What is predicted, and how clips are divided; every fold is one training.
+    training : TrainingOptions, optional
+        How the encoder or the network is trained; its defaults by default.
     encoder : str or Path
         Hub id or local folder of a speech encoder.
     network : {"cnn", "s4"}, optional
         Train this small network from scratch instead of an encoder.
     revision : str, optional
         Commit, tag or branch of a hub id. The default encoder is pinned; of others ``main``.
-    split : str
-        As for :func:`fit`; every fold is one training.
-    target : str
-        Column to predict, of labels or of numbers (ratings). By default emotion, or the only other
-        column.
-    ratings, task, merge, keep, group, speakers_per_corpus, similar_speakers, out, name
+    ratings, out, name
         As :func:`fit` takes them.
-    epochs : int, optional
-        Maximum number of epochs; by default 20, for a network 60.
-    patience : int, optional
-        Stop after so many epochs without a better UAR (CCC for ratings) on the validation speakers;
-        by default 5, for a network 15.
-    batch_size : int, optional
-        Clips per batch; by default 8, for a network 16.
-    accumulate : int
-        Batches per step of the optimiser.
-    learning_rate : float
-        Peak learning rate of the encoder.
-    head_learning_rate : float
-        Peak learning rate of all new parameters: layer weights, projection, classifier.
-    layer_decay : float
-        Factor of the encoder's learning rate from each block to the one below.
-    warmup : float
-        Fraction of the steps over which the learning rates rise.
-    precision : {"float32", "bf16", "fp16"}
-        Precision of matrix products; weights stay in float32.
-    train_front_end : bool
-        Train the convolutions of the encoder as well.
-    specaugment : bool
-        Mask spans of time during training.
-    augment : str or sequence of str
-        Augment half of the training clips at random, differently in each epoch: ``speed``,
-        ``pitch``, ``noise``, joined by commas.
-    mixup : float
-        Mix pairs of training clips with weights from beta(A, A); 0 disables it.
-    label_smoothing : float
-        Fraction of each label that is spread evenly over all labels.
-    lora : int
-        Rank of LoRA matrices (peft) to train instead of the encoder's own weights; 0 for none.
-    gradient_checkpointing : bool
-        Recompute hidden states in the backward pass, to save memory.
     device : str
         Device to train on: ``auto`` and ``cuda`` use all GPUs, one fold on each.
     cluster : str, optional
@@ -162,8 +103,6 @@ def finetune(
         Start from a random head although there is a probe.
     tensorboard : bool
         Write logs to RUN/tensorboard.
-    seed : int
-        Seed of folds, new weights and the order of clips.
     provenance, track, say
         As :func:`extract` takes them.
 
@@ -183,12 +122,11 @@ def finetune(
     Examples
     --------
     >>> import serpipe
-    >>> tuned = serpipe.finetune("sample", network="cnn", split="kfold:2")  # doctest: +SKIP
+    >>> tuned = serpipe.finetune("sample", network="cnn")  # doctest: +SKIP
     >>> tuned.results.scores("cnn")["uar"].value  # doctest: +SKIP
     0.31
     """
-    arguments = dict(locals())
-    about = provenance_of_call(finetune, arguments) if provenance is None else provenance
+    about = provenance_of_call(finetune, locals()) if provenance is None else provenance
     from importlib.util import find_spec
 
     from ..artifacts.run.summary import check_given_name
@@ -198,6 +136,8 @@ def finetune(
     encoder = str(encoder)
     if network is None:
         check_checkpoint_name(encoder)
+        if encoder.startswith(OPENSMILE):
+            raise UserError(f"--encoder {encoder}: has no weights to train; name another encoder")
     for package, extra in (("accelerate", "finetune"), ("tensorboard", "tensorboard")):
         if find_spec(package) is None and (package == "accelerate" or tensorboard):
             raise UserError(
@@ -213,12 +153,10 @@ def finetune(
     from ..features.devices import choose_devices
     from ..mirror import local, stored
     from ..pipeline.finetune.kinds import EncoderWithHead, Network
-    from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS, TrainingOptions
     from ..provenance import cores, versions
 
     devices = choose_devices(device, "--device")
-    given = fields_of(TrainingOptions, arguments) | {"augment": split_names(augment)}
-    options = replace(OF_NETWORKS if network else OF_ENCODERS, **given)
+    options = training or (OF_NETWORKS if network else OF_ENCODERS)
     options.check(devices[0])
     if network:
         options.check_network()
@@ -235,18 +173,18 @@ def finetune(
         )
     frozen = None if probe in ("make", "none") else read_results(local(probe, say))
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
-    rated = open_ratings(ratings, target, say)
-    protocol = make_protocol(arguments)
+    rated = open_ratings(ratings, folds.target, say)
+    protocol = Protocol(**vars(folds))
     kind: EncoderWithHead | Network
     if network:
         kind = Network(network, options)
-        say(f"network  {network}, from scratch, {precision} on {', '.join(devices)}")
+        say(f"network  {network}, from scratch, {options.precision} on {', '.join(devices)}")
     else:
         say(f"encoder  {encoder}: loading")
         kind = EncoderWithHead(load_checkpoint(encoder, revision), options, encoder)
         say(
             f"         {kind.checkpoint.model_type}, revision {kind.checkpoint.revision}, "
-            f"{precision} on {', '.join(devices)}"
+            f"{options.precision} on {', '.join(devices)}"
         )
     if probe == "make":
         made = record_probe(
@@ -263,7 +201,7 @@ def finetune(
         )
         frozen = read_results(made)
         say(f"probe    frozen, the same folds: {made}")
-    trained_by = ("accelerate", "peft") if lora else ("accelerate",)
+    trained_by = ("accelerate", "peft") if options.lora else ("accelerate",)
     with (
         nullcontext() if out is None else stored(out, say) as folder,
         workers(cluster, say) as connection,

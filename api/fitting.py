@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..pipeline.options import Protocol
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location
-from .shared import make_protocol, provenance_of_call, thread_count, with_typed_errors, workers
+from .shared import provenance_of_call, thread_count, with_typed_errors, workers
 
 if TYPE_CHECKING:
     from ..artifacts.run.results import RunResults
     from ..cluster import Cluster
     from ..features.cache import Cache
     from ..pipeline.heads import Grid, Head
-    from ..pipeline.protocol import Plan, Protocol
+    from ..pipeline.protocol import Plan
     from ..pipeline.ratings import Ratings
 
     #: One cache or several; the newest by default.
@@ -26,27 +27,11 @@ if TYPE_CHECKING:
 @with_typed_errors
 def fit(
     cache: "Caches" = None,
-    *,
     head: str | None = None,
+    protocol: Protocol = Protocol(),
+    *,
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
-    split: str = "loso",
-    layers: str = "all",
-    target: str = "",
     ratings: str | Location | None = None,
-    merge: Mapping[str, str] | Sequence[str] | None = None,
-    keep: str | Sequence[str] = (),
-    normalise: str = "none",
-    permute_labels: bool = False,
-    pooling: str | None = None,
-    train_on: str | Sequence[str] = (),
-    test_on: str | Sequence[str] = (),
-    task: str = "auto",
-    group: str | None = None,
-    speakers_per_corpus: bool = False,
-    similar_speakers: str = "refuse",
-    hold_out: str | None = None,
-    enrol: str | Sequence[int] = (),
-    seed: int = 0,
     out: str | Location | None = None,
     name: str | None = None,
     jobs: int | None = None,
@@ -74,61 +59,14 @@ def fit(
         ``best``, alone or among others, also selects the head inside the folds; ``fuse`` combines
         the probabilities of the others on all layers, with weights learnt inside the folds. By
         default ``lda,svm,fuse``, or ``ridge`` for ratings.
+    protocol : Protocol
+        What is predicted, how clips are divided, and which layers are used.
     grid : mapping of str to sequence of float, or sequence of str
         Values of a hyper-parameter to try, such as ``lr.C=0.01,0.1,1``, or ``C=...`` for every head
         that has it. A single value fixes it.
-    split : str
-        ``loso``: leave one speaker out; ``kfold:N``: N folds grouped by speaker; ``standard``: the
-        usual folds of each corpus; ``emobox``: the folds published by EmoBox; ``file:FOLDS.csv``: a
-        table with the columns fold and speaker, or fold and path; ``holdout:70/10/20``: per cent of
-        the speakers, drawn once, to train, validate and test on; ``random:N``,
-        ``random:70/10/20``: speakers are shared on purpose, to show how much that inflates scores;
-        ``column:NAME``: the values of a column in up to five parts, speakers shared as well.
-    layers : str
-        Layers to select from inside each fold (``all``, ``3``, ``6-9``, ``3,6``), or a combination
-        of layers: ``mean``, ``weighted`` (weights learnt inside each fold), or ``concat:3,6,9``.
-    target : str
-        Column to predict: emotion, sex, intensity, ...; a column of numbers, such as valence, holds
-        ratings and is regressed. By default emotion, or the only other column.
     ratings : str or Path, optional
         A separate table of ratings: name (of the clip), the column named by ``target``, and rater
         if there are several.
-    merge : mapping of str to str, or sequence of str, optional
-        Count a label as another, such as ``calm=neutral``.
-    keep : str or sequence of str
-        Labels to keep, after ``merge``, such as ``angry,happy,neutral,sad``; by default all.
-    normalise : {"none", "speaker"}
-        ``speaker`` standardises the clips of each speaker separately. This is transductive: it
-        assumes many clips of a new speaker, and the scores are marked accordingly.
-    permute_labels : bool
-        Shuffle labels within speakers: scores must drop to chance.
-    pooling : str, optional
-        Which of the cached poolings to use; by default all.
-    train_on : str or sequence of str
-        Corpora of the cache to train on, joined by commas; by default all.
-    test_on : str or sequence of str
-        Corpora of the cache to test on, over the labels that both sides have; by default those
-        trained on, divided by ``split``.
-    task : {"auto", "labels", "ratings"}
-        How the target is read: by default numbers are ratings and words are labels.
-    group : str, optional
-        Keep the speakers of each value of this column, such as a session or a dialogue, on one side
-        of every fold. By default the session for IEMOCAP, otherwise each speaker alone.
-    speakers_per_corpus : bool
-        Treat a speaker id that occurs in several corpora of a manifest as a different person in
-        each; by default it is one person.
-    similar_speakers : {"refuse", "merge", "separate"}
-        What to do with speaker ids that differ only in spelling, such as Actor1 and actor01.
-    hold_out : str, optional
-        Also hold out the values of this column, such as statement (the sentence): clips are tested
-        by heads that were trained on other speakers with other values. More than five values are
-        divided into five parts. For the splits loso, kfold:N, standard, emobox and file.
-    enrol : str or sequence of int, optional
-        Also measure what so many unlabelled clips of each test speaker are worth, such as
-        0,1,2,4,8,16,32: the heads are adapted to them and scored on the speaker's other clips.
-        Bundles of heads for which this pays can then be adapted to a speaker.
-    seed : int
-        Seed of folds, heads and shuffles.
     out : str or Path, optional
         Folder of the run; by default ``artifacts/runs/NAME``. One in an object store is written on
         this machine first and then uploaded.
@@ -157,17 +95,16 @@ def fit(
     Examples
     --------
     >>> import serpipe
-    >>> results = serpipe.fit(head="lr", split="kfold:5", keep="angry,sad")  # doctest: +SKIP
+    >>> protocol = serpipe.Protocol(split="kfold:5", keep=["angry", "sad"])
+    >>> results = serpipe.fit(head="lr", protocol=protocol)  # doctest: +SKIP
     >>> results.scores("lr")["uar"].value  # doctest: +SKIP
     0.91
     """
-    arguments = dict(locals())
-    about = provenance_of_call(fit, arguments) if provenance is None else provenance
+    about = provenance_of_call(fit, locals()) if provenance is None else provenance
     from ..artifacts.run.summary import check_given_name
     from ..mirror import stored
 
     given_name = "" if name is None else check_given_name(name)
-    protocol = make_protocol(arguments)
     fitting = _prepare(cache, protocol, ratings, head, grid, about, jobs, stream_past, track, say)
     with (
         nullcontext() if out is None else stored(out, say) as folder,
@@ -181,8 +118,8 @@ def fit_cross_corpus(
     cache: "Caches" = None,
     *,
     head: str | None = None,
+    protocol: Protocol = Protocol(),
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
-    protocol: "Protocol | None" = None,
     ratings: str | Location | None = None,
     jobs: int | None = None,
     stream_past: float = 4.0,
@@ -197,7 +134,7 @@ def fit_cross_corpus(
     ----------
     cache, head, grid, ratings, jobs, stream_past, cluster, provenance, track, say
         As :func:`fit` takes them.
-    protocol : Protocol, optional
+    protocol : Protocol
         Common to all pairs; its split is used within a corpus.
 
     Returns
@@ -211,12 +148,11 @@ def fit_cross_corpus(
         If there is only one corpus, or a pair cannot be fitted. Nothing is fitted then.
     """
     about = provenance_of_call(fit_cross_corpus, locals()) if provenance is None else provenance
-    from ..pipeline.protocol import Protocol, cross_corpus_protocols
+    from ..pipeline.protocol import cross_corpus_protocols
 
-    common = protocol or Protocol()
-    fitting = _prepare(cache, common, ratings, head, grid, about, jobs, stream_past, track, say)
+    fitting = _prepare(cache, protocol, ratings, head, grid, about, jobs, stream_past, track, say)
     possible = []
-    for each in cross_corpus_protocols(fitting.cache, common, fitting.ratings):
+    for each in cross_corpus_protocols(fitting.cache, protocol, fitting.ratings):
         try:
             fitting.plan(each)  # before the work: all, or none
         except UserError as error:
@@ -237,8 +173,8 @@ def fit_repeated(
     *,
     repeats: int,
     head: str | None = None,
+    protocol: Protocol = Protocol(),
     grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
-    protocol: "Protocol | None" = None,
     ratings: str | Location | None = None,
     jobs: int | None = None,
     stream_past: float = 4.0,
@@ -255,7 +191,7 @@ def fit_repeated(
         As :func:`fit` takes them.
     repeats : int
         Number of seeds, counted up from that of the protocol.
-    protocol : Protocol, optional
+    protocol : Protocol
         Common to all runs except for the seed; its split must be drawn by the seed.
 
     Returns
@@ -270,17 +206,15 @@ def fit_repeated(
     """
     about = provenance_of_call(fit_repeated, locals()) if provenance is None else provenance
     from ..artifacts.report.repeats import spreads
-    from ..pipeline.protocol import Protocol
     from ..pipeline.split_kind import SplitKind
 
-    common = protocol or Protocol()
-    if repeats < 2 or not SplitKind.of(common.split).draws_by_seed:
+    if repeats < 2 or not SplitKind.of(protocol.split).draws_by_seed:
         raise UserError(
-            f"--repeats {repeats} --split {common.split}: repeating needs at least 2 seeds and a "
+            f"--repeats {repeats} --split {protocol.split}: repeating needs at least 2 seeds and a "
             "split that is drawn by the seed: kfold:N, holdout:A/B/C or random"
         )
-    fitting = _prepare(cache, common, ratings, head, grid, about, jobs, stream_past, track, say)
-    seeds = [replace(common, seed=common.seed + number) for number in range(repeats)]
+    fitting = _prepare(cache, protocol, ratings, head, grid, about, jobs, stream_past, track, say)
+    seeds = [replace(protocol, seed=protocol.seed + number) for number in range(repeats)]
     for each in seeds:  # before the work: all, or none
         if fitting.plan(each).split.name.startswith("cross:"):
             raise UserError(
@@ -315,7 +249,7 @@ class _Fitting:
 
         return combined_heads(self.requested, self.heads[0].task)
 
-    def plan(self, protocol: "Protocol") -> "Plan":
+    def plan(self, protocol: Protocol) -> "Plan":
         """Apply a protocol, to refuse what cannot be fitted before any work is done."""
         from ..artifacts.run.record_fit import plan_run
 
@@ -332,7 +266,7 @@ class _Fitting:
 
     def run(
         self,
-        protocol: "Protocol",
+        protocol: Protocol,
         cluster: "Cluster | None",
         say: Say,
         out: Path | None = None,
@@ -385,7 +319,7 @@ def _with_prefix(say: Say, prefix: str) -> Say:
 
 def _prepare(
     cache: "Caches",
-    protocol: "Protocol",
+    protocol: Protocol,
     ratings: str | Location | None,
     head: str | None,
     grid: Mapping[str, Sequence[float]] | Sequence[str],
@@ -401,7 +335,7 @@ def _prepare(
     from ..features.joined_cache import join_caches
     from ..mirror import local
     from ..pipeline.heads import find_heads, read_grids
-    from ..pipeline.protocol import Protocol, is_regression
+    from ..pipeline.protocol import is_regression
 
     several = cache if isinstance(cache, Sequence) and not isinstance(cache, str) else [cache]
     caches = []

@@ -1,7 +1,7 @@
 """Use a saved model: ``serpipe.predict``, ``serpipe.export`` and ``serpipe.serve``."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from ..choices import EXPORT_FORMATS, check_choice
 from ..errors import BadClipError, UserError, counted
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location, Remote, as_location
+from ..serving.options import ServeOptions
 from .shared import with_typed_errors
 
 if TYPE_CHECKING:
@@ -378,24 +379,11 @@ def export(
 
 @with_typed_errors
 def serve(
+    options: ServeOptions = ServeOptions(),
     *,
     model: str | Location | None = None,
     encoder: str | Path | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8010,
-    allow_host: Sequence[str] = (),
-    allow_origin: Sequence[str] = (),
     device: str = "auto",
-    token_file: str | Path | None = None,
-    abstain: bool = False,
-    log: str | Path | None = None,
-    batch_size: int = 8,
-    queue: int = 64,
-    max_wait: float = 20.0,
-    work_megabytes: int = 256,
-    max_megabytes: int = 25,
-    max_seconds: float = 120.0,
-    timeout: float = 60.0,
     say: Say = say_nothing,
 ) -> None:
     """Serve a model over HTTP until SIGTERM or Ctrl-C, then finish the requests in progress.
@@ -405,45 +393,14 @@ def serve(
 
     Parameters
     ----------
+    options : ServeOptions
+        Addresses, limits and log of the server.
     model : str or Path, optional
         As :func:`predict` takes it.
     encoder : str or Path, optional
         As :func:`predict` takes it.
-    host : str
-        Address to listen on; 0.0.0.0 is every address of this machine.
-    port : int
-        Port to listen on; 0 is any free port.
-    allow_host : sequence of str
-        Name by which clients may address the server. By default the names of this machine on
-        loopback, elsewhere any.
-    allow_origin : sequence of str
-        Origin of web pages that may send audio, such as ``https://voices.example.org``. By default
-        only the server's own page.
     device : str
         Device to run on: ``auto`` is a GPU if there is one.
-    token_file : str or Path, optional
-        File with the token that clients must send (``Authorization: Bearer TOKEN``). By default the
-        environment variable SERPIPE_TOKEN, or no token.
-    abstain : bool
-        Give no label to recordings that are unlike all clips that the model was trained on.
-    log : str or Path, optional
-        JSON Lines file to append answers to, without audio or file names. By default nothing is
-        kept.
-    batch_size : int
-        Windows that are scored in one batch on a GPU.
-    queue : int
-        Maximum number of requests in progress; further ones are asked to retry later.
-    max_wait : float
-        Seconds that a request may have to wait for the model; further ones are asked to retry
-        later.
-    work_megabytes : int
-        MiB of memory for the uploads and decoded audio of all requests in progress.
-    max_megabytes : int
-        Maximum size of the audio of a request, in MiB.
-    max_seconds : float
-        Maximum duration of the audio of a request, in seconds.
-    timeout : float
-        Seconds that an answer may take.
     say : callable
         Takes lines of text for the operator, such as ``print``.
 
@@ -460,10 +417,10 @@ def serve(
     Examples
     --------
     >>> import serpipe
-    >>> serpipe.serve(port=8010, say=print)  # doctest: +SKIP
+    >>> serpipe.serve(serpipe.ServeOptions(port=8010), say=print)  # doctest: +SKIP
     """
     _check_model(model, encoder)
-    from ..serving.options import LOOPBACK, Options, check_origins, read_token
+    from ..serving.options import check_origins, read_token
 
     try:
         from ..serving.server import listen, run
@@ -477,24 +434,11 @@ def serve(
     from ..artifacts.models.saved_model import load_model
     from ..features.devices import choose_devices
 
-    # Behind another address the server has names that only its operator knows.
-    names = (*LOOPBACK, *map(str.lower, allow_host)) if host in LOOPBACK or allow_host else None
-    options = Options(
-        max_bytes=max_megabytes << 20,
-        max_seconds=max_seconds,
-        queue=queue,
-        batch=batch_size,
-        max_wait=max_wait,
-        work_bytes=work_megabytes << 20,
-        timeout=timeout,
-        abstain=abstain,
-        token=read_token(None if token_file is None else Path(token_file)),
-        log=None if log is None else Path(log),
-        hosts=names,
-        origins=check_origins(allow_origin),
-    )
+    check_origins(options.allow_origin)
+    file = options.token_file
+    options = replace(options, token=read_token(None if file is None else Path(file)))
     device = choose_devices(device, "--device")[0]
-    with listen(host, port) as listener:
+    with listen(options.host, options.port) as listener:
         loaded = load_model(model, device=device, encoder=encoder)
         outputs = ", ".join(loaded.labels) or loaded.target
         say(f"model    {loaded.name}, predicts {outputs}; on {device}")

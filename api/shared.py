@@ -1,10 +1,10 @@
-"""What several functions of the API need: typed errors, names, clusters, a record of the call."""
+"""What several functions of the API need: typed errors, clusters, a record of the call."""
 
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from ..errors import UserError, disk_error
@@ -13,7 +13,6 @@ from ..remote import Location, Remote, address_without_secrets
 
 if TYPE_CHECKING:
     from ..cluster import Cluster
-    from ..pipeline.protocol import Protocol
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -35,67 +34,6 @@ def with_typed_errors(function: Callable[_P, _T]) -> Callable[_P, _T]:
             raise disk_error(error) from error
 
     return call
-
-
-def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Return names that are given one by one or joined by commas.
-
-    Raises
-    ------
-    UserError
-        If a name between commas is empty.
-    """
-    if not isinstance(names, str):
-        return tuple(names)
-    split = tuple(name.strip() for name in names.split(",")) if names else ()
-    if not all(split):
-        raise UserError(f"{names}: a name is empty; join names by single commas")
-    return split
-
-
-def read_pairs(option: str, pairs: Mapping[str, str] | Sequence[str] | None) -> dict[str, str]:
-    """Return a mapping of labels, given as such or as texts such as ``"calm=neutral"``.
-
-    Raises
-    ------
-    UserError
-        If a text has another form, or a label is mapped to two others.
-    """
-    if isinstance(pairs, Mapping):
-        return dict(pairs)
-    mapping: dict[str, str] = {}
-    for pair in pairs or ():
-        old, equals, new = pair.partition("=")
-        if not (old and equals and new):
-            raise UserError(f"{option} {pair}: expected LABEL=LABEL, such as calm=neutral")
-        if mapping.setdefault(old, new) != new:
-            raise UserError(f"{option} {pair}: {old} is already mapped to {mapping[old]}")
-    return mapping
-
-
-def fields_of(kind: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a function that are fields of a dataclass, but for None."""
-    names = {field.name for field in fields(kind)}
-    return {name: each for name, each in arguments.items() if name in names and each is not None}
-
-
-def make_protocol(arguments: Mapping[str, Any]) -> "Protocol":
-    """Return the protocol in the arguments of a function, where names and pairs may be texts.
-
-    Raises
-    ------
-    UserError
-        If a text cannot be split into names, pairs or numbers.
-    """
-    from ..pipeline.enrolment import read_clip_numbers
-    from ..pipeline.protocol import Protocol
-
-    given = fields_of(Protocol, arguments)
-    given["merge"] = read_pairs("--map", given.get("merge"))
-    for name in ("keep", "train_on", "test_on"):
-        given[name] = split_names(given.get(name, ()))
-    given["enrol"] = read_clip_numbers("--enrol", given.get("enrol", ()))
-    return Protocol(**given)
 
 
 def addresses(data: str | Location | Sequence[str | Location]) -> list[str]:
@@ -163,12 +101,24 @@ def provenance_of_call(
     shown = []
     for name, parameter in inspect.signature(function).parameters.items():
         value = getattr(arguments[name], "path", arguments[name])  # the file of an open cache
-        if name in _NOT_RECORDED or value == parameter.default:
-            continue
-        several = isinstance(value, (list, tuple))
-        text = [_without_secrets(each) for each in value] if several else _without_secrets(value)
-        shown.append(f"{name}={text!r}")
+        if name not in _NOT_RECORDED and value != parameter.default:
+            shown.append(f"{name}={_as_code(value)}")
     return {**provenance(), "command": f"serpipe.{function.__name__}({', '.join(shown)})"}
+
+
+def _as_code(value: Any) -> str:
+    """Return a value as Python code, without secrets in addresses and without default options."""
+    if is_dataclass(value) and not isinstance(value, type | Location):
+        defaults = type(value)()
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        shown = (
+            f"{name}={_as_code(each)}"
+            for name, each in given.items()
+            if each != getattr(defaults, name)
+        )
+        return f"{type(value).__name__}({', '.join(shown)})"
+    several = isinstance(value, (list, tuple))
+    return repr([_without_secrets(each) for each in value] if several else _without_secrets(value))
 
 
 def _without_secrets(value: Any) -> Any:

@@ -28,13 +28,14 @@ import transformers
 from serpipe.corpora import Clip, scan
 from serpipe.corpora.data import find_source
 from serpipe.features.audio import read_waveform
-from serpipe.features.batching import GPU_BATCH_SECONDS, plan
+from serpipe.features.batching import plan
 from serpipe.features.decoding import DecodedClip
 from serpipe.features.encoder import Encoder, load_encoder
 from serpipe.features.engine import local_engine
 from serpipe.features.extract import extract
 from serpipe.features.in_order import in_order
 from serpipe.features.names import BUILT_IN
+from serpipe.features.options import ExtractOptions
 from serpipe.provenance import cores, provenance
 
 WAYS = ("plain", "forward", "serpipe")
@@ -103,7 +104,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
             module._forward_pre_hooks.clear()
         decoded = [DecodedClip(clip, read_waveform(clip.file, 16000)[1]) for clip in clips]
         on_cpu = encoder.device.type == "cpu"
-        batches = plan(decoded, 0 if on_cpu else GPU_BATCH_SECONDS, encoder.window_seconds)
+        batches = plan(
+            decoded, 0 if on_cpu else ExtractOptions.batch_seconds, encoder.window_seconds
+        )
         inputs = [
             encoder._inputs([read_waveform(h.clip.file, 16000)[0] for h in batch]).tensors
             for batch in batches

@@ -12,8 +12,8 @@ For logistic regression both are also compared with the exact optimum (scikit-le
 64 bits, tolerance 1e-10) at every C, with --exactness alone, and LightGBM with its usual setting:
 200 rounds, all features, nothing searched.
 
-With --cache: the embeddings of a cache instead. With --scale: seconds per layer and fold for other
-numbers of clips and widths.
+With --cache: the embeddings of a cache instead, of its first pooling or of --pool. With --scale:
+seconds per layer and fold for other numbers of clips and widths.
 """
 
 import argparse
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--units", type=int, default=1, help="plain does every n-th layer and fold")
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--pool", choices=("mean", "std"), help="by default the cache's first")
     parser.add_argument("--jobs", type=int, default=cores())
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--exactness", action="store_true", help="lr against its optimum, alone")
@@ -126,7 +127,7 @@ def against_plain(arguments: argparse.Namespace) -> dict[str, Any]:
 def problem_of(arguments: argparse.Namespace) -> tuple[dict[str, NDArray[np.float32]], Problem]:
     """Return the embeddings and labels to fit: of a cache, or drawn."""
     if arguments.cache:
-        return cached(arguments.cache)
+        return cached(arguments.cache, arguments.pool)
     return corpus(arguments.clips, arguments.layers, arguments.width)
 
 
@@ -215,12 +216,13 @@ def usual_trees(
     }
 
 
-def cached(path: Path) -> tuple[dict[str, NDArray[np.float32]], Problem]:
+def cached(path: Path, pooling: str | None) -> tuple[dict[str, NDArray[np.float32]], Problem]:
     """Take the embeddings and labels of a cache."""
     cache = open_cache(path)
     labels = cache.clips["emotion"]
     folds = make_split("loso", cache.clips, labels).folds
-    layers = {layer: cache.embeddings(layer, cache.poolings[0]) for layer in cache.layers}
+    pooling = pooling or cache.poolings[0]
+    layers = {layer: cache.embeddings(layer, pooling) for layer in cache.layers}
     return layers, Problem(labels, cache.clips["speaker"], folds)
 
 

@@ -345,9 +345,9 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from extract import plain_loop  # type: ignore[import-not-found]  # beside this script
     from serpipe.features import extract, parts, pooling
-    from serpipe.features.batching import GPU_BATCH_SECONDS
     from serpipe.features.decoding import Decoder
     from serpipe.features.encoder import Encoder, load_encoder
+    from serpipe.features.options import ExtractOptions
 
     is_cuda = arguments.device.startswith("cuda")
     folder = corpus_folder(arguments.quick)
@@ -409,7 +409,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
             row["thread_seconds"] = clock
             if is_cuda:
                 row["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
-            batches = batches_of(waveforms, encoder, GPU_BATCH_SECONDS if is_cuda else 0)
+            batches = batches_of(waveforms, encoder, ExtractOptions.batch_seconds if is_cuda else 0)
             row["batches"] = len(batches)
             row["padding"] = 1 - sum(map(len, waveforms)) / sum(
                 len(batch) * max(map(len, batch)) for batch in batches

@@ -52,8 +52,8 @@ def measure(n_clips: int) -> dict[str, Any]:
     from serpipe.cluster import connect
     from serpipe.corpora import Clip
     from serpipe.features.cluster_engine import ClusterEngine
-    from serpipe.features.engine import EngineOptions
     from serpipe.features.extract import extract
+    from serpipe.features.options import ExtractOptions
 
     began: list[float] = []
 
@@ -71,7 +71,7 @@ def measure(n_clips: int) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as scratch,
         connect("local:2") as cluster,
     ):
-        engine = ClusterEngine(cluster, EngineOptions(encoder="stub"))
+        engine = ClusterEngine(cluster, ExtractOptions(encoder="stub"))
         extract(engine, clips, Path(scratch) / "c.h5", provenance={}, track=track)
         end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -127,7 +127,7 @@ def efficiency() -> None:
                 yield from items
 
             serpipe.extract(
-                encoder="whisper-tiny.en",
+                options=serpipe.ExtractOptions("whisper-tiny.en"),
                 out=Path(scratch) / "c.h5",
                 cluster=f"local:{workers}",
                 provenance={},

@@ -69,7 +69,7 @@ def measure(folder: str, head: str, way: str) -> dict[str, float]:
     start = peak()
     began = time.perf_counter()
     serpipe.fit(
-        cache, head=head, grid=GRIDS[head], split="kfold:3", jobs=1,
+        cache, head=head, protocol=serpipe.Protocol(split="kfold:3"), grid=GRIDS[head], jobs=1,
         out=Path(folder) / f"{head}-{way}", stream_past=0 if way == "streamed" else math.inf,
     )  # fmt: skip
     return {"seconds": time.perf_counter() - began, "start": start, "peak": peak()}

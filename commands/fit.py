@@ -1,6 +1,6 @@
 """The command ``serpipe fit``."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -53,9 +53,9 @@ def fit(
     if not several:
         runs = (api.fit(**options),)
     elif cross_corpus:
-        runs = api.fit_cross_corpus(**_with_protocol(options))
+        runs = api.fit_cross_corpus(**options)
     else:
-        runs = api.fit_repeated(**_with_protocol(options), repeats=repeats)
+        runs = api.fit_repeated(**options, repeats=repeats)
     folders = [as_location(out or results.run) for results in runs]
     matrices = corpus_matrices(runs) if cross_corpus else ()
     if format is ResultFormat.TABLE:
@@ -96,13 +96,3 @@ def _check_several(cross_corpus: bool, repeats: int, out: str | None, name: str 
             f"--name {name}: {option} makes several runs; omit --name, and name each run in the "
             "report: serpipe report NAME=RUN NAME=RUN"
         )
-
-
-def _with_protocol(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with those of the protocol put together, as for several runs."""
-    from ..api.shared import make_protocol
-    from ..pipeline.protocol import Protocol
-
-    names = {field.name for field in fields(Protocol)}
-    others = {name: value for name, value in options.items() if name not in names}
-    return others | {"protocol": make_protocol(options)}

@@ -1,20 +1,24 @@
-"""Command-line options made from the parameters of the API function that a command calls.
+"""Command-line options made from the API function that a command calls.
 
-Name, default and help of an option are those of the parameter and of its entry in the docstring.
-Only what a command line needs besides is declared here: how an option is spelt, what stands for its
-value in the help, and which values it takes.
+They are the parameters of the function; of a parameter that takes a dataclass of options, such as
+:class:`~serpipe.pipeline.options.Protocol`, its fields. Name, default and help are those of the
+parameter or field and of its entry in the docstring. Only what a command line needs besides is
+declared here: how an option is spelt, what stands for its value in the help, and which values it
+takes.
 """
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
-from typing import Annotated, Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args
 
 import typer
 
 from .. import api, choices, plugins
+from ..errors import UserError
 
 #: Parameters of the API that are no options.
 _NO_OPTIONS = ("provenance", "track", "say", "show", "names")
@@ -142,12 +146,22 @@ _SPELLINGS = {
     "export out": Spelling("FILE.onnx"),
     "export to": Spelling(values=choices.EXPORT_FORMATS),
     "extract out": Spelling("FILE.h5"),
-    "extract precision": Spelling(values=choices.EXTRACTION_PRECISIONS),
+    "ExtractOptions precision": Spelling(values=choices.EXTRACTION_PRECISIONS),
     "finetune device": Spelling("auto|cpu|cuda|cuda:0,cuda:1"),
-    "serve batch_size": Spelling("N", limits=_AT_LEAST_1),
-    "serve max_seconds": Spelling("S", limits=(0.1, 600)),
+    "ServeOptions batch_size": Spelling("N", limits=_AT_LEAST_1),
+    "ServeOptions max_seconds": Spelling("S", limits=(0.1, 600)),
     "write_clip_table out": Spelling("CLIPS.csv"),
 }
+
+
+@dataclass(frozen=True)
+class _Option:
+    """An option as the API declares it: a parameter of a function, or a field of a dataclass."""
+
+    owner: Any  #: The function or class whose docstring describes it.
+    name: str
+    annotation: Any
+    default: Any  #: ``inspect.Parameter.empty`` if a value is required.
 
 
 def add_command(
@@ -157,16 +171,17 @@ def add_command(
     name: str | None = None,
     **settings: Any,
 ) -> None:
-    """Register a command whose options are the parameters of an API function.
+    """Register a command whose options are those of an API function.
 
     Parameters
     ----------
     app : Typer
         Where to register it.
     body : callable
-        The command. Its first parameter takes the options that the user gave, as keyword arguments
-        of ``function``; its other parameters are further options, which Typer reads from their
-        annotations.
+        The command. Its first parameter takes what the user gave, as keyword arguments of
+        ``function``: values, dataclasses of options with these values, and, if such a parameter is
+        None by default, the values as a dict. Its other parameters are further options, which Typer
+        reads from their annotations.
     function : callable
         The function of the API.
     name : str, optional
@@ -175,49 +190,147 @@ def add_command(
         As :meth:`typer.Typer.command` takes them.
     """
     further = list(inspect.signature(body).parameters.values())[1:]
-    shared = [
-        _option(function, parameter)
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.name not in _NO_OPTIONS
+    parameters = [
+        each
+        for each in inspect.signature(function).parameters.values()
+        if each.name not in _NO_OPTIONS
     ]
+    shared: dict[str, _Option] = {}
+    for parameter in parameters:
+        for each in _declared(function, parameter):
+            shared.setdefault(each.name, each)  # several dataclasses may have an option: the seed
 
-    def run(**values: Any) -> None:
+    def run(context: typer.Context, **values: Any) -> None:
         own = {each.name: values.pop(each.name) for each in further}
-        body({key: each for key, each in values.items() if each not in (None, [])}, **own)
+        given = {
+            key: _read(shared[key], value)
+            for key, value in values.items()
+            if context.get_parameter_source(key).name != "DEFAULT"  # type: ignore[union-attr]
+        }
+        arguments: dict[str, Any] = {}
+        for parameter in parameters:
+            if kind := _options_class(parameter):
+                names = given.keys() & {field.name for field in fields(kind)}
+                chosen, default = {each: given[each] for each in names}, parameter.default
+                arguments[parameter.name] = (
+                    chosen if default is None else replace(default, **chosen)
+                )
+            elif parameter.name in given:
+                arguments[parameter.name] = given[parameter.name]
+        body(arguments, **own)
 
-    options = [each.replace(kind=each.KEYWORD_ONLY) for each in (*shared, *further)]
+    options = [*map(_as_typer, shared.values()), *further]
+    options = [each.replace(kind=each.KEYWORD_ONLY) for each in options]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     run.__doc__ = body.__doc__
-    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature([context, *options])  # type: ignore[attr-defined]
     app.command(name or body.__name__, cls=_CommandWithPlugins, **settings)(run)
 
 
-def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return the parameter of a command, as Typer reads it, for a parameter of the API."""
-    name = parameter.name
-    spelling = _SPELLINGS.get(f"{function.__name__} {name}") or _SPELLINGS.get(name, Spelling())
+def _declared(function: Callable[..., Any], parameter: inspect.Parameter) -> Iterator[_Option]:
+    """Yield the options that a parameter stands for."""
+    kind = _options_class(parameter)
+    if kind is None:
+        default = () if parameter.kind is parameter.VAR_POSITIONAL else parameter.default
+        yield _Option(function, parameter.name, parameter.annotation, default)
+        return
+    defaults = kind() if parameter.default is None else parameter.default
+    for field in fields(kind):
+        owner = next(each for each in kind.__mro__ if field.name in vars(each)["__annotations__"])
+        if field.name in descriptions(owner.__doc__ or ""):  # others are not set by users
+            yield _Option(owner, field.name, field.type, getattr(defaults, field.name))
+
+
+def _options_class(parameter: inspect.Parameter) -> type[Any] | None:
+    """Return the dataclass of options that a parameter takes, if it takes one."""
+    kinds = [each for each in _alternatives(parameter.annotation) if each is not NoneType]
+    is_class = len(kinds) == 1 and isinstance(kinds[0], type) and is_dataclass(kinds[0])
+    return kinds[0] if is_class else None
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of which a value may be."""
+    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+
+
+def _as_typer(option: _Option) -> inspect.Parameter:
+    """Return an option as Typer reads it: a parameter of the command."""
+    name, default = option.name, option.default
+    own = f"{option.owner.__name__} {name}"
+    spelling = _SPELLINGS.get(own) or _SPELLINGS.get(name, Spelling())
     flag = _flag(name)
-    kind: Any = _KINDS.get(parameter.annotation, str | None)
-    settings: dict[str, Any] = {"help": _help(function, name)}
+    kind: Any = _KINDS.get(option.annotation, str | None)
+    settings: dict[str, Any] = {"help": _help(option.owner, name)}
     if spelling.values:
         settings["metavar"] = "|".join(spelling.values)
         settings["parser"] = partial(_check_value, flag, spelling.values)
     elif spelling.metavar:
         settings["metavar"] = spelling.metavar
     settings["min"], settings["max"] = spelling.limits
-    is_required = parameter.default is parameter.empty
-    default = None if parameter.default in ((), "") or is_required else parameter.default
+    default = None if default in ((), {}, "") else default
     if spelling.repeated:
         kind = list[str] | None
         settings["help"] += "" if spelling.is_argument else " Can be given several times."
-    settings["show_default"] = default is not None and default is not False
-    if is_required and parameter.kind is not parameter.VAR_POSITIONAL:
-        default = parameter.empty
+    settings["show_default"] = default not in (None, False, inspect.Parameter.empty)
     declared = (
         typer.Argument(**settings) if spelling.is_argument else typer.Option(flag, **settings)
     )
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, declared]
     )
+
+
+def _read(option: _Option, value: Any) -> Any:
+    """Return what the user gave in the type that the API takes."""
+    kinds = _alternatives(option.annotation)
+    if Mapping[str, str] in kinds:
+        return read_pairs(_flag(option.name), value)
+    if isinstance(value, str) and Sequence[str] in kinds and str not in kinds:
+        return split_names(value)
+    if isinstance(value, str) and Sequence[int] in kinds:
+        return _numbers(_flag(option.name), value)
+    return value
+
+
+def split_names(names: str) -> tuple[str, ...]:
+    """Return names that are joined by commas; none for an empty text.
+
+    Raises
+    ------
+    UserError
+        If a name between commas is empty.
+    """
+    split = tuple(name.strip() for name in names.split(",")) if names else ()
+    if not all(split):
+        raise UserError(f"{names}: a name is empty; join names by single commas")
+    return split
+
+
+def read_pairs(flag: str, pairs: Sequence[str]) -> dict[str, str]:
+    """Return a mapping of labels from texts such as ``"calm=neutral"``.
+
+    Raises
+    ------
+    UserError
+        If a text has another form, or a label is mapped to two others.
+    """
+    mapping: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not (old and equals and new):
+            raise UserError(f"{flag} {pair}: expected LABEL=LABEL, such as calm=neutral")
+        if mapping.setdefault(old, new) != new:
+            raise UserError(f"{flag} {pair}: {old} is already mapped to {mapping[old]}")
+    return mapping
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise UserError(
+            f"{flag} {text}: give whole numbers joined by commas, such as 4,16"
+        ) from None
 
 
 def _check_value(flag: str, values: Sequence[str], value: str) -> str:
@@ -228,22 +341,22 @@ def _flag(name: str) -> str:
     return _SPELLINGS.get(name, Spelling()).flag or f"--{name.replace('_', '-')}"
 
 
-def _help(function: Callable[..., Any], name: str) -> str:
-    """Return the entry of a parameter in a docstring of the API, as the help of its option."""
-    entry = descriptions(function.__doc__ or "")[name]
+def _help(owner: Any, name: str) -> str:
+    """Return the entry of a parameter or field in the docstring of its owner, as help."""
+    entry = descriptions(owner.__doc__ or "")[name]
     if inherited := _INHERITED.fullmatch(entry):
         return _help(getattr(api, inherited[1]), name)
-    parameters = inspect.signature(function).parameters
+    names = inspect.signature(owner).parameters
     return re.sub(
         r"``(.*?)``",
-        lambda code: _flag(code[1]) if code[1] in parameters else f"`{code[1]}`",
+        lambda code: _flag(code[1]) if code[1] in names else f"`{code[1]}`",
         entry.replace(":func:", ""),
     )
 
 
 @cache
 def descriptions(docstring: str) -> dict[str, str]:
-    """Return the entries of the section ``Parameters`` of a docstring, by parameter.
+    """Return the entries of the section ``Parameters`` or ``Attributes`` of a docstring, by name.
 
     Parameters
     ----------
@@ -255,7 +368,9 @@ def descriptions(docstring: str) -> dict[str, str]:
     dict of str to str
         Without line breaks.
     """
-    section = re.search(r"\nParameters\n-+\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(docstring), re.S)
+    section = re.search(
+        r"\n(?:Parameters|Attributes)\n-+\n(.*?)(?:\n\n|\Z)", inspect.cleandoc(docstring), re.S
+    )
     entries: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", section[1] if section else ""):
         names, _, text = entry.partition("\n")

@@ -21,9 +21,6 @@ from .encoder import Encoder, PreparedBatch
 from .in_order import in_order
 from .read_ahead import Content, read_ahead
 
-#: Seconds of audio that share a batch on a GPU.
-GPU_BATCH_SECONDS = 600.0
-
 #: Batches of one GPU at once: while the results of one are copied back, the next is computed.
 LANES_PER_GPU = 2
 

@@ -120,6 +120,10 @@ class Cache:
                     )
         return values
 
+    def poolings_of(self, layer: str, pooling: str) -> list[str]:
+        """Return the poolings of a layer among some, joined by commas: all of them."""
+        return pooling.split(",")
+
     def checksums(self) -> dict[str, str]:
         """Return the checksum of each ``POOLING/LAYER`` that the file states."""
         return dict(self._checksums)

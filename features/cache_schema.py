@@ -13,7 +13,7 @@ import numpy as np
 
 from ..choices import DTYPES
 from ..integrity import parse_json
-from .names import FINAL_NORM, POOLINGS
+from .names import FINAL_NORM, FUNCTIONALS, POOLINGS
 from .recordings import Table
 
 MAX_LAYERS = 1000
@@ -64,7 +64,7 @@ class KeyFields:
     width: int
     #: Of the stored numbers: float32 or float16.
     dtype: str
-    #: ``"0"``, ``"1"``, ... and possibly ``"final_norm"``.
+    #: ``"0"``, ``"1"``, ... and possibly ``"final_norm"``; or ``"functionals"``.
     layers: tuple[str, ...]
     #: ``"mean"``, ``"std"`` or both.
     poolings: tuple[str, ...]
@@ -92,7 +92,7 @@ class KeyFields:
         if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
             raise ValueError(f"layers are not a list of 1 to {MAX_LAYERS} names")
         numbered = layers[:-1] if layers[-1] == FINAL_NORM else layers
-        if numbered != [str(number) for number in range(len(numbered))]:
+        if layers != [FUNCTIONALS] and numbered != [str(n) for n in range(len(numbered))]:
             raise ValueError("layers are not 0, 1, 2, ...")
         if not isinstance(poolings, list) or sorted(poolings, key=str) not in _SOME_POOLINGS:
             raise ValueError(f"poolings are not among {', '.join(POOLINGS)}")

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import MachineError, UserError, counted, first_line
+from ..errors import SerpipeError, UserError, counted, first_line
 from ..integrity import check_model_files
 from .checkpoint_limits import (
     ADAPTER,
     CONFIG,
     EXTRACTOR,
+    MAX_JSON_BYTES,
+    MAX_WEIGHT_BYTES,
     PROCESSOR,
     WEIGHTS,
     check_config,
@@ -27,9 +30,10 @@ from .checkpoint_limits import (
     weight_files,
 )
 from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
+from .hub import Snapshot, open_snapshot
 from .known_models import known_training, names_of_folder
 from .names import BUILT_IN, DEFAULT_ENCODER, check_checkpoint_name
-from .training_record import FILE_NAME, TrainingRecord, read_corpora, read_record, unite
+from .training_record import FILE_NAME, MAX_BYTES, TrainingRecord, read_corpora, read_record, unite
 
 #: Commits of hub ids unless the user names another: numbers must not drift.
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
@@ -38,8 +42,8 @@ WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech",
 LOG_MEL_MODELS = ("whisper",)
 SUPPORTED = WAVEFORM_MODELS + LOG_MEL_MODELS
 
-#: Loads and checks weights: takes the name for messages, source, revision and configuration.
-Loader = Callable[[str, str, str | None, Any], nn.Module]
+#: Loads and checks weights: takes the name for messages, folder and configuration.
+Loader = Callable[[str, Path, Any], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -81,43 +85,30 @@ def load_checkpoint(
     preprocessor, and MachineError if the hub cannot be reached.
     """
     import transformers
-    from huggingface_hub import logging as hub_logging
 
-    source, revision = _locate(name, revision, option)
-    folder = Path(source) if revision in ("local", "built-in") else None
-    hub_revision = None if folder else revision
-    if folder:
-        _check_folder(folder)
-    files = _Source(name, option, source, folder, hub_revision)
-    quiet = transformers.logging
-    verbosity, hub_verbosity = quiet.get_verbosity(), hub_logging.get_verbosity()
-    quiet.set_verbosity_error()  # the causes of its warnings are checked here, and refused
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    quiet.disable_progress_bar()
-    try:
-        # No code from the checkpoint: by default transformers would ask on the terminal.
-        here = {"revision": hub_revision, "trust_remote_code": False}
-        settings = _read_settings(files)
-        config = transformers.AutoConfig.from_pretrained(source, **here)
-        extractor = transformers.AutoFeatureExtractor.from_pretrained(source, **here)
-        config_sha256 = _hash_configs(config, extractor)
-        front_end = _front_end(name, config, extractor)
-        _check_weights(files, config)
-        model = (load or _load_model)(name, source, hub_revision, config)
-        weights_sha256 = _hash_weights(model)
-        training = _training(files, settings)
-    except UserError:
-        raise
-    except Exception as error:  # a damaged checkpoint can make the loaders raise anything
-        raise _explain(files, error) from error
-    finally:
-        quiet.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        quiet.enable_progress_bar()
-    commit = getattr(config, "_commit_hash", None)
+    with _quiet():
+        files = _locate(name, revision, option)
+        try:
+            settings = _read_settings(files)
+            # No code from the checkpoint: by default transformers would ask on the terminal.
+            folder, no_code = str(files.folder), {"trust_remote_code": False}
+            config = transformers.AutoConfig.from_pretrained(folder, **no_code)
+            extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **no_code)
+            config_sha256 = _hash_configs(config, extractor)
+            front_end = _front_end(name, config, extractor)
+            training = _training(files, settings)
+            _check_weights(files, config)  # downloads them, after everything else
+            model = (load or _load_model)(name, files.folder, config)
+            weights_sha256 = _hash_weights(model)
+        except SerpipeError:
+            raise
+        except Exception as error:  # a damaged checkpoint can make the loaders raise anything
+            raise UserError(
+                f"{name}: cannot be loaded ({first_line(error)}); {files.remedy}"
+            ) from error
     return Checkpoint(
-        name=Path(source).resolve().name if folder else name,
-        revision=revision if folder else (commit or revision),
+        name=name if files.snapshot else files.folder.resolve().name,
+        revision=files.revision,
         weights_sha256=weights_sha256,
         config_sha256=config_sha256,
         model_type=config.model_type,
@@ -127,48 +118,82 @@ def load_checkpoint(
     )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings of the libraries: their causes are checked here, and refused."""
+    import transformers
+    from huggingface_hub import logging as hub_logging
+
+    verbosity, hub_verbosity = transformers.logging.get_verbosity(), hub_logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+
+
 @dataclass(frozen=True)
 class _Source:
-    """The files of a checkpoint, in a local folder or on the hub.
+    """The files of a checkpoint: a local folder, or a snapshot of the hub.
 
     Its name, as given, and the option that gave it are for messages.
     """
 
     name: str
     option: str
-    source: str
-    folder: Path | None
-    revision: str | None
+    folder: Path
+    #: ``"local"``, ``"built-in"``, or the commit on the hub.
+    revision: str
+    snapshot: Snapshot | None = None
 
-    def find(self, name: str) -> Path | None:
+    @property
+    def remedy(self) -> str:
+        """What to do about damaged files."""
+        if self.snapshot:
+            return f"remove {self.folder.parents[1]} to download it again"
+        return "download it again, in the layout of transformers"
+
+    def find(self, name: str, max_bytes: int = MAX_JSON_BYTES) -> Path | None:
         """Return a file, downloaded if necessary; None if there is none of that name."""
-        from transformers.utils import cached_file
+        if self.snapshot:
+            return self.snapshot.find(name, max_bytes)
+        file = self.folder / name
+        return file if os.path.lexists(file) else None
 
-        if self.folder:
-            file = self.folder / name
-            return file if os.path.lexists(file) else None
-        path = cached_file(
-            self.source,
-            name,
-            revision=self.revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
+    def get(self, names: Sequence[str], max_bytes: int) -> list[Path]:
+        """Return files that must exist, downloaded if necessary."""
+        if self.snapshot:
+            return self.snapshot.get(names, max_bytes)
+        files = [self.folder / name for name in names]
+        for file in files:
+            if not os.path.lexists(file):
+                raise self.lacks(file.name)
+        return files
+
+    def lacks(self, names: str) -> SerpipeError:
+        """Return the error for a file that is missing; ``names`` names it."""
+        if self.snapshot:
+            return self.snapshot.lacks(names)
+        return UserError(
+            f"{self.folder}: has no {names}; save the model and its feature extractor with "
+            "save_pretrained()"
         )
-        return Path(path) if path else None
 
 
 def _read_settings(files: _Source) -> dict[str, Any]:
     """Return the content of ``config.json`` after checking everything that decides the model."""
-    config = files.find(CONFIG)
-    settings = read_settings(config) if config else {}
-    # Without it, the error of transformers names the reason.
+    (config,) = files.get([CONFIG], MAX_JSON_BYTES)
+    settings = read_settings(config)
     kind = settings.get("model_type")
-    if config and kind not in SUPPORTED:
+    if kind not in SUPPORTED:
         raise UserError(
             f"{files.name}: model type {kind!r:.40}; expected a speech encoder of type "
             f"{', '.join(SUPPORTED)}; choose another {files.option}"
         )
-    check_config(config or Path(CONFIG), settings)
+    check_config(config, settings)
+    any_extractor = False
     for other in (EXTRACTOR, PROCESSOR):
         path = files.find(other)
         if path:
@@ -177,6 +202,9 @@ def _read_settings(files: _Source) -> dict[str, Any]:
             inner = content.get("feature_extractor") if other == PROCESSOR else content
             if inner is not None:
                 check_extractor(path, inner if isinstance(inner, dict) else {})
+                any_extractor = True
+    if not any_extractor:
+        raise files.lacks(EXTRACTOR)
     if files.find(ADAPTER):
         raise UserError(
             f"{files.name}: holds {ADAPTER}, an adapter of another checkpoint; merge it with peft "
@@ -187,17 +215,6 @@ def _read_settings(files: _Source) -> dict[str, Any]:
 
 def _check_weights(files: _Source, config: Any) -> None:
     """Refuse a configuration that describes more weights than the files hold."""
-    paths: list[Path] = []
-    for each in WEIGHTS:
-        file, index = files.find(each), files.find(f"{each}.index.json")
-        if file:
-            paths = [file]
-        elif index:
-            paths = [path for name in weight_files(index) if (path := files.find(name))]
-        if paths:
-            break
-    if not paths:  # the error of transformers names the files
-        return
     with torch.device("meta"):  # shapes alone, no memory
         model = _encoder_class(config)._from_config(config)
     n_weights = sum(
@@ -205,7 +222,20 @@ def _check_weights(files: _Source, config: Any) -> None:
         for key, weights in model.named_parameters()
         if not key.startswith((*_unused(config), "masked_spec_embed"))
     )
-    check_weights(files.name, paths, config.num_hidden_layers, n_weights)
+    check_weights(files.name, _weights(files), config.num_hidden_layers, n_weights)
+
+
+def _weights(files: _Source) -> list[Path]:
+    """Return the files of weights that transformers will load, downloaded if necessary.
+
+    Of several formats only the one that it prefers is downloaded.
+    """
+    for name in WEIGHTS:
+        if file := files.find(name, MAX_WEIGHT_BYTES):
+            return [file]
+        if index := files.find(f"{name}.index.json"):
+            return files.get(weight_files(index), MAX_WEIGHT_BYTES)
+    raise files.lacks(" or ".join(WEIGHTS))
 
 
 def _encoder_class(config: Any) -> Any:
@@ -226,43 +256,39 @@ def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | Non
     """Return what a checkpoint was trained on, from its record and its names."""
     corpora = read_corpora(config.get("serpipe"))
     # On the hub, only models trained by serpipe have a record.
-    path = files.find(FILE_NAME) if files.folder or corpora else None
+    path = files.find(FILE_NAME, MAX_BYTES) if corpora or not files.snapshot else None
     record = read_record(path) if path else None
     unlisted = corpora - record.corpora if record else corpora
     named = TrainingRecord(corpora=corpora, unlisted=unlisted) if corpora else None
     names = [
-        *(names_of_folder(files.folder) if files.folder else [files.name]),
+        *([files.name] if files.snapshot else names_of_folder(files.folder)),
         str(config.get("_name_or_path") or ""),
     ]
     return unite([record, named, known_training(names)])
 
 
-def _locate(name: str, revision: str | None, option: str) -> tuple[str, str]:
-    """Return the source to load from, and its revision."""
-    if name in BUILT_IN:
-        return str(BUILT_IN[name]), "built-in"
-    if Path(name).exists():
-        return name, "local"
+def _locate(name: str, revision: str | None, option: str) -> _Source:
+    """Return where the files of a checkpoint are; on the hub, find the commit of the revision."""
+    built_in = BUILT_IN.get(name)
+    if built_in or Path(name).exists():
+        kind = "built-in" if built_in else "local"
+        files = _Source(name, option, built_in or Path(name), kind)
+        check_model_files(files.folder)
+        for needed in (CONFIG, EXTRACTOR):
+            if not (files.folder / needed).is_file():
+                raise files.lacks(needed)
+        return files
     check_checkpoint_name(name, option)
-    return name, revision or PINNED_REVISIONS.get(name, "main")
+    snapshot = open_snapshot(name, revision or PINNED_REVISIONS.get(name, "main"), option)
+    return _Source(name, option, snapshot.folder, snapshot.commit, snapshot)
 
 
-def _check_folder(folder: Path) -> None:
-    check_model_files(folder)
-    for needed in ("config.json", "preprocessor_config.json"):
-        if not (folder / needed).is_file():
-            raise UserError(
-                f"{folder}: has no {needed}; save the model and its feature extractor with "
-                "save_pretrained()"
-            )
-
-
-def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
+def _load_model(name: str, folder: Path, config: Any) -> nn.Module:
     """Load the weights; refuse the checkpoint if any is missing or does not fit."""
     # Training-only parts are switched off before loading, so that they need no weights.
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False
-    model, report = load_as(_encoder_class(config), name, source, revision, config)
+    model, report = load_as(_encoder_class(config), name, folder, config)
     unused = _unused(config)
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
     wrong = sorted(str(key) for key in report["mismatched_keys"])
@@ -276,20 +302,20 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
     return encoder
 
 
-def load_as(
-    kind: Any, name: str, source: str, revision: str | None, config: Any
-) -> tuple[Any, dict[str, Any]]:
+def load_as(kind: Any, name: str, folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
     """Load weights into a transformers class, in float32, without code from the checkpoint.
 
-    ``name`` is that of the checkpoint in messages, and ``source`` its path or hub id. Return the
-    model, in which missing weights are random, and a report with ``missing_keys``,
-    ``mismatched_keys`` and ``unexpected_keys``. Raise UserError if the weights do not fit the
-    configuration.
+    ``name`` is that of the checkpoint in messages, and ``folder`` has its files. Return the model,
+    in which missing weights are random, and a report with ``missing_keys``, ``mismatched_keys`` and
+    ``unexpected_keys``. Raise UserError if the weights do not fit the configuration.
     """
+    from transformers.utils import logging
+
+    had_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model, report = kind.from_pretrained(
-            source,
-            revision=revision,
+            str(folder),
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
@@ -300,6 +326,9 @@ def load_as(
             f"{name}: weights do not fit its config.json ({first_line(error)}); download the "
             "checkpoint again"
         ) from error
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()
     return model, report
 
 
@@ -343,33 +372,3 @@ def _hash_configs(config: Any, extractor: Any) -> str:
             each.pop(name, None)
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _explain(files: _Source, error: Exception) -> UserError | MachineError:
-    """Return an error of transformers or the hub as one line."""
-    name, option = files.name, files.option
-    from huggingface_hub.errors import (
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    reason = first_line(error)
-    if files.folder:
-        return UserError(
-            f"{name}: cannot be loaded ({reason}); download it again, in the layout of transformers"
-        )
-    chain: list[BaseException] = [error]
-    while (link := chain[-1].__cause__ or chain[-1].__context__) and link not in chain:
-        chain.append(link)
-    theirs = (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError)
-    if any(isinstance(link, theirs) for link in chain):
-        return UserError(
-            f"{name}: not on the hub, or not accessible to you ({reason}); check {option} and "
-            "--revision, or run `hf auth login`"
-        )
-    built_in = f"the built-in encoder: --encoder {next(iter(BUILT_IN))}"
-    return MachineError(
-        f"{name}: is not in the local hub cache and cannot be downloaded ({reason}); connect to "
-        f"the network, or use {built_in if option == '--encoder' else 'a local folder'}"
-    )

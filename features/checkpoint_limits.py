@@ -22,8 +22,9 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ADAPTER = "adapter_config.json"
 
 #: Bytes of a JSON file: an index of many weights, or mel filters, take a few MiB.
-_MAX_JSON_BYTES = 16 << 20
-_MAX_WEIGHT_BYTES = 1 << 38
+MAX_JSON_BYTES = 16 << 20
+#: Bytes of all files of weights together.
+MAX_WEIGHT_BYTES = 1 << 38
 _MAX_LABELS = 10_000
 _MAX_LIST = 32
 
@@ -95,7 +96,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raise UserError if it is no regular file, too large, no JSON, or no object.
     """
     try:
-        content = json.loads(read_text(path, _MAX_JSON_BYTES))
+        content = json.loads(read_text(path, MAX_JSON_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else first_line(error)
         raise _refused(path, f"cannot be read ({reason})", "JSON") from None
@@ -198,7 +199,7 @@ def check_weights(name: str, files: Sequence[Path], layers: int, n_weights: int)
 def check_weight_file(file: Path) -> int:
     """Return the size of a file of weights, in bytes; refuse it if it is not a regular file."""
     try:
-        return check_regular(file, _MAX_WEIGHT_BYTES)
+        return check_regular(file, MAX_WEIGHT_BYTES)
     except OSError as error:
         raise _refused(file, f"cannot be read ({error.strerror})", "a file of weights") from None
 

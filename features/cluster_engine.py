@@ -18,7 +18,8 @@ from .batching import Batch, Embeddings, plan
 from .cache import difference
 from .decoding import DecodedClip
 from .devices import choose_devices
-from .engine import EngineOptions, LocalEngine, open_engine
+from .engine import LocalEngine, open_engine
+from .options import ExtractOptions
 from .training_record import TrainingRecord
 
 #: Clips that one task decodes and checks.
@@ -45,7 +46,7 @@ class ClusterEngine:
     """An engine that runs on the workers of a cluster, each with an engine of its own."""
 
     cluster: Cluster
-    options: EngineOptions
+    options: ExtractOptions
     #: A worker keeps its engine for one extraction: the files of an encoder may change in between.
     _token: str = field(init=False, default_factory=lambda: uuid4().hex)
     _facts: _EngineFacts = field(init=False)
@@ -241,7 +242,7 @@ class _Kept:
         self.token = ""
         self.engine: LocalEngine | None = None
 
-    def of(self, token: str, options: EngineOptions) -> LocalEngine:
+    def of(self, token: str, options: ExtractOptions) -> LocalEngine:
         with self.lock:
             if self.engine is None or self.token != token:
                 self.engine = None  # the memory of the previous one is needed
@@ -252,20 +253,20 @@ class _Kept:
             return self.engine
 
 
-def _engine(token: str, options: EngineOptions) -> LocalEngine:
+def _engine(token: str, options: ExtractOptions) -> LocalEngine:
     """Return this worker's engine: loaded once, and kept."""
     kept: _Kept = get_worker().__dict__.setdefault("serpipe_engine", _Kept())
     return kept.of(token, options)
 
 
-def _describe(_: None, token: str, options: EngineOptions) -> _EngineFacts:
+def _describe(_: None, token: str, options: ExtractOptions) -> _EngineFacts:
     engine = _engine(token, options)
     encoder = engine.encoders[0]
     is_cpu = encoder.device.type == "cpu"
     return _EngineFacts(dict(engine.key), is_cpu, encoder.window_seconds, engine.training)
 
 
-def _check(clips: Sequence[Clip], token: str, options: EngineOptions) -> list[Any]:
+def _check(clips: Sequence[Clip], token: str, options: ExtractOptions) -> list[Any]:
     """Return, for each clip, the facts of its audio, a BadClipError, or that it was not seen."""
     results: list[Any] = []
     for clip, result in zip(clips, _engine(token, options).check(clips), strict=True):
@@ -279,7 +280,7 @@ def _check(clips: Sequence[Clip], token: str, options: EngineOptions) -> list[An
 
 
 def _embed(
-    task: Task, token: str, options: EngineOptions, key: Mapping[str, Any]
+    task: Task, token: str, options: ExtractOptions, key: Mapping[str, Any]
 ) -> tuple[str, float, list[Embeddings]]:
     """Return the address of the worker, the seconds it took, and the embeddings of each batch."""
     engine, worker = _engine(token, options), str(get_worker().address)

@@ -15,8 +15,9 @@ from .audio import Waveform
 from .checkpoint import Checkpoint, load_checkpoint
 from .chunks import join_chunks
 from .front_end import FrontEnd, prepare
+from .names import OPENSMILE
 from .padding import Valid, make_padding_exact
-from .pooling import LayerPooler, Pooled
+from .pooling import LayerPooler, Pooled, Pooler
 from .positions import keep_positions_in_float32
 from .training_record import TrainingRecord
 from .whisper import skip_padding
@@ -86,7 +87,7 @@ class Encoder:
     #: Whether the blocks are compiled.
     compiled: bool
     model: nn.Module
-    pooler: LayerPooler
+    pooler: Pooler
     valid: Valid
     #: What it was trained on, beyond the pretraining, if that is known.
     training: TrainingRecord | None = None
@@ -204,8 +205,8 @@ def load_encoder(
     Parameters
     ----------
     name : str
-        A built-in name (``"whisper-tiny.en"``), a local folder in the layout of transformers, or
-        a hub id. Code in a checkpoint is never run.
+        A built-in name (``"whisper-tiny.en"``), a local folder in the layout of transformers, a hub
+        id, or ``opensmile:`` and a feature set. Code in a checkpoint is never run.
     revision : str, optional
         Branch, tag or commit of a hub id. Ids in ``PINNED_REVISIONS`` have one.
     poolings : sequence of {"mean", "std"}
@@ -231,6 +232,12 @@ def load_encoder(
     MachineError
         If the hub cannot be reached.
     """
+    if name.startswith(OPENSMILE):
+        from .functionals import load_functionals
+
+        return load_functionals(
+            name, poolings=poolings, max_seconds=max_seconds, compile_blocks=compile_blocks
+        )
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:  # torch allows TF32 in convolutions by default
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"

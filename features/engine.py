@@ -11,12 +11,12 @@ from .._version import __version__
 from ..choices import CHANNELS, check_choice
 from ..corpora import Clip
 from ..errors import BadClipError
-from .audio import CHANNEL_POLICY, RESAMPLER, check_length
-from .batching import GPU_BATCH_SECONDS, Batch, Embeddings, embed_batches, plan
+from .audio import RESAMPLER, check_length
+from .batching import Batch, Embeddings, embed_batches, plan
 from .decoding import DecodedClip, Decoder, DecodingOptions, decode_in_threads
 from .devices import choose_precision
 from .encoder import Encoder, load_encoder
-from .names import DEFAULT_ENCODER
+from .options import ExtractOptions
 from .training_record import TrainingRecord
 
 
@@ -46,37 +46,6 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """How clips are decoded, embedded and stored.
-
-    The encoder and its options are as :func:`~serpipe.features.encoder.load_encoder` takes them;
-    channels and trimming as :class:`~serpipe.features.decoding.DecodingOptions` has them.
-    """
-
-    encoder: str = DEFAULT_ENCODER
-    revision: str | None = None
-    poolings: tuple[str, ...] = ("mean",)
-    #: As :func:`~serpipe.features.devices.choose_devices` takes it, on the machine of the engine.
-    devices: str = "auto"
-    precision: str = "float32"
-    max_seconds: float | None = None
-    compile_blocks: bool = False
-    trim_decibels: float | None = None
-    channels: str = CHANNEL_POLICY
-    #: Of the stored numbers: float32 or float16.
-    dtype: str = "float32"
-    #: Seconds of audio that share a batch on a GPU. On a CPU each clip is computed alone.
-    batch_seconds: float = GPU_BATCH_SECONDS
-
-    def decoding(self, sampling_rate: int) -> DecodingOptions:
-        """Return how clips are decoded for an encoder of this sampling rate, in Hz."""
-        return DecodingOptions(sampling_rate, self.channels, self.trim_decibels)
-
-
-DEFAULTS = EngineOptions()
-
-
-@dataclass(frozen=True)
 class LocalEngine:
     """An engine of this process."""
 
@@ -84,7 +53,7 @@ class LocalEngine:
     encoders: tuple[Encoder, ...]
     #: From :func:`cache_key`.
     key: Mapping[str, Any]
-    options: EngineOptions = DEFAULTS
+    options: ExtractOptions = ExtractOptions()
     #: Number of threads.
     workers: int = 1
     #: Decodes in processes, for GPUs.
@@ -103,7 +72,8 @@ class LocalEngine:
     @property
     def decoding(self) -> DecodingOptions:
         """How clips are decoded for the encoder."""
-        return self.options.decoding(self.encoders[0].identity.sampling_rate)
+        rate = self.encoders[0].identity.sampling_rate
+        return DecodingOptions(rate, self.options.channels, self.options.trim)
 
     def check(self, clips: Sequence[Clip]) -> Iterator[DecodedClip | BadClipError]:
         """Yield each clip, decoded, or an error if the encoder cannot take it, in their order."""
@@ -140,7 +110,7 @@ class LocalEngine:
 
 def local_engine(
     encoders: Sequence[Encoder],
-    options: EngineOptions = DEFAULTS,
+    options: ExtractOptions = ExtractOptions(),
     *,
     workers: int = 1,
     decoder: Decoder | None = None,
@@ -162,7 +132,7 @@ def local_engine(
 
 
 def open_engine(
-    options: EngineOptions,
+    options: ExtractOptions,
     devices: Sequence[str],
     workers: int,
     decoder: Decoder | None = None,
@@ -173,7 +143,7 @@ def open_engine(
     """
     encoders = [
         load_encoder(
-            options.encoder,
+            str(options.encoder),
             revision=options.revision,
             poolings=options.poolings,
             device=device,
@@ -186,7 +156,7 @@ def open_engine(
     return local_engine(encoders, options, workers=workers, decoder=decoder)
 
 
-def cache_key(encoder: Encoder, options: EngineOptions = DEFAULTS) -> dict[str, Any]:
+def cache_key(encoder: Encoder, options: ExtractOptions = ExtractOptions()) -> dict[str, Any]:
     """Return, as JSON values, all that the numbers of a cache depend on besides the clips' content.
 
     Raise UserError if the choice of channels is unknown.
@@ -201,7 +171,7 @@ def cache_key(encoder: Encoder, options: EngineOptions = DEFAULTS) -> dict[str, 
         "poolings": list(encoder.poolings),
         "channels": options.channels,
         "resampler": RESAMPLER,
-        "trim_decibels": options.trim_decibels,
+        "trim_decibels": options.trim,
         "max_seconds": encoder.max_seconds,
         "precision": encoder.precision,
         "compiled": encoder.compiled,

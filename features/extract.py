@@ -117,7 +117,8 @@ def extract(
     out : Path
         The HDF5 file. If it exists with the same key, only clips whose content it lacks are
         computed; a stopped extraction is resumed. Clips that another cache of the same encoder in
-        the same folder holds are copied from there.
+        the same folder holds are copied from there. Another revision of the same weights is the
+        same encoder; the file keeps the revision that it records.
     provenance : mapping
         JSON values to store beside the numbers.
     skip_bad : bool
@@ -151,9 +152,8 @@ def extract(
     if shard_clips < 1:
         raise UserError(f"--shard-clips {shard_clips}: expected at least 1")
     with _locked(out):
-        key = engine.key
         parts = Parts(out)
-        existing = _existing(out, parts, key, overwrite)
+        existing, key = _existing(out, parts, engine.key, overwrite)
         unchanged = _unchanged(clips, existing, track)
         if unchanged is None:
             decoded, bad = check_clips(clips, engine, _known_recordings(existing), track)
@@ -267,27 +267,35 @@ def _removed(existing: Cache | None, decoded: Sequence[DecodedClip]) -> list[str
     return [path for corpus, name, path in rows if (corpus, name) not in current]
 
 
-def _existing(out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool) -> Cache | None:
-    """Return the existing cache, if it can be used; refuse to touch one that cannot."""
+def _existing(
+    out: Path, parts: Parts, key: Mapping[str, Any], overwrite: bool
+) -> tuple[Cache | None, Mapping[str, Any]]:
+    """Return the existing cache, if it can be used, and the key under which to continue.
+
+    That is the key of the existing cache or parts, which may have another revision of the same
+    weights. Refuse to touch what cannot be used.
+    """
     try:
         cache = open_cache(out) if out.exists() else None
     except UserError:
         if overwrite:
-            return None
+            return None, key
         raise
     if overwrite:
-        return cache if cache and cache.key == key and not wrong_with(cache) else None
+        return (cache if cache and cache.key == key and not wrong_with(cache) else None), key
+    recorded = cache.key if cache else parts.key() or key
+    # The hashes of weights and configuration identify the encoder; a revision may be a branch.
+    same = {**key, "revision": recorded.get("revision")}
     for path, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):
-        differs = difference(theirs, key) if theirs is not None else None
-        if differs:
+        if theirs is not None and difference(theirs, same):
             raise OtherCacheError(
-                f"{path}: was made with other options: {differs}; write elsewhere with --out, or "
-                "start over with --overwrite"
+                f"{path}: was made with other options: {difference(theirs, key)}; write elsewhere "
+                "with --out, or start over with --overwrite"
             )
     wrong = wrong_with(cache) if cache else []
     if wrong:  # its rows would go into the new file, with new checksums
         raise UserError(f"{out}: {'; '.join(wrong)}; start over with --overwrite")
-    return cache
+    return cache, same
 
 
 def _known_recordings(existing: Cache | None) -> dict[str, str]:

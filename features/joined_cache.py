@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, counted
 from .cache import Cache
+from .names import POOLINGS
 from .recordings import Table
 from .training_record import COLUMN
 
@@ -35,7 +36,8 @@ def takes_one_audio(key: Mapping[str, Any]) -> bool:
 class JoinedCache(Cache):
     """The clips that several caches have in common.
 
-    A layer is called ``ENCODER:LAYER``. The clip table is that of the first cache.
+    A layer is called ``ENCODER:LAYER``, and has those poolings that its cache has. The clip table
+    is that of the first cache.
     """
 
     parts: tuple[Cache, ...] = ()
@@ -45,7 +47,19 @@ class JoinedCache(Cache):
     def embeddings(self, layer: str, pooling: str = "mean") -> NDArray[np.float32]:
         """Read one layer of all clips, as :meth:`Cache.embeddings` does."""
         part, rows, name = self._find(layer)
-        return part.embeddings(name, pooling)[rows]
+        own = self.poolings_of(layer, pooling)
+        return part.embeddings(name, ",".join(own))[rows]
+
+    def poolings_of(self, layer: str, pooling: str) -> list[str]:
+        """Return those poolings that the cache of a layer has, as :meth:`Cache.poolings_of`."""
+        part, _, _ = self._find(layer)
+        own = [each for each in pooling.split(",") if each in part.poolings]
+        if not own:
+            raise UserError(
+                f"--pool {pooling}: {part.path} holds {','.join(part.poolings)} pooling; add that, "
+                "or omit --pool"
+            )
+        return own
 
     def read_rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """Return some rows of one layer, as :meth:`Cache.read_rows` does."""
@@ -74,7 +88,7 @@ def join_caches(caches: Sequence[Cache]) -> tuple[JoinedCache, str]:
     Raises
     ------
     UserError
-        If they have no clips or poolings in common, or disagree on the speaker or the emotion of
+        If they have no clips in common, or disagree on the speaker or the emotion of
         a clip.
     """
     files = ", ".join(str(cache.path) for cache in caches)
@@ -85,10 +99,10 @@ def join_caches(caches: Sequence[Cache]) -> tuple[JoinedCache, str]:
     rows = tuple(np.array([index[key] for key in keys], np.intp) for index in indices)
     order = np.argsort(rows[0])
     rows = tuple(each[order] for each in rows)
-    poolings = [each for each in first.poolings if all(each in cache.poolings for cache in caches)]
-    if not common or not poolings:
-        what = "poolings" if common else "clips"
-        raise UserError(f"--cache {files}: have no {what} in common; extract the same for all")
+    if not common:
+        raise UserError(f"--cache {files}: have no clips in common; extract the same for all")
+    held = {each for cache in caches for each in cache.poolings}
+    poolings = [each for each in POOLINGS if each in held]
     clips = {name: column[rows[0]] for name, column in first.clips.items()}
     for cache, own in zip(caches[1:], rows[1:], strict=True):
         _check_same(first, cache, clips, own)

@@ -7,6 +7,10 @@ from ..errors import UserError
 
 #: The norm after the last block; the other layers have numbers, see :mod:`.pooling`.
 FINAL_NORM = "final_norm"
+#: The only layer of acoustic features.
+FUNCTIONALS = "functionals"
+#: Prefix of the names of openSMILE's feature sets.
+OPENSMILE = "opensmile:"
 POOLINGS = ("mean", "std")
 DEFAULT_ENCODER = "facebook/wav2vec2-base"
 #: Encoders that ship with the package.
@@ -17,7 +21,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 def cache_name(corpora: str, encoder: str) -> str:
     """Return the file name of a cache: of corpora, and of an encoder by its hub id or folder."""
-    return f"{corpora}-{encoder.replace('/', '--')}.h5"
+    return f"{corpora}-{encoder.replace('/', '--').replace(':', '-')}.h5"
 
 
 def looks_like_path(name: str) -> bool:
@@ -38,6 +42,8 @@ def check_checkpoint_name(name: str, option: str = "--encoder") -> None:
     ``option`` is the option that gave the name, for the message.
     """
     if name in BUILT_IN or Path(name).exists() or not looks_like_path(name):
+        return
+    if option == "--encoder" and name.startswith(OPENSMILE):
         return
     raise UserError(
         f"{name}: no such folder; give {option} a local folder, a hub id such as "

@@ -20,7 +20,8 @@ _BLOCK_ROWS = 256
 def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
     """Yield the caches beside ``out`` that have the embeddings of a key, the newest first.
 
-    They may have more poolings, but are otherwise the same. Files that are damaged or no caches are
+    They may have more poolings, or another revision of the same weights, but are otherwise the
+    same. Files that are damaged or no caches are
     skipped.
     """
     # The stamp of a file that was removed meanwhile is empty.
@@ -31,9 +32,7 @@ def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
             cache = open_cache(path)
         except UserError:
             continue
-        if _without_poolings(cache.key) == _without_poolings(key) and set(key["poolings"]) <= set(
-            cache.poolings
-        ):
+        if _common(cache.key) == _common(key) and set(key["poolings"]) <= set(cache.poolings):
             yield cache
 
 
@@ -63,5 +62,6 @@ def copy_rows(
         )
 
 
-def _without_poolings(key: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in key.items() if name != "poolings"}
+def _common(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that must agree for copying; the hash of weights replaces the revision."""
+    return {name: value for name, value in key.items() if name not in ("poolings", "revision")}

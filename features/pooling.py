@@ -12,7 +12,7 @@ in memory together, and so that layers mean the same in every version of transfo
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -78,6 +78,15 @@ def hook_layers(
     if norm is not None:
         norm.register_forward_hook(after_norm)
     return n_blocks
+
+
+class Pooler(Protocol):
+    """Runs an encoder and returns its pooled states."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Mapping[str, torch.Tensor], frames: Sequence[int]
+    ) -> Pooled:
+        """Run the encoder once; as :class:`LayerPooler` does it."""
 
 
 class LayerPooler:

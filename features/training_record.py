@@ -38,7 +38,7 @@ COLUMN = "contamination"
 _DIGITS = 16
 _HASH = re.compile(r"[0-9a-f]{16}")
 #: A record can come from anybody: room for about three million clips, and for names of corpora.
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 _MAX_CORPORA, _MAX_NAME = 100_000, 200
 
 
@@ -140,7 +140,7 @@ def read_record(path: Path) -> TrainingRecord | None:
     try:
         if not os.path.lexists(path):
             return None
-        content = parse_json(read_bytes(path, _MAX_BYTES))
+        content = parse_json(read_bytes(path, MAX_BYTES))
         version = content["serpipe_training_record"]
         if version != FORMAT_VERSION:
             raise UserError(

@@ -53,6 +53,15 @@ class FileMatrix:
         """Select some of these rows."""
         return FileMatrix(self.path, self.stored, self.rows[rows])
 
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether the file is found here, with all of its rows."""
+        n_rows, width = self.stored
+        try:
+            return self.path.stat().st_size == n_rows * width * np.dtype(np.float32).itemsize
+        except OSError:
+            return False
+
     def read(self) -> NDArray[np.float32]:
         """Read all of the rows, shape (n_clips, n_features): select a block of them first."""
         X = np.empty(self.shape, np.float32)

@@ -22,24 +22,21 @@ from .heads.fused import FusedMember
 MOST_CLIPS = 1000
 
 
-def read_clip_numbers(option: str, given: str | Sequence[int]) -> tuple[int, ...]:
-    """Return numbers of enrolled clips, sorted, from a text such as ``"0,4,16"`` or as numbers.
+def check_clip_numbers(option: str, given: Sequence[int]) -> tuple[int, ...]:
+    """Return numbers of enrolled clips, each once and sorted.
 
     Raise UserError if one is not a whole number up to :data:`MOST_CLIPS`, or all are 0.
     """
-    words = given.split(",") if isinstance(given, str) else list(map(str, given))
-    if not words or words == [""]:
-        return ()
-    stripped = [word.strip() for word in words]
-    for word in stripped:
-        if not word.isdecimal() or len(word) > 9 or int(word) > MOST_CLIPS:
+    numbers = tuple(sorted(set(given)))
+    text = ",".join(map(str, given))
+    for number in numbers:
+        if not 0 <= number <= MOST_CLIPS:
             raise UserError(
-                f"{option} {','.join(words)}: {word!r} is not a number of clips from 0 to "
-                f"{MOST_CLIPS}; give numbers joined by commas, such as 0,4,16"
+                f"{option} {text}: {number} is not a number of clips from 0 to {MOST_CLIPS}; give "
+                "numbers joined by commas, such as 0,4,16"
             )
-    numbers = tuple(sorted(set(map(int, stripped))))
-    if not any(numbers):
-        raise UserError(f"{option} {','.join(words)}: add a number above 0, such as 0,4,16")
+    if numbers and not any(numbers):
+        raise UserError(f"{option} {text}: add a number above 0, such as 0,4,16")
     return numbers
 
 

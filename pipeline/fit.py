@@ -11,9 +11,9 @@ from joblib import Parallel, delayed, parallel_config
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from ..errors import MachineError, first_line
+from ..errors import MachineError, UserError, first_line
 from ..progress import Track, no_track
-from .blocks import Matrix, take
+from .blocks import FileMatrix, Matrix, take
 from .folds import Fold
 from .heads import HEADS, Grid, Head, Params, combinations
 from .layers import Candidate, learn_weights, weigh
@@ -357,7 +357,10 @@ def _on_workers(
     embeddings: Callable[[Candidate], Matrix],
     task: tuple[Any, ...],
 ) -> Generator[tuple[tuple[str, str], FoldResult]]:
-    """Search on the workers of a cluster, one layer after another, each sent once."""
+    """Search on the workers of a cluster, one layer after another.
+
+    Each worker is sent a layer once, or reads it from a file that the workers share.
+    """
     from ..cluster import Failed, run_all
 
     for candidate, folds in missing:
@@ -375,6 +378,15 @@ def _on_workers(
 
 
 def _search_there(fold: Fold, task: tuple[Any, ...]) -> FoldResult:
+    *_, X = task
+    if isinstance(X, FileMatrix) and not X.is_on_this_machine:
+        from distributed import get_worker
+
+        raise UserError(
+            f"--cluster: worker {get_worker().address} does not find {X.path}, which holds the "
+            "embeddings of a layer; name a folder with --out that all workers share under the same "
+            "path, or raise --stream-past"
+        )
     return _search(fold, *task)
 
 

@@ -1,7 +1,7 @@
-"""The protocol of a run, and its application to a cache: clips, labels, folds and layers."""
+"""Apply the protocol of a run to a cache: clips, labels, folds and layers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..errors import UserError, counted
 from ..features.cache import Cache
 from ..features.recordings import recordings
 from .contamination import contamination_mark
+from .enrolment import check_clip_numbers
 from .fit import Problem
 from .folds import (
     INNER_FOLDS,
@@ -30,10 +31,10 @@ from .layers import Candidate, choose_layers
 from .marks import Mark, MarkKind
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
+from .options import Protocol, TargetOptions
 from .ratings import Ratings, join_ratings
 from .speakers import identify_speakers
 from .target import (
-    AUTO,
     DEFAULT,
     EMOTION,
     Target,
@@ -46,82 +47,6 @@ from .texts import known_texts
 
 #: One vocabulary for the emotions of all corpora.
 SHARED = "shared_emotion"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The options of a run, besides the heads.
-
-    Attributes
-    ----------
-    split : str
-        How clips are divided, see :func:`~serpipe.pipeline.folds.make_split`.
-    layers : str
-        The layers to choose from, see :func:`~serpipe.pipeline.layers.choose_layers`.
-    target : str
-        The column that is predicted. Empty for the emotion, see :func:`with_defaults`.
-    merge : mapping of str to str
-        Labels that are counted as another.
-    keep : sequence of str
-        Labels that are kept; all if empty.
-    normalise : str
-        ``"none"`` or ``"speaker"``.
-    permute_labels : bool
-        Whether labels are shuffled within speakers: scores must fall to chance.
-    pooling : str, optional
-        Which of the cached poolings to use, joined by commas; all by default.
-    seed : int
-        Seed of folds, heads and shuffles.
-    train_on, test_on : sequence of str
-        Corpora of the cache to train on and to test on; all if empty. If both are the same, they
-        are divided by ``split``; otherwise ``split`` is not used.
-    task : {"auto", "labels", "ratings"}
-        How the target is read, see :func:`~serpipe.pipeline.target.choose_target`.
-    group : str, optional
-        The column whose groups of speakers folds keep together, see
-        :func:`~serpipe.pipeline.groups.find_groups`.
-    speakers_per_corpus : bool
-        Whether a speaker id that occurs in several corpora is a different person in each.
-    similar_speakers : {"refuse", "merge", "separate"}
-        How to treat speaker ids that differ only in spelling.
-    hold_out : str, optional
-        A column whose value in a test clip is not in training either, see
-        :mod:`serpipe.pipeline.hold_out`.
-    enrol : sequence of int
-        Numbers of clips with which test speakers are enrolled, see
-        :mod:`serpipe.pipeline.enrolment_curve`; enrolment is not measured if empty.
-    """
-
-    split: str = "loso"
-    layers: str = "all"
-    target: str = DEFAULT
-    merge: Mapping[str, str] = field(default_factory=dict)
-    keep: Sequence[str] = ()
-    normalise: str = "none"
-    permute_labels: bool = False
-    pooling: str | None = None
-    seed: int = 0
-    train_on: Sequence[str] = ()
-    test_on: Sequence[str] = ()
-    task: str = AUTO
-    group: str | None = None
-    speakers_per_corpus: bool = False
-    similar_speakers: str = "refuse"
-    hold_out: str | None = None
-    enrol: Sequence[int] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the options as JSON values, which name a run.
-
-        Options that did not exist in earlier versions are omitted if they are not used, so that
-        runs keep their names.
-        """
-        options = asdict(self)
-        if self.hold_out is None:
-            del options["hold_out"]
-        if not self.enrol:
-            del options["enrol"]
-        return options
 
 
 @dataclass(frozen=True)
@@ -222,6 +147,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
             "of these, or extract again"
         )
     check_choice("--normalise", protocol.normalise, NORMALISATIONS)
+    protocol = replace(protocol, enrol=check_clip_numbers("--enrol", protocol.enrol))
     candidates = choose_layers(protocol.layers, cache.layers)
     table = dict(cache.clips)
     protocol, notes = with_defaults(table, protocol, ratings, str(cache.path))
@@ -329,15 +255,15 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     )
 
 
-def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Plan:
+def plan_evaluation(table: Mapping[str, NDArray[Any]], options: TargetOptions) -> Plan:
     """Plan a run in which nothing is trained: every clip is tested, in one fold.
 
     Parameters
     ----------
     table : mapping of str to ndarray, shape (n_clips,)
         The clip table.
-    protocol : Protocol
-        Its target and labels are used, but not its split, layers and embeddings.
+    options : TargetOptions
+        What is predicted.
 
     Returns
     -------
@@ -349,7 +275,8 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     UserError
         If the table does not hold what the protocol needs.
     """
-    protocol, notes = with_defaults(table, protocol)
+    nothing_trained = Protocol(**vars(options), split=SplitKind.NOTHING_TRAINED.value)
+    protocol, notes = with_defaults(table, nothing_trained)
     if protocol.target not in table:
         raise UserError(
             f"--target {protocol.target}: no such column; name one of labels or ratings among "
@@ -359,9 +286,8 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], protocol: Protocol) -> Pl
     target = _target(table, protocol, corpora, corpora)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
-    split = Split(SplitKind.NOTHING_TRAINED.value, "nothing trained, every clip tested", (fold,))
+    split = Split(protocol.split, "nothing trained, every clip tested", (fold,))
     problem = Problem(target.labels, clips["speaker"], split.folds, protocol.seed)
-    protocol = replace(protocol, split=SplitKind.NOTHING_TRAINED.value)
     assumed = (*notes, *target.assumptions, *assumptions)
     return Plan(protocol, "mean", clips, target, split, (), problem, (), assumed, findings)
 
@@ -677,7 +603,8 @@ def read_layer(cache: Cache, layer: str, plan: Plan) -> NDArray[np.float32]:
 
 def read_rows(cache: Cache, layer: str, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.float32]:
     """Read only some rows of a layer, by their row numbers in the cache."""
-    parts = [cache.read_rows(pooling, layer, rows) for pooling in plan.pooling.split(",")]
+    poolings = cache.poolings_of(layer, plan.pooling)
+    parts = [cache.read_rows(pooling, layer, rows) for pooling in poolings]
     X = np.concatenate(parts, axis=1).astype(np.float32, copy=False)
     _check_finite(X, cache, layer)
     return X

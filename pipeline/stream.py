@@ -34,7 +34,6 @@ def stream_plan(
     size: float,
     limit: float,
     *,
-    on_cluster: bool,
     default_heads: bool = False,
 ) -> tuple[Plan, tuple[type[Head], ...], dict[str, Grid]]:
     """Replace heads that need all embeddings in memory by heads that stream.
@@ -49,8 +48,6 @@ def stream_plan(
         Their values to try.
     size, limit : float
         The size of the embeddings of a candidate, and its limit, in GiB.
-    on_cluster : bool
-        Whether the fits run on the workers of a cluster.
     default_heads : bool
         Whether the user named no heads: those that cannot stream are then omitted, if any can.
 
@@ -66,12 +63,10 @@ def stream_plan(
     Raises
     ------
     UserError
-        If a head, the cluster or an option needs all embeddings in memory.
+        If a head or an option needs all embeddings in memory.
     """
     problem = f"the embeddings of a layer take {size:.3g} GiB, more than --stream-past {limit:g}"
     remedy = "fit without it, or raise the limit"
-    if on_cluster:
-        raise UserError(f"--cluster: {problem}, and are too large to send to workers; {remedy}")
     if any(each.how == "weighted" for each in plan.candidates):
         raise UserError(
             f"--layers weighted: {problem}, and weights are learnt from all of them in memory; "
@@ -133,7 +128,8 @@ def spill_folder(run: Path) -> Iterator[Path]:
 def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> FileMatrix:
     """Write the embeddings of a candidate to a file, a block at a time.
 
-    The file replaces that of the candidate before: the disk holds one at a time.
+    It replaces the file of the candidate before: the disk holds one at a time. Each candidate has
+    its own file name, as a worker on another machine might take a new file for the one before it.
 
     Parameters
     ----------
@@ -160,8 +156,11 @@ def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> FileM
         If the file cannot be written.
     """
     # Absolute: the processes that read it may have started in another folder.
-    path, rows, width = folder.resolve() / "rows.float32", plan.target.rows, 0
+    path = folder.resolve() / f"{plan.candidates.index(candidate)}.float32"
+    rows, width = plan.target.rows, 0
     try:
+        for earlier in path.parent.iterdir():
+            earlier.unlink()
         with create_file(path) as file:
             for part in blocks(len(rows)):
                 layers = [read_rows(cache, layer, plan, rows[part]) for layer in candidate.layers]

@@ -38,7 +38,7 @@ from .description import SPEAKER, describe, security
 from .guard import Guard, refusal
 from .memory import ByteBudget, Lease, release_memory
 from .metrics import Metrics
-from .options import Options
+from .options import ServeOptions
 from .queue import Job, ModelQueue
 from .refused import Refused, unusable
 from .speakers import Speakers
@@ -84,13 +84,15 @@ Attributes = Annotated[
 class Service:
     """A model with its queue, decoders, limits, counters, and perhaps a file for its answers."""
 
-    def __init__(self, model: Model, options: Options, log: AnswerLog | None = None) -> None:
+    def __init__(self, model: Model, options: ServeOptions, log: AnswerLog | None = None) -> None:
         self.model, self.options, self.log = model, options, log
         self.metrics = Metrics()
-        self.queue = ModelQueue(model, options.batch, options.max_seconds, self.metrics.measured)
+        self.queue = ModelQueue(
+            model, options.batch_size, options.max_seconds, self.metrics.measured
+        )
         self.decoders = Decoders(model.sampling_rate, model.predictor.channels, options)
         self.threads = ThreadPoolExecutor(options.decoders, thread_name_prefix="serpipe-decode")
-        self.budget = ByteBudget(options.work_bytes)
+        self.budget = ByteBudget(options.work_megabytes << 20)
         self.speakers = Speakers(options.speakers, options.speaker_seconds)
         self._uploads: set[Upload] = set()
         self._next_retry = 0.0
@@ -110,7 +112,7 @@ class Service:
     async def handle(
         self,
         request: Request,
-        read: Callable[[Request, Options, Upload], Awaitable[None]],
+        read: Callable[[Request, ServeOptions, Upload], Awaitable[None]],
         window: float | None,
         hop: float | None,
         speaker: str | None = None,
@@ -143,7 +145,7 @@ class Service:
     async def _process(
         self,
         request: Request,
-        read: Callable[[Request, Options, Upload], Awaitable[None]],
+        read: Callable[[Request, ServeOptions, Upload], Awaitable[None]],
         work: Callable[[Upload, Lease], Coroutine[Any, Any, dict[str, Any]]],
     ) -> dict[str, Any]:
         """Read a body within the limits, and return what ``work`` makes of it."""
@@ -529,7 +531,8 @@ def make_app(service: Service) -> FastAPI:
     paths = frozenset(str(getattr(route, "path", "")) for route in app.routes)
     app.openapi().setdefault("components", {}).update(security(service.options))
     app.add_middleware(Guard, options=service.options, metrics=service.metrics, paths=paths)
-    if origins := service.options.origins:  # outside the guard, so that pages can read its refusals
+    # Outside the guard, so that pages can read its refusals.
+    if origins := service.options.allow_origin:
         from starlette.middleware.cors import CORSMiddleware
 
         app.add_middleware(

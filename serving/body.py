@@ -8,7 +8,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from .options import Options
+from .options import ServeOptions
 from .refused import Refused
 
 #: Bytes of a form besides the audio.
@@ -65,7 +65,7 @@ class Upload:
             self._limit.reschedule(0.0)
 
     async def chunks(
-        self, request: Request, options: Options, most: int
+        self, request: Request, options: ServeOptions, most: int
     ) -> AsyncGenerator[bytes, None]:
         """Yield a body of at most ``most`` bytes as it arrives.
 
@@ -96,7 +96,7 @@ class Upload:
             self._limit = None
 
 
-def bytes_to_hold(request: Request, options: Options) -> int:
+def bytes_to_hold(request: Request, options: ServeOptions) -> int:
     """Return the memory that a body takes until it is decoded, before any of it is read.
 
     It is twice the size, for the parts and the joined body; without a content-length, twice the
@@ -113,7 +113,7 @@ def bytes_to_hold(request: Request, options: Options) -> int:
     return 2 * int(length)
 
 
-async def read_bytes(request: Request, options: Options, upload: Upload) -> None:
+async def read_bytes(request: Request, options: ServeOptions, upload: Upload) -> None:
     """Read a body that is the audio itself into an upload.
 
     Raise Refused: 413 if it is too large, 408 if it takes too long.
@@ -128,7 +128,7 @@ def check_form(request: Request) -> None:
         raise Refused(415, f"The request is not a form; send {_FORM} with the file in {_FIELD!r}.")
 
 
-async def read_form(request: Request, options: Options, upload: Upload) -> None:
+async def read_form(request: Request, options: ServeOptions, upload: Upload) -> None:
     """Read the field ``audio`` of a form, and its file name, into an upload.
 
     Raise Refused as :func:`read_bytes` does; 400 if the form is malformed, 422 if the field is
@@ -138,7 +138,7 @@ async def read_form(request: Request, options: Options, upload: Upload) -> None:
     upload.content, upload.name = file
 
 
-async def read_clips(request: Request, options: Options, upload: Upload) -> None:
+async def read_clips(request: Request, options: ServeOptions, upload: Upload) -> None:
     """Read all fields ``audio`` of a form into an upload.
 
     Raise Refused as :func:`read_form` does; together the files have the limit of one.
@@ -148,7 +148,7 @@ async def read_clips(request: Request, options: Options, upload: Upload) -> None
 
 
 async def _read_files(
-    request: Request, options: Options, upload: Upload, most: int
+    request: Request, options: ServeOptions, upload: Upload, most: int
 ) -> list[tuple[bytes, str | None]]:
     """Return the content and name of each file of a form, from 1 to ``most``."""
     stream = upload.chunks(request, options, options.max_bytes + _FORM_BYTES)
@@ -178,6 +178,6 @@ async def _read_files(
     return contents
 
 
-def _too_large(options: Options) -> Refused:
+def _too_large(options: ServeOptions) -> Refused:
     limit = f"{options.max_bytes / 2**20:g} MiB"
     return Refused(413, f"The audio has more than {limit}, which is the limit.")

@@ -24,7 +24,7 @@ from ..errors import BadClipError, UserError
 from ..features.audio import Waveform, decode_waveform
 from ..process_limits import limit_process
 from .memory import release_memory
-from .options import Options
+from .options import ServeOptions
 from .refused import Refused, unusable
 
 _LENGTH = struct.Struct("<Q")
@@ -65,7 +65,7 @@ class _Decoder:
 class Decoders:
     """Processes that decode one clip at a time each, to ``sampling_rate`` in Hz and one channel."""
 
-    def __init__(self, sampling_rate: int, channels: str, options: Options) -> None:
+    def __init__(self, sampling_rate: int, channels: str, options: ServeOptions) -> None:
         self._sampling_rate, self._channels, self._options = sampling_rate, channels, options
         self._idle: queue.LifoQueue[_Decoder | None] = queue.LifoQueue()
         for _ in range(options.decoders):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .options import Options
+from .options import ServeOptions
 
 _SENTENCE = {
     "type": "object",
@@ -152,7 +152,7 @@ def is_secret(path: str) -> bool:
     return path in _SECRET or path.startswith("/speakers/")
 
 
-def describe(path: str, options: Options) -> dict[str, Any]:
+def describe(path: str, options: ServeOptions) -> dict[str, Any]:
     """Return ``responses`` and ``openapi_extra`` of a path, as FastAPI takes them."""
     needs_token = options.token is not None and is_secret(path)
     statuses = [*(_UPLOAD_REFUSALS if path in _BODIES else ()), 403]
@@ -176,7 +176,7 @@ def describe(path: str, options: Options) -> dict[str, Any]:
     return {"responses": responses, "openapi_extra": extra}
 
 
-def security(options: Options) -> dict[str, Any]:
+def security(options: ServeOptions) -> dict[str, Any]:
     """Return the components of OpenAPI: how the token is sent, if there is one."""
     if options.token is None:
         return {}

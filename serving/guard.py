@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .description import is_secret
 from .metrics import Metrics
-from .options import Options
+from .options import ServeOptions
 from .refused import Refused
 
 _LOG = logging.getLogger("serpipe.serving")
@@ -30,7 +30,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
+    "X-Content-Type-ServeOptions": "nosniff",
 }
 
 
@@ -41,7 +41,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, options: Options, metrics: Metrics, paths: frozenset[str]
+        self, app: ASGIApp, options: ServeOptions, metrics: Metrics, paths: frozenset[str]
     ) -> None:
         self._app, self._options, self._metrics, self._paths = app, options, metrics, paths
 
@@ -109,7 +109,7 @@ class Guard:
     def _is_foreign(self, headers: Headers) -> bool:
         """Whether a browser sends this for a page that is neither the server's own nor allowed."""
         origins, hosts = headers.getlist("origin"), headers.getlist("host")
-        if len(origins) == 1 and origins[0] in self._options.origins:
+        if len(origins) == 1 and origins[0] in self._options.allow_origin:
             return False
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return True

@@ -16,25 +16,11 @@ _ORIGIN = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 
 @dataclass(frozen=True)
-class Options:
-    """Limits and secrets of a server."""
+class Limits:
+    """What is not set by the operator of a server."""
 
-    #: Size of the audio of a request, as uploaded.
-    max_bytes: int = 25 << 20
-    #: Duration of the audio of a request.
-    max_seconds: float = 120.0
     #: Windows of a timeline.
     max_segments: int = 1000
-    #: Requests in progress at once, from first byte to answer; further ones are told to retry.
-    queue: int = 64
-    #: Windows in a batch on a GPU.
-    batch: int = 8
-    #: Expected seconds of waiting for the model; beyond it, requests are told to retry.
-    max_wait: float = 20.0
-    #: Memory of the uploads and decoded audio of all requests in progress.
-    work_bytes: int = 256 << 20
-    #: Seconds from the end of the upload to the answer.
-    timeout: float = 60.0
     #: Seconds of the upload.
     upload_timeout: float = 60.0
     #: Seconds of decoding.
@@ -43,37 +29,93 @@ class Options:
     decoders: int = 2
     #: Memory of each of these beyond what it needs to start.
     decode_bytes: int = 1 << 30
-    #: Whether recordings unlike the training clips get no label.
-    abstain: bool = False
-    #: Secret that clients must send.
-    token: str | None = None
     #: Profiles of enrolled speakers; one more replaces the one that was not used for longest.
     speakers: int = 1000
     #: Seconds after its last use when a profile is deleted.
     speaker_seconds: float = 3600.0
     #: Clips from which a profile is made.
     enrolled_clips: int = 64
-    #: JSON Lines file to which answers are appended.
-    log: Path | None = None
-    #: Names by which the server may be called; None for any.
-    hosts: tuple[str, ...] | None = LOOPBACK
-    #: Of other pages that may send audio, such as ``https://voices.example.org``, compared
-    #: literally.
-    origins: tuple[str, ...] = ()
+    #: Secret that clients must send, from :func:`read_token`.
+    token: str | None = None
 
 
-def check_origins(origins: Sequence[str]) -> tuple[str, ...]:
-    """Return origins that may send audio.
+@dataclass(frozen=True)
+class ServeOptions(Limits):
+    """Addresses, limits and log of a server.
 
-    Raise UserError if one is not of the form ``scheme://host[:port]``, as browsers write it.
+    Attributes
+    ----------
+    host : str
+        Address to listen on; 0.0.0.0 is every address of this machine.
+    port : int
+        Port to listen on; 0 is any free port.
+    allow_host : sequence of str
+        Name by which clients may address the server. By default the names of this machine on
+        loopback, elsewhere any.
+    allow_origin : sequence of str
+        Origin of web pages that may send audio, such as ``https://voices.example.org``. By default
+        only the server's own page.
+    token_file : str or Path, optional
+        File with the token that clients must send (``Authorization: Bearer TOKEN``). By default the
+        environment variable SERPIPE_TOKEN, or no token.
+    abstain : bool
+        Give no label to recordings that are unlike all clips that the model was trained on.
+    log : str or Path, optional
+        JSON Lines file to append answers to, without audio or file names. By default nothing is
+        kept.
+    batch_size : int
+        Windows that are scored in one batch on a GPU.
+    queue : int
+        Maximum number of requests in progress; further ones are asked to retry later.
+    max_wait : float
+        Seconds that a request may have to wait for the model; further ones are asked to retry
+        later.
+    work_megabytes : int
+        MiB of memory for the uploads and decoded audio of all requests in progress.
+    max_megabytes : int
+        Maximum size of the audio of a request, in MiB.
+    max_seconds : float
+        Maximum duration of the audio of a request, in seconds.
+    timeout : float
+        Seconds that an answer may take, from the end of the upload.
     """
+
+    host: str = "127.0.0.1"
+    port: int = 8010
+    allow_host: Sequence[str] = ()
+    allow_origin: Sequence[str] = ()
+    token_file: str | Path | None = None
+    abstain: bool = False
+    log: str | Path | None = None
+    batch_size: int = 8
+    queue: int = 64
+    max_wait: float = 20.0
+    work_megabytes: int = 256
+    max_megabytes: int = 25
+    max_seconds: float = 120.0
+    timeout: float = 60.0
+
+    @property
+    def max_bytes(self) -> int:
+        """Maximum size of the audio of a request."""
+        return self.max_megabytes << 20
+
+    @property
+    def hosts(self) -> tuple[str, ...] | None:
+        """Names by which the server may be called; None for any."""
+        if self.host not in LOOPBACK and not self.allow_host:
+            return None  # behind another address it has names that only its operator knows
+        return (*LOOPBACK, *map(str.lower, self.allow_host))
+
+
+def check_origins(origins: Sequence[str]) -> None:
+    """Raise UserError if an origin is not of the form ``scheme://host[:port]``, as browsers do."""
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
             raise UserError(
                 f"--allow-origin {origin}: is not an origin; write it as browsers do: "
                 "scheme://host or scheme://host:port, in lower case and without a path"
             )
-    return tuple(origins)
 
 
 def read_token(file: Path | None) -> str | None:

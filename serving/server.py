@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import h11
 import uvicorn
@@ -17,7 +18,7 @@ from ..errors import UserError
 from .answers import AnswerLog, as_json
 from .app import Service, make_app
 from .logs import quiet_logs
-from .options import LOOPBACK, Options
+from .options import LOOPBACK, ServeOptions
 from .sockets import BACKLOG, backlog_for, connections_allowed
 
 #: Seconds in which the head of a request must arrive, also on an idle connection.
@@ -53,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run(
     model: Model,
-    options: Options,
+    options: ServeOptions,
     listener: socket.socket,
     say: Callable[[str], None],
 ) -> None:
@@ -64,7 +65,7 @@ def run(
     """
     quiet_logs()
     connections = connections_allowed(options)
-    log = AnswerLog(options.log) if options.log else None
+    log = AnswerLog(Path(options.log)) if options.log else None
     app = make_app(Service(model, options, log))
     host, port = listener.getsockname()[:2]
     say(f"serve    http://{f'[{host}]' if ':' in host else host}:{port}  (Ctrl-C to stop)")
@@ -87,7 +88,7 @@ class _Server(uvicorn.Server):
             each.listen(_WAITING)
 
 
-def configure(app: ASGIApp, options: Options, connections: int = 1024) -> uvicorn.Config:
+def configure(app: ASGIApp, options: ServeOptions, connections: int = 1024) -> uvicorn.Config:
     """Return the configuration of uvicorn for an application from :func:`make_app`.
 
     ``connections`` is from :func:`.sockets.connections_allowed`.

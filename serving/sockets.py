@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 
 from ..errors import UserError
-from .options import Options
+from .options import ServeOptions
 
 #: Connections that the server accepts at a time.
 BACKLOG = 128
@@ -18,7 +18,7 @@ _FILES_PER_DECODER = 6
 _MOST = 1024
 
 
-def connections_allowed(options: Options) -> int:
+def connections_allowed(options: ServeOptions) -> int:
     """Raise the limit on open files as far as possible; return how many connections it allows.
 
     Raise UserError if that is fewer than the requests that may be in progress.

@@ -287,10 +287,11 @@ def without_hashes(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def extract_with(encoder: Any, clips: Any, out: Path, *, workers: int = 1, **options: Any) -> Any:
     """Extract with a loaded encoder; options are those of the engine or of the extraction."""
-    from serpipe.features.engine import EngineOptions, local_engine
+    from serpipe.features.engine import local_engine
     from serpipe.features.extract import extract
+    from serpipe.features.options import ExtractOptions
 
-    names = {field.name for field in fields(EngineOptions)} & options.keys()
-    own = EngineOptions(**{name: options.pop(name) for name in names})
+    names = {field.name for field in fields(ExtractOptions)} & options.keys()
+    own = ExtractOptions(**{name: options.pop(name) for name in names})
     engine = local_engine([encoder], own, workers=workers)
     return extract(engine, clips, out, provenance={"corpus": "x"}, **options)

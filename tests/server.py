@@ -22,7 +22,7 @@ from serpipe.artifacts.models.saved_model import load_model
 from serpipe.features.audio import Waveform
 from serpipe.serving.answers import AnswerLog
 from serpipe.serving.app import Service, make_app
-from serpipe.serving.options import Options
+from serpipe.serving.options import ServeOptions
 from serpipe.serving.server import configure, listen
 
 from .processes import Forked
@@ -68,7 +68,7 @@ class SmallModel:
 @contextmanager
 def running(model: Any, log: AnswerLog | None = None, **changes: Any) -> Iterator[Any]:
     """A real uvicorn on loopback, in a thread; a client of it."""
-    options = Options(**{"decoders": 2, "timeout": 60.0, **changes})
+    options = ServeOptions(**{"decoders": 2, "timeout": 60.0, **changes})
     service = Service(model, options, log)
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(configure(make_app(service), options))

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shutil
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import serpipe as package
 import typer
 from serpipe import cli
+from serpipe.serving.options import Limits
 
 from .conftest import ROOT, Command, call_in, copy_clips, made_once, run_python
 
@@ -56,13 +58,15 @@ def test_the_functions_do_what_the_commands_do_and_record_the_call(
     few_clips: Path, small_encoder: Path, serpipe: Command, tmp_path: Path
 ) -> None:
     data = few_clips.relative_to(tmp_path)
-    extracted = package.extract(Path("..") / data, encoder=small_encoder, pooling="mean,std")
-    options = {"head": "lr", "split": "kfold:3", "merge": {"calm": "neutral"}}
-    results = package.fit(extracted.cache, grid={"lr.C": [1, 0.1]}, **options)  # type: ignore[arg-type]
+    options = package.ExtractOptions(small_encoder, pooling="mean,std")
+    extracted = package.extract(Path("..") / data, options)
+    protocol = package.Protocol(split="kfold:3", merge={"calm": "neutral"})
+    results = package.fit(extracted.cache, "lr", protocol, grid={"lr.C": [1, 0.1]})
     by_call = {path.name: path.read_bytes() for path in (results.run / "predictions").iterdir()}
     assert json.loads((results.run / "run.json").read_text())["provenance"]["command"] == (
         f"serpipe.fit(cache={str(extracted.cache.path)!r}, head='lr', "
-        "grid={'lr.C': [1, 0.1]}, split='kfold:3', merge={'calm': 'neutral'})"
+        "protocol=Protocol(merge={'calm': 'neutral'}, split='kfold:3'), "
+        "grid={'lr.C': [1, 0.1]})"
     )
     shown = str(package.report(results, out="by-call"))
 
@@ -129,18 +133,27 @@ def test_every_command_is_compared_with_a_function() -> None:
     assert names(command_of(())) == set(COMMANDS)
 
 
+def defaults_of(function: Any) -> dict[str, Any]:
+    """Return the defaults of a function, and of the dataclasses of options that it takes."""
+    parameters = inspect.signature(function).parameters
+    defaults: dict[str, Any] = {}
+    for name in parameters.keys() - SET_BY_COMMANDS:
+        default = package.TrainingOptions() if name == "training" else parameters[name].default
+        defaults |= vars(default) if is_dataclass(default) else {name: default}
+    return {name: each for name, each in defaults.items() if name not in vars(Limits())}
+
+
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_a_command_and_its_function_have_the_same_options_and_defaults(
     names: tuple[str, ...],
 ) -> None:
     function, own = COMMANDS[names]
     options = {each.name: each for each in command_of(names).params}
-    parameters = inspect.signature(getattr(package, function)).parameters
-    shared = set(parameters) - SET_BY_COMMANDS
-    assert set(options) - own == shared
-    for name in shared:
-        option, default = options[name], parameters[name].default
-        if default in ((), "", None, inspect.Parameter.empty):
+    defaults = defaults_of(getattr(package, function))
+    assert set(options) - own == set(defaults)
+    for name, default in defaults.items():
+        option = options[name]
+        if default in ((), {}, "", None, inspect.Parameter.empty):
             assert option.default is None or option.required, name
         else:
             assert option.default == default, name

@@ -33,6 +33,13 @@ SAME: dict[str, Any] = {"command": "test", "versions": {}, "machine": {}}
 HIDING = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
 
 
+def can_hide(folder: Path) -> bool:
+    """Whether a folder can be hidden from a process here."""
+    return (
+        bool(shutil.which("unshare")) and not subprocess.run([*HIDING, folder, "true"]).returncode
+    )
+
+
 class Processes:
     """A scheduler of its own, with workers that can be killed."""
 
@@ -195,7 +202,7 @@ def test_a_worker_without_the_clips_is_named_and_no_clip_is_omitted(
     """Not even if bad clips may be skipped: these are good."""
     empty = tmp_path / "empty"
     empty.mkdir()
-    if not shutil.which("unshare") or subprocess.run([*HIDING, empty, "true"]).returncode:
+    if not can_hide(empty):
         pytest.skip("a folder cannot be hidden from a process here: needs unshare and its rights")
     processes.workers(1, hide=few_clips)
     with pytest.raises(UserError, match=r"does not find .*\.flac"):
@@ -244,19 +251,41 @@ def test_a_task_that_kills_its_workers_is_reported_and_does_not_stop_the_others(
     assert Path("remote.h5").read_bytes() == Path("local.h5").read_bytes()
 
 
+@pytest.mark.parametrize("fit", [{"head": "lr"}, {"head": "lda,sgd", "stream_past": 0.0}])
 def test_a_fit_on_workers_gives_the_same_bytes(
-    fitted_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forked_workers: None
+    fit: dict[str, Any],
+    fitted_once: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forked_workers: None,
 ) -> None:
+    """Whether the workers are sent the embeddings or read them from a file."""
     work = tmp_path / "work"
     shutil.copytree(fitted_once, work)
     monkeypatch.chdir(work)
-    options: dict[str, Any] = {"head": "lr", "layers": "2-3", "provenance": SAME}
+    options: dict[str, Any] = {**fit, "layers": "2-3", "provenance": SAME}
     package.fit(out="local", **options)
     package.fit(out="remote", cluster="local:2", **options)
     files = sorted(path.relative_to("local") for path in Path("local").rglob("*.*"))
     assert len(files) > 4
     for file in files:
         assert (Path("remote") / file).read_bytes() == (Path("local") / file).read_bytes(), file
+
+
+def test_a_worker_that_does_not_find_the_embeddings_is_named(
+    fitted_once: Path, processes: Processes, tmp_path: Path
+) -> None:
+    (cache,) = fitted_once.glob("features/cache/*.h5")
+    hidden = tmp_path / "runs"
+    hidden.mkdir()
+    if not can_hide(hidden):
+        pytest.skip("a folder cannot be hidden from a process here: needs unshare and its rights")
+    processes.workers(1, hide=hidden)
+    with pytest.raises(UserError, match=f"tcp://.* {hidden / 'run'}/.*--out"):
+        package.fit(
+            cache=cache, head="lda", layers="2", split="kfold:2", stream_past=0.0,
+            out=hidden / "run", cluster=processes.address,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from serpipe.corpora.corpus import Archive
 from serpipe.corpora.data import find_data
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
-from serpipe.pipeline.protocol import Protocol, make_plan
+from serpipe.pipeline.options import Protocol
+from serpipe.pipeline.protocol import make_plan
 from serpipe.pipeline.speakers import speaker_ids
 
 from .conftest import Command, call_in

@@ -354,4 +354,4 @@ def test_a_folder_that_cannot_be_written_to_is_a_typed_error(
     import serpipe as package
 
     with pytest.raises(UserError, match=r"/sys/c\.h5: cannot be written"):
-        package.extract(few_clips, encoder=small_encoder, out="/sys/c.h5")
+        package.extract(few_clips, package.ExtractOptions(small_encoder), out="/sys/c.h5")

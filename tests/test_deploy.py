@@ -26,7 +26,7 @@ httpx = pytest.importorskip("httpx", reason="needs httpx, the client of these te
 
 # ruff: noqa: E402  # what is imported from here on needs the extra
 from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
-from serpipe.serving.options import Options
+from serpipe.serving.options import ServeOptions
 
 from .conftest import ROOT, Command, run_python
 from .server import address_of
@@ -216,7 +216,7 @@ def test_the_limits_of_nginx_agree_with_those_of_the_server() -> None:
         (match,) = re.findall(rf"(?m)^ *{directive} (?:\w+ )?(\d+)[ms]?;", block("nginx"))
         return int(match)
 
-    options = Options()
+    options = ServeOptions()
     most = number("client_max_body_size") << 20
     assert options.max_bytes + (64 << 10) <= most <= options.max_bytes + (1 << 20)
     assert number("client_body_buffer_size") << 20 >= most

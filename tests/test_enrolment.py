@@ -28,8 +28,8 @@ from serpipe.pipeline.calibration import apply_temperature
 from serpipe.pipeline.enrolment import (
     SpeakerStatistics,
     centre_speakers,
+    check_clip_numbers,
     fit_enrolled,
-    read_clip_numbers,
 )
 from serpipe.pipeline.enrolment_curve import ANY_LABEL, EnrolmentFit, fit_enrolment, head_options
 from serpipe.pipeline.fit import Problem, fit_head
@@ -38,7 +38,7 @@ from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.heads.fused import log_probabilities
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.measures import LABELS
-from serpipe.pipeline.protocol import Protocol
+from serpipe.pipeline.options import Protocol
 from serpipe.serving.refused import Refused
 from serpipe.serving.speakers import Speakers
 
@@ -191,12 +191,12 @@ def test_the_result_depends_on_the_seed_and_not_on_the_number_of_processes() -> 
     assert (first != other).any()
 
 
-def test_numbers_of_clips_are_read_sorted_and_others_are_refused() -> None:
-    assert read_clip_numbers("--enrol", "8, 0,4,8") == (0, 4, 8)
-    assert read_clip_numbers("--enrol", ()) == ()
-    for wrong in ("0", "4,", "-1", "1.5", "9999", "a"):
+def test_numbers_of_clips_are_sorted_and_others_are_refused() -> None:
+    assert check_clip_numbers("--enrol", (8, 0, 4, 8)) == (0, 4, 8)
+    assert check_clip_numbers("--enrol", ()) == ()
+    for wrong in (0, -1, 9999):
         with pytest.raises(UserError):
-            read_clip_numbers("--enrol", wrong)
+            check_clip_numbers("--enrol", (wrong,))
 
 
 def write_speakers(path: Path, shift: float = 3.0, embeddings: np.ndarray | None = None) -> Path:
@@ -230,8 +230,7 @@ def enrolled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         caches,
         head="lda,svm,best,fuse",
         grid=["C=1"],
-        split="kfold:4",
-        enrol="0,1,8,17,18",
+        protocol=Protocol(split="kfold:4", enrol=(0, 1, 8, 17, 18)),
         out=folder / "run",
         jobs=1,
     ).run
@@ -406,8 +405,9 @@ def test_a_resumed_run_measures_the_same_enrolment_of_combined_heads(
 
     def fit() -> Path:
         return api.fit(
-            caches, head="lda,svm,best,fuse", grid=["C=1"], split="kfold:4",
-            enrol="0,1,8,17,18", out=tmp_path / "run", jobs=1,
+            caches, head="lda,svm,best,fuse", grid=["C=1"],
+            protocol=Protocol(split="kfold:4", enrol=(0, 1, 8, 17, 18)),
+            out=tmp_path / "run", jobs=1,
         ).run  # fmt: skip
 
     save_head = Recorder.save_head

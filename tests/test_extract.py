@@ -351,7 +351,7 @@ def test_a_part_of_another_extraction_is_computed_again(
     whole, out, left = (tmp_path / name / "c.h5" for name in ("whole", "out", "left"))
     run(few_clips, encoder, whole)
     parts = stop_after(few_clips, encoder, out, monkeypatch, 3)
-    (other, *_) = stop_after(few_clips, encoder, left, monkeypatch, 3, trim_decibels=20.0)
+    (other, *_) = stop_after(few_clips, encoder, left, monkeypatch, 3, trim=20.0)
     parts[0].unlink()
     shutil.copy(other, parts[0].parent)
     done = run(few_clips, encoder, out)
@@ -484,7 +484,7 @@ def test_clips_are_trimmed_and_cut_only_on_request(
     few_clips: Path, small_encoder: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
     whole = run(few_clips, encoder, tmp_path / "a.h5").cache
-    trimmed = run(few_clips, encoder, tmp_path / "b.h5", trim_decibels=30.0).cache
+    trimmed = run(few_clips, encoder, tmp_path / "b.h5", trim=30.0).cache
     cutting = load_encoder(str(small_encoder), poolings=("mean", "std"), max_seconds=2.0)
     cut = run(few_clips, cutting, tmp_path / "c.h5").cache
     for cache, field, value in ((trimmed, "trim_decibels", 30.0), (cut, "max_seconds", 2.0)):

@@ -15,7 +15,12 @@ from serpipe.features.cache import open_cache
 from serpipe.pipeline.folds import selection_folds
 from serpipe.pipeline.hold_out import PARTS, divide_column
 from serpipe.pipeline.nuisance import MOST_FOLDS, _pool
-from serpipe.pipeline.protocol import Plan, Protocol, inner_title, make_plan
+from serpipe.pipeline.options import Protocol
+from serpipe.pipeline.protocol import (
+    Plan,
+    inner_title,
+    make_plan,
+)
 
 from .conftest import Command, write_hashed
 from .test_honesty import QUICK, write_voices

@@ -16,7 +16,8 @@ from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.holdout import part_sizes, read_shares
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.metrics import score
-from serpipe.pipeline.protocol import Protocol, make_plan
+from serpipe.pipeline.options import Protocol
+from serpipe.pipeline.protocol import make_plan
 from serpipe.pipeline.search import search_fold
 
 from .conftest import Command

@@ -22,7 +22,8 @@ from serpipe.pipeline.fit import fit_head
 from serpipe.pipeline.folds import Fold
 from serpipe.pipeline.groups import recorded_together
 from serpipe.pipeline.nuisance import predict_from_nuisance
-from serpipe.pipeline.protocol import Protocol, make_plan
+from serpipe.pipeline.options import Protocol
+from serpipe.pipeline.protocol import make_plan
 
 from .conftest import Command, write_wav
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import serpipe as package
@@ -15,13 +16,14 @@ from serpipe.corpora.data import gather
 from serpipe.errors import UserError
 from serpipe.features.devices import choose_precision
 from serpipe.features.encoder import load_encoder
-from serpipe.features.engine import EngineOptions, cache_key
+from serpipe.features.engine import cache_key
 from serpipe.features.names import POOLINGS, looks_like_path
+from serpipe.features.options import ExtractOptions
 from serpipe.pipeline.finetune.options import PRECISIONS
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.networks import NETWORKS
 from serpipe.pipeline.normalise import NORMALISATIONS
-from serpipe.pipeline.protocol import Protocol
+from serpipe.pipeline.options import Protocol
 from serpipe.pipeline.speakers import SIMILAR_SPEAKERS
 from serpipe.pipeline.target import TASKS
 
@@ -123,10 +125,11 @@ def test_the_values_of_options_are_those_that_the_code_knows() -> None:
 
 def test_the_functions_refuse_the_same_values(small_encoder: Path) -> None:
     for option in ("channels", "pooling", "precision", "dtype"):
+        changes: dict[str, Any] = {option: "rihgt"}
         with pytest.raises(UserError, match="rihgt: expected"):
-            package.extract(**{option: "rihgt"})  # type: ignore[arg-type]
+            package.extract(options=package.ExtractOptions(**changes))
     with pytest.raises(UserError, match="rihgt"):  # or it would be in the key of a cache
-        cache_key(load_encoder(str(small_encoder)), EngineOptions(channels="rihgt"))
+        cache_key(load_encoder(str(small_encoder)), ExtractOptions(channels="rihgt"))
 
 
 def test_only_a_cache_with_other_contents_makes_the_probe_extract_elsewhere(

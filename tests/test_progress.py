@@ -97,10 +97,11 @@ def test_on_a_terminal_what_is_printed_stands_above_the_bar() -> None:
 
 def test_what_is_counted_is_named(few_clips: Path, small_encoder: Path, serpipe: Command) -> None:
     shown = Recorder()
-    package.extract(few_clips, encoder=small_encoder, track=shown)
+    package.extract(few_clips, package.ExtractOptions(small_encoder), track=shown)
     assert ("embedding clips", 40) in shown.told
     shown = Recorder()
-    package.fit(head="lr", layers="1-2", split="kfold:2", grid=["C=1"], track=shown)
+    protocol = package.Protocol(layers="1-2", split="kfold:2")
+    package.fit(head="lr", protocol=protocol, grid=["C=1"], track=shown)
     assert shown.told == [("logistic regression: fits, one per layer and fold", 2 * 3)]
 
 
@@ -124,7 +125,9 @@ def test_clips_whose_bytes_the_cache_knows_are_not_opened_again(
 ) -> None:
     def extract() -> tuple[list[str], Any]:
         shown = Recorder()
-        done = package.extract(few_clips, encoder=small_encoder, track=shown, provenance={})
+        done = package.extract(
+            few_clips, package.ExtractOptions(small_encoder), track=shown, provenance={}
+        )
         return [what for what, total in shown.told if total], done
 
     _, first = extract()

@@ -37,7 +37,7 @@ from serpipe.pipeline.finetune.train import concordance, make_loss, predict
 from serpipe.pipeline.finetune.train import train as train_model
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.measures import RATINGS
-from serpipe.pipeline.protocol import Protocol
+from serpipe.pipeline.options import Protocol
 
 from .conftest import Command, made_once, write_wav
 from .processes import Forked

@@ -12,7 +12,7 @@ from serpipe.features.cache import Cache, open_cache
 from serpipe.features.cache_write import write_cache
 from serpipe.pipeline.heads import find_heads, read_grids
 from serpipe.pipeline.metrics import score
-from serpipe.pipeline.protocol import Protocol
+from serpipe.pipeline.options import Protocol
 
 EMOTIONS = np.array(["angry", "happy", "sad"])
 

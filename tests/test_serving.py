@@ -44,7 +44,7 @@ from serpipe.features.audio import Waveform, read_waveform
 from serpipe.serving.answers import AnswerLog, clean_name
 from serpipe.serving.decode import Decoders
 from serpipe.serving.logs import OneASecond
-from serpipe.serving.options import Options, check_origins, read_token
+from serpipe.serving.options import ServeOptions, check_origins, read_token
 from serpipe.serving.queue import Job, ModelQueue
 from serpipe.serving.refused import Refused
 from serpipe.serving.server import listen
@@ -178,7 +178,7 @@ def test_what_is_no_usable_audio_is_refused_in_a_sentence(
 @pytest.fixture(scope="module")
 def limited(bundle: Path, small_encoder: Path) -> Iterator[Any]:
     """A server with small limits."""
-    with running(SmallModel(bundle, small_encoder), max_seconds=30.0, max_bytes=2 << 20,
+    with running(SmallModel(bundle, small_encoder), max_seconds=30.0, max_megabytes=2,
                  max_segments=300) as client:  # fmt: skip
         yield client
 
@@ -578,7 +578,7 @@ def test_one_bad_clip_does_not_spoil_the_batch(model: SmallModel, clips: list[Pa
 
 def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Path]) -> None:
     content = clips[0].read_bytes()
-    decoders = Decoders(RATE, "mean", Options(decoders=1))
+    decoders = Decoders(RATE, "mean", ServeOptions(decoders=1))
     waveform, audio_sha256 = decoders.decode(content)
     expected, facts = read_waveform(clips[0], RATE)
     np.testing.assert_array_equal(waveform, expected)
@@ -596,7 +596,7 @@ def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Pa
     environment = Path(f"/proc/{decoder.process.pid}/environ").read_bytes()
     assert b"SERPIPE_TOKEN" not in environment and b"HOME=" not in environment
     decoders.close()
-    slow = Decoders(RATE, "mean", Options(decoders=1, decode_timeout=1.0))
+    slow = Decoders(RATE, "mean", ServeOptions(decoders=1, decode_timeout=1.0))
     slow.decode(content)
     decoder = slow._idle.queue[0]
     assert decoder is not None
@@ -605,7 +605,7 @@ def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Pa
         slow.decode(content)
     np.testing.assert_array_equal(slow.decode(content)[0], waveform)
     slow.close()
-    small = Decoders(RATE, "mean", Options(decoders=1, decode_bytes=30 << 20, max_seconds=600))
+    small = Decoders(RATE, "mean", ServeOptions(decoders=1, decode_bytes=30 << 20, max_seconds=600))
     wide = wav(np.tile(noise(100)[:, None], (1, 8)).astype(np.float32), format="FLAC")
     with pytest.raises(Refused, match=r"needs more than 30 MiB|makes its decoder fail"):
         small.decode(wide)
@@ -635,7 +635,7 @@ def test_the_log_holds_answers_and_neither_audio_nor_names(
 
 def test_a_decoder_that_is_killed_at_work_costs_the_clip_nothing(clips: list[Path]) -> None:
     content = clips[0].read_bytes()
-    decoders = Decoders(RATE, "mean", Options(decoders=1))
+    decoders = Decoders(RATE, "mean", ServeOptions(decoders=1))
     waveform, _ = decoders.decode(content)
     decoder = decoders._idle.queue[0]
     assert decoder is not None
@@ -667,7 +667,7 @@ def test_pages_of_other_sites_run_nothing_on_any_address(model: SmallModel) -> N
     content = wav(noise(1))
     allowed = "https://voices.example.org"
     # As beyond loopback, where any name is taken.
-    with running(model, hosts=None, origins=(allowed,)) as client:
+    with running(model, host="0.0.0.0", allow_origin=(allowed,)) as client:
         own = str(client.base_url).rstrip("/")
         foreign = ("http://evil.example", "null", "", f"{own}.evil.example", f"{own}@evil.example",
                    f"{own}/", own.partition("//")[2], f"{own[:-1]}", "http://127.0.0.1",
@@ -738,7 +738,7 @@ def _begin(client: Any, length: int) -> socket.socket:
 
 def test_uploads_that_memory_does_not_hold_wait_unread_and_are_told(model: SmallModel) -> None:
     content = wav(noise(1))
-    with running(model, work_bytes=1 << 20, max_bytes=1 << 20, max_wait=0.5) as client:
+    with running(model, work_megabytes=1, max_megabytes=1, max_wait=0.5) as client:
         recognize(client, content)
         with _begin(client, 500_000):
             wait_until(lambda: client.service.budget.used == 1_000_000)
@@ -822,9 +822,9 @@ def _resident(pid: int) -> int:
 
 def test_too_few_open_files_are_told_before_anybody_is_served(tmp_path: Path) -> None:
     code = (
-        "import resource; from serpipe.serving.options import Options;"
+        "import resource; from serpipe.serving.options import ServeOptions;"
         "from serpipe.serving.sockets import connections_allowed;"
-        "print(connections_allowed(Options()), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+        "print(connections_allowed(ServeOptions()), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
 
     def run(soft: int, hard: int) -> "subprocess.CompletedProcess[str]":
@@ -880,7 +880,7 @@ def test_a_full_disk_costs_the_log_no_line_but_those_of_its_time(tmp_path: Path)
 
 
 def test_a_decoder_that_cannot_be_started_is_no_fault_of_the_clip(clips: list[Path]) -> None:
-    decoders = Decoders(RATE, "mean", Options(decoders=1))
+    decoders = Decoders(RATE, "mean", ServeOptions(decoders=1))
     content = clips[0].read_bytes()
     with limit(resource.RLIMIT_NOFILE, 3), pytest.raises(Refused) as refused:
         decoders.decode(content)

@@ -23,7 +23,7 @@ from serpipe.features.encoder import Encoder, load_encoder
 from serpipe.features.extract import Extraction
 from serpipe.files import put_in_place
 from serpipe.pipeline.heads import find_heads, read_grids
-from serpipe.pipeline.protocol import Protocol
+from serpipe.pipeline.options import Protocol
 
 from .conftest import ROOT, Command, extract_with
 

@@ -34,7 +34,7 @@ from serpipe.pipeline.finetune.model import build_model, save_model
 from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
 from serpipe.serving.answers import answer, as_csv
 from serpipe.serving.decode import Decoders
-from serpipe.serving.options import Options
+from serpipe.serving.options import ServeOptions
 
 from .conftest import Command, write_unhashed
 
@@ -383,7 +383,7 @@ def test_the_bundle_that_ships_lists_the_built_in_sample(shared: Path) -> None:
 def test_the_server_says_whether_a_recording_was_trained_on(sample: Path) -> None:
     model = load_model(DEFAULT_BUNDLE)
     clip = clips_of(sample, ["01"])[0]
-    decoders = Decoders(model.sampling_rate, "mean", Options(decoders=1))
+    decoders = Decoders(model.sampling_rate, "mean", ServeOptions(decoders=1))
     waveform, audio_sha256 = decoders.decode(clip.read_bytes())
     decoders.close()
     for hash_, expected, cell in ((audio_sha256, True, "true"), ("0" * 64, False, "false")):

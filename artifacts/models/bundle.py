@@ -37,7 +37,7 @@ from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
 from ...pipeline.novelty import NoveltyDetector
 from ...schema import from_json
-from ..run.encoder_key import encoder_parts, read_encoder_key
+from ..run.encoder_key import encoder_parts, poolings_of, read_encoder_key
 from .enrolment import (
     BundleEnrolment,
     SpeakerProfile,
@@ -288,9 +288,10 @@ def load_bundle(folder: Path) -> Bundle:
         if summary.enrolment is not None:
             enrolment = load_enrolment(folder, head, summary.enrolment)
             bundle = replace(bundle, enrolment=enrolment)
-        n_poolings = len(summary.pooling.split(","))
         zeros = {
-            layer: np.zeros((1, int(key["width"]) * n_poolings), np.float32)
+            layer: np.zeros(
+                (1, int(key["width"]) * len(poolings_of(key, summary.pooling))), np.float32
+            )
             for key, names in encoder_parts(summary.encoder)
             for layer in names or bundle.candidate.layers
         }

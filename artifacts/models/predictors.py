@@ -15,17 +15,18 @@ from torch import nn
 from ...choices import CHANNELS, check_choice
 from ...errors import UserError, counted
 from ...features.audio import CHANNEL_POLICY, Waveform
-from ...features.batching import GPU_BATCH_SECONDS, Lane
+from ...features.batching import Lane
 from ...features.encoder import PRECISIONS, Encoder, load_encoder
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
-from ...features.names import BUILT_IN, HUB_ID, POOLINGS
+from ...features.names import BUILT_IN, HUB_ID, OPENSMILE, POOLINGS
+from ...features.options import ExtractOptions
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.statistics import Interval
 from ...provenance import cores
-from ..run.encoder_key import encoder_parts
+from ..run.encoder_key import encoder_parts, poolings_of
 from ..run.results import read_results
 from ..score_text import interval_text
 from .bundle import Bundle, BundleSummary, load_bundle
@@ -190,6 +191,8 @@ def find_encoder(
     is_hub = recorded not in ("local", "built-in") and HUB_ID.fullmatch(name)
     if given is not None:
         return str(given), revision
+    if name.startswith(OPENSMILE):
+        return name, None
     if (recorded == "built-in" and name in BUILT_IN) or (is_hub and not Path(name).exists()):
         # A bundle may come from anybody: its entry is used as a name, never as a path.
         return name, recorded if is_hub else None
@@ -228,7 +231,7 @@ def _load_its_encoder(
     """Load the encoder of a bundle, and refuse another one; return warnings with it."""
     key = bundle.encoder
     source, revision = find_encoder(folder, bundle, given, revision)
-    poolings, precision = bundle.pooling.split(","), key.get("precision", "float32")
+    poolings, precision = poolings_of(key, bundle.pooling), key.get("precision", "float32")
     if not set(poolings) <= set(POOLINGS) or precision not in PRECISIONS:
         raise UserError(
             f"{folder / 'bundle.json'}: this version of serpipe does not know pooling "
@@ -293,8 +296,9 @@ def _embeddings_of(
 
     ``pooled`` are the pooled hidden states of a batch by each encoder.
     """
-    poolings, embeddings = summary.pooling.split(","), {}
+    embeddings = {}
     for (key, layers), states in zip(encoder_parts(summary.encoder), pooled, strict=True):
+        poolings = poolings_of(key, summary.pooling)
         dtype = np.float16 if key.get("dtype") == "float16" else np.float32
         for layer in set(used) & set(layers):
             parts = [states[pooling][layers.index(layer), [column]] for pooling in poolings]
@@ -350,7 +354,7 @@ def _for_each_clip(
 
     def on_gpu(waveforms: Sequence[Waveform]) -> list[_T]:
         scored: list[_T] = []
-        capacity = int(GPU_BATCH_SECONDS * rate)
+        capacity = int(ExtractOptions.batch_seconds * rate)
         while len(scored) < len(waveforms):
             remaining = waveforms[len(scored) :]
             longest = np.maximum.accumulate([len(waveform) for waveform in remaining])

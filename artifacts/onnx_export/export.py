@@ -17,6 +17,7 @@ from ...errors import UserError
 from ...features.audio import RESAMPLER, SILENCE_PEAK, Waveform
 from ...features.checkpoint import Checkpoint, load_checkpoint
 from ...features.front_end import FrontEnd
+from ...features.names import OPENSMILE
 from ...files import write_bytes
 from ...provenance import versions
 from ..models.bundle import BundleSummary, load_bundle, read_bundle_summary
@@ -224,8 +225,7 @@ def _encoder_parts(
     """Load the encoders that have layers of the head, in the order of these layers."""
     parts = encoder_parts(summary.encoder)
     if len(parts) == 1:
-        checkpoint = load_checkpoint(*find_encoder(folder, summary, encoder, revision))
-        return [_EncoderPart(checkpoint, summary)]
+        return [_load_part(folder, summary, encoder, revision)]
     sources = [None] * len(parts) if encoder is None else str(encoder).split(",")
     used = list(summary.layer["layers"])
     needed: list[_EncoderPart] = []
@@ -237,13 +237,24 @@ def _encoder_parts(
         joined += [layer for layer in used if layer in names]
         how = "concat" if len(own) > 1 else "single"
         part = replace(summary, encoder=key, layer={"name": "", "layers": own, "how": how})
-        checkpoint = load_checkpoint(*find_encoder(folder, part, source, revision))
-        needed.append(_EncoderPart(checkpoint, part))
+        needed.append(_load_part(folder, part, source, revision))
     if joined != used:
         raise UserError(
             f"{folder}: its layers are not ordered by encoder, as the graph needs them; fit again"
         )
     return needed
+
+
+def _load_part(
+    folder: Path, summary: BundleSummary, encoder: str | Path | None, revision: str | None
+) -> _EncoderPart:
+    """Load one encoder; raise UserError if it is none that a graph can compute."""
+    source, revision = find_encoder(folder, summary, encoder, revision)
+    if source.startswith(OPENSMILE):
+        raise UserError(
+            f"{folder}: needs openSMILE, which is no part of ONNX; predict with serpipe"
+        )
+    return _EncoderPart(load_checkpoint(source, revision), summary)
 
 
 def _classifier_graph(name: str, revision: str | None, model: Model) -> Graph:

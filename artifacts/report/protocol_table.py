@@ -12,7 +12,7 @@ from ...errors import UserError, counted
 from ...pipeline.heads import BEST, FUSE, HEADS
 from ...pipeline.marks import MarkKind
 from ...pipeline.measures import Measure
-from ...pipeline.protocol import Protocol
+from ...pipeline.options import Protocol
 from ...pipeline.split_kind import SplitKind
 from ...pipeline.statistics import Comparison, compare
 from ...pipeline.texts import text_column

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...features.cache_schema import MAX_WIDTH
+from ...features.names import POOLINGS
 from ...schema import from_json
 
 
@@ -44,6 +45,11 @@ def encoder_parts(key: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[
         named.append((part, names[:count]))
         names = names[count:]
     return named
+
+
+def poolings_of(key: Mapping[str, Any], pooling: str) -> list[str]:
+    """Return those of some poolings, joined by commas, that the embeddings of an encoder have."""
+    return [each for each in pooling.split(",") if each in key.get("poolings", POOLINGS)]
 
 
 def read_encoder_key(key: Mapping[str, Any]) -> EncoderKey:

@@ -25,7 +25,8 @@ from ...pipeline.finetune.kinds import checkpoint_identity
 from ...pipeline.finetune.options import TrainingOptions
 from ...pipeline.fit import Choice, HeadFit, Predictions
 from ...pipeline.marks import Mark, MarkKind
-from ...pipeline.protocol import Plan, Protocol, plan_evaluation
+from ...pipeline.options import TargetOptions
+from ...pipeline.protocol import Plan, plan_evaluation
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.outputs import find_rating, label_probabilities, match_labels, rename_outputs
 from .identity import SETTINGS_VERSION, content_hash, run_name
@@ -50,7 +51,7 @@ class _OutputLabels:
 def record_evaluation(
     data: Data,
     classifier: Classifier,
-    protocol: Protocol | None = None,
+    target: TargetOptions = TargetOptions(),
     *,
     model_map: Mapping[str, str] | None = None,
     batch_size: int = 8,
@@ -70,8 +71,8 @@ def record_evaluation(
     ----------
     data, classifier
         The clips; and a model from :func:`~serpipe.pipeline.finetune.classifier.load_classifier`.
-    protocol : Protocol, optional
-        Target and labels; nothing else of it is used.
+    target : TargetOptions
+        What is predicted.
     model_map : mapping of str to str, optional
         Label of the model to the label of the clips.
     batch_size, precision, device
@@ -104,7 +105,7 @@ def record_evaluation(
     )
     # Columns in the order of a cache.
     table = dict(sorted(clip_columns(sounds.clips, checkpoint.training).items()))
-    plan = plan_evaluation(table, protocol or Protocol())
+    plan = plan_evaluation(table, target)
     output_labels = _find_output_labels(classifier, plan, model_map or {})
     marks = (*output_labels.marks, *_contamination_marks(classifier, plan, say))
     plan = replace(plan, marks=marks)

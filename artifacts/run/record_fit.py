@@ -47,9 +47,9 @@ from ...pipeline.heads.fused import FusedMember
 from ...pipeline.layers import Candidate, weigh
 from ...pipeline.measures import MEASURES
 from ...pipeline.novelty import NoveltyDetector, fit_novelty_detector
+from ...pipeline.options import Protocol
 from ...pipeline.protocol import (
     Plan,
-    Protocol,
     anything_to_choose,
     inner_title,
     make_plan,
@@ -72,9 +72,7 @@ if TYPE_CHECKING:
 
 
 #: Raised when the same command gives other numbers, so that runs of earlier versions do not resume.
-REVISION = 4
-#: The same for runs with enrolment alone.
-ENROLMENT_REVISION = 2
+REVISION = 5
 
 
 def record_run(
@@ -150,9 +148,8 @@ def record_run(
     streamed = size > stream_past
     if streamed:
         plan, heads, grids = stream_plan(
-            plan, heads, grids, size, stream_past, on_cluster=cluster is not None,
-            default_heads=default_heads,
-        )  # fmt: skip
+            plan, heads, grids, size, stream_past, default_heads=default_heads
+        )
         say(f"note     {plan.marks[-1]}")
         if BEST in combined and len(heads) < 2:
             raise UserError(
@@ -282,7 +279,6 @@ def _settings(
             if value != {"target": EMOTION}.get(name, getattr(Protocol, name, {}))
         },
         **({"streamed": True} if streamed else {}),  # trees bin many clips differently
-        **({"enrolment": ENROLMENT_REVISION} if protocol.get("enrol") else {}),
         "folds": [
             [fold.name, fold.test.tolist()]
             + ([] if fold.validation is None else [fold.validation.tolist()])

@@ -92,7 +92,7 @@ def run_classifier(
     return predict(checkpoint.model, examples, options, device, evaluated=checkpoint.name)
 
 
-def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn.Module:
+def _load_model(name: str, folder: Path, config: Any) -> nn.Module:
     """Load the weights into the class of model that they fit."""
     import transformers
 
@@ -100,7 +100,7 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False
     standard = transformers.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)]
-    model, missing, unexpected = _load_as(standard, name, source, revision, config)
+    model, missing, unexpected = _load_as(standard, name, folder, config)
     is_dense = "classifier.dense.weight" in unexpected
     if is_dense and config.model_type not in LOG_MEL_MODELS:
         pooling = getattr(config, "pooling_mode", None) or "mean"
@@ -111,7 +111,7 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
         for last in _LAST_LAYERS:
             if f"classifier.{last}.weight" in unexpected:
                 kind = _dense_tanh(standard, last)
-                model, missing, unexpected = _load_as(kind, name, source, revision, config)
+                model, missing, unexpected = _load_as(kind, name, folder, config)
                 break
     remedy = "download it again, or choose another --model"
     if missing:
@@ -129,10 +129,10 @@ def _load_model(name: str, source: str, revision: str | None, config: Any) -> nn
 
 
 def _load_as(
-    kind: Any, name: str, source: str, revision: str | None, config: Any
+    kind: Any, name: str, folder: Path, config: Any
 ) -> tuple[nn.Module, list[str], list[str]]:
     """Load as a class; return the model, and the names of missing and of surplus weights."""
-    model, report = load_as(kind, name, source, revision, config)
+    model, report = load_as(kind, name, folder, config)
     missing = sorted([*report["missing_keys"], *map(str, report["mismatched_keys"])])
     unused = "masked_spec_embed"  # the vector that replaces masked frames in training
     return model, missing, sorted(key for key in report["unexpected_keys"] if unused not in key)

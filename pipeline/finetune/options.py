@@ -1,6 +1,7 @@
 """The options of a training; imports nothing heavy, so that they can be checked early."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -15,33 +16,66 @@ AUGMENTATIONS = ("speed", "pitch", "noise")
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How an encoder and its head are trained."""
+    """How an encoder and its head, or a network, are trained.
 
-    #: Maximum number of passes over the training clips, over which the learning rates fall linearly
-    #: to zero.
+    Attributes
+    ----------
+    epochs : int
+        Maximum number of epochs, over which the learning rates fall linearly to zero; 60 for a
+        network.
+    patience : int
+        Stop after so many epochs without a better UAR (CCC for ratings) on the validation speakers;
+        15 for a network.
+    batch_size : int
+        Clips per batch; 16 for a network.
+    accumulate : int
+        Batches per step of the optimiser.
+    learning_rate : float
+        Peak learning rate of the encoder.
+    head_learning_rate : float
+        Peak learning rate of all new parameters: layer weights, projection, classifier.
+    layer_decay : float
+        Factor of the encoder's learning rate from each block to the one below.
+    warmup : float
+        Fraction of the steps over which the learning rates rise from zero.
+    precision : {"float32", "bf16", "fp16"}
+        Precision of matrix products; weights stay in float32.
+    train_front_end : bool
+        Train the convolutions of the encoder as well.
+    specaugment : bool
+        Mask spans of time during training.
+    augment : sequence of str
+        Augment half of the training clips at random, differently in each epoch: ``speed``,
+        ``pitch``, ``noise``, joined by commas.
+    mixup : float
+        Mix pairs of training clips with weights from beta(A, A); 0 disables it.
+    label_smoothing : float
+        Fraction of each label that is spread evenly over all labels.
+    lora : int
+        Rank of LoRA matrices (peft) to train instead of the encoder's own weights; 0 for none.
+    gradient_checkpointing : bool
+        Recompute hidden states in the backward pass, to save memory.
+    seed : int
+        Seed of new weights, the order of clips, dropout and masking.
+    """
+
     epochs: int = 20
-    #: Epochs without a better score on the validation speakers after which training stops.
     patience: int = 5
-    batch_size: int = 8  #: Clips per batch.
-    accumulate: int = 1  #: Batches per step of the optimiser.
-    learning_rate: float = 3e-5  #: Peak learning rate of the encoder.
-    #: Peak learning rate of all new parameters: layer weights, projection and classifier.
+    batch_size: int = 8
+    accumulate: int = 1
+    learning_rate: float = 3e-5
     head_learning_rate: float = 1e-3
-    warmup: float = 0.1  #: Share of the steps over which the learning rates rise from zero.
-    precision: str = "float32"  #: Precision of products; the 16-bit ones by torch's autocast.
-    train_front_end: bool = False  #: Whether the convolutions before the blocks are trained, too.
-    specaugment: bool = False  #: Whether spans of time are masked in training.
-    #: Whether states are computed again in the backward pass, to save memory.
-    gradient_checkpointing: bool = False
-    #: Rank of the matrices that are trained instead of the encoder's own weights; 0 for none.
-    lora: int = 0
-    #: Factor of the encoder's learning rate from each block to the one below.
     layer_decay: float = 1.0
-    augment: tuple[str, ...] = ()  #: Some of ``AUGMENTATIONS``.
-    #: Both parameters of the beta distribution that mixes pairs of clips; 0 for no mixing.
+    warmup: float = 0.1
+    precision: str = "float32"
+    train_front_end: bool = False
+    specaugment: bool = False
+    augment: Sequence[str] = ()
     mixup: float = 0.0
-    label_smoothing: float = 0.0  #: Share of each label that is distributed over all labels.
-    seed: int = 0  #: Seed of the new weights, the order of clips, dropout and masking.
+    label_smoothing: float = 0.0
+    lora: int = 0
+    gradient_checkpointing: bool = False
+    seed: int = 0
 
     def check(self, device: str) -> None:
         """Raise a UserError that names an option that cannot be used, on this torch device."""

@@ -1,0 +1,72 @@
+"""The options of an extraction.
+
+They import nothing heavy: the command line reads its options, their defaults and their help here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import choices
+from ..choices import check_choice
+from .names import DEFAULT_ENCODER
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """How clips are decoded, embedded and stored.
+
+    Attributes
+    ----------
+    encoder : str or Path
+        Hub id or local folder of a speech encoder (wav2vec 2.0, XLS-R, HuBERT, WavLM,
+        data2vec-audio, Whisper, ...); ``whisper-tiny.en``, which ships with serpipe and needs no
+        network; or the acoustic features ``opensmile:eGeMAPSv02`` or ``opensmile:ComParE_2016``.
+    revision : str, optional
+        Commit, tag or branch of a hub id. The default encoder is pinned; of others ``main``.
+    pooling : {"mean", "std", "mean,std"}
+        How each layer is pooled over time.
+    devices : str
+        Where the encoder runs: ``auto`` and ``cuda`` use all GPUs, with a copy of the encoder on
+        each; ``auto`` falls back to the CPU.
+    precision : {"float32", "tf32", "bf16", "fp16", "auto"}
+        Precision of weights and hidden states. Only float32 is exact; ``auto`` is bf16 where the
+        machine supports it natively.
+    dtype : {"float32", "float16"}
+        Data type of the stored embeddings.
+    trim : float, optional
+        Trim silence at both ends: everything that is more than so many decibels, such as 30,
+        below the loudest part.
+    channels : {"mean", "left", "right"}
+        How several channels are reduced to one.
+    max_seconds : float, optional
+        Split longer clips into equal chunks and pool over the frames of all chunks. Without it
+        Whisper refuses clips longer than 30 s.
+    compile_blocks : bool
+        Compile the blocks of the encoder with ``torch.compile``.
+    batch_seconds : float
+        Seconds of audio per batch on a GPU. On a CPU each clip is computed alone, one per core.
+    """
+
+    encoder: str | Path = DEFAULT_ENCODER
+    revision: str | None = None
+    pooling: str = "mean"
+    devices: str = "auto"
+    precision: str = "float32"
+    dtype: str = "float32"
+    trim: float | None = None
+    channels: str = "mean"
+    max_seconds: float | None = None
+    compile_blocks: bool = False
+    batch_seconds: float = 600.0
+
+    @property
+    def poolings(self) -> tuple[str, ...]:
+        """The poolings, one by one."""
+        return tuple(self.pooling.split(","))
+
+    def check(self) -> None:
+        """Raise a UserError that names an option with an unknown value."""
+        check_choice("--pool", self.pooling, choices.POOLINGS)
+        check_choice("--dtype", self.dtype, choices.DTYPES)
+        check_choice("--precision", self.precision, choices.EXTRACTION_PRECISIONS)
+        check_choice("--channels", self.channels, choices.CHANNELS)
