@@ -102,11 +102,12 @@ def extract(
     work.mkdir()
     monkeypatch.chdir(work)  # where no worker is: what is sent must not be relative
 
-    def run(out: str, **options: Any) -> Any:
-        data = Path("..") / few_clips.name
-        given: dict[str, Any] = {"encoder": small_encoder, "provenance": SAME} | options
-        given["overwrite"] = given.get("overwrite", not Path(out).exists())  # nothing is copied
-        return package.extract(data, out=out, **given)
+    def run(out: str, encoder: Path = small_encoder, **arguments: Any) -> Any:
+        data, options = Path("..") / few_clips.name, package.ExtractOptions(encoder)
+        is_new = not Path(out).exists()  # nothing is copied
+        return package.extract(
+            data, options, out=out, overwrite=is_new, provenance=SAME, **arguments
+        )
 
     return run
 
@@ -263,7 +264,7 @@ def test_a_fit_on_workers_gives_the_same_bytes(
     work = tmp_path / "work"
     shutil.copytree(fitted_once, work)
     monkeypatch.chdir(work)
-    options: dict[str, Any] = {**fit, "layers": "2-3", "provenance": SAME}
+    options = {**fit, "protocol": package.Protocol(layers="2-3"), "provenance": SAME}
     package.fit(out="local", **options)
     package.fit(out="remote", cluster="local:2", **options)
     files = sorted(path.relative_to("local") for path in Path("local").rglob("*.*"))
@@ -283,7 +284,7 @@ def test_a_worker_that_does_not_find_the_embeddings_is_named(
     processes.workers(1, hide=hidden)
     with pytest.raises(UserError, match=f"tcp://.* {hidden / 'run'}/.*--out"):
         package.fit(
-            cache=cache, head="lda", layers="2", split="kfold:2", stream_past=0.0,
+            cache, "lda", package.Protocol(layers="2", split="kfold:2"), stream_past=0.0,
             out=hidden / "run", cluster=processes.address,
         )  # fmt: skip
 
