@@ -21,6 +21,7 @@ from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, Model
 from serpipe.artifacts.onnx_export import convert as onnx_convert
 from serpipe.artifacts.onnx_export import export as onnx_export
 from serpipe.artifacts.onnx_export.export import EXPORTS, TOLERANCE, export_onnx
+from serpipe.artifacts.onnx_export.graph import PooledLayers
 from serpipe.artifacts.onnx_export.heads import head_module
 from serpipe.errors import BadClipError, UserError
 from serpipe.features.audio import Waveform, read_waveform
@@ -93,6 +94,34 @@ def make_bundle(
         layer_weights=weights, target="mood", changes=[],
         labels=[] if is_rating else EMOTIONS.tolist(), normalise="none", converged=True, result={},
         warnings=["MADE UP"], corpus="", licence="none", citation="", content="", provenance={},
+    )  # fmt: skip
+    return folder
+
+
+def make_joined_bundle(
+    folder: Path, encoders: list[Path], waveforms: list[Waveform], used: list[tuple[int, str]]
+) -> Path:
+    """Fit a head on clips with made-up labels and the layers ``used`` of several encoders."""
+    loaded = [load_encoder(str(each), poolings=["mean"]) for each in encoders]
+    pooled = [[each.embed([waveform])["mean"] for waveform in waveforms] for each in loaded]
+    X = np.concatenate(
+        [
+            np.concatenate([states[loaded[n].identity.layers.index(layer)] for states in pooled[n]])
+            for n, layer in used
+        ],
+        axis=1,
+    )
+    y, speakers = np.resize(EMOTIONS, len(X)), np.repeat(["a", "b", "c"], len(X) // 3)
+    keys = [asdict(each.identity) | {"dtype": "float32"} for each in loaded]
+    names = [f"e{n}:{layer}" for n, each in enumerate(loaded) for layer in each.identity.layers]
+    key = {**keys[0], "revision": "several", "layers": names, "joined": keys}
+    layers = [f"e{n}:{layer}" for n, layer in used]
+    how = "concat" if len(used) > 1 else "single"
+    save_bundle(
+        folder, HEADS["lda"]({}).fit(X, y, speakers), head="lda", parameters={}, encoder=key,
+        pooling="mean", layer={"name": "joined", "layers": layers, "how": how}, layer_weights=[],
+        target="mood", changes=[], labels=EMOTIONS.tolist(), normalise="none", converged=True,
+        result={}, warnings=[], corpus="", licence="none", citation="", content="", provenance={},
     )  # fmt: skip
     return folder
 
@@ -190,6 +219,33 @@ def test_a_bundle_scores_the_same_at_any_length(
         broken = clips[1].copy()
         broken[place] = wrong
         assert has_no_score(done.path, broken)
+
+
+def test_a_bundle_of_several_encoders_is_one_graph(
+    tmp_path: Path, waveforms: list[Waveform], family_encoder: Callable[[str], Path]
+) -> None:
+    encoders = [family_encoder("wav2vec2-group"), family_encoder("whisper")]
+    given = ",".join(map(str, encoders))
+    both = [(0, "0"), (0, "2"), (1, "1")]
+    bundle = make_joined_bundle(tmp_path / "both", encoders, waveforms, both)
+    done = export_onnx(bundle, tmp_path / "both.onnx", encoder=given)
+    clips = [waveforms[0], waveforms[1][:20_001], np.concatenate(waveforms[2:4])]
+    check_same(done.path, package.load(bundle, encoder=given), clips)
+
+
+def test_a_graph_has_only_the_encoders_that_the_head_reads(
+    tmp_path: Path, waveforms: list[Waveform], family_encoder: Callable[[str], Path]
+) -> None:
+    encoders = [family_encoder("wav2vec2-group"), family_encoder("whisper")]
+    given = ",".join(map(str, encoders))
+    bundle = make_joined_bundle(tmp_path / "one", encoders, waveforms, [(1, "1")])
+    graph = onnx_export._bundle_graph(bundle, given, None)
+    assert graph.longest == load_checkpoint(str(encoders[1]), None).front_end.maximum_samples
+    assert isinstance(graph.embed, PooledLayers) and graph.embed.is_whisper
+    alternating = [(0, "0"), (1, "1"), (0, "2")]
+    bundle = make_joined_bundle(tmp_path / "alternating", encoders, waveforms, alternating)
+    with pytest.raises(UserError):
+        onnx_export._bundle_graph(bundle, given, None)
 
 
 def test_what_ships_scores_the_same_on_clips_of_many_speakers(shipped: Path, sample: Path) -> None:

@@ -144,7 +144,8 @@ def test_names_from_outside_cannot_break_out_of_a_table_or_the_page(results: Run
         "\\bottomrule\n\\end{tabular}\n"
     )
     clips = {**results.clips, "sex": np.where(results.clips["sex"] == "male", r"$\bad{$", "x")}
-    for figure in draw_figures(dataclasses.replace(results, clips=clips)).values():
+    renamed = dataclasses.replace(results, clips=clips)
+    for figure in draw_figures(renamed, report_run(renamed)).values():
         as_bytes(figure, "png")
     evil = changed(results, corpus="<script>alert(1)</script>")
     page = render_page("<script>", report_run(evil), {})
@@ -153,7 +154,8 @@ def test_names_from_outside_cannot_break_out_of_a_table_or_the_page(results: Run
 
 
 def test_figures_are_the_same_bytes_each_time_and_not_empty(results: RunResults) -> None:
-    figures, again = draw_figures(results), draw_figures(results)
+    report = report_run(results)
+    figures, again = draw_figures(results, report), draw_figures(results, report)
     assert set(figures) == {
         "layers", "speakers", "groups", "reliability", "risk-coverage", "confusion-lr",
         "confusion-svm",
