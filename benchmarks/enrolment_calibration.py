@@ -20,8 +20,8 @@ from serpipe.features.recordings import recordings
 from serpipe.pipeline.calibration import apply_temperature, label_weights
 from serpipe.pipeline.enrolment import fit_enrolled
 from serpipe.pipeline.enrolment_curve import (
-    EnrolmentFit,
     AdaptableHeads,
+    EnrolmentFit,
     fit_enrolment,
     fusion_options,
     head_options,

@@ -30,8 +30,8 @@ from ...files import json_value
 from ...pipeline.blocks import Matrix, take
 from ...pipeline.enrolment import fit_enrolled
 from ...pipeline.enrolment_curve import (
-    EnrolmentFit,
     AdaptableHeads,
+    EnrolmentFit,
     check_enrolment,
     enrolment_of_best,
     fit_enrolment,
