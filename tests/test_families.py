@@ -29,6 +29,7 @@ from serpipe.pipeline.finetune.options import TrainingOptions
 
 from .conftest import ROOT, Command, made_once
 from .hub import Hub
+from .messages import assert_refused, raises_about
 from .test_encoder import noise, relative_error
 from .test_hub import hub  # noqa: F401
 
@@ -345,7 +346,7 @@ def test_missing_weights_are_refused(
     key = next(k for k in own if re.search(family.block_pattern, k.removeprefix(prefix)))
     del weights[key]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="1 weight missing"):
+    with raises_about(UserError, folder, 1):
         load_encoder(str(folder))
 
 
@@ -372,7 +373,7 @@ def test_extreme_values_are_refused_before_anything_is_built(
                 if key:
                     changed = content | {key: content[key] | {value: extreme}}
                 (folder / file).write_text(json.dumps(changed))
-                with pytest.raises(UserError, match=value):
+                with raises_about(UserError, folder / file, value):
                     load_encoder(str(folder))
         (folder / file).write_text(whole)
 
@@ -383,7 +384,7 @@ def test_another_feature_extractor_is_refused(
 ) -> None:
     folder = shutil.copytree(saved(name), tmp_path / "encoder")
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
-    with pytest.raises(UserError, match="Wav2Vec2FeatureExtractor"):
+    with raises_about(UserError, folder / "preprocessor_config.json", "Wav2Vec2FeatureExtractor"):
         load_encoder(str(folder))
 
 
@@ -392,9 +393,9 @@ def test_a_family_that_cannot_be_trained_is_refused_as_a_classifier(
     saved: Callable[[str], Path], name: str
 ) -> None:
     folder = str(saved(name))
-    with pytest.raises(UserError, match="frozen"):
+    with raises_about(UserError, folder, CASES[name].model_type):
         load_classifier(folder)
-    with pytest.raises(UserError, match="frozen"):
+    with raises_about(UserError, folder, CASES[name].model_type):
         EncoderWithHead(load_checkpoint(folder, None), TrainingOptions(), folder)
 
 
@@ -409,8 +410,7 @@ def test_a_bundle_of_a_frozen_family_predicts_but_is_not_exported(
     predicted = serpipe("predict", clip, "--encoder", encoder)
     assert predicted.code == 0, predicted.err
     exported = serpipe("export", "--encoder", encoder)
-    assert exported.code == 2
-    assert "'clap'" in exported.err
+    assert_refused(exported, "clap")
 
 
 PARTS = [name for name in CASES if family_of(CASES[name].model_type).parts]
@@ -488,7 +488,7 @@ def test_a_larger_model_without_a_usable_encoder_is_refused(
         (folder / "model.safetensors").unlink()
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(folder / "was-run")))
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=str(folder)):
+    with raises_about(UserError, folder):
         load_encoder(str(folder))
     assert not (folder / "was-run").exists()
 
