@@ -1,5 +1,6 @@
 """The files of a checkpoint: in a local folder, or of one commit of the hub."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,6 +94,11 @@ class Loaded:
 #: Loads a checkpoint that is not in the layout of transformers; None if the files are of another
 #: layout.
 Layout = Callable[[CheckpointFiles], Loaded | None]
+
+
+def hash_config(*configs: object) -> str:
+    """Hash plain values or dataclasses of all that numbers depend on besides the weights."""
+    return hashlib.sha256(repr(configs).encode()).hexdigest()
 
 
 def locate(name: str, revision: str | None, option: str) -> CheckpointFiles:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CONFIG, EXTRACTOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 #: The configuration of a model of FunASR.
 FUNASR_CONFIG = "config.yaml"
+#: The configuration of a checkpoint is in the first of these that exists.
+CONFIGS = (CONFIG, FUNASR_CONFIG)
 #: The files of weights in the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: A PEFT adapter names another checkpoint, which transformers would load instead of this one.

@@ -11,7 +11,6 @@ A checkpoint can come from anybody. YAML is read without tags and aliases, the l
 is parsed and not evaluated, and weights are loaded without running pickled code.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 
 from ..errors import UserError, counted, first_line
 from ..files import read_text
-from .checkpoint_files import CheckpointFiles, Loaded
+from .checkpoint_files import CheckpointFiles, Loaded, hash_config
 from .checkpoint_limits import (
     CONFIG,
     FUNASR_CONFIG,
@@ -90,11 +89,20 @@ def load_emotion2vec(files: CheckpointFiles) -> Loaded | None:
     """
     if not is_funasr(files):
         return None
+    encoder, _ = read_emotion2vec(files)
+    front_end = family_of(MODEL_TYPE).front_end(files.name, encoder.config, None)
+    return Loaded(MODEL_TYPE, encoder, front_end, hash_config(encoder.config))
+
+
+def read_emotion2vec(files: CheckpointFiles) -> tuple[Emotion2vec, Mapping[str, torch.Tensor]]:
+    """Return the encoder of a checkpoint, and all its weights by their published names.
+
+    Raise UserError if it is not one of emotion2vec, or not whole.
+    """
     config = read_config(files.get([FUNASR_CONFIG], MAX_YAML_BYTES)[0])
     path = find_weights(files)
-    encoder = build_encoder(files.name, path, config, read_weights(path))
-    front_end = family_of(MODEL_TYPE).front_end(files.name, config, None)
-    return Loaded(MODEL_TYPE, encoder, front_end, hash_config(config))
+    weights = read_weights(path)
+    return build_encoder(files.name, path, config, weights), weights
 
 
 def is_funasr(files: CheckpointFiles) -> bool:
@@ -103,11 +111,6 @@ def is_funasr(files: CheckpointFiles) -> bool:
         return False
     config = files.find(CONFIG)
     return config is None or "model_type" not in read_settings(config)
-
-
-def hash_config(config: object) -> str:
-    """Hash a dataclass of everything that numbers depend on besides the weights."""
-    return hashlib.sha256(repr(config).encode()).hexdigest()
 
 
 def read_config(path: Path) -> Emotion2vecConfig:

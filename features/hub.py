@@ -9,8 +9,8 @@ from pathlib import Path
 from ..errors import MachineError, SerpipeError, UserError, first_line
 from .checkpoint_limits import (
     CONFIG,
+    CONFIGS,
     EXTRACTOR,
-    FUNASR_CONFIG,
     MAX_JSON_BYTES,
     PROCESSOR,
     WEIGHTS,
@@ -21,8 +21,6 @@ from .names import BUILT_IN
 #: A revision becomes a path in the hub's cache, and may come from an untrusted bundle.
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]{0,199}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-#: The configuration of a checkpoint is in the first of these that exists.
-_SETTINGS = (CONFIG, FUNASR_CONFIG)
 #: The disk is full, a quota is used up, or the folder may not be written to.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -135,13 +133,13 @@ def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
         sizes, commit = {each.rfilename: each.size for each in info.siblings or []}, info.sha
     except Exception as error:  # of the network or the hub; the cache may have what is needed
         failure = error
-    config = next((each for each in _SETTINGS if each in sizes), CONFIG)
+    config = next((each for each in CONFIGS if each in sizes), CONFIG)
     _check_size(name, sizes, [config], MAX_JSON_BYTES)
     try:
         if failure:
             in_cache = (
                 each
-                for each in _SETTINGS
+                for each in CONFIGS
                 if isinstance(try_to_load_from_cache(name, each, revision=revision), str)
             )
             config = next(in_cache, CONFIG)
