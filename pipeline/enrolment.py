@@ -5,7 +5,7 @@ mean of a new speaker is estimated from the enrolled clips. Few clips say little
 are of one emotion, so the estimate is shrunk towards the mean of the training clips.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,10 +15,9 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import UserError
 from .fit import Problem
-from .heads import Head, Params
+from .heads import HEADS, FusedHead, Head, Params
+from .heads.fused import FusedMember
 
-#: Heads whose enrolment is measured: fast to fit, and to predict with.
-ENROLLED_HEADS = ("lda", "lr")
 #: The most clips that enrolment is measured with.
 MOST_CLIPS = 1000
 
@@ -124,42 +123,104 @@ def centre_speakers(
     return X - (means - mean).astype(np.float32)[speaker_of_clip]
 
 
+@dataclass(frozen=True)
+class MemberSpec:
+    """A head, by name, that is to be fitted on one layer, and its weight in a fusion."""
+
+    head: str
+    layer: str
+    params: Params
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What is to be fitted: a head on one layer, or a fusion of heads on several layers.
+
+    Attributes
+    ----------
+    members : tuple of MemberSpec
+        The members of the fusion, ordered by layer; otherwise the only head.
+    is_fusion : bool
+        Whether they are fused, by their weights.
+    """
+
+    members: tuple[MemberSpec, ...]
+    is_fusion: bool = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers whose embeddings are joined, in this order."""
+        return tuple(dict.fromkeys(member.layer for member in self.members))
+
+    def join(
+        self, embeddings: Mapping[str, NDArray[np.float32]], rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        """Return the joined embeddings of some clips, shape (len(rows), n_features)."""
+        return np.concatenate([embeddings[layer][rows] for layer in self.layers], axis=1)
+
+    def head(self, widths: Mapping[str, int], seed: int, *, for_many_clips: bool = False) -> Head:
+        """Return the unfitted head for joined embeddings.
+
+        Parameters
+        ----------
+        widths : mapping of str to int
+            Number of features of each layer.
+        seed : int
+            For heads that draw random numbers.
+        for_many_clips : bool
+            Whether to use :meth:`Head.for_many_clips`.
+        """
+        starts, start = {}, 0
+        for layer in self.layers:
+            starts[layer] = start
+            start += widths[layer]
+        heads = []
+        for each in self.members:
+            of_name = HEADS[each.head]
+            make = of_name.for_many_clips if for_many_clips else of_name
+            heads.append(make(each.params, seed))
+        if not self.is_fusion:
+            return heads[0]
+        members = [
+            FusedMember(
+                head, starts[each.layer], starts[each.layer] + widths[each.layer], each.weight
+            )
+            for head, each in zip(heads, self.members, strict=True)
+        ]
+        return FusedHead({}, seed, members)
+
+
 def fit_enrolled(
-    head: type[Head],
-    params: Params,
-    X: NDArray[np.float32],
-    problem: Problem,
-    rows: NDArray[np.intp],
-) -> tuple[Head, SpeakerStatistics]:
-    """Fit a head on embeddings without the means of the speakers.
+    head: Head, X: NDArray[np.float32], problem: Problem, rows: NDArray[np.intp]
+) -> SpeakerStatistics:
+    """Fit a head, in place, on embeddings without the means of the speakers.
+
+    It then predicts the clips of a speaker after :meth:`SpeakerStatistics.shift` was subtracted.
+    Of joined layers each has its own shift, as every feature has.
 
     Parameters
     ----------
-    head : subclass of Head
+    head : Head
         What to fit.
-    params : mapping of str to float
-        Its hyper-parameters.
-    X : ndarray of float32, shape (n_clips, n_features)
-        Embeddings of all clips.
+    X : ndarray of float32, shape (n_train, n_features)
+        Embeddings of the training clips.
     problem : Problem
-        Their labels, speakers and groups, and the seed.
+        Labels, speakers and groups of all clips.
     rows : ndarray of int, shape (n_train,)
-        The training clips.
+        Row numbers of the training clips among all clips.
 
     Returns
     -------
-    fitted : Head
-        Predicts the clips of a speaker after :meth:`SpeakerStatistics.shift` was subtracted.
-    statistics : SpeakerStatistics
+    SpeakerStatistics
         Of the training speakers.
     """
-    clips, speakers = np.asarray(X[rows]), problem.speakers[rows]
-    statistics = SpeakerStatistics.of(clips, speakers)
-    centred = centre_speakers(clips, speakers, statistics.mean)
+    speakers = problem.speakers[rows]
+    statistics = SpeakerStatistics.of(X, speakers)
+    centred = centre_speakers(X, speakers, statistics.mean)
     with threadpool_limits(1):  # the last digits depend on it
-        fitted = head(params, problem.seed)
-        fitted.fit(centred, problem.labels[rows], problem.kept_together[rows])
-    return fitted, statistics
+        head.fit(centred, problem.labels[rows], problem.kept_together[rows])
+    return statistics
 
 
 def _speaker_means(

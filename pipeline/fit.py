@@ -48,6 +48,8 @@ class Problem:
         What inner folds keep together; single speakers by default.
     held_out : ndarray of int, shape (n_clips,), optional
         The part of a column that each clip belongs to, where folds hold out the column as well.
+    recordings : ndarray of str, shape (n_clips,), optional
+        The recording of each clip, equal for copies; by default no two clips are copies.
     """
 
     labels: NDArray[Any]
@@ -56,6 +58,7 @@ class Problem:
     seed: int = 0
     groups: NDArray[np.str_] | None = None
     held_out: NDArray[np.intp] | None = None
+    recordings: NDArray[np.str_] | None = None
 
     @property
     def strata(self) -> NDArray[np.str_]:

@@ -98,8 +98,8 @@ class Protocol(FoldOptions):
         divided into five parts. For the splits loso, kfold:N, standard, emobox and file.
     enrol : sequence of int
         Also measure what so many unlabelled clips of each test speaker are worth, such as
-        0,1,2,4,8,16,32: ``lda`` and ``lr`` are adapted to them and scored on the speaker's other
-        clips. Bundles of these heads can then be adapted to a speaker.
+        0,1,2,4,8,16,32: the heads are adapted to them and scored on the speaker's other clips.
+        Bundles of heads for which this pays can then be adapted to a speaker.
     """
 
     layers: str = "all"

@@ -11,6 +11,7 @@ from ..choices import check_choice
 from ..corpora.emotions import shared_word
 from ..errors import UserError, counted
 from ..features.cache import Cache
+from ..features.recordings import recordings
 from .contamination import contamination_mark
 from .enrolment import check_clip_numbers
 from .fit import Problem
@@ -225,7 +226,9 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     inner = None
     if groups.name != SPEAKER:
         inner = clips[KEPT_TOGETHER] = groups.ids
-    problem = Problem(labels, clips["speaker"], split.folds, protocol.seed, inner, value_parts)
+    problem = Problem(
+        labels, clips["speaker"], split.folds, protocol.seed, inner, value_parts, recordings(clips)
+    )
     alone = speakers_alone_inside(split.folds, problem.strata)
     if alone:
         assumptions = (

@@ -16,6 +16,7 @@ from serpipe.features.audio import check_length, read_waveform
 from serpipe.features.trim import trim
 
 from .conftest import write_wav
+from .messages import assert_names, raises_about
 
 TONE = 0.1 * np.sin(np.arange(16000) / 10)
 
@@ -96,35 +97,45 @@ def broken(kind: str, path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
+    ("kind", "values"),
     [
-        ("empty file", "is an empty file"),
-        ("text", "cannot be decoded"),
-        ("git-lfs pointer", "is a git-lfs pointer"),
-        ("no samples", "holds no samples"),
-        ("zeros", "is silent (all zeros)"),
-        ("barely above zero", "is silent (peak -"),
-        ("not numbers", "holds samples that are not finite"),
-        ("cut off", "cannot be decoded"),
-        ("cut off WAV", "breaks off after 8956 of 32000 bytes"),
-        ("cut off AIFF", "breaks off after 8954 of 32008 bytes"),
-        ("absurd rate", "claims a sampling rate of 2147483647 Hz"),
-        ("many channels", "decodes to 59 MiB (8 channels)"),
-        ("hours in a small file", "lasts 3600 s"),
-        ("a folder", "cannot be read"),
+        ("empty file", ()),
+        ("text", ()),
+        ("git-lfs pointer", ("git lfs pull",)),
+        ("no samples", ()),
+        ("zeros", ("-80 dB",)),
+        ("barely above zero", ("-90 dB", "-80 dB")),
+        ("not numbers", ()),
+        ("cut off", ()),
+        ("cut off WAV", (8956, 32000)),
+        ("cut off AIFF", (8954, 32008)),
+        ("absurd rate", ("2147483647 Hz",)),
+        ("many channels", ("59 MiB", 8)),
+        ("hours in a small file", ("3600 s",)),
+        ("a folder", ()),
     ],
 )
 def test_an_unusable_clip_is_refused_in_one_line(
-    tmp_path: Path, kind: str, found: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, kind: str, values: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audio, "MAX_DECODED_BYTES", 50 << 20)
     path = broken(kind, tmp_path / "03-01-06-01-02-01-12.flac")
-    with pytest.raises(BadClipError) as caught:
+    with raises_about(BadClipError, *values) as caught:
         read_waveform(path, 16000)
     message = str(caught.value)
-    assert message.startswith(f"{path}: {found}")
+    assert message.startswith(f"{path}: ")
     assert message.endswith(f"; {caught.value.parts[-1]}")
-    assert "\n" not in message
+
+
+def test_messages_of_different_causes_differ(tmp_path: Path) -> None:
+    problems = set()
+    kinds = ("empty file", "text", "git-lfs pointer", "no samples", "zeros", "not numbers",
+             "cut off WAV", "a folder")  # fmt: skip
+    for kind in kinds:
+        with pytest.raises(BadClipError) as caught:
+            read_waveform(broken(kind, tmp_path / f"{kind}.flac"), 16000)
+        problems.add(caught.value.parts[1])
+    assert len(problems) == len(kinds)
 
 
 def test_a_long_file_is_refused_before_it_is_decoded(
@@ -141,16 +152,17 @@ def test_a_file_past_the_size_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audio, "MAX_BYTES", 1000)
-    with pytest.raises(BadClipError, match="MiB"):
-        read_waveform(write_wav(tmp_path / "x.wav", TONE), 16000)
+    path = write_wav(tmp_path / "x.wav", TONE)
+    with raises_about(BadClipError, path, "MiB"):
+        read_waveform(path, 16000)
 
 
 def test_length_limits_are_the_encoders() -> None:
     check_length(Path("x"), 400, 16000, 400, 480000)
     check_length(Path("x"), 480000, 16000, 400, 480000)
-    with pytest.raises(BadClipError, match="at least 25 ms"):
+    with raises_about(BadClipError, "24.9 ms", "25 ms"):
         check_length(Path("x"), 399, 16000, 400, 480000)
-    with pytest.raises(BadClipError, match="at most 30 s"):
+    with raises_about(BadClipError, "x", "30 s"):
         check_length(Path("x"), 480001, 16000, 400, 480000)
 
 
@@ -317,7 +329,7 @@ def test_the_requested_channel_is_used(tmp_path: Path, sample: Path, container: 
         waveform, facts = read_waveform(path, 16000, channels)
         assert facts.channels == 2
         np.testing.assert_allclose(waveform, expected, atol=2 / 2**15)
-    with pytest.raises(UserError, match="middle"):
+    with raises_about(UserError, "channels", "middle"):
         read_waveform(path, 16000, "middle")
     mono = write_wav(tmp_path / "mono.wav", left)
     only = [read_waveform(mono, 16000, channels)[0] for channels in CHANNELS]
@@ -334,12 +346,11 @@ def test_without_a_rate_a_file_keeps_its_own(tmp_path: Path) -> None:
 def refusal(content: bytes, path: Path) -> str:
     """Return the error for a bad clip, which must be one line, without the path."""
     path.write_bytes(content)
-    with pytest.raises(BadClipError) as caught:
+    with raises_about(BadClipError) as caught:
         read_waveform(path, 16000)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert message.endswith(f"; {caught.value.parts[-1]}")
-    assert "\n" not in message
     return message.removeprefix(f"{path}: ")
 
 
@@ -363,8 +374,7 @@ def test_a_compressed_file_that_was_cut_is_refused_in_one_line(
     else:
         whole = contain(a_clip(sample, 48000), 48000, container, codec, **options)
     for part in (0.02, 0.3, 0.6, 0.9, 0.99):
-        words = refusal(whole[: int(part * len(whole))], tmp_path / "x.m4a")
-        assert words.startswith(("breaks off", "cannot be decoded", "holds no samples"))
+        refusal(whole[: int(part * len(whole))], tmp_path / "x.m4a")
 
 
 def test_audio_at_the_end_of_a_container_may_not_end_inside_a_packet(
@@ -376,7 +386,7 @@ def test_audio_at_the_end_of_a_container_may_not_end_inside_a_packet(
     open_end = whole[: at - 4] + bytes(4) + whole[at:]  # no size
     (tmp_path / "x.mp4").write_bytes(open_end)
     assert read_waveform(tmp_path / "x.mp4", 16000)[1].seconds == pytest.approx(2, abs=0.02)
-    assert refusal(open_end[:-2000], tmp_path / "x.mp4").startswith("breaks off")
+    refusal(open_end[:-2000], tmp_path / "x.mp4")
 
 
 def test_damaged_containers_give_audio_or_one_line(tmp_path: Path, sample: Path) -> None:
@@ -415,7 +425,7 @@ def test_durations_in_headers_are_not_trusted(
     (tmp_path / "x.mka").write_bytes(lying(whole, 1e9))
     assert read_waveform(tmp_path / "x.mka", 16000)[1].seconds == 2
     monkeypatch.setattr(audio, "MAX_SECONDS", 1.0)
-    assert refusal(lying(whole, 10), tmp_path / "x.mka").startswith("lasts more than 1 s")
+    assert_names(refusal(lying(whole, 10), tmp_path / "x.mka"), "1 s")
 
 
 def test_decoding_stops_at_the_first_sample_beyond_a_limit(
@@ -425,26 +435,29 @@ def test_decoding_stops_at_the_first_sample_beyond_a_limit(
     whole = bytearray(contain(clip, 48000, "mp4", "aac", moov_size="20000"))
     whole[-3000:] = np.random.default_rng(0).bytes(3000)  # decoding would fail here
     path = tmp_path / "x"
-    assert refusal(bytes(whole), path).startswith("cannot be decoded")
+    undecodable = refusal(bytes(whole), path)
     with monkeypatch.context() as change:
         change.setattr(audio, "MAX_DECODED_BYTES", 4 * 48000)
-        assert refusal(bytes(whole), path).startswith("decodes to ")
+        too_large = refusal(bytes(whole), path)
+        assert too_large != undecodable
+        assert_names(too_large, "MiB")
     with monkeypatch.context() as change:
         change.setattr(audio, "MAX_SECONDS", 1.0)
-        assert refusal(bytes(whole), path).startswith("lasts more than 1 s")
+        assert_names(refusal(bytes(whole), path), "1 s")
     with monkeypatch.context() as change:
         change.setattr(audio, "RATES", (1000, 44100))
-        assert refusal(bytes(whole), path).startswith("claims a sampling rate of 48000 Hz")
+        assert_names(refusal(bytes(whole), path), 48000, "44100 Hz")
 
 
 def test_a_video_without_an_audio_track_is_refused(tmp_path: Path) -> None:
+    undecodable = refusal(b"no audio", tmp_path / "x")
     for container in ("mp4", "webm"):
-        assert refusal(film(None, container), tmp_path / "x").startswith("has no audio track")
+        assert refusal(film(None, container), tmp_path / "x") != undecodable
 
 
 def test_only_common_audio_decoders_run(tmp_path: Path, sample: Path) -> None:
     content = contain(a_clip(sample, 48000), 48000, "matroska", "wavpack")
-    assert refusal(content, tmp_path / "x.mka").startswith("cannot be decoded (codec wavpack")
+    assert_names(refusal(content, tmp_path / "x.mka"), "wavpack")
 
 
 def test_a_clip_cannot_make_the_decoder_open_another_file(tmp_path: Path) -> None:
@@ -454,8 +467,7 @@ def test_a_clip_cannot_make_the_decoder_open_another_file(tmp_path: Path) -> Non
         f"ffconcat version 1.0\nfile {secret}\n",
         f"\0\0\0\10ftyp#EXTM3U\n{secret}\n",
     ):
-        words = refusal(text.encode(), tmp_path / "x.mp4")
-        assert words.startswith(("cannot be decoded", "breaks off"))
+        refusal(text.encode(), tmp_path / "x.mp4")
 
 
 def test_without_pyav_the_error_says_what_to_install(
@@ -463,7 +475,7 @@ def test_without_pyav_the_error_says_what_to_install(
 ) -> None:
     content = contain(TONE, 16000, "mp4", "aac")
     monkeypatch.setitem(sys.modules, "av", None)  # as if it were not there
-    assert "pip install 'serpipe[formats]'" in refusal(content, tmp_path / "x.m4a")
+    assert_names(refusal(content, tmp_path / "x.m4a"), "'serpipe[formats]'")
     assert len(read_waveform(write_wav(tmp_path / "x.wav", TONE), 16000)[0]) == 16000
 
 

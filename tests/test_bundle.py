@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from .conftest import run_python, write_hashed, write_unhashed
+from .messages import raises_about
 from .test_fit import CLASSIFIERS, EMOTIONS, GRIDS, clips, fit_reference, loso
 
 
@@ -100,11 +101,11 @@ def test_a_bundle_says_whether_its_probabilities_are_calibrated(tmp_path: Path) 
         path = tmp_path / name / "bundle.json"
         content = json.loads(path.read_text())
         assert content["probabilities"] == HEADS[name].probabilities_are
-        assert content["probabilities"].startswith("not calibrated")
+        assert content["probabilities"]
         write_unhashed(path, {k: v for k, v in content.items() if k != "probabilities"})
         assert load_bundle(path.parent).summary.probabilities == content["probabilities"]
         write_hashed(path, content | {"probabilities": ["calibrated"]})
-        with pytest.raises(UserError, match="probabilities"):
+        with raises_about(UserError, path, "probabilities"):
             load_bundle(path.parent)
     assert not any(HEADS[name].probabilities_are for name in set(HEADS) - set(CLASSIFIERS))
 
@@ -116,13 +117,14 @@ def test_a_file_without_a_matching_classifier_is_refused(tmp_path: Path) -> None
     )
     scaler = HEADS["lr"]({})
     scaler.model = StandardScaler().fit(X)
-    for wrong, changes, words in (
-        (scaler, {}, "has no attribute 'predict"),
-        (classifier, {"labels": ["a", "b"]}, "label"),
-        (classifier, {"encoder": {"width": 21}}, "features"),
+    changes: dict[str, Any]
+    for wrong, changes, values in (
+        (scaler, {}, (tmp_path / "head.skops", "StandardScaler")),
+        (classifier, {"labels": ["a", "b"]}, ("lr", "bundle.json")),
+        (classifier, {"encoder": {"width": 21}}, (tmp_path / "head.skops", 20, 21)),
     ):
         save_bundle(tmp_path, wrong, **bundle_fields("lr", **changes))
-        with pytest.raises(UserError, match=words):
+        with raises_about(UserError, *values):
             load_bundle(tmp_path)
 
 
@@ -160,11 +162,11 @@ def test_a_malicious_bundle_runs_no_code(name: str, tmp_path: Path) -> None:
     assert trace.exists()  # as here
     trace.unlink()
     path = folder / f"head{HEADS[name].suffix}"
-    for content, words in (
-        (pickle.dumps(Evil(trace)), "cannot be read"),
-        (skops_file, "EvilState" if path.suffix == ".skops" else "cannot be read"),
-        (b'{"classes": ["a"], "trees": "rubbish"}', "cannot be read"),
-        (b"", "cannot be read"),
+    for content, values in (
+        (pickle.dumps(Evil(trace)), ()),
+        (skops_file, ("EvilState",) if path.suffix == ".skops" else ()),
+        (b'{"classes": ["a"], "trees": "rubbish"}', ()),
+        (b"", ()),
     ):
         X, labels, speakers = clips()
         classifier, _ = fit_final(
@@ -172,9 +174,9 @@ def test_a_malicious_bundle_runs_no_code(name: str, tmp_path: Path) -> None:
         )
         save_bundle(folder, classifier, **bundle_fields(name))
         path.write_bytes(content)
-        with pytest.raises(UserError, match=str(path)):
+        with raises_about(UserError, path):
             load_bundle(folder)
-        with pytest.raises(UserError, match=words):  # and one whose checksum was made to fit
+        with raises_about(UserError, path, *values):  # and one whose checksum was made to fit
             HEADS[name].load(path)
         assert not trace.exists()
 
@@ -187,15 +189,15 @@ def test_a_bundle_with_a_path_or_an_unknown_head_is_refused(tmp_path: Path) -> N
     save_bundle(tmp_path / "b", classifier, **bundle_fields("lr"))
     path = tmp_path / "b" / "bundle.json"
     whole = json.loads(path.read_text())
-    for changes, words in (
-        ({"head": "../../evil"}, "'../../evil'"),
-        ({"serpipe_bundle": 9}, "bundle format 9; expected 2"),
-        ({"fooling": "mean"}, "fooling"),
+    for changes, values in (
+        ({"head": "../../evil"}, ("'../../evil'",)),
+        ({"serpipe_bundle": 9}, (9, 2)),
+        ({"fooling": "mean"}, ("fooling",)),
     ):
         write_hashed(path, whole | changes)
-        with pytest.raises(UserError, match=words):
+        with raises_about(UserError, path, *values):
             load_bundle(tmp_path / "b")
-    with pytest.raises(UserError, match="nowhere"):
+    with raises_about(UserError, tmp_path / "nowhere"):
         load_bundle(tmp_path / "nowhere")
 
 

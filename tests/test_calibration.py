@@ -22,6 +22,7 @@ from serpipe.pipeline.heads import HEADS, Grid, combinations
 from sklearn.metrics import log_loss
 
 from .conftest import write_hashed
+from .messages import raises_about
 from .test_bundle import bundle_fields
 from .test_fit import CLASSIFIERS, GRIDS, clips, fit, loso
 
@@ -148,7 +149,7 @@ def test_a_bundle_without_a_positive_temperature_is_refused(
     save_bundle(tmp_path, fitted, **bundle_fields("lr"))
     content = json.loads((tmp_path / "bundle.json").read_text())
     write_hashed(tmp_path / "bundle.json", content | {"temperature": temperature})
-    with pytest.raises(UserError, match="temperature"):
+    with raises_about(UserError, tmp_path / "bundle.json", "temperature"):
         load_bundle(tmp_path)
 
 

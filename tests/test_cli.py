@@ -14,10 +14,12 @@ from pathlib import Path
 
 import h5py
 import pytest
+from serpipe.features.cache import open_cache
 from serpipe.pipeline.heads import HEADS, find_heads
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from .conftest import Command, run_python, save_encoder, write_hashed, write_unhashed, write_wav
+from .messages import assert_names, assert_refused
 from .processes import Forked
 
 
@@ -172,36 +174,25 @@ def test_pooling_is_chosen_at_extraction_and_may_be_narrowed(
                    "--pool", "mean,std").code == 0  # fmt: skip
     both = serpipe("fit", "--head", "lr", "--layers", "2")
     assert both.code == 0
-    assert "mean,std pooling" in serpipe("report").out
+    assert_names(serpipe("report").out, "mean,std")
     assert serpipe("fit", "--head", "lr", "--layers", "2", "--pool", "mean").out != both.out
-    wrong = serpipe("fit", "--pool", "max")
-    assert wrong.code == 2
-    assert "mean,std" in wrong.err
-
-
-def one_clear_line(err: str, *words: object) -> None:
-    """The last line of standard error is the error, and has all the words."""
-    assert "Traceback" not in err
-    errors = [line for line in err.splitlines() if line.startswith("serpipe: ")]
-    assert errors, err
-    for word in words:
-        assert str(word) in "\n".join(errors)
+    assert_refused(serpipe("fit", "--pool", "max"), "--pool", "max", "mean,std")
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "values"),
     [
-        ("not decodable", ["cannot be decoded"]),
-        ("empty", ["is an empty file"]),
-        ("silent", ["is silent"]),
-        ("too short", ["is too short (18.8 ms)", "at least 25 ms"]),
+        ("not decodable", ["WAV", "FLAC"]),
+        ("empty", []),
+        ("silent", ["-80 dB"]),
+        ("too short", ["18.8 ms", "25 ms"]),
         ("git-lfs pointer", ["git lfs pull"]),
-        ("named outside the scheme", ["outside the scheme", "03-01-06-01-02-01-12.wav"]),
-        ("twice", ["occurs twice", "remove one copy"]),
+        ("named outside the scheme", ["03-01-06-01-02-01-12.wav"]),
+        ("twice", []),
     ],
 )
 def test_a_bad_clip_is_one_line_and_exit_code_2(
-    serpipe: Command, few_clips: Path, small_encoder: Path, kind: str, words: list[str]
+    serpipe: Command, few_clips: Path, small_encoder: Path, kind: str, values: list[str]
 ) -> None:
     clip = few_clips / "Actor_09" / "03-01-06-01-02-01-09.wav"
     clip.parent.mkdir()
@@ -224,28 +215,26 @@ def test_a_bad_clip_is_one_line_and_exit_code_2(
         clip.write_bytes(original.read_bytes())
     arguments = ("extract", "--data", few_clips, "--encoder", small_encoder)
     stopped = serpipe(*arguments)
-    assert stopped.code == 2
-    one_clear_line(stopped.err, clip, *words)
-    by_name = kind in ("named outside the scheme", "twice")
-    others = "40 others can" if by_name else "40 can"
-    one_clear_line(stopped.err, f"1 clip cannot be used, {others}", "--skip-bad")
+    assert_refused(stopped, clip, *values)
+    assert_names(stopped.err.splitlines()[-1], 1, 40, "--skip-bad")
     assert stopped.out == ""
     went_on = serpipe(*arguments, "--skip-bad")
     assert went_on.code == 0
     assert f"skipped  {clip}" in went_on.err
-    assert "40 clips computed" in went_on.err
+    assert len(open_cache(Path(went_on.out.strip()))) == 40
 
 
 def test_many_bad_clips_are_ten_lines_and_a_count(serpipe: Command, tmp_path: Path) -> None:
     for number in range(25):
         write_wav(tmp_path / "data" / f"clip {number}.wav", [0.1] * 400)  # type: ignore[arg-type]
     unknown = serpipe("extract", "--data", tmp_path / "data")
-    one_clear_line(unknown.err, "25 audio files", "a TESS name such as", "--manifest")
+    assert_refused(unknown, tmp_path / "data", 25, "TESS", "--manifest")
     stopped = serpipe("extract", "--data", f"ravdess={tmp_path / 'data'}")
-    assert stopped.code == 2
-    assert stopped.err.count("outside the scheme") == 10
-    assert "... and 15 more" in stopped.err
-    assert "25 clips cannot be used" in stopped.err
+    assert_refused(stopped, "--skip-bad")
+    errors = [line for line in stopped.err.splitlines() if line.startswith("serpipe: ")]
+    assert len([line for line in errors if ".wav: " in line]) == 10
+    assert_names(errors[-2], 15)
+    assert_names(errors[-1], 25)
 
 
 def test_other_mistakes_are_one_line_and_exit_code_2(
@@ -257,50 +246,46 @@ def test_other_mistakes_are_one_line_and_exit_code_2(
     rubbish.write_text("not HDF5")
     extract = ("extract", "--data", few_clips, "--encoder")
     mistakes: list[tuple[tuple[object, ...], list[object]]] = [
-        (("extract", "--data", tmp_path / "nowhere"), ["nowhere", "--data sample"]),
-        (("extract", "--data", tmp_path / "empty"), ["empty: no audio files (.flac/.wav)"]),
-        ((*extract, tmp_path / "empty"), ["no config.json"]),
-        ((*extract, other, "--out", extracted), [extracted, "encoder is", "--overwrite"]),
+        (("extract", "--data", tmp_path / "nowhere"), [tmp_path / "nowhere", "--data sample"]),
+        (("extract", "--data", tmp_path / "empty"), [tmp_path / "empty", "--data"]),
+        ((*extract, tmp_path / "empty"), [tmp_path / "empty", "config.json"]),
+        ((*extract, other, "--out", extracted), [extracted, "encoder", other.name, "--overwrite"]),
         ((*extract, small_encoder, "--pool", "max"), ["--pool max", "mean,std"]),
         ((*extract, small_encoder, "--devices", "tpu"), ["--devices tpu", "cpu"]),
         ((*extract, small_encoder, "--devices", "cuda:9"), ["--devices cuda:9", "cpu"]),
         ((*extract, small_encoder, "--precision", "int4"), ["--precision int4", "bf16"]),
         ((*extract, small_encoder, "--dtype", "int8"), ["--dtype int8", "float16"]),
-        ((*extract, small_encoder, "--out", tmp_path), [tmp_path, "is a folder"]),
+        ((*extract, small_encoder, "--out", tmp_path), [tmp_path, tmp_path / "cache.h5"]),
         (
             (*extract, small_encoder, "--out", rubbish / "c.h5"),
-            [rubbish, "cannot be made a folder"],
+            [rubbish, "--out"],
         ),
-        (("fit", "--out", rubbish), [rubbish, "cannot be made a folder"]),
-        (("fit", "--grid", "C=-1"), ["--grid C=-1", "from 1e-08"]),
+        (("fit", "--out", rubbish), [rubbish, "--out"]),
+        (("fit", "--grid", "C=-1"), ["--grid C=-1", "svm.C", "1e-08"]),
         (("fit", "--split", "lopo"), ["--split lopo", "loso|kfold:N"]),
-        (("fit", "--split", "emobox"), ["not among the clips", "--split loso"]),
+        (("fit", "--split", "emobox"), ["--split emobox", "speaker 06", "--split loso"]),
         (("fit", "--layers", "7"), ["--layers 7", "0, 1, 2, 3"]),
         (("fit", "--target", "speaker"), ["--target speaker", "emotion, intensity"]),
         (("fit", "--target", "sex", "--permute-labels"), ["--permute-labels", "sex"]),
         (("fit", "--map", "calm"), ["--map calm", "LABEL=LABEL"]),
-        (("fit", "--map", "calm=sad", "--map", "calm=happy"), ["calm is already mapped to sad"]),
+        (("fit", "--map", "calm=sad", "--map", "calm=happy"), ["--map calm=happy", "sad"]),
         (("fit", "--pool", "mean,mean"), ["--pool mean,mean", "mean,std"]),
-        (("fit", "--keep", "calm,bored"), ["no clip is 'bored'"]),
-        (("fit", "--normalise", "corpus"), ["--normalise corpus", "none or speaker"]),
-        (("cache", "info", rubbish), ["rubbish.h5: not a whole cache"]),
-        (("fit", "--head", "knn"), ["'knn'", "svm-linear, lgbm"]),
-        (("fit", "--cache", tmp_path / "none.h5"), ["none.h5: no such file"]),
-        (("fit", "--cache", rubbish), ["rubbish.h5: not a whole cache"]),
+        (("fit", "--keep", "calm,bored"), ["--keep calm,bored", "'bored'"]),
+        (("fit", "--normalise", "corpus"), ["--normalise corpus", "none", "speaker"]),
+        (("cache", "info", rubbish), [rubbish, "serpipe extract"]),
+        (("fit", "--head", "knn"), ["--head knn", "svm-linear", "lgbm"]),
+        (("fit", "--cache", tmp_path / "none.h5"), [tmp_path / "none.h5"]),
+        (("fit", "--cache", rubbish), [rubbish, "serpipe extract"]),
         (("fit", "--grid", "svm.D=1"), ["--grid svm.D=1", "svm.C"]),
-        (("report", tmp_path / "empty"), ["no run.json"]),
+        (("report", tmp_path / "empty"), [tmp_path / "empty", "run.json"]),
     ]
-    for arguments, words in mistakes:
-        stopped = serpipe(*arguments)
-        assert stopped.code == 2, (arguments, stopped.err)
-        one_clear_line(stopped.err, *words)
+    for arguments, values in mistakes:
+        assert_refused(serpipe(*arguments), *values)
 
 
 def test_fit_and_report_without_anything_before_say_what_to_run(serpipe: Command) -> None:
-    for command, words in (("fit", "run `serpipe extract`"), ("report", "run `serpipe fit`")):
-        stopped = serpipe(command)
-        assert stopped.code == 2
-        one_clear_line(stopped.err, words)
+    for command, before in (("fit", "serpipe extract"), ("report", "serpipe fit")):
+        assert_refused(serpipe(command), before)
 
 
 def test_a_stop_by_the_user_is_said_and_keeps_what_is_there(
@@ -313,8 +298,7 @@ def test_a_stop_by_the_user_is_said_and_keeps_what_is_there(
 
     monkeypatch.setattr(data, "scan", stop)
     stopped = serpipe("extract")
-    assert stopped.code == 130
-    one_clear_line(stopped.err, "run the same command again")
+    assert_refused(stopped, code=130)
 
 
 def test_the_heads_in_the_help_are_the_heads_there_are(serpipe: Command) -> None:
@@ -348,12 +332,10 @@ def test_a_cache_says_what_is_in_it_and_whether_it_is_whole(
     printed = json.loads(serpipe("cache", "info", extracted, "--format", "json").out)
     assert printed["clips"].startswith("40, ")
     assert all(f"{name:<16} {value}" in described.out for name, value in printed.items())
-    assert "all checksums are correct" in serpipe("cache", "verify", extracted).out
+    assert serpipe("cache", "verify", extracted).code == 0
     with h5py.File(extracted, "r+") as file:
         file["clips/emotion"][3] = "happy" if file["clips/emotion"][3] != b"happy" else "sad"
-    damaged = serpipe("cache", "verify", extracted)
-    assert damaged.code == 2
-    one_clear_line(damaged.err, extracted, "checksum", "the table has been changed")
+    assert_refused(serpipe("cache", "verify", extracted), extracted, "clips", "checksum")
 
 
 def test_a_cache_from_elsewhere_cannot_write_outside_the_run(
@@ -363,9 +345,7 @@ def test_a_cache_from_elsewhere_cannot_write_outside_the_run(
         key = json.loads(file.attrs["key"])
         key["layers"][1] = "x/../../../../../gotcha"
         file.attrs["key"] = json.dumps(key)
-    stopped = serpipe("fit")
-    assert stopped.code == 2
-    one_clear_line(stopped.err, "layers are not 0, 1, 2")
+    assert_refused(serpipe("fit"), extracted, "layers")
     assert not list(tmp_path.rglob("*gotcha*"))
 
 
@@ -373,26 +353,21 @@ def test_a_run_with_missing_predictions_is_refused(serpipe: Command, extracted: 
     run = Path(serpipe("fit", "--head", "lr").out.strip())
     path = run / "predictions" / "lr.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-3]))
-    stopped = serpipe("report")
-    assert stopped.code == 2
-    one_clear_line(stopped.err, "lr.csv", "changed or damaged")
+    assert_refused(serpipe("report"), path)
     write_unhashed(run / "run.json", json.loads((run / "run.json").read_text()))
-    one_clear_line(serpipe("report").err, "lr.csv", "197 predictions")
+    assert_refused(serpipe("report"), path, 197)
     whole = serpipe("fit", "--head", "lr", "--out", "whole").out.strip()
     path = Path(whole) / "predictions" / "lr.csv"
     write_unhashed(Path(whole) / "run.json", json.loads((Path(whole) / "run.json").read_text()))
     header, *rows = path.read_text().splitlines(keepends=True)
     first = rows[0].split(",")
-    for changed, line in (
-        ([header, *sorted(rows)], "clips.csv"),
-        ([header, rows[1], rows[0], *rows[2:]], "clips.csv"),
-        ([header, rows[0].replace(f",{first[5]},", ",bored,"), *rows[1:]], "clips.csv"),
+    for changed in (
+        [header, *sorted(rows)],
+        [header, rows[1], rows[0], *rows[2:]],
+        [header, rows[0].replace(f",{first[5]},", ",bored,"), *rows[1:]],
     ):
         path.write_text("".join(changed))
-        stopped = serpipe("report", whole)
-        assert stopped.code == 2
-        one_clear_line(stopped.err, "lr.csv")
-        assert line in stopped.err or "predictions; expected" in stopped.err
+        assert_refused(serpipe("report", whole), path)
 
 
 def test_a_run_that_was_stopped_says_that_it_is_not_whole(
@@ -413,7 +388,7 @@ def test_a_run_that_was_stopped_says_that_it_is_not_whole(
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "save_predictions", stops)
         assert serpipe(*command).code == 130
-    assert "NOT WHOLE: svm not fitted yet" in serpipe("report").out
+    assert re.search(r"NOT WHOLE: svm\b", serpipe("report").out)
     assert serpipe(*command).code == 0
     assert "NOT WHOLE" not in serpipe("report").out
     with monkeypatch.context() as patch:  # again: what is whole is not fitted again
@@ -426,14 +401,11 @@ def test_a_run_is_not_written_over_something_else(
 ) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("1")
-    stopped = serpipe("fit", "--out", tmp_path / "thesis")
-    assert stopped.code == 2
-    one_clear_line(stopped.err, "thesis: holds files")
+    assert_refused(serpipe("fit", "--out", tmp_path / "thesis"), tmp_path / "thesis", "--out")
     assert serpipe("fit", "--head", "lr", "--out", "run").code == 0
     assert serpipe("fit", "--head", "lr", "--out", "run").code == 0
     other = serpipe("fit", "--head", "lr", "--out", "run", "--grid", "C=1")
-    assert other.code == 2
-    one_clear_line(other.err, "run: holds another run")
+    assert_refused(other, "run:", "--out")
 
 
 def test_a_second_ctrl_c_changes_nothing(
@@ -451,7 +423,7 @@ def test_a_second_ctrl_c_changes_nothing(
         process.send_signal(signal.SIGINT)
         rest = err.read()
     assert process.wait() == 130
-    assert "run the same command again to resume" in rest
+    assert rest.splitlines()[-1].startswith("serpipe: ")
     assert "Traceback" not in rest
 
 
@@ -460,8 +432,7 @@ def test_only_bad_clips_are_listed_even_if_they_may_be_skipped(
 ) -> None:
     write_wav(tmp_path / "data" / "x.wav", [0.1] * 400)  # type: ignore[arg-type]
     stopped = serpipe("extract", "--data", f"ravdess={tmp_path / 'data'}", "--skip-bad")
-    assert stopped.code == 2
-    one_clear_line(stopped.err, "x.wav", "outside the scheme")
+    assert_refused(stopped, tmp_path / "data" / "x.wav")
 
 
 def test_results_go_to_stdout_and_all_else_to_stderr(serpipe: Command, extracted: Path) -> None:
@@ -492,8 +463,7 @@ def test_an_inflated_number_is_said_to_be_one_wherever_it_appears(
     for number, word in ((2, "INFLATED"), (3, "TRANSDUCTIVE")):
         assert f"run {number}: {word}" in together and f"run {number}: " in checks
         assert re.search(rf"^ 1 lr - {number} lr \({word}\) +[+-]\d", together, re.MULTILINE)
-    assert "other clips or labels" in together  # not tested against true ones
-    assert "1 lr - 4" not in together
+    assert "1 lr - 4" not in together  # not tested against true ones
 
 
 def is_marked_alone(run: Path, word: str, report: str) -> None:
@@ -526,7 +496,7 @@ def test_layers_may_be_chosen_joined_or_weighted(serpipe: Command, extracted: Pa
         assert bundle["layer"]["name"] in names
         assert len(bundle["layer_weights"]) == (4 if layers == "weighted" else 0)
         if layers in ("concat:1,3", "weighted"):  # other tests report of plain layers
-            assert "Nested result" in serpipe("report").out
+            assert serpipe("report").code == 0
     with (run / "search" / "lr.csv").open() as file:
         weights = [row["layer_weights"].split() for row in csv.DictReader(file) if row["note"]]
     assert all(len(each) == 4 for each in weights if each)
@@ -549,7 +519,9 @@ def test_any_column_may_be_the_target_and_labels_merged_or_dropped(
     run = Path(serpipe("fit", "--head", "lr", *options).out.strip())
     summary = json.loads((run / "run.json").read_text())
     assert (summary["clips"], summary["labels"]) == (15, ["neutral", "sad"])
-    assert "calm counted as neutral, angry dropped" in serpipe("report").out
+    merged, *_ = summary["changes"]
+    assert_names(merged, "calm", "neutral")
+    assert merged in serpipe("report").out
     with (run / "clips.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["emotion"] for row in rows if row["label"] == "neutral"} == {"calm", "neutral"}
@@ -563,7 +535,7 @@ def test_folds_come_from_a_file(serpipe: Command, extracted: Path, tmp_path: Pat
     run = Path(
         serpipe("fit", "--head", "lr", "--split", f"file:{path}", "--layers", "2").out.strip()
     )
-    assert "2 folds of folds.csv" in serpipe("report").out
+    assert_names(serpipe("report").out, "2 folds", "folds.csv")
     with (run / "clips.csv").open() as file:
         fold = {row["speaker"]: row["fold"] for row in csv.DictReader(file)}
     assert fold == {s: str(n % 2) for n, s in enumerate(speakers)}
@@ -577,9 +549,10 @@ def test_few_speakers_are_told_one_by_one_instead_of_an_interval(
     serpipe("extract", "--data", few_clips, "--encoder", small_encoder)
     assert serpipe("fit", "--head", "lr,svm", "--layers", "2-3").code == 0
     output = serpipe("report").out
-    assert "3 speakers are too few for an interval" in output
-    assert "UAR of each speaker, nested" in output
+    assert "SER004" in output
     assert not re.search(r"\d \[", output)
+    tables = json.loads(serpipe("report", "--format", "json").out)["tables"]
+    assert len(tables["few-speakers"]) == 3 * 2  # a row for each speaker and head
 
 
 def test_a_killed_fit_goes_on_where_it_stopped_and_ends_the_same(

@@ -28,6 +28,7 @@ from serpipe.pipeline.protocol import make_plan
 from serpipe.pipeline.speakers import speaker_ids
 
 from .conftest import Command, call_in
+from .messages import assert_refused, names, raises_about
 
 #: The emotion codes of RAVDESS in the words of EMO-DB.
 GERMAN = {"01": "N", "03": "F", "04": "T", "05": "W", "06": "A", "07": "E"}
@@ -91,7 +92,7 @@ def test_corpora_share_a_cache_and_no_speaker(serpipe: Command, cache: Path) -> 
         "11",
         "12",
     ]
-    with pytest.raises(UserError, match="speaker 07"):  # it needs all of them
+    with raises_about(UserError, "--split emobox", "speaker 07"):  # it needs all of them
         make_plan(opened, Protocol(split="emobox", train_on=["ravdess"]))
     plan = make_plan(opened, Protocol(keep=["angry", "sadness"], merge={"calm": "sad"}))
     assert set(plan.problem.labels) == {"anger", "sadness"}
@@ -110,7 +111,7 @@ def test_a_corpus_is_tested_with_a_head_trained_on_another(serpipe: Command, cac
         "neutral",
         "sadness",
     }
-    assert "calm dropped" in plan.target.changes
+    assert any(names(change, "calm") for change in plan.target.changes)
     assert set(plan.problem.everybody().train.tolist()) == set(fold.train.tolist())
     arguments = (
         "--train-on",
@@ -127,7 +128,8 @@ def test_a_corpus_is_tested_with_a_head_trained_on_another(serpipe: Command, cac
     assert results.summary.clips == 36
     assert set(results.clips["corpus"]) == {"ravdess"}
     assert all(speaker.startswith("ravdess:") for speaker in results.summary.speakers)
-    assert "trained on emodb (36 clips of 6 speakers)" in serpipe("report", run).out
+    facts = json.loads(serpipe("report", run, "--format", "json").out)["facts"]
+    assert any(all(names(fact, each) for each in ("emodb", 36, 6)) for fact in facts.values())
     with (run / "clips.csv").open() as file:
         assert {row["fold"] for row in csv.DictReader(file)} == {"emodb>ravdess"}
 
@@ -213,9 +215,7 @@ def test_one_of_several_corpora_uses_the_shared_words(serpipe: Command, cache: P
     own = make_plan(opened, as_named)
     assert set(own.problem.labels) == {"Wut", "Trauer"}
     refused = serpipe("fit", "--train-on", "emodb", "--keep", "Wut,Trauer")
-    assert refused.code == 2
-    for words in ("anger", "sadness", "--target emotion"):
-        assert words in refused.err
+    assert_refused(refused, "anger", "sadness", "--target emotion")
     # The same labels under both names are runs of their own.
     few = ("--train-on", "emodb", "--layers", "2", "--grid", "C=0.1")
     runs = {serpipe("fit", *few, *more).out.strip() for more in ((), ("--target", "emotion"))}
@@ -268,7 +268,8 @@ def test_words_are_merged_in_every_corpus_that_has_them(serpipe: Command, cache:
         summary = results.summary
         assert list(summary.labels) == ["anger", "disgust", "happiness", "neutral", "sadness"]
         corpora = cells_of(summary.split, set(results.clips["corpus"].tolist()))
-        assert ("calm counted as neutral" in summary.changes) is ("ravdess" in corpora)
+        merged = any(names(each, "calm") and names(each, "neutral") for each in summary.changes)
+        assert merged is ("ravdess" in corpora)
 
 
 def test_ratings_cross_corpora_too(serpipe: Command, cache: Path) -> None:
@@ -285,14 +286,16 @@ def test_ratings_cross_corpora_too(serpipe: Command, cache: Path) -> None:
     one = [line for line in lines if not line.startswith("Actor")]
     Path("r.csv").write_text("\n".join(["path,arousal", *one]))
     cross = ("--train-on", "emodb", "--test-on", "ravdess", "--ratings", "r.csv")
-    assert "no clip of ravdess has one" in serpipe("fit", *cross, "--target", "arousal").err
+    missing = serpipe("fit", *cross, "--target", "arousal")
+    assert_refused(missing, "--target arousal", "ravdess")
     Path("r.csv").write_text("\n".join(["path,emotion", *lines]))
     taken = serpipe("fit", "--ratings", "r.csv", "--target", "emotion")
-    assert (taken.code, "emotion" in taken.err) == (2, True)
+    assert_refused(taken, "--target emotion")
     same = [f"{path},{3 if path.startswith('Actor') else n % 5}" for n, path in
             enumerate(table["path"])]  # fmt: skip
     Path("r.csv").write_text("\n".join(["path,arousal", *same]))
-    assert "every arousal is the same" in serpipe("fit", *cross, "--target", "arousal").err
+    constant = serpipe("fit", *cross, "--target", "arousal")
+    assert_refused(constant, "--test-on ravdess", "arousal")
 
 
 def cells_of(split: str, corpora: set[str]) -> tuple[str, str]:
@@ -304,33 +307,36 @@ def cells_of(split: str, corpora: set[str]) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "values"),
     [
-        ({"train_on": ["savee"]}, "--train-on savee"),
-        ({"train_on": ["emodb"], "test_on": ["emodb", "ravdess"]}, "emodb"),
+        ({"train_on": ["savee"]}, ["--train-on savee", "emodb, ravdess"]),
+        (
+            {"train_on": ["emodb"], "test_on": ["emodb", "ravdess"]},
+            ["--train-on emodb", "--test-on emodb,ravdess"],
+        ),
         (
             {"train_on": ["emodb"], "test_on": ["ravdess"], "keep": ["calm", "anger"]},
-            "--keep calm,anger: calm",
+            ["--keep calm,anger", "emodb", "ravdess"],
         ),
         (
             {"train_on": ["emodb"], "test_on": ["ravdess"], "target": "statement"},
-            "--target statement",
+            ["--target statement", "emodb", "ravdess"],
         ),
         (
             {"train_on": ["emodb"], "test_on": ["ravdess"], "target": "intensity"},
-            "no clip of emodb",
+            ["--target intensity", "emodb"],
         ),
         (
             {"train_on": ["emodb"], "test_on": ["ravdess"], "split": "kfold:2"},
-            "--split kfold:2",
+            ["--split kfold:2", "emodb", "ravdess"],
         ),
-        ({"target": "nonsense"}, "--target nonsense"),
+        ({"target": "nonsense"}, ["--target nonsense", "shared_emotion"]),
     ],
 )
 def test_corpora_that_cannot_be_crossed_are_refused(
-    cache: Path, fields: dict[str, Any], named: str
+    cache: Path, fields: dict[str, Any], values: list[str]
 ) -> None:
-    with pytest.raises(UserError, match=named):
+    with raises_about(UserError, *values):
         make_plan(open_cache(cache), Protocol(**fields))
 
 
@@ -341,8 +347,7 @@ def test_a_recording_of_both_corpora_is_refused(
     clip = next((ravdess / "Actor_01").glob("03-01-05-*.flac"))
     shutil.copy(clip, emodb / "13a01Wa.flac")
     done = serpipe("extract", "--data", ravdess, "--data", emodb, "--encoder", small_encoder)
-    assert done.code == 2
-    assert "byte for byte" in done.err
+    assert_refused(done, clip, emodb / "13a01Wa.flac")
 
 
 def test_corpora_are_listed_described_and_tabled(
@@ -353,7 +358,7 @@ def test_corpora_are_listed_described_and_tabled(
         "ravdess": 1440, "ravdess-song": 1012, "ravdess-all": 2452, "cremad": 7442, "emodb": 535,
         "savee": 480, "shemo": 3000, "tess": 2800, "iemocap": 10039,
     }  # fmt: skip
-    assert "registration" in serpipe("corpora", "download", "savee", "--to", "x").err
+    assert_refused(serpipe("corpora", "download", "savee", "--to", "x"), "savee")
     silent = two_corpora[0] / "Actor_01" / "03-01-01-01-02-02-01.wav"
     import soundfile
 
@@ -361,13 +366,13 @@ def test_corpora_are_listed_described_and_tabled(
     info = json.loads(serpipe("corpora", "info", *two_corpora[:1], "--format", "json").out)
     assert info["facts"]["clips"] == "49 of 1440 of the release"
     assert info["facts"]["unusable"] == "1"
-    assert any("is silent" in note for note in info["notes"])
-    assert any("186 of 192 happy" in note for note in info["notes"])
+    assert any(names(note, silent.name) for note in info["notes"])
+    assert any(names(note, 186) and names(note, "happy") for note in info["notes"])
     happy = next(row for row in info["tables"]["emotions"] if row["emotion"] == "happy")
     assert (happy["female"], happy["male"], happy["all"], happy["release"]) == (3, 3, 6, 192)
     originals = shared / "data" / "originals"
-    names = ("ravdess", "tess", "emodb", "cremad")
-    done = serpipe("corpora", "table", *(originals / name for name in names), "--out", "t.csv")
+    corpora = ("ravdess", "tess", "emodb", "cremad")
+    done = serpipe("corpora", "table", *(originals / name for name in corpora), "--out", "t.csv")
     assert done.code == 0
     assert Path("t.csv").read_bytes().startswith(b"\xef\xbb\xbf")  # umlauts of EMO-DB's sentences
     with Path("t.csv").open(encoding="utf-8-sig") as file:
@@ -442,8 +447,7 @@ def test_iemocap_is_read_split_by_session_and_its_ratings_regressed(
     assert "CCC" in rated_run.err
     assert read_results(Path(rated_run.out.strip())).summary.clips == 80
     refused = serpipe("fit", "--target", "activation", *few)
-    assert refused.code == 2
-    assert "--target activation" in refused.err
+    assert_refused(refused, "--target activation", 80)
 
 
 def test_a_manifest_is_extracted_and_fitted(
@@ -490,7 +494,6 @@ def test_the_only_column_of_a_manifest_is_predicted(
         (after,) = [line for line in done.err.splitlines() if line.startswith("next ")]
         fitted = serpipe(*shlex.split(after)[2:], *few, "--out", folder / "run")
         assert fitted.code == 0, fitted.err
-        assert f"{column} is predicted" in fitted.err
         results = read_results(folder / "run")
         assert results.summary.target == column
         (after,) = [line for line in fitted.err.splitlines() if line.startswith("next ")]

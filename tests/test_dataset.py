@@ -18,6 +18,7 @@ from serpipe.features.dataset import ClipDataset, collate, corpus_dataset
 from torch.utils.data import DataLoader
 
 from .conftest import run_python, write_wav
+from .messages import assert_names, raises_about
 
 TONE = 0.1 * np.sin(np.arange(16000) / 10)
 
@@ -89,37 +90,33 @@ def test_the_requested_channel_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "values"),
     [
-        ({"target": "mood"}, "target 'mood': .*emotion.*fatigue, room"),
-        ({"target": "speaker"}, "target 'speaker': "),
-        ({"target": "intensity"}, "target intensity: empty for 5 clips"),
-        (
-            {"labels": ["sad", "angry"]},
-            "5.wav: its emotion is 'happy'.* sad, angry",
-        ),
-        ({"labels": ["sad", "angry", "sad", "happy"]}, "one occurs twice"),
-        ({"labels": ["sad"], "target": "fatigue"}, "target fatigue: holds numbers"),
-        ({"channels": "middle"}, "middle"),
-        ({"sampling_rate": 16}, "sampling rate 16: "),
+        ({"target": "mood"}, ["target", "'mood'", "emotion", "fatigue", "room"]),
+        ({"target": "speaker"}, ["target", "'speaker'"]),
+        ({"target": "intensity"}, ["target", "intensity", 5]),
+        ({"labels": ["sad", "angry"]}, ["5.wav", "emotion", "'happy'", "sad, angry"]),
+        ({"labels": ["sad", "angry", "sad", "happy"]}, ["labels", "sad, angry, sad, happy"]),
+        ({"labels": ["sad"], "target": "fatigue"}, ["target", "fatigue", "labels"]),
+        ({"channels": "middle"}, ["channels", "middle"]),
+        ({"sampling_rate": 16}, ["sampling rate", 16]),
     ],
 )
 def test_invalid_targets_are_refused_before_any_audio_is_read(
-    tmp_path: Path, settings: dict[str, object], words: str
+    tmp_path: Path, settings: dict[str, object], values: list[object]
 ) -> None:
     clips = five_clips(tmp_path)
     for clip in clips:
         Path(str(clip.file)).unlink()
     assert len(ClipDataset(clips, 16000)) == 4
-    with pytest.raises(UserError, match=words) as caught:
+    with raises_about(UserError, *values):
         ClipDataset(clips, **({"sampling_rate": 16000} | settings))  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
 
 
 def test_numbers_and_words_are_not_mixed(tmp_path: Path) -> None:
     clips = five_clips(tmp_path)
     other = replace(clips[1], more={"fatigue": "high"})
-    with pytest.raises(UserError, match=r"3.5 for one clip and 'high' for another"):
+    with raises_about(UserError, "target", "fatigue", "3.5", "'high'"):
         ClipDataset((clips[0], other), 16000, target="fatigue")
 
 
@@ -156,14 +153,15 @@ def test_the_error_of_a_worker_names_the_bad_clip(tmp_path: Path) -> None:
     loader = DataLoader(
         dataset, 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn"
     )
-    with pytest.raises(RuntimeError, match=r"3\.wav: is an empty file"):
+    with pytest.raises(RuntimeError) as caught:  # that of torch, with the traceback of the worker
         list(loader)
+    assert_names(str(caught.value).splitlines()[-1], clips[2].file)
 
 
 def test_wrongly_named_files_are_refused_or_omitted(few_clips: Path) -> None:
     assert len(corpus_dataset(str(few_clips), 16000)) == 40
     write_wav(few_clips / "happy.wav", TONE)
-    with pytest.raises(BadClipsError, match=r"happy\.wav: named outside the scheme"):
+    with raises_about(BadClipsError, few_clips / "happy.wav", "--skip-bad", lines=2):
         corpus_dataset(f"ravdess={few_clips}", 16000)
     assert len(corpus_dataset(f"ravdess={few_clips}", 16000, skip_bad=True)) == 40
 

@@ -29,6 +29,7 @@ from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
 from serpipe.serving.options import ServeOptions
 
 from .conftest import ROOT, Command, run_python
+from .messages import assert_refused
 from .server import address_of
 
 PAGE = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
@@ -202,7 +203,7 @@ def test_an_empty_model_folder_is_an_error_and_no_other_model(
     (empty := tmp_path / "model").mkdir()
     monkeypatch.setenv("SERPIPE_MODEL", str(empty))
     done = serpipe("serve", "--port", 0)
-    assert done.code == 2 and f"{empty}: holds no model" in done.err
+    assert_refused(done, empty)
 
 
 def block(language: str) -> str:

@@ -18,6 +18,7 @@ from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 
 from .conftest import Command, write_wav
+from .messages import raises_about
 
 LONG = Prediction(
     "call.wav",
@@ -64,7 +65,7 @@ def test_data_frames_need_pandas_and_say_so(fitted_once: Path, serpipe: Command)
     results = read_results(run)
     if find_spec("pandas") is None:
         for of in (results, LONG):
-            with pytest.raises(UserError, match="pip install pandas"):
+            with raises_about(UserError, "pip install pandas"):
                 of.to_pandas()
         return
     frame = results.to_pandas()

@@ -17,6 +17,7 @@ from serpipe.features.front_end import LogMelFrontEnd, normalise, prepare
 from serpipe.features.pooling import pool
 
 from .conftest import FAMILIES, save_encoder
+from .messages import raises_about
 
 Make = Callable[[str], Path]
 
@@ -129,7 +130,7 @@ def test_chunks_take_whisper_past_its_window(family_encoder: Make) -> None:
     assert encoder.maximum_samples is None
     assert encoder.embed([noise(LONG)])["mean"].shape == (5, 1, 32)
     for wrong in (0.5, 31.0):
-        with pytest.raises(UserError, match="chunks of 1 to 30 s"):
+        with raises_about(UserError, f"--max-seconds {wrong:g}", folder, "30 s"):
             load_encoder(folder, max_seconds=wrong)
 
 
@@ -225,7 +226,7 @@ def test_a_dropped_layer_is_noticed(small_encoder: Path) -> None:
     encoder = load_encoder(str(small_encoder))
     stack: Any = encoder.model.encoder
     del stack.layers[1]
-    with pytest.raises(RuntimeError, match="layers"):
+    with raises_about(RuntimeError, "layers", "'0', '1', '3'"):
         encoder.embed([noise(16000)])
 
 
@@ -254,8 +255,9 @@ def test_missing_weights_are_refused(tmp_path: Path, family: str) -> None:
     save_encoder(tmp_path, family)
     part = "encoder.layers.1.fc1.weight" if family == "whisper" else "layers.1.attention.k_proj.w"
     drop_weight(tmp_path, part)
-    with pytest.raises(UserError, match=r"1 weight missing.*layers\.1\."):
+    with raises_about(UserError, tmp_path, 1) as caught:
         load_encoder(str(tmp_path))
+    assert part in str(caught.value)
 
 
 def test_a_missing_mask_embedding_is_accepted(tmp_path: Path) -> None:
@@ -267,21 +269,21 @@ def test_a_missing_mask_embedding_is_accepted(tmp_path: Path) -> None:
 def test_weights_of_a_wrong_shape_are_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     edit_json(tmp_path / "config.json", intermediate_size=128)
-    with pytest.raises(UserError, match=str(tmp_path)):
+    with raises_about(UserError, tmp_path):
         load_encoder(str(tmp_path))
 
 
 def test_without_its_preprocessor_configuration_an_encoder_does_not_load(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match=r"no preprocessor_config\.json"):
+    with raises_about(UserError, tmp_path, "preprocessor_config.json"):
         load_encoder(str(tmp_path))
 
 
 def test_a_model_that_is_not_a_speech_encoder_is_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path, "wav2vec2-group")
     edit_json(tmp_path / "config.json", model_type="bert")
-    with pytest.raises(UserError, match="model type 'bert'"):
+    with raises_about(UserError, tmp_path, "'bert'", "wav2vec2"):
         load_encoder(str(tmp_path))
 
 
@@ -318,19 +320,19 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: str) -> None:
         tensors = load_file(weights)
         tensors["encoder.layer_norm.weight"][:] = float("nan")
         save_file(tensors, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=str(tmp_path)):
+    with raises_about(UserError, tmp_path):
         load_encoder(str(tmp_path))
 
 
 def test_a_whisper_with_another_preprocessor_is_refused(tmp_path: Path) -> None:
     save_encoder(tmp_path, "whisper")
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=str(tmp_path)):
+    with raises_about(UserError, tmp_path):
         load_encoder(str(tmp_path))
 
 
 def test_an_impossible_hub_id_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="foo/bar baz"):
+    with raises_about(UserError, "foo/bar baz", "--encoder"):
         load_encoder("foo/bar baz")
 
 
@@ -347,7 +349,7 @@ def test_the_identity_distinguishes_configurations(tmp_path: Path, small_encoder
 
 @pytest.mark.parametrize("name", ["nowhere", "./nowhere", "/nowhere/at/all"])
 def test_a_folder_that_does_not_exist_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=name):
+    with raises_about(UserError, name, "--encoder"):
         load_encoder(name)
 
 
@@ -358,7 +360,7 @@ def test_a_hub_id_without_network_is_a_machine_error(
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MachineError, match=r"--encoder whisper-tiny\.en"):
+    with raises_about(MachineError, "facebook/wav2vec2-base", "--encoder whisper-tiny.en"):
         load_encoder("facebook/wav2vec2-base")
 
 

@@ -11,13 +11,15 @@ from serpipe.corpora import download
 from serpipe.corpora.corpus import Archive
 from serpipe.corpora.iemocap import read_labels
 from serpipe.corpora.manifest import read_manifest
-from serpipe.errors import MachineError, UserError
+from serpipe.errors import SerpipeError, UserError
 from serpipe.features.audio import read_waveform
 from serpipe.features.convert import convert
 from serpipe.features.training_record import FILE_NAME, read_record
 from serpipe.files import check_regular, open_regular, read_bytes, read_text
 from serpipe.pipeline.finetune.network_model import load_network
 from serpipe.pipeline.heads import HEADS, sklearn_file
+
+from .messages import raises_about
 
 #: Each could be read without end, or waited for without end, or is nothing to read.
 KINDS = ("pipe", "link to a pipe", "device", "link to a device", "folder", "socket")
@@ -84,9 +86,9 @@ def test_a_regular_file_is_read_whole_and_within_its_limit(tmp_path: Path) -> No
         assert read_bytes(path, 10) == "ü".encode() * 5
         assert read_text(path, 10) == "ü" * 5
         assert check_regular(path, 10) == 10
-    with pytest.raises(OSError, match="more than 9 bytes"):
+    with raises_about(OSError, "9 bytes", file):
         read_bytes(file, 9)
-    with pytest.raises(OSError, match="more than 9 bytes"):
+    with raises_about(OSError, "9 bytes", file):
         check_regular(file, 9)
     with pytest.raises(FileNotFoundError):
         read_bytes(tmp_path / "nowhere", 10)
@@ -96,14 +98,14 @@ def test_a_regular_file_is_read_whole_and_within_its_limit(tmp_path: Path) -> No
 
 def test_a_file_that_says_less_of_its_size_than_it_has_is_held_to_its_limit() -> None:
     assert Path("/proc/self/status").stat().st_size == 0
-    with pytest.raises(OSError, match="more than 20 bytes"):
+    with raises_about(OSError, "20 bytes"):
         read_bytes(Path("/proc/self/status"), 20)
 
 
 def test_a_huge_sparse_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "x").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(OSError, match="more than 1 MiB"):
+    with raises_about(OSError, "1 MiB"):
         read_bytes(tmp_path / "x", 1 << 20)
 
 
@@ -135,9 +137,8 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 def test_every_reader_refuses_what_is_no_regular_file(tmp_path: Path, what: str, kind: str) -> None:
     name, read = READERS[what]
     path = make_special(kind, tmp_path / name)
-    with pytest.raises((UserError, MachineError)) as caught:
+    with raises_about(SerpipeError):
         read(path)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
@@ -148,7 +149,7 @@ def test_a_conversion_neither_reads_nor_replaces_what_is_no_file(
     make_special(kind, tmp_path / "in" / "x.wav")
     assert len(convert([tmp_path / "in"], tmp_path / "out").bad) == 1
     make_special(kind, tmp_path / "there" / f"{clip.stem}.wav")
-    with pytest.raises(UserError, match="--overwrite"):
+    with raises_about(UserError, f"{clip.stem}.wav", "--overwrite"):
         convert([clip], tmp_path / "there")
 
 
@@ -157,5 +158,5 @@ def test_a_training_record_that_cannot_be_read_does_not_count_as_none(
     tmp_path: Path, kind: str
 ) -> None:
     assert read_record(tmp_path / FILE_NAME) is None
-    with pytest.raises(UserError, match=FILE_NAME):
+    with raises_about(UserError, tmp_path / FILE_NAME):
         read_record(make_special(kind, tmp_path / FILE_NAME))

@@ -12,6 +12,8 @@ from serpipe.pipeline.layers import Candidate, choose_layers, learn_weights, wei
 from serpipe.pipeline.normalise import by_speaker
 from serpipe.pipeline.target import choose_target, permute_within_speakers
 
+from .messages import raises_about
+
 EMOTIONS = np.array(["angry", "happy", "sad"])
 
 
@@ -99,10 +101,10 @@ def test_emobox_folds_are_the_published_ones() -> None:
     men = [sum(actor % 2 for actor in fold) for fold in actors]
     assert men == [3, 0, 3, 3, 1, 2]
     assert [len(EMOBOX_FOLDS[name]) for name in ("savee", "iemocap")] == [4, 5]
-    with pytest.raises(UserError, match="speaker 24"):
+    with raises_about(UserError, "--split emobox", "speaker 24"):
         make_split("emobox", table(23), table(23)["emotion"])
     other = table(24) | {"corpus": np.full(288, "emodb")}
-    with pytest.raises(UserError, match="emodb"):
+    with raises_about(UserError, "--split emobox", "emodb", "ravdess"):
         make_split("emobox", other, other["emotion"])
 
 
@@ -122,13 +124,11 @@ def test_a_speaker_or_recording_on_both_sides_is_refused() -> None:
     folds = list(make_split("loso", clips, clips["emotion"]).folds)
     first = folds[0]
     folds[0] = Fold(first.name, np.append(first.train, first.test[0]), first.test)
-    with pytest.raises(UserError, match="fold 01: the same speaker is on both sides"):
+    with raises_about(UserError, "fold 01", "speaker", "0.wav"):
         check_folds(Split("loso", "", tuple(folds)), clips, clips["emotion"])
     clips["sha256"][-1] = clips["sha256"][0]
     for name in ("loso", "kfold:6"):
-        with pytest.raises(
-            UserError, match=r"71\.wav: the same recording as 0\.wav, of another speaker"
-        ):
+        with raises_about(UserError, "71.wav", "0.wav", "speaker", "06", "01"):
             make_split(name, clips, clips["emotion"])
     clips["sha256"][-1] = clips["sha256"][
         -2
@@ -137,9 +137,7 @@ def test_a_speaker_or_recording_on_both_sides_is_refused() -> None:
     everyone = np.arange(len(clips["path"]))
     apart = Split("random:2", "", tuple(Fold(str(n), np.delete(everyone, part), part)
                   for n, part in enumerate((everyone[:-1], everyone[-1:]))))  # fmt: skip
-    with pytest.raises(
-        UserError, match=r"same recording is on both sides \(7[01].wav and 7[01].wav"
-    ):
+    with raises_about(UserError, "fold 0", "recording", "70.wav", "71.wav"):
         check_folds(apart, clips, clips["emotion"])
 
 
@@ -147,18 +145,18 @@ def test_a_clip_that_is_tested_twice_or_never_is_refused() -> None:
     clips = table()
     folds = make_split("loso", clips, clips["emotion"]).folds
     for wrong in (folds[1:], (*folds, folds[0])):
-        with pytest.raises(UserError, match="exactly once"):
+        with raises_about(UserError, "folds"):
             check_folds(Split("loso", "", wrong), clips, clips["emotion"])
 
 
 def test_too_few_speakers_or_labels_are_refused() -> None:
     one = table(1)
-    with pytest.raises(UserError, match="at least 2"):
+    with raises_about(UserError, "1 speaker", 2):
         make_split("loso", one, one["emotion"])
     two = table(2)
-    with pytest.raises(UserError, match=r"fold 01: .* 02"):
+    with raises_about(UserError, "fold 01", "02"):
         make_split("loso", two, two["speaker"])
-    with pytest.raises(UserError, match=r"one training speaker, 01.*--grid C=0\.01"):
+    with raises_about(UserError, "01", "--layers 3", "--grid C=0.01"):
         inner_folds(one["emotion"], one["speaker"])
 
 
@@ -173,28 +171,30 @@ def test_inner_folds_are_five_or_as_many_as_there_are_speakers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "values"),
     [
-        ("", "folds.csv"),
-        ("speaker,part\n01,1\n", "speaker, part"),
-        ("speaker,fold\n01,1\n01,2\n", "line 3: 01"),
-        ("speaker,fold\n01,1\n,2\n", "line 3: speaker"),
-        ("speaker,fold\n01,1\n02,2\n", "speaker 03 .* 3 others"),
-        ("speaker,fold\n" + "".join(f"{s:02d},1\n" for s in range(1, 7)), "only one fold"),
-        ("speaker,fold\n1,1\n2,2\n", "speaker 01 .* '1'"),
+        ("", ["folds.csv", 0]),
+        ("speaker,part\n01,1\n", ["folds.csv", "speaker, part"]),
+        ("speaker,fold\n01,1\n01,2\n", ["folds.csv", "line 3", "01"]),
+        ("speaker,fold\n01,1\n,2\n", ["folds.csv", "line 3", "speaker"]),
+        ("speaker,fold\n01,1\n02,2\n", ["folds.csv", "speaker 03", 3]),
+        ("speaker,fold\n" + "".join(f"{s:02d},1\n" for s in range(1, 7)), ["fold", 2]),
+        ("speaker,fold\n1,1\n2,2\n", ["folds.csv", "speaker 01", "'1'"]),
         (
             "path,fold\n" + "".join(f"{n}.wav,{n % 2}\n" for n in range(72)),
-            "the same speaker is on both sides",
+            ["fold 0", "speaker", "01", "0.wav", "1.wav"],
         ),
     ],
 )
-def test_a_wrong_table_of_folds_is_refused(content: str, named: str, tmp_path: Path) -> None:
+def test_a_wrong_table_of_folds_is_refused(
+    content: str, values: list[object], tmp_path: Path
+) -> None:
     clips = table()
     path = tmp_path / "folds.csv"
     path.write_text(content)
-    with pytest.raises(UserError, match=named):
+    with raises_about(UserError, *values):
         make_split(f"file:{path}", clips, clips["emotion"])
-    with pytest.raises(UserError, match=r"none.csv: no such file"):
+    with raises_about(UserError, tmp_path / "none.csv"):
         make_split(f"file:{tmp_path / 'none.csv'}", clips, clips["emotion"])
 
 
@@ -203,7 +203,7 @@ def test_a_wrong_table_of_folds_is_refused(content: str, named: str, tmp_path: P
 )
 def test_a_wrong_split_is_refused(name: str) -> None:
     clips = table()
-    with pytest.raises(UserError, match=f"--split {name}"):
+    with raises_about(UserError, f"--split {name}"):
         make_split(name, clips, clips["emotion"])
 
 
@@ -222,19 +222,19 @@ def test_labels_are_merged_then_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "values"),
     [
-        ({"column": "speaker"}, "--target speaker"),
-        ({"column": "seconds"}, "emotion, sex, intensity"),
-        ({"column": "corpus"}, "--target corpus"),
-        ({"merge": {"calm": "sad"}}, "--map calm=sad: .*'calm'.*angry"),
-        ({"keep": ["sad", "calm"]}, "--keep sad,calm: no clip is 'calm'"),
-        ({"keep": ["sad"]}, "only sad is left"),
-        ({"merge": {"sad": "bad"}, "keep": ["sad", "bad"]}, "no clip is 'sad'"),
+        ({"column": "speaker"}, ["--target speaker"]),
+        ({"column": "seconds"}, ["--target seconds", "emotion", "sex", "intensity"]),
+        ({"column": "corpus"}, ["--target corpus"]),
+        ({"merge": {"calm": "sad"}}, ["--map calm=sad", "'calm'", "angry"]),
+        ({"keep": ["sad", "calm"]}, ["--keep sad,calm", "'calm'"]),
+        ({"keep": ["sad"]}, ["--target emotion", "sad"]),
+        ({"merge": {"sad": "bad"}, "keep": ["sad", "bad"]}, ["--keep sad,bad", "'sad'"]),
     ],
 )
-def test_a_wrong_target_is_refused(arguments: dict[str, object], named: str) -> None:
-    with pytest.raises(UserError, match=named):
+def test_a_wrong_target_is_refused(arguments: dict[str, object], values: list[str]) -> None:
+    with raises_about(UserError, *values):
         choose_target(table(2), **arguments)  # type: ignore[arg-type]
 
 
@@ -276,7 +276,7 @@ def test_layers_are_read_as_the_help_says() -> None:
     assert choose_layers("weighted", layers) == (Candidate("weighted", layers[:4], "weighted"),)
     assert choose_layers("concat:1,3", layers) == (Candidate("concat-1-3", ("1", "3"), "concat"),)
     for wrong in ("4", "3-5", "", "first", "concat:", "sum:1,2", "1,", "3-1"):
-        with pytest.raises(UserError, match="with layers among 0, 1, 2, 3, final_norm"):
+        with raises_about(UserError, f"--layers {wrong}", "0, 1, 2, 3, final_norm"):
             choose_layers(wrong, layers)
 
 

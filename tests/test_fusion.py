@@ -23,6 +23,7 @@ from serpipe.pipeline.heads.fused import SMALLEST, FusedMember, weigh_members
 from serpipe.pipeline.heads.lda import LDA
 
 from .conftest import Command
+from .messages import raises_about
 from .test_bundle import bundle_fields
 from .test_fit import EMOTIONS, GRIDS, clips, fit, loso
 
@@ -201,7 +202,7 @@ def test_a_file_that_is_no_fusion_is_refused(change: dict[str, object], tmp_path
     with zipfile.ZipFile(tmp_path / "head.zip", "w") as archive:
         archive.writestr("fusion.json", json.dumps(about | change if change else {}))
         archive.writestr("0", content)
-    with pytest.raises(UserError, match=r"head\.zip"):
+    with raises_about(UserError, tmp_path / "head.zip"):
         FusedHead.load(tmp_path / "head.zip").predict_proba(X)
 
 

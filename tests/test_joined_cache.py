@@ -2,18 +2,23 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from serpipe.artifacts.models.bundle import load_bundle
+from serpipe.artifacts.models.bundle import load_bundle, save_bundle
+from serpipe.artifacts.models.enrolment import BundleEnrolment, EnrolmentSummary
 from serpipe.artifacts.run.results import read_results
+from serpipe.artifacts.run.summary import HeadSummary
 from serpipe.errors import UserError
 from serpipe.features.cache import Cache, open_cache
 from serpipe.features.joined_cache import join_caches
+from serpipe.pipeline.enrolment import HeadSpec, MemberSpec, fit_enrolled
+from serpipe.pipeline.fit import Problem
 
 from .conftest import Command, save_encoder
+from .messages import raises_about
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +64,32 @@ def test_caches_that_disagree_or_have_nothing_in_common_are_refused(cache: Cache
     everyone = np.arange(len(cache))
     speaker = cache.clips["speaker"].copy()
     speaker[3] = "99"
-    with pytest.raises(UserError, match="99"):
+    with raises_about(UserError, cache.path, "99"):
         join_caches([cache, other(cache, everyone, speaker=speaker)])
-    with pytest.raises(UserError, match="clips"):
+    with raises_about(UserError, "--cache", cache.path):
         join_caches([cache, other(cache, everyone, sha256=np.roll(cache.clips["path"], 1))])
+
+
+def with_enrolment(bundle: Path, cache: Cache, head: HeadSummary, folder: Path) -> Path:
+    """Save a fusion of LDA with enrolment from two clips on, whether or not that pays."""
+    old = load_bundle(bundle)
+    members = [
+        MemberSpec("lda", each["layer"], {}, each["weight"]) for each in head.final["members"]
+    ]
+    order = list(old.candidate.layers)
+    spec = HeadSpec(tuple(sorted(members, key=lambda m: order.index(m.layer))), is_fusion=True)
+    layers = {layer: cache.embeddings(layer) for layer in order}
+    rows = np.arange(len(cache))
+    problem = Problem(cache.clips["emotion"], cache.clips["speaker"], ())
+    fitted = spec.head({layer: X.shape[1] for layer, X in layers.items()}, 0)
+    statistics = fit_enrolled(fitted, spec.join(layers, rows), problem, rows)
+    summary = EnrolmentSummary({}, asdict(old.candidate), 2.0, 2, (2,), (1.5,))
+    fields = {**vars(old.summary)}
+    for name in ("head_sha256", "probabilities", "files", "enrolment"):
+        fields.pop(name)
+    enrolment = BundleEnrolment(summary, fitted, statistics)
+    save_bundle(folder, old.fitted, training=old.training, enrolment=enrolment, **fields)
+    return folder
 
 
 def test_a_run_on_two_caches_fuses_the_layers_of_both(
@@ -77,10 +104,11 @@ def test_a_run_on_two_caches_fuses_the_layers_of_both(
     wide = serpipe("extract", "--data", few_clips, "--encoder", wide_encoder, "--out", "other.h5")
     assert wide.code == 0, wide.err
     both = ("--cache", path, "--cache", "other.h5", "--split", "kfold:3", "--jobs", 1)
-    done = serpipe("fit", *both, "--head", "lda,fuse")
+    done = serpipe("fit", *both, "--head", "lda,fuse", "--enrol", "0,2,4")
     assert done.code == 0, done.err
     run = Path(done.out.strip())
     results = read_results(run)
+    assert set(results.enrolment) == {"lda", "fuse"}
     assert len(results.summary.layers) == len(open_cache(path).layers) + 3
     bundle = run / "bundles" / "fuse"
     clip = sample / "Actor_01" / "03-01-05-01-01-02-01.flac"
@@ -94,6 +122,20 @@ def test_a_run_on_two_caches_fuses_the_layers_of_both(
         {layer: joined.embeddings(layer)[[row]] for layer in joined.layers}
     )
     assert list(prediction["scores"].values()) == expected[1][0].tolist()
+    adaptable = with_enrolment(bundle, joined, results.summary.heads["fuse"], tmp_path / "adapted")
+    speaker = sample / "Actor_01"
+    said = serpipe("predict", clip, "--model", adaptable, "--format", "json", "--enrol", speaker,
+                   "--encoder", f"{small_encoder},{wide_encoder}")  # fmt: skip
+    assert said.code == 0, said.err
+    (prediction,) = json.loads(said.out)["predictions"]
+    loaded = load_bundle(adaptable)
+    assert loaded.enrolment
+    own = joined.clips["speaker"] == joined.clips["speaker"][row]
+    assert np.count_nonzero(own) == len(list(speaker.glob("*.flac")))
+    layers = {layer: joined.embeddings(layer) for layer in joined.layers}
+    profile = loaded.enrolment.profile({layer: X[own] for layer, X in layers.items()})
+    expected = loaded.predict({layer: X[[row]] for layer, X in layers.items()}, profile)
+    np.testing.assert_allclose(list(prediction["scores"].values()), expected[1][0], atol=1e-6)
     assert serpipe("predict", clip, "--model", bundle, "--encoder", small_encoder).code == 2
     assert serpipe("predict", clip, "--model", bundle,
                    "--encoder", f"{wide_encoder},{small_encoder}").code == 2  # fmt: skip

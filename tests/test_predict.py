@@ -29,6 +29,7 @@ from serpipe.pipeline.finetune.model import build_model, save_model
 from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
 
 from .conftest import Command, run_python, write_hashed, write_wav
+from .messages import assert_names, assert_refused, raises_about
 
 EMOTIONS = ("angry", "calm", "happy")
 
@@ -198,10 +199,10 @@ def test_bad_files_are_told_and_the_others_predicted(
         str(folder / "e.flac"),
     ]
     bad = [line for line in done.err.splitlines() if line.startswith("bad ")]
-    for line, words in zip(bad, ("cannot be decoded", "silent", "short"), strict=True):
-        assert words in line
-    assert "3 of 5 recordings cannot be used" in done.err.splitlines()[-1]
-    assert "Traceback" not in done.err and "\x1b" not in done.out + done.err
+    for line, name in zip(bad, ("b.wav", "c.wav", "d"), strict=True):
+        assert_names(line, folder / name)
+    assert_refused(done, 3, 5, "--skip-bad")
+    assert "\x1b" not in done.out + done.err
     missing = folder / "nowhere.wav"
     skipped = serpipe(
         "predict", folder, missing, "--skip-bad", "--format", "jsonl", "--device", "cpu"
@@ -209,7 +210,7 @@ def test_bad_files_are_told_and_the_others_predicted(
     assert skipped.code == 0
     assert len(skipped.out.splitlines()) == 2 and skipped.err.count("skipped ") == 4
     refused = serpipe("predict", tmp_path / "work")
-    assert refused.code == 2 and "no recordings" in refused.err
+    assert_refused(refused, tmp_path / "work")
 
 
 def test_one_bad_recording_spoils_no_other(built_in: Model, clips: list[Path]) -> None:
@@ -219,9 +220,8 @@ def test_one_bad_recording_spoils_no_other(built_in: Model, clips: list[Path]) -
     ]  # fmt: skip
     bad = [np.full(shape, value, np.float32) for value, shape in shapes]
     mixed = built_in.predict_batch([good[0], *bad, good[1]], list("abcdefg"))
-    words = ("not finite", "is silent", "too short", "one channel", "one channel")
-    for each, word in zip(mixed[1:-1], words, strict=True):
-        assert isinstance(each, BadClipError) and word in str(each)
+    for each, name in zip(mixed[1:-1], "bcdef", strict=True):
+        assert isinstance(each, BadClipError) and each.parts[0] == name
     alone = [built_in.predict_batch([each], ["x"])[0] for each in good]
     assert [told(mixed[0]), told(mixed[-1])] == [told(each) for each in alone]
 
@@ -241,7 +241,7 @@ def test_windows_cover_the_whole_recording() -> None:
         assert sum(end - start for start, end in parts) == n
         assert len(parts) == -(-n // 30_000) and max(e - s for s, e in parts) <= 30_000
     for wrong in ((1.0, 2.0), (1.0, 0.001), (-1.0, -1.0), (np.inf, 1.0), (np.nan, 1.0)):
-        with pytest.raises(UserError, match="leave no gap"):
+        with raises_about(UserError, "--window", "--hop", "0.05 s"):
             windows(100, 10, *wrong)
 
 
@@ -276,7 +276,7 @@ def test_a_window_scores_as_the_cut_alone_and_silence_counts_for_nothing(
             with pytest.raises(UserError):
                 model.predict(recording, 16000, **wrong)
     assert normalising.card["normalises"] and not built_in.card["normalises"]
-    with pytest.raises(UserError, match="to 30 s"):
+    with raises_about(UserError, "--window 31", "30 s"):
         built_in.predict(recording, 16000, window=31)
 
 
@@ -287,7 +287,6 @@ def test_a_recording_too_long_for_whisper_is_cut_into_equal_windows(
     long = write_wav(tmp_path / "long.wav", np.tile(speech, 5)[: 61 * 16000])
     done = serpipe("predict", long, "--format", "json", "--device", "cpu")
     assert done.code == 0, done.err
-    assert "3 equal windows" in done.err
     (said,) = json.loads(done.out)["predictions"]
     spans = [(each["start"], each["end"]) for each in said["timeline"]]
     np.testing.assert_allclose(spans, [(0, 61 / 3), (61 / 3, 122 / 3), (122 / 3, 61)], atol=1e-3)
@@ -301,8 +300,12 @@ def test_samples_say_what_their_file_says(built_in: Model, tmp_path: Path) -> No
     read, rate = soundfile.read(path)
     assert built_in.predict(path).scores == built_in.predict(read, rate).scores
     assert built_in.predict(path).scores != built_in.predict(read[:, 0], rate).scores
-    for wrong, given in ((read, None), ((read * 1000).astype(int), rate), (read[:0], rate)):
-        with pytest.raises(UserError, match=r"rate|array"):
+    for wrong, given, values in (
+        (read, None, ("rate", "None")),
+        ((read * 1000).astype(int), rate, ("int64", "(44100, 2)")),
+        (read[:0], rate, ("(0, 2)",)),
+    ):
+        with raises_about(UserError, *values):
             built_in.predict(wrong, given)
 
 
@@ -351,14 +354,14 @@ def test_another_encoder_is_refused_and_one_of_a_folder_must_be_named(
     fitted_once: Path, small_encoder: Path, tmp_path: Path
 ) -> None:
     bundle = the("artifacts/runs/*/bundles/lr", fitted_once)
-    with pytest.raises(UserError, match="--encoder DIR"):
+    with raises_about(UserError, bundle, "'wav2vec2-group'", "--encoder DIR"):
         load_model(bundle)
     other = tmp_path / small_encoder.name  # the very name that the bundle records
     shutil.copytree(small_encoder, other)
     weights = load_file(other / "model.safetensors")
     weights["encoder.layers.1.attention.k_proj.bias"] += 1e-3
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="weights_sha256 differs"):
+    with raises_about(UserError, other, bundle, "weights_sha256"):
         load_model(bundle, encoder=other)
     assert load_model(bundle, encoder=small_encoder).card["warnings"] == []
 
@@ -375,7 +378,7 @@ def test_what_a_bundle_calls_its_encoder_is_never_a_path(
     for name in ("here/encoder", "./here/encoder", str(tmp_path / "here" / "encoder"), "../x"):
         content["encoder"] |= {"encoder": name, "revision": revision}
         write_hashed(Path("bundle/bundle.json"), content)
-        with pytest.raises(UserError, match="--encoder DIR"):
+        with raises_about(UserError, "bundle", repr(name), "--encoder DIR"):
             load_model("bundle")
 
 
@@ -388,8 +391,8 @@ def test_a_head_that_needs_many_clips_of_a_speaker_is_refused(
     )
     assert fitted.code == 0, fitted.err
     done = serpipe("predict", clips[0], "--model", fitted.out.strip(), "--encoder", small_encoder)
-    assert done.code == 2 and done.out == ""
-    assert "standardised for each speaker" in done.err.splitlines()[-1]
+    assert done.out == ""
+    assert_refused(done, fitted.out.strip(), "--normalise none")
 
 
 def test_the_newest_run_is_taken_and_a_run_stands_for_its_first_bundle(
@@ -429,22 +432,21 @@ def test_the_bundle_that_ships_predicts_in_an_empty_folder(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "values"),
     [
-        ((), "--mic"),
-        (("a.wav", "--model", "/no/such"), "no such folder"),
-        (("a.wav", "--device", "tpu"), "expected auto, cpu or cuda"),
-        (("a.wav", "--hop", 1), "--hop 1: needs --window"),
-        (("a.wav", "--window", 1, "--hop", 2), "leave no gap"),
-        (("a.wav", "--model", "."), "holds no model"),
+        ((), ["--mic"]),
+        (("a.wav", "--model", "/no/such"), ["/no/such", "--model"]),
+        (("a.wav", "--device", "tpu"), ["--device tpu", "auto", "cpu", "cuda"]),
+        (("a.wav", "--hop", 1), ["--hop 1", "--window"]),
+        (("a.wav", "--window", 1, "--hop", 2), ["--window 1", "--hop 2"]),
+        (("a.wav", "--model", "."), ["serpipe: .:", "--model"]),
     ],
 )
-def test_mistakes_are_one_line(wrong: tuple[object, ...], words: str, serpipe: Command) -> None:
+def test_mistakes_are_one_line(
+    wrong: tuple[object, ...], values: list[str], serpipe: Command
+) -> None:
     write_wav(Path("a.wav"), 0.1 * np.random.default_rng(0).standard_normal(8000))
-    done = serpipe("predict", *wrong)
-    assert done.code == 2
-    assert words in done.err.splitlines()[-1]
-    assert done.err.splitlines()[-1].startswith("serpipe: ")
+    assert_refused(serpipe("predict", *wrong), *values)
 
 
 def test_a_bad_recording_fails_the_command_after_all_results_are_written(
@@ -453,7 +455,8 @@ def test_a_bad_recording_fails_the_command_after_all_results_are_written(
     Path("bad.wav").write_bytes(b"x" * 1000)
     Path("results.csv").write_text("of an earlier command")
     done = serpipe("predict", clips[0], "bad.wav", "--out", "results.csv", "--device", "cpu")
-    assert done.code == 2 and "bad.wav" in done.err
+    assert_refused(done, 1, 2, "--skip-bad")
+    assert_names(done.err, "bad.wav")
     assert [path.name for path in Path().iterdir() if path.suffix == ".csv"] == ["results.csv"]
     header, row = Path("results.csv").read_text(encoding="utf-8-sig").splitlines()
     (prediction,) = package.predict([clips[0], "bad.wav"], device="cpu", skip_bad=True)
@@ -468,7 +471,7 @@ def test_without_sounddevice_the_microphone_is_one_line(serpipe: Command) -> Non
         import sounddevice  # noqa: F401
     except (ImportError, OSError):
         done = serpipe("predict", "--mic", 1)
-        assert done.code == 2 and done.out == ""
-        assert "pip install 'serpipe[mic]'" in done.err.splitlines()[-1]
+        assert done.out == ""
+        assert_refused(done, "--mic", "'serpipe[mic]'")
     else:
         pytest.skip("sounddevice is installed")

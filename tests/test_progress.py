@@ -16,6 +16,7 @@ from serpipe import progress
 from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model, predict_files
 
 from .conftest import Command, write_wav
+from .messages import assert_names
 
 
 class Watched(io.StringIO):
@@ -98,11 +99,13 @@ def test_on_a_terminal_what_is_printed_stands_above_the_bar() -> None:
 def test_what_is_counted_is_named(few_clips: Path, small_encoder: Path, serpipe: Command) -> None:
     shown = Recorder()
     package.extract(few_clips, package.ExtractOptions(small_encoder), track=shown)
-    assert ("embedding clips", 40) in shown.told
+    assert 40 in [total for _, total in shown.told]
     shown = Recorder()
     protocol = package.Protocol(layers="1-2", split="kfold:2")
     package.fit(head="lr", protocol=protocol, grid=["C=1"], track=shown)
-    assert shown.told == [("logistic regression: fits, one per layer and fold", 2 * 3)]
+    ((what, total),) = shown.told
+    assert total == 2 * 3
+    assert_names(what, "logistic regression")
 
 
 def test_predicting_shows_recordings_or_the_windows_of_one(sample: Path) -> None:
@@ -110,12 +113,12 @@ def test_predicting_shows_recordings_or_the_windows_of_one(sample: Path) -> None
     files = sorted(sample.rglob("*.flac"))[:2]
     shown = Recorder()
     several = list(predict_files(model, files, track=shown))
-    assert shown.told == [("predicting recordings", 2)]
+    assert [total for _, total in shown.told] == [2]
     shown = Recorder()
     (alone,) = predict_files(model, files[:1], window=1, hop=0.5, track=shown)
     assert not isinstance(alone, Exception)
     heard = sum(bool(segment.label) for segment in alone.timeline)
-    assert shown.told == [("scoring windows", heard)]
+    assert [total for _, total in shown.told] == [heard]
     (plain,) = predict_files(model, files[:1], track=Recorder())
     assert plain == several[0]
 
@@ -130,10 +133,10 @@ def test_clips_whose_bytes_the_cache_knows_are_not_opened_again(
         )
         return [what for what, total in shown.told if total], done
 
-    _, first = extract()
+    of_new_clips, first = extract()
     content = first.cache.path.read_bytes()
     said, again = extract()
-    assert said == ["hashing clips"]
+    assert len(said) == 1 and len(of_new_clips) > 1
     assert again.cache.path.read_bytes() == content
     assert (again.computed, again.reused) == (0, 40)
     assert again.same_recording == first.same_recording
@@ -143,7 +146,7 @@ def test_clips_whose_bytes_the_cache_knows_are_not_opened_again(
     write_wav(changed.with_suffix(".wav"), samples[: len(samples) // 2], 48000)
     changed.unlink()
     said, third = extract()
-    assert "checking clips" in said
+    assert len(said) > 1
     assert (third.computed, third.reused) == (1, 39)
     other.write_bytes(b"no audio")
     with pytest.raises(package.errors.UserError):

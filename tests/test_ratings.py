@@ -9,6 +9,8 @@ from scipy.stats import f_oneway
 from serpipe.errors import UserError
 from serpipe.pipeline.ratings import agreement_of, join_ratings, read_ratings
 
+from .messages import assert_names, raises_about
+
 #: Shrout and Fleiss (1979), table 2: six targets, four judges.
 SHROUT_FLEISS = np.array(
     [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]], float
@@ -47,33 +49,33 @@ def test_without_a_rater_or_with_one_there_is_no_agreement(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "values"),
     [
-        ("clip,x\na,1\n", "columns clip, x"),
-        ("name,y\na,1\n", "column 'x' .* y"),
-        ("name,x\na,\nb,\n", "x is empty in every row"),
-        ("name,x\na,1\nb,high\n", "line 3: x is 'high'"),
-        ("name,x\na,1\nb,nan\n", "line 3: x is 'nan'"),
-        ("name,x\na,1\nb,inf\n", "line 3: x is 'inf'"),
-        ('name,x\na,1\nb,"3,5"\n', "line 3: x is '3,5'"),
-        ("name,x\na,1\n,2\n", "line 3: name is empty"),
-        ("name,rater,x\na,p,1\nb,,2\n", "line 3: rater is empty"),
-        ("name,x\na,1\nb,2\na,3\n", "line 4: a .* line 2;"),
-        ("name,rater,x\na,p,1\na,q,2\n\na,p,1\n", "line 5: a .* line 2 by p"),
+        ("clip,x\na,1\n", ["clip, x", "name", "path"]),
+        ("name,y\na,1\n", ["column 'x'", "y"]),
+        ("name,x\na,\nb,\n", ["x"]),
+        ("name,x\na,1\nb,high\n", ["line 3", "x", "'high'"]),
+        ("name,x\na,1\nb,nan\n", ["line 3", "x", "'nan'"]),
+        ("name,x\na,1\nb,inf\n", ["line 3", "x", "'inf'"]),
+        ('name,x\na,1\nb,"3,5"\n', ["line 3", "x", "'3,5'"]),
+        ("name,x\na,1\n,2\n", ["line 3", "name"]),
+        ("name,rater,x\na,p,1\nb,,2\n", ["line 3", "rater"]),
+        ("name,x\na,1\nb,2\na,3\n", ["line 4", "line 2", "rater"]),
+        ("name,rater,x\na,p,1\na,q,2\n\na,p,1\n", ["line 5", "line 2", "p"]),
     ],
 )
-def test_unusable_lines_of_a_table_are_listed(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(UserError, match=words) as caught:
-        read_ratings(write(tmp_path, text), "x")
-    assert str(caught.value).startswith(str(tmp_path))
-    assert "\n" not in str(caught.value)
+def test_unusable_lines_of_a_table_are_listed(tmp_path: Path, text: str, values: list[str]) -> None:
+    path = write(tmp_path, text)
+    with raises_about(UserError, *values) as caught:
+        read_ratings(path, "x")
+    assert str(caught.value).startswith(str(path))
 
 
 @pytest.mark.parametrize("column", ["name", "rater"])
 def test_columns_that_identify_clips_and_raters_are_not_ratings(
     tmp_path: Path, column: str
 ) -> None:
-    with pytest.raises(UserError, match="fatigue, note"):
+    with raises_about(UserError, f"column {column!r}", "fatigue, note"):
         read_ratings(write(tmp_path, TABLE), column)
 
 
@@ -87,12 +89,13 @@ def test_ten_unusable_lines_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_ratings(write(tmp_path, f"name,x\n{rows}"), "x")
     lines = str(caught.value).splitlines()
-    assert (len(lines), lines[-1]) == (11, "... and 5 more lines")
+    assert len(lines) == 11
+    assert_names(lines[-1], 5)
 
 
 def test_a_small_file_cannot_fill_the_memory(tmp_path: Path) -> None:
     rows = "".join(f"c{n},r{n},1\n" for n in range(20_000))  # 3 GiB as a table
-    with pytest.raises(UserError, match="20000 clips times 20000 raters"):
+    with raises_about(UserError, 20_000, 64 << 20):
         read_ratings(write(tmp_path, f"name,rater,x\n{rows}"), "x")
 
 
@@ -117,13 +120,13 @@ def test_each_clip_of_a_cache_gets_its_own_rating(tmp_path: Path) -> None:
 
 def test_a_rating_of_no_clip_or_of_two_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "name,x\nc,1\ne.wav,2\nf,1\n")
-    with pytest.raises(UserError, match=r"name 'e.wav' is not in the cache \(nor 1 other\)"):
+    with raises_about(UserError, path, "name 'e.wav'", 1, "'d'"):
         join_ratings(read_ratings(path, "x"), cache_table())
     path = write(tmp_path, "path,x\nc,1\n")
-    with pytest.raises(UserError, match=r"ratings.csv: path 'c' is not .* 'd.wav'"):
+    with raises_about(UserError, path, "path 'c'", "'d.wav'"):
         join_ratings(read_ratings(path, "x"), cache_table())
     path = write(tmp_path, "name,x\nc,1\na,2\n")
-    with pytest.raises(UserError, match=r"ratings.csv: 2 clips .* name 'a' \(of one, two\).* path"):
+    with raises_about(UserError, path, 2, "name 'a'", "one, two", "path"):
         join_ratings(read_ratings(path, "x"), cache_table())
 
 

@@ -28,6 +28,7 @@ from serpipe.pipeline.statistics import compare, intervals
 from serpipe.pipeline.target import stratify
 
 from .conftest import Command
+from .messages import assert_refused, names, raises_about
 from .test_bundle import Evil, bundle_fields
 from .test_fit import fit_reference, loso
 
@@ -237,7 +238,7 @@ def test_a_bundle_of_ratings_predicts_and_runs_no_code(name: str, tmp_path: Path
     trace = tmp_path / "trace"
     path = tmp_path / "0" / f"head{HEADS[name].suffix}"
     path.write_bytes(pickle.dumps(Evil(trace)))
-    with pytest.raises(UserError, match=str(path)):
+    with raises_about(UserError, path):
         HEADS[name].load(path)
     assert not trace.exists()
 
@@ -268,7 +269,7 @@ def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path)
     run = Path(content["run"])
     results = read_results(run)
     assert results.summary.clips == 38
-    assert "2 clips without fatigue left out" in results.summary.changes
+    assert any(names(each, 2) and names(each, "fatigue") for each in results.summary.changes)
     assert results.summary.agreement
     assert 0 < results.summary.agreement["icc_1"] < results.summary.agreement["icc_k"] < 1
     with (run / "predictions" / "ridge.csv").open() as file:
@@ -296,8 +297,7 @@ def test_from_a_ratings_file_to_a_benchmark_table(serpipe: Command, rated: Path)
     assert len(json.loads(both.out)["tables"]["comparisons"]) == 3
     emotions = serpipe("fit", "--head", "lr", "--layers", "1", "--grid", "C=0.1").out.strip()
     refused = serpipe("report", run, emotions)
-    assert refused.code == 2
-    assert str(run) in refused.err
+    assert_refused(refused, run)
 
 
 def test_options_that_do_not_suit_ratings_are_refused(serpipe: Command, rated: Path) -> None:
@@ -309,10 +309,9 @@ def test_options_that_do_not_suit_ratings_are_refused(serpipe: Command, rated: P
         ("--target", "mood", "mood"),
     ):
         done = serpipe(*arguments, *more)
-        assert (done.code, done.out) == (2, ""), done.err
-        assert named in done.err.splitlines()[-1]
-    refused = serpipe("fit", "--head", "ridge")
-    assert refused.code == 2 and "'ridge'" in refused.err
+        assert done.out == ""
+        assert_refused(done, named)
+    assert_refused(serpipe("fit", "--head", "ridge"), "'ridge'")
     assert [head.name for head in find_heads("all", "regression")] == REGRESSORS
 
 

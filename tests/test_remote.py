@@ -24,6 +24,7 @@ from serpipe.provenance import command as given_command
 from serpipe.remote import Remote, as_location
 
 from .conftest import Command
+from .messages import assert_names, assert_refused, raises_about
 from .processes import Forked
 
 SECRET = "not-to-be-printed"
@@ -180,16 +181,15 @@ def test_only_what_is_new_is_computed_fetched_and_put(
     cache = f"s3://{BUCKET}/c.h5"
     command = ("extract", "--data", f"s3://{BUCKET}/ravdess", "--encoder", small_encoder)
     first = serpipe(*command, "--out", cache)
-    assert "32 clips computed" in first.err, first.err
+    assert first.code == 0, first.err
     put = s3.info(f"{BUCKET}/c.h5", refresh=True)["LastModified"]
     again = serpipe(*command, "--out", cache)
-    assert "0 clips computed, 32 already" in again.err
+    assert_names(again.err, 0, 32)
     assert "fetching" not in again.err
     s3.pipe(f"{BUCKET}/ravdess/Actor_04/03-01-05-01-01-02-04.flac", b"no audio")
     s3.invalidate_cache()
     bad = serpipe(*command, "--out", cache)
-    assert (bad.code, "cannot be decoded" in bad.err) == (2, True), bad.err
-    assert "s3://lab/ravdess/Actor_04/03-01-05-01-01-02-04.flac" in bad.err
+    assert_refused(bad, "s3://lab/ravdess/Actor_04/03-01-05-01-01-02-04.flac", "--skip-bad")
     assert s3.info(f"{BUCKET}/c.h5", refresh=True)["LastModified"] == put
 
 
@@ -215,18 +215,17 @@ def test_clips_of_a_web_server_are_those_of_a_table(
         assert SECRET not in str(file.attrs["provenance"])
 
     refused = serpipe("extract", "--data", signed, "--encoder", small_encoder)
-    assert (refused.code, "--manifest" in refused.err) == (2, True)
+    assert_refused(refused, f"{web}/", "--manifest")
     gone = [*rows[:1], "Actor_01/nobody.flac,a,0x", "forbidden.wav,b,1x"]
     (few_clips / "clips.csv").write_text("\n".join(["path,speaker,emotion", *gone[:2]]))
     result = serpipe("extract", "--manifest", f"{web}/clips.csv", "--encoder", small_encoder)
-    assert result.code == 2
-    assert "nobody.flac: cannot be read" in result.err
+    assert_refused(result, f"{web}/Actor_01/nobody.flac", "--skip-bad")
     # A store that refuses is no bad clip: --skip-bad would leave out all that are asked for then.
     (few_clips / "clips.csv").write_text("\n".join(["path,speaker,emotion", *gone[::2]]))
     result = serpipe(
         "extract", "--manifest", f"{web}/clips.csv", "--encoder", small_encoder, "--skip-bad"
     )
-    assert (result.code, "forbidden.wav: access is denied" in result.err) == (2, True), result.err
+    assert_refused(result, f"{web}/forbidden.wav", 403)
 
 
 # --- Copies
@@ -241,8 +240,9 @@ def test_what_fails_puts_nothing_and_what_names_the_rest_comes_last(
         (folder / "run.json").write_text("{}")
         raise RuntimeError
     assert not s3.find(BUCKET)
-    with pytest.raises(UserError, match="s3://nobody/a"), stored("s3://nobody/a"):
+    with pytest.raises(UserError) as caught, stored("s3://nobody/a"):
         raise AssertionError("the work has begun")
+    assert_names(str(caught.value), "s3://nobody/a")
     put, placed = s3.put_file, list[str]()
 
     def break_off(here: str, there: str) -> None:
@@ -283,25 +283,25 @@ def test_the_newer_is_taken_and_two_that_are_new_are_not_mixed(
     copy.unlink()
     assert local(address).read_bytes() == b"two"
     copy.write_bytes(b"mine")  # by a run that was killed before it put it there
-    with pytest.raises(UserError, match=r"a/c\.h5"):
+    with raises_about(UserError, address, copy):
         local(address)
     with stored(address) as here:
         assert here.read_bytes() == b"mine"
     assert s3.cat(f"{BUCKET}/a/c.h5") == b"mine"
     copy.write_bytes(b"mine again")
     s3.pipe(f"{BUCKET}/a/c.h5", b"theirs")
-    with pytest.raises(UserError, match=r"a/c\.h5"):
+    with raises_about(UserError, address, copy):
         local(address)
     s3.pipe(f"{BUCKET}/a/c.h5", b"mine again")  # put by a run that was killed just then
     assert local(address).read_bytes() == b"mine again"
-    with pytest.raises(UserError, match=r"a/c\.h5"), stored(address) as here:
+    with raises_about(UserError, address, copy), stored(address) as here:
         here.write_bytes(b"mine at last")
         s3.pipe(f"{BUCKET}/a/c.h5", b"theirs at last")
     assert s3.cat(f"{BUCKET}/a/c.h5") == b"theirs at last"
     copy.unlink()
-    with pytest.raises(UserError, match=r"nobody\.h5"):
+    with raises_about(UserError, f"s3://{BUCKET}/nobody.h5"):
         local(f"s3://{BUCKET}/nobody.h5")
-    with stored(address), pytest.raises(UserError, match=r"a/c\.h5"), stored(address):
+    with stored(address), raises_about(UserError, address), stored(address):
         pass
 
 
@@ -361,29 +361,29 @@ def test_no_more_is_read_than_a_clip_may_have(
         with pytest.raises(OSError) as caught:
             Remote(address).read_bytes(1000)
         assert caught.value.errno == errno.EFBIG
-        with pytest.raises(BadClipError, match="has more than"):
+        with raises_about(BadClipError, address, "MiB"):
             read_clip(Remote(address))
     assert read_clip(Remote(f"s3://{BUCKET}/empty.wav")) == b""
 
 
 @pytest.mark.parametrize(
-    "address, words",
+    "address, values",
     [
-        (f"https://me:{SECRET}@host/clips", "name or password"),
-        (f"zip://a.zip::https://me:{SECRET}@host/clips", "one address inside another"),
-        (f"s3://me:{SECRET}/and/more@bucket/x", "name or password"),
-        ("s3://", "names nothing"),
-        ("s3://bucket", "is a whole store"),
-        ("nonsense://bucket/x", "nonsense://bucket/x"),
-        ("gs://bucket/x", "pip install 'serpipe[gs]'"),
+        (f"https://me:{SECRET}@host/clips", ["https://host/clips", "AWS_PROFILE"]),
+        (f"zip://a.zip::https://me:{SECRET}@host/clips", ["zip:"]),
+        (f"s3://me:{SECRET}/and/more@bucket/x", ["s3://bucket/x", "AWS_PROFILE"]),
+        ("s3://", ["s3://BUCKET/NAME"]),
+        ("s3://bucket", ["s3://bucket:"]),
+        ("nonsense://bucket/x", ["nonsense://bucket/x"]),
+        ("gs://bucket/x", ["gs://bucket/x", "'serpipe[gs]'"]),
     ],
 )
-def test_an_address_that_cannot_be_used_is_told_in_a_line(address: str, words: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_an_unusable_address_is_refused_without_its_secrets(
+    address: str, values: list[str]
+) -> None:
+    with raises_about(UserError, *values) as caught:
         local(address)
-    assert words in str(caught.value)
     assert SECRET not in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_no_signature_is_kept_of_the_command_that_was_given(
@@ -403,10 +403,10 @@ def test_a_copy_stays_when_a_web_server_fails_and_addresses_share_none(
     first, second = local(f"{web}/t.csv?id=1"), local(f"{web}/t.csv?id=2")
     assert first != second
     Voices.fails = 503
-    with pytest.raises(MachineError, match=r"t\.csv"):
+    with raises_about(MachineError, f"{web}/t.csv", 503):
         local(f"{web}/t.csv?id=1")
     Voices.fails = 403
-    with pytest.raises(UserError, match=r"t\.csv"):
+    with raises_about(UserError, f"{web}/t.csv", 403):
         local(f"{web}/t.csv?id=1")
     assert first.read_text() == second.read_text() == "one"
 
@@ -418,7 +418,7 @@ def test_what_is_kept_there_under_any_name_is_found_again(s3: fsspec.AbstractFil
     assert [path.name for path in local(f"s3://{BUCKET}/run").iterdir()] == ["concat:3 #é.csv"]
     s3.pipe(f"{BUCKET}/record.json", b"a table")
     assert local(f"s3://{BUCKET}/record.json").read_bytes() == b"a table"
-    with pytest.raises(UserError, match="nothing there; expected a file;"):
+    with raises_about(UserError, f"s3://{BUCKET}/run:"):
         local(f"s3://{BUCKET}/run", file=True)
     shutil.rmtree(local(f"s3://{BUCKET}/run"))  # somebody makes room
     with stored(f"s3://{BUCKET}/run"):
@@ -441,7 +441,7 @@ def test_a_store_that_does_not_answer_is_a_failure_of_the_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("serpipe.remote._PAUSES", (0.0,))
-    with pytest.raises(MachineError, match=r"127\.0\.0\.1:9/clip\.wav") as caught:
+    with raises_about(MachineError, "http://127.0.0.1:9/clip.wav") as caught:
         Remote(f"http://127.0.0.1:9/clip.wav?signature={SECRET}").read_bytes(MAX_BYTES)
     assert SECRET not in str(caught.value)
 
@@ -467,5 +467,6 @@ def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path) -> None:
         "sys.argv = ['serpipe', 'fit', '--cache', 's3://b/c.h5']; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, "pip install 'serpipe[s3]'" in done.stderr) == (2, True), done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert_names(line, "s3://b/c.h5", "'serpipe[s3]'")

@@ -36,6 +36,7 @@ from serpipe.pipeline.metrics import confusion, scores_of
 from serpipe.pipeline.statistics import compare, intervals, recall_intervals
 
 from .conftest import ROOT, Command, write_hashed, write_unhashed
+from .messages import assert_names, assert_refused, names
 
 
 @pytest.fixture
@@ -143,7 +144,8 @@ def test_names_from_outside_cannot_break_out_of_a_table_or_the_page(results: Run
         "\\bottomrule\n\\end{tabular}\n"
     )
     clips = {**results.clips, "sex": np.where(results.clips["sex"] == "male", r"$\bad{$", "x")}
-    for figure in draw_figures(dataclasses.replace(results, clips=clips)).values():
+    renamed = dataclasses.replace(results, clips=clips)
+    for figure in draw_figures(renamed, report_run(renamed)).values():
         as_bytes(figure, "png")
     evil = changed(results, corpus="<script>alert(1)</script>")
     page = render_page("<script>", report_run(evil), {})
@@ -152,7 +154,8 @@ def test_names_from_outside_cannot_break_out_of_a_table_or_the_page(results: Run
 
 
 def test_figures_are_the_same_bytes_each_time_and_not_empty(results: RunResults) -> None:
-    figures, again = draw_figures(results), draw_figures(results)
+    report = report_run(results)
+    figures, again = draw_figures(results, report), draw_figures(results, report)
     assert set(figures) == {
         "layers", "speakers", "groups", "reliability", "risk-coverage", "confusion-lr",
         "confusion-svm",
@@ -205,7 +208,7 @@ def test_the_page_is_whole_and_asks_for_nothing(
         assert (folder / f"{name}.pdf").is_file()
     console, shown = open_in_chromium(folder / "index.html", tmp_path)
     assert not console
-    assert "How to read this" in shown
+    assert_names(shown, "lr", "svm")
     # What the test would see if something were missing, or asked for.
     for number, source in enumerate(("missing.png", "http://127.0.0.1:9/x.png")):
         other = folder / f"other-{number}.html"
@@ -271,7 +274,7 @@ def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunRes
     assert table.bold == {(0, 1)}
     assert cells["2"].startswith("≈ ")
     assert not cells["1"].startswith("≈")
-    assert "≈: not resolved" in table.note
+    assert "≈" in table.note
     below = {record["layer"]: record["below_best"] for record in table.records}
     assert (below["0"], below["1"], below["2"]) == (False, True, False)
     assert r"$\approx$ " in as_latex(table)
@@ -279,9 +282,7 @@ def test_a_layer_is_called_worse_only_where_the_interval_says_so(results: RunRes
     assert not any(record["below_best"] for record in layers_table(few).records)
     comparisons = compare({"a": few.by_speaker("lr", "0"), "b": few.by_speaker("lr", "1")})
     members = {name: {"warning": ""} for name in "ab"}
-    assert (
-        "With 5 speakers and 1 test p" in comparison_table(comparisons, "", members, 5, LABELS).note
-    )
+    assert_names(comparison_table(comparisons, "", members, 5, LABELS).note, "5 speakers", "1 test")
 
 
 def test_groups_and_recalls_have_the_intervals_of_their_speakers(results: RunResults) -> None:
@@ -327,19 +328,19 @@ def test_a_label_that_few_speakers_hold_is_named_and_counted_and_has_no_interval
     few = held_by(results, "sad", 2)
     (check,) = (check for check in run_checks(few) if check.code == "SER018")
     assert check.severity == "warning"
-    assert "sad (2)" in check.finding
+    assert_names(check.finding, "sad", 2)
     place = results.summary.labels.index("sad")
     table = classes_table(few)
     assert table.header[2] == "speakers"
     assert [row[2] for row in table.rows] == ["2" if n == place else "5" for n in range(8)]
-    assert "[" not in table.rows[place][3] and "No interval" in table.note
+    assert "[" not in table.rows[place][3] and table.note
     record = table.records[place]
     assert record["label_speakers"] == 2
     assert np.isnan([record["recall_low"], record["recall_high"]]).all()
     nested = nested_table(few)
-    assert np.isnan(nested.records[0]["uar_low"]) and "No interval" in nested.note
+    assert np.isnan(nested.records[0]["uar_low"])
+    assert nested.note != nested_table(results).note
     assert nested.records[0]["accuracy_low"] > 0
-    assert "No interval" not in nested_table(results).note
     three = changed(results, speakers=["01", "02", "03"])
     assert "SER018" not in codes(dataclasses.replace(three, clips=few.clips))  # but SER004
 
@@ -355,7 +356,7 @@ def test_each_head_is_tested_against_chance(results: RunResults) -> None:
     shuffled = {head: {**layers, NESTED: other} for head, layers in good.predicted.items()}
     unrelated = dataclasses.replace(good, predicted=shuffled)
     assert nested_table(unrelated).records[0]["p_chance"] > 0.05
-    assert "p against chance < 0.001" in headline(good)[0]
+    assert "< 0.001" in headline(good)[0]
     constant = dataclasses.replace(good, clips={**good.clips, "label": np.full(40, "sad")})
     assert np.isnan(nested_table(constant).records[0]["p_chance"])
     assert "p against chance" not in [row[0] for row in nested_table(constant).rows]
@@ -371,12 +372,12 @@ def test_runs_of_other_clips_stand_beside_and_are_not_tested_against(
     result = serpipe("report", results.run, run["run"], again, "--format", "json",
                    render_figures=True)  # fmt: skip
     content = json.loads(result.out)
-    names = ("first_run", "first_head", "second_run", "second_head")
-    pairs = [tuple(row[name] for name in names) for row in content["tables"]["comparisons"]]
+    columns = ("first_run", "first_head", "second_run", "second_head")
+    pairs = [tuple(row[name] for name in columns) for row in content["tables"]["comparisons"]]
     assert pairs == [(1, "lr", 1, "svm"), (1, "lr", 3, "lr"), (1, "svm", 3, "lr")]
     chance = [record["chance"] for record in content["tables"]["runs"]]
     assert chance == [1 / 8, 1 / 8, 1 / 3, 1 / 8]
-    assert "run 2: other clips or labels than run 1" in " ".join(content["notes"])
+    assert any(names(note, "run 2") and names(note, "run 1") for note in content["notes"])
     page = Path(re.search(r"page +(.+?),", result.err)[1])  # type: ignore[index]
     assert page.parent.parent == Path("artifacts/comparisons")
     assert {path.name for path in page.parent.glob("*.png")} == {"runs.png", "comparisons.png"}
@@ -389,8 +390,7 @@ def test_a_damaged_bundle_loses_no_table(serpipe: Command, results: RunResults) 
     whole = serpipe("report", results.run).out
     (results.run / "bundles" / "lr" / "bundle.json").write_text("{")
     result = serpipe("report", results.run)
-    assert result.code == 2
-    assert "bundle.json: " in result.err
+    assert_refused(result, results.run / "bundles" / "lr" / "bundle.json")
     assert result.out == whole
 
 
@@ -402,7 +402,7 @@ def test_a_run_that_has_nothing_yet_is_not_the_newest(
     summary = json.loads((results.run / "run.json").read_text())
     write_unhashed(empty / "run.json", summary | {"heads": {}})
     assert str(results.run.name) in serpipe("report", "--compare-layers", "lr").err
-    assert "no head is fitted yet" in serpipe("report", empty).err
+    assert_refused(serpipe("report", empty), empty, "serpipe fit --head lr,svm")
 
 
 def test_many_speakers_are_drawn_below_each_other(results: RunResults) -> None:
@@ -435,8 +435,7 @@ def test_an_inflated_run_is_shown_beside_and_weakens_no_test(
             assert row["difference"] is not None
             assert "INFLATED" in row["warning"]
     twice = serpipe("report", other, f"{other}/", "--format", "json")
-    assert twice.code == 2
-    assert "named twice" in twice.err
+    assert_refused(twice, other)
     output = serpipe("report", other, inflated).out
     assert re.search(r"run 1 +leave one speaker out, 5 folds *\n", output)  # what differs, no more
     assert re.search(r"all runs +RAVDESS speech, emotion, wav2vec2", output)
@@ -455,14 +454,12 @@ def test_a_damaged_run_json_is_one_line(serpipe: Command, results: RunResults) -
         told = json.loads(json.dumps(whole))
         damage(told)
         write_hashed(path, told)
-        found = serpipe("report", results.run)
-        assert found.code == 2
-        assert "run.json: " in found.err
+        assert_refused(serpipe("report", results.run), path)
     write_unhashed(path, whole)
     predictions = results.run / "predictions" / "lr.csv"
     text = predictions.read_text()
     predictions.write_text(re.sub(r",[-0-9.e]+$", ",many", text, flags=re.M))
-    assert "'many'" in serpipe("report", results.run).err
+    assert_refused(serpipe("report", results.run), predictions, "'many'")
 
 
 def test_nothing_of_an_earlier_report_stays_and_nothing_outside_is_written(
@@ -515,7 +512,6 @@ def test_published_results_stand_only_beside_what_may_be_compared(results: RunRe
         assert not baselines_for(changed(results, **whole | other))
     report = report_run(changed(results, **whole), baseline=True)
     (table,) = (table for table in report.tables if table.name == "baselines")
-    assert "not reproduced" in table.title
     assert all(record["source"] and not record["reproduced"] for record in table.records)
 
 
@@ -532,6 +528,6 @@ def test_a_model_card_has_no_blanks_and_reads_as_the_hub_reads_it(
         assert uar.metric_value == round(100 * float(scores_of(counts).uar), 1)
         text = path.read_text()
         assert not re.search(r"More Information Needed|TODO|None|nan|\{|\(\)", text)
-        assert "40 clips of 5 speakers" in text
+        assert_names(text, "40 clips", "5 speakers")
         assert "not calibrated" not in text and "calibrated" in text
         load_bundle(path.parent)  # a card beside it does not disturb

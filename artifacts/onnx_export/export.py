@@ -3,18 +3,19 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ..._version import __version__
 from ...corpora.data import SAMPLE, find_data
 from ...errors import UserError
 from ...features.audio import RESAMPLER, SILENCE_PEAK, Waveform
-from ...features.checkpoint import load_checkpoint
+from ...features.checkpoint import Checkpoint, load_checkpoint
 from ...features.front_end import FrontEnd
 from ...features.names import OPENSMILE
 from ...files import write_bytes
@@ -24,8 +25,17 @@ from ..models.find import DEFAULT_BUNDLE, find_model
 from ..models.prediction_text import describe
 from ..models.predictors import ClipScores, find_encoder
 from ..models.saved_model import Model, load_model
+from ..run.encoder_key import encoder_parts
 from .convert import OPSETS, check_installed, run_onnx, to_onnx
-from .graph import Graph, Logits, PooledLayers, Probabilities, prepare_module, ready
+from .graph import (
+    Graph,
+    Logits,
+    PooledLayers,
+    Probabilities,
+    SeveralEncoders,
+    prepare_module,
+    ready,
+)
 from .heads import check_exportable, head_module
 
 #: Largest difference of scores from those of torch: absolute up to 1, relative above.
@@ -63,8 +73,9 @@ def export_onnx(
     Its input ``audio`` is float32 of shape (n_clips, n_samples): mono, at the model's rate, clips
     of one length. Its outputs are ``scores``, float32, shape (n_clips, n_outputs), and for labels
     ``label_index``, int64, shape (n_clips,). Silence, and clips that are too short or too long,
-    score NaN. Before it is put in place, onnxruntime runs it on clips of several lengths. The same
-    model gives the same bytes.
+    score NaN. A bundle of several encoders becomes one graph, with those that its head reads.
+    Before the file is put in place, onnxruntime runs it on clips of several lengths. The same model
+    gives the same bytes.
 
     Parameters
     ----------
@@ -144,26 +155,24 @@ def check_clips(model: Model, longest: int | None) -> list[Waveform]:
 
 def _check_bundle(title: str, bundle: BundleSummary) -> None:
     check_exportable(bundle.head)
-    key = bundle.encoder
-    trim, precision = key.get("trim_decibels"), key.get("precision", "float32")
-    if trim is not None:
-        raise UserError(
-            f"{title}: trims the silent ends of clips at {trim} dB, which a graph cannot do; "
-            "extract without --trim and fit again"
-        )
-    if precision not in ("float32", "tf32"):
-        raise UserError(
-            f"{title}: was fitted on embeddings in {precision}, and the graph computes in float32; "
-            "extract with --precision float32 and fit again"
-        )
+    for key, _ in encoder_parts(bundle.encoder):
+        trim, precision = key.get("trim_decibels"), key.get("precision", "float32")
+        if trim is not None:
+            raise UserError(
+                f"{title}: trims the silent ends of clips at {trim} dB, which a graph cannot do; "
+                "extract without --trim and fit again"
+            )
+        if precision not in ("float32", "tf32"):
+            raise UserError(
+                f"{title}: was fitted on embeddings in {precision}, and the graph computes in "
+                "float32; extract with --precision float32 and fit again"
+            )
 
 
 def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None) -> Graph:
-    """Join the encoder and the head of a bundle, which :func:`load_model` has checked."""
+    """Join the encoders and the head of a bundle, which :func:`load_model` has checked."""
     bundle = load_bundle(folder)
     summary = bundle.summary
-    if "joined" in summary.encoder:
-        raise UserError(f"{folder}: needs several encoders; export a bundle of one encoder")
     fitted: Any = bundle.fitted.model
     fitted = fitted["machine"] if isinstance(fitted, dict) else fitted
     labels = getattr(fitted, "classes_", None)
@@ -171,23 +180,81 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
         raise UserError(
             f"{folder}: the order of labels in its head is not that of bundle.json; fit again"
         )
+    parts = _encoder_parts(folder, summary, encoder, revision)
+    front_ends = [each.checkpoint.front_end for each in parts]
+    longest = [each.longest for each in parts if each.longest is not None]
+    prepare = [prepare_module(each) for each in front_ends]
+    embed = [PooledLayers(each.checkpoint, each.summary) for each in parts]
+    is_single = len(parts) == 1
+    return Graph(
+        prepare[0] if is_single else nn.Identity(),
+        embed[0] if is_single else SeveralEncoders(prepare, embed),
+        head_module(summary.head, bundle.fitted, summary.temperature),
+        max(each.minimum_samples for each in front_ends),
+        min(longest, default=None),
+        max(map(_two_frames, front_ends)),
+    )
+
+
+@dataclass(frozen=True)
+class _EncoderPart:
+    """An encoder of a bundle, of which the graph needs some layers.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        The encoder.
+    summary : BundleSummary
+        That of the bundle, with the key and the layers of this encoder alone, as it names them.
+    """
+
+    checkpoint: Checkpoint
+    summary: BundleSummary
+
+    @property
+    def longest(self) -> int | None:
+        """Number of samples of the longest clip that is embedded in one piece."""
+        front_end, seconds = self.checkpoint.front_end, self.summary.encoder.get("max_seconds")
+        longest = math.floor(seconds * front_end.sampling_rate) if seconds else None
+        return longest or front_end.maximum_samples
+
+
+def _encoder_parts(
+    folder: Path, summary: BundleSummary, encoder: str | Path | None, revision: str | None
+) -> list[_EncoderPart]:
+    """Load the encoders that have layers of the head, in the order of these layers."""
+    parts = encoder_parts(summary.encoder)
+    if len(parts) == 1:
+        return [_load_part(folder, summary, encoder, revision)]
+    sources = [None] * len(parts) if encoder is None else str(encoder).split(",")
+    used = list(summary.layer["layers"])
+    needed: list[_EncoderPart] = []
+    joined: list[str] = []
+    for (key, names), source in zip(parts, sources, strict=True):
+        own = [list(key["layers"])[names.index(layer)] for layer in used if layer in names]
+        if not own:
+            continue
+        joined += [layer for layer in used if layer in names]
+        how = "concat" if len(own) > 1 else "single"
+        part = replace(summary, encoder=key, layer={"name": "", "layers": own, "how": how})
+        needed.append(_load_part(folder, part, source, revision))
+    if joined != used:
+        raise UserError(
+            f"{folder}: its layers are not ordered by encoder, as the graph needs them; fit again"
+        )
+    return needed
+
+
+def _load_part(
+    folder: Path, summary: BundleSummary, encoder: str | Path | None, revision: str | None
+) -> _EncoderPart:
+    """Load one encoder; raise UserError if it is none that a graph can compute."""
     source, revision = find_encoder(folder, summary, encoder, revision)
     if source.startswith(OPENSMILE):
         raise UserError(
             f"{folder}: needs openSMILE, which is no part of ONNX; predict with serpipe"
         )
-    checkpoint = load_checkpoint(source, revision)
-    front_end = checkpoint.front_end
-    seconds = summary.encoder.get("max_seconds")
-    longest = math.floor(seconds * front_end.sampling_rate) if seconds else None
-    return Graph(
-        prepare_module(front_end),
-        PooledLayers(checkpoint, summary),
-        head_module(summary.head, bundle.fitted, summary.temperature),
-        front_end.minimum_samples,
-        longest or front_end.maximum_samples,
-        _two_frames(front_end),
-    )
+    return _EncoderPart(load_checkpoint(source, revision), summary)
 
 
 def _classifier_graph(name: str, revision: str | None, model: Model) -> Graph:

@@ -1,6 +1,7 @@
 """The exported torch module: from samples to scores, front end included."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,8 @@ class WhisperLogMel(nn.Module):
 class PooledLayers(nn.Module):
     """An encoder up to the last layer that is needed, with its layers pooled and joined.
 
-    The encoder of ``checkpoint`` is modified, and of no other use afterwards.
+    The encoder of ``checkpoint`` is modified, and of no other use afterwards. ``bundle`` names the
+    layers as the encoder does.
     """
 
     def __init__(self, checkpoint: Checkpoint, bundle: BundleSummary) -> None:
@@ -174,6 +176,22 @@ class PooledLayers(nn.Module):
 
     def _is_kept(self, layer: str) -> bool:
         return layer in self.states
+
+
+class SeveralEncoders(nn.Module):
+    """Several encoders on the same samples, with their embeddings concatenated.
+
+    Each of ``prepare`` takes samples, and its encoder in ``embed`` takes what it returns.
+    """
+
+    def __init__(self, prepare: Sequence[nn.Module], embed: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.prepare, self.embed = nn.ModuleList(prepare), nn.ModuleList(embed)
+
+    def forward(self, audio: torch.Tensor, n_samples: int) -> torch.Tensor:
+        """Return embeddings, float32, shape (n_clips, n_features)."""
+        parts = zip(self.prepare, self.embed, strict=True)
+        return torch.cat([embed(prepare(audio), n_samples) for prepare, embed in parts], dim=1)
 
 
 class Logits(nn.Module):

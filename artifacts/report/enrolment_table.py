@@ -1,7 +1,7 @@
 """What unlabelled clips of each test speaker add to a head: a table and a line of text."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,12 +121,11 @@ def fewest_clips(results: RunResults, head: str) -> int:
     return int(final.get("fewest", 0))
 
 
-def enrolment_table(results: RunResults, head: str) -> Table:
-    """Return the scores of a head by number of enrolled clips."""
+def enrolment_table(results: RunResults, head: str, points: Sequence[CurvePoint]) -> Table:
+    """Return the scores of a head by number of enrolled clips, which :func:`curve` returns."""
     measure, folds = results.measure, len(results.summary.heads[head].choices)
     title = measure.title
     rows, records = [], []
-    points = curve(results, head)
     for point in points:
         compared, (of_label, without) = point.compared, point.mean_of_labels
         worst = point.worst_label
@@ -170,7 +169,7 @@ def enrolment_table(results: RunResults, head: str) -> Table:
     )  # fmt: skip
 
 
-def _note(results: RunResults, head: str, points: tuple[CurvePoint, ...]) -> str:
+def _note(results: RunResults, head: str, points: Sequence[CurvePoint]) -> str:
     enrolment = results.summary.heads[head].enrolment or {}
     fewest = fewest_clips(results, head)
     advice = (

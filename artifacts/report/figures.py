@@ -25,8 +25,9 @@ from ..run.csv_files import NESTED
 from ..run.results import RunResults
 from ..score_text import score_text
 from .comparison import RunsCompared, matrices
-from .enrolment_table import curve
-from .probabilities import HeadProbabilities, read_probabilities
+from .enrolment_table import CurvePoint
+from .probabilities import HeadProbabilities
+from .report import Report
 from .result_tables import RESOLVED, n_labels
 from .table import Table
 
@@ -54,8 +55,8 @@ class Picture:
     width: float  #: In inches, at which its text has the intended size.
 
 
-def draw_figures(results: RunResults) -> dict[str, "Figure"]:
-    """Draw the figures of a run, by name.
+def draw_figures(results: RunResults, report: Report) -> dict[str, "Figure"]:
+    """Draw the figures of a run, by name; ``report`` is that of the run.
 
     They are ``layers`` where there are several, ``speakers``, ``groups`` where the corpus has any,
     ``enrolment`` where it was measured, ``reliability`` and ``risk-coverage`` where there are
@@ -70,11 +71,11 @@ def draw_figures(results: RunResults) -> dict[str, "Figure"]:
         figures["speakers"] = draw_speakers(results)
         if results.group_columns:
             figures["groups"] = draw_groups(results)
-        if results.enrolment:
-            figures["enrolment"] = draw_enrolment(results)
-        if probabilities := read_probabilities(results):
-            figures["reliability"] = draw_reliability(results, probabilities)
-            figures["risk-coverage"] = draw_risk_coverage(results, probabilities)
+        if report.curves:
+            figures["enrolment"] = draw_enrolment(results, report.curves)
+        if report.probabilities:
+            figures["reliability"] = draw_reliability(results, report.probabilities)
+            figures["risk-coverage"] = draw_risk_coverage(results, report.probabilities)
         for head in results.heads:
             if results.summary.labels:
                 figures[f"confusion-{head}"] = draw_confusion(results, head)
@@ -197,34 +198,38 @@ def draw_groups(results: RunResults) -> "Figure":
     return figure
 
 
-def draw_enrolment(results: RunResults) -> "Figure":
-    """Draw the first score by number of enrolled clips, with its interval and the hard case."""
+def draw_enrolment(results: RunResults, curves: Mapping[str, Sequence[CurvePoint]]) -> "Figure":
+    """Draw the first score by number of enrolled clips, with its interval and the hard case.
+
+    Heads are drawn side by side at each number, so that their intervals can be told apart.
+    """
     measure = results.measure
     title = f"{measure.title} by number of enrolled clips of each test speaker"
     figure, axes = _new(results, title, 8.5, 4.4)
-    curves = {head: curve(results, head) for head in results.enrolment}
     numbers = sorted({each.n_clips for points in curves.values() for each in points})
     positions = {n_clips: index for index, n_clips in enumerate(numbers)}
     for number, (head, points) in enumerate(curves.items()):
-        x = [positions[each.n_clips] for each in points]
+        offset = (number - (len(curves) - 1) / 2) * min(0.14, 0.7 / len(curves))
+        x = [positions[each.n_clips] + offset for each in points]
         shown = [each.enrolled[measure.key] for each in points]
         style: dict[str, Any] = {
-            "color": COLOURS[number], "marker": MARKERS[number], "markersize": 5, "linewidth": 1.4,
+            "color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 5, "linewidth": 1.4,
         }  # fmt: skip
         axes.errorbar(
             x, [measure.scale * each.value for each in shown], yerr=_error_bars(shown, measure),
-            capsize=2, linestyle=LINES[0], label=f"{head}, any clips", **style,
+            capsize=2, elinewidth=0.9, linestyle=LINES[0], label=f"{head}, any clips", **style,
         )  # fmt: skip
         plain = [measure.scale * each.plain[measure.key].value for each in points]
         axes.plot(
-            x, plain, linestyle=LINES[3], color=COLOURS[number], linewidth=1,
+            x, plain, linestyle=LINES[3], color=style["color"], linewidth=1,
             label=f"{head}, not enrolled, same clips",
         )  # fmt: skip
-        hard = [each for each in points if each.by_label]
+        hard = [(at, each) for at, each in zip(x, points, strict=True) if each.by_label]
         if hard:
             axes.plot(
-                [positions[each.n_clips] for each in hard],
-                [measure.scale * each.mean_of_labels[0] for each in hard],
+                [at for at, _ in hard],
+                [measure.scale * each.mean_of_labels[0] for _, each in hard],
                 linestyle=LINES[1], fillstyle="none", label=f"{head}, clips of one label", **style,
             )  # fmt: skip
     axes.set_xticks(list(positions.values()), list(map(str, positions)))

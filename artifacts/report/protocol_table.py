@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...errors import UserError, counted
-from ...pipeline.enrolment import ENROLLED_HEADS
+from ...pipeline.heads import BEST, FUSE, HEADS
 from ...pipeline.marks import MarkKind
 from ...pipeline.measures import Measure
 from ...pipeline.options import Protocol
@@ -227,7 +227,7 @@ def _enrolled(runs: Sequence[RunResults], head: str, reference: RunResults) -> i
 
     It is 8, or the largest below that was measured, or the smallest.
     """
-    if head not in ENROLLED_HEADS or reference.summary.task != "classification":
+    if head not in (*HEADS, BEST, FUSE) or reference.summary.task != "classification":
         return 0
     most = max(Counter(reference.clips["speaker"].tolist()).values())
     measured = {n for each in runs for n in _numbers_enrolled(each, head)}

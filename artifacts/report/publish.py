@@ -39,7 +39,7 @@ def publish(
         out or results.run / "report",
         f"{summary.corpus}: {summary.target} from {summary.encoder['encoder']}",
         report,
-        draw_figures(results),
+        draw_figures(results, report),
         HardClips(head, hardest_clips(results, head, audio), audio),
     )
     for head in results.heads:

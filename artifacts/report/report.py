@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from ..run.summary import RunSummary
 from ..score_text import interval_text, p_text
 from .baselines import baseline_table
 from .checks import Check, grave, run_checks
-from .enrolment_table import enrolment_lines, enrolment_table
+from .enrolment_table import CurvePoint, curve, enrolment_lines, enrolment_table
 from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
-from .probabilities import probabilities_table, read_probabilities
+from .probabilities import HeadProbabilities, probabilities_table, read_probabilities
 from .result_tables import (
     classes_table,
     comparison_table,
@@ -64,6 +64,10 @@ class Report:
     checks: tuple[Check, ...] = ()  #: Findings about the run.
     provenance: tuple[Mapping[str, Any], ...] = ()  #: Command, versions and machine of each run.
     folder: Path | None = None  #: Where it was written.
+    #: What figures are drawn from, by head: the scores by number of enrolled clips, and the
+    #: probabilities of all clips.
+    curves: Mapping[str, tuple[CurvePoint, ...]] = field(default_factory=dict, compare=False)
+    probabilities: Mapping[str, HeadProbabilities] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         """Return it as Markdown."""
@@ -152,15 +156,17 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
                 "To pick the best of these heads is to choose on the test speakers: --head best "
                 "chooses inside the folds, and --head fuse combines them."
             )
-    tables += [enrolment_table(results, head) for head in results.enrolment]
+    curves = {head: curve(results, head) for head in results.enrolment}
+    tables += [enrolment_table(results, head, points) for head, points in curves.items()]
     if results.nuisance:
         tables.append(nuisance_table(results))
     if summary.split_kind.trains:  # else there are no layers
         tables.append(layers_table(results))
+    probabilities = read_probabilities(results)
     if summary.labels:
         tables.append(classes_table(results))
-        if probabilities := read_probabilities(results):
-            tables.append(probabilities_table(results, probabilities))
+    if probabilities:
+        tables.append(probabilities_table(results, probabilities))
     if results.group_columns:
         tables.append(groups_table(results))
     tables.append(speakers_table(results))
@@ -173,6 +179,8 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         tuple(notes),
         checks,
         (summary.provenance, *((probe.summary.provenance,) if probe else ())),
+        curves=curves,
+        probabilities=probabilities,
     )
 
 

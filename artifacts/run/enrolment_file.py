@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
-from ...pipeline.enrolment_curve import ANY_LABEL, DRAWS, LABEL_DRAWS, DrawCounts, EnrolmentFit
+from ...files import json_value
+from ...pipeline.enrolment_curve import (
+    ANY_LABEL,
+    DRAWS,
+    LABEL_DRAWS,
+    DrawCounts,
+    EnrolmentChoice,
+    EnrolmentFit,
+)
 from .csv_files import read_table, write_csv
 from .summary import RunSummary
 
@@ -22,9 +30,14 @@ def describe_enrolment(fit: EnrolmentFit) -> dict[str, Any]:
         "numbers": list(fit.numbers),
         "draws": DRAWS,
         "label_draws": LABEL_DRAWS,
-        "choices": [asdict(choice) for choice in fit.choices],
-        "final": asdict(fit.final),
+        "choices": [_describe_choice(choice) for choice in fit.choices],
+        "final": _describe_choice(fit.final),
     }
+
+
+def _describe_choice(choice: EnrolmentChoice) -> dict[str, Any]:
+    temperatures = [json_value(temperature) for temperature in choice.temperatures]
+    return {**asdict(choice), "temperatures": temperatures}
 
 
 def save_enrolment(

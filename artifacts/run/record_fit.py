@@ -28,12 +28,15 @@ from ...features.training_record import (
 )
 from ...files import json_value
 from ...pipeline.blocks import Matrix, take
-from ...pipeline.enrolment import ENROLLED_HEADS, fit_enrolled
+from ...pipeline.enrolment import fit_enrolled
 from ...pipeline.enrolment_curve import (
-    EnrolmentChoice,
     EnrolmentFit,
+    FoldOptions,
     check_enrolment,
+    enrolment_of_best,
     fit_enrolment,
+    fusion_options,
+    head_options,
 )
 from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
 from ...pipeline.folds import check_inner_folds
@@ -193,11 +196,12 @@ def record_run(
 
         fitting = _Fitting(plan, run, embeddings, streamed, combined, jobs, cluster, track)
         saving = _BundleSaving(cache, plan, run, embeddings, content, provenance)
+        enrolments: dict[str, EnrolmentFit | None] = {}
         for head in heads:
             grid = grids[head.name]
             if head.name not in recorder.heads:
                 fit = fitting.fit(head, grid)
-                enrolment = fitting.enrol(head, fit)
+                enrolment = enrolments[head.name] = fitting.enrol(head, fit)
                 saving.save(head.name, head, fit, enrolment)
                 summary = _summarise_head(head, grid, fit)
                 recorder.save_head(head.name, summary, fit, grid, enrolment)
@@ -207,13 +211,15 @@ def record_run(
             fits = {head.name: fitting.fit(head, grids[head.name]) for head in heads}
             if BEST in missing:
                 fit = choose_head(fits, grids, plan.problem)
+                enrolment = fitting.enrol_best(fit, fits, enrolments)
                 head = HEADS[fit.final.head]
-                saving.save(BEST, head, fit)
-                recorder.save_head(BEST, _summarise_best(head, fit), fit)
+                saving.save(BEST, head, fit, enrolment)
+                recorder.save_head(BEST, _summarise_best(head, fit), fit, enrolment=enrolment)
             if FUSE in missing:
                 fit = fuse_heads({head.name: head for head in heads}, fits, plan.problem)
-                saving.save_fusion(fits, grids, fit)
-                recorder.save_head(FUSE, _summarise_fusion(fit), fit)
+                enrolment = fitting.enrol_fusion(grids, fits, fit)
+                saving.save_fusion(fits, grids, fit, enrolment)
+                recorder.save_head(FUSE, _summarise_fusion(fit), fit, enrolment=enrolment)
         remove_fold_results(run)
     return recorder.finish()
 
@@ -246,7 +252,7 @@ def plan_run(
             "choose one that `serpipe fit --help` lists for them"
         )
     if protocol.enrol:
-        check_enrolment(plan, [head.name for head in heads])
+        check_enrolment(plan)
     of_heads = [grids[head.name] for head in heads]
     if default_heads and not anything_to_choose(plan, of_heads):
         combined = ()
@@ -320,7 +326,7 @@ class _Fitting:
         plan, problem, run = self.plan, self.plan.problem, self.run
         folds = [*problem.folds, problem.everybody()]
         layers, names = [candidate.name for candidate in plan.candidates], problem.names
-        fuses = FUSE in self.combined
+        keeps_scores = FUSE in self.combined or bool(self.plan.protocol.enrol)
         earlier = read_fold_results(
             run,
             head.name,
@@ -328,7 +334,7 @@ class _Fitting:
             folds,
             np.array(names),
             len(combinations(grid)),
-            with_inner_scores=fuses,
+            with_inner_scores=keeps_scores,
         )
         return fit_head(
             head,
@@ -341,23 +347,54 @@ class _Fitting:
             jobs=self.jobs,
             one_layer_at_a_time=self.streamed,
             among_heads=bool(self.combined),
-            keep_scores=fuses,
+            keep_scores=keeps_scores,
             cluster=self.cluster,
             track=self.track,
         )
 
     def enrol(self, head: type[Head], fit: HeadFit) -> EnrolmentFit | None:
-        """Measure enrolment of a head, if it is requested and the head is fast enough."""
-        numbers = self.plan.protocol.enrol
-        if not numbers or head.name not in ENROLLED_HEADS:
+        """Measure enrolment of a head, if it is requested."""
+        if not self.plan.protocol.enrol:
             return None
+        return self._enrol(head.title, fit, head_options(head, fit, self.plan.problem))
+
+    def enrol_best(
+        self,
+        best: HeadFit,
+        fits: Mapping[str, HeadFit],
+        enrolments: Mapping[str, EnrolmentFit | None],
+    ) -> EnrolmentFit | None:
+        """Return the enrolment of the head that is chosen among others, if it is requested.
+
+        That of a head which was finished before the run was resumed is measured again.
+        """
+        if not self.plan.protocol.enrol:
+            return None
+        used = {choice.head for choice in (*best.choices, best.final)}
+        measured = {
+            name: enrolments.get(name) or self.enrol(HEADS[name], fits[name]) for name in used
+        }
+        known = {name: each for name, each in measured.items() if each}
+        return enrolment_of_best(best, known, self.plan.problem)
+
+    def enrol_fusion(
+        self, grids: Mapping[str, Grid], fits: Mapping[str, HeadFit], fused: HeadFit
+    ) -> EnrolmentFit | None:
+        """Measure enrolment of a fusion, if it is requested."""
+        if not self.plan.protocol.enrol:
+            return None
+        options = fusion_options(grids, fits, fused, self.plan.problem)
+        return self._enrol(FusedHead.title, fused, options)
+
+    def _enrol(self, title: str, fit: HeadFit, options: Sequence[FoldOptions]) -> EnrolmentFit:
         return fit_enrolment(
-            head,
-            fit,
+            title,
+            options,
+            fit.nested.predicted,
             self.plan.candidates,
             self._in_memory,
             self.plan.problem,
-            numbers,
+            self.plan.protocol.enrol,
             jobs=self.jobs,
             track=self.track,
         )
@@ -393,25 +430,46 @@ class _BundleSaving:
         candidate = self._candidate(fit.final.layer)
         X = self.embeddings(candidate)
         fitted, weights = fit_final(head, fit.final.params, X, self.plan.problem)
-        adapted = None
-        if enrolment and enrolment.final.fewest:
-            adapted = self._fit_enrolled(head, enrolment.final)
+        adapted = self._fit_enrolled(enrolment)
         joined = weigh(X, np.array(weights)) if X.ndim == 3 else X
         novelty = self._novelty(joined)
         self._write(name, fitted, fit, fit.final.params, candidate, weights, novelty, adapted)
 
-    def _fit_enrolled(self, head: type[Head], choice: EnrolmentChoice) -> BundleEnrolment:
-        """Fit a head on all clips for enrolment."""
-        problem, candidate = self.plan.problem, self._candidate(choice.layer)
-        X = self.embeddings(candidate)
-        assert isinstance(X, np.ndarray)  # nothing is streamed
+    def _fit_enrolled(self, enrolment: EnrolmentFit | None) -> BundleEnrolment | None:
+        """Fit a head or a fusion on all clips for enrolment, if that pays."""
+        if not enrolment or not enrolment.final.fewest:
+            return None
+        problem, spec, choice = self.plan.problem, enrolment.final_spec, enrolment.final
+        used = [self._candidate(name) for name in spec.layers]
+        embeddings = {}
+        for candidate in used:
+            X = self.embeddings(candidate)
+            assert isinstance(X, np.ndarray)  # nothing is streamed
+            embeddings[candidate.name] = X
         rows = problem.everybody().train
-        fitted, statistics = fit_enrolled(head, choice.params, X, problem, rows)
-        summary = EnrolmentSummary(choice.params, asdict(candidate), choice.strength, choice.fewest)
-        return BundleEnrolment(summary, fitted, statistics)
+        head = spec.head({name: X.shape[1] for name, X in embeddings.items()}, problem.seed)
+        statistics = fit_enrolled(head, spec.join(embeddings, rows), problem, rows)
+        temperatures = {
+            number: temperature
+            for number, temperature in zip(enrolment.numbers, choice.temperatures, strict=True)
+            if number >= choice.fewest and not math.isnan(temperature)
+        }
+        summary = EnrolmentSummary(
+            choice.params,
+            asdict(_joined(used)),
+            choice.strength,
+            choice.fewest,
+            tuple(temperatures),
+            tuple(temperatures.values()),
+        )
+        return BundleEnrolment(summary, head, statistics)
 
     def save_fusion(
-        self, fits: Mapping[str, HeadFit], grids: Mapping[str, Grid], fused: HeadFit
+        self,
+        fits: Mapping[str, HeadFit],
+        grids: Mapping[str, Grid],
+        fused: HeadFit,
+        enrolment: EnrolmentFit | None = None,
     ) -> None:
         """Fit the members of a fusion on all clips and save its bundle, as for :meth:`save`."""
         if not self.is_usable:
@@ -419,10 +477,6 @@ class _BundleSaving:
         plan, members = self.plan, fused.final.members
         layers_used = {layer for _, layer in members}
         used = [each for each in plan.candidates if each.name in layers_used]
-        joined = used[0]
-        if len(used) > 1:  # single layers
-            layers = tuple(candidate.name for candidate in used)
-            joined = Candidate("concat-" + "-".join(layers), layers, "concat")
         fitted: list[FusedMember] = []
         weights: tuple[float, ...] = ()
         start, novelty = 0, None
@@ -439,7 +493,8 @@ class _BundleSaving:
             start += width
         head = FusedHead({}, plan.problem.seed, fitted)
         head.classes = np.unique(plan.problem.labels[plan.problem.everybody().train])
-        self._write(FUSE, head, fused, {}, joined, weights, novelty)
+        adapted = self._fit_enrolled(enrolment)
+        self._write(FUSE, head, fused, {}, _joined(used), weights, novelty, adapted)
 
     def _novelty(self, X: Matrix, start: int = 0) -> NoveltyDetector | None:
         problem = self.plan.problem
@@ -503,6 +558,14 @@ class _BundleSaving:
             content=self.content,
             provenance=self.provenance,
         )
+
+
+def _joined(candidates: Sequence[Candidate]) -> Candidate:
+    """Return what the layers of a head are saved as: the only one, or several single layers."""
+    if len(candidates) == 1:
+        return candidates[0]
+    layers = tuple(candidate.name for candidate in candidates)
+    return Candidate("concat-" + "-".join(layers), layers, "concat")
 
 
 def _training_corpora(cache: Cache, plan: Plan) -> dict[str, str]:

@@ -276,6 +276,7 @@ class _EnrolmentChoice:
     params: Mapping[str, int | float]
     strength: int | float
     fewest: int
+    temperatures: Sequence[int | float | None] = ()  #: Empty in runs of earlier versions.
 
 
 @dataclass(frozen=True)

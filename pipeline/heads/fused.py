@@ -99,6 +99,13 @@ class FusedHead(Head):
         """Return the most probable labels, shape (n_clips,)."""
         return np.asarray(self.classes[self.predict_proba(X).argmax(axis=1)])
 
+    def predict_and_score(
+        self, X: NDArray[np.float32]
+    ) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+        """Return the most probable labels and the probabilities."""
+        probabilities = self.predict_proba(X)
+        return np.asarray(self.classes[probabilities.argmax(axis=1)]), probabilities
+
     @property
     def converged(self) -> bool:
         """Whether all members reached their optimum."""

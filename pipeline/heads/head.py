@@ -165,6 +165,22 @@ class Head(ABC):
         """Return the scores that a run records, shape (n_clips, n_classes)."""
         return self.predict_proba(X)
 
+    def predict_and_score(self, X: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """Return what :meth:`predict` and :meth:`decision_scores` return.
+
+        A head may override this to compute once what both need.
+        """
+        return self.predict(X), self.decision_scores(X)
+
+    @classmethod
+    def for_many_clips(cls, params: Params, seed: int = 0) -> "Head":
+        """Return an unfitted head that predicts many clips in less time and is never saved.
+
+        Its predictions equal those of the head itself, up to the tolerance of the solver. A head
+        without a faster way is returned as it is.
+        """
+        return cls(params, seed)
+
     @property
     def converged(self) -> bool:
         """Whether the solver reached its optimum; heads that always do leave this as it is."""

@@ -1,13 +1,14 @@
 """Support vector machines, with an RBF or a linear kernel, on standardised embeddings."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
 from .head import Head, HeldOutResult, Parameter, Params, PathFitter
@@ -38,6 +39,9 @@ def rbf(A: NDArray[np.float32], B: NDArray[np.float32]) -> NDArray[np.float64]:
 def linear(A: NDArray[np.float32], B: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the inner products, shape (len(A), len(B))."""
     return (A @ B.T).astype(np.float64)
+
+
+_KERNELS = {"rbf": rbf, "linear": linear}
 
 
 def _machine(params: Params, kernel: str) -> SVC:
@@ -95,7 +99,7 @@ class SVM(Head):
         ) -> Iterator[HeldOutResult]:
             scaler = StandardScaler().fit(X[train])
             standard, standard_test = scaler.transform(X[train]), scaler.transform(X_test)
-            kernel = {"rbf": rbf, "linear": linear}[cls.kernel]
+            kernel = _KERNELS[cls.kernel]
             among, across = kernel(standard, standard), kernel(standard_test, standard)
             for params in path:
                 machine = _machine(params, "precomputed").fit(among, y[train])
@@ -103,6 +107,11 @@ class SVM(Head):
                 yield HeldOutResult(machine.predict(across), values, converged=True)
 
         return fit_path
+
+    @classmethod
+    def for_many_clips(cls, params: Params, seed: int = 0) -> Head:
+        """Return an SVM that computes its kernel as a matrix product, as :meth:`path_fitter`."""
+        return _KernelSVM(params, seed, cls.kernel)
 
 
 class LinearSVM(SVM):
@@ -112,3 +121,33 @@ class LinearSVM(SVM):
     title = "SVM (linear)"
     parameters = {"C": Parameter((1e-4, 1e-3, 1e-2, 1e-1, 1e0), 1e-8, 1e8)}
     kernel = "linear"
+
+
+class _KernelSVM(SVM):
+    """An SVM fitted to a kernel matrix. It holds all training clips, so it is not saved.
+
+    The machine in ``model`` is a pipeline of the scaler, the kernel with the training clips, and
+    the SVC.
+    """
+
+    def __init__(self, params: Params, seed: int, kernel: str) -> None:
+        super().__init__(params, seed)
+        self._kernel = _KERNELS[kernel]
+
+    def fit(self, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_]) -> Self:
+        """Fit scaler and SVM."""
+        scaler = StandardScaler().fit(X)
+        standard = scaler.transform(X)
+        kernel = partial(self._kernel, B=standard)
+        machine = _machine(self.params, "precomputed").fit(kernel(standard), y)
+        self.model = {"machine": make_pipeline(scaler, FunctionTransformer(kernel), machine)}
+        return self
+
+    def predict_and_score(
+        self, X: NDArray[np.float32]
+    ) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+        """Predict and score clips, with their kernel computed once."""
+        *steps, machine = self.model["machine"]
+        for step in steps:
+            X = step.transform(X)
+        return np.asarray(machine.predict(X)), decision_values(machine, X)
