@@ -29,7 +29,7 @@ from .measures import LABELS
 from .target import stratify
 
 if TYPE_CHECKING:
-    from .protocol import Plan
+    from .plan import Plan
 
 #: Factors of the variance between speakers that are tried, see :meth:`SpeakerStatistics.shift`.
 STRENGTHS = (1.0, 2.0, 4.0)

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from serpipe.errors import UserError
 from serpipe.features.audio import Waveform
 from serpipe.features.checkpoint import load_checkpoint
+from serpipe.features.checkpoint_limits import check_config, check_extractor, read_settings
 from serpipe.features.encoder import load_encoder
-from serpipe.features.families import family_of
+from serpipe.features.families import FAMILIES, Family, family_of
 from serpipe.features.families.table import families_table
 from serpipe.pipeline.finetune.classifier import load_classifier
 from serpipe.pipeline.finetune.kinds import EncoderWithHead
@@ -376,6 +377,26 @@ def test_extreme_values_are_refused_before_anything_is_built(
                 with raises_about(UserError, folder / file, value):
                     load_encoder(str(folder))
         (folder / file).write_text(whole)
+
+
+@pytest.mark.parametrize(
+    ("family", "model_type"), [(each, kind) for each in FAMILIES for kind in each.model_types]
+)
+def test_configurations_of_the_published_sizes_are_within_the_limits(
+    tmp_path: Path, family: Family, model_type: str
+) -> None:
+    """The defaults of transformers are those of a published checkpoint of each family."""
+    part = family.parts.get(model_type)
+    kind = part and getattr(transformers, part.config_class)
+    config = kind() if kind else transformers.CONFIG_MAPPING[model_type]()
+    extractor = getattr(transformers, family.extractor or "Wav2Vec2FeatureExtractor")()
+    config.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    for name, check, limits in (
+        ("config.json", check_config, family.config_limits),
+        ("preprocessor_config.json", check_extractor, family.extractor_limits),
+    ):
+        check(tmp_path / name, read_settings(tmp_path / name), limits)
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if family_of(CASES[n].model_type).extractor])

@@ -48,7 +48,7 @@ from ...pipeline.layers import Candidate, weigh
 from ...pipeline.measures import MEASURES
 from ...pipeline.novelty import NoveltyDetector, fit_novelty_detector
 from ...pipeline.options import Protocol
-from ...pipeline.protocol import (
+from ...pipeline.plan import (
     Plan,
     anything_to_choose,
     inner_title,
