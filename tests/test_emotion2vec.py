@@ -13,6 +13,8 @@ import torch
 import yaml
 from serpipe.errors import UserError
 from serpipe.features.checkpoint import load_checkpoint
+from serpipe.features.emotion2vec_files import read_config
+from serpipe.features.emotion2vec_network import Emotion2vec
 from serpipe.features.encoder import load_encoder
 from serpipe.features.families import family_of
 from serpipe.features.front_end import prepare
@@ -370,6 +372,32 @@ def test_values_that_are_missing_or_extreme_are_refused(
         (folder / "config.yaml").write_text(yaml.safe_dump(content))
         with pytest.raises(UserError, match=name):
             load_encoder(str(folder))
+
+
+@pytest.mark.parametrize(("width", "n_heads"), [(768, 12), (1024, 16)])
+def test_the_published_sizes_are_within_the_limits(
+    tmp_path: Path, width: int, n_heads: int
+) -> None:
+    """Base and large have the same number of weights; large has these shapes."""
+    changes = {
+        **{"embed_dim": width, "num_heads": n_heads, "num_alibi_heads": n_heads, "depth": 8},
+        **{"mlp_ratio": 4.0, "prenet_depth": 4, "num_extra_tokens": 10, "conv_pos_width": 95},
+        **{"conv_pos_depth": 5, "conv_pos_groups": 16},
+        "feature_encoder_spec": "[(512, 10, 5)] + [(512, 3, 2)] * 4 + [(512,2,2)] + [(512,2,2)]",
+    }
+    settings = SETTINGS
+    for name, value in changes.items():
+        settings = change(settings, name, value)
+    save_settings(tmp_path, settings)
+    with torch.device("meta"):
+        encoder = Emotion2vec(read_config(tmp_path / "config.yaml"))
+    shapes = {key: tuple(tensor.shape) for key, tensor in encoder.state_dict().items()}
+    assert len(shapes) == 183
+    assert shapes["positions.4.weight"] == (width, width // 16, 19)
+    assert shapes["blocks.11.qkv.weight"] == (3 * width, width)
+    assert shapes["blocks.11.expand.weight"] == (4 * width, width)
+    assert shapes["extra_tokens"] == (1, 10, width)
+    assert encoder.without_extra_tokens(torch.zeros(1, 12, 3)).shape == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
