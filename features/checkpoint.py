@@ -86,12 +86,13 @@ def load_checkpoint(
     with _quiet():
         files = locate(name, revision, option)
         try:
-            settings: Mapping[str, Any] = {}
             loaded = next((each for layout in layouts if (each := layout(files))), None)
-            if loaded is None:
+            if loaded:
+                training = _training(files, {})
+            else:
                 settings = _read_settings(files)
+                training = _training(files, settings)  # before the weights, which come last
                 loaded = _load_transformers(files, settings, load)
-            training = _training(files, settings)
             weights_sha256 = _hash_weights(loaded.model)
         except SerpipeError:
             raise

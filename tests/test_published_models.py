@@ -334,7 +334,7 @@ def test_a_configuration_that_is_not_supported_is_refused_as_for_encoders(
 @pytest.mark.parametrize(
     ("entry", "value"),
     [
-        *((name, None) for name in ("mean", "std", "hidden_size", "num_classes", "id2label")),
+        *((name, None) for name in ("mean", "std", "hidden_size", "num_classes")),
         *(("hidden_size", value) for value in (10**9, "32", 64)),
         *(("num_hidden_layers", value) for value in (10**9, 3)),
         *(("classifier_hidden_layers", value) for value in (0, 1, 3, 10**9)),
@@ -357,6 +357,21 @@ def test_an_odyssey_configuration_that_does_not_fit_is_refused(
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=re.escape(str(folder))):
         load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("name", ["odyssey", "attributes"])
+def test_outputs_without_names_are_numbered(
+    saved: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(saved(name), tmp_path / name)
+    config = json.loads((folder / "config.json").read_text())
+    n_outputs = len(config.pop("id2label"))
+    (folder / "config.json").write_text(json.dumps(config))
+    classifier = load_classifier(str(folder))
+    assert classifier.outputs == tuple(f"LABEL_{number}" for number in range(n_outputs))
+    assert classifier.problem_type == ""
+    named = load_classifier(str(saved(name))).problem_type
+    assert named == {"odyssey": "single_label_classification", "attributes": "regression"}[name]
 
 
 @pytest.mark.parametrize(

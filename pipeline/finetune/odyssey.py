@@ -151,12 +151,7 @@ def load_odyssey(files: CheckpointFiles) -> Loaded | None:
     if settings.get("sampling_rate", _SAMPLING_RATE) != _SAMPLING_RATE:
         raise UserError(f"{path}: sampling_rate must be {_SAMPLING_RATE}; choose another --model")
     labels = _labels(path, settings)
-    is_rating = len(labels) == 1 or {label.lower() for label in labels.values()} <= _ATTRIBUTES
-    config = PublishedConfig(
-        settings["hidden_size"],
-        labels,
-        "regression" if is_rating else "single_label_classification",
-    )
+    config = PublishedConfig(settings["hidden_size"], labels, _problem_type(settings, labels))
     wavlm = _wavlm_config(settings)
     front_end = ScaledFrontEnd(
         _SAMPLING_RATE,
@@ -175,14 +170,22 @@ def load_odyssey(files: CheckpointFiles) -> Loaded | None:
 
 
 def _labels(path: Path, settings: Mapping[str, Any]) -> dict[int, str]:
-    """Return the names of the outputs, which must all have one."""
-    given = settings.get("id2label")
+    """Return the names of the outputs; without any, those that transformers gives them."""
     n_outputs = settings["num_classes"]
-    if not isinstance(given, dict) or sorted(given) != sorted(map(str, range(n_outputs))):
+    unnamed = {str(number): f"LABEL_{number}" for number in range(n_outputs)}
+    given = settings.get("id2label", unnamed)
+    if not isinstance(given, dict) or given.keys() != unnamed.keys():
         raise UserError(
             f"{path}: its id2label must name the outputs 0 to {n_outputs - 1}; complete it"
         )
     return {number: str(given[str(number)]) for number in range(n_outputs)}
+
+
+def _problem_type(settings: Mapping[str, Any], labels: Mapping[int, str]) -> str:
+    """Return what the outputs are, from their names; empty if there are several without names."""
+    if len(labels) == 1 or {label.lower() for label in labels.values()} <= _ATTRIBUTES:
+        return "regression"
+    return "single_label_classification" if "id2label" in settings else ""
 
 
 def _wavlm_config(settings: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ class PublishedConfig:
     hidden_size: int
     #: The name of each output.
     id2label: Mapping[int, str]
-    #: ``"single_label_classification"`` or ``"regression"``.
+    #: ``"single_label_classification"``, ``"regression"``, or empty if unknown.
     problem_type: str
 
 
