@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,33 +14,26 @@ import torch
 from torch import nn
 
 from ..errors import SerpipeError, UserError, counted, first_line
-from ..integrity import check_model_files
+from .checkpoint_files import CheckpointFiles, Layout, Loaded, locate
 from .checkpoint_limits import (
     ADAPTER,
     CONFIG,
     EXTRACTOR,
     MAX_JSON_BYTES,
-    MAX_WEIGHT_BYTES,
     PROCESSOR,
-    WEIGHTS,
     Limits,
     check_config,
     check_extractor,
     check_weights,
     read_settings,
     read_weights,
-    weight_files,
     weight_names,
 )
+from .emotion2vec_files import load_emotion2vec
 from .families import SUPPORTED, Family, Part, family_of
 from .front_end import FrontEnd
-from .hub import Snapshot, open_snapshot
 from .known_models import known_training, names_of_folder
-from .names import BUILT_IN, DEFAULT_ENCODER, check_checkpoint_name
 from .training_record import FILE_NAME, MAX_BYTES, TrainingRecord, read_corpora, read_record, unite
-
-#: Commits of hub ids unless the user names another: numbers must not drift.
-PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
 
 #: Loads and checks weights: takes the name for messages, folder and configuration.
 Loader = Callable[[str, Path, Any], nn.Module]
@@ -73,42 +65,34 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    name: str, revision: str | None, *, load: Loader | None = None, option: str = "--encoder"
+    name: str,
+    revision: str | None,
+    *,
+    load: Loader | None = None,
+    layouts: Sequence[Layout] = (load_emotion2vec,),
+    option: str = "--encoder",
 ) -> Checkpoint:
     """Load a checkpoint.
 
     ``name`` is a built-in name (``"whisper-tiny.en"``), a local folder in the layout of
     transformers, or a hub id, and ``revision`` a branch, tag or commit of a hub id; ids in
     ``PINNED_REVISIONS`` have one. ``load`` loads and checks the weights, by default those of the
-    encoder alone. ``option`` is the option that names the checkpoint, for messages.
+    encoder alone. ``layouts`` load checkpoints that transformers does not know; the first that
+    recognises the files is used. ``option`` is the option that names the checkpoint, for messages.
 
     Raise UserError if the checkpoint is missing, of an unknown kind, or lacks weights or its
     preprocessor, and MachineError if the hub cannot be reached.
     """
     with _quiet():
-        files = _locate(name, revision, option)
+        files = locate(name, revision, option)
         try:
-            settings = _read_settings(files)
-            model_type = str(settings["model_type"])
-            family = family_of(model_type)
-            if load and not family.is_trainable:
-                raise UserError(
-                    f"{name}: model type {model_type!r} is supported as a frozen encoder, not as a "
-                    f"trained classifier; choose another {option}"
-                )
-            part = family.parts.get(model_type)
-            config = _load_config(files, part, settings)
-            extractor = _load_extractor(files, family)
-            config_sha256 = _hash_configs(config, extractor)
-            front_end = family.front_end(name, config, extractor)
+            settings: Mapping[str, Any] = {}
+            loaded = next((each for layout in layouts if (each := layout(files))), None)
+            if loaded is None:
+                settings = _read_settings(files)
+                loaded = _load_transformers(files, settings, load)
             training = _training(files, settings)
-            model: nn.Module
-            if part:
-                model = _load_part(files, family, part, config)
-            else:
-                _check_weights(files, family, config)  # downloads them, after everything else
-                model = (load or _load_model)(name, files.folder, config)
-            weights_sha256 = _hash_weights(model)
+            weights_sha256 = _hash_weights(loaded.model)
         except SerpipeError:
             raise
         except Exception as error:  # a damaged checkpoint can make the loaders raise anything
@@ -119,12 +103,37 @@ def load_checkpoint(
         name=name if files.snapshot else files.folder.resolve().name,
         revision=files.revision,
         weights_sha256=weights_sha256,
-        config_sha256=config_sha256,
-        model_type=model_type,
-        model=model,
-        front_end=front_end,
+        config_sha256=loaded.config_sha256,
+        model_type=loaded.model_type,
+        model=loaded.model,
+        front_end=loaded.front_end,
         training=training,
     )
+
+
+def _load_transformers(
+    files: CheckpointFiles, settings: Mapping[str, Any], load: Loader | None
+) -> Loaded:
+    """Load a checkpoint in the layout of transformers, whose ``config.json`` has been checked."""
+    name, model_type = files.name, str(settings["model_type"])
+    family = family_of(model_type)
+    if load and not family.is_trainable:
+        raise UserError(
+            f"{name}: model type {model_type!r} is supported as a frozen encoder, not as a "
+            f"trained classifier; choose another {files.option}"
+        )
+    part = family.parts.get(model_type)
+    config = _load_config(files, part, settings)
+    extractor = _load_extractor(files, family)
+    config_sha256 = _hash_configs(config, extractor)
+    front_end = family.front_end(name, config, extractor)
+    model: nn.Module
+    if part:
+        model = _load_part(files, family, part, config)
+    else:
+        _check_weights(files, family, config)  # downloads them, after everything else
+        model = (load or _load_model)(name, files.folder, config)
+    return Loaded(model_type, model, front_end, config_sha256)
 
 
 @contextmanager
@@ -143,55 +152,7 @@ def _quiet() -> Iterator[None]:
         hub_logging.set_verbosity(hub_verbosity)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The files of a checkpoint: a local folder, or a snapshot of the hub.
-
-    Its name, as given, and the option that gave it are for messages.
-    """
-
-    name: str
-    option: str
-    folder: Path
-    #: ``"local"``, ``"built-in"``, or the commit on the hub.
-    revision: str
-    snapshot: Snapshot | None = None
-
-    @property
-    def remedy(self) -> str:
-        """What to do about damaged files."""
-        if self.snapshot:
-            return f"remove {self.folder.parents[1]} to download it again"
-        return "download it again, in the layout of transformers"
-
-    def find(self, name: str, max_bytes: int = MAX_JSON_BYTES) -> Path | None:
-        """Return a file, downloaded if necessary; None if there is none of that name."""
-        if self.snapshot:
-            return self.snapshot.find(name, max_bytes)
-        file = self.folder / name
-        return file if os.path.lexists(file) else None
-
-    def get(self, names: Sequence[str], max_bytes: int) -> list[Path]:
-        """Return files that must exist, downloaded if necessary."""
-        if self.snapshot:
-            return self.snapshot.get(names, max_bytes)
-        files = [self.folder / name for name in names]
-        for file in files:
-            if not os.path.lexists(file):
-                raise self.lacks(file.name)
-        return files
-
-    def lacks(self, names: str) -> SerpipeError:
-        """Return the error for a file that is missing; ``names`` names it."""
-        if self.snapshot:
-            return self.snapshot.lacks(names)
-        return UserError(
-            f"{self.folder}: has no {names}; save the model and its feature extractor with "
-            "save_pretrained()"
-        )
-
-
-def _read_settings(files: _Source) -> dict[str, Any]:
+def _read_settings(files: CheckpointFiles) -> dict[str, Any]:
     """Return the content of ``config.json`` after checking everything that decides the model."""
     (config,) = files.get([CONFIG], MAX_JSON_BYTES)
     settings = read_settings(config)
@@ -241,7 +202,7 @@ def _read_settings(files: _Source) -> dict[str, Any]:
     return settings
 
 
-def _load_config(files: _Source, part: Part | None, settings: Mapping[str, Any]) -> Any:
+def _load_config(files: CheckpointFiles, part: Part | None, settings: Mapping[str, Any]) -> Any:
     """Return the configuration of an encoder; that of a larger model is not built."""
     import transformers
 
@@ -252,7 +213,7 @@ def _load_config(files: _Source, part: Part | None, settings: Mapping[str, Any])
     return getattr(transformers, part.config_class).from_dict(dict(values))
 
 
-def _load_extractor(files: _Source, family: Family) -> Any:
+def _load_extractor(files: CheckpointFiles, family: Family) -> Any:
     """Return the feature extractor of a checkpoint."""
     import transformers
 
@@ -266,11 +227,11 @@ def _load_extractor(files: _Source, family: Family) -> Any:
         )
 
 
-def _check_weights(files: _Source, family: Family, config: Any) -> None:
+def _check_weights(files: CheckpointFiles, family: Family, config: Any) -> None:
     """Refuse a configuration that describes more weights than the files hold."""
     n_weights = _count_weights(family.model_class(config), family, config)
     n_blocks = family.n_blocks(config)
-    check_weights(files.name, _weights(files), family.block_pattern, n_blocks, n_weights)
+    check_weights(files.name, files.weights(), family.block_pattern, n_blocks, n_weights)
 
 
 def _count_weights(kind: Any, family: Family, config: Any) -> int:
@@ -284,21 +245,7 @@ def _count_weights(kind: Any, family: Family, config: Any) -> int:
     )
 
 
-def _weights(files: _Source, prefixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """Return the files of weights that will be loaded, downloaded if necessary.
-
-    Of several formats only the one that transformers prefers is downloaded, and of shards only
-    those with weights that begin with one of ``prefixes``.
-    """
-    for name in WEIGHTS:
-        if file := files.find(name, MAX_WEIGHT_BYTES):
-            return [file]
-        if index := files.find(f"{name}.index.json"):
-            return files.get(weight_files(index, prefixes), MAX_WEIGHT_BYTES)
-    raise files.lacks(" or ".join(WEIGHTS))
-
-
-def _load_part(files: _Source, family: Family, part: Part, config: Any) -> nn.Module:
+def _load_part(files: CheckpointFiles, family: Family, part: Part, config: Any) -> nn.Module:
     """Load the encoder of a larger model; no other weights are read.
 
     Raise UserError if the files hold none of its weights, or not all of them.
@@ -307,7 +254,7 @@ def _load_part(files: _Source, family: Family, part: Part, config: Any) -> nn.Mo
 
     kind = attrgetter(part.model_class)(transformers)
     n_weights = _count_weights(kind, family, config)
-    paths = _weights(files, part.prefixes)
+    paths = files.weights(part.prefixes)
     keys = [key for path in paths for key in weight_names(path)]
     prefix = next((p for p in part.prefixes if any(key.startswith(p) for key in keys)), None)
     if prefix is None:
@@ -328,7 +275,7 @@ def _load_part(files: _Source, family: Family, part: Part, config: Any) -> nn.Mo
     return family.encoder(model)
 
 
-def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
+def _training(files: CheckpointFiles, config: Mapping[str, Any]) -> TrainingRecord | None:
     """Return what a checkpoint was trained on, from its record and its names."""
     corpora = read_corpora(config.get("serpipe"))
     # On the hub, only models trained by serpipe have a record.
@@ -341,22 +288,6 @@ def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | Non
         str(config.get("_name_or_path") or ""),
     ]
     return unite([record, named, known_training(names)])
-
-
-def _locate(name: str, revision: str | None, option: str) -> _Source:
-    """Return where the files of a checkpoint are; on the hub, find the commit of the revision."""
-    built_in = BUILT_IN.get(name)
-    if built_in or Path(name).exists():
-        kind = "built-in" if built_in else "local"
-        files = _Source(name, option, built_in or Path(name), kind)
-        check_model_files(files.folder)
-        for needed in (CONFIG, EXTRACTOR):
-            if not (files.folder / needed).is_file():
-                raise files.lacks(needed)
-        return files
-    check_checkpoint_name(name, option)
-    snapshot = open_snapshot(name, revision or PINNED_REVISIONS.get(name, "main"), option)
-    return _Source(name, option, snapshot.folder, snapshot.commit, snapshot)
 
 
 def _load_model(name: str, folder: Path, config: Any) -> nn.Module:

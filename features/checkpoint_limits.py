@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG, EXTRACTOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+#: The configuration of a model of FunASR.
+FUNASR_CONFIG = "config.yaml"
+#: The configuration of a checkpoint is in the first of these that exists.
+CONFIGS = (CONFIG, FUNASR_CONFIG)
 #: The files of weights in the order in which transformers looks for them.
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 #: A PEFT adapter names another checkpoint, which transformers would load instead of this one.
@@ -140,6 +144,11 @@ def check_extractor(path: Path, settings: Mapping[str, Any], family: Limits) -> 
     """Check the values of ``preprocessor_config.json``, as :func:`check_config` does."""
     common = Limits(_EXTRACTOR_INTEGERS, _EXTRACTOR_FLOATS, choices=_EXTRACTOR_CHOICES)
     _check(path, settings, common, family)
+
+
+def check_values(path: Path, settings: Mapping[str, Any], limits: Limits) -> None:
+    """Check the values of another file of settings, as :func:`check_config` does."""
+    _check(path, settings, limits, Limits())
 
 
 def _check(path: Path, settings: Mapping[str, Any], common: Limits, family: Limits) -> None:

@@ -36,19 +36,26 @@ class FrontEnd(Protocol):
         """Return the number of frames of a clip of ``n_samples``."""
 
 
-def normalise(waveform: Waveform) -> Waveform:
+#: What ``Wav2Vec2FeatureExtractor`` adds to the variance. A front end with another value has it as
+#: ``epsilon``.
+EPSILON = 1e-7
+
+
+def normalise(waveform: Waveform, epsilon: float = EPSILON) -> Waveform:
     """Scale one clip to zero mean and unit variance, as ``Wav2Vec2FeatureExtractor`` does.
 
-    That is ``(x - mean) / sqrt(variance + 1e-7)``, before any padding: statistics over a padded
+    That is ``(x - mean) / sqrt(variance + epsilon)``, before any padding: statistics over a padded
     batch would be wrong.
     """
-    scaled: Waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)
+    scaled: Waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + epsilon)
     return scaled.astype(np.float32)
 
 
 def prepare(front_end: FrontEnd, waveform: Waveform) -> Waveform:
     """Return a whole clip, normalised if the checkpoint requires it, before it is cut."""
-    return normalise(waveform) if front_end.normalise else waveform
+    if not front_end.normalise:
+        return waveform
+    return normalise(waveform, getattr(front_end, "epsilon", EPSILON))
 
 
 def samples_of(frames: int, kernels: Sequence[int], strides: Sequence[int]) -> int:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import MachineError, SerpipeError, UserError, first_line
-from .checkpoint_limits import CONFIG, EXTRACTOR, MAX_JSON_BYTES, PROCESSOR, WEIGHTS, weight_files
+from .checkpoint_limits import (
+    CONFIG,
+    CONFIGS,
+    EXTRACTOR,
+    MAX_JSON_BYTES,
+    PROCESSOR,
+    WEIGHTS,
+    weight_files,
+)
 from .names import BUILT_IN
 
 #: A revision becomes a path in the hub's cache, and may come from an untrusted bundle.
@@ -74,7 +82,7 @@ class Snapshot:
 
 
 def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
-    """Find the commit of a revision, and download its ``config.json``.
+    """Find the commit of a revision, and download its ``config.json`` or ``config.yaml``.
 
     The hub lists the files of the commit with their sizes. It is not asked for a commit that is
     complete in its local cache. If it does not answer, the commit of a branch is that which the
@@ -125,11 +133,19 @@ def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
         sizes, commit = {each.rfilename: each.size for each in info.siblings or []}, info.sha
     except Exception as error:  # of the network or the hub; the cache may have what is needed
         failure = error
-    _check_size(name, sizes, [CONFIG], MAX_JSON_BYTES)
+    config = next((each for each in CONFIGS if each in sizes), CONFIG)
+    _check_size(name, sizes, [config], MAX_JSON_BYTES)
     try:
+        if failure:
+            in_cache = (
+                each
+                for each in CONFIGS
+                if isinstance(try_to_load_from_cache(name, each, revision=revision), str)
+            )
+            config = next(in_cache, CONFIG)
         # By the name of the revision, so that the cache records its commit, for use offline.
         path = hf_hub_download(
-            name, CONFIG, revision=revision, local_files_only=failure is not None
+            name, config, revision=revision, local_files_only=failure is not None
         )
     except Exception as error:
         raise explain(failure or error) from error

@@ -47,6 +47,13 @@ KNOWN_MODELS = (
         exact=("wav2vec2-emotion-recognition",),  # projects have this name, too
     ),
     KnownModel(frozenset({"iemocap"}), ("superb-er",)),
+    KnownModel(
+        frozenset({"msp-podcast"}),
+        (
+            "SER-Odyssey-Baseline-WavLM",  # of 3loi
+            "wav2vec2-large-robust-12-ft-emotion-msp-dim",  # of audeering
+        ),
+    ),
 )
 
 

@@ -27,6 +27,7 @@ from ...features.audio import (
     hash_samples,
     read_clip,
 )
+from ...features.checkpoint_limits import CONFIGS
 from ...features.in_order import in_order
 from ...features.read_ahead import Content, read_ahead
 from ...features.trim import trim
@@ -466,9 +467,9 @@ def load_model(
     ----------
     name : str, Path or Remote, optional
         A bundle (``RUN/bundles/HEAD``), a run (its first bundle by name, or its ``model``), a
-        folder or hub id of an audio classifier of transformers, or a folder of a network. By
-        default the first bundle of the newest run in ``artifacts/runs`` that has any, else the
-        one that ships with serpipe. A model in a store is fetched first.
+        folder or hub id of a trained audio classifier, or a folder of a network. By default the
+        first bundle of the newest run in ``artifacts/runs`` that has any, else the one that ships
+        with serpipe. A model in a store is fetched first.
     device : str
         Torch device.
     encoder : str or Path, optional
@@ -496,7 +497,7 @@ def load_model(
         predictor = bundle_predictor(folder, device, encoder, revision)
     elif (folder / "network.json").is_file():
         predictor = network_predictor(folder, device)
-    elif folder.is_dir() and not (folder / "config.json").is_file():
+    elif folder.is_dir() and not any((folder / each).is_file() for each in CONFIGS):
         raise UserError(
             f"{folder}: holds no model; name RUN, RUN/bundles/HEAD, or a saved model with --model"
         )

@@ -266,8 +266,14 @@ def _load_part(
 
 def _classifier_graph(name: str, revision: str | None, model: Model) -> Graph:
     from ...pipeline.finetune.classifier import load_classifier
+    from ...pipeline.finetune.published_model import PublishedModel
 
     loaded = load_classifier(name, revision)
+    if isinstance(loaded.checkpoint.model, PublishedModel):
+        raise UserError(
+            f"{name}: its head ({loaded.head}) cannot be exported; use it with serpipe, or export "
+            "a bundle or a classifier of transformers"
+        )
     front_end, outputs = loaded.checkpoint.front_end, model.predictor.outputs
     indices = [outputs.index(output) for output in loaded.outputs]
     return Graph(

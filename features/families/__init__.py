@@ -7,6 +7,7 @@ from .ast import AudioSpectrogramTransformer
 from .audio_towers import Qwen2Audio, Voxtral
 from .clap import Clap
 from .conformer import Wav2Vec2Bert, Wav2Vec2Conformer
+from .emotion2vec import Emotion2vec
 from .family import Family, Part, Stack
 from .moonshine import Moonshine
 from .parakeet import Parakeet
@@ -19,6 +20,7 @@ __all__ = ["FAMILIES", "SUPPORTED", "Family", "Part", "Stack", "family_of"]
 FAMILIES: tuple[Family, ...] = (
     Wav2Vec2(),
     Whisper(),
+    Emotion2vec(),
     Wav2Vec2Bert(),
     Wav2Vec2Conformer(),
     Sew(),

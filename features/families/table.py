@@ -18,7 +18,7 @@ def _row(family: Family) -> tuple[str, ...]:
     longest = f" to {family.window_seconds:g} s" if family.window_seconds else ""
     return (
         family.title,
-        ", ".join(f"`{name}`" for name in family.classes),
+        ", ".join(f"`{name}`" for name in family.classes) or "none",
         family.input,
         f"{family.frames_per_second:g}",
         family.layers,

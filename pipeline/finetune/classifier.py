@@ -17,8 +17,11 @@ from ...errors import UserError
 from ...features.checkpoint import Checkpoint, load_as, load_checkpoint
 from ...features.families import family_of
 from .data import Examples, Sounds
+from .emotion2vec_plus import load_emotion2vec_plus
 from .model import keep_padding_out
+from .odyssey import load_odyssey
 from .options import TrainingOptions
+from .published_model import PublishedModel
 from .train import predict
 
 #: The two kinds of head, as runs record them.
@@ -51,7 +54,8 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
     """Load a trained classifier, by hub id and revision or from a local folder.
 
     It is a model that ``AutoModelForAudioClassification`` loads, or one whose head is
-    ``classifier.dense`` with ``classifier.output`` or ``classifier.out_proj``. Raise UserError if
+    ``classifier.dense`` with ``classifier.output`` or ``classifier.out_proj``, an emotion2vec+, or
+    a baseline of the Odyssey 2024 challenge. Raise UserError if
     the checkpoint does not exist, is of an unknown kind, or lacks or exceeds the weights;
     MachineError if the hub cannot be reached.
     """
@@ -60,7 +64,13 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
             f"--model {name}: is a network of `serpipe finetune --network`, not a model of "
             "transformers; its scores are in its own run"
         )
-    checkpoint = load_checkpoint(name, revision, load=_load_model, option="--model")
+    checkpoint = load_checkpoint(
+        name,
+        revision,
+        load=_load_model,
+        layouts=(load_emotion2vec_plus, load_odyssey),
+        option="--model",
+    )
     model: Any = checkpoint.model
     id2label = model.config.id2label
     if sorted(id2label) != list(range(len(id2label))):
@@ -72,10 +82,13 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
         raise UserError(
             f"{name}: its id2label contains characters that cannot be printed; rename them"
         )
+    outputs = tuple(str(id2label[n]) for n in range(len(id2label)))
+    if isinstance(model, PublishedModel):
+        return Classifier(checkpoint, model.head, outputs)
     if not checkpoint.family.has_window:
         keep_padding_out(model, model.base_model, checkpoint.front_end)
     head = STANDARD if isinstance(model.classifier, nn.Linear) else DENSE_TANH
-    return Classifier(checkpoint, head, tuple(str(id2label[n]) for n in range(len(id2label))))
+    return Classifier(checkpoint, head, outputs)
 
 
 def run_classifier(
