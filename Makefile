@@ -1,10 +1,11 @@
-# make demo: install everything, then extract, fit, report and predict on the built-in sample, offline.
+# make demo: install serpipe, then extract, fit, report and predict on the built-in sample, offline.
 # make test: install everything, then run the tests.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .demo
 SITE := .site
+RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
 # Every installation, the build environment included, uses the tested versions and no others.
 # The path is relative because pip would split an absolute one at a space.
@@ -16,12 +17,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
+$(RUNTIME): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(INSTALLED)
+demo: $(RUNTIME)
 	mkdir -p $(DEMO)
 	cd $(DEMO) && HF_HUB_OFFLINE=1 ../$(BIN)/serpipe extract --data sample --encoder whisper-tiny.en
 	cd $(DEMO) && ../$(BIN)/serpipe fit

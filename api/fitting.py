@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..cluster import Cluster
     from ..features.cache import Cache
     from ..pipeline.heads import Grid, Head
-    from ..pipeline.protocol import Plan
+    from ..pipeline.plan import Plan
     from ..pipeline.ratings import Ratings
 
     #: One cache or several; the newest by default.
@@ -148,7 +148,7 @@ def fit_cross_corpus(
         If there is only one corpus, or a pair cannot be fitted. Nothing is fitted then.
     """
     about = provenance_of_call(fit_cross_corpus, locals()) if provenance is None else provenance
-    from ..pipeline.protocol import cross_corpus_protocols
+    from ..pipeline.plan import cross_corpus_protocols
 
     fitting = _prepare(cache, protocol, ratings, head, grid, about, jobs, stream_past, track, say)
     possible = []
@@ -335,7 +335,7 @@ def _prepare(
     from ..features.joined_cache import join_caches
     from ..mirror import local
     from ..pipeline.heads import find_heads, read_grids
-    from ..pipeline.protocol import is_regression
+    from ..pipeline.plan import is_regression
 
     several = cache if isinstance(cache, Sequence) and not isinstance(cache, str) else [cache]
     caches = []

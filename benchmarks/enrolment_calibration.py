@@ -20,8 +20,8 @@ from serpipe.features.recordings import recordings
 from serpipe.pipeline.calibration import apply_temperature, label_weights
 from serpipe.pipeline.enrolment import fit_enrolled
 from serpipe.pipeline.enrolment_curve import (
+    AdaptableHeads,
     EnrolmentFit,
-    FoldOptions,
     fit_enrolment,
     fusion_options,
     head_options,
@@ -89,7 +89,7 @@ def show(
     name: str,
     number: int,
     enrolled: EnrolmentFit,
-    options: Sequence[FoldOptions],
+    options: Sequence[AdaptableHeads],
     layers: dict[str, NDArray[np.float32]],
     problem: Problem,
     draws: int,

@@ -114,7 +114,7 @@ def read_table(path: Path, known: Sequence[str]) -> CsvTable:
     for line, cells in table:
         if any("\0" in cell for cell in cells):
             raise UserError(f"{path}, line {line}: contains a NUL character; remove it")
-    columns, renamed = _columns(path, table[0][1], known)
+    columns, renamed = name_columns(path, table[0][1], known)
     rows = []
     for line, cells in table[1:]:
         # Spreadsheets pad each row to the length of the longest.
@@ -195,10 +195,13 @@ def _find_delimiter(path: Path, text: str, known: Sequence[str]) -> str:
     return max(ranks, key=ranks.__getitem__) if ranks else ","
 
 
-def _columns(
+def name_columns(
     path: Path, header: Sequence[str], known: Sequence[str]
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the names of the columns, and a remark on each renamed one."""
+    """Return the names of the columns of a table, and a remark on each renamed one.
+
+    ``known`` is as for :func:`read_table`. Raise UserError if a name is missing or occurs twice.
+    """
     names = [nfc(name) for name in header]
     while names and not names[-1]:  # a spreadsheet's empty columns at the right
         names.pop()

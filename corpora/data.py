@@ -16,6 +16,7 @@ from .corpus import Corpus, NameOutsideSchemeError
 from .manifest import read_manifest
 from .scan import Scan, audio_files, not_a_folder, scan
 from .speakers import describe_similar, similar_speakers
+from .table_formats import is_dataset
 
 #: Value of ``--data`` for the sample that ships with the package.
 SAMPLE = "sample"
@@ -113,8 +114,11 @@ def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
 
 def listed(manifest: Location, root: Location | None = None) -> Data:
     """Return the clips of a manifest; its paths are relative to ``root`` or else to its folder."""
-    table = local(manifest, file=True)
-    read = read_manifest(table, root or manifest.parent)
+    if isinstance(manifest, Path) and is_dataset(manifest):
+        table, read = manifest, read_manifest(manifest, root)
+    else:
+        table = local(manifest, file=True)
+        read = read_manifest(table, root or manifest.parent)
     unknown = f"as the clips of {table.name}"
     return Data(table.stem, table.stem, read.clips, (), unknown, unknown, read.description)
 

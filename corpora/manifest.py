@@ -12,6 +12,7 @@ from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .clip_paths import ClipFolder, ClipPath
 from .csv_table import nfc, read_column, read_table, refuse_lines
 from .emotions import SHARED_EMOTIONS, shared_word
+from .table_formats import is_dataset, read_dataset
 
 #: Columns of a cache that a manifest cannot give.
 RESERVED = ("label", "fold", *FILLED_COLUMNS)
@@ -30,7 +31,8 @@ class Manifest:
 def read_manifest(path: Path, root: Location | None = None) -> Manifest:
     """Read the clips that a manifest lists.
 
-    It is a table as :func:`~serpipe.corpora.csv_table.read_table` reads it, with the columns
+    It is a table as :func:`~serpipe.corpora.csv_table.read_table` reads it, or a dataset as
+    :func:`~serpipe.corpora.table_formats.read_dataset` does, with the columns
     ``path`` and ``speaker``, and one or more targets. A column of numbers holds ratings; any other
     holds labels. ``name``, ``corpus``, ``sex``, ``emotion``, ``language``, ``intensity``,
     ``statement`` and ``repetition`` have the meaning of the fields of :class:`Clip`.
@@ -39,7 +41,10 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
     lead out of it. On a web server, missing clips are noticed only when they are read. The
     UserError names each line that cannot be used, at most ten.
     """
-    table = read_table(path, (*CLIP_COLUMNS, *RESERVED))
+    if is_dataset(path):
+        table, own_root = read_dataset(path)
+    else:
+        table, own_root = read_table(path, (*CLIP_COLUMNS, *RESERVED)), path.parent
     columns = table.columns
     for needed in ("path", "speaker"):
         if needed not in columns:
@@ -61,7 +66,7 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
         )
     wrong: list[str] = []
     values = {column: read_column(table, column, wrong) for column in more}
-    folder = ClipFolder((root or path.parent).resolve())
+    folder = ClipFolder((root or own_root).resolve())
     files = [folder.find(row.cells["path"]) for row in table.rows]
     dropped = Counter(each.dropped for each in files if each.dropped)
     usual = max(dropped, key=lambda each: dropped[each], default=None)

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,17 @@ from .checkpoint_limits import (
     MAX_WEIGHT_BYTES,
     PROCESSOR,
     WEIGHTS,
+    Limits,
     check_config,
     check_extractor,
-    check_frames,
     check_weights,
     read_settings,
+    read_weights,
     weight_files,
+    weight_names,
 )
-from .front_end import FrontEnd, LogMelFrontEnd, WaveformFrontEnd
+from .families import SUPPORTED, Family, Part, family_of
+from .front_end import FrontEnd
 from .hub import Snapshot, open_snapshot
 from .known_models import known_training, names_of_folder
 from .names import BUILT_IN, DEFAULT_ENCODER, check_checkpoint_name
@@ -37,10 +42,6 @@ from .training_record import FILE_NAME, MAX_BYTES, TrainingRecord, read_corpora,
 
 #: Commits of hub ids unless the user names another: numbers must not drift.
 PINNED_REVISIONS = {DEFAULT_ENCODER: "0b5b8e868dd84f03fd87d01f9c4ff0f080fecfe8"}
-
-WAVEFORM_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
-LOG_MEL_MODELS = ("whisper",)
-SUPPORTED = WAVEFORM_MODELS + LOG_MEL_MODELS
 
 #: Loads and checks weights: takes the name for messages, folder and configuration.
 Loader = Callable[[str, Path, Any], nn.Module]
@@ -66,9 +67,9 @@ class Checkpoint:
     training: TrainingRecord | None = None
 
     @property
-    def is_whisper(self) -> bool:
-        """Whether its inputs are log-mel spectrograms of a fixed window."""
-        return self.model_type in LOG_MEL_MODELS
+    def family(self) -> Family:
+        """The family of encoders that it belongs to."""
+        return family_of(self.model_type)
 
 
 def load_checkpoint(
@@ -84,21 +85,29 @@ def load_checkpoint(
     Raise UserError if the checkpoint is missing, of an unknown kind, or lacks weights or its
     preprocessor, and MachineError if the hub cannot be reached.
     """
-    import transformers
-
     with _quiet():
         files = _locate(name, revision, option)
         try:
             settings = _read_settings(files)
-            # No code from the checkpoint: by default transformers would ask on the terminal.
-            folder, no_code = str(files.folder), {"trust_remote_code": False}
-            config = transformers.AutoConfig.from_pretrained(folder, **no_code)
-            extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **no_code)
+            model_type = str(settings["model_type"])
+            family = family_of(model_type)
+            if load and not family.is_trainable:
+                raise UserError(
+                    f"{name}: model type {model_type!r} is supported as a frozen encoder, not as a "
+                    f"trained classifier; choose another {option}"
+                )
+            part = family.parts.get(model_type)
+            config = _load_config(files, part, settings)
+            extractor = _load_extractor(files, family)
             config_sha256 = _hash_configs(config, extractor)
-            front_end = _front_end(name, config, extractor)
+            front_end = family.front_end(name, config, extractor)
             training = _training(files, settings)
-            _check_weights(files, config)  # downloads them, after everything else
-            model = (load or _load_model)(name, files.folder, config)
+            model: nn.Module
+            if part:
+                model = _load_part(files, family, part, config)
+            else:
+                _check_weights(files, family, config)  # downloads them, after everything else
+                model = (load or _load_model)(name, files.folder, config)
             weights_sha256 = _hash_weights(model)
         except SerpipeError:
             raise
@@ -111,7 +120,7 @@ def load_checkpoint(
         revision=files.revision,
         weights_sha256=weights_sha256,
         config_sha256=config_sha256,
-        model_type=config.model_type,
+        model_type=model_type,
         model=model,
         front_end=front_end,
         training=training,
@@ -192,7 +201,19 @@ def _read_settings(files: _Source) -> dict[str, Any]:
             f"{files.name}: model type {kind!r:.40}; expected a speech encoder of type "
             f"{', '.join(SUPPORTED)}; choose another {files.option}"
         )
-    check_config(config, settings)
+    family = family_of(kind)
+    part = family.parts.get(kind)
+    if part and part.config_key:
+        check_config(config, settings, Limits())
+        inner = settings.get(part.config_key)
+        if not isinstance(inner, dict):
+            raise UserError(
+                f"{files.name}: {CONFIG} has no {part.config_key}, the configuration of the "
+                "encoder; download the checkpoint again"
+            )
+        check_config(config, inner, family.config_limits)
+    else:
+        check_config(config, settings, family.config_limits)
     any_extractor = False
     for other in (EXTRACTOR, PROCESSOR):
         path = files.find(other)
@@ -201,7 +222,14 @@ def _read_settings(files: _Source) -> dict[str, Any]:
             # Newer versions of transformers save the one inside the other.
             inner = content.get("feature_extractor") if other == PROCESSOR else content
             if inner is not None:
-                check_extractor(path, inner if isinstance(inner, dict) else {})
+                inner = inner if isinstance(inner, dict) else {}
+                check_extractor(path, inner, family.extractor_limits)
+                given = inner.get("feature_extractor_type") or family.extractor
+                if family.extractor and given != family.extractor:
+                    raise UserError(
+                        f"{path}: is of type {given!r:.40}, but model type {kind!r} needs "
+                        f"{family.extractor}; download the checkpoint again"
+                    )
                 any_extractor = True
     if not any_extractor:
         raise files.lacks(EXTRACTOR)
@@ -213,43 +241,91 @@ def _read_settings(files: _Source) -> dict[str, Any]:
     return settings
 
 
-def _check_weights(files: _Source, config: Any) -> None:
+def _load_config(files: _Source, part: Part | None, settings: Mapping[str, Any]) -> Any:
+    """Return the configuration of an encoder; that of a larger model is not built."""
+    import transformers
+
+    if part is None:
+        # No code from the checkpoint: by default transformers would ask on the terminal.
+        return transformers.AutoConfig.from_pretrained(str(files.folder), trust_remote_code=False)
+    values = settings[part.config_key] if part.config_key else settings
+    return getattr(transformers, part.config_class).from_dict(dict(values))
+
+
+def _load_extractor(files: _Source, family: Family) -> Any:
+    """Return the feature extractor of a checkpoint."""
+    import transformers
+
+    with warnings.catch_warnings():
+        # Some published filter banks have empty filters at low frequencies.
+        warnings.filterwarnings("ignore", "At least one mel filter has all zero values")
+        if family.extractor:
+            return getattr(transformers, family.extractor).from_pretrained(str(files.folder))
+        return transformers.AutoFeatureExtractor.from_pretrained(
+            str(files.folder), trust_remote_code=False
+        )
+
+
+def _check_weights(files: _Source, family: Family, config: Any) -> None:
     """Refuse a configuration that describes more weights than the files hold."""
+    n_weights = _count_weights(family.model_class(config), family, config)
+    n_blocks = family.n_blocks(config)
+    check_weights(files.name, _weights(files), family.block_pattern, n_blocks, n_weights)
+
+
+def _count_weights(kind: Any, family: Family, config: Any) -> int:
+    """Count the weights that a configuration describes."""
     with torch.device("meta"):  # shapes alone, no memory
-        model = _encoder_class(config)._from_config(config)
-    n_weights = sum(
+        model = kind._from_config(config)
+    return sum(
         weights.numel()
         for key, weights in model.named_parameters()
-        if not key.startswith((*_unused(config), "masked_spec_embed"))
+        if not key.startswith((*family.unused, "masked_spec_embed"))
     )
-    check_weights(files.name, _weights(files), config.num_hidden_layers, n_weights)
 
 
-def _weights(files: _Source) -> list[Path]:
-    """Return the files of weights that transformers will load, downloaded if necessary.
+def _weights(files: _Source, prefixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """Return the files of weights that will be loaded, downloaded if necessary.
 
-    Of several formats only the one that it prefers is downloaded.
+    Of several formats only the one that transformers prefers is downloaded, and of shards only
+    those with weights that begin with one of ``prefixes``.
     """
     for name in WEIGHTS:
         if file := files.find(name, MAX_WEIGHT_BYTES):
             return [file]
         if index := files.find(f"{name}.index.json"):
-            return files.get(weight_files(index), MAX_WEIGHT_BYTES)
+            return files.get(weight_files(index, prefixes), MAX_WEIGHT_BYTES)
     raise files.lacks(" or ".join(WEIGHTS))
 
 
-def _encoder_class(config: Any) -> Any:
-    """Return the transformers class of the encoder, for Whisper without its decoder."""
+def _load_part(files: _Source, family: Family, part: Part, config: Any) -> nn.Module:
+    """Load the encoder of a larger model; no other weights are read.
+
+    Raise UserError if the files hold none of its weights, or not all of them.
+    """
     import transformers
 
-    if config.model_type in LOG_MEL_MODELS:
-        return transformers.WhisperForAudioClassification
-    return transformers.MODEL_MAPPING[type(config)]
-
-
-def _unused(config: Any) -> tuple[str, ...]:
-    """Return the prefixes of weights that the encoder does not need."""
-    return ("projector.", "classifier.") if config.model_type in LOG_MEL_MODELS else ("adapter.",)
+    kind = attrgetter(part.model_class)(transformers)
+    n_weights = _count_weights(kind, family, config)
+    paths = _weights(files, part.prefixes)
+    keys = [key for path in paths for key in weight_names(path)]
+    prefix = next((p for p in part.prefixes if any(key.startswith(p) for key in keys)), None)
+    if prefix is None:
+        raise UserError(
+            f"{files.name}: has no weights that begin with {' or '.join(part.prefixes)}, which are "
+            "those of the encoder; download the checkpoint again"
+        )
+    n_blocks = family.n_blocks(config)
+    check_weights(files.name, paths, family.block_pattern, n_blocks, n_weights, prefix)
+    tensors = {
+        key.removeprefix(prefix): tensor
+        for path in paths
+        for key, tensor in read_weights(path, prefix).items()
+    }
+    _switch_off_training(config)
+    model, report = load_as(kind, files.name, None, config, tensors)
+    _check_complete(files.name, family, report)
+    return family.encoder(model)
 
 
 def _training(files: _Source, config: Mapping[str, Any]) -> TrainingRecord | None:
@@ -285,12 +361,22 @@ def _locate(name: str, revision: str | None, option: str) -> _Source:
 
 def _load_model(name: str, folder: Path, config: Any) -> nn.Module:
     """Load the weights; refuse the checkpoint if any is missing or does not fit."""
-    # Training-only parts are switched off before loading, so that they need no weights.
+    _switch_off_training(config)
+    family = family_of(config.model_type)
+    model, report = load_as(family.model_class(config), name, folder, config)
+    _check_complete(name, family, report)
+    return family.encoder(model)
+
+
+def _switch_off_training(config: Any) -> None:
+    """Switch off parts that only training uses, before loading, so that they need no weights."""
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False
-    model, report = load_as(_encoder_class(config), name, folder, config)
-    unused = _unused(config)
-    missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused))
+
+
+def _check_complete(name: str, family: Family, report: Mapping[str, Any]) -> None:
+    """Raise UserError if weights of the encoder are missing or do not fit."""
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(family.unused))
     wrong = sorted(str(key) for key in report["mismatched_keys"])
     if missing or wrong:
         first = (missing + wrong)[0]
@@ -298,16 +384,21 @@ def _load_model(name: str, folder: Path, config: Any) -> nn.Module:
             f"{name}: {counted(len(missing), 'weight')} missing and {len(wrong)} of a wrong shape, "
             f"first {first}; download the checkpoint again"
         )
-    encoder: nn.Module = model.encoder if config.model_type in LOG_MEL_MODELS else model
-    return encoder
 
 
-def load_as(kind: Any, name: str, folder: Path, config: Any) -> tuple[Any, dict[str, Any]]:
+def load_as(
+    kind: Any,
+    name: str,
+    folder: Path | None,
+    config: Any,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> tuple[Any, dict[str, Any]]:
     """Load weights into a transformers class, in float32, without code from the checkpoint.
 
-    ``name`` is that of the checkpoint in messages, and ``folder`` has its files. Return the model,
-    in which missing weights are random, and a report with ``missing_keys``, ``mismatched_keys`` and
-    ``unexpected_keys``. Raise UserError if the weights do not fit the configuration.
+    ``name`` is that of the checkpoint in messages, and ``folder`` has its files; instead,
+    ``tensors`` may hold the weights. Return the model, in which missing weights are random, and a
+    report with ``missing_keys``, ``mismatched_keys`` and ``unexpected_keys``. Raise UserError if
+    the weights do not fit the configuration.
     """
     from transformers.utils import logging
 
@@ -315,8 +406,9 @@ def load_as(kind: Any, name: str, folder: Path, config: Any) -> tuple[Any, dict[
     logging.disable_progress_bar()
     try:
         model, report = kind.from_pretrained(
-            str(folder),
+            folder and str(folder),
             config=config,
+            state_dict=tensors,
             dtype=torch.float32,
             output_loading_info=True,
             trust_remote_code=False,
@@ -330,28 +422,6 @@ def load_as(kind: Any, name: str, folder: Path, config: Any) -> tuple[Any, dict[
         if had_bars:
             logging.enable_progress_bar()
     return model, report
-
-
-def _front_end(name: str, config: Any, extractor: Any) -> FrontEnd:
-    """Return the front end of a checkpoint after checking that it fits the encoder."""
-    if config.model_type in LOG_MEL_MODELS:
-        # The second of two convolutions has a stride of 2.
-        given = (extractor.feature_size, extractor.nb_max_frames)
-        needed = (config.num_mel_bins, 2 * config.max_source_positions)
-        if given != needed:
-            raise UserError(
-                f"{name}: {EXTRACTOR} gives {given[0]} mel bins and {given[1]} steps, but {CONFIG} "
-                f"needs {needed[0]} and {needed[1]}; download the checkpoint again"
-            )
-        return LogMelFrontEnd(extractor, extractor.n_samples // config.max_source_positions)
-    front_end = WaveformFrontEnd(
-        sampling_rate=int(extractor.sampling_rate),
-        normalise=bool(extractor.do_normalize),
-        kernels=tuple(config.conv_kernel),
-        strides=tuple(config.conv_stride),
-    )
-    check_frames(name, front_end.frames(front_end.sampling_rate))
-    return front_end
 
 
 def _hash_weights(model: nn.Module) -> str:

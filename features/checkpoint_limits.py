@@ -8,12 +8,16 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, first_line
 from ..files import check_regular, read_text
 from .audio import RATES
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, EXTRACTOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 #: The files of weights in the order in which transformers looks for them.
@@ -87,7 +91,16 @@ _EXTRACTOR_CHOICES: Mapping[str, tuple[object, ...]] = {
 #: Frames per second: 50 in every published encoder.
 _FRAMES_PER_SECOND = (2, 1000)
 
-_LAYER = re.compile(r"(?:^|\.)encoder\.layers\.(\d{1,6})\.")
+
+@dataclass(frozen=True)
+class Limits:
+    """What the values of a configuration may be: smallest and largest number, or one of a few."""
+
+    integers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    floats: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    #: Limits of each whole number in a list.
+    lists: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    choices: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -105,41 +118,43 @@ def read_settings(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_config(path: Path, settings: Mapping[str, Any]) -> None:
+def check_config(path: Path, settings: Mapping[str, Any], family: Limits) -> None:
     """Check the values of ``config.json`` that affect size, time or numbers.
 
-    Missing values have defaults. Raise UserError if a value is not allowed; the message names both.
+    Limits of the ``family`` of encoders replace the common ones. Missing values have defaults.
+    Raise UserError if a value is not allowed; the message names both.
     """
-    for name, limits in _INTEGERS.items():
-        _check_number(path, name, settings, limits, whole=True)
-    for name, limits in _FLOATS.items():
-        _check_number(path, name, settings, limits, whole=False)
-    for name in _BOOLEANS:
-        _check_choice(path, name, settings, (True, False))
-    for name, choices in _CHOICES.items():
-        _check_choice(path, name, settings, choices)
+    integers = {k: v for k, v in _INTEGERS.items() if k not in family.lists}
+    choices = {**_CHOICES, **dict.fromkeys(_BOOLEANS, (True, False))}
+    common = Limits(integers, _FLOATS, _LISTS, choices)
+    _check(path, settings, common, family)
     if settings.get("adapter_attn_dim") is not None:
         _check_number(path, "adapter_attn_dim", settings, _WIDTH, whole=True)
-    for name, limits in _LISTS.items():
-        values = settings.get(name, [])
-        if not isinstance(values, list) or len(values) > _MAX_LIST:
-            raise _refused(path, f"{name} is {_shown(values)}", f"at most {_MAX_LIST} numbers")
-        for value in values:
-            _check_number(path, name, {name: value}, limits, whole=True)
     for name in ("id2label", "label2id"):
         labels = settings.get(name)
         if labels is not None and not (isinstance(labels, dict) and len(labels) <= _MAX_LABELS):
             raise _refused(path, f"{name} is {_shown(labels)}", f"at most {_MAX_LABELS} labels")
 
 
-def check_extractor(path: Path, settings: Mapping[str, Any]) -> None:
+def check_extractor(path: Path, settings: Mapping[str, Any], family: Limits) -> None:
     """Check the values of ``preprocessor_config.json``, as :func:`check_config` does."""
-    for name, limits in _EXTRACTOR_INTEGERS.items():
+    common = Limits(_EXTRACTOR_INTEGERS, _EXTRACTOR_FLOATS, choices=_EXTRACTOR_CHOICES)
+    _check(path, settings, common, family)
+
+
+def _check(path: Path, settings: Mapping[str, Any], common: Limits, family: Limits) -> None:
+    for name, limits in {**common.integers, **family.integers}.items():
         _check_number(path, name, settings, limits, whole=True)
-    for name, limits in _EXTRACTOR_FLOATS.items():
+    for name, limits in {**common.floats, **family.floats}.items():
         _check_number(path, name, settings, limits, whole=False)
-    for name, choices in _EXTRACTOR_CHOICES.items():
+    for name, choices in {**common.choices, **family.choices}.items():
         _check_choice(path, name, settings, choices)
+    for name, limits in {**common.lists, **family.lists}.items():
+        values = settings.get(name, [])
+        if not isinstance(values, list) or len(values) > _MAX_LIST:
+            raise _refused(path, f"{name} is {_shown(values)}", f"at most {_MAX_LIST} numbers")
+        for value in values:
+            _check_number(path, name, {name: value}, limits, whole=True)
 
 
 def check_frames(name: str, frames: int) -> None:
@@ -152,10 +167,11 @@ def check_frames(name: str, frames: int) -> None:
         )
 
 
-def weight_files(index: Path) -> list[str]:
+def weight_files(index: Path, prefixes: tuple[str, ...] = ("",)) -> list[str]:
     """Return the names of the files of weights that an index lists, all beside the index.
 
-    Raise UserError if it is damaged, or names a file elsewhere.
+    Only those with weights that begin with one of ``prefixes`` are returned. Raise UserError if the
+    index is damaged, or names a file elsewhere.
     """
     names = read_settings(index).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -165,15 +181,53 @@ def weight_files(index: Path) -> list[str]:
         plain = isinstance(name, str) and name.endswith(suffix) and name == Path(name).name
         if not plain or "\\" in name or "\0" in name:
             raise _refused(index, f"names the file {_shown(name)}", f"*{suffix} files beside it")
-    return sorted(set(names.values()))
+    return sorted({name for key, name in names.items() if key.startswith(prefixes)})
 
 
-def check_weights(name: str, files: Sequence[Path], layers: int, n_weights: int) -> None:
+def weight_names(file: Path) -> list[str]:
+    """Return the names of the weights in a file."""
+    if file.suffix == ".safetensors":
+        return list(_shapes(file))
+    return list(_load_pickled(file))
+
+
+def read_weights(file: Path, prefix: str) -> dict[str, "torch.Tensor"]:
+    """Read the weights in a file whose names begin with a prefix; others are not read."""
+    from safetensors import safe_open
+
+    if file.suffix != ".safetensors":
+        return {k: v for k, v in _load_pickled(file).items() if k.startswith(prefix)}
+    with safe_open(file, framework="pt") as tensors:
+        names = [name for name in tensors.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name: tensors.get_tensor(name) for name in names}
+
+
+def _load_pickled(file: Path) -> dict[str, "torch.Tensor"]:
+    """Map a ``.bin`` file into memory, without running any of its code."""
+    import torch
+
+    check_weight_file(file)
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(content, dict):
+        raise _refused(file, f"holds a {type(content).__name__}", "weights by name")
+    return {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+
+
+def check_weights(
+    name: str,
+    files: Sequence[Path],
+    block_pattern: str,
+    layers: int,
+    n_weights: int,
+    prefix: str = "",
+) -> None:
     """Compare the size of a model with the files of weights, before it is built.
 
-    ``layers`` and ``n_weights`` are those of the encoder according to its configuration, which
-    messages call ``config``. Raise UserError if a file is not regular or is damaged, if the number
-    of layers differs, or if the configuration needs more than twice the weights in the files.
+    Only weights whose names begin with ``prefix`` count, without the prefix. The group of
+    ``block_pattern`` is the number of a block in the name of a weight. ``layers`` and ``n_weights``
+    are those of the encoder according to its configuration. Raise UserError if a file is not
+    regular or is damaged, if the number of layers differs, or if the configuration needs more than
+    twice the weights in the files.
     """
     room, numbers = 0, set()
     for file in files:
@@ -181,8 +235,10 @@ def check_weights(name: str, files: Sequence[Path], layers: int, n_weights: int)
             room += check_weight_file(file)  # at least one byte a weight
             continue
         for key, shape in _shapes(file).items():
-            room += math.prod(shape)
-            numbers |= {int(number) for number in _LAYER.findall(key)}
+            if key.startswith(prefix):
+                room += math.prod(shape)
+                own = key.removeprefix(prefix)
+                numbers |= {int(number) for number in re.findall(block_pattern, own)}
     if numbers and len(numbers) != layers:
         raise UserError(
             f"{name}: {CONFIG} declares {layers} layers, but the weights have {len(numbers)}; "

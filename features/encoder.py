@@ -14,13 +14,13 @@ from ..errors import SerpipeError, UserError, first_line
 from .audio import Waveform
 from .checkpoint import Checkpoint, load_checkpoint
 from .chunks import join_chunks
+from .families import Stack
 from .front_end import FrontEnd, prepare
 from .names import OPENSMILE
-from .padding import Valid, make_padding_exact
+from .padding import Valid
 from .pooling import LayerPooler, Pooled, Pooler
 from .positions import keep_positions_in_float32
 from .training_record import TrainingRecord
-from .whisper import skip_padding
 
 #: Values of ``--precision`` and their dtypes.
 PRECISIONS = {
@@ -246,16 +246,16 @@ def load_encoder(
     model, front_end = checkpoint.model, checkpoint.front_end
     _check_window(name, front_end, max_seconds)
     model.to(torch.device(device), PRECISIONS[precision])
-    stack: Any = model if checkpoint.is_whisper else model.encoder
+    stack = checkpoint.family.stack(model)
     valid = Valid()
     # A chunk's share of a deviation needs its mean.
     pooler = LayerPooler(stack, ("mean", "std") if "std" in poolings else ("mean",))
-    (skip_padding if checkpoint.is_whisper else make_padding_exact)(model, valid)
+    checkpoint.family.make_exact(model, valid)
     model.eval().requires_grad_(False)
     if on_gpu and precision in ("bf16", "fp16"):
         keep_positions_in_float32(model)
     if compile_blocks:
-        for block in stack.layers:
+        for block in stack.blocks:
             block.forward = torch.compile(block.forward, dynamic=True)
     encoder = Encoder(
         identity=EncoderIdentity.of(checkpoint),
@@ -295,14 +295,16 @@ def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> 
         )
 
 
-def _probe(name: str, encoder: Encoder, stack: Any) -> tuple[tuple[str, ...], int]:
+def _probe(name: str, encoder: Encoder, stack: Stack) -> tuple[tuple[str, ...], int]:
     """Embed a second of noise; return the layers and the width, and check the number of frames."""
     front_end = encoder.front_end
     noise = np.random.default_rng(0).standard_normal(front_end.sampling_rate, dtype=np.float32)
     seen: list[torch.Tensor] = []
-    hook = stack.layers[0].register_forward_hook(
-        lambda module, args, output: seen.append(output[0] if isinstance(output, tuple) else output)
-    )
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        seen.append(stack.to_frames(output[0] if isinstance(output, tuple) else output))
+
+    hook = stack.blocks[0].register_forward_hook(keep)
     layers = encoder._pool(encoder._inputs([noise]))["mean"]
     hook.remove()
     if not all(bool(states.isfinite().all()) for states in layers.values()):

@@ -51,6 +51,13 @@ def prepare(front_end: FrontEnd, waveform: Waveform) -> Waveform:
     return normalise(waveform) if front_end.normalise else waveform
 
 
+def samples_of(frames: int, kernels: Sequence[int], strides: Sequence[int]) -> int:
+    """Return the fewest samples from which strided convolutions make a number of frames."""
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        frames = (frames - 1) * stride + kernel
+    return frames
+
+
 @dataclass(frozen=True)
 class WaveformFrontEnd:
     """For the wav2vec 2.0 family: samples, from which strided convolutions make frames."""
@@ -69,10 +76,7 @@ class WaveformFrontEnd:
     @property
     def minimum_samples(self) -> int:
         """The shortest clip that gives one frame, in samples (400, or 25 ms, for wav2vec 2.0)."""
-        samples = 1
-        for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
-            samples = (samples - 1) * stride + kernel
-        return samples
+        return samples_of(1, self.kernels, self.strides)
 
     def inputs(self, waveforms: Sequence[Waveform]) -> dict[str, torch.Tensor]:
         """Stack prepared clips; if their lengths differ, pad them with zeros and add a mask.
@@ -152,3 +156,16 @@ class LogMelFrontEnd:
         """Return the number of frames of a clip, without those of the padding after it."""
         # Not of a negative number: division in ONNX, to which this is exported, rounds to zero.
         return (n_samples + self.samples_per_frame - 1) // self.samples_per_frame
+
+
+def masked_frames(features: torch.Tensor, frames: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Return features without frames beyond every clip, and a mask if clips differ in length.
+
+    ``features`` have the shape (n_clips, n_frames, n_features); ``frames`` are the valid frames of
+    each clip.
+    """
+    longest = max(frames)
+    inputs = {"input_features": features[:, :longest].contiguous()}
+    if min(frames) < longest:
+        inputs["attention_mask"] = (torch.arange(longest) < torch.tensor(frames)[:, None]).long()
+    return inputs

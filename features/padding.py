@@ -102,11 +102,16 @@ def make_padding_exact(model: Any, valid: Valid | ValidForAll) -> None:
             first.layer_norm, valid, config.conv_kernel[0], config.conv_stride[0]
         )
 
-    def zero_padding(module: nn.Module, args: Any, states: torch.Tensor) -> torch.Tensor:
-        if valid.samples is None or valid.frames is None:
-            return states
-        count = counts_on(states.device, valid.frames)[:, None, None]
-        return torch.where(torch.arange(states.shape[2], device=states.device) < count, states, 0.0)
+    def after(module: nn.Module, args: Any, states: torch.Tensor) -> torch.Tensor:
+        return zero_padding(states, valid)
 
     for layer in getattr(getattr(model.encoder, "pos_conv_embed", None), "layers", ()):
-        layer.register_forward_hook(zero_padding)
+        layer.register_forward_hook(after)
+
+
+def zero_padding(states: torch.Tensor, valid: Valid | ValidForAll) -> torch.Tensor:
+    """Return states, shape (n_clips, n_channels, n_frames), with zeros beyond each clip."""
+    if valid.samples is None or valid.frames is None:
+        return states
+    count = counts_on(states.device, valid.frames)[:, None, None]
+    return torch.where(torch.arange(states.shape[2], device=states.device) < count, states, 0.0)

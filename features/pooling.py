@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from .families import Stack
 from .names import FINAL_NORM
 from .padding import counts_on
 
@@ -47,36 +48,34 @@ def pool(states: torch.Tensor, frames: torch.Tensor, poolings: Sequence[str]) ->
 
 
 def hook_layers(
-    stack: Any, keep: Callable[[str, torch.Tensor], None], is_kept: Callable[[str], bool]
+    stack: Stack, keep: Callable[[str, torch.Tensor], None], is_kept: Callable[[str], bool]
 ) -> int:
     """Call ``keep`` with the name and the hidden states of each layer whenever it is computed.
 
-    ``stack`` is the transformer part of an encoder, with ``layers`` and perhaps a ``layer_norm``;
-    states have the shape (n_clips, n_frames, width). ``is_kept`` says whether the layer of a name
+    States have the shape (n_clips, n_frames, width). ``is_kept`` says whether the layer of a name
     was computed in this pass. Return the number of blocks.
     """
-    n_blocks = len(stack.layers)
+    n_blocks = len(stack.blocks)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep("0", args[0] if args else kwargs["hidden_states"])
+        keep("0", stack.to_frames(args[0] if args else kwargs["hidden_states"]))
 
     def after(layer: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            keep(layer, output[0] if isinstance(output, tuple) else output)
+            keep(layer, stack.to_frames(output[0] if isinstance(output, tuple) else output))
 
         return hook
 
     def after_norm(module: nn.Module, args: Any, output: torch.Tensor) -> None:
         # Post-norm models call the same module before the first block: that is not a final norm.
         if is_kept(str(n_blocks)):
-            keep(FINAL_NORM, output)
+            keep(FINAL_NORM, stack.to_frames(output))
 
-    stack.layers[0].register_forward_pre_hook(before, with_kwargs=True)
-    for number, block in enumerate(stack.layers, start=1):
+    stack.blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+    for number, block in enumerate(stack.blocks, start=1):
         block.register_forward_hook(after(str(number)))
-    norm = getattr(stack, "layer_norm", None)
-    if norm is not None:
-        norm.register_forward_hook(after_norm)
+    if stack.norm is not None:
+        stack.norm.register_forward_hook(after_norm)
     return n_blocks
 
 
@@ -92,12 +91,11 @@ class Pooler(Protocol):
 class LayerPooler:
     """Runs an encoder and pools all layers of its ``stack`` during the pass.
 
-    The stack is as :func:`hook_layers` takes it. Safe to call from several threads at once: each
-    call keeps its results to its own thread.
+    Safe to call from several threads at once: each call keeps its results to its own thread.
     """
 
-    def __init__(self, stack: nn.Module, poolings: Sequence[str]) -> None:
-        self.poolings = tuple(poolings)
+    def __init__(self, stack: Stack, poolings: Sequence[str]) -> None:
+        self.stack, self.poolings = stack, tuple(poolings)
         self._call = threading.local()
         self.n_blocks = hook_layers(stack, self._keep, self._is_kept)
 
@@ -109,15 +107,14 @@ class LayerPooler:
         ``inputs`` are its keyword arguments, and ``frames`` the valid frames of each clip. Raise
         RuntimeError if not every layer was computed exactly once: a layer was dropped.
         """
-        device = next(iter(inputs.values())).device
-        self._call.frames = counts_on(device, frames)
-        self._call.longest = max(frames)
+        self._call.frames = frames
+        self._call.counts = counts_on(next(iter(inputs.values())).device, frames)
         self._call.pooled = {pooling: {} for pooling in self.poolings}
         try:
             model(**inputs)
             pooled: Pooled = self._call.pooled
         finally:
-            del self._call.frames, self._call.longest, self._call.pooled
+            del self._call.frames, self._call.counts, self._call.pooled
         for layers in pooled.values():
             numbered = [layer for layer in layers if layer != FINAL_NORM]
             if numbered != [str(number) for number in range(self.n_blocks + 1)]:
@@ -127,9 +124,12 @@ class LayerPooler:
     def _keep(self, layer: str, states: torch.Tensor) -> None:
         if not hasattr(self._call, "pooled"):
             return  # the model is run by itself, not through this pooler
+        frames, counts = self._call.frames, self._call.counts
+        if layer == FINAL_NORM and self.stack.norm_frames is not int:
+            frames = [self.stack.norm_frames(n) for n in frames]
+            counts = counts_on(states.device, frames)
         # Frames beyond every clip, most of Whisper's window, are not read at all.
-        valid = states[:, : self._call.longest]
-        pooled = pool(valid, self._call.frames, self.poolings)
+        pooled = pool(states[:, : max(frames)], counts, self.poolings)
         for pooling, values in zip(self.poolings, pooled, strict=True):
             if layer in self._call.pooled[pooling]:
                 raise RuntimeError(f"layer {layer} was computed twice in one pass")

@@ -29,7 +29,7 @@ from .measures import LABELS
 from .target import stratify
 
 if TYPE_CHECKING:
-    from .protocol import Plan
+    from .plan import Plan
 
 #: Factors of the variance between speakers that are tried, see :meth:`SpeakerStatistics.shift`.
 STRENGTHS = (1.0, 2.0, 4.0)
@@ -127,7 +127,7 @@ class EnrolmentFit:
 
 
 @dataclass(frozen=True)
-class FoldOptions:
+class AdaptableHeads:
     """What a fold chooses from.
 
     Attributes
@@ -197,7 +197,7 @@ def check_enrolment(plan: "Plan") -> None:
         )
 
 
-def head_options(head: type[Head], fit: HeadFit, problem: Problem) -> tuple[FoldOptions, ...]:
+def head_options(head: type[Head], fit: HeadFit, problem: Problem) -> tuple[AdaptableHeads, ...]:
     """Return the options of a single head: one for each fold, and those for the head that is kept.
 
     A head that has no hyper-parameters can be adapted on any layer. For others, layer and
@@ -217,13 +217,13 @@ def head_options(head: type[Head], fit: HeadFit, problem: Problem) -> tuple[Fold
         layers = [plain.layer] if head.parameters else list(fit.layers)
         specs = [HeadSpec((MemberSpec(head.name, layer, plain.params),)) for layer in layers]
         scores = fit.results[plain.layer, fold.name].inner_scores
-        options.append(FoldOptions(plain, tuple(specs), _highest(scores)))
+        options.append(AdaptableHeads(plain, tuple(specs), _highest(scores)))
     return tuple(options)
 
 
 def fusion_options(
     grids: Mapping[str, Grid], fits: Mapping[str, HeadFit], fused: HeadFit, problem: Problem
-) -> tuple[FoldOptions, ...]:
+) -> tuple[AdaptableHeads, ...]:
     """Return the options of a fusion: in each fold its members, with their weights.
 
     Parameters
@@ -252,13 +252,13 @@ def fusion_options(
         codes = weigh_members(np.stack(logs), np.array([m.weight for m in members])).argmax(axis=1)
         codes[np.isnan(scores[0]).all(axis=1)] = -1
         spec = HeadSpec(tuple(members), is_fusion=True)
-        options.append(FoldOptions(plain, (spec,), codes))
+        options.append(AdaptableHeads(plain, (spec,), codes))
     return tuple(options)
 
 
 def fit_enrolment(
     title: str,
-    options: Sequence[FoldOptions],
+    options: Sequence[AdaptableHeads],
     plain: NDArray[np.str_],
     candidates: Sequence[Candidate],
     embeddings: Callable[[Candidate], NDArray[np.float32]],
@@ -274,7 +274,7 @@ def fit_enrolment(
     ----------
     title : str
         Its name, for the progress.
-    options : sequence of FoldOptions
+    options : sequence of AdaptableHeads
         What may be adapted, from :func:`head_options` or :func:`fusion_options`.
     plain : ndarray of str, shape (n_tested,)
         Nested predictions without enrolment.
@@ -428,7 +428,7 @@ def _load_layers(
 
 
 def _choose(
-    options: FoldOptions, results: Sequence[_InnerResult], numbers: Sequence[int]
+    options: AdaptableHeads, results: Sequence[_InnerResult], numbers: Sequence[int]
 ) -> tuple[HeadSpec, EnrolmentChoice]:
     """Choose head and strength by the mean score over all numbers of clips; the first of equals.
 

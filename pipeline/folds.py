@@ -17,7 +17,7 @@ from ..corpora.standard_folds import STANDARD_FOLDS
 from ..errors import UserError, counted
 from ..features.recordings import check_recordings, recordings
 from .groups import SPEAKER, Groups
-from .hold_out import cross, divide_column, inner_parts
+from .hold_out_column import cross, divide_column, inner_parts
 from .holdout import Indices, divide, read_shares
 from .split_kind import SplitKind as SplitKind
 

@@ -15,7 +15,7 @@ from .blocks import FileMatrix, blocks
 from .heads import HEADS, Grid, Head
 from .layers import Candidate
 from .marks import Mark, MarkKind
-from .protocol import Plan, read_rows
+from .plan import Plan, read_rows
 
 
 def candidate_size(cache: Cache, plan: Plan) -> float:

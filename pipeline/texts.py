@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .hold_out import canonical_values
+from .hold_out_column import canonical_values
 
 if TYPE_CHECKING:
     from .folds import Fold

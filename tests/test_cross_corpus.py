@@ -24,7 +24,7 @@ from serpipe.corpora.data import find_data
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.options import Protocol
-from serpipe.pipeline.protocol import make_plan
+from serpipe.pipeline.plan import make_plan
 from serpipe.pipeline.speakers import speaker_ids
 
 from .conftest import Command, call_in

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ SOURCES = [
 #: Summaries that state the result, so that a section would only repeat it.
 RESULT_FIRST = ("Return ", "Yield ", "Whether ")
 #: The functions that users call from Python.
+PUBLIC = {name: getattr(serpipe, name) for name in serpipe.__all__}
+OPTIONS = {name: each for name, each in PUBLIC.items() if is_dataclass(each)}
 INTERFACE = {
-    **{name: getattr(serpipe, name) for name in serpipe.__all__},
+    **{name: each for name, each in PUBLIC.items() if name not in OPTIONS},
     **{
         name: function
         for name, function in inspect.getmembers(api, inspect.isfunction)
@@ -39,9 +42,9 @@ def sections(docstring: str) -> dict[str, str]:
     return {"": pieces[0], **dict(zip(pieces[1::2], pieces[2::2], strict=True))}
 
 
-def documented(docstring: str) -> list[str]:
-    """Return the names in the Parameters section, in their order."""
-    entries = re.findall(r"^(\S.*)$", sections(docstring).get("Parameters", ""), re.MULTILINE)
+def documented(docstring: str, section: str = "Parameters") -> list[str]:
+    """Return the names in a section, in their order."""
+    entries = re.findall(r"^(\S.*)$", sections(docstring).get(section, ""), re.MULTILINE)
     return [name.strip().lstrip("*") for each in entries for name in each.split(" :")[0].split(",")]
 
 
@@ -87,3 +90,10 @@ def test_the_interface_documents_parameters_results_and_errors(name: str) -> Non
     docstring, signature = inspect.getdoc(function) or "", inspect.signature(function)
     assert set(documented(docstring)) == set(signature.parameters)
     assert sections(docstring).keys() >= {"Returns", "Raises"}
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_every_option_is_documented_where_it_is_declared(name: str) -> None:
+    kind = OPTIONS[name]
+    described = documented(inspect.getdoc(kind) or "", "Attributes")
+    assert described == list(vars(kind)["__annotations__"])

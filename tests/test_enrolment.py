@@ -565,7 +565,7 @@ def test_the_server_refuses_clips_past_its_limits_and_strangers(
     folder, work = adaptable
     model = SmallModel(folder, small_encoder)
     clip = min((sample / "Actor_01").glob("*.flac")).read_bytes()
-    limits: dict[str, Any] = {"max_seconds": 8.0, "max_bytes": 3 * len(clip), "enrolled_clips": 5}
+    limits: dict[str, Any] = {"max_seconds": 8.0, "max_megabytes": 1, "enrolled_clips": 5}
     with running(model, None, token="t" * 16, **limits) as client:
         two = [("audio", ("a.flac", clip))] * 2
         for path in ("/speakers", "/recognize"):
@@ -575,7 +575,8 @@ def test_the_server_refuses_clips_past_its_limits_and_strangers(
         assert client.post("/speakers", files=two).status_code == 200
         long = [*two, ("audio", ("b.flac", clip))]
         check_refusal(client.post("/speakers", files=long), 422)  # each is below 8 s
-        check_refusal(client.post("/speakers", files=two * 2), 413)
+        large = [*two, ("audio", ("d.wav", bytes(1 << 20)))]
+        check_refusal(client.post("/speakers", files=large), 413)
         damaged = [("audio", ("c.wav", b"RIFF"))]
         check_refusal(client.post("/speakers", files=damaged * 6), 400)
         check_refusal(client.post("/speakers", files=damaged), 422)

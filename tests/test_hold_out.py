@@ -13,10 +13,10 @@ from serpipe.artifacts.run.results import RunResults, read_results
 from serpipe.artifacts.run.summary import read_summary
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.folds import selection_folds
-from serpipe.pipeline.hold_out import PARTS, divide_column
+from serpipe.pipeline.hold_out_column import PARTS, divide_column
 from serpipe.pipeline.nuisance import MOST_FOLDS, _pool
 from serpipe.pipeline.options import Protocol
-from serpipe.pipeline.protocol import (
+from serpipe.pipeline.plan import (
     Plan,
     inner_title,
     make_plan,

@@ -18,7 +18,7 @@ from serpipe.pipeline.holdout import part_sizes, read_shares
 from serpipe.pipeline.layers import Candidate
 from serpipe.pipeline.metrics import score
 from serpipe.pipeline.options import Protocol
-from serpipe.pipeline.protocol import make_plan
+from serpipe.pipeline.plan import make_plan
 from serpipe.pipeline.search import search_fold
 
 from .conftest import Command

@@ -23,7 +23,7 @@ from serpipe.pipeline.folds import Fold
 from serpipe.pipeline.groups import recorded_together
 from serpipe.pipeline.nuisance import predict_from_nuisance
 from serpipe.pipeline.options import Protocol
-from serpipe.pipeline.protocol import make_plan
+from serpipe.pipeline.plan import make_plan
 
 from .conftest import Command, write_wav
 from .messages import assert_names, assert_refused, names, raises_about

@@ -269,7 +269,7 @@ def test_a_graph_has_only_the_encoders_that_the_head_reads(
     bundle = make_joined_bundle(tmp_path / "one", encoders, waveforms, [(1, "1")])
     graph = onnx_export._bundle_graph(bundle, given, None)
     assert graph.longest == load_checkpoint(str(encoders[1]), None).front_end.maximum_samples
-    assert isinstance(graph.embed, PooledLayers) and graph.embed.is_whisper
+    assert isinstance(graph.embed, PooledLayers) and graph.embed.has_window
     alternating = [(0, "0"), (1, "1"), (0, "2")]
     bundle = make_joined_bundle(tmp_path / "alternating", encoders, waveforms, alternating)
     with pytest.raises(UserError):

@@ -16,6 +16,7 @@ from ...corpora.data import SAMPLE, find_data
 from ...errors import UserError
 from ...features.audio import RESAMPLER, SILENCE_PEAK, Waveform
 from ...features.checkpoint import Checkpoint, load_checkpoint
+from ...features.families import SUPPORTED, family_of
 from ...features.front_end import FrontEnd
 from ...features.names import OPENSMILE
 from ...files import write_bytes
@@ -157,6 +158,12 @@ def _check_bundle(title: str, bundle: BundleSummary) -> None:
     check_exportable(bundle.head)
     for key, _ in encoder_parts(bundle.encoder):
         trim, precision = key.get("trim_decibels"), key.get("precision", "float32")
+        model_type = str(key.get("model_type"))
+        if model_type in SUPPORTED and not family_of(model_type).is_exportable:
+            raise UserError(
+                f"{title}: its encoder, of model type {model_type!r}, cannot be exported; use the "
+                "bundle with serpipe"
+            )
         if trim is not None:
             raise UserError(
                 f"{title}: trims the silent ends of clips at {trim} dB, which a graph cannot do; "

@@ -11,11 +11,11 @@ from torch.nn.utils import parametrize
 
 from ...features.audio import SILENCE_PEAK
 from ...features.checkpoint import Checkpoint
+from ...features.families.whisper import compute_valid_frames_only
 from ...features.front_end import FrontEnd, LogMelFrontEnd
 from ...features.names import FINAL_NORM
 from ...features.padding import ValidForAll, check_channel_norm, scale_channels
 from ...features.pooling import hook_layers
-from ...features.whisper import compute_valid_frames_only
 from ..models.bundle import BundleSummary
 from .heads import HeadOutput
 
@@ -127,19 +127,19 @@ class PooledLayers(nn.Module):
     def __init__(self, checkpoint: Checkpoint, bundle: BundleSummary) -> None:
         super().__init__()
         self.encoder: Any = checkpoint.model
-        self.front_end, self.is_whisper = checkpoint.front_end, checkpoint.is_whisper
+        self.front_end, self.has_window = checkpoint.front_end, checkpoint.family.has_window
         self.layers, self.how = tuple(bundle.layer["layers"]), str(bundle.layer["how"])
         self.poolings = bundle.pooling.split(",")
         self.is_half = bundle.encoder.get("dtype") == "float16"
         weights = torch.tensor([float(weight) for weight in bundle.layer_weights])
         self.register_buffer("weights", weights)
         self.states: dict[str, torch.Tensor] = {}
-        stack: Any = self.encoder if self.is_whisper else self.encoder.encoder
+        stack = checkpoint.family.stack(self.encoder)
         if FINAL_NORM not in self.layers:
-            stack.layers = stack.layers[: max(1, *map(int, self.layers))]
+            del stack.blocks[max(1, *map(int, self.layers)) :]
         self.valid = ValidForAll()
-        if self.is_whisper:
-            compute_valid_frames_only(stack.layers[-1], self.valid)
+        if self.has_window:
+            compute_valid_frames_only(stack.blocks[-1], self.valid)
         # Layers have the names of serpipe.features.pooling.
         hook_layers(stack, self._keep, self._is_kept)
 
@@ -147,7 +147,7 @@ class PooledLayers(nn.Module):
         """Return embeddings, float32, shape (n_clips, n_features)."""
         self.states.clear()
         n_frames = self.front_end.frames(n_samples)
-        self.valid.frames = [n_frames] if self.is_whisper else None
+        self.valid.frames = [n_frames] if self.has_window else None
         self.encoder(inputs)
         pooled = [self._pool(self.states[layer], n_frames) for layer in self.layers]
         self.states.clear()
@@ -161,7 +161,7 @@ class PooledLayers(nn.Module):
         return single
 
     def _pool(self, states: torch.Tensor, n_frames: int) -> torch.Tensor:
-        if self.is_whisper:  # the others have no frame beyond the clip
+        if self.has_window:  # the others have no frame beyond the clip
             states = states[:, :n_frames]
         mean = states.mean(dim=1)
         pooled = []

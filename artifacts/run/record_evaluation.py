@@ -26,7 +26,7 @@ from ...pipeline.finetune.options import TrainingOptions
 from ...pipeline.fit import Choice, HeadFit, Predictions
 from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.options import TargetOptions
-from ...pipeline.protocol import Plan, plan_evaluation
+from ...pipeline.plan import Plan, plan_evaluation
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.outputs import find_rating, label_probabilities, match_labels, rename_outputs
 from .identity import SETTINGS_VERSION, content_hash, run_name

@@ -29,7 +29,7 @@ from ...pipeline.finetune.probe import LINEAR, ProbeChoice
 from ...pipeline.fit import HeadFit
 from ...pipeline.measures import MEASURES
 from ...pipeline.options import Protocol
-from ...pipeline.protocol import Plan, make_plan
+from ...pipeline.plan import Plan, make_plan
 from ...pipeline.ratings import Ratings
 from ...pipeline.split_kind import SplitKind
 from ...pipeline.target import DEFAULT

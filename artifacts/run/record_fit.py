@@ -30,8 +30,8 @@ from ...files import json_value
 from ...pipeline.blocks import Matrix, take
 from ...pipeline.enrolment import fit_enrolled
 from ...pipeline.enrolment_curve import (
+    AdaptableHeads,
     EnrolmentFit,
-    FoldOptions,
     check_enrolment,
     enrolment_of_best,
     fit_enrolment,
@@ -48,7 +48,7 @@ from ...pipeline.layers import Candidate, weigh
 from ...pipeline.measures import MEASURES
 from ...pipeline.novelty import NoveltyDetector, fit_novelty_detector
 from ...pipeline.options import Protocol
-from ...pipeline.protocol import (
+from ...pipeline.plan import (
     Plan,
     anything_to_choose,
     inner_title,
@@ -386,7 +386,7 @@ class _Fitting:
         options = fusion_options(grids, fits, fused, self.plan.problem)
         return self._enrol(FusedHead.title, fused, options)
 
-    def _enrol(self, title: str, fit: HeadFit, options: Sequence[FoldOptions]) -> EnrolmentFit:
+    def _enrol(self, title: str, fit: HeadFit, options: Sequence[AdaptableHeads]) -> EnrolmentFit:
         return fit_enrolment(
             title,
             options,

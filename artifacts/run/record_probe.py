@@ -9,7 +9,7 @@ from ...features.cache import open_cache
 from ...pipeline.finetune.probe_cache import extract_for_probe
 from ...pipeline.heads import find_heads, read_grids
 from ...pipeline.options import Protocol
-from ...pipeline.protocol import is_regression
+from ...pipeline.plan import is_regression
 from ...pipeline.ratings import Ratings
 from ...progress import Track, no_track
 from .latest import CACHES

@@ -16,7 +16,7 @@ from ...pipeline.finetune import END_TO_END
 from ...pipeline.fit import Choice, HeadFit
 from ...pipeline.heads import Grid
 from ...pipeline.nuisance import predict_from_nuisance
-from ...pipeline.protocol import Plan
+from ...pipeline.plan import Plan
 from .csv_files import save_clips, save_nuisance, save_predictions, save_search
 from .enrolment_file import describe_enrolment, save_enrolment
 from .fold_results import remove_fold_results

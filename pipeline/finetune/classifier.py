@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import UserError
-from ...features.checkpoint import LOG_MEL_MODELS, Checkpoint, load_as, load_checkpoint
+from ...features.checkpoint import Checkpoint, load_as, load_checkpoint
+from ...features.families import family_of
 from .data import Examples, Sounds
 from .model import keep_padding_out
 from .options import TrainingOptions
@@ -71,7 +72,7 @@ def load_classifier(name: str, revision: str | None = None) -> Classifier:
         raise UserError(
             f"{name}: its id2label contains characters that cannot be printed; rename them"
         )
-    if not checkpoint.is_whisper:
+    if not checkpoint.family.has_window:
         keep_padding_out(model, model.base_model, checkpoint.front_end)
     head = STANDARD if isinstance(model.classifier, nn.Linear) else DENSE_TANH
     return Classifier(checkpoint, head, tuple(str(id2label[n]) for n in range(len(id2label))))
@@ -102,7 +103,7 @@ def _load_model(name: str, folder: Path, config: Any) -> nn.Module:
     standard = transformers.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)]
     model, missing, unexpected = _load_as(standard, name, folder, config)
     is_dense = "classifier.dense.weight" in unexpected
-    if is_dense and config.model_type not in LOG_MEL_MODELS:
+    if is_dense and not family_of(config.model_type).has_window:
         pooling = getattr(config, "pooling_mode", None) or "mean"
         if pooling != "mean":
             raise UserError(

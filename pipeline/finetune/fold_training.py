@@ -22,7 +22,7 @@ from ...progress import Say, Track
 from ..fit import ALL, Choice, HeadFit, Predictions, Results
 from ..folds import Fold, inner_folds
 from ..marks import Mark, MarkKind
-from ..protocol import Plan
+from ..plan import Plan
 from ..search import FoldResult
 from . import END_TO_END
 from .data import Examples, Sounds, Targets

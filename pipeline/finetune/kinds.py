@@ -81,6 +81,14 @@ class EncoderWithHead:
     #: processes can load it, too.
     source: str
 
+    def __post_init__(self) -> None:
+        """Raise UserError if encoders of this family cannot be fine-tuned."""
+        if not self.checkpoint.family.is_trainable:
+            raise UserError(
+                f"{self.source}: model type {self.checkpoint.model_type!r} is supported as a "
+                "frozen encoder, and cannot be fine-tuned; choose another --encoder"
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the weights, which torch cannot pickle for all encoders."""
         checkpoint = self.checkpoint
@@ -113,7 +121,7 @@ class EncoderWithHead:
         """The shortest clip that can be trained on."""
         front_end = self.front_end
         samples = front_end.minimum_samples
-        if self.options.specaugment and not self.checkpoint.is_whisper:
+        if self.options.specaugment and not self.checkpoint.family.has_window:
             while front_end.frames(samples) <= MASK_FRAMES:  # a mask must fit in its clip
                 samples += front_end.sampling_rate // 100
         return samples
@@ -151,8 +159,7 @@ class EncoderWithHead:
         """
         new = head_parameters(model)
         n_blocks = int(model.config.num_hidden_layers)
-        stable = getattr(model.config, "do_stable_layer_norm", False)
-        ends_in_norm = stable or self.checkpoint.is_whisper
+        ends_in_norm = self.checkpoint.family.ends_in_norm(model.config)
         rates = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:

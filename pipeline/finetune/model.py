@@ -88,7 +88,8 @@ def build_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: Any = transformers.AutoModelForAudioClassification.from_config(config)
-    encoder: Any = model.encoder if checkpoint.is_whisper else model.base_model
+    family = checkpoint.family
+    encoder = family.encoder_in_classifier(model)
     keys = encoder.load_state_dict(checkpoint.model.state_dict(), strict=False)
     missing = sorted(set(keys.missing_keys) - {"masked_spec_embed"})
     unexpected = [key for key in keys.unexpected_keys if not key.startswith("adapter.")]
@@ -98,14 +99,10 @@ def build_model(
             f"transformers for {checkpoint.model_type}; choose another --encoder"
         )
     if not train_front_end:
-        if checkpoint.is_whisper:
-            for convolution in (encoder.conv1, encoder.conv2):
-                convolution.requires_grad_(False)
-        else:
-            model.freeze_feature_encoder()
+        family.freeze_front_end(model)
     if lora:
         add_lora(model, encoder, lora, seed)
-    if not checkpoint.is_whisper:
+    if not family.has_window:
         keep_padding_out(model, encoder, checkpoint.front_end)
     return model
 

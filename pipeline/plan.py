@@ -26,7 +26,7 @@ from .folds import (
 )
 from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
 from .heads import BEST, FUSE, Grid, combinations
-from .hold_out import divide_column, hold_out_column, speakers_alone_inside
+from .hold_out_column import divide_column, hold_out_column, speakers_alone_inside
 from .layers import Candidate, choose_layers
 from .marks import Mark, MarkKind
 from .measures import MEASURES
