@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import soundfile
 from filelock import FileLock
 from serpipe.integrity import write_sealed_json
 
-from .processes import start_fork_server
+from .processes import ForkedReader, start_fork_server
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -206,6 +207,20 @@ def run_main(*arguments: object, render_figures: bool = True) -> int:
         finally:
             signal.signal(signal.SIGINT, on_interrupt)  # pytest's own
     return 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked_readers() -> Iterator[None]:
+    """Fork the processes that read caches, of which the tests need thousands.
+
+    Commands that tests run in a process of their own start their readers themselves.
+    """
+    from serpipe.features import cache_child
+
+    forked = SimpleNamespace(Popen=ForkedReader, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_child, "subprocess", forked)
+        yield
 
 
 @pytest.fixture

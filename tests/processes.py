@@ -2,11 +2,18 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from multiprocessing import forkserver, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 #: What a process would take seconds to import.
-_PRELOAD = ["serpipe.features.encoder", "serpipe.features.engine", "sklearn.linear_model"]
+_PRELOAD = [
+    "serpipe.features.encoder", "serpipe.features.engine", "serpipe.features.cache_read",
+    "sklearn.linear_model",
+]  # fmt: skip
 #: What a process runs: a module, as ``python -m`` runs it. Executed by name, since the process
 #: cannot import the modules of the tests.
 _RUN = """
@@ -14,11 +21,14 @@ import atexit, os, resource, runpy, signal, sys
 os.setsid()
 if files:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+if bare:
+    atexit._clear()
 os.chdir(cwd)
 os.environ.clear()
 os.environ.update(environment)
 for path, descriptor in ((out, 1), (err, 2)):
-    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    is_path = isinstance(path, str)
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT) if is_path else path.fileno(), descriptor)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = arguments
 try:
@@ -45,10 +55,12 @@ class Forked:
         Of the module.
     cwd : Path, optional
         Its working directory; by default that of this process.
-    out, err : Path, optional
-        Files that receive its standard output and error, or named pipes.
+    out, err : Path or Connection, optional
+        Files that receive its standard output and error, or pipes.
     files : int, optional
         How many files it may have open; by default as many as this process.
+    bare : bool
+        Whether to omit what imported packages do at the exit of a process.
     """
 
     def __init__(
@@ -56,9 +68,10 @@ class Forked:
         module: str,
         *arguments: object,
         cwd: Path | None = None,
-        out: Path = Path(os.devnull),
-        err: Path = Path(os.devnull),
+        out: Path | Connection = Path(os.devnull),
+        err: Path | Connection = Path(os.devnull),
         files: int | None = None,
+        bare: bool = False,
     ) -> None:
         start_fork_server()
         names = {
@@ -66,9 +79,10 @@ class Forked:
             "arguments": [module, *map(str, arguments)],
             "cwd": str(cwd or Path.cwd()),
             "environment": dict(os.environ),
-            "out": str(out.absolute()),
-            "err": str(err.absolute()),
+            "out": str(out.absolute()) if isinstance(out, Path) else out,
+            "err": str(err.absolute()) if isinstance(err, Path) else err,
             "files": files,
+            "bare": bare,
         }
         self._process = get_context("forkserver").Process(target=exec, args=(_RUN, names))
         self._process.start()
@@ -94,3 +108,41 @@ class Forked:
     def kill(self) -> None:
         """Send SIGKILL to the process."""
         self.send_signal(signal.SIGKILL)
+
+
+class ForkedReader(Forked):
+    """The process in which serpipe reads a cache, forked: in place of ``subprocess.Popen``.
+
+    It runs the same code on the same file, without the imports, which take most of its time.
+
+    Parameters
+    ----------
+    command : sequence of str
+        ``[python, ..., "-m", module, *arguments]``.
+    **_
+        The other parameters of ``Popen``: a pipe for the standard output and nothing else.
+    """
+
+    def __init__(self, command: Sequence[str], **_: object) -> None:
+        module, *arguments = command[command.index("-m") + 1 :]
+        reader, writer = get_context("forkserver").Pipe(duplex=False)
+        super().__init__(module, *arguments, out=writer, bare=True)
+        writer.close()
+        self.stdout = os.fdopen(os.dup(reader.fileno()), "rb")
+        reader.close()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.poll()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stdout.close()
+        self.wait()

@@ -34,7 +34,8 @@ def test_the_three_commands_find_what_the_one_before_wrote(
     serpipe: Command, extracted: Path
 ) -> None:
     assert extracted.parent == Path("features/cache")
-    fitted = serpipe("fit", "--head", "all", "--layers", "1-2")
+    few_trees = ("--grid", "lgbm.n_estimators=10,20")
+    fitted = serpipe("fit", "--head", "all", "--layers", "1-2", *few_trees)
     assert fitted.code == 0, fitted.err
     assert str(extracted) in fitted.err
     run = Path(fitted.out.strip())
@@ -152,7 +153,7 @@ def test_the_same_command_gives_the_same_bytes(serpipe: Command, extracted: Path
             if path.is_file()
         }
 
-    of_all = ("fit", "--head", "all", "--layers", "1-2")
+    of_all = ("fit", "--head", "all", "--layers", "1-2", "--grid", "lgbm.n_estimators=10,20")
     assert serpipe(*of_all, "--out", "a").code == 0
     assert serpipe(*of_all, "--out", "b", "--jobs", "2").code == 0
     assert len(contents(Path("a"))) == 3 + 5 * 6

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -64,6 +65,7 @@ def same(one: Cache, other: Cache) -> bool:
 def test_a_file_that_hdf5_never_finishes_with_is_refused(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cache_child, "subprocess", subprocess)  # a reader that is not forked
     monkeypatch.setattr(cache_child, "SILENCE_SECONDS", 2.0)
     content = bytearray(whole.read_bytes())
     heap = content.index(b"GCOL")  # the strings: HDF5 steps through them by the sizes they state

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from serpipe.corpora import CORPORA
 from serpipe.errors import UserError
 from serpipe.pipeline.heads import HEADS, find_heads
 
-from .conftest import ROOT, Command, run_python
+from .conftest import ROOT, Command
 from .messages import assert_names, assert_refused, names, raises_about
 
 Install = Callable[..., Path]
@@ -79,11 +80,11 @@ def test_the_head_of_the_page_is_fitted_reported_and_predicts(
 ) -> None:
     shutil.copytree(extracted_once, ".", dirs_exist_ok=True)
     grid = ("--grid", "C=0.1", "--grid", "precision=10,0.6")
-    # In a process of its own: its workers, too, must find the package.
-    fit = ("fit", "--head", "lr,bayes,best", *grid, "--layers", 2, "--jobs", 2)
-    done = run_python("-m", "serpipe", *fit)
-    assert done.returncode == 0, done.stderr
-    run = Path(done.stdout.strip())
+    get_reusable_executor().shutdown()  # new workers, too, must find the package
+    done = serpipe("fit", "--head", "lr,bayes,best", *grid, "--layers", 2, "--jobs", 2)
+    get_reusable_executor().shutdown()
+    assert done.code == 0, done.err
+    run = Path(done.out.strip())
     summary = json.loads((run / "run.json").read_text())
     assert set(summary["heads"]) == {"lr", "bayes", "best"}
     assert summary["provenance"]["versions"]["my-heads"] == "1.0"

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import multiprocessing
 import pickle
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,7 +148,7 @@ def test_finetune_makes_its_probe_starts_from_it_and_is_reported_beside_it(
     pitches: Path, small_encoder: Path, serpipe: Command
 ) -> None:
     common = ("finetune", "--manifest", pitches, "--target", "pitch", "--encoder", small_encoder,
-              "--split", "kfold:2", "--device", "cpu", "--epochs", 2, "--no-export")  # fmt: skip
+              "--split", "kfold:2", "--device", "cpu", "--epochs", 1, "--no-export")  # fmt: skip
     otherwise = ("extract", "--manifest", pitches, "--encoder", small_encoder, "--pool", "mean,std")
     assert serpipe(*otherwise).code == 0  # a cache of the same name, which the probe cannot use
     done = serpipe(*common, "--learning-rate", 0, "--head-learning-rate", 0)
@@ -420,7 +422,7 @@ def test_ratings_are_learnt_and_the_exported_model_predicts_them_in_their_units(
 ) -> None:
     done = serpipe(
         "finetune", "--manifest", pitches, "--target", "khz", "--encoder", small_encoder,
-        "--split", "kfold:2", "--device", "cpu", "--probe", "none", "--epochs", 15,
+        "--split", "kfold:2", "--device", "cpu", "--probe", "none", "--epochs", 10,
         "--batch-size", 8, "--learning-rate", 2e-3, "--head-learning-rate", 1e-2,
         "--train-front-end",
     )  # fmt: skip
@@ -439,7 +441,7 @@ def test_ratings_are_learnt_and_the_exported_model_predicts_them_in_their_units(
     assert np.abs(plain - np.array([khz[clip.name] for clip in clips])).mean() < 0.25
 
 
-@pytest.mark.parametrize(("network", "epochs"), [("cnn", 30), ("s4", 2)])
+@pytest.mark.parametrize(("network", "epochs"), [("cnn", 12), ("s4", 1)])
 def test_networks_are_tested_on_the_folds_of_fit_and_saved(
     network: str, epochs: int, pitches: Path, small_encoder: Path, serpipe: Command
 ) -> None:
@@ -450,10 +452,13 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
     assert done.code == 0, done.err
     run = Path(done.out.strip())
     nested = [row for row in rows(run, f"predictions/{network}.csv") if row["layer"] == "nested"]
-    learnt = epochs > 20  # tests/test_networks.py shows that S4 learns, too
+    learnt = network == "cnn"  # tests/test_networks.py shows that S4 learns, too
     assert not learnt or np.mean([row["truth"] == row["predicted"] for row in nested]) > 0.9
     assert serpipe("extract", "--manifest", pitches, "--encoder", small_encoder).code == 0
-    probe = serpipe("fit", "--head", "lr", "--target", "pitch", "--split", "kfold:3").out.strip()
+    quick = ("--layers", 2, "--grid", "C=1")
+    probe = serpipe(
+        "fit", "--head", "lr", "--target", "pitch", "--split", "kfold:3", *quick
+    ).out.strip()
     assert (Path(probe) / "clips.csv").read_bytes() == (run / "clips.csv").read_bytes()
     report = serpipe("report", run, probe)
     assert report.code == 0, report.err
@@ -480,8 +485,15 @@ def test_networks_are_tested_on_the_folds_of_fit_and_saved(
 
 
 def test_folds_trained_at_once_give_the_same_bits(
-    pitches: Path, small_encoder: Path, tmp_path: Path, forked_workers: None
+    pitches: Path,
+    small_encoder: Path,
+    tmp_path: Path,
+    forked_workers: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Forked, the processes of both devices import nothing.
+    forked = SimpleNamespace(get_context=lambda how: multiprocessing.get_context("forkserver"))
+    monkeypatch.setattr("serpipe.pipeline.finetune.processes.multiprocessing", forked)
     options, encoder = TrainingOptions(epochs=1, augment=("noise",)), str(small_encoder)
     for name, devices, where in (
         ("run0", ("cpu",), None), ("run1", ("cpu", "cpu"), None), ("run2", ("cpu",), "local:1"),
