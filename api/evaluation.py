@@ -41,7 +41,7 @@ def evaluate(
     Parameters
     ----------
     model : str or Path
-        Hub id or local folder of a trained audio classifier, as transformers saves it.
+        Hub id or local folder of a trained audio classifier, as it was published.
     data, manifest, skip_bad
         As :func:`extract` takes them.
     options : TargetOptions

@@ -76,8 +76,8 @@ def predict(
     inputs : str, Path or sequence of them
         Recordings, or folders of them.
     model : Model, str or Path, optional
-        RUN/bundles/HEAD; a RUN; hub id or folder of a trained audio classifier, as transformers
-        saves it; or a network that ``finetune`` saved. By default the newest bundle in
+        RUN/bundles/HEAD; a RUN; hub id or folder of a trained audio classifier that ``evaluate``
+        takes; or a network that ``finetune`` saved. By default the newest bundle in
         ``artifacts/runs``, else the one that ships with serpipe.
     window : float, optional
         Split recordings into windows of so many seconds: the prediction gets a timeline, and its

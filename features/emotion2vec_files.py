@@ -252,15 +252,11 @@ def _published_name(key: str, n_prenet: int) -> str:
     kind, _, rest = key.partition(".")
     number, _, inner = rest.partition(".")
     if kind == "blocks":
-        index = int(number)
         inner = inner.replace("qkv", "attn.qkv").replace("attention_output", "attn.proj")
         inner = inner.replace("expand", "mlp.fc1").replace("contract", "mlp.fc2")
-        is_prenet = index < n_prenet
-        return (
-            f"{_AUDIO}context_encoder.blocks.{index}.{inner}"
-            if is_prenet
-            else (f"blocks.{index - n_prenet}.{inner}")
-        )
+        if int(number) < n_prenet:
+            return f"{_AUDIO}context_encoder.blocks.{number}.{inner}"
+        return f"blocks.{int(number) - n_prenet}.{inner}"
     if kind == "convolutions":
         inner = inner.replace("convolution.", "0.").replace("norm.", "2.1.")
         return f"{_AUDIO}local_encoder.conv_layers.{number}.{inner}"
