@@ -51,7 +51,7 @@ CASES = [
 
 #: Fewer and larger steps than usual, to the usual 320 samples, since an export takes as long as
 #: its graph has nodes.
-FEW_NODES: dict[str, object] = {
+FEW_NODES: dict[str, Any] = {
     "num_hidden_layers": 2,
     "conv_dim": (16,) * 3,
     "conv_kernel": (10, 8, 8),
