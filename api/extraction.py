@@ -53,9 +53,9 @@ def extract(
     options : ExtractOptions
         The encoder, and how clips are decoded, embedded and stored.
     manifest : str or Path, optional
-        A table of any labelled clips: path, speaker, and columns to predict. Or a dataset of
-        Hugging Face, as a saved folder or ``hf:OWNER/NAME``, or the folder of a database of
-        audformat.
+        A table of any labelled clips: path, speaker, and columns to predict. Or a Hugging
+        Face dataset, as a saved folder or ``hf:OWNER/NAME``, or the folder of an audformat
+        database.
     out : str or Path, optional
         HDF5 file to write; by default ``features/cache/CORPUS-ENCODER.h5``. A file in an object
         store (``s3://BUCKET/FILE.h5``) is written on this machine first and then uploaded.

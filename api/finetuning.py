@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..features.names import DEFAULT_ENCODER, OPENSMILE
-from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS, TrainingOptions
+from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.options import FoldOptions, Protocol
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location
@@ -75,9 +75,11 @@ def finetune(
     data, manifest, skip_bad
         As :func:`extract` takes them.
     folds : FoldOptions
-        What is predicted, and how clips are divided; every fold is one training.
+        What is predicted, and how clips are divided; every fold is one training. By default
+        ``FoldOptions(split="kfold:5")``.
     training : TrainingOptions, optional
-        How the encoder or the network is trained; its defaults by default.
+        How the encoder or the network is trained; by default ``TrainingOptions()``, or
+        ``TrainingOptions.for_networks()``.
     encoder : str or Path
         Hub id or local folder of a speech encoder.
     network : {"cnn", "s4"}, optional
@@ -156,7 +158,8 @@ def finetune(
     from ..provenance import cores, versions
 
     devices = choose_devices(device, "--device")
-    options = training or (OF_NETWORKS if network else OF_ENCODERS)
+    defaults = TrainingOptions.for_networks() if network else TrainingOptions()
+    options = replace(training or defaults, seed=folds.seed)
     options.check(devices[0])
     if network:
         options.check_network()

@@ -435,8 +435,9 @@ def serve(
     from ..features.devices import choose_devices
 
     check_origins(options.allow_origin)
-    file = options.token_file
-    options = replace(options, token=read_token(None if file is None else Path(file)))
+    if options.token is None:
+        file = options.token_file
+        options = replace(options, token=read_token(None if file is None else Path(file)))
     device = choose_devices(device, "--device")[0]
     with listen(options.host, options.port) as listener:
         loaded = load_model(model, device=device, encoder=encoder)

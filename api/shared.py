@@ -116,11 +116,13 @@ def _as_code(value: Any) -> str:
             for name, each in given.items()
             if each != getattr(defaults, name)
         )
-        return f"{type(value).__name__}({', '.join(shown)})"
+        return f"serpipe.{type(value).__name__}({', '.join(shown)})"
     several = isinstance(value, (list, tuple))
     return repr([_without_secrets(each) for each in value] if several else _without_secrets(value))
 
 
 def _without_secrets(value: Any) -> Any:
+    if not isinstance(value, Location):
+        value = getattr(value, "path", value)  # the file of an open cache
     text = addresses(value)[0] if isinstance(value, Location) else value
     return address_without_secrets(text) if isinstance(text, str) else text

@@ -1,6 +1,5 @@
 """The commands ``serpipe finetune`` and ``serpipe evaluate``."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import api
@@ -18,12 +17,12 @@ def finetune(options: dict[str, Any], format: ResultFormatOption = ResultFormat.
     `pip install 'serpipe[finetune]'`.
     """
     from ..artifacts.report.comparison import compare_runs, report_runs
-    from ..pipeline.finetune.options import OF_ENCODERS, OF_NETWORKS
+    from ..pipeline.finetune.options import TrainingOptions
     from ..progress import track
     from ..provenance import provenance
 
-    training = OF_NETWORKS if "network" in options else OF_ENCODERS
-    options["training"] = replace(training, **options["training"])
+    make = TrainingOptions.for_networks if "network" in options else TrainingOptions
+    options["training"] = make(**options["training"])
     done = api.finetune(**options, provenance=provenance(), track=track, say=say)
     further = {}
     if done.probe:

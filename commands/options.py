@@ -236,7 +236,7 @@ def _declared(function: Callable[..., Any], parameter: inspect.Parameter) -> Ite
         return
     defaults = kind() if parameter.default is None else parameter.default
     for field in fields(kind):
-        owner = next(each for each in kind.__mro__ if field.name in vars(each)["__annotations__"])
+        owner = next(each for each in kind.__mro__ if field.name in inspect.get_annotations(each))
         if field.name in descriptions(owner.__doc__ or ""):  # others are not set by users
             yield _Option(owner, field.name, field.type, getattr(defaults, field.name))
 

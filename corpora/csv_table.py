@@ -54,6 +54,13 @@ class CsvTable:
     delimiter: str
     #: Peculiarities of the table, such as ``"semicolons"``.
     notes: tuple[str, ...] = ()
+    #: The name, if it is not that of the file.
+    given_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the table, for files and as that of its corpus."""
+        return self.given_name or self.path.stem
 
     def cells(self, column: str) -> list[str]:
         """Return the cells of a column, in the order of the rows."""

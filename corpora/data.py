@@ -115,12 +115,11 @@ def join(sources: Sequence[Source], scans: Sequence[Scan]) -> Data:
 def listed(manifest: Location, root: Location | None = None) -> Data:
     """Return the clips of a manifest; its paths are relative to ``root`` or else to its folder."""
     if isinstance(manifest, Path) and is_dataset(manifest):
-        table, read = manifest, read_manifest(manifest, root)
+        read = read_manifest(manifest, root)
     else:
-        table = local(manifest, file=True)
-        read = read_manifest(table, root or manifest.parent)
-    unknown = f"as the clips of {table.name}"
-    return Data(table.stem, table.stem, read.clips, (), unknown, unknown, read.description)
+        read = read_manifest(local(manifest, file=True), root or manifest.parent)
+    unknown = f"as the clips of {manifest}"
+    return Data(read.name, read.name, read.clips, (), unknown, unknown, read.description)
 
 
 def find_data(data: Sequence[str]) -> tuple[tuple[Source, ...], tuple[Scan, ...]]:

@@ -24,6 +24,8 @@ class Manifest:
     """The clips of a table, in the order of its rows."""
 
     clips: tuple[Clip, ...]
+    #: The name of the table.
+    name: str
     #: How the table was read, in one line; empty if there is nothing to say.
     description: str = ""
 
@@ -76,7 +78,7 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
         cells = row.cells
         where = f"{path}, line {row.line}"
         name = cells.get("name") or nfc(Path(each.relative).stem)
-        corpus = cells.get("corpus") or nfc(path.stem)
+        corpus = cells.get("corpus") or nfc(table.name)
         if not cells["path"] or not cells["speaker"]:
             wrong.append(f"{where}: path or speaker is empty; fill it")
         elif each.leads_out:
@@ -113,7 +115,9 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
             )
     refuse_lines(wrong)
     return Manifest(
-        tuple(clips), table.description(numbers=more, more=_path_notes(files, folder.folder))
+        tuple(clips),
+        table.name,
+        table.description(numbers=more, more=_path_notes(files, folder.folder)),
     )
 
 

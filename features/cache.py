@@ -124,6 +124,10 @@ class Cache:
         """Return the poolings of a layer among some, joined by commas: all of them."""
         return pooling.split(",")
 
+    def n_features(self, layer: str, pooling: str) -> int:
+        """Return the number of features of a layer with some poolings, joined by commas."""
+        return int(self.key["width"]) * len(self.poolings_of(layer, pooling))
+
     def checksums(self) -> dict[str, str]:
         """Return the checksum of each ``POOLING/LAYER`` that the file states."""
         return dict(self._checksums)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError, counted, first_line
-from ..files import read_text
+from ..yaml_file import read_yaml
 from .checkpoint_files import CheckpointFiles, Loaded, hash_config
 from .checkpoint_limits import (
     CONFIG,
@@ -119,7 +119,7 @@ def read_config(path: Path) -> Emotion2vecConfig:
     Raise UserError if it cannot be read, is that of another model, lacks a value, or has one that
     is out of range or not supported.
     """
-    content = _read_yaml(path)
+    content = read_yaml(path, MAX_YAML_BYTES, "download the checkpoint again")
     if content.get("model") != "Emotion2vec":
         raise UserError(
             f"{path}: is that of a model {content.get('model')!r:.40} of FunASR; only Emotion2vec "
@@ -272,31 +272,6 @@ def _published_name(key: str, n_prenet: int) -> str:
 
 def _fits(tensor: torch.Tensor, shape: torch.Size) -> bool:
     return tensor.shape == shape and tensor.is_floating_point() and tensor.layout is torch.strided
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of plain values.
-
-    Aliases are refused: a few lines of them can stand for more values than memory holds.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("it has aliases")
-            return super().compose_node(parent, index)
-
-    try:
-        content = yaml.load(read_text(path, MAX_YAML_BYTES), Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else first_line(error)
-        raise UserError(
-            f"{path}: cannot be read as YAML ({reason}); download the checkpoint again"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: has no entry model; download the checkpoint again")
-    return content
 
 
 def _section(path: Path, values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -236,7 +236,11 @@ def load_encoder(
         from .functionals import load_functionals
 
         return load_functionals(
-            name, poolings=poolings, max_seconds=max_seconds, compile_blocks=compile_blocks
+            name,
+            revision=revision,
+            poolings=poolings,
+            max_seconds=max_seconds,
+            compile_blocks=compile_blocks,
         )
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:  # torch allows TF32 in convolutions by default

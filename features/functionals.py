@@ -83,7 +83,7 @@ class Functionals(nn.Module):
             raise UserError(
                 f"{name}: opensmile is not installed; install it with: "
                 "pip install 'serpipe[opensmile]' (free for research and private use; other uses "
-                "need a licence of audEERING)"
+                "need a licence from audEERING)"
             ) from None
         self.smile = opensmile.Smile(
             opensmile.FeatureSet[feature_set],
@@ -107,7 +107,7 @@ class Functionals(nn.Module):
             self.smile.process_signal(waveform[:n].numpy(), SAMPLING_RATE).to_numpy(np.float32)
             for waveform, n in zip(waveforms, samples, strict=True)
         ]
-        return torch.from_numpy(np.concatenate(tables)).nan_to_num()
+        return torch.from_numpy(np.concatenate(tables)).nan_to_num(0.0, 0.0, 0.0)
 
 
 class FunctionalsPooler:
@@ -123,6 +123,7 @@ class FunctionalsPooler:
 def load_functionals(
     name: str,
     *,
+    revision: str | None = None,
     poolings: Sequence[str] = ("mean",),
     max_seconds: float | None = None,
     compile_blocks: bool = False,
@@ -133,7 +134,7 @@ def load_functionals(
     ----------
     name : str
         ``opensmile:eGeMAPSv02`` or ``opensmile:ComParE_2016``.
-    poolings, max_seconds, compile_blocks
+    revision, poolings, max_seconds, compile_blocks
         As :func:`~serpipe.features.encoder.load_encoder` takes them; only their defaults are
         possible.
 
@@ -151,17 +152,20 @@ def load_functionals(
         (f"--pool {','.join(poolings)}", tuple(poolings) != ("mean",)),
         (f"--max-seconds {max_seconds}", max_seconds is not None),
         ("--compile", compile_blocks),
+        (f"--revision {revision}", revision is not None),
     ):
         if is_given:
             raise UserError(
-                f"{option}: {name} computes statistics of whole clips on the CPU; omit this option"
+                f"{option}: {name} computes statistics of whole clips, on the CPU and in its "
+                "installed version; omit this option"
             )
     model = Functionals(name)
     folder = Path(model.smile.config_path).parent
     identity = EncoderIdentity(
         encoder=name,
         revision=model.version,
-        weights_sha256=_hash(each.encode() for each in model.feature_names),
+        # It has no weights: the version and the names decide what the numbers are.
+        weights_sha256=_hash(each.encode() for each in (model.version, *model.feature_names)),
         config_sha256=_hash(each.read_bytes() for each in sorted(folder.iterdir())),
         model_type="opensmile",
         layers=(FUNCTIONALS,),

@@ -61,6 +61,11 @@ class JoinedCache(Cache):
             )
         return own
 
+    def n_features(self, layer: str, pooling: str) -> int:
+        """Return the number of features of a layer, as :meth:`Cache.n_features` does."""
+        part, _, name = self._find(layer)
+        return part.n_features(name, ",".join(self.poolings_of(layer, pooling)))
+
     def read_rows(self, pooling: str, layer: str, rows: NDArray[np.intp]) -> NDArray[Any]:
         """Return some rows of one layer, as :meth:`Cache.read_rows` does."""
         part, own, name = self._find(layer)

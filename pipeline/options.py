@@ -4,8 +4,10 @@ They import nothing heavy: the command line reads its options, their defaults an
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from ..errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,15 @@ class TargetOptions:
     keep: Sequence[str] = ()
     speakers_per_corpus: bool = False
     similar_speakers: str = "refuse"
+
+    def __post_init__(self) -> None:
+        """Refuse text in place of several values, which would be taken letter by letter."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.default == () and isinstance(value, str):
+                raise UserError(f"{each.name}={value!r}: is text; give a list of values")
+        if not isinstance(self.merge, Mapping):
+            raise UserError(f"merge={self.merge!r}: is no mapping; give a dict of labels")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as JSON values, which name a run."""
@@ -88,7 +99,7 @@ class Protocol(FoldOptions):
     permute_labels : bool
         Shuffle labels within speakers: scores must drop to chance.
     train_on : sequence of str
-        Corpora of the cache to train on, joined by commas; by default all.
+        Corpora of the cache to train on; by default all.
     test_on : sequence of str
         Corpora of the cache to test on, over the labels that both sides have; by default those
         trained on, divided by ``split``.

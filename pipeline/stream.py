@@ -20,11 +20,11 @@ from .plan import Plan, read_rows
 
 def candidate_size(cache: Cache, plan: Plan) -> float:
     """Return how many GiB the embeddings of the largest candidate take, as float32."""
-    layers = max(
-        len(each.layers) if each.how in ("concat", "weighted") else 1 for each in plan.candidates
-    )
-    width = int(cache.key["width"]) * len(plan.pooling.split(",")) * layers
-    return len(plan.target.rows) * width * 4 / 2**30
+    sizes = []
+    for each in plan.candidates:
+        widths = [cache.n_features(layer, plan.pooling) for layer in each.layers]
+        sizes.append(sum(widths) if each.how in ("concat", "weighted") else max(widths))
+    return len(plan.target.rows) * max(sizes) * 4 / 2**30
 
 
 def stream_plan(
@@ -159,8 +159,8 @@ def spill(cache: Cache, candidate: Candidate, plan: Plan, folder: Path) -> FileM
     path = folder.resolve() / f"{plan.candidates.index(candidate)}.float32"
     rows, width = plan.target.rows, 0
     try:
-        for earlier in path.parent.iterdir():
-            earlier.unlink()
+        for earlier in path.parent.glob("*.float32"):
+            earlier.unlink(missing_ok=True)
         with create_file(path) as file:
             for part in blocks(len(rows)):
                 layers = [read_rows(cache, layer, plan, rows[part]) for layer in candidate.layers]

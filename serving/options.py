@@ -17,7 +17,7 @@ _ORIGIN = re.compile(r"https?://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?")
 
 @dataclass(frozen=True)
 class Limits:
-    """What is not set by the operator of a server."""
+    """What is no option of the command."""
 
     #: Windows of a timeline.
     max_segments: int = 1000
@@ -35,7 +35,7 @@ class Limits:
     speaker_seconds: float = 3600.0
     #: Clips from which a profile is made.
     enrolled_clips: int = 64
-    #: Secret that clients must send, from :func:`read_token`.
+    #: Secret that clients must send; by default from :func:`read_token`.
     token: str | None = None
 
 

@@ -68,7 +68,7 @@ def test_the_functions_do_what_the_commands_do_and_record_the_call(
     by_call = {path.name: path.read_bytes() for path in (results.run / "predictions").iterdir()}
     assert json.loads((results.run / "run.json").read_text())["provenance"]["command"] == (
         f"serpipe.fit(cache={str(extracted.cache.path)!r}, head='lr', "
-        "protocol=Protocol(merge={'calm': 'neutral'}, split='kfold:3'), "
+        "protocol=serpipe.Protocol(merge={'calm': 'neutral'}, split='kfold:3'), "
         "grid={'lr.C': [1, 0.1]})"
     )
     shown = str(package.report(results, out="by-call"))

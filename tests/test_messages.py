@@ -19,7 +19,6 @@ from serpipe.features.encoder import load_encoder
 from serpipe.features.engine import cache_key
 from serpipe.features.names import POOLINGS, looks_like_path
 from serpipe.features.options import ExtractOptions
-from serpipe.pipeline.finetune.options import PRECISIONS
 from serpipe.pipeline.heads import HEADS
 from serpipe.pipeline.networks import NETWORKS
 from serpipe.pipeline.normalise import NORMALISATIONS
@@ -114,7 +113,6 @@ def test_an_option_with_fixed_values_takes_no_other(
 
 def test_the_values_of_options_are_those_that_the_code_knows() -> None:
     assert set(choices.POOLINGS) == {*POOLINGS, ",".join(POOLINGS)}
-    assert choices.TRAINING_PRECISIONS == PRECISIONS
     assert choices.TASKS == TASKS
     assert choices.SIMILAR_SPEAKERS == SIMILAR_SPEAKERS
     assert choices.NORMALISATIONS == NORMALISATIONS

@@ -1,4 +1,4 @@
-"""Datasets of Hugging Face and databases of audformat are read as tables of clips."""
+"""Hugging Face datasets and audformat databases are read as tables of clips."""
 
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def test_a_dataset_that_the_hub_does_not_have_is_refused() -> None:
 
 @pytest.fixture
 def database(few_clips: Path) -> Path:
-    """Return the folder of a database of audformat with three clips beside it."""
+    """Return the folder of an audformat database with three clips beside it."""
     audformat = pytest.importorskip("audformat", reason="audformat is not installed")
     pandas = pytest.importorskip("pandas")
     files = [file.relative_to(few_clips).as_posix() for file in sorted(few_clips.rglob("*.flac"))]
@@ -131,3 +131,73 @@ def test_a_database_with_a_pickle_is_refused_and_not_loaded(database: Path) -> N
         listed(database)
     assert table.is_file()
     assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'author: !!python/object/apply:os.system ["touch pwned"]',
+        "tables: {../a: {type: filewise, columns: {}}}",
+        "tables: {a/b: {type: filewise, columns: {}}}",
+    ],
+)
+def test_a_header_of_a_database_runs_no_code_and_leads_nowhere(header: str, database: Path) -> None:
+    file = database / "db.yaml"
+    file.write_text(f"name: mini\n{header}\n")
+    with raises_about(UserError, file):
+        listed(database)
+    assert not Path("pwned").exists()
+
+
+def test_a_pickle_below_the_folder_of_a_database_is_refused(database: Path) -> None:
+    (database / "db.a").mkdir()
+    (database / "db.a" / "b.pkl").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    with raises_about(UserError, database / "db.a" / "b.pkl"):
+        listed(database)
+
+
+def test_tables_of_a_database_fill_each_other_and_may_not_disagree(database: Path) -> None:
+    import audformat
+
+    made = audformat.Database.load(str(database))
+    files = list(made["files"].df.index)
+    made["more"] = audformat.Table(audformat.filewise_index(files))
+    made["more"]["emotion"] = audformat.Column(scheme_id="emotion")
+    made["more"]["emotion"].set(["sad", "happy", "sad"])
+    made.save(str(database))
+    assert [clip.emotion for clip in listed(database).clips] == ["sad", "happy", "sad"]
+    made["more"]["emotion"].set(["sad", "sad", "sad"])
+    made.save(str(database))
+    with raises_about(UserError, database, files[1]):
+        listed(database)
+
+
+def test_versions_of_a_database_have_names_of_their_own(database: Path) -> None:
+    names = []
+    for version in ("1.4.0", "1.4.1"):
+        folder = database.parent / version
+        folder.mkdir()
+        for file in database.iterdir():
+            (folder / file.name).symlink_to(file)
+        names.append(listed(folder).name)
+    assert names == ["mini-1.4.0", "mini-1.4.1"]
+
+
+def test_audio_that_has_changed_is_written_again(dataset: Any, few_clips: Path) -> None:
+    dataset.save_to_disk("lab")
+    clips = listed(Path("lab")).clips
+    file = Path(str(clips[0].file))
+    content = file.read_bytes()
+    file.write_bytes(bytes(len(content)))
+    listed(Path("lab"))
+    assert file.read_bytes() == content
+
+
+def test_unknown_labels_of_a_dataset_are_empty(dataset: Any) -> None:
+    import datasets
+
+    made = dataset.remove_columns("emotion").add_column(
+        "emotion", [-1] * len(dataset), feature=datasets.ClassLabel(names=EMOTIONS)
+    )
+    made.save_to_disk("lab")
+    assert {clip.emotion for clip in listed(Path("lab")).clips} == {""}

@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import Any
 
 from ...choices import TRAINING_PRECISIONS, check_choice
 from ...errors import UserError
 
-#: Precision of products in training; weights are always kept in float32.
-PRECISIONS = TRAINING_PRECISIONS
 #: Changes of training clips, in the order in which they are applied.
 AUGMENTATIONS = ("speed", "pitch", "noise")
 
@@ -18,16 +17,18 @@ AUGMENTATIONS = ("speed", "pitch", "noise")
 class TrainingOptions:
     """How an encoder and its head, or a network, are trained.
 
+    Networks have other defaults: :meth:`for_networks`.
+
     Attributes
     ----------
     epochs : int
-        Maximum number of epochs, over which the learning rates fall linearly to zero; 60 for a
-        network.
+        Maximum number of epochs, over which the learning rates fall linearly to zero; by default 60
+        for a network.
     patience : int
         Stop after so many epochs without a better UAR (CCC for ratings) on the validation speakers;
-        15 for a network.
+        by default 15 for a network.
     batch_size : int
-        Clips per batch; 16 for a network.
+        Clips per batch; by default 16 for a network.
     accumulate : int
         Batches per step of the optimiser.
     learning_rate : float
@@ -55,8 +56,6 @@ class TrainingOptions:
         Rank of LoRA matrices (peft) to train instead of the encoder's own weights; 0 for none.
     gradient_checkpointing : bool
         Recompute hidden states in the backward pass, to save memory.
-    seed : int
-        Seed of new weights, the order of clips, dropout and masking.
     """
 
     epochs: int = 20
@@ -75,7 +74,13 @@ class TrainingOptions:
     label_smoothing: float = 0.0
     lora: int = 0
     gradient_checkpointing: bool = False
+    #: Of new weights, the order of clips, dropout and masking: that of the folds.
     seed: int = 0
+
+    @classmethod
+    def for_networks(cls, **changes: Any) -> "TrainingOptions":
+        """Return the options with other defaults for networks: more epochs and larger batches."""
+        return replace(cls(epochs=60, patience=15, batch_size=16), **changes)
 
     def check(self, device: str) -> None:
         """Raise a UserError that names an option that cannot be used, on this torch device."""
@@ -119,7 +124,7 @@ class TrainingOptions:
     def check_inference(self, device: str) -> None:
         """Refuse a batch size or precision that cannot be used on a torch device."""
         self._check_range("batch_size", self.batch_size >= 1, "at least 1")
-        check_choice("--precision", self.precision, PRECISIONS)
+        check_choice("--precision", self.precision, TRAINING_PRECISIONS)
         if self.precision == "fp16" and not device.startswith("cuda"):
             raise UserError(f"--precision fp16: needs a GPU, not {device}; use float32 or bf16")
 
@@ -141,8 +146,3 @@ class TrainingOptions:
                 raise UserError(
                     f"{option} with --network: is for pretrained encoders; omit one of the two"
                 )
-
-
-#: The defaults.
-OF_ENCODERS = TrainingOptions()
-OF_NETWORKS = TrainingOptions(epochs=60, patience=15, batch_size=16)
