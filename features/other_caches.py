@@ -21,8 +21,7 @@ def caches_beside(out: Path, key: Mapping[str, Any]) -> Iterator[Cache]:
     """Yield the caches beside ``out`` that have the embeddings of a key, the newest first.
 
     They may have more poolings, or another revision of the same weights, but are otherwise the
-    same. Files that are damaged or no caches are
-    skipped.
+    same. Files that are damaged or no caches are skipped.
     """
     # The stamp of a file that was removed meanwhile is empty.
     stamps = {path: stamp_of(path) for path in out.parent.glob("*.h5") if path.name != out.name}
