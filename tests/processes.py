@@ -1,5 +1,6 @@
 """Real processes that start at once: forked from one that has imported torch and the like."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Sequence
@@ -103,7 +104,8 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if it still runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Send SIGKILL to the process."""
