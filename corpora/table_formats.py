@@ -117,11 +117,7 @@ def _read_dataset(source: Path, name: str, read: Any, root: Path) -> tuple[CsvTa
         for clip in undecoded.select_columns([audio, *kept]):
             values: dict[str, Any] = {"split": split} if split else {}
             for column in kept:
-                value, names = clip[column], getattr(features[column], "names", None)
-                # Hugging Face writes -1 for a label that is unknown.
-                values[column] = (
-                    value if names is None else names[value] if (value or 0) >= 0 else None
-                )
+                values[column] = _label(features[column], clip[column])
             content = clip[audio].get("bytes")
             n_written += content is not None
             values["path"] = _audio_path(written, len(rows), clip[audio])
@@ -133,6 +129,14 @@ def _read_dataset(source: Path, name: str, read: Any, root: Path) -> tuple[CsvTa
         )
     table = _table(source, name, rows, ["dataset"], omitted)
     return table, written if n_written else root
+
+
+def _label(feature: Any, value: Any) -> Any:
+    """Return a value, a label by its name; Hugging Face writes None or -1 for an unknown one."""
+    names = getattr(feature, "names", None)
+    if names is None:
+        return value
+    return None if value is None or value < 0 else names[value]
 
 
 def _audio_column(source: Path, features: Mapping[str, Any], kind: type[Any]) -> str:
