@@ -45,7 +45,7 @@ class Valid(threading.local):
 
 
 class MaskedGroupNorm(nn.Module):
-    """A group norm with one channel per group, over the valid part of each clip.
+    """A group norm of single channels, or of all together, over the valid part of each clip.
 
     It replaces ``norm`` and uses its weights. ``kernel`` and ``stride`` are those of the
     convolution before it, from samples to its steps.
@@ -55,7 +55,8 @@ class MaskedGroupNorm(nn.Module):
         self, norm: nn.GroupNorm, valid: Valid | ValidForAll, kernel: int, stride: int
     ) -> None:
         super().__init__()
-        check_channel_norm(norm)
+        if norm.num_groups != 1:
+            check_channel_norm(norm)
         self.norm, self.valid, self.kernel, self.stride = norm, valid, kernel, stride
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -66,10 +67,12 @@ class MaskedGroupNorm(nn.Module):
         steps = [(n - self.kernel) // self.stride + 1 for n in self.valid.samples]
         count = counts_on(states.device, steps)[:, None, None]
         real = torch.arange(states.shape[2], device=states.device) < count
+        dims = (1, 2) if self.norm.num_groups == 1 else (2,)
+        count = count * (self.norm.num_channels // self.norm.num_groups)
         exact = states.float()
-        mean = torch.where(real, exact, 0.0).sum(dim=2, keepdim=True) / count
+        mean = torch.where(real, exact, 0.0).sum(dim=dims, keepdim=True) / count
         centred = torch.where(real, exact - mean, 0.0)
-        variance = centred.square().sum(dim=2, keepdim=True) / count
+        variance = centred.square().sum(dim=dims, keepdim=True) / count
         return scale_channels(self.norm, centred, variance).to(states.dtype)
 
 
@@ -84,7 +87,8 @@ def scale_channels(
 ) -> torch.Tensor:
     """Return centred float32 states, scaled to unit variance and by the weights of a group norm.
 
-    States have the shape (n_clips, n_channels, n_steps), the variance (n_clips, n_channels, 1).
+    States have the shape (n_clips, n_channels, n_steps), the variance (n_clips, n_channels, 1), or
+    (n_clips, 1, 1) if the norm is over all channels.
     """
     scaled = centred / (variance + norm.eps).sqrt()
     return scaled * norm.weight[:, None].float() + norm.bias[:, None].float()

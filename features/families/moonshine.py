@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from ...errors import UserError
 from ..audio import Waveform
 from ..checkpoint_limits import CONFIG, Limits, check_frames
 from ..front_end import FrontEnd, WaveformFrontEnd
-from ..padding import Valid, ValidForAll, counts_on
+from ..padding import MaskedGroupNorm, Valid, ValidForAll
 from .family import Family, Part, Stack
 
 #: The three convolutions of every Moonshine.
@@ -79,7 +78,7 @@ class Moonshine(Family):
 
     def make_exact(self, encoder: Any, valid: Valid | ValidForAll) -> None:
         """Mask the group norm; the front end corrects the mask of the attention."""
-        encoder.groupnorm = MaskedNorm(encoder.groupnorm, valid)
+        encoder.groupnorm = MaskedGroupNorm(encoder.groupnorm, valid, _KERNELS[0], _STRIDES[0])
 
 
 @dataclass(frozen=True)
@@ -102,28 +101,3 @@ class MoonshineFrontEnd(WaveformFrontEnd):
             mask = inputs["attention_mask"]
             inputs["attention_mask"] = (torch.arange(mask.shape[1]) < ends[:, None]).long()
         return inputs
-
-
-class MaskedNorm(nn.Module):
-    """A group norm of one group, over all channels and the valid steps of each clip."""
-
-    def __init__(self, norm: nn.GroupNorm, valid: Valid | ValidForAll) -> None:
-        super().__init__()
-        self.norm, self.valid = norm, valid
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Normalise ``states`` of shape (n_clips, n_channels, n_steps); same shape back."""
-        if self.valid.samples is None:
-            normed: torch.Tensor = self.norm(states)
-            return normed
-        steps = [(n - _KERNELS[0]) // _STRIDES[0] + 1 for n in self.valid.samples]
-        steps_of_clips = counts_on(states.device, steps)[:, None, None]
-        real = torch.arange(states.shape[2], device=states.device) < steps_of_clips
-        count = steps_of_clips * states.shape[1]
-        exact = states.float()
-        mean = torch.where(real, exact, 0.0).sum(dim=(1, 2), keepdim=True) / count
-        centred = torch.where(real, exact - mean, 0.0)
-        variance = centred.square().sum(dim=(1, 2), keepdim=True) / count
-        scaled = centred / (variance + self.norm.eps).sqrt()
-        scaled = scaled * self.norm.weight[:, None].float() + self.norm.bias[:, None].float()
-        return scaled.to(states.dtype)
