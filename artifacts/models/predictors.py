@@ -202,6 +202,24 @@ def find_encoder(
     )
 
 
+def encoder_sources(
+    folder: Path, n_encoders: int, given: str | Path | None
+) -> list[str | Path | None]:
+    """Return which encoder the user gave for each of a bundle; ``given`` joins several by commas.
+
+    Raise UserError if there are more or fewer.
+    """
+    if given is None or n_encoders == 1:
+        return [given] * n_encoders
+    sources: list[str | Path | None] = [*str(given).split(",")]
+    if len(sources) != n_encoders:
+        raise UserError(
+            f"--encoder {given}: {folder} needs {n_encoders} encoders; name all of them, joined by "
+            "commas, in the order of bundle.json"
+        )
+    return sources
+
+
 def _load_its_encoders(
     folder: Path, bundle: BundleSummary, device: str, given: str | Path | None, revision: str | None
 ) -> tuple[list[Encoder], list[str]]:
@@ -210,14 +228,8 @@ def _load_its_encoders(
     Of several, ``given`` names all, joined by commas.
     """
     keys = [key for key, _ in encoder_parts(bundle.encoder)]
-    sources = [given] if given is None or len(keys) == 1 else str(given).split(",")
-    if given is not None and len(sources) != len(keys):
-        raise UserError(
-            f"--encoder {given}: {folder} needs {len(keys)} encoders; name all of them, joined by "
-            "commas, in the order of bundle.json"
-        )
     encoders, warnings = [], []
-    for key, source in zip(keys, sources * (len(keys) if given is None else 1), strict=True):
+    for key, source in zip(keys, encoder_sources(folder, len(keys), given), strict=True):
         part = replace(bundle, encoder=key)
         encoder, of_encoder = _load_its_encoder(folder, part, device, source, revision)
         encoders.append(encoder)

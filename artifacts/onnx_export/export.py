@@ -24,7 +24,7 @@ from ...provenance import versions
 from ..models.bundle import BundleSummary, load_bundle, read_bundle_summary
 from ..models.find import DEFAULT_BUNDLE, find_model
 from ..models.prediction_text import describe
-from ..models.predictors import ClipScores, find_encoder
+from ..models.predictors import ClipScores, encoder_sources, find_encoder
 from ..models.saved_model import Model, load_model
 from ..run.encoder_key import encoder_parts
 from .convert import OPSETS, check_installed, run_onnx, to_onnx
@@ -187,7 +187,7 @@ def _bundle_graph(folder: Path, encoder: str | Path | None, revision: str | None
         raise UserError(
             f"{folder}: the order of labels in its head is not that of bundle.json; fit again"
         )
-    parts = _encoder_parts(folder, summary, encoder, revision)
+    parts = _needed_encoders(folder, summary, encoder, revision)
     front_ends = [each.checkpoint.front_end for each in parts]
     longest = [each.longest for each in parts if each.longest is not None]
     prepare = [prepare_module(each) for each in front_ends]
@@ -226,14 +226,14 @@ class _EncoderPart:
         return longest or front_end.maximum_samples
 
 
-def _encoder_parts(
+def _needed_encoders(
     folder: Path, summary: BundleSummary, encoder: str | Path | None, revision: str | None
 ) -> list[_EncoderPart]:
     """Load the encoders that have layers of the head, in the order of these layers."""
     parts = encoder_parts(summary.encoder)
     if len(parts) == 1:
         return [_load_part(folder, summary, encoder, revision)]
-    sources = [None] * len(parts) if encoder is None else str(encoder).split(",")
+    sources = encoder_sources(folder, len(parts), encoder)
     used = list(summary.layer["layers"])
     needed: list[_EncoderPart] = []
     joined: list[str] = []
