@@ -230,12 +230,12 @@ def _load_extractor(files: CheckpointFiles, family: Family) -> Any:
 
 def _check_weights(files: CheckpointFiles, family: Family, config: Any) -> None:
     """Refuse a configuration that describes more weights than the files hold."""
-    n_weights = _count_weights(family.model_class(config), family, config)
+    n_weights = count_weights(family.model_class(config), family, config)
     n_blocks = family.n_blocks(config)
     check_weights(files.name, files.weights(), family.block_pattern, n_blocks, n_weights)
 
 
-def _count_weights(kind: Any, family: Family, config: Any) -> int:
+def count_weights(kind: Any, family: Family, config: Any) -> int:
     """Count the weights that a configuration describes."""
     with torch.device("meta"):  # shapes alone, no memory
         model = kind._from_config(config)
@@ -254,7 +254,7 @@ def _load_part(files: CheckpointFiles, family: Family, part: Part, config: Any) 
     import transformers
 
     kind = attrgetter(part.model_class)(transformers)
-    n_weights = _count_weights(kind, family, config)
+    n_weights = count_weights(kind, family, config)
     paths = files.weights(part.prefixes)
     keys = [key for path in paths for key in weight_names(path)]
     prefix = next((p for p in part.prefixes if any(key.startswith(p) for key in keys)), None)
@@ -263,17 +263,35 @@ def _load_part(files: CheckpointFiles, family: Family, part: Part, config: Any) 
             f"{files.name}: has no weights that begin with {' or '.join(part.prefixes)}, which are "
             "those of the encoder; download the checkpoint again"
         )
+    model, report = load_with_prefix(kind, files.name, paths, prefix, family, config, n_weights)
+    _check_complete(files.name, family, report)
+    return family.encoder(model)
+
+
+def load_with_prefix(
+    kind: Any,
+    name: str,
+    paths: Sequence[Path],
+    prefix: str,
+    family: Family,
+    config: Any,
+    n_weights: int,
+) -> tuple[Any, dict[str, Any]]:
+    """Load those weights of some files whose names begin with a prefix; read no others.
+
+    ``n_weights`` are as many as the configuration describes, from :func:`count_weights`; files
+    that hold fewer are refused before memory is taken for them. The other arguments, the results
+    and errors are as for :func:`load_as`.
+    """
     n_blocks = family.n_blocks(config)
-    check_weights(files.name, paths, family.block_pattern, n_blocks, n_weights, prefix)
+    check_weights(name, paths, family.block_pattern, n_blocks, n_weights, prefix)
     tensors = {
         key.removeprefix(prefix): tensor
         for path in paths
         for key, tensor in read_weights(path, prefix).items()
     }
-    _switch_off_training(config)
-    model, report = load_as(kind, files.name, None, config, tensors)
-    _check_complete(files.name, family, report)
-    return family.encoder(model)
+    switch_off_training(config)
+    return load_as(kind, name, None, config, tensors)
 
 
 def _training(files: CheckpointFiles, config: Mapping[str, Any]) -> TrainingRecord | None:
@@ -293,14 +311,14 @@ def _training(files: CheckpointFiles, config: Mapping[str, Any]) -> TrainingReco
 
 def _load_model(name: str, folder: Path, config: Any) -> nn.Module:
     """Load the weights; refuse the checkpoint if any is missing or does not fit."""
-    _switch_off_training(config)
+    switch_off_training(config)
     family = family_of(config.model_type)
     model, report = load_as(family.model_class(config), name, folder, config)
     _check_complete(name, family, report)
     return family.encoder(model)
 
 
-def _switch_off_training(config: Any) -> None:
+def switch_off_training(config: Any) -> None:
     """Switch off parts that only training uses, before loading, so that they need no weights."""
     config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
     config.apply_spec_augment = False

@@ -147,7 +147,10 @@ def check_extractor(path: Path, settings: Mapping[str, Any], family: Limits) -> 
 
 
 def check_values(path: Path, settings: Mapping[str, Any], limits: Limits) -> None:
-    """Check the values of another file of settings, as :func:`check_config` does."""
+    """Check the values of another file, as :func:`check_config` does; none may be missing."""
+    for name in (*limits.integers, *limits.floats, *limits.choices):
+        if name not in settings:
+            raise UserError(f"{path}: has no {name}; download the checkpoint again")
     _check(path, settings, limits, Limits())
 
 

@@ -130,9 +130,6 @@ def read_config(path: Path) -> Emotion2vecConfig:
     if isinstance(model.get("norm_eps"), str):  # YAML takes 1e-05, without a point, for text
         model = {**model, "norm_eps": _number(model["norm_eps"])}
     for values, limits in ((model, _MODEL_LIMITS), (audio, _AUDIO_LIMITS)):
-        for name in (*limits.integers, *limits.floats, *limits.choices):
-            if name not in values:
-                raise UserError(f"{path}: has no {name}; download the checkpoint again")
         check_values(path, values, limits)
     width, n_heads, groups = model["embed_dim"], model["num_heads"], audio["conv_pos_groups"]
     if width % n_heads or width % groups or audio["num_alibi_heads"] != n_heads:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from serpipe.pipeline.finetune.kinds import EncoderWithHead
 from serpipe.pipeline.finetune.options import TrainingOptions
 
 from .conftest import Command
-from .hub import Hub, serve_hub
+from .hub import Hub
 from .test_encoder import noise, relative_error
-from .test_hub import connect
+from .test_hub import hub  # noqa: F401
 
 WIDTH, N_HEADS, N_PRENET, N_BLOCKS, N_TOKENS = 36, 6, 2, 3, 4
 AUDIO = "modality_encoders.AUDIO."
@@ -475,16 +475,10 @@ def test_a_file_of_weights_that_cannot_be_used_is_refused(
     assert not (tmp_path / "was-run").exists()
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with serve_hub() as hub:
-        connect(monkeypatch, hub.url)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        yield hub
-
-
 def test_a_checkpoint_of_the_hub_is_pinned_to_its_commit_and_loads_offline(
-    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub,  # noqa: F811
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (folder / "example.wav").write_bytes(b"not needed")
     commit = hub.push_folder("somebody/emotion2vec", folder)

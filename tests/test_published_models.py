@@ -33,6 +33,7 @@ from .test_emotion2vec import (
 )
 from .test_emotion2vec import change as change_settings
 from .test_encoder import noise
+from .test_evaluate import break_weights
 from .test_hub import connect
 
 TOKENS = ("生气/angry", "unuse_0", "恐惧/fearful", "开心/happy", "中立/neutral", "其他/other",
@@ -390,13 +391,7 @@ def test_outputs_without_names_are_numbered(
 def test_an_odyssey_model_that_is_not_whole_is_refused(
     saved: Callable[[str], Path], tmp_path: Path, lost: str | None, added: str | None
 ) -> None:
-    folder = shutil.copytree(saved("odyssey"), tmp_path / "odyssey")
-    weights = load_file(folder / "model.safetensors")
-    if lost:
-        del weights[lost]
-    if added:
-        weights[added] = torch.zeros(2, 2)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    folder = break_weights(saved("odyssey"), tmp_path / "odyssey", lost, added)
     with pytest.raises(UserError, match=re.escape(str(lost or added))):
         load_classifier(str(folder))
 

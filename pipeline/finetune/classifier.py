@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import UserError
-from ...features.checkpoint import Checkpoint, load_as, load_checkpoint
+from ...features.checkpoint import Checkpoint, load_as, load_checkpoint, switch_off_training
 from ...features.families import family_of
 from .data import Examples, Sounds
 from .emotion2vec_plus import load_emotion2vec_plus
@@ -110,9 +110,7 @@ def _load_model(name: str, folder: Path, config: Any) -> nn.Module:
     """Load the weights into the class of model that they fit."""
     import transformers
 
-    # Masking and layer drop are switched off before loading, so that they need no weights.
-    config.layerdrop = config.mask_time_prob = config.mask_feature_prob = 0.0
-    config.apply_spec_augment = False
+    switch_off_training(config)
     standard = transformers.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING[type(config)]
     model, missing, unexpected = _load_as(standard, name, folder, config)
     is_dense = "classifier.dense.weight" in unexpected

@@ -24,13 +24,12 @@ from torch import nn
 
 from ...errors import UserError, counted
 from ...features.audio import Waveform
-from ...features.checkpoint import load_as
+from ...features.checkpoint import count_weights, load_with_prefix
 from ...features.checkpoint_files import CheckpointFiles, Loaded, hash_config
 from ...features.checkpoint_limits import (
     CONFIG,
     Limits,
     check_values,
-    check_weights,
     read_settings,
     read_weights,
     weight_names,
@@ -144,9 +143,6 @@ def load_odyssey(files: CheckpointFiles) -> Loaded | None:
     settings = read_settings(path) if path else {}
     if path is None or "ssl_type" not in settings:
         return None
-    for name in (*_LIMITS.integers, *_LIMITS.floats, *_LIMITS.choices):
-        if name not in settings:
-            raise UserError(f"{path}: has no {name}; download the checkpoint again")
     check_values(path, settings, _LIMITS)
     if settings.get("sampling_rate", _SAMPLING_RATE) != _SAMPLING_RATE:
         raise UserError(f"{path}: sampling_rate must be {_SAMPLING_RATE}; choose another --model")
@@ -199,28 +195,15 @@ def _wavlm_config(settings: Mapping[str, Any]) -> Any:
         intermediate_size=4096,
         feat_extract_norm="layer",
         do_stable_layer_norm=True,
-        # Only used in training; without them there are no weights for them.
-        layerdrop=0.0,
-        mask_time_prob=0.0,
-        mask_feature_prob=0.0,
-        apply_spec_augment=False,
     )
 
 
 def _load_encoder(name: str, paths: Sequence[Path], config: Any) -> nn.Module:
     import transformers
 
-    family = family_of(_MODEL_TYPE)
-    with torch.device("meta"):  # shapes alone, no memory
-        n_weights = sum(each.numel() for each in transformers.WavLMModel(config).parameters())
-    n_blocks = config.num_hidden_layers
-    check_weights(name, paths, family.block_pattern, n_blocks, n_weights, _ENCODER)
-    tensors = {
-        key.removeprefix(_ENCODER): tensor
-        for path in paths
-        for key, tensor in read_weights(path, _ENCODER).items()
-    }
-    model, report = load_as(transformers.WavLMModel, name, None, config, tensors)
+    kind, family = transformers.WavLMModel, family_of(_MODEL_TYPE)
+    n_weights = count_weights(kind, family, config)
+    model, report = load_with_prefix(kind, name, paths, _ENCODER, family, config, n_weights)
     unexpected = [key for key in report["unexpected_keys"] if key != "masked_spec_embed"]
     _check_weights(
         name,
