@@ -110,18 +110,39 @@ class WaveformFrontEnd:
 
 
 @dataclass(frozen=True)
-class LogMelFrontEnd:
-    """For Whisper: log-mel spectrogram of a 30 s window, padded as the checkpoint requires."""
+class SpectrogramFrontEnd:
+    """What front ends share whose spectrogram the feature extractor of a checkpoint computes."""
 
-    #: The ``WhisperFeatureExtractor`` of the checkpoint.
+    #: The feature extractor, of transformers.
     extractor: Any
-    #: 320 for Whisper: a hop of 160 samples and a convolution of stride 2.
-    samples_per_frame: int
 
     @property
     def sampling_rate(self) -> int:
         """In Hz."""
         return int(self.extractor.sampling_rate)
+
+    @property
+    def normalise(self) -> bool:
+        """False: not the waveform but the spectrogram is scaled, if anything is."""
+        return False
+
+    def spectrograms(
+        self, waveforms: Sequence[Waveform], name: str = "input_features", **options: Any
+    ) -> torch.Tensor:
+        """Return what the extractor returns under a name, float32; options are those it takes."""
+        features = self.extractor(
+            list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt", **options
+        )
+        spectrograms: torch.Tensor = features[name].float()
+        return spectrograms
+
+
+@dataclass(frozen=True)
+class LogMelFrontEnd(SpectrogramFrontEnd):
+    """For Whisper: log-mel spectrogram of a 30 s window, padded as the checkpoint requires."""
+
+    #: 320 for Whisper: a hop of 160 samples and a convolution of stride 2.
+    samples_per_frame: int
 
     @property
     def normalise(self) -> bool:
@@ -148,13 +169,7 @@ class LogMelFrontEnd:
         hop = self.extractor.hop_length
         longest = max(len(waveform) for waveform in waveforms) + 2 * self.extractor.n_fft
         computed = min(self.extractor.n_samples, -(-longest // hop) * hop)
-        features = self.extractor(
-            list(waveforms),
-            sampling_rate=self.sampling_rate,
-            max_length=computed,
-            return_attention_mask=False,
-            return_tensors="pt",
-        )["input_features"]
+        features = self.spectrograms(waveforms, max_length=computed, return_attention_mask=False)
         missing = self.extractor.nb_max_frames - features.shape[2]
         padding = features[:, :, -1:].expand(-1, -1, missing)
         return {"input_features": torch.cat([features, padding], dim=2)}

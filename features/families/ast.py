@@ -10,7 +10,7 @@ import torch
 from ...errors import UserError
 from ..audio import Waveform
 from ..checkpoint_limits import CONFIG, EXTRACTOR, Limits
-from ..front_end import FrontEnd
+from ..front_end import FrontEnd, SpectrogramFrontEnd
 from .family import Family, Stack
 
 
@@ -73,15 +73,13 @@ class AudioSpectrogramTransformer(Family):
 
 
 @dataclass(frozen=True)
-class PatchFrontEnd:
+class PatchFrontEnd(SpectrogramFrontEnd):
     """For AST: a Kaldi filter bank of the whole window, padded as the checkpoint requires.
 
     The feature extractor of transformers computes it by torchaudio if that is installed, with
     differences of rounding.
     """
 
-    #: The ``ASTFeatureExtractor`` of the checkpoint.
-    extractor: Any
     #: Steps of the spectrogram between frames.
     time_stride: int
     #: Frames of the whole window.
@@ -89,16 +87,6 @@ class PatchFrontEnd:
     #: Window and hop of the spectrogram, which are fixed, in samples.
     window: int = 400
     hop: int = 160
-
-    @property
-    def sampling_rate(self) -> int:
-        """In Hz."""
-        return int(self.extractor.sampling_rate)
-
-    @property
-    def normalise(self) -> bool:
-        """False: not the waveform but the spectrogram is scaled, the same for all clips."""
-        return False
 
     @property
     def minimum_samples(self) -> int:
@@ -115,10 +103,7 @@ class PatchFrontEnd:
 
         ``input_values`` is float32, shape (n_clips, n_steps, n_mels).
         """
-        features = self.extractor(
-            list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt"
-        )
-        return {"input_values": features["input_values"].float()}
+        return {"input_values": self.spectrograms(waveforms, "input_values")}
 
     def frames(self, n_samples: int) -> int:
         """Return the number of frames that begin within a clip."""

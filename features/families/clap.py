@@ -9,7 +9,7 @@ import torch
 from ...errors import UserError
 from ..audio import Waveform
 from ..checkpoint_limits import CONFIG, EXTRACTOR, Limits
-from ..front_end import FrontEnd
+from ..front_end import FrontEnd, SpectrogramFrontEnd
 from .family import Family, Part, Stack
 
 
@@ -105,23 +105,11 @@ class Clap(Family):
 
 
 @dataclass(frozen=True)
-class RepeatedFrontEnd:
+class RepeatedFrontEnd(SpectrogramFrontEnd):
     """For CLAP: log-mel spectrogram of a window of 10 s, filled as the checkpoint requires."""
 
-    #: The ``ClapFeatureExtractor`` of the checkpoint.
-    extractor: Any
     #: Frames of the whole window.
     n_frames: int
-
-    @property
-    def sampling_rate(self) -> int:
-        """In Hz."""
-        return int(self.extractor.sampling_rate)
-
-    @property
-    def normalise(self) -> bool:
-        """False: not the waveform but the spectrogram is scaled, by the model."""
-        return False
 
     @property
     def minimum_samples(self) -> int:
@@ -139,11 +127,8 @@ class RepeatedFrontEnd:
         ``input_features`` is float32, shape (n_clips, n_crops, n_steps, n_mels), in which crops are
         equal; ``is_longer`` is bool, shape (n_clips, 1).
         """
-        features = self.extractor(
-            list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt"
-        )["input_features"]
         return {
-            "input_features": features.float(),
+            "input_features": self.spectrograms(waveforms),
             "is_longer": torch.zeros(len(waveforms), 1, dtype=torch.bool),
         }
 

@@ -11,7 +11,7 @@ from torch import nn
 from ...errors import UserError
 from ..audio import Waveform
 from ..checkpoint_limits import CONFIG, EXTRACTOR, Limits
-from ..front_end import FrontEnd, masked_frames
+from ..front_end import FrontEnd, SpectrogramFrontEnd, masked_frames
 from ..padding import Valid, ValidForAll, zero_padding
 from .family import Family, Stack
 from .wav2vec2 import Wav2Vec2
@@ -99,24 +99,12 @@ class Wav2Vec2Conformer(Wav2Vec2):
 
 
 @dataclass(frozen=True)
-class MelPairsFrontEnd:
+class MelPairsFrontEnd(SpectrogramFrontEnd):
     """For w2v-BERT 2.0: a Kaldi filter bank, two mel frames of which make one frame."""
 
-    #: The ``SeamlessM4TFeatureExtractor`` of the checkpoint.
-    extractor: Any
     #: Its window and hop, which are fixed, in samples.
     window: int = 400
     hop: int = 160
-
-    @property
-    def sampling_rate(self) -> int:
-        """In Hz."""
-        return int(self.extractor.sampling_rate)
-
-    @property
-    def normalise(self) -> bool:
-        """False: not the waveform but each mel bin is normalised over the clip."""
-        return False
 
     @property
     def stride(self) -> int:
@@ -139,9 +127,7 @@ class MelPairsFrontEnd:
         ``attention_mask``, for clips of different numbers of frames, int64, shape (n_clips,
         n_frames).
         """
-        features = self.extractor(
-            list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt"
-        )["input_features"]
+        features = self.spectrograms(waveforms)
         return masked_frames(features, [self.frames(len(waveform)) for waveform in waveforms])
 
     def frames(self, n_samples: int) -> int:

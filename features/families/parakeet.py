@@ -9,7 +9,7 @@ import torch
 from ...errors import UserError
 from ..audio import Waveform
 from ..checkpoint_limits import CONFIG, EXTRACTOR, Limits
-from ..front_end import FrontEnd, masked_frames
+from ..front_end import FrontEnd, SpectrogramFrontEnd, masked_frames
 from .family import Family, Part, Stack
 
 _PARTS = ("parakeet_ctc", "parakeet_rnnt", "parakeet_tdt")
@@ -70,25 +70,13 @@ class Parakeet(Family):
 
 
 @dataclass(frozen=True)
-class SubsampledFrontEnd:
+class SubsampledFrontEnd(SpectrogramFrontEnd):
     """For Parakeet: a log-mel spectrogram, from which strided convolutions make frames."""
 
-    #: The ``ParakeetFeatureExtractor`` of the checkpoint.
-    extractor: Any
     #: Of each of the convolutions, which are padded by (kernel - 1) // 2 on both sides.
     kernel: int
     stride: int
     n_convolutions: int
-
-    @property
-    def sampling_rate(self) -> int:
-        """In Hz."""
-        return int(self.extractor.sampling_rate)
-
-    @property
-    def normalise(self) -> bool:
-        """False: not the waveform but each mel bin is normalised over the clip."""
-        return False
 
     @property
     def minimum_samples(self) -> int:
@@ -105,9 +93,7 @@ class SubsampledFrontEnd:
         ``input_features`` is float32, shape (n_clips, n_steps, n_mels); ``attention_mask``, for
         clips of different numbers of steps, int64, shape (n_clips, n_steps).
         """
-        features = self.extractor(
-            list(waveforms), sampling_rate=self.sampling_rate, return_tensors="pt"
-        )["input_features"]
+        features = self.spectrograms(waveforms)
         return masked_frames(features, [self.steps(len(waveform)) for waveform in waveforms])
 
     def steps(self, n_samples: int) -> int:

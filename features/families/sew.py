@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoint_limits import Limits, check_frames
-from ..front_end import FrontEnd, WaveformFrontEnd, samples_of
+from ..checkpoint_limits import Limits
+from ..front_end import WaveformFrontEnd, samples_of
 from ..padding import Valid, ValidForAll, counts_on
 from .family import Stack
 from .wav2vec2 import Wav2Vec2
@@ -31,17 +31,10 @@ class Sew(Wav2Vec2):
     is_exportable = False
     config_limits = Limits(integers={"squeeze_factor": (1, 64)})
 
-    def front_end(self, name: str, config: Any, extractor: Any) -> FrontEnd:
-        """Return the front end of a checkpoint."""
-        front_end = SqueezedFrontEnd(
-            sampling_rate=int(extractor.sampling_rate),
-            normalise=bool(extractor.do_normalize),
-            kernels=tuple(config.conv_kernel),
-            strides=tuple(config.conv_stride),
-            squeeze_factor=int(config.squeeze_factor),
-        )
-        check_frames(name, front_end.frames(front_end.sampling_rate))
-        return front_end
+    def waveform_front_end(self, config: Any, extractor: Any) -> WaveformFrontEnd:
+        """Return the front end, which has not been checked."""
+        of_convolutions = super().waveform_front_end(config, extractor)
+        return SqueezedFrontEnd(**vars(of_convolutions), squeeze_factor=int(config.squeeze_factor))
 
     def stack(self, encoder: Any) -> Stack:
         """Return the blocks of an encoder; each ends in a norm of its own."""

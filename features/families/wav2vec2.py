@@ -31,14 +31,18 @@ class Wav2Vec2(Family):
 
     def front_end(self, name: str, config: Any, extractor: Any) -> FrontEnd:
         """Return the front end of a checkpoint."""
-        front_end = WaveformFrontEnd(
+        front_end = self.waveform_front_end(config, extractor)
+        check_frames(name, front_end.frames(front_end.sampling_rate))
+        return front_end
+
+    def waveform_front_end(self, config: Any, extractor: Any) -> WaveformFrontEnd:
+        """Return the front end, which has not been checked."""
+        return WaveformFrontEnd(
             sampling_rate=int(extractor.sampling_rate),
             normalise=bool(extractor.do_normalize),
             kernels=tuple(config.conv_kernel),
             strides=tuple(config.conv_stride),
         )
-        check_frames(name, front_end.frames(front_end.sampling_rate))
-        return front_end
 
     def stack(self, encoder: Any) -> Stack:
         """Return the blocks of an encoder.
