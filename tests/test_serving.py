@@ -708,6 +708,12 @@ def test_pages_of_other_sites_run_nothing_on_any_address(model: SmallModel) -> N
         check_origins([allowed, f"{allowed}/page"])
 
 
+def test_every_answer_tells_browsers_not_to_guess_its_type(model: SmallModel) -> None:
+    with running(model) as client:
+        for path in ("/", "/healthz", "/nowhere"):
+            assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_those_who_are_refused_are_told_different_times(model: SmallModel) -> None:
     content = wav(noise(1))
     with running(model, queue=1) as client, ThreadPoolExecutor(1) as threads:
