@@ -126,6 +126,7 @@ _SPELLINGS = {
     "shard_clips": Spelling("N", limits=_AT_LEAST_1),
     "similar_speakers": Spelling(values=choices.SIMILAR_SPEAKERS),
     "split": Spelling("NAME"),
+    "submit": Spelling("FILE.json"),
     "stream_past": Spelling("GIB", limits=(0, None)),
     "target": Spelling("COLUMN"),
     "task": Spelling(values=choices.TASKS),
