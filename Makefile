@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 export PIP_CONSTRAINT := constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint format bench-gpu site clean
+.PHONY: help demo test lint format bench-gpu leaderboard site clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -39,7 +39,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-# make lint: check style, formatting, types and the Dockerfile.
+# make lint: check style, formatting, types, the Dockerfile and the entries of the leaderboard.
 # mypy finds packages by folder name, and the package is the checkout itself, which may have any
 # name: hence the link.
 lint: $(INSTALLED)
@@ -48,6 +48,7 @@ lint: $(INSTALLED)
 	mkdir -p $(VENV)/src && ln -sfn $(CURDIR) $(VENV)/src/serpipe
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p serpipe --exclude '^build/'
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python docs/make_leaderboard.py --check
 
 # make format: format the code and apply automatic fixes.
 format: $(INSTALLED)
@@ -58,6 +59,10 @@ format: $(INSTALLED)
 # make site: build the documentation in .site/, with the reference of commands and Python; warnings are errors.
 site: $(INSTALLED)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d $(SITE)/doctrees docs $(SITE)/html
+
+# make leaderboard: check the entries in leaderboard/ and write docs/leaderboard.md.
+leaderboard: $(INSTALLED)
+	$(BIN)/python docs/make_leaderboard.py
 
 # make bench-gpu: prove and measure the GPU path on a machine with one, into .bench-gpu/.
 bench-gpu: $(INSTALLED)
