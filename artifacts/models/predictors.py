@@ -447,12 +447,12 @@ def _bundle_score(bundle: BundleSummary) -> str:
     measure = MEASURES["classification" if bundle.labels else "regression"]
     result = bundle.result
     try:
-        numbers = {
-            part: math.nan if value is None else float(value)
-            for part, value in result[measure.key].items()
-        }
         return _score_line(
-            measure, Interval(**numbers), result["split"], result["clips"], result["speakers"]
+            measure,
+            bundle.interval(measure.key),
+            result["split"],
+            result["clips"],
+            result["speakers"],
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return "not known"
