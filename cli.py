@@ -48,6 +48,7 @@ add_command(app, models.export, api.export)
 # Environment variables set its options: SERPIPE_PORT is --port.
 serve_settings = {"auto_envvar_prefix": "SERPIPE"}
 add_command(app, models.serve, api.serve, context_settings=serve_settings)
+add_command(app, models.push, api.push)
 add_command(app, report, api.report)
 app.add_typer(cache_app, name="cache")
 add_command(cache_app, cache.describe, api.describe_cache, "info")

@@ -18,6 +18,7 @@ from .extraction import extract
 from .finetuning import finetune
 from .fitting import fit, fit_cross_corpus, fit_repeated
 from .prediction import export, predict, serve
+from .publishing import push
 from .reporting import report
 from .shared import workers
 
@@ -41,6 +42,7 @@ __all__ = [
     "fit_repeated",
     "list_corpora",
     "predict",
+    "push",
     "report",
     "serve",
     "verify_cache",

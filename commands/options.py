@@ -151,6 +151,8 @@ _SPELLINGS = {
     "finetune device": Spelling("auto|cpu|cuda|cuda:0,cuda:1"),
     "ServeOptions batch_size": Spelling("N", limits=_AT_LEAST_1),
     "ServeOptions max_seconds": Spelling("S", limits=(0.1, 600)),
+    "push model": Spelling("RUN|BUNDLE", is_argument=True),
+    "push to": Spelling("USER/NAME"),
     "write_clip_table out": Spelling("CLIPS.csv"),
 }
 
