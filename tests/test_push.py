@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -26,7 +25,7 @@ NAME = "lab/ser"
 
 
 @pytest.fixture
-def hub(empty_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:  # noqa: F811
+def hub(empty_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:  # noqa: F811
     """A hub that takes uploads over the protocol of Git LFS, as it does without hf_xet."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     return empty_hub
