@@ -218,7 +218,7 @@ def _explain(name: str, revision: str, option: str, error: BaseException) -> Ser
         )
     if isinstance(error, EntryNotFoundError) and status == 404:
         return UserError(
-            f"{name}: has no {CONFIG} on the hub, so it is not such a model; check {option}"
+            f"{name}: has no {CONFIG} on the hub, so it is not a model for {option}; name another"
         )
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return MachineError(
