@@ -74,6 +74,7 @@ _SPELLINGS = {
     "devices": Spelling("auto|cpu|cuda|cuda:0,cuda:1|mps"),
     "dtype": Spelling(values=choices.DTYPES),
     "encoder": Spelling("ID_OR_DIR"),
+    "engine": Spelling(values=choices.ENGINES),
     "enrol": Spelling("N,..."),
     "epochs": Spelling("N"),
     "export_final": Spelling(flag="--export-final/--no-export"),
