@@ -262,7 +262,7 @@ def _selection(results: RunResults) -> Iterator[Check]:
             "it on other speakers"
             + ("" if is_finetuned else "; --head best chooses inside the folds"),
         )
-    if summary.split_kind.holds_out:
+    if summary.split_kind.holds_out and summary.split_kind.draws_by_seed:
         yield Check(
             "SER025",
             "note",
