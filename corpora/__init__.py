@@ -6,6 +6,7 @@ from .corpus import Corpus
 from .cremad import CREMAD
 from .emodb import EMODB
 from .iemocap import IEMOCAP
+from .msp_podcast import MSP_PODCAST
 from .ravdess import RAVDESS, SONG, SPEECH_AND_SONG
 from .savee import SAVEE
 from .scan import Scan, missing, scan
@@ -14,7 +15,18 @@ from .tess import TESS
 
 __all__ = ["CLIP_COLUMNS", "CORPORA", "FILLED_COLUMNS", "Clip", "Corpus", "Scan", "missing", "scan"]
 
-_BUILT_IN = (RAVDESS, SONG, SPEECH_AND_SONG, CREMAD, EMODB, SAVEE, SHEMO, TESS, IEMOCAP)
+_BUILT_IN = (
+    RAVDESS,
+    SONG,
+    SPEECH_AND_SONG,
+    CREMAD,
+    EMODB,
+    SAVEE,
+    SHEMO,
+    TESS,
+    IEMOCAP,
+    MSP_PODCAST,
+)
 
 CORPORA = Registry(
     CORPUS_GROUP,

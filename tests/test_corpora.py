@@ -141,7 +141,7 @@ def test_every_corpus_is_described() -> None:
         assert corpus.citation
         assert corpus.homepage.startswith("http")
         assert corpus.access
-        assert corpus.language in ("en", "de", "fa")
+        assert set(corpus.language.split(", ")) <= {"de", "en", "fa", "it", "zh"}
         assert set(corpus.expected) <= set(corpus.shared)
         assert set(corpus.shared.values()) <= {"", *SHARED_EMOTIONS}
 
