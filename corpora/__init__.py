@@ -5,7 +5,14 @@ from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .corpus import Corpus
 from .cremad import CREMAD
 from .emodb import EMODB
+from .emodb2 import EMODB2
+from .emovo import EMOVO
+from .emozionalmente import EMOZIONALMENTE
+from .esd import ESD, ESD_ENGLISH, ESD_MANDARIN
 from .iemocap import IEMOCAP
+from .jl import JL
+from .meld import MELD
+from .msp_improv import MSP_IMPROV
 from .msp_podcast import MSP_PODCAST
 from .ravdess import RAVDESS, SONG, SPEECH_AND_SONG
 from .savee import SAVEE
@@ -26,6 +33,15 @@ _BUILT_IN = (
     TESS,
     IEMOCAP,
     MSP_PODCAST,
+    MSP_IMPROV,
+    MELD,
+    ESD,
+    ESD_ENGLISH,
+    ESD_MANDARIN,
+    EMOVO,
+    EMODB2,
+    EMOZIONALMENTE,
+    JL,
 )
 
 CORPORA = Registry(

@@ -59,8 +59,8 @@ class Corpus:
         name gives, or to a string that says why a well-named file is not a clip of the corpus.
         Raises :class:`NameOutsideSchemeError` for any other name.
     expected : mapping of str to int
-        Clips per emotion, with the labels of the corpus, in the full release. Empty if that differs
-        between releases.
+        Clips per emotion, with the labels of the corpus, in the full release. Empty if that is not
+        published, or differs between releases.
     shared : mapping of str to str
         From the labels of the corpus to the shared emotions of ``corpora.emotions``; empty where an
         emotion has no counterpart.

@@ -182,7 +182,7 @@ MSP_PODCAST = Corpus(
     },
     language="en",
     speakers=0,
-    licence="for research by an academic licence, on request by form; no redistribution",
+    licence="for research only, by form; no redistribution",
     citation="Lotfian & Busso (2019), Building naturalistic emotionally balanced speech corpus by "
     "retrieving emotional speech from existing podcast recordings, IEEE Transactions on Affective "
     "Computing 10(4): 471-483, doi:10.1109/TAFFC.2017.2736999",

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import soundfile
 from serpipe.corpora import CORPORA, Clip, scan
 from serpipe.corpora.data import find_source
+from serpipe.corpora.standard_folds import STANDARD_FOLDS
 from serpipe.errors import UserError
 
 from .conftest import Command
@@ -195,3 +197,206 @@ def test_a_corpus_whose_size_depends_on_the_release_is_described_without_a_numbe
     (podcast,) = (row for row in listed if row["name"] == "msp-podcast")
     assert (podcast["clips"], podcast["speakers"]) == (None, None)
     assert len(podcast["labels"]) == 10
+
+
+MELD_HEADER = (
+    "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,"
+    "StartTime,EndTime"
+)
+
+
+def meld(folder: Path) -> Path:
+    """Write the layout of MELD.Raw: three parts that number their dialogues from 0."""
+    rows = {
+        "train": ('1,"also I was, the point",Chandler,neutral,neutral,0,0,8,21,"00:1","00:2"',
+                  '2,Hi.,Phoebe Sr,joy,positive,0,1,8,21,"00:1","00:2"'),
+        "dev": ('1,Oh my God,Phoebe,sadness,negative,0,0,4,7,"00:1","00:2"',),
+        "test": ('1,Why,Chandler,surprise,negative,0,0,8,20,"00:1","00:2"',),
+    }  # fmt: skip
+    for part, lines in rows.items():
+        write_text(folder / f"{part}_sent_emo.csv", [MELD_HEADER, *lines])
+    names = (
+        "train_splits/dia0_utt0",
+        "train_splits/dia0_utt1",
+        "dev_splits_complete/dia0_utt0",
+        "output_repeated_splits_test/dia0_utt0",
+    )
+    for name in names:
+        touch(folder / f"{name}.mp4")
+    return folder
+
+
+def test_meld_names_clips_by_part_and_omits_what_has_no_annotation(tmp_path: Path) -> None:
+    folder = meld(tmp_path / "MELD.Raw")
+    touch(folder / "dev_splits_complete" / "dia66_utt9.mp4")
+    touch(folder / "output_repeated_splits_test" / "final_videos_testdia0_utt0.mp4")
+    touch(folder / "output_repeated_splits_test" / "._dia0_utt0.mp4")
+    clips = clips_of(folder)
+    of_clip = {
+        name: (each.speaker, each.emotion, each.more["split"]) for name, each in clips.items()
+    }
+    assert of_clip == {
+        "train_dia0_utt0": ("Chandler", "neutral", "train"),
+        "train_dia0_utt1": ("Phoebe Sr.", "joy", "train"),
+        "dev_dia0_utt0": ("Phoebe", "sadness", "dev"),
+        "test_dia0_utt0": ("Chandler", "surprise", "test"),
+    }  # fmt: skip
+    first = clips["train_dia0_utt0"]
+    assert (first.statement, first.sex) == ("also I was, the point", "")
+    assert first.more["dialogue"] == "train_dia0" != clips["test_dia0_utt0"].more["dialogue"]
+    assert clips["train_dia0_utt1"].shared_emotion == "happiness"
+    omitted = scan(folder, CORPORA["meld"]).omitted
+    assert sorted(omitted.values()) == [1, 1]
+    assert sum(CORPORA["meld"].expected.values()) == 13_708
+    for part in ("train", "dev", "test"):
+        (folder / f"{part}_sent_emo.csv").unlink()
+    with raises_about(UserError, folder, "train_sent_emo.csv"):
+        scan(folder, CORPORA["meld"])
+
+
+def test_converted_meld_clips_are_read_as_the_videos(tmp_path: Path) -> None:
+    folder = meld(tmp_path / "MELD")
+    for video in folder.rglob("*.mp4"):
+        part = next(name for name in ("train", "dev", "test") if name in video.parent.name)
+        touch(folder / "audio" / part / f"{video.stem}.wav")
+        video.unlink()
+    assert set(clips_of(folder)) == {
+        "train_dia0_utt0", "train_dia0_utt1", "dev_dia0_utt0", "test_dia0_utt0",
+    }  # fmt: skip
+
+
+def test_the_partition_of_meld_is_refused_because_it_shares_speakers(
+    serpipe: Command, tmp_path: Path, few_clips: Path
+) -> None:
+    """Real speech under the names of MELD: Chandler is in training and in the test."""
+    folder = meld(tmp_path / "MELD")
+    speech = sorted(few_clips.rglob("*.flac"))
+    for video, clip in zip(sorted(folder.rglob("*.mp4")), speech, strict=False):
+        video.with_suffix(".flac").write_bytes(clip.read_bytes())
+        video.unlink()
+    done = serpipe("extract", "--data", folder, "--encoder", "whisper-tiny.en")
+    assert done.code == 0, done.err
+    refused = serpipe("fit", "--split", "partition:test", "--head", "lr")
+    assert_refused(refused, "speaker", "Chandler")
+
+
+def emozionalmente(folder: Path) -> Path:
+    actors = ["d4bbc5043503b9aed309ede0", "b830cbf6e79aeeeec1fbf2ef", "acdd987f9c1700b25898d3bd"]
+    clips = ["1614951631538", "1613671614352", "1613994293936"]
+    metadata = folder / "metadata"
+    write_text(metadata / "users.csv", [
+        "username,gender,age,mother_tongue", f"{actors[0]},female,30,italian",
+        f"{actors[1]},male,26,italian", f"{actors[2]},other,26,italian",
+    ])  # fmt: skip
+    write_text(metadata / "samples.csv", [
+        "file_name,sentence,sentence_language,actor,emotion_expressed",
+        f"{clips[0]}.wav,E’ andato a scuola dopo pranzo,italian,{actors[0]},anger",
+        f"{clips[1]}.wav,Tornerà a casa presto,italian,{actors[1]},joy",
+        f"{clips[2]}.wav,Vado in biblioteca,italian,{actors[2]},neutrality",
+    ])  # fmt: skip
+    write_text(metadata / "evaluations.csv", [
+        "file_name,evaluator,audio_quality,emotion_recognized",
+        f"{clips[0]}.wav,{actors[1]},good,anger", f"{clips[0]}.wav,{actors[2]},bad,disgust",
+        f"{clips[0]}.wav,{actors[2]},good,anger",
+    ])  # fmt: skip
+    for name in clips:
+        touch(folder / "audio" / f"{name}.wav")
+    return folder
+
+
+def test_emozionalmente_has_the_actor_the_sentence_and_the_raters(
+    tmp_path: Path, serpipe: Command
+) -> None:
+    folder = emozionalmente(tmp_path / "release")
+    clips = clips_of(folder)
+    actors = [(each.speaker, each.sex, each.shared_emotion) for _, each in sorted(clips.items())]
+    assert actors == [
+        ("b830cbf6e79a", "male", "happiness"), ("acdd987f9c17", "", "neutral"),
+        ("d4bbc5043503", "female", "anger"),
+    ]  # fmt: skip
+    assert clips["1613671614352"].statement == "Tornerà a casa presto"
+    assert clips["1613671614352"].language == "it"
+    done = serpipe("corpora", "raters", folder, "--out", "raters.csv")
+    assert done.code == 0, done.err
+    assert Path("raters.csv").read_text().splitlines() == [
+        "name,rater,emotion", "1614951631538,b830cbf6e79a,anger",
+        "1614951631538,acdd987f9c17,disgust",
+    ]  # fmt: skip
+    (folder / "metadata" / "users.csv").unlink()
+    with raises_about(UserError, folder, "metadata/users.csv"):
+        scan(folder, CORPORA["emozionalmente"])
+
+
+def test_the_texts_of_the_jl_corpus_are_read_where_there_are_any(tmp_path: Path) -> None:
+    for name in ("female1_angry_10a_1", "male2_concerned_6b_2"):
+        touch(tmp_path / "JL(wav+txt)" / f"{name}.wav")
+    write_text(tmp_path / "JL(wav+txt)" / "male2_concerned_6b_2.txt", ["Tom beats that", " farmer"])
+    clips = clips_of(tmp_path)
+    assert clips["female1_angry_10a_1"].statement == "10a"
+    one = clips["male2_concerned_6b_2"]
+    assert (one.statement, one.sex, one.repetition) == ("Tom beats that farmer", "male", "2")
+    assert (one.emotion, one.shared_emotion) == ("concerned", "")
+
+
+def test_emodb2_adds_ratings_and_a_partition_to_the_names_of_emodb(tmp_path: Path) -> None:
+    folder = tmp_path / "emodb_2.0"
+    for name in ("03a01Fa", "12b02Wc"):
+        touch(folder / "wav" / f"{name}.wav")
+        touch(folder / "laryngo" / f"{name}.wav")
+    header = "file,emotion,emotion.confidence,emotion.naturalness"
+    ambiguous = "wav/12b02Wc.wav,anger,0.4,0.65"
+    write_text(folder / "db.emotion.csv", [header, "wav/03a01Fa.wav,happiness,0.9,1.0", ambiguous])
+    write_text(folder / "db.emotion.categories.ambiguous.csv", [header, ambiguous])
+    scanned = scan(folder, CORPORA["emodb2"])
+    assert scanned.bad == ()
+    assert list(scanned.omitted.values()) == [2]
+    gold, withheld = scanned.clips
+    assert gold.more == {"split": "train", "agreement": 0.9, "naturalness": 1.0,
+                         "selection": "gold"}  # fmt: skip
+    assert (withheld.more["split"], withheld.more["selection"]) == ("test", "ambiguous")
+    assert (gold.corpus, gold.speaker_id) == ("emodb", "emodb:03")  # the speakers of EMO-DB
+    with raises_about(UserError, folder, f"emodb2={folder}"):
+        find = find_source(str(folder))
+        scan(find.folder, find.corpus)
+
+
+def test_msp_improv_keeps_sessions_together_and_has_four_ratings(
+    tmp_path: Path, serpipe: Command
+) -> None:
+    folder = tmp_path / "MSP-IMPROV"
+    names = ("MSP-IMPROV-S01A-F01-P-FM01", "MSP-IMPROV-S08H-M03-T-MF02")
+    for name in names:
+        touch(folder / "session1" / "S01A" / "P" / f"{name}.wav")
+    write_text(folder / "Evalution.txt", [
+        "UTD-IMPROV-S01A-F01-P-FM01.avi; N; A:2.600000; V:3.200000; D:3.000000 ; N:4.000000;",
+        "A001; Neutral; Neutral; A:2.000000; V:3.000000; D:3.000000; N:4.000000;",
+        "A002; Other; Confused,Concerned; A:3.000000; V:3.000000; D:NaN; N:NaN;",
+        "A002; Other; Confused,Concerned; A:3.000000; V:3.000000; D:NaN; N:NaN;",
+        "",
+        "UTD-IMPROV-S08H-M03-T-MF02.avi; X; A:3.000000; V:4.000000; D:NaN ; N:NaN;",
+        "A001; Happy; Excited; A:3.000000; V:4.000000; D:3.000000; N:4.000000;",
+    ])  # fmt: skip
+    clips = clips_of(folder)
+    first, second = (clips[name] for name in names)
+    assert (first.speaker, first.sex, first.emotion) == ("F01", "female", "neutral")
+    assert first.more == {
+        "session": "01", "scenario": "01", "intended_emotion": "angry",
+        "style": "natural interaction", "activation": 2.6, "valence": 3.2, "dominance": 3.0,
+        "naturalness": 4.0,
+    }  # fmt: skip
+    assert (second.emotion, second.more["style"]) == ("no agreement", "target improvised")
+    assert math.isnan(float(second.more["dominance"]))
+    assert CORPORA["msp-improv"].group == "session"
+    assert STANDARD_FOLDS["msp-improv"]("F03") == STANDARD_FOLDS["msp-improv"]("M03") == "3"
+    done = serpipe("corpora", "raters", folder, "--out", "raters.csv")
+    assert done.code == 0, done.err
+    with Path("raters.csv").open(newline="") as lines:
+        rows = [(row["name"], row["rater"], row["emotion"], row["dominance"])
+                for row in csv.DictReader(lines)]  # fmt: skip
+    assert rows == [
+        (names[0], "A001", "neutral", "3.0"), (names[0], "A002", "other", ""),
+        (names[1], "A001", "happy", "3.0"),
+    ]  # fmt: skip
+    (folder / "Evalution.txt").unlink()
+    with raises_about(UserError, folder, "Evalution.txt"):
+        scan(folder, CORPORA["msp-improv"])

@@ -25,8 +25,8 @@ def corpus(path: Path, partitions: np.ndarray = PARTITIONS) -> Path:
     return write_voices(path, SPEAKERS, width=3, split=partitions, emotion=emotion)
 
 
-def plan(cache: Path, split: str, **options: object) -> Plan:
-    return make_plan(open_cache(cache), Protocol(split=split, **options))
+def plan(cache: Path, split: str) -> Plan:
+    return make_plan(open_cache(cache), Protocol(split=split))
 
 
 @pytest.mark.parametrize("name", ["Test1", "Test2", "test1"])

@@ -16,8 +16,8 @@ from ...files import json_value, write_text
 from .report import Report
 from .table import Table, as_csv_file
 
-#: In place of a number that differs between releases of a corpus.
-_VARIES = "by release"
+#: In place of a number that is not published, or differs between releases of a corpus.
+_UNKNOWN = "not stated"
 
 
 def list_corpora() -> Report:
@@ -28,8 +28,8 @@ def list_corpora() -> Report:
         "Corpora",
         ("name", "title", "clips", "speakers", "labels", "language", "licence", "how to get it"),
         tuple(
-            (each.name, each.title, str(sum(each.expected.values()) or _VARIES),
-             str(each.speakers or _VARIES), str(len(each.expected or each.shared)), each.language,
+            (each.name, each.title, str(sum(each.expected.values()) or _UNKNOWN),
+             str(each.speakers or _UNKNOWN), str(len(each.expected or each.shared)), each.language,
              each.licence, "download" if each.archives else "ask its home page")
             for each in CORPORA.values()
         ),
