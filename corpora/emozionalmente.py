@@ -31,9 +31,9 @@ _ID_CHARACTERS = 12
 
 
 def read_name(path: PurePosixPath) -> NameFields | str:
-    """Return the name of a clip, a time in milliseconds; everything else is in the label files."""
-    if not re.fullmatch(r"\d{13}", path.stem):
-        raise NameOutsideSchemeError("not thirteen digits")
+    """Return the name of a clip, a time of 2021 in ms; everything else is in the label files."""
+    if not re.fullmatch(r"16[12]\d{10}", path.stem):
+        raise NameOutsideSchemeError("not a time of 2021 in milliseconds")
     return {"name": path.stem}
 
 

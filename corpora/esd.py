@@ -24,8 +24,9 @@ _ENGLISH = frozenset(SPEAKERS[10:])
 def read_any_name(path: PurePosixPath) -> NameFields | str:
     """Return the fields of a clip that an ESD file name gives, for both languages.
 
-    The stem must be a known speaker and a number from 1 to 1750. Folders that are named like an
-    emotion, or a speaker, must be those of the clip.
+    The stem must be a known speaker and a number from 1 to 1750, and one of the folders the
+    emotion, because other corpora have such numbers, too. A folder that is named like a speaker
+    must be that of the clip.
     """
     match = re.fullmatch(r"(\d{4})_(\d{6})", path.stem)
     if not match:
@@ -34,9 +35,11 @@ def read_any_name(path: PurePosixPath) -> NameFields | str:
     if speaker not in SPEAKERS or not 1 <= number <= len(EMOTIONS) * SENTENCES:
         raise NameOutsideSchemeError(f"speaker {speaker} or number {match[2]} is not known")
     emotion = EMOTIONS[(number - 1) // SENTENCES]
-    for folder in path.parent.parts:
-        if folder in (*EMOTIONS, *SPEAKERS) and folder not in (emotion, speaker):
-            raise NameOutsideSchemeError(f"{emotion} of speaker {speaker} in the folder {folder}")
+    folders = {*path.parent.parts} & {*EMOTIONS, *SPEAKERS}
+    if emotion not in folders or not folders <= {emotion, speaker}:
+        raise NameOutsideSchemeError(
+            f"not in a folder {emotion} of speaker {speaker}, but in {path.parent}"
+        )
     language = "en" if speaker in _ENGLISH else "zh"
     return {
         "name": path.stem,

@@ -13,6 +13,7 @@ from serpipe.corpora import CORPORA, Clip, scan
 from serpipe.corpora.data import find_source
 from serpipe.corpora.standard_folds import STANDARD_FOLDS
 from serpipe.errors import UserError
+from serpipe.features.training_record import original_speaker
 
 from .conftest import Command
 from .messages import assert_names, assert_refused, raises_about
@@ -94,6 +95,21 @@ def test_clips_without_published_labels_and_of_earlier_releases_are_omitted(
     touch(folder / "Audios" / "MSP-PODCAST_0009_0001.wav")
     (error,) = scan(source.folder, source.corpus).bad
     assert_names(str(error), "MSP-PODCAST_0009_0001.wav")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "path"),
+    [
+        ("msp-podcast", "Audios/MSP-PODCAST_0001_0008.wav"),
+        ("meld", "train_splits/dia0_utt0.mp4"),
+        ("own", "1613671614352.wav"),
+        ("own", "0001_000351.wav"),
+    ],
+)
+def test_names_that_do_not_give_the_speaker_leave_the_one_that_the_table_gives(
+    corpus: str, path: str
+) -> None:
+    assert original_speaker(corpus, "127", path) == (corpus, "127")
 
 
 @pytest.mark.parametrize(
