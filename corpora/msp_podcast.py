@@ -41,7 +41,7 @@ EMOTIONS = {
 }
 #: Another name of a partition in releases until 1.9.
 _PARTITIONS = {"Validation": "Development"}
-_NAME = re.compile(r"MSP-PODCAST_(\d{4})_\d+(?:_\d+)?")
+_NAME = re.compile(r"MSP-PODCAST_(\d{4,})_\d+(?:_\d+)?")
 _TEST3 = re.compile(r"MSP-PODCAST_test3_\d+", re.IGNORECASE)
 #: Folder of files that earlier releases had.
 _EARLIER = "Previous_releases_information"
