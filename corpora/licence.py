@@ -39,19 +39,21 @@ def model_licence(corpora: str, licences: str) -> ModelLicence:
     -------
     ModelLicence
     """
-    identifiers, obstacles = [], []
-    for licence in licences.split("; "):
-        identifier = _identifier(licence)
-        if not _OPEN.fullmatch(identifier):
-            titles = [
-                corpus.title
-                for corpus in CORPORA.values()
-                if corpus.licence == licence and corpus.title in corpora
-            ]
-            owner = ", ".join(titles) or corpora or "the training data"
-            obstacles.append(f"{owner} ({licence or 'no licence'}): {_obstacle(licence)}")
-        identifiers.append(identifier)
-    (first, *others) = dict.fromkeys(identifiers)
+    titles: dict[str, list[str]] = {}
+    for corpus in CORPORA.values():
+        if corpus.title in corpora and corpus.licence in licences:
+            titles.setdefault(corpus.licence, []).append(corpus.title)
+    rest = licences
+    for licence in sorted(titles, key=len, reverse=True):  # some contain a semicolon themselves
+        rest = rest.replace(licence, "")
+    unknown = [each for each in rest.split("; ") if each] or ([] if titles else [""])
+    obstacles = [
+        f"{', '.join(titles.get(licence, ())) or corpora or 'the training data'} "
+        f"({licence or 'no licence'}): {_obstacle(licence)}"
+        for licence in (*titles, *unknown)
+        if not _OPEN.fullmatch(_identifier(licence))
+    ]
+    (first, *others) = dict.fromkeys(map(_identifier, (*titles, *unknown)))
     if not others and (_OPEN.fullmatch(first) or _NO_DERIVATIVES.fullmatch(first)):
         return ModelLicence(first, "", tuple(obstacles))
     return ModelLicence("other", licences or "not stated", tuple(obstacles))
@@ -65,6 +67,8 @@ def _identifier(licence: str) -> str:
 def _obstacle(licence: str) -> str:
     if _NO_DERIVATIVES.fullmatch(_identifier(licence)):
         return "its licence forbids passing on what is derived from the clips"
+    if "no redistribution" in licence.lower():
+        return "its terms forbid redistribution"
     if "research" in licence.lower():
         return "its terms allow research, and say nothing of passing on a model"
     return "no licence that serpipe knows, so it says nothing of passing on a model"

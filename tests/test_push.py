@@ -109,6 +109,7 @@ LICENCES = [
     ("TESS", "CC BY-NC-ND 4.0", "cc-by-nc-nd-4.0"),
     ("SAVEE", "for research only, by registration", "other"),
     ("ShEMO", "free for research, on request", "other"),
+    ("MSP-IMPROV", "for research only, by form; no redistribution", "other"),
     ("clips", "as the clips of clips.csv", "other"),
     ("", "", "other"),
 ]
@@ -139,9 +140,12 @@ def test_the_licence_of_every_corpus_is_decided() -> None:
         "ravdess-all": "cc-by-nc-sa-4.0",
         "cremad": "odbl",
         "emodb": "cc-by-4.0",
+        "emodb2": "cc-by-4.0",
+        "emozionalmente": "cc-by-4.0",
     }
     for name in decided.keys() - open_ones.keys():
-        assert_names(decided[name].obstacles[0], CORPORA[name].title, CORPORA[name].licence)
+        (obstacle,) = decided[name].obstacles
+        assert_names(obstacle, CORPORA[name].title, CORPORA[name].licence)
 
 
 def test_several_corpora_are_refused_for_those_that_forbid_and_each_licence_is_named() -> None:
