@@ -81,6 +81,7 @@ class EncoderSource:
     encoder: str
     revision: str
     weights_sha256: str
+    precision: str
 
 
 @dataclass(frozen=True)
