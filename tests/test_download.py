@@ -535,7 +535,7 @@ def test_a_file_that_differs_is_not_replaced(server: Server, tmp_path: Path) -> 
         ("a.zip", zipped({"ok.wav": b"1", "/tmp/evil": b"1"}), "'/tmp/evil'"),
         ("a.zip", zipped({"ok.wav": b"1", "C:\\evil": b"1"}), repr("C:\\evil")),
         ("a.zip", zipped({"ok.wav": b"1", "a/C:/evil": b"1"}), "'a/C:/evil'"),
-        ("a.zip", zipped({"ok.wav": b"1", "a/\\host\c": b"1"}), repr("a/\\host\c")),
+        ("a.zip", zipped({"ok.wav": b"1", "a/\\\\host\\c": b"1"}), repr("a/\\\\host\\c")),
         ("a.zip", zipped({"evil": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777), "'evil'"),
         ("a.zip", zipped({"evil": b""}, mode=stat.S_IFIFO | 0o777), "'evil'"),
         ("a.zip", zipped({"ok.wav": b"1", "bomb": bytes(10**7)}), 100_000),
