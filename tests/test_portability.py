@@ -114,7 +114,7 @@ def test_what_is_printed_into_a_pipe_is_utf_8_whatever_the_locale() -> None:
     assert done.stdout.decode("utf-8").strip() == "κ ≥"
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.skipif(os.name != "posix" or not shutil.which("make"), reason="needs make and sh")
 def test_without_a_supported_python_make_fails_in_one_line(tmp_path: Path) -> None:
     for name in ("python3", "python3.11"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
