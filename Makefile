@@ -18,7 +18,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 NO_PYTHON = $(or $(PYTHON),the PATH): no Python 3.11 to 3.14 with its module venv; install one \
 	(on Debian with python3-venv), or name one: make PYTHON=/path/to/python3
 
-.PHONY: help demo test lint format bench-gpu site clean
+.PHONY: help demo test lint format bench-gpu site check-wheel clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -66,6 +66,11 @@ format: $(INSTALLED)
 # make site: build the documentation in .site/, with the reference of commands and Python; warnings are errors.
 site: $(INSTALLED)
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -d $(SITE)/doctrees docs $(SITE)/html
+
+# make check-wheel: build the distributions, and use the wheel without the checkout, also with the lowest versions.
+check-wheel: $(BIN)/python
+	$(BIN)/python -m pip install --quiet build twine uv
+	.ci/check-wheel
 
 # make bench-gpu: prove and measure the GPU path on a machine with one, into .bench-gpu/.
 bench-gpu: $(INSTALLED)
