@@ -4,6 +4,7 @@ Results go to standard output, everything else to standard error. Exit code 2 is
 user, 1 for failures of the machine, 130 for a stop by the user.
 """
 
+import codecs
 import io
 import os
 import signal
@@ -122,6 +123,7 @@ def _use_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if (
             isinstance(stream, io.TextIOWrapper)
+            and codecs.lookup(stream.encoding).name != "utf-8"
             and not stream.isatty()
             and "PYTHONIOENCODING" not in os.environ
         ):
