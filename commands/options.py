@@ -113,6 +113,7 @@ _SPELLINGS = {
     "out": Spelling("DIR"),
     "patience": Spelling("N"),
     "plot": Spelling("FILE.png"),
+    "perturb": Spelling("KIND[:VALUE,...]", repeated=True),
     "pooling": Spelling(flag="--pool", values=choices.POOLINGS),
     "port": Spelling("N", limits=(0, 65535)),
     "precision": Spelling(values=choices.TRAINING_PRECISIONS),
@@ -146,10 +147,14 @@ _SPELLINGS = {
     "export out": Spelling("FILE.onnx"),
     "export to": Spelling(values=choices.EXPORT_FORMATS),
     "extract out": Spelling("FILE.h5"),
+    "extract augment": Spelling("KIND[:VALUE,...]", repeated=True),
+    "Protocol augment": Spelling("KIND[:VALUE,...]", repeated=True),
     "ExtractOptions precision": Spelling(values=choices.EXTRACTION_PRECISIONS),
     "finetune device": Spelling("auto|cpu|cuda|cuda:0,cuda:1"),
     "ServeOptions batch_size": Spelling("N", limits=_AT_LEAST_1),
     "ServeOptions max_seconds": Spelling("S", limits=(0.1, 600)),
+    "robustness cache": Spelling("FILE.h5"),
+    "robustness run": Spelling("RUN", is_argument=True),
     "write_clip_table out": Spelling("CLIPS.csv"),
 }
 

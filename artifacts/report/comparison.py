@@ -366,6 +366,7 @@ def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]
             "layers": f"layers {_ranges(summary.layers)}",
             "normalise": f"normalised by {summary.normalise}",
             "split": summary.split_title,
+            "augment": _augment(summary),
             "grid": _differing_grid(summary, summaries),
         }
         for summary in summaries
@@ -374,7 +375,9 @@ def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]
         for each in described:
             del each["normalise"]
     same = {name for name in described[0] if len({each[name] for each in described}) == 1}
-    shared = ", ".join(text for name, text in described[0].items() if name in same - {"grid"})
+    shared = ", ".join(
+        text for name, text in described[0].items() if text and name in same - {"grid"}
+    )
     titles = [
         ", ".join(text for name, text in each.items() if text and name not in same)
         for each in described
@@ -387,6 +390,12 @@ def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]
         if len(set(titles)) < len(titles):
             titles = [", ".join(filter(None, pair)) for pair in zip(titles, more, strict=True)]
     return shared, tuple(titles)
+
+
+def _augment(summary: RunSummary) -> str:
+    """Return the copies that a run was trained on, in words; empty if there are none."""
+    perturbations = summary.protocol.get("augment", ())
+    return f"trained on copies with {', '.join(perturbations)} too" if perturbations else ""
 
 
 def _differing_grid(summary: RunSummary, summaries: Sequence[RunSummary]) -> str:
