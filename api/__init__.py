@@ -17,6 +17,7 @@ from .evaluation import evaluate
 from .extraction import extract
 from .finetuning import finetune
 from .fitting import fit, fit_cross_corpus, fit_repeated
+from .perturbation import robustness
 from .prediction import export, predict, serve
 from .reporting import report
 from .shared import workers
@@ -42,6 +43,7 @@ __all__ = [
     "list_corpora",
     "predict",
     "report",
+    "robustness",
     "serve",
     "verify_cache",
     "workers",
