@@ -161,6 +161,7 @@ def _engine(
         channels=str(key["channels"]),
         max_seconds=key.get("max_seconds"),
         compile_blocks=bool(key.get("compiled", False)),
+        engine="openvino" if "engine" in key else "torch",
     )
     options.check()
     engine = open_engine(options, choose_devices(devices), workers)
