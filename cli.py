@@ -25,6 +25,7 @@ from .commands.options import add_command
 from .commands.output import say
 from .commands.predict import predict
 from .commands.report import report
+from .commands.robustness import robustness
 from .errors import SerpipeError, disk_error
 from .remote import WAITING_THREADS
 
@@ -45,6 +46,7 @@ add_command(app, corpora.convert, api.convert)
 add_command(app, fit, api.fit)
 add_command(app, finetune, api.finetune)
 add_command(app, evaluate, api.evaluate)
+add_command(app, robustness, api.robustness)
 add_command(app, predict, api.predict)
 add_command(app, models.export, api.export)
 # Environment variables set its options: SERPIPE_PORT is --port.

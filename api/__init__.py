@@ -24,6 +24,7 @@ from .evaluation import evaluate
 from .extraction import extract
 from .finetuning import finetune
 from .fitting import fit, fit_cross_corpus, fit_repeated
+from .perturbation import robustness
 from .prediction import export, predict, serve
 from .publishing import push
 from .reporting import report
@@ -51,6 +52,7 @@ __all__ = [
     "predict",
     "push",
     "report",
+    "robustness",
     "serve",
     "verify_cache",
     "workers",

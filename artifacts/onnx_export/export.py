@@ -256,7 +256,7 @@ def _load_part(
     folder: Path, summary: BundleSummary, encoder: str | Path | None, revision: str | None
 ) -> _EncoderPart:
     """Load one encoder; raise UserError if it is none that a graph can compute."""
-    source, revision = find_encoder(folder, summary, encoder, revision)
+    source, revision = find_encoder(folder, summary.encoder, encoder, revision)
     if source.startswith(OPENSMILE):
         raise UserError(
             f"{folder}: needs openSMILE, which is no part of ONNX; predict with serpipe"
