@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         describe_cache,
         describe_corpora,
         download_corpus,
+        estimate_study,
         evaluate,
         export,
         extract,
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
         list_corpora,
         predict,
         report,
+        report_study,
         serve,
+        study,
         verify_cache,
         write_clip_table,
+        write_study,
     )
     from .artifacts.models.saved_model import load_model as load
     from .features.options import ExtractOptions
@@ -47,6 +51,7 @@ __all__ = [
     "describe_cache",
     "describe_corpora",
     "download_corpus",
+    "estimate_study",
     "evaluate",
     "export",
     "extract",
@@ -58,9 +63,12 @@ __all__ = [
     "load",
     "predict",
     "report",
+    "report_study",
     "serve",
+    "study",
     "verify_cache",
     "write_clip_table",
+    "write_study",
 ]
 
 

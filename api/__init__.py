@@ -20,6 +20,7 @@ from .fitting import fit, fit_cross_corpus, fit_repeated
 from .prediction import export, predict, serve
 from .reporting import report
 from .shared import workers
+from .studies import estimate_study, report_study, study, write_study
 
 __all__ = [
     "ExtractOptions",
@@ -32,6 +33,7 @@ __all__ = [
     "describe_cache",
     "describe_corpora",
     "download_corpus",
+    "estimate_study",
     "evaluate",
     "export",
     "extract",
@@ -42,8 +44,11 @@ __all__ = [
     "list_corpora",
     "predict",
     "report",
+    "report_study",
     "serve",
+    "study",
     "verify_cache",
     "workers",
     "write_clip_table",
+    "write_study",
 ]
