@@ -75,10 +75,10 @@ def compare_ranks(scores: Mapping[str, NDArray[np.float64]]) -> RankTest:
 
     ranks = mean_ranks(scores)
     k, n = len(scores), len(next(iter(scores.values())))
-    chi2 = float(friedmanchisquare(*scores.values()).statistic)
-    if np.isnan(chi2):  # all methods are tied on all corpora
-        statistic, p = 0.0, 1.0
+    if all(np.ptp(each) == 0 for each in zip(*scores.values(), strict=True)):
+        statistic, p = 0.0, 1.0  # all methods are tied on all corpora
     else:
+        chi2 = float(friedmanchisquare(*scores.values()).statistic)
         rest = n * (k - 1) - chi2
         statistic = np.inf if rest <= 1e-9 else (n - 1) * chi2 / rest
         p = float(f.sf(statistic, k - 1, (k - 1) * (n - 1)))

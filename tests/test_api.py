@@ -108,6 +108,9 @@ COMMANDS = {
     ("corpora", "info"): ("describe_corpora", {"format"}),
     ("corpora", "table"): ("write_clip_table", set()),
     ("corpora", "download"): ("download_corpus", {"format"}),
+    ("study", "init"): ("write_study", set()),
+    ("study", "run"): ("study", {"format", "dry_run"}),
+    ("study", "report"): ("report_study", {"format"}),
 }
 #: Options that have another name than the parameter.
 RENAMED = {

@@ -81,8 +81,8 @@ def draw_study(
 def draw_scores(group: Group, title: str) -> "Figure":
     """Draw the first score of each encoder with its interval, a panel for each corpus."""
     measure, methods = group.measure, group.methods
-    columns = min(len(group.corpora), _MOST_COLUMNS)
-    rows = math.ceil(len(group.corpora) / columns)
+    rows = math.ceil(len(group.corpora) / _MOST_COLUMNS)
+    columns = math.ceil(len(group.corpora) / rows)
     label = max(map(len, methods)) * 0.08
     width = max(5.5, label + (4.2 if columns == 1 else 2.6 * columns))
     figure, panels = titled_axes(
@@ -223,7 +223,7 @@ def draw_layers(method: str, rows: Sequence[tuple[Group, str]], title: str) -> "
         f"{title}; {first_group.split}; in parentheses: the nested result; framed: the best layer "
         "of a row",
         width,
-        1.9 + 0.34 * len(rows),
+        max(2.7, 1.9 + 0.34 * len(rows)),
     )
     lowest = float(np.nanmin(values))
     image = axes.imshow(values, cmap="Blues", vmin=min(lowest, -1e-9), vmax=0, aspect="auto")
@@ -242,7 +242,8 @@ def draw_layers(method: str, rows: Sequence[tuple[Group, str]], title: str) -> "
     axes.set_yticks(np.arange(len(names)), names)
     axes.set_xlabel("layer")
     unit = "points" if measure.in_percent else measure.title
-    figure.colorbar(image, ax=axes, label=f"{unit} below the best layer", pad=0.02)
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(f"{unit} from the best layer", fontsize=8)
     return figure
 
 
@@ -272,7 +273,8 @@ def draw_costs(
             number = style[each.method]
             axes.scatter(
                 each.cost(name), measure.scale * each.score, s=42, zorder=2,
-                color=COLOURS[number % len(COLOURS)], marker=MARKERS[number % len(MARKERS)],
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[(number + number // len(MARKERS)) % len(MARKERS)],
                 label=each.method,
             )  # fmt: skip
         _log_scale(axes, [each.cost(name) for each in known])
@@ -294,11 +296,16 @@ def draw_costs(
 
 def _log_scale(axes: "Axes", values: Sequence[float]) -> None:
     """Draw costs on a logarithmic scale, with zero (a set of features has no weights) in place."""
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
     positive = [value for value in values if value > 0]
     if len(positive) == len(values):
         axes.set_xscale("log")
     elif positive:
-        axes.set_xscale("symlog", linthresh=min(positive) / 2, linscale=0.5)
+        axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(min(positive))))
+    # The usual labels are formulas, which names from outside must not be able to start.
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _known(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
