@@ -1,11 +1,12 @@
 """Studies of several encoders on several corpora: ``serpipe.study`` and what belongs to it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OtherCacheError, UserError, counted, first_line
+from ..errors import OtherCacheError, SerpipeError, UserError, counted, first_line
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location
 from .extraction import extract
@@ -221,7 +222,7 @@ def estimate_study(
     planned.check_paths()
     clips = {corpus.name: _clips(corpus, say) for corpus in planned.corpora}
     costs = _measure(planned, jobs, say, clips)
-    done = [each.results is not None for each in _runs(planned, {})]
+    done = [each.run is not None for each in _find_runs(planned, {})]
     return report_estimate(planned, clips, costs, done, thread_count(jobs), say)
 
 
@@ -282,8 +283,6 @@ def _extract(
 
 
 def _reason(error: Exception) -> str:
-    from ..errors import SerpipeError
-
     text = first_line(error)
     return text if isinstance(error, SerpipeError) else f"{type(error).__name__}: {text}"
 
@@ -311,21 +310,24 @@ def _measure(
     An encoder or a corpus that fails has no cost: that is no reason to lose the rest.
     """
     from ..artifacts.study.costs import MeasuredCost, options_of, read_costs, write_costs
-    from ..errors import SerpipeError
     from ..features.encoder_cost import is_at_hand, measure_encoder
 
     folder = _folder(planned)
     costs = [each for each in read_costs(folder) if _is_of(planned, each)]
     known = {(each.encoder, each.corpus) for each in costs}
+    samples = dict(clips)
     for encoder in planned.encoders:
         todo = [c for c in planned.corpora if (encoder.name, c.name) not in known]
-        name = str(encoder.options.encoder)
-        if not todo or not is_at_hand(name):
+        if not todo or not is_at_hand(str(encoder.options.encoder)):
             continue
         say(f"cost     {encoder.name}: measuring on a few clips")
+        for corpus in todo:
+            if corpus.name not in samples:
+                with suppress(SerpipeError):  # its extraction has failed, too, and said why
+                    samples[corpus.name] = _clips(corpus, say_nothing)
+        own = {c.name: samples[c.name] for c in todo if c.name in samples}
         try:
-            samples = {c.name: clips.get(c.name) or _clips(c, say_nothing) for c in todo}
-            measured = measure_encoder(encoder.options, samples, thread_count(jobs))
+            measured = measure_encoder(encoder.options, own, thread_count(jobs))
         except SerpipeError as error:
             say(f"note     the cost of {encoder.name} is unknown: {first_line(error)}")
             continue
@@ -343,34 +345,53 @@ def _is_of(planned: "Study", cost: "MeasuredCost") -> bool:
     return options.get(cost.encoder) == cost.options and cost.corpus in corpora
 
 
-def _runs(planned: "Study", failed: "Mapping[Cell, str]") -> "Iterator[StudyRun]":
-    """Yield each cell of a study with its run, if it is complete."""
-    from ..artifacts.run.results import read_results
+def _find_runs(planned: "Study", failed: "Mapping[Cell, str]") -> "Iterator[_Found]":
+    """Look for the run of each cell of a study."""
+    from ..artifacts.run.summary import read_summary
     from ..artifacts.study.caches import find_cache
-    from ..artifacts.study.comparison import StudyRun
 
     caches: dict[tuple[str, str, str], Cache | None] = {}
     for cell in planned.cells:
         key = cell.corpus.name, cell.encoder.name, cell.pooling
         if key not in caches:
             caches[key] = find_cache(cell.corpus, cell.encoder, cell.pooling)
-        cache = caches[key]
-        error, results = failed.get(cell, "not fitted yet: run the study"), None
-        if cache and cell not in failed:
-            try:
-                run = run_folder(
-                    cache,
-                    cell.heads,
-                    cell.protocol,
-                    grid=planned.grid_of(cell),
-                    ratings=cell.corpus.ratings,
-                )
-                results = read_results(run) if (run / "run.json").is_file() else None
-            except UserError as failure:
-                error = first_line(failure)
-            if results and set(results.heads) != set(results.summary.planned):
-                results, error = None, "is incomplete: run the study again"
-        yield StudyRun(cell, results, "" if results else error)
+        cache, missing = caches[key], "not fitted yet: run the study"
+        if cache is None or cell in failed:
+            yield _Found(cell, None, failed.get(cell, missing))
+            continue
+        grid, ratings = planned.grid_of(cell), cell.corpus.ratings
+        try:
+            run = run_folder(cache, cell.heads, cell.protocol, grid=grid, ratings=ratings)
+            if not (run / "run.json").is_file():
+                yield _Found(cell, None, missing)
+                continue
+            summary = read_summary(run)
+        except UserError as error:
+            yield _Found(cell, None, first_line(error))
+        else:
+            is_whole = set(summary.heads) == set(summary.planned)
+            yield _Found(cell, run if is_whole else None, "is incomplete: run the study again")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The run of a cell, or else the reason why there is none."""
+
+    cell: "Cell"
+    run: Path | None
+    reason: str
+
+    def read(self) -> "StudyRun":
+        """Read the run; one that is damaged counts as missing."""
+        from ..artifacts.run.results import read_results
+        from ..artifacts.study.comparison import StudyRun
+
+        if self.run is None:
+            return StudyRun(self.cell, None, self.reason)
+        try:
+            return StudyRun(self.cell, read_results(self.run))
+        except UserError as error:
+            return StudyRun(self.cell, None, first_line(error))
 
 
 def _report(
@@ -387,7 +408,7 @@ def _report(
     from ..artifacts.study.study_report import report_study as make_report
     from ..mirror import stored
 
-    runs = list(_runs(planned, failed))
+    runs = [each.read() for each in _find_runs(planned, failed)]
     made, groups, costs = make_report(planned, runs, read_costs(_folder(planned)))
     show(made)
     with stored(_folder(planned) if out is None else out, say) as folder:

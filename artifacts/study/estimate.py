@@ -1,7 +1,8 @@
 """What a study would compute, and what that costs: ``serpipe study run --dry-run``."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from ...corpora import Clip
 from ...errors import UserError, counted
@@ -15,7 +16,7 @@ from ..report.report import Report
 from ..report.table import Table
 from .caches import find_cache
 from .costs import MeasuredCost
-from .study_file import Cell, Study
+from .study_file import Cell, Study, StudyCorpus, StudyEncoder
 
 #: Folds of a split that names no number of them, and parts of a column that is held out.
 _USUAL_FOLDS = 5
@@ -57,101 +58,113 @@ def report_estimate(
         With the table ``plan``: a row for each encoder and corpus.
     """
     known = {(each.encoder, each.corpus): each.cost for each in costs}
+    is_done = dict(zip(study.cells, done, strict=True))
     fits: dict[tuple[str, int, int], float] = {}
-    records = []
+    rows = []
     for corpus in study.corpora:
         for encoder in study.encoders:
-            cost = known.get((encoder.name, corpus.name))
-            own = clips[corpus.name]
-            cells = [
-                (cell, is_done)
-                for cell, is_done in zip(study.cells, done, strict=True)
-                if cell.corpus is corpus and cell.encoder is encoder
-            ]
-            todo = [cell for cell, is_done in cells if not is_done]
-            to_extract = {
+            cost, own = known.get((encoder.name, corpus.name)), clips[corpus.name]
+            cells = [c for c in study.cells if c.corpus is corpus and c.encoder is encoder]
+            todo = [cell for cell in cells if not is_done[cell]]
+            lacking = {
                 part
                 for pooling in encoder.poolings
-                if not _is_extracted(study, encoder.name, corpus.name, pooling, len(own))
+                if not _is_extracted(corpus, encoder, pooling, len(own))
                 for part in pooling.split(",")
             }
-            hours = math.nan
-            if cost:
+            if cost and todo:
                 say(f"cost     {encoder.name} on {corpus.name}: small fits")
-                hours = sum(_fit_seconds(study, cell, cost, own, fits) for cell in todo)
-                hours /= 3600 * jobs
-            records.append({
-                "corpus": corpus.name,
-                "encoder": encoder.name,
-                "clips": len(own),
-                "audio_hours": _audio_hours(cost, len(own)),
-                "extraction_hours": _extraction_hours(cost, len(own)) if to_extract else 0.0,
-                "runs": len(cells),
-                "runs_to_fit": len(todo),
-                "fit_hours": hours if todo else 0.0,
-                "disk_megabytes": _megabytes(cost, len(own), len(to_extract)),
-            })  # fmt: skip
-    columns = ("extraction_hours", "fit_hours", "disk_megabytes")
-    totals = {
-        name: sum(each[name] for each in records if not math.isnan(float(each[name])))  # type: ignore[misc, arg-type]
-        for name in columns
-    }
-    is_partial = any(math.isnan(float(each[name])) for each in records for name in columns)  # type: ignore[arg-type]
-    at_least = "at least " if is_partial else ""
-    todo_total = sum(int(each["runs_to_fit"]) for each in records)  # type: ignore[call-overload]
-    table = Table(
+            per_clip = 3600 * cost.clips if cost else math.nan
+            rows.append(
+                _Row(
+                    corpus.name,
+                    encoder.name,
+                    len(own),
+                    cost.audio_seconds * len(own) / per_clip if cost else math.nan,
+                    _needed(cost.seconds * len(own) / per_clip if cost else None, lacking),
+                    len(cells),
+                    len(todo),
+                    _needed(
+                        sum(_fit_seconds(study, cell, cost, own, fits) for cell in todo)
+                        / (3600 * jobs)
+                        if cost
+                        else None,
+                        todo,
+                    ),
+                    _needed(
+                        cost.layers * cost.width * len(lacking) * len(own) * 4 / 1e6
+                        if cost
+                        else None,
+                        lacking,
+                    ),
+                )
+            )
+    hours = [value for row in rows for value in (row.extraction_hours, row.fit_hours)]
+    return Report(
+        (
+            ("study", f"{study.title} ({study.path})"),
+            ("runs", f"{sum(row.runs_to_fit for row in rows)} to fit, of {len(study.cells)}"),
+            ("time", f"{_total(hours)} h on {counted(jobs, 'core')} of this machine"),
+            ("disk", f"{_total([row.disk_megabytes for row in rows])} MB for the caches"),
+        ),
+        (),
+        (_table(rows),),
+        (ESTIMATE_NOTE,),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table: NaN is unknown."""
+
+    corpus: str
+    encoder: str
+    clips: int
+    audio_hours: float
+    extraction_hours: float
+    runs: int
+    runs_to_fit: int
+    fit_hours: float
+    disk_megabytes: float
+
+
+def _table(rows: Sequence[_Row]) -> Table:
+    return Table(
         "plan",
         "What would be computed",
         ("encoder, corpus", "clips", "audio (h)", "extraction (h)", "runs to fit", "fitting (h)",
          "disk (MB)"),
         tuple(
             (
-                f"{each['encoder']}, {each['corpus']}",
-                str(each["clips"]),
-                _text(each["audio_hours"]),
-                _text(each["extraction_hours"]),
-                f"{each['runs_to_fit']} of {each['runs']}",
-                _text(each["fit_hours"]),
-                _text(each["disk_megabytes"]),
+                f"{row.encoder}, {row.corpus}",
+                str(row.clips),
+                _text(row.audio_hours),
+                _text(row.extraction_hours),
+                f"{row.runs_to_fit} of {row.runs}",
+                _text(row.fit_hours),
+                _text(row.disk_megabytes),
             )
-            for each in records
+            for row in rows
         ),
-        records=tuple(records),
+        records=tuple(asdict(row) for row in rows),
     )  # fmt: skip
-    hours = totals["extraction_hours"] + totals["fit_hours"]
-    return Report(
-        (
-            ("study", f"{study.title} ({study.path})"),
-            ("runs", f"{todo_total} to fit, of {len(study.cells)}"),
-            ("time", f"{at_least}{_text(hours)} h on {counted(jobs, 'core')} of this machine"),
-            ("disk", f"{at_least}{_text(totals['disk_megabytes'])} MB for the caches"),
-        ),
-        (),
-        (table,),
-        (ESTIMATE_NOTE,),
-    )
 
 
-def _is_extracted(study: Study, encoder: str, corpus: str, pooling: str, n_clips: int) -> bool:
-    for cell in study.cells:
-        if (cell.encoder.name, cell.corpus.name, cell.pooling) == (encoder, corpus, pooling):
-            cache = find_cache(cell.corpus, cell.encoder, pooling)
-            return cache is not None and len(cache) >= n_clips
-    return False
-
-
-def _extraction_hours(cost: EncoderCost | None, n_clips: int) -> float:
-    return cost.seconds / cost.clips * n_clips / 3600 if cost else math.nan
-
-
-def _audio_hours(cost: EncoderCost | None, n_clips: int) -> float:
-    return cost.audio_seconds / cost.clips * n_clips / 3600 if cost else math.nan
-
-
-def _megabytes(cost: EncoderCost | None, n_clips: int, n_poolings: int) -> float:
-    if not n_poolings:
+def _needed(cost: float | None, todo: Collection[object]) -> float:
+    """Return a cost: nothing where there is nothing to do, NaN where it is unknown."""
+    if not todo:
         return 0.0
-    return cost.layers * cost.width * n_poolings * n_clips * 4 / 1e6 if cost else math.nan
+    return math.nan if cost is None else cost
+
+
+def _total(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    return ("at least " if len(known) < len(values) else "") + _text(sum(known))
+
+
+def _is_extracted(corpus: StudyCorpus, encoder: StudyEncoder, pooling: str, n_clips: int) -> bool:
+    cache = find_cache(corpus, encoder, pooling)
+    return cache is not None and len(cache) >= n_clips
 
 
 def _fit_seconds(
@@ -196,8 +209,7 @@ def _n_folds(cell: Cell, clips: Sequence[Clip]) -> int:
     return folds * (_USUAL_FOLDS if cell.protocol.hold_out else 1)
 
 
-def _text(number: object) -> str:
-    value = float(number)  # type: ignore[arg-type]
+def _text(value: float) -> str:
     if math.isnan(value):
         return "unknown"
     return "< 0.01" if 0 < value < 0.01 else f"{value:.3g}"
