@@ -48,7 +48,8 @@ def draw_study(
     -------
     dict of str to Figure
         ``scores``; ``critical-difference`` where corpora are the unit of the test; ``layers-NAME``
-        for each encoder with several layers; ``cost`` where a cost is known.
+        for each encoder with several layers, and ``layers-NAME-SCORE`` for heads that have another
+        score; ``cost`` where a cost is known.
     """
     from matplotlib import rc_context
 
@@ -60,18 +61,23 @@ def draw_study(
         figures["scores"] = draw_scores(first, title)
         if first.compared and first.compared.rank_test:
             figures["critical-difference"] = draw_critical_difference(first, first.compared, title)
-        for method in first.methods:
-            rows = [
-                (group, corpus)
-                for corpus in first.corpora
-                for group in groups
-                if group.split == first.split and (method, corpus) in group.results
-            ]
-            layers = [group.results[method, c].summary.layers for group, c in rows]
-            # A corpus may have other layers by its own options.
-            rows = [row for row, each in zip(rows, layers, strict=True) if each == layers[0]]
-            if layers and len(layers[0]) > 1:
-                figures[f"layers-{_file_name(method)}"] = draw_layers(method, rows, title)
+        for measure in {group.measure.key: group.measure for group in groups}.values():
+            for method in first.methods:
+                rows = [
+                    (group, corpus)
+                    for corpus in dict.fromkeys(each for group in groups for each in group.corpora)
+                    for group in groups
+                    if group.split == first.split
+                    and group.measure is measure
+                    and (method, corpus) in group.results
+                ]
+                layers = [group.results[method, c].summary.layers for group, c in rows]
+                # A corpus may have other layers by its own options.
+                rows = [row for row, each in zip(rows, layers, strict=True) if each == layers[0]]
+                if layers and len(layers[0]) > 1:
+                    other = "" if measure is first.measure else f"-{measure.key}"
+                    name = f"layers-{_file_name(method)}{other}"
+                    figures[name] = draw_layers(method, rows, title)
         shown = [name for name in MethodCost.TITLES if len(_known(costs, name)) > 1]
         if shown:
             figures["cost"] = draw_costs(first, costs, shown, title)
@@ -225,8 +231,9 @@ def draw_layers(method: str, rows: Sequence[tuple[Group, str]], title: str) -> "
         width,
         max(2.7, 1.9 + 0.34 * len(rows)),
     )
-    lowest = float(np.nanmin(values))
-    image = axes.imshow(values, cmap="Blues", vmin=min(lowest, -1e-9), vmax=0, aspect="auto")
+    # Differences of less than five points look small even where there are no larger ones.
+    lowest = min(float(np.nanmin(values)), -0.05 * measure.scale)
+    image = axes.imshow(values, cmap="Blues", vmin=lowest, vmax=0, aspect="auto")
     if len(layers) <= _MOST_ANNOTATED:
         write_cells(axes, texts, values > 0.45 * lowest, fontsize=8)
     for number, row in enumerate(values):
