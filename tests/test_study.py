@@ -304,16 +304,19 @@ def with_errors(results: RunResults, share: float, seed: int) -> RunResults:
 
 
 def synthetic(results: RunResults, n_corpora: int, path: Path) -> tuple[Study, list[StudyRun]]:
-    """Runs of three encoders with rising shares of errors on some corpora."""
+    """Runs of three encoders with rising shares of errors on some corpora of other speakers."""
     corpora = "".join(f'c{number} = "sample"\n' for number in range(n_corpora))
     encoders = "".join(f'{name} = "whisper-tiny.en"\n' for name in ("good", "fair", "bad"))
     text = f'heads = ["svm", "lr"]\n[corpora]\n{corpora}[encoders]\n{encoders}'
     study = read_study(write(text, str(path / "study.toml")))
     shares = {"good": 0.05, "fair": 0.4, "bad": 0.8}
-    return study, [
-        StudyRun(cell, with_errors(results, shares[cell.encoder.name], number))
-        for number, cell in enumerate(study.cells)
-    ]
+    runs = []
+    for number, cell in enumerate(study.cells):
+        made = with_errors(results, shares[cell.encoder.name], number)
+        ids = np.char.add(f"{cell.corpus.name}:", made.clips["speaker"])
+        made = dataclasses.replace(made, clips={**made.clips, "speaker_id": ids})
+        runs.append(StudyRun(cell, made))
+    return study, runs
 
 
 def test_corpora_are_the_unit_where_there_are_enough_and_speakers_otherwise(
@@ -336,6 +339,15 @@ def test_corpora_are_the_unit_where_there_are_enough_and_speakers_otherwise(
     assert groups[0].compared.n_speakers == 10
     assert_names(report.facts[0][1], "Wilcoxon", "10")
     assert "critical-difference" not in draw_study("x", groups, costs)
+
+    same = [
+        StudyRun(each.cell, dataclasses.replace(each.results, clips=results.clips))
+        for each in runs
+        if each.results
+    ]
+    compared = group_runs(study, same)[0].compared
+    assert compared is not None and len(compared.corpora) == 2
+    assert compared.n_speakers == 5  # the same people of RAVDESS in both corpora
 
 
 def test_missing_and_contaminated_results_are_not_compared(

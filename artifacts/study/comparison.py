@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ...corpora import CORPORA
 from ...errors import counted
 from ...pipeline.marks import MarkKind
 from ...pipeline.measures import Measure
@@ -118,27 +119,50 @@ class Group:
             method: np.array([self.first(method, corpus).value for corpus in corpora])
             for method in methods
         }
-        by_speaker = {
-            method: np.concatenate([self._scores_of_speakers(method, each) for each in corpora])
-            for method in methods
-        }
+        by_speaker = {method: self._by_speaker(method, corpora) for method in methods}
+        # An encoder may refuse all clips of a speaker, such as very short ones.
+        speakers = sorted(set.intersection(*(set(each) for each in by_speaker.values())))
         enough = len(corpora) >= FEWEST_CORPORA and len(methods) >= FEWEST_METHODS
         rank_test = compare_ranks(scores) if enough else None
-        pairs = rank_test.pairs if rank_test else compare_speakers(by_speaker)
+        pairs = (
+            rank_test.pairs
+            if rank_test
+            else compare_speakers(
+                {m: np.array([by_speaker[m][each] for each in speakers]) for m in methods}
+            )
+        )
         return Compared(
             methods,
             corpora,
-            len(next(iter(by_speaker.values()))),
+            len(speakers),
             mean_ranks(scores),
             rank_test,
             pairs,
             tuple(float(np.mean(scores[each.better] - scores[each.worse])) for each in pairs),
         )
 
-    def _scores_of_speakers(self, method: str, corpus: str) -> np.ndarray:
-        """Return the first score of each speaker, or group of speakers that folds keep together."""
-        counts = self.results[method, corpus].by_speaker(self.head)
-        return np.array([float(self.measure.first(each)) for each in counts])
+    def _by_speaker(self, method: str, corpora: Sequence[str]) -> dict[str, float]:
+        """Return the first score of each speaker, or group of speakers that folds keep together.
+
+        A speaker of a known corpus who is in several corpora of the study, such as a part and the
+        whole, is one unit of the test, with the mean of the scores. Ids of a manifest say nothing
+        of those of another.
+        """
+        scores: dict[str, list[float]] = {}
+        for corpus in corpora:
+            results = self.results[method, corpus]
+            clusters, clips = results.clusters, results.clips
+            _, first = np.unique(clusters, return_index=True)
+            names = [f"{corpus} {cluster}" for cluster in clusters[first].tolist()]
+            if not results.summary.groups and {"corpus", "speaker_id"} <= clips.keys():
+                columns = (clips[name][first].tolist() for name in ("corpus", "speaker_id"))
+                names = [
+                    id_ if id_.startswith(f"{of_clip}:") and of_clip in CORPORA else name
+                    for name, of_clip, id_ in zip(names, *columns, strict=True)
+                ]
+            for name, counts in zip(names, results.by_speaker(self.head), strict=True):
+                scores.setdefault(name, []).append(float(self.measure.first(counts)))
+        return {name: float(np.mean(each)) for name, each in scores.items()}
 
 
 def group_runs(study: Study, runs: Sequence[StudyRun]) -> tuple[Group, ...]:
