@@ -23,7 +23,7 @@ _USUAL_FOLDS = 5
 ESTIMATE_NOTE = (
     "Extraction: from a few clips of the corpus through each encoder that is on this machine. "
     "Fitting: from a small fit of each head to random embeddings of the same width, in proportion "
-    "to layers, folds and clips (kernel SVMs: to the square of the clips), on all cores. Expect "
+    "to layers, folds and clips (SVM: clips to the power of 1.5), on all cores. Expect "
     "half to twice the time. Unknown: the encoder is not on this machine, or cannot be loaded."
 )
 
