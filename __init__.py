@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         study,
         verify_cache,
         write_clip_table,
+        write_rater_table,
         write_study,
     )
     from .artifacts.models.saved_model import load_model as load
@@ -68,6 +69,7 @@ __all__ = [
     "study",
     "verify_cache",
     "write_clip_table",
+    "write_rater_table",
     "write_study",
 ]
 

@@ -78,4 +78,6 @@ def _holds(path: Path, options: ExtractOptions, pooling: str) -> Cache | None:
     if options.precision != "auto":
         expected["precision"] = options.precision
     is_same = all(key.get(name) == value for name, value in expected.items())
+    # Keys name another engine than torch, with its version.
+    is_same = is_same and ("engine" in key) == (options.engine != "torch")
     return cache if is_same and set(pooling.split(",")) <= set(cache.poolings) else None

@@ -30,7 +30,7 @@ MAX_BYTES, MAX_CELLS = 1 << 20, 10_000
 #: Names of corpora and encoders become parts of file names.
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
 _SPLIT = re.compile(
-    r"loso|standard|emobox|(kfold|random):\d+|(holdout|random):\d+/\d+/\d+|(file|column):.+"
+    r"loso|standard|emobox|(kfold|random):\d+|(holdout|random):\d+/\d+/\d+|(file|column|partition):.+"
 )
 _KEY_PART = r"""[\w-]+|"[^"]*"|'[^']*'"""
 _DOTTED = rf"(?:{_KEY_PART})(?:\s*\.\s*(?:{_KEY_PART}))*"
@@ -49,6 +49,7 @@ _CHOICES: Mapping[str, Sequence[str]] = {
     "channels": choices.CHANNELS,
     "dtype": choices.DTYPES,
     "precision": choices.EXTRACTION_PRECISIONS,
+    "engine": choices.ENGINES,
 }
 
 
