@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         describe_cache,
         describe_corpora,
         download_corpus,
+        estimate_study,
         evaluate,
         export,
         extract,
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
         predict,
         push,
         report,
+        report_study,
         robustness,
         serve,
+        study,
         verify_cache,
         write_clip_table,
         write_rater_table,
+        write_study,
     )
     from .artifacts.models.saved_model import load_model as load
     from .features.options import ExtractOptions
@@ -50,6 +54,7 @@ __all__ = [
     "describe_cache",
     "describe_corpora",
     "download_corpus",
+    "estimate_study",
     "evaluate",
     "export",
     "extract",
@@ -62,11 +67,14 @@ __all__ = [
     "predict",
     "push",
     "report",
+    "report_study",
     "robustness",
     "serve",
+    "study",
     "verify_cache",
     "write_clip_table",
     "write_rater_table",
+    "write_study",
 ]
 
 

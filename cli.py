@@ -17,7 +17,7 @@ import typer
 
 from . import api
 from ._version import __version__
-from .commands import cache, corpora, models
+from .commands import cache, corpora, models, study
 from .commands.extract import extract
 from .commands.finetune import evaluate, finetune
 from .commands.fit import fit
@@ -40,6 +40,9 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="Inspect a cache of embeddings.", no_args_is_help=True)
 corpora_app = typer.Typer(help="Get, check and describe corpora.", no_args_is_help=True)
+study_app = typer.Typer(
+    help="Compare encoders over corpora, as one file plans it.", no_args_is_help=True
+)
 
 add_command(app, extract, api.extract)
 add_command(app, corpora.convert, api.convert)
@@ -63,6 +66,10 @@ add_command(corpora_app, corpora.describe, api.describe_corpora, "info")
 add_command(corpora_app, corpora.write_table, api.write_clip_table, "table")
 add_command(corpora_app, corpora.write_raters, api.write_rater_table, "raters")
 add_command(corpora_app, corpora.download, api.download_corpus, "download")
+app.add_typer(study_app, name="study")
+add_command(study_app, study.init, api.write_study)
+add_command(study_app, study.run, api.study)
+add_command(study_app, study.report, api.report_study)
 
 
 def _print_version(requested: bool) -> None:

@@ -29,6 +29,7 @@ from .prediction import export, predict, serve
 from .publishing import push
 from .reporting import report
 from .shared import workers
+from .studies import estimate_study, report_study, study, write_study
 
 __all__ = [
     "ExtractOptions",
@@ -41,6 +42,7 @@ __all__ = [
     "describe_cache",
     "describe_corpora",
     "download_corpus",
+    "estimate_study",
     "evaluate",
     "export",
     "extract",
@@ -52,10 +54,13 @@ __all__ = [
     "predict",
     "push",
     "report",
+    "report_study",
     "robustness",
     "serve",
+    "study",
     "verify_cache",
     "workers",
     "write_clip_table",
     "write_rater_table",
+    "write_study",
 ]

@@ -199,7 +199,7 @@ def run_main(*arguments: object, render_figures: bool = True) -> int:
     on_interrupt = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
-        if not render_figures and "report" in arguments[:1]:
+        if not render_figures and arguments[:1] in (("report",), ("study",)):
             patch.setattr("serpipe.artifacts.report.figures.as_bytes", lambda *_: b"blank")
         try:
             main()

@@ -110,6 +110,9 @@ COMMANDS = {
     ("corpora", "table"): ("write_clip_table", set()),
     ("corpora", "raters"): ("write_rater_table", set()),
     ("corpora", "download"): ("download_corpus", {"format"}),
+    ("study", "init"): ("write_study", set()),
+    ("study", "run"): ("study", {"format", "dry_run"}),
+    ("study", "report"): ("report_study", {"format"}),
 }
 #: Options that have another name than the parameter.
 RENAMED = {

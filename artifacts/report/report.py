@@ -51,7 +51,7 @@ _NO_BASELINE = (
     "No published result that we know agrees in corpus, split, labels and number of clips."
 )
 #: Tables that are written to files and not printed.
-LONG = ("confusion", "speakers")
+LONG = ("confusion", "speakers", "layer-scores")
 
 
 @dataclass(frozen=True)
