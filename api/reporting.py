@@ -28,6 +28,7 @@ def report(
     compare_layers: str | None = None,
     matrix: bool = False,
     audio: str | Path | None = None,
+    groups: Sequence[str] = (),
     out: str | Location | None = None,
     show: "Callable[[Report], object]" = _show_nothing,
     say: Say = say_nothing,
@@ -56,6 +57,10 @@ def report(
         with the command that makes one.
     audio : str or Path, optional
         Folder of the clips, so that the page can play the hardest ones.
+    groups : sequence of str
+        Columns of the clip table by which scores are also broken down, besides ``sex``,
+        ``intensity`` and ``corpus``, with the largest gap between groups; numbers with more than 20
+        values are divided at their quartiles.
     out : str or Path, optional
         Folder to write the page, tables and figures to; by default ``RUN/report``, for several runs
         ``artifacts/comparisons/NAME``. The report of a run in an object store is uploaded to it.
@@ -98,6 +103,7 @@ def report(
             ("--audio", audio),
             ("--baseline", baseline),
             ("--compare-layers", compare_layers is not None),
+            ("--groups", bool(groups)),
         ):
             if given:
                 raise UserError(f"{option}: does not go with --matrix; omit one of the two")
@@ -108,7 +114,9 @@ def report(
         )
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
     if several or compare_layers is not None:
-        for option, given in (("--audio", audio), ("--baseline", baseline)):
+        for option, given in (
+            ("--audio", audio), ("--baseline", baseline), ("--groups", bool(groups)),
+        ):  # fmt: skip
             if given:
                 raise UserError(
                     f"{option}: is for the page of a single run; omit it, or report one run "
@@ -160,6 +168,7 @@ def report(
             written = target or comparison_folder(folders)
             publish_comparison(written, compared, made)
         else:
+            first = first.grouped_by(groups)
             made = report_run(first, baseline=baseline)
             show(made)
             written = publish(first, made, clips, target).parent

@@ -82,6 +82,7 @@ _SPELLINGS = {
     "folders": Spelling("DIR...", repeated=True, is_argument=True),
     "grid": Spelling("HEAD.NAME=VALUE,...", repeated=True),
     "group": Spelling("COLUMN"),
+    "groups": Spelling("COLUMN,..."),
     "head": Spelling("NAME,..."),
     "head_learning_rate": Spelling("R"),
     "hold_out": Spelling("COLUMN"),

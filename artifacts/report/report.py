@@ -28,6 +28,7 @@ from .result_tables import (
     classes_table,
     comparison_table,
     confusion_table,
+    gaps_table,
     groups_table,
     identity,
     layers_table,
@@ -169,6 +170,8 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         tables.append(probabilities_table(results, probabilities))
     if results.group_columns:
         tables.append(groups_table(results))
+        gaps = gaps_table(results)
+        tables += [gaps] if gaps else []
     tables.append(speakers_table(results))
     tables += [confusion_table(results)] if summary.labels else []
     checks = run_checks(results, probe)
