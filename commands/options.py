@@ -92,6 +92,7 @@ _SPELLINGS = {
     "jobs": Spelling("N", limits=_AT_LEAST_1),
     "keep": Spelling("LABEL,..."),
     "label_smoothing": Spelling("FRACTION"),
+    "labels": Spelling(values=choices.LABELS),
     "layer_decay": Spelling("D"),
     "layers": Spelling("LAYERS"),
     "learning_rate": Spelling("R"),

@@ -111,6 +111,10 @@ class Protocol(FoldOptions):
         Also measure what so many unlabelled clips of each test speaker are worth, such as
         0,1,2,4,8,16,32: the heads are adapted to them and scored on the speaker's other clips.
         Bundles of heads for which this pays can then be adapted to a speaker.
+    labels : {"majority", "soft", "all"}
+        How heads train on labels of several raters, from ``ratings``: on the label that most raters
+        gave; on the share of raters of each label, where every clip counts alike; or on every label
+        that a rater gave. Scores are against the majority.
     """
 
     layers: str = "all"
@@ -121,6 +125,7 @@ class Protocol(FoldOptions):
     test_on: Sequence[str] = ()
     hold_out: str | None = None
     enrol: Sequence[int] = ()
+    labels: str = "majority"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as JSON values, which name a run.
@@ -133,4 +138,6 @@ class Protocol(FoldOptions):
             del options["hold_out"]
         if not self.enrol:
             del options["enrol"]
+        if self.labels == Protocol.labels:
+            del options["labels"]
         return options

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: Names of tables and figures of reports, besides those that belong to a head.
 REPORTED = frozenset(
     {"nested", "probe", "baselines", "comparisons", "members", "layers", "classes",
-     "probabilities", "reliability", "risk-coverage", "groups", "gaps", "speakers",
+     "probabilities", "reliability", "risk-coverage", "groups", "gaps", "raters", "speakers",
      "few-speakers", "confusion", "runs", "enrolment"}
 )  # fmt: skip
 

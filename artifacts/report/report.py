@@ -24,6 +24,7 @@ from .enrolment_table import CurvePoint, curve, enrolment_lines, enrolment_table
 from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
 from .probabilities import HeadProbabilities, probabilities_table, read_probabilities
+from .rater_table import raters_table
 from .result_tables import (
     classes_table,
     comparison_table,
@@ -168,6 +169,8 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         tables.append(classes_table(results))
     if probabilities:
         tables.append(probabilities_table(results, probabilities))
+        raters = raters_table(results, probabilities)
+        tables += [raters] if raters else []
     if results.group_columns:
         tables.append(groups_table(results))
         gaps = gaps_table(results)
@@ -313,6 +316,14 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
 def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     """Return how far the raters agreed, which bounds the agreement of any head with them."""
     agreement = summary.agreement
+    if agreement and agreement.get("alpha") is not None:
+        return (
+            (
+                "raters",
+                f"{agreement['raters']:.3g} for a clip, {agreement['kind']} "
+                f"{agreement['alpha']:.2f}, over {agreement['clips']} clips",
+            ),
+        )
     if not agreement or agreement["icc_1"] is None:
         return ()
     return (
