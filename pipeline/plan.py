@@ -313,8 +313,10 @@ def _describe(target: Target, votes: VotesOfClips, labels: str) -> tuple[Target,
     of_clips = replace(votes.take(target.rows), majority=target.labels)
     of_clips = of_clips.over(np.unique(target.labels).tolist())
     tied = int(votes.tied.sum()) if labels == MAJORITY else int(of_clips.tied.sum())
-    fate = "left out" if labels == MAJORITY else "trained on, not tested"
-    notes = (f"{counted(tied, 'clip')} without a majority of raters {fate}",) if tied else ()
+    fate = (
+        "" if labels == MAJORITY else " trained on, not tested"
+    )  # the target counts those left out
+    notes = (f"{counted(tied, 'clip')} without a majority of raters{fate}",) if tied else ()
     return replace(target, changes=(*votes.changes, *notes, *target.changes)), of_clips
 
 
