@@ -16,6 +16,8 @@ TRAINING_PRECISIONS = ("float32", "bf16", "fp16")
 ENGINES = ("torch", "openvino")
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("auto", "labels", "ratings")
+#: How heads train on the labels of several raters.
+LABELS = ("majority", "soft", "all")
 SIMILAR_SPEAKERS = ("refuse", "merge", "separate")
 NORMALISATIONS = ("none", "speaker")
 AUDIO_FORMATS = ("wav", "flac")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..pipeline.heads import Grid, Head
     from ..pipeline.plan import Plan
     from ..pipeline.ratings import Ratings
+    from ..pipeline.votes import Votes
 
     #: One cache or several; the newest by default.
     Caches = Cache | str | Location | Sequence[Cache | str | Location] | None
@@ -65,8 +66,8 @@ def fit(
         Values of a hyper-parameter to try, such as ``lr.C=0.01,0.1,1``, or ``C=...`` for every head
         that has it. A single value fixes it.
     ratings : str or Path, optional
-        A separate table of ratings: name (of the clip), the column named by ``target``, and rater
-        if there are several.
+        A separate table of ratings or labels: name (of the clip), the column named by ``target``,
+        and rater if there are several.
     out : str or Path, optional
         Folder of the run; by default ``artifacts/runs/NAME``. One in an object store is written on
         this machine first and then uploaded.
@@ -232,7 +233,7 @@ class _Fitting:
     """What all runs of one call share; ``requested`` are the heads as the user named them."""
 
     cache: "Cache"
-    ratings: "Ratings | None"
+    ratings: "Ratings | Votes | None"
     heads: "tuple[type[Head], ...]"
     grids: "Mapping[str, Grid]"
     requested: str | None
@@ -393,14 +394,14 @@ def _prepare(
     return _Fitting(opened, rated, heads, grids, head, provenance, jobs, stream_past, track, say)
 
 
-def open_ratings(table: str | Location | None, target: str, say: Say) -> "Ratings | None":
+def open_ratings(table: str | Location | None, target: str, say: Say) -> "Ratings | Votes | None":
     """Read a separate table of ratings, if there is one, and report what it holds."""
     from ..mirror import local
-    from ..pipeline.ratings import read_ratings
+    from ..pipeline.ratings import read_ratings_or_votes
 
     if not table:
         return None
-    ratings = read_ratings(local(table, say, file=True), target)
+    ratings = read_ratings_or_votes(local(table, say, file=True), target)
     if ratings.description:
         say(f"ratings  {ratings.description}")
     return ratings

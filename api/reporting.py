@@ -29,6 +29,7 @@ def report(
     matrix: bool = False,
     audio: str | Path | None = None,
     submit: str | Path | None = None,
+    groups: Sequence[str] = (),
     out: str | Location | None = None,
     show: "Callable[[Report], object]" = _show_nothing,
     say: Say = say_nothing,
@@ -60,6 +61,10 @@ def report(
     submit : str or Path, optional
         JSON file to write the scores, folds and counts of a single run to, for the leaderboard of
         serpipe. Runs that the leaderboard does not take are refused.
+    groups : sequence of str
+        Columns of the clip table by which scores are also broken down, besides ``sex``,
+        ``intensity`` and ``corpus``, with the largest gap between groups; numbers with more than 20
+        values are divided at their quartiles.
     out : str or Path, optional
         Folder to write the page, tables and figures to; by default ``RUN/report``, for several runs
         ``artifacts/comparisons/NAME``. The report of a run in an object store is uploaded to it.
@@ -104,6 +109,7 @@ def report(
             ("--baseline", baseline),
             ("--submit", submit),
             ("--compare-layers", compare_layers is not None),
+            ("--groups", bool(groups)),
         ):
             if given:
                 raise UserError(f"{option}: does not go with --matrix; omit one of the two")
@@ -114,7 +120,12 @@ def report(
         )
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
     if several or compare_layers is not None:
-        for option, given in (("--audio", audio), ("--baseline", baseline), ("--submit", submit)):
+        for option, given in (
+            ("--audio", audio),
+            ("--baseline", baseline),
+            ("--submit", submit),
+            ("--groups", bool(groups)),
+        ):
             if given:
                 raise UserError(
                     f"{option}: is for the page of a single run; omit it, or report one run "
@@ -167,6 +178,7 @@ def report(
             publish_comparison(written, compared, made)
         else:
             entry = None if submit is None else entry_of(first)
+            first = first.grouped_by(groups)
             made = report_run(first, baseline=baseline)
             show(made)
             written = publish(first, made, clips, target).parent

@@ -1,10 +1,13 @@
 """How many copies of a recording are found, what is taken for one, and what the search costs.
 
-python benchmarks/copies.py --data /path/to/RAVDESS --clips 10000 100000 1000000
+python benchmarks/copies.py --data /path/to/RAVDESS --sources 1440 --clips 10000 100000 1000000
 
 Copies of real clips, changed in many ways, are searched for among all clips of the corpus. Then the
 correlation that decides is taken over pairs of different clips. For larger corpora fingerprints are
 drawn: random hashes, with a planted copy for every hundredth clip that shares a quarter of them.
+
+A copy is found if it gets the recording of its original. A false alarm is a clip, planted or not,
+that gets the recording of a clip that it is not a copy of.
 """
 
 import argparse
@@ -12,7 +15,7 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -29,11 +32,13 @@ from serpipe.features.copies import correlation, mark_recordings
 from serpipe.features.decoding import DecodedClip
 from serpipe.features.fingerprint import RATE, find_candidates, fingerprint
 from serpipe.features.in_order import in_order
+from serpipe.features.trim import trim
 from serpipe.provenance import cores
 
 #: Of float64, shape (n_samples,) or (n_samples, n_channels).
 Samples = Any
-SOURCES = 40
+#: Copies of each kind for which the correlation with the original is computed.
+CORRELATED = 40
 DRAW = np.random.default_rng(0)
 
 
@@ -51,8 +56,25 @@ def clipped(x: Samples) -> Samples:
     return np.clip(x, -peak / 3, peak / 3)
 
 
+def trimmed(x: Samples, decibels: float = 30) -> Samples:
+    return trim(x.astype(np.float32), decibels)
+
+
 def padded(x: Samples, rate: int) -> Samples:
     return np.concatenate([np.zeros(rate // 2), x, np.zeros(rate // 2)])
+
+
+def telephone(x: Samples, rate: int) -> Samples:
+    sos = butter(4, [300, 3400], "bandpass", fs=8000, output="sos")
+    return sosfilt(sos, soxr.resample(x, rate, 8000))
+
+
+def without_pauses(x: Samples, rate: int) -> Samples:
+    """Cut every stretch of 0.1 s or more that is 40 dB below the loudest, as a VAD does."""
+    block = rate // 10
+    blocks = x[: len(x) // block * block].reshape(-1, block)
+    power = (blocks**2).mean(axis=1)
+    return blocks[power > 1e-4 * power.max()].ravel()
 
 
 #: From samples and their rate to those of the copy, and the format of its file.
@@ -63,12 +85,23 @@ CHANGES: dict[str, Callable[[Samples, int], tuple[Samples, int, str, str]]] = {
     "clipped at a third of the peak": lambda x, r: (clipped(x), r, "wav", "PCM_16"),
     "8 kHz": lambda x, r: (soxr.resample(x, r, 8000), 8000, "wav", "PCM_16"),
     "16 kHz": lambda x, r: (soxr.resample(x, r, 16000), 16000, "wav", "PCM_16"),
+    "48 kHz": lambda x, r: (soxr.resample(x, r, 48000), 48000, "wav", "PCM_16"),
     "44.1 kHz": lambda x, r: (soxr.resample(x, r, 44100), 44100, "wav", "PCM_16"),
     "8 kHz, mu-law": lambda x, r: (soxr.resample(x, r, 8000), 8000, "wav", "ULAW"),
+    "telephone: 300 to 3400 Hz, A-law": lambda x, r: (telephone(x, r), 8000, "wav", "ALAW"),
+    "telephone: 300 to 3400 Hz, GSM 06.10": lambda x, r: (telephone(x, r), 8000, "wav", "GSM610"),
     "MP3": lambda x, r: (x, r, "mp3", "MPEG_LAYER_III"),
     "MP3, 8 kHz": lambda x, r: (soxr.resample(x, r, 8000), 8000, "mp3", "MPEG_LAYER_III"),
+    "Opus": lambda x, r: (x, r, "ogg", "OPUS"),
     "Ogg Vorbis": lambda x, r: (x, r, "ogg", "VORBIS"),
     "first 50 ms cut": lambda x, r: (x[r // 20 :], r, "wav", "PCM_16"),
+    "first 100 ms cut": lambda x, r: (x[r // 10 :], r, "wav", "PCM_16"),
+    "last 100 ms cut": lambda x, r: (x[: -r // 10], r, "wav", "PCM_16"),
+    "first 500 ms cut": lambda x, r: (x[r // 2 :], r, "wav", "PCM_16"),
+    "last 500 ms cut": lambda x, r: (x[: -r // 2], r, "wav", "PCM_16"),
+    "silence cut at both ends, 30 dB": lambda x, r: (trimmed(x), r, "wav", "PCM_16"),
+    "silence cut at both ends, 20 dB": lambda x, r: (trimmed(x, 20), r, "wav", "PCM_16"),
+    "silence cut everywhere": lambda x, r: (without_pauses(x, r), r, "wav", "PCM_16"),
     "500 ms cut at each end": lambda x, r: (x[r // 2 : -r // 2], r, "wav", "PCM_16"),
     "first half": lambda x, r: (x[: len(x) // 2], r, "wav", "PCM_16"),
     "500 ms of silence at each end": lambda x, r: (padded(x, r), r, "wav", "PCM_16"),
@@ -92,11 +125,13 @@ def main() -> None:
     """Measure, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="sample")
+    parser.add_argument("--sources", type=int, default=40, help="clips of which copies are made")
+    parser.add_argument("--kinds", nargs="+", default=list(CHANGES), choices=CHANGES)
     parser.add_argument("--clips", type=int, nargs="*", default=[10_000, 100_000])
     given = parser.parse_args()
     clips = gather([given.data], None, skip_bad=True).clips
     with tempfile.TemporaryDirectory() as folder:
-        measure_recall(clips, Path(folder))
+        measure_recall(clips, Path(folder), given.sources, given.kinds)
     measure_strangers(clips)
     print("\n| clips (drawn) | search, s | planted copies found | peak MiB more |")
     print("|---:|---:|---:|---:|")
@@ -116,7 +151,9 @@ def decode(clips: Sequence[Clip]) -> tuple[list[DecodedClip], float]:
     return decoded, 1000 * seconds / len(clips)
 
 
-def measure_recall(clips: Sequence[Clip], folder: Path) -> None:
+def measure_recall(
+    clips: Sequence[Clip], folder: Path, n_sources: int, kinds: Sequence[str]
+) -> None:
     """Plant copies, and see which are found."""
     decoded, each = decode(clips)
     began = time.perf_counter()
@@ -124,38 +161,53 @@ def measure_recall(clips: Sequence[Clip], folder: Path) -> None:
     searched = time.perf_counter() - began
     began = time.perf_counter()
     marked = mark_recordings(decoded, workers=cores())
-    told = Counter(h.recording for h in marked)
+    alone = {h.clip.path: h.recording for h in marked}
     print(f"{len(clips)} clips: {each:.1f} ms for a fingerprint; {searched:.2f} s to search, "
           f"{time.perf_counter() - began:.2f} s with {len(pairs)} pairs compared; "
-          f"{sum(n - 1 for n in told.values())} copies in the corpus\n")  # fmt: skip
-    copies: list[Clip] = []
-    for place in DRAW.choice(len(clips), min(SOURCES, len(clips)), replace=False):
-        samples, rate = soundfile.read(clips[place].file)
-        samples = samples if samples.ndim == 1 else samples.mean(axis=1)
-        for name, change in CHANGES.items():
-            changed, new_rate, suffix, subtype = change(samples, rate)
-            file = folder / f"{len(copies)}.{suffix}"
-            soundfile.write(file, np.clip(changed, -1, 1), new_rate, subtype=subtype)
-            more = {"change": name, "of": clips[place].path}
-            copies.append(replace(clips[place], file=file, path=file.name, more=more))
-    planted, _ = decode(copies)
+          f"{len(clips) - len(set(alone.values()))} copies in the corpus\n")  # fmt: skip
+    sources = DRAW.choice(len(clips), min(n_sources, len(clips)), replace=False)
     original = {h.clip.path: h for h in decoded}
-    found = Counter[Any]()
-    for name in CHANGES:  # one kind at a time: several copies would lead to one another
-        these = [h for h in planted if h.clip.more["change"] == name]
-        marked = mark_recordings([*decoded, *these], workers=cores())
+    print("| copy | found | false alarms | lowest correlation | whitened | pairs | s |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for name in kinds:  # one kind at a time: copies would lead to one another
+        copies = []
+        for source in sources:
+            samples, rate = soundfile.read(clips[source].file)
+            samples = samples if samples.ndim == 1 else samples.mean(axis=1)
+            changed, new_rate, suffix, subtype = CHANGES[name](samples, rate)
+            file = folder / f"{source}.{suffix}"
+            soundfile.write(file, np.clip(changed, -1, 1), new_rate, subtype=subtype)
+            more = {"of": clips[source].path}
+            copies.append(replace(clips[source], file=file, path=file.name, more=more))
+        planted, _ = decode(copies)
+        pairs = find_candidates([h.facts.fingerprint for h in (*decoded, *planted)])
+        began = time.perf_counter()
+        marked = mark_recordings([*decoded, *planted], workers=cores())
+        seconds = time.perf_counter() - began
         recording = {h.clip.path: h.recording for h in marked}
-        found[name] = sum(
-            recording[h.clip.path] == recording[str(h.clip.more["of"])] for h in these
-        )
-    print("| copy | found | lowest correlation | whitened |\n|---|---:|---:|---:|")
-    for name in CHANGES:
-        these = [h for h in planted if h.clip.more["change"] == name]
+        found = sum(recording[h.clip.path] == recording[str(h.clip.more["of"])] for h in planted)
         lowest = [
-            min(of_files(h, original[str(h.clip.more["of"])], whiten) for h in these)
+            min(of_files(h, original[str(h.clip.more["of"])], whiten)
+                for h in planted[:CORRELATED])
             for whiten in (False, True)
-        ]
-        print(f"| {name} | {found[name]} of {len(these)} | {lowest[0]:.2f} | {lowest[1]:.2f} |")
+        ]  # fmt: skip
+        print(f"| {name} | {found} of {len(planted)} | {false_alarms(marked, alone)} | "
+              f"{lowest[0]:.2f} | {lowest[1]:.2f} | {len(pairs)} | {seconds:.1f} |",
+              flush=True)  # fmt: skip
+
+
+def false_alarms(marked: Sequence[DecodedClip], alone: Mapping[str, str]) -> int:
+    """Count the clips that share a recording with a clip that they are not a copy of.
+
+    ``alone`` has the recording of each clip of the corpus before copies were planted.
+    """
+    groups: dict[str, list[str]] = {}
+    for each in marked:
+        source = str(each.clip.more.get("of", each.clip.path))
+        groups.setdefault(each.recording, []).append(alone[source])
+    return sum(
+        len(sources) - max(Counter(sources).values()) for sources in groups.values()
+    )  # fmt: skip
 
 
 def of_files(one: DecodedClip, other: DecodedClip, whiten: bool) -> float:
@@ -191,9 +243,9 @@ def measure_strangers(clips: Sequence[Clip]) -> None:
 
 def measure_search(n_clips: int) -> None:
     """Search among drawn fingerprints."""
-    hashes = DRAW.integers(0, 2**32, (n_clips, 64), np.uint32)
+    hashes = DRAW.integers(0, 2**32, (n_clips, 128), np.uint32)
     copied = np.arange(0, n_clips - 1, 100)
-    hashes[copied + 1, :16] = hashes[copied, :16]
+    hashes[copied + 1, :32] = hashes[copied, :32]
     prints = [row.astype("<u4").tobytes() for row in np.sort(hashes, axis=1)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     began = time.perf_counter()

@@ -29,17 +29,17 @@ MOST_SECONDS = 60
 _WINDOW, _HOP = 1024, 160
 #: A peak is the largest value within this many frames and bins on each side (0.12 s, 86 Hz)...
 _FRAMES_AROUND, _BINS_AROUND = 6, 11
-#: ... and at most this many decibels below the loudest of the clip.
-_PEAK_DECIBELS = 40
+#: ... and at most this many decibels below the loudest of the clip: weaker peaks drown in noise.
+_PEAK_DECIBELS = 30
 #: A peak is combined with two of this many that follow it.
 _FOLLOWING = 4
 #: Frames and bins that count as one, because resampling and trimming shift peaks slightly.
 _SAME_FRAMES, _SAME_BINS = 2, 2
 #: Hashes that a fingerprint keeps.
-_KEPT = 64
+_KEPT = 128
 
 #: Hashes that the fingerprints of two clips must share for the clips to be compared.
-_SHARED = 3
+_SHARED = 4
 #: Candidates of a clip, those that share most hashes; a pair counts if either has the other.
 _MOST_CANDIDATES = 8
 #: A hash connects a clip with at most this many others: one that is everywhere says nothing.
@@ -59,7 +59,7 @@ def to_common_rate(waveform: Waveform, sampling_rate: int) -> Waveform:
 
 
 def fingerprint(waveform: Waveform, sampling_rate: int) -> bytes:
-    """Return the fingerprint of a clip of one channel: at most 64 ascending hashes of 32 bits.
+    """Return the fingerprint of a clip of one channel: at most 128 ascending hashes of 32 bits.
 
     It is empty for a clip with fewer than three peaks, such as a tone or a fraction of a second.
     """

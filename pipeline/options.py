@@ -116,6 +116,10 @@ class Protocol(FoldOptions):
     augment : sequence of str
         Also train on perturbed copies of the training clips, such as noise:20 or telephone, which
         ``serpipe extract --augment`` has cached. Only the clips themselves are tested.
+    labels : {"majority", "soft", "all"}
+        How heads train on labels of several raters, from ``ratings``: on the label that most raters
+        gave; on the share of raters of each label, where every clip counts alike; or on every label
+        that a rater gave. Scores are against the majority.
     """
 
     layers: str = "all"
@@ -127,6 +131,7 @@ class Protocol(FoldOptions):
     hold_out: str | None = None
     enrol: Sequence[int] = ()
     augment: Sequence[str] = ()
+    labels: str = "majority"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as JSON values, which name a run.
@@ -141,4 +146,6 @@ class Protocol(FoldOptions):
             del options["enrol"]
         if not self.augment:
             del options["augment"]
+        if self.labels == Protocol.labels:
+            del options["labels"]
         return options

@@ -1,4 +1,4 @@
-"""Permutation tests over speakers: two sets of predictions, or one against chance."""
+"""Permutation tests over speakers: of two sets of predictions, of chance, of groups of clips."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -147,6 +147,94 @@ def chance_p(
         permuted[:, whole] = exchanged[:, index]
         scores = measure.first(measure.count(permuted, predicted, names))
         reached += int(np.sum(~(scores < observed - _TIE)))
+    return (1 + reached) / (1 + draws)
+
+
+def gap_p(
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    groups: NDArray[np.str_],
+    speakers: NDArray[np.str_],
+    labels: Sequence[str] = (),
+    measure: Measure = LABELS,
+    seed: int = 0,
+    draws: int | None = None,
+) -> float:
+    """Test whether the first score is the same in all groups of clips.
+
+    The statistic is the largest difference between the scores of two groups. Groups are permuted
+    while truth and predictions stay as they are: speakers whose clips are all in one group, such as
+    their sex, exchange it among themselves, each with all of their clips; groups that differ
+    between the clips of a speaker, such as an intensity, are permuted among those of them that have
+    the same label, so that each group keeps its clips of every label.
+
+    Parameters
+    ----------
+    truth, predicted : ndarray of str or float64, shape (n_clips,)
+        Labels or ratings.
+    groups, speakers : ndarray of str, shape (n_clips,)
+        The group and the speaker of each clip.
+    labels : sequence of str
+        All labels, sorted; empty for ratings.
+    measure : Measure
+        How predictions are scored.
+    seed : int
+        Seed of the permutations.
+    draws : int, optional
+        Number of permutations; by default as for :func:`chance_p`.
+
+    Returns
+    -------
+    float
+        The share of permutations with a difference at least as large. NaN if nothing can be
+        permuted, or the score of a group is undefined.
+
+    References
+    ----------
+    As for :func:`chance_p`.
+    """
+    order = np.argsort(speakers, kind="stable")
+    truth, predicted = measure.centre(truth[order], predicted[order])
+    stratum = np.zeros(len(truth), np.intp)
+    if len(labels):
+        truth, predicted = np.searchsorted(labels, truth), np.searchsorted(labels, predicted)
+        stratum = truth
+    names, group = np.unique(groups[order], return_inverse=True)
+    summands = measure.count(truth[:, None], predicted[:, None], range(len(labels)))
+    shape, flat = summands.shape[1:], summands.reshape(len(truth), -1).astype(np.float64)
+
+    def gaps(assigned: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return the largest difference, shape (n,), of groups of shape (n, n_clips)."""
+        scores = [
+            measure.first(((assigned == each) @ flat).reshape(-1, *shape))
+            for each in range(len(names))
+        ]
+        largest: NDArray[np.float64] = np.max(scores, axis=0) - np.min(scores, axis=0)
+        return largest
+
+    (observed,) = gaps(group[None])
+    _, first, speaker = np.unique(speakers[order], return_index=True, return_inverse=True)
+    alike = np.minimum.reduceat(group, first) == np.maximum.reduceat(group, first)
+    within, whole = np.flatnonzero(~alike[speaker]), np.flatnonzero(alike[speaker])
+    of_speaker = group[first[alike]]
+    _, block = np.unique(speaker[within] * len(truth) + stratum[within], return_inverse=True)
+    # The clips of a speaker and label become neighbours: adding a random fraction shuffles them.
+    within, block = within[np.argsort(block, kind="stable")], np.sort(block)
+    can_move = len(np.unique(block * len(names) + group[within])) > len(np.unique(block))
+    if np.isnan(observed) or (not can_move and len(np.unique(of_speaker)) < 2):
+        return np.nan
+    index = np.cumsum(alike)[speaker[whole]] - 1  # the clip's speaker among such speakers
+    rng = np.random.default_rng(seed)
+    if draws is None:
+        draws = int(np.clip(_MOST_PERMUTED // len(truth), _FEWEST_DRAWS, _MOST_DRAWS))
+    reached = 0
+    for size in _portions(draws, len(truth) + len(names) * flat.shape[1]):
+        permuted = np.empty((size, len(truth)), np.intp)
+        shuffled = np.argsort(block + rng.random((size, len(within))), axis=1)
+        permuted[:, within] = group[within][shuffled]
+        exchanged = rng.permuted(np.tile(of_speaker, (size, 1)), axis=1)
+        permuted[:, whole] = exchanged[:, index]
+        reached += int(np.sum(~(gaps(permuted) < observed - _TIE)))
     return (1 + reached) / (1 + draws)
 
 

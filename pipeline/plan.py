@@ -35,7 +35,7 @@ from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
 from .options import Protocol, TargetOptions
 from .partition import in_partition
-from .ratings import Ratings, join_ratings
+from .ratings import Ratings, join_ratings, rows_of
 from .speakers import identify_speakers
 from .target import (
     DEFAULT,
@@ -47,6 +47,7 @@ from .target import (
     stratify,
 )
 from .texts import known_texts
+from .votes import MAJORITY, Votes, VotesOfClips, check_labels, join_votes, train_on_votes
 
 #: One vocabulary for the emotions of all corpora.
 SHARED = "shared_emotion"
@@ -121,7 +122,7 @@ class Plan:
         return self.problem.labels[self.problem.tested]
 
 
-def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) -> Plan:
+def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None = None) -> Plan:
     """Apply a protocol to a cache.
 
     Parameters
@@ -130,8 +131,8 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         The embeddings and the clip table.
     protocol : Protocol
         The options of the run.
-    ratings : Ratings, optional
-        Ratings from a separate file, to be joined to the clips as the target.
+    ratings : Ratings or Votes, optional
+        Ratings or labels from a separate file, to be joined to the clips as the target.
 
     Returns
     -------
@@ -158,15 +159,24 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     candidates = choose_layers(protocol.layers, cache.layers)
     table = dict(cache.clips)
     protocol, notes = with_defaults(table, protocol, ratings, str(cache.path))
-    if ratings:
-        if protocol.target in table:
-            raise UserError(
-                f"--target {protocol.target}: is already a column of {cache.path}; rename the "
-                "column in the file of ratings"
-            )
+    if ratings and protocol.target in table:
+        raise UserError(
+            f"--target {protocol.target}: is already a column of {cache.path}; rename the "
+            "column in the file of ratings"
+        )
+    votes = None
+    if isinstance(ratings, Votes):
+        votes = _join_votes(ratings, table, protocol)
+        table[protocol.target] = _majority(votes, protocol.labels)
+    elif ratings:
         table[protocol.target] = join_ratings(ratings, table)
+    check_labels(protocol.labels, votes)
     train_on, test_on = _corpora(table, protocol)
-    target = _target(table, protocol, train_on, test_on)
+    # Votes are merged before the majority is taken, and must not be merged again.
+    unmerged = replace(protocol, merge={}) if votes else protocol
+    target = _target(table, unmerged, train_on, test_on)
+    if votes:
+        target, votes = _describe(target, votes, protocol.labels)
     if target.labels.dtype.kind == "f" and any(each.how == "weighted" for each in candidates):
         raise UserError(
             f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
@@ -236,6 +246,12 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
     problem = Problem(
         labels, clips["speaker"], split.folds, protocol.seed, inner, value_parts, recordings(clips)
     )
+    if votes:
+        clips |= votes.shares()
+        if protocol.labels != MAJORITY:
+            clips, target, split, problem = _on_votes(
+                clips, target, split, problem, votes, protocol.labels
+            )
     alone = speakers_alone_inside(split.folds, problem.strata)
     if alone:
         assumptions = (
@@ -260,6 +276,88 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | None = None) 
         findings,
         groups.name,
     )
+
+
+def _join_votes(
+    votes: Votes, table: Mapping[str, NDArray[Any]], protocol: Protocol
+) -> VotesOfClips:
+    """Return the votes of raters for every clip of a cache; refuse what they do not go with."""
+    if protocol.labels != MAJORITY:
+        for option, given in (
+            ("--enrol", bool(protocol.enrol)),
+            ("--normalise", protocol.normalise != Protocol.normalise),
+            ("--permute-labels", protocol.permute_labels),
+        ):
+            if given:
+                raise UserError(
+                    f"{option}: does not go with --labels {protocol.labels}, which repeats clips; "
+                    "omit one of the two"
+                )
+    merge, keep = _words(protocol.target, protocol)
+    return join_votes(votes, rows_of(votes, table), len(table["corpus"]), merge, keep)
+
+
+def _majority(votes: VotesOfClips, labels: str) -> NDArray[np.str_]:
+    """Return the label of each clip by its majority; empty where there is none to use.
+
+    Clips without one are trained on, unless heads train on the majority.
+    """
+    known = np.isin(votes.majority, votes.labels)
+    # A tied clip is trained on with all its labels: any of them stands for it in the folds.
+    some = np.array([*votes.labels, ""])[
+        np.where(votes.counts.any(axis=1), votes.counts.argmax(axis=1), len(votes.labels))
+    ]
+    without = "" if labels == MAJORITY else some
+    result: NDArray[np.str_] = np.where(
+        votes.tied, without, np.where(known, votes.majority, "")
+    ).astype(str)
+    return result
+
+
+def _describe(target: Target, votes: VotesOfClips, labels: str) -> tuple[Target, VotesOfClips]:
+    """Add to a target what became of clips without a majority; return it and their votes."""
+    of_clips = replace(votes.take(target.rows), majority=target.labels)
+    of_clips = of_clips.over(np.unique(target.labels).tolist())
+    tied = int(votes.tied.sum()) if labels == MAJORITY else int(of_clips.tied.sum())
+    fate = (
+        "" if labels == MAJORITY else " trained on, not tested"
+    )  # the target counts those left out
+    notes = (f"{counted(tied, 'clip')} without a majority of raters{fate}",) if tied else ()
+    return replace(target, changes=(*votes.changes, *notes, *target.changes)), of_clips
+
+
+def _on_votes(
+    clips: Mapping[str, NDArray[Any]],
+    target: Target,
+    split: Split,
+    problem: Problem,
+    votes: VotesOfClips,
+    how: str,
+) -> tuple[dict[str, NDArray[Any]], Target, Split, Problem]:
+    """Repeat clips, so that heads train on every label that raters gave."""
+    rows, labels, folds = train_on_votes(split.folds, votes, how)
+
+    def take(column: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if column is None else column[rows]
+
+    problem = replace(
+        problem,
+        labels=labels,
+        speakers=problem.speakers[rows],
+        folds=folds,
+        groups=take(problem.groups),
+        held_out=take(problem.held_out),
+        recordings=take(problem.recordings),
+    )
+    target = replace(target, rows=target.rows[rows], labels=labels)
+    split = replace(split, folds=folds)
+    if not folds:
+        raise UserError(
+            f"--labels {how}: no clip that is tested has a majority of raters; add raters"
+        )
+    if split.kind.holds_out:
+        _check_tested(split, target)
+    return {name: column[rows] for name, column in clips.items()}, target, split, problem
 
 
 def plan_evaluation(table: Mapping[str, NDArray[Any]], options: TargetOptions) -> Plan:
@@ -300,7 +398,7 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], options: TargetOptions) -
 
 
 def cross_corpus_protocols(
-    cache: Cache, protocol: Protocol, ratings: Ratings | None = None
+    cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None = None
 ) -> tuple[Protocol, ...]:
     """Return a protocol for every pair of corpora, including each with itself, by the split.
 
@@ -424,7 +522,7 @@ def _check_tested(split: Split, target: Target) -> None:
 def with_defaults(
     table: Mapping[str, NDArray[Any]],
     protocol: Protocol,
-    ratings: Ratings | None = None,
+    ratings: Ratings | Votes | None = None,
     source: str = "the clips",
 ) -> tuple[Protocol, tuple[str, ...]]:
     """Return a protocol that names the target, and corpora as the clip table spells them.
@@ -470,10 +568,12 @@ def with_defaults(
 
 
 def is_regression(
-    table: Mapping[str, NDArray[Any]], protocol: Protocol, ratings: Ratings | None = None
+    table: Mapping[str, NDArray[Any]], protocol: Protocol, ratings: Ratings | Votes | None = None
 ) -> bool:
     """Return whether the target is a column of ratings, and heads for ratings are needed."""
     target = with_defaults(table, protocol, ratings)[0].target
+    if isinstance(ratings, Votes):
+        return False
     number = ratings or table.get(target, table["path"]).dtype.kind == "f"
     return bool(number) and protocol.task != "labels"
 

@@ -1,16 +1,20 @@
 """Ratings of clips by one or more raters: reading, averaging, and agreement of the raters."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corpora.csv_table import nfc, read_numbers, read_table, refuse_lines
+from ..corpora.csv_table import CsvTable, Row, nfc, read_numbers, read_table, refuse_lines
 from ..errors import UserError, counted
+
+if TYPE_CHECKING:
+    from .votes import Votes
 
 #: Columns of the table that are not ratings. The first that occurs identifies the clip.
 _CLIP_COLUMNS = ("path", "name")
@@ -32,6 +36,7 @@ class Agreement:
     kind: str
     raters: float  #: Raters per clip; where clips differ, an effective number.
     clips: int  #: Number of clips with at least two ratings, which alone count.
+    alpha: float = math.nan  #: Of labels: Krippendorff's alpha; the correlations are then NaN.
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class Ratings:
     mean: Mapping[str, float]
     agreement: Agreement | None  #: From :func:`agreement_of`.
     description: str = ""  #: How the file was read, in one line; empty if that is obvious.
+
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Name or path of each rated clip."""
+        return tuple(self.mean)
 
 
 def read_ratings(path: Path, column: str) -> Ratings:
@@ -66,6 +76,27 @@ def read_ratings(path: Path, column: str) -> Ratings:
         Lists unusable lines, at most ten: without a number, clip or rater, or with a clip that the
         same rater rated before. Also if there is no such column, or it is empty.
     """
+    return _read_numbers(path, *_open(path, column))
+
+
+def read_ratings_or_votes(path: Path, column: str) -> "Ratings | Votes":
+    """Read one column of ratings, or of labels if none of its cells is a number.
+
+    The parameters and errors are those of :func:`read_ratings`.
+    """
+    content, by, column = _open(path, column)
+    filled = [
+        number
+        for cell, number in zip(content.cells(column), read_numbers(content, column), strict=True)
+        if cell
+    ]
+    if filled and all(number is None for number in filled):
+        return _read_votes(path, content, by, column)
+    return _read_numbers(path, content, by, column)
+
+
+def _open(path: Path, column: str) -> tuple[CsvTable, str, str]:
+    """Read a table; return it, the column that identifies clips, and the one that is rated."""
     content = read_table(path, (*_CLIP_COLUMNS, _RATER, *([column] if column else [])))
     columns = content.columns
     by = next((key for key in _CLIP_COLUMNS if key in columns), None)
@@ -86,28 +117,27 @@ def read_ratings(path: Path, column: str) -> Ratings:
             f"{path}: has no column {column!r} of ratings, only {', '.join(possible) or 'others'}; "
             "check its name"
         )
+    return content, by, column
+
+
+def _read_numbers(path: Path, content: CsvTable, by: str, column: str) -> Ratings:
+    """Average the ratings of each clip."""
     wrong: list[str] = []
     lines: dict[tuple[str, str], int] = {}
     clip_index: dict[str, int] = {}
     rater_index: dict[str, int] = {}
     values: list[float] = []
-    cells: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
     for row, number in zip(content.rows, read_numbers(content, column), strict=True):
-        cell, clip, rater = row.cells[column], nfc(row.cells[by]), row.cells.get(_RATER, "")
-        where = f"{path}, line {row.line}"
-        if not cell:
-            continue
-        if number is None:
-            wrong.append(f"{where}: {column} is {cell!r}, which is not a number")
-        elif not clip or (_RATER in columns and not rater):
-            wrong.append(f"{where}: {_RATER if clip else by} is empty; fill it in")
-        elif (earlier := lines.setdefault((clip, rater), row.line)) != row.line:
-            rest = f" by {rater}; remove one" if rater else "; add a column rater if they differ"
-            wrong.append(f"{where}: {clip} is already rated in line {earlier}{rest}")
-        else:
+        cell = row.cells[column]
+        if cell and number is None:
+            wrong.append(f"{path}, line {row.line}: {column} is {cell!r}, which is not a number")
+        elif rated := _rated_by(row, path, by, column, content.columns, lines, wrong):
+            assert number is not None
             values.append(number)
+            clip, rater = rated
             row_index = clip_index.setdefault(clip, len(clip_index))
-            cells.append((row_index, rater_index.setdefault(rater, len(rater_index))))
+            places.append((row_index, rater_index.setdefault(rater, len(rater_index))))
     refuse_lines(wrong)
     if not values:
         raise UserError(f"{path}: {column} is empty in every row; fill it in")
@@ -117,7 +147,7 @@ def read_ratings(path: Path, column: str) -> Ratings:
             f"{path}: {shape[0]} clips times {shape[1]} raters are more than {MAX_CELLS}; "
             "give one row for each clip, with the mean of its ratings and no rater"
         )
-    clip_rows, rater_columns = np.array(cells, dtype=np.intp).T
+    clip_rows, rater_columns = np.array(places, dtype=np.intp).T
     table = np.full(shape, np.nan)
     table[clip_rows, rater_columns] = values
     means = np.bincount(clip_rows, weights=values) / np.bincount(clip_rows)
@@ -131,18 +161,68 @@ def read_ratings(path: Path, column: str) -> Ratings:
     )
 
 
+def _rated_by(
+    row: Row,
+    path: Path,
+    by: str,
+    column: str,
+    columns: Sequence[str],
+    lines: dict[tuple[str, str], int],
+    wrong: list[str],
+) -> tuple[str, str] | None:
+    """Return the clip and the rater of a row; None if it has no rating, or cannot be used.
+
+    ``lines`` receives the line of each clip and rater, ``wrong`` a message for an unusable line.
+    """
+    if not row.cells[column]:
+        return None
+    clip, rater = nfc(row.cells[by]), row.cells.get(_RATER, "")
+    where = f"{path}, line {row.line}"
+    if not clip or (_RATER in columns and not rater):
+        wrong.append(f"{where}: {_RATER if clip else by} is empty; fill it in")
+        return None
+    if (earlier := lines.setdefault((clip, rater), row.line)) != row.line:
+        rest = f" by {rater}; remove one" if rater else "; add a column rater if they differ"
+        wrong.append(f"{where}: {clip} is already rated in line {earlier}{rest}")
+        return None
+    return clip, rater
+
+
+def _read_votes(path: Path, content: CsvTable, by: str, column: str) -> "Votes":
+    """Count the labels of each clip."""
+    from .votes import Votes, alpha_of
+
+    wrong: list[str] = []
+    lines: dict[tuple[str, str], int] = {}
+    counts: dict[str, Counter[str]] = {}
+    for row in content.rows:
+        if rated := _rated_by(row, path, by, column, content.columns, lines, wrong):
+            counts.setdefault(rated[0], Counter())[nfc(row.cells[column])] += 1
+    refuse_lines(wrong)
+    agreement = alpha_of(list(counts.values()))
+    return Votes(path, by, column, counts, agreement, content.description())
+
+
 def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
     """Return the mean rating of every clip of a cache, shape (n_clips,); NaN without a rating.
 
     Of the clip table ``name`` or ``path`` is used, whichever identifies the clips of ``ratings``.
     Raise UserError if a rated clip is not in the cache, or occurs more than once.
     """
+    joined = np.full(len(clips[ratings.by]), np.nan)
+    for clip, row in rows_of(ratings, clips).items():
+        joined[row] = ratings.mean[clip]
+    return joined
+
+
+def rows_of(ratings: "Ratings | Votes", clips: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Return the row in a clip table of each rated clip, as :func:`join_ratings` finds it."""
     keys: list[str] = [nfc(key) for key in clips[ratings.by].tolist()]
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
         rows.setdefault(key, []).append(row)
     # A table from Windows has backslashes in its paths.
-    key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.mean}
+    key_of = {clip: clip if clip in rows else clip.replace("\\", "/") for clip in ratings.clips}
     unknown = [clip for clip, key in key_of.items() if key not in rows]
     if unknown:
         others = f" (nor {counted(len(unknown) - 1, 'other')})" if unknown[1:] else ""
@@ -150,8 +230,8 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
             f"{ratings.path}: {ratings.by} {unknown[0]!r} is not in the cache{others}, where they "
             f"are like {keys[0]!r}; rename or remove it"
         )
-    joined = np.full(len(keys), np.nan)
-    for clip, mean in ratings.mean.items():
+    row_of = {}
+    for clip in ratings.clips:
         matches = rows[key_of[clip]]
         if len(matches) > 1:
             other = "path" if ratings.by == "name" else "name"
@@ -161,8 +241,8 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
                 f"{clip!r} (of {', '.join(corpora)}); identify clips by a column {other} "
                 f"instead of {ratings.by}, or make a cache for each corpus"
             )
-        joined[matches[0]] = mean
-    return joined
+        row_of[clip] = matches[0]
+    return row_of
 
 
 def agreement_of(table: NDArray[np.float64]) -> Agreement | None:

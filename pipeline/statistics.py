@@ -198,9 +198,59 @@ def _difference(a: NDArray[Any], b: NDArray[Any], measure: Measure) -> Interval:
     value = float(measure.first(total_a) - measure.first(total_b))
     left_out = measure.first(total_a - a) - measure.first(total_b - b)
     freedom = min(
-        _degrees_of_freedom(measure.parts(a)[measure.key]), differing_speakers(a, b).sum() - 1
+        _degrees_of_freedom(measure.parts(a)[measure.key]),
+        _degrees_of_freedom(measure.parts(b)[measure.key]),
+        differing_speakers(a, b).sum() - 1,
     )
     half = _half_width(value, left_out, freedom)
+    low, high = measure.limits[measure.key]
+    return Interval(value, max(value - half, low - high), min(value + half, high - low))
+
+
+def group_difference(a: NDArray[Any], b: NDArray[Any], measure: Measure = LABELS) -> Interval:
+    """Return the difference of the first scores of two groups of clips, with its interval.
+
+    If no speaker has clips in both groups, the variances of the two scores, each from the jackknife
+    over the speakers of its group, are added, and the degrees of freedom are those of Welch's test.
+    Otherwise each speaker is left out of both groups at once.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (n_speakers, ...)
+        Sums of each speaker's clips in the first and in the second group, in the same order of
+        speakers; zeros for a speaker without clips in the group.
+    measure : Measure
+        How they are scored.
+
+    Returns
+    -------
+    Interval
+        Without ends under the conditions of :class:`Interval`, for either group.
+
+    References
+    ----------
+    Welch (1947), *The generalization of Student's problem when several different population
+    variances are involved*, Biometrika 34.
+    """
+    clips = [measure.parts(each)[measure.key] for each in (a, b)]
+    in_a, in_b = (each.any(axis=1) for each in clips)
+    if (in_a & in_b).any():
+        either = in_a | in_b
+        return _difference(a[either], b[either], measure)
+    scores, errors, freedoms = [], [], []
+    for sums, parts, rows in zip((a, b), clips, (in_a, in_b), strict=True):
+        total, n = sums.sum(axis=0), int(rows.sum())
+        score = float(measure.first(total))
+        left_out = measure.first(total - sums[rows])
+        scores.append(score)
+        errors.append(np.sqrt((n - 1) / n * np.sum((left_out - score) ** 2)) if n else np.nan)
+        freedoms.append(_degrees_of_freedom(parts[rows]) if n >= FEWEST_SPEAKERS else 0.0)
+    value = scores[0] - scores[1]
+    if min(freedoms) <= 1 or not max(errors) > _ROUNDING:
+        return Interval(value, np.nan, np.nan)
+    variance = errors[0] ** 2 + errors[1] ** 2
+    freedom = variance**2 / sum(e**4 / f for e, f in zip(errors, freedoms, strict=True))
+    half = float(np.sqrt(variance) * stdtrit(freedom, 0.975))
     low, high = measure.limits[measure.key]
     return Interval(value, max(value - half, low - high), min(value + half, high - low))
 

@@ -32,6 +32,7 @@ from serpipe.features.decoding import DecodedClip
 from serpipe.features.encoder import load_encoder
 from serpipe.features.fingerprint import RATE, find_candidates, fingerprint
 from serpipe.features.recordings import recordings
+from serpipe.features.trim import trim
 from serpipe.pipeline.folds import make_split
 
 from .conftest import Command, extract_with
@@ -54,6 +55,11 @@ def filtered(samples: Samples, rate: int, kind: str) -> Samples:
     return sosfilt(butter(2, 1000, kind, fs=rate, output="sos"), samples)
 
 
+def through_telephone(samples: Samples, rate: int) -> Samples:
+    band = butter(4, [300, 3400], "bandpass", fs=8000, output="sos")
+    return sosfilt(band, resampled(samples, rate, 8000))
+
+
 def silence(seconds: float, rate: int) -> Samples:
     return np.zeros(int(seconds * rate))
 
@@ -65,14 +71,20 @@ CHANGES: dict[str, Change] = {
     "gain": lambda x, r: (0.8 * x, r, "wav", "PCM_16"),
     "quiet": lambda x, r: (0.1 * x, r, "wav", "PCM_16"),
     "8kHz": lambda x, r: (resampled(x, r, 8000), 8000, "wav", "PCM_16"),
+    "48kHz": lambda x, r: (resampled(x, r, 48000), 48000, "wav", "PCM_16"),
     "44kHz": lambda x, r: (resampled(x, r, 44100), 44100, "wav", "PCM_16"),
     "through8kHz": lambda x, r: (resampled(resampled(x, r, 8000), 8000, r), r, "wav", "PCM_16"),
     "telephone": lambda x, r: (resampled(x, r, 8000), 8000, "wav", "ULAW"),
+    "gsm": lambda x, r: (through_telephone(x, r), 8000, "wav", "GSM610"),
     "mp3": lambda x, r: (x, r, "mp3", "MPEG_LAYER_III"),
     "ogg": lambda x, r: (x, r, "ogg", "VORBIS"),
     "trim50": lambda x, r: (x[r // 20 :], r, "wav", "PCM_16"),
+    "first100": lambda x, r: (x[r // 10 :], r, "wav", "PCM_16"),
+    "last500": lambda x, r: (x[: -r // 2], r, "wav", "PCM_16"),
+    "silence": lambda x, r: (trim(x.astype(np.float32), 30), r, "wav", "PCM_16"),
     "trim500": lambda x, r: (x[r // 2 : -r // 2], r, "wav", "PCM_16"),
     "noise": lambda x, r: (noisy(x, 30), r, "wav", "PCM_16"),
+    "loud-noise": lambda x, r: (noisy(x, 10), r, "wav", "PCM_16"),
     "offset": lambda x, r: (x + 0.02, r, "wav", "PCM_16"),
     "inverted": lambda x, r: (-x, r, "wav", "PCM_16"),
     "preemphasis": lambda x, r: (np.diff(x, prepend=0), r, "wav", "PCM_16"),
@@ -164,6 +176,25 @@ def test_takes_of_one_sentence_by_one_speaker_are_different_recordings(shared: P
         groups.setdefault(each.recording, []).append(each.clip.name)
     same = [sorted(names) for names in groups.values() if len(names) > 1]
     assert same == [["03-01-03-01-02-01-07", "03-01-03-01-02-02-07"]]  # the release's own fault
+
+
+def test_the_48_khz_originals_are_the_recordings_of_the_16_khz_clips(shared: Path) -> None:
+    originals = sorted((shared / "data" / "originals" / "ravdess").rglob("*.wav"))
+    files = [shared / "data" / "ravdess" / path.parent.name for path in originals]
+    clips = [folder / f"{path.stem}.flac" for folder, path in zip(files, originals, strict=True)]
+    if not all(path.is_file() for path in clips):
+        pytest.skip("the 16 kHz clips are not here")
+    marked = mark_recordings(decode(map(as_clip, [*originals, *clips])), workers=2)
+    groups: dict[str, set[str]] = {}
+    for each in marked:
+        groups.setdefault(each.recording, set()).add(each.clip.path)
+    names = {frozenset({path.name, f"{path.stem}.flac"}) for path in originals}
+    # In the release, these two clips are one recording.
+    (twins,) = [paths for paths in groups.values() if len(paths) > 2]
+    assert {Path(path).stem for path in twins} == {"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}
+    assert {frozenset(paths) for paths in groups.values() if paths != twins} == {
+        pair for pair in names if not pair <= twins
+    }
 
 
 def test_waveforms_of_copies_agree_and_those_of_other_clips_do_not(

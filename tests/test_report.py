@@ -126,7 +126,7 @@ def test_json_holds_every_number(results: RunResults, serpipe: Command) -> None:
     assert serpipe("report", results.run, "--format", "json").out == as_json(report)
     assert set(content["tables"]) == {
         "nested", "nuisance", "layers", "comparisons", "classes", "probabilities",
-        "groups", "confusion", "speakers",
+        "groups", "gaps", "confusion", "speakers",
     }  # fmt: skip
     baselines = {row["baseline"] for row in content["tables"]["nuisance"]}
     assert baselines == {"all of them", "duration", "loudness"}  # one corpus, one format

@@ -183,7 +183,7 @@ def draw_groups(results: RunResults) -> "Figure":
     _bars(axes, [f"{column}\n{group or '(none)'}" for column, group in keys], first, measure)
     for position, key in enumerate(keys):  # chance is higher in a group that lacks a label
         column, group = key
-        n = n_labels(results, results.clips[column] == group)
+        n = n_labels(results, results.group_of_clip(column) == group)
         chance = measure.scale * measure.chance(n)
         axes.hlines(
             chance,

@@ -163,11 +163,12 @@ def _row(
         f"{scores.ece:.3f}",
         f"{before:.3f}",
         f"{scores.ece_of_exact:.3f}",
-        *(_text(interval) for interval in (scores.brier, scores.log_loss, scores.risk)),
+        *(interval_text(interval) for interval in (scores.brier, scores.log_loss, scores.risk)),
     )
 
 
-def _text(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
+    """Return a number with its interval, if it has one, with three decimals."""
     if math.isnan(interval.low):
         return f"{interval.value:.3f}"
     return f"{interval.value:.3f} [{interval.low:.3f}-{interval.high:.3f}]"

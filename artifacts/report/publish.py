@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 #: Names of tables and figures of reports, besides those that belong to a head.
 REPORTED = frozenset(
     {"nested", "probe", "baselines", "comparisons", "members", "layers", "classes",
-     "probabilities", "reliability", "risk-coverage", "groups", "speakers",
+     "probabilities", "reliability", "risk-coverage", "groups", "gaps", "raters", "speakers",
      "few-speakers", "confusion", "runs", "enrolment",
      "scores", "critical-difference", "cost", "missing", "layer-scores"}  # of studies
 )  # fmt: skip
+#: With which the names of those begin that belong to a head.
+_PREFIXES = (
+    *("confusion-", "enrolment-", "layers-", "matrix-", "pairs-"),
+    *("perturbed-", "ratings-", "results-"),
+)
 
 
 def publish(
@@ -81,9 +86,6 @@ def _remove_earlier(folder: Path, names: Collection[str]) -> None:
         return
     for path in folder.iterdir():
         stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
-        ours = stem in REPORTED or stem.startswith(
-            ("confusion-", "enrolment-", "layers-", "matrix-", "pairs-")
-            + ("perturbed-", "ratings-", "results-")
-        )
+        ours = stem in REPORTED or stem.startswith(_PREFIXES)
         if ours and stem not in names:
             path.unlink()

@@ -25,10 +25,12 @@ from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
 from .perturbed_table import perturbed_lines, perturbed_scores, perturbed_table
 from .probabilities import HeadProbabilities, probabilities_table, read_probabilities
+from .rater_table import raters_table
 from .result_tables import (
     classes_table,
     comparison_table,
     confusion_table,
+    gaps_table,
     groups_table,
     identity,
     layers_table,
@@ -172,8 +174,12 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
         tables.append(classes_table(results))
     if probabilities:
         tables.append(probabilities_table(results, probabilities))
+        raters = raters_table(results, probabilities)
+        tables += [raters] if raters else []
     if results.group_columns:
         tables.append(groups_table(results))
+        gaps = gaps_table(results)
+        tables += [gaps] if gaps else []
     tables.append(speakers_table(results))
     tables += [confusion_table(results)] if summary.labels else []
     checks = run_checks(results, probe)
@@ -327,6 +333,14 @@ def _augmented(summary: RunSummary) -> tuple[tuple[str, str], ...]:
 def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     """Return how far the raters agreed, which bounds the agreement of any head with them."""
     agreement = summary.agreement
+    if agreement and agreement.get("alpha") is not None:
+        return (
+            (
+                "raters",
+                f"{agreement['raters']:.3g} for a clip, {agreement['kind']} "
+                f"{agreement['alpha']:.2f}, over {agreement['clips']} clips",
+            ),
+        )
     if not agreement or agreement["icc_1"] is None:
         return ()
     return (

@@ -15,6 +15,7 @@ from ...pipeline.statistics import (
     Comparison,
     Interval,
     compare,
+    holm,
     intervals,
     recall_intervals,
 )
@@ -272,7 +273,7 @@ def groups_table(results: RunResults) -> Table:
         counts = {head: groups[head][column, group] for head in heads}
         first = {head: intervals(counts[head], measure)[measure.key] for head in heads}
         shown += first.values()
-        in_group = results.clips[column] == group
+        in_group = results.group_of_clip(column) == group
         clips, labels = int(in_group.sum()), n_labels(results, in_group)
         chance = measure.chance(labels)
         rows.append(
@@ -297,7 +298,8 @@ def groups_table(results: RunResults) -> Table:
             for head in heads
         ]
     notes = (
-        "Over the labels that occur in the group: compare two groups only where chance is the same."
+        "Over the labels that occur in the group: compare two groups only where chance is the "
+        "same. Gaps are over the labels that all groups have."
         if results.summary.labels
         else "",
         _interval_note(results, shown, _NO_INTERVAL),
@@ -308,6 +310,54 @@ def groups_table(results: RunResults) -> Table:
         ("group", "clips", "chance", *heads),
         tuple(rows),
         note=" ".join(filter(None, notes)),
+        records=tuple(records),
+    )
+
+
+def gaps_table(results: RunResults) -> Table | None:
+    """Return the largest gap between the groups of each column; None if there are no two groups."""
+    measure = results.measure
+    gaps = {(column, head): gap for head in results.heads for column, gap in
+            results.gaps(head).items()}  # fmt: skip
+    if not gaps:
+        return None
+    p = np.array([gap.p for gap in gaps.values()])
+    corrected = np.full_like(p, np.nan)
+    corrected[~np.isnan(p)] = holm(p[~np.isnan(p)])
+    rows, records = [], []
+    for ((column, head), gap), p_holm in zip(gaps.items(), corrected.tolist(), strict=True):
+        rows.append(
+            (
+                column, head, f"{gap.highest} - {gap.lowest}", str(gap.groups),
+                difference_text(gap.difference, measure), p_text(gap.p), p_text(p_holm),
+            )
+        )  # fmt: skip
+        records.append(
+            {
+                **identity(results.summary), "column": column, "head": head,
+                "highest": gap.highest, "lowest": gap.lowest, "groups": gap.groups,
+                "labels": gap.labels, **flat({"gap": gap.difference}), "p": gap.p,
+                "p_holm": p_holm,
+            }
+        )  # fmt: skip
+    note = (
+        f"The difference of {measure.title} between the groups with the highest and the lowest, "
+        f"among those of {FEWEST_SPEAKERS} speakers or more"
+        + (", over the labels that all groups have" if results.summary.labels else "")
+        + ". p: permutation test of the largest difference. Groups are exchanged between speakers "
+        "where all clips of a speaker have the same, otherwise between the clips of a speaker"
+        + (" and label" if results.summary.labels else "")
+        + (", if these are in different groups" if np.isnan(p).any() else "")
+        + ". p (Holm): corrected for all rows. Of more than two groups, the interval is that of a "
+        "difference that was chosen for its size."
+    )
+    return Table(
+        "gaps",
+        f"Largest gap between groups of clips, {results.result_kind}",
+        ("column", "head", "groups", "compared", f"difference of {measure.title}", "p", "p (Holm)"),
+        tuple(rows),
+        note=note,
+        bold=frozenset((row, 4) for row, each in enumerate(corrected) if each < RESOLVED),
         records=tuple(records),
     )
 

@@ -33,6 +33,7 @@ from ...pipeline.plan import Plan, make_plan
 from ...pipeline.ratings import Ratings
 from ...pipeline.split_kind import SplitKind
 from ...pipeline.target import DEFAULT
+from ...pipeline.votes import Votes
 from ...progress import Say, Track, no_track, say_nothing
 from .fold_results import FOLDER, fold_writer, read_fold_results, remove_fold_results
 from .identity import SETTINGS_VERSION, content_hash, folds_of_tested, run_name
@@ -57,7 +58,7 @@ def record_finetuning(
     cluster: "Cluster | None" = None,
     max_folds: int | None = None,
     export: bool = True,
-    ratings: Ratings | None = None,
+    ratings: Ratings | Votes | None = None,
     probe: RunResults | None = None,
     start: bool = True,
     logs: bool = False,

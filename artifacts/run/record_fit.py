@@ -61,6 +61,7 @@ from ...pipeline.ratings import Ratings
 from ...pipeline.statistics import count_by_group, intervals
 from ...pipeline.stream import candidate_size, spill, spill_folder, stream_plan
 from ...pipeline.target import EMOTION
+from ...pipeline.votes import Votes
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.bundle import save_bundle
 from ..models.enrolment import BundleEnrolment, EnrolmentSummary
@@ -85,7 +86,7 @@ def record_run(
     *,
     combined: Sequence[str] = (),
     default_heads: bool = False,
-    ratings: Ratings | None = None,
+    ratings: Ratings | Votes | None = None,
     provenance: Mapping[str, Any],
     out: Path | None = None,
     given_name: str = "",
@@ -237,7 +238,7 @@ def identify_run(
     heads: Sequence[type[Head]],
     grids: Mapping[str, Grid],
     protocol: Protocol,
-    ratings: Ratings | None = None,
+    ratings: Ratings | Votes | None = None,
     *,
     combined: Sequence[str] = (),
     default_heads: bool = False,
@@ -267,6 +268,11 @@ def identify_run(
             plan, heads, grids, size, stream_past, default_heads=default_heads
         )
         say(f"note     {plan.marks[-1]}")
+        if plan.protocol.labels != Protocol.labels:
+            raise UserError(
+                f"--labels {plan.protocol.labels}: needs the embeddings of a layer in memory; "
+                "raise --stream-past, or omit --labels"
+            )
         if BEST in combined and len(heads) < 2:
             raise UserError(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
@@ -295,7 +301,7 @@ def plan_run(
     heads: Sequence[type[Head]],
     grids: Mapping[str, Grid],
     protocol: Protocol,
-    ratings: Ratings | None = None,
+    ratings: Ratings | Votes | None = None,
     *,
     combined: Sequence[str] = (),
     default_heads: bool = False,
@@ -362,7 +368,7 @@ def _settings_without_seed(plan: Plan, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _agreement(ratings: Ratings | None) -> dict[str, Any] | None:
+def _agreement(ratings: Ratings | Votes | None) -> dict[str, Any] | None:
     if not ratings or not ratings.agreement:
         return None
     return {name: json_value(value) for name, value in asdict(ratings.agreement).items()}

@@ -17,6 +17,7 @@ from ...pipeline.options import Protocol
 from ...pipeline.perturbed import Member, predict_copies
 from ...pipeline.plan import Plan, make_plan, read_candidate
 from ...pipeline.ratings import Ratings
+from ...pipeline.votes import Votes
 from ...progress import Say, Track, no_track, say_nothing
 from ...schema import from_json
 from .csv_files import NESTED, read_table
@@ -31,7 +32,7 @@ REPRODUCED = 0.99
 
 
 def find_cache(
-    run: Path, summary: RunSummary, given: Path | None, ratings: Ratings | None
+    run: Path, summary: RunSummary, given: Path | None, ratings: Ratings | Votes | None
 ) -> Cache:
     """Return the cache that a run was fitted on: the given one, or one in the default folder.
 
@@ -68,7 +69,7 @@ def record_perturbed(
     cache: Cache,
     perturbations: Sequence[Perturbation],
     *,
-    ratings: Ratings | None = None,
+    ratings: Ratings | Votes | None = None,
     jobs: int = 1,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -86,7 +87,7 @@ def record_perturbed(
         From :func:`find_cache`; the caches of the perturbed clips are beside it.
     perturbations : sequence of Perturbation
         What to test. Those that the run already has are not computed again.
-    ratings : Ratings, optional
+    ratings : Ratings or Votes, optional
         As :func:`~serpipe.artifacts.run.record_fit.record_run` takes them.
     jobs : int
         Number of processes.
@@ -142,7 +143,7 @@ def record_perturbed(
     say(f"tested   {', '.join(map(str, missing))}")
 
 
-def _plan(run: Path, summary: RunSummary, cache: Cache, ratings: Ratings | None) -> Plan:
+def _plan(run: Path, summary: RunSummary, cache: Cache, ratings: Ratings | Votes | None) -> Plan:
     """Apply the protocol of a run to its cache; raise UserError if it is another cache."""
     try:
         protocol = from_json(Protocol, summary.protocol)

@@ -11,6 +11,7 @@ from ...pipeline.heads import find_heads, read_grids
 from ...pipeline.options import Protocol
 from ...pipeline.plan import is_regression
 from ...pipeline.ratings import Ratings
+from ...pipeline.votes import Votes
 from ...progress import Track, no_track
 from .latest import CACHES
 from .record_fit import record_run
@@ -22,7 +23,7 @@ def record_probe(
     revision: str | None,
     protocol: Protocol,
     *,
-    ratings: Ratings | None = None,
+    ratings: Ratings | Votes | None = None,
     devices: Sequence[str] = ("cpu",),
     provenance: Mapping[str, Any],
     skip_bad: bool = False,

@@ -14,7 +14,8 @@ from ...display import data_frame, text_table
 from ...errors import UserError
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.enrolment_curve import DrawCounts
-from ...pipeline.groups import KEPT_TOGETHER
+from ...pipeline.gaps import Gap, as_groups, largest_gap
+from ...pipeline.groups import KEPT_TOGETHER, OF_ONE_CLIP
 from ...pipeline.heads import BEST, FUSE
 from ...pipeline.marks import MarkKind
 from ...pipeline.measures import MEASURES, Measure
@@ -28,6 +29,10 @@ from .summary import HeadSummary, RunSummary, check_given_name, read_summary
 
 #: Columns of the clip table by which scores are broken down, where a corpus has them.
 GROUPS = ("sex", "intensity", "corpus")
+#: Groups of one column that a report shows at most.
+MOST_GROUPS = 50
+#: Columns whose values are no groups of clips.
+_NOT_GROUPS = {*OF_ONE_CLIP, "label", "fold", "speaker"} - {"seconds", "loudness"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,34 @@ class RunResults:
     #: By head and perturbation, such as ``"noise:10"``: predictions for perturbed clips, shape
     #: (n_clips,); empty where none were made.
     perturbed: Mapping[str, Perturbed] = field(default_factory=dict)
+    #: Columns by which scores are broken down besides :data:`GROUPS`.
+    more_groups: tuple[str, ...] = ()
+
+    def grouped_by(self, columns: Sequence[str]) -> "RunResults":
+        """Return the same results, with scores broken down by further columns of ``clips``.
+
+        Raise UserError if there is no such column, it identifies single clips or speakers, it has
+        the same value for all clips, or it has more than 50 groups.
+        """
+        possible = [
+            name
+            for name in self.clips
+            if name not in _NOT_GROUPS and name != self.summary.target
+            and len(set(self.clips[name].tolist())) > 1
+        ]  # fmt: skip
+        for column in columns:
+            if column not in possible:
+                raise UserError(
+                    f"--groups {column}: is not a column of {self.run / 'clips.csv'} by which "
+                    f"clips can be grouped; choose from {', '.join(possible)}"
+                )
+            number = len(np.unique(self.group_of_clip(column)))
+            if number > MOST_GROUPS:
+                raise UserError(
+                    f"--groups {column}: has {number} different values; name a column with at most "
+                    f"{MOST_GROUPS}"
+                )
+        return replace(self, more_groups=tuple(columns))
 
     def called(self, name: str) -> "RunResults":
         """Return the same results under another name, for tables and figures.
@@ -192,9 +225,13 @@ class RunResults:
         """The columns of ``clips`` by which scores can be broken down."""
         return tuple(
             column
-            for column in GROUPS
+            for column in dict.fromkeys((*GROUPS, *self.more_groups))
             if column != self.summary.target and len(set(self.clips.get(column, ()))) > 1
         )
+
+    def group_of_clip(self, column: str) -> NDArray[np.str_]:
+        """Return the group of each clip by a column, shape (n_clips,), see :func:`as_groups`."""
+        return as_groups(_typed(column, self.clips[column]))
 
     def groups(self, head: str) -> dict[tuple[str, str], NDArray[Any]]:
         """Sum up a head's nested predictions by group of clips and speaker.
@@ -204,11 +241,25 @@ class RunResults:
         """
         sums = {}
         for column in self.group_columns:
-            for group in np.unique(self.clips[column]).tolist():
-                rows = self.clips[column] == group
+            groups = self.group_of_clip(column)
+            for group in np.unique(groups).tolist():
                 predicted = self.predicted[head][NESTED]
-                sums[column, group] = self.count_by_cluster(predicted, rows)
+                sums[column, group] = self.count_by_cluster(predicted, groups == group)
         return sums
+
+    def gaps(self, head: str) -> dict[str, Gap]:
+        """Return the largest gap between the groups of each column, where there are groups.
+
+        The gaps are of a head's nested predictions.
+        """
+        gaps = {
+            column: largest_gap(
+                self.truth, self.predicted[head][NESTED], self.group_of_clip(column),
+                self.clips["speaker"], self.clusters, self.summary.labels, self.measure,
+            )
+            for column in self.group_columns
+        }  # fmt: skip
+        return {column: gap for column, gap in gaps.items() if gap}
 
 
 def read_results(run: Path) -> RunResults:

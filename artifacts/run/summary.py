@@ -248,6 +248,7 @@ class _Agreement:
     kind: str
     raters: int | float
     clips: int
+    alpha: int | float | None = None  #: None in runs of earlier versions.
 
 
 @dataclass(frozen=True)

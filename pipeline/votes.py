@@ -1,0 +1,245 @@
+"""Labels that several raters gave: counts, majorities, agreement, and training on all of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..choices import LABELS, check_choice
+from ..errors import UserError, counted
+from .folds import Fold
+from .ratings import Agreement
+
+#: The value of ``--labels`` for training on the majority alone.
+MAJORITY = "majority"
+#: Copies of a clip at most, where all clips have the same number.
+MOST_COPIES = 12
+#: What a column of ``clips.csv`` with the share of a label begins with.
+SHARE = "share_of_raters_"
+
+
+@dataclass(frozen=True)
+class Votes:
+    """One column of labels, by one or more raters."""
+
+    path: Path  #: The file, for messages.
+    by: str  #: What identifies the clips: ``"name"`` or ``"path"``.
+    column: str
+    #: Name or path of each clip to how many raters gave it each label, in the order of the rows.
+    counts: Mapping[str, Mapping[str, int]]
+    agreement: Agreement | None  #: From :func:`alpha_of`.
+    description: str = ""  #: How the file was read, in one line; empty if that is obvious.
+
+    @property
+    def clips(self) -> tuple[str, ...]:
+        """Name or path of each clip."""
+        return tuple(self.counts)
+
+
+@dataclass(frozen=True)
+class VotesOfClips:
+    """The votes for the clips of a cache, over the labels that are predicted."""
+
+    labels: tuple[str, ...]  #: Sorted.
+    #: How many raters gave each label, int, shape (n_clips, n_labels).
+    counts: NDArray[np.intp]
+    #: The label that most raters gave; the first of them where several did; empty without votes.
+    majority: NDArray[np.str_]
+    #: Whether several labels have the most votes, bool, shape (n_clips,).
+    tied: NDArray[np.bool_]
+    changes: tuple[str, ...] = ()  #: What was left out, in words.
+
+    def take(self, rows: NDArray[np.intp]) -> "VotesOfClips":
+        """Return those of some clips."""
+        return replace(
+            self, counts=self.counts[rows], majority=self.majority[rows], tied=self.tied[rows]
+        )
+
+    def over(self, labels: Sequence[str]) -> "VotesOfClips":
+        """Return the votes for some of the labels only."""
+        left = np.isin(self.labels, labels)
+        names = tuple(np.array(self.labels)[left].tolist())
+        return replace(self, labels=names, counts=self.counts[:, left])
+
+    def shares(self) -> dict[str, NDArray[np.float64]]:
+        """Return the share of raters who gave each label, by name of a column of the clip table."""
+        total = self.counts.sum(axis=1, keepdims=True)
+        share = self.counts / np.maximum(total, 1)
+        return {f"{SHARE}{n}": share[:, n] for n in range(len(self.labels))}
+
+
+def alpha_of(counts: Sequence[Mapping[str, int]]) -> Agreement | None:
+    """Return Krippendorff's alpha for nominal labels, from the votes of each clip.
+
+    Return None if fewer than two clips have two votes, or the package krippendorff is not
+    installed. It is NaN if all labels are the same.
+
+    References
+    ----------
+    Krippendorff (2004), *Content Analysis*, chapter 11.
+    """
+    rated = [each for each in counts if sum(each.values()) >= 2]
+    if len(rated) < 2 or find_spec("krippendorff") is None:
+        return None
+    import krippendorff
+
+    labels = sorted({label for each in rated for label in each})
+    table = np.array([[each.get(label, 0) for label in labels] for each in rated])
+    alpha = math.nan
+    if len(labels) > 1:
+        alpha = float(krippendorff.alpha(value_counts=table, level_of_measurement="nominal"))
+    raters = float(table.sum() / len(table))
+    return Agreement(math.nan, math.nan, "Krippendorff's alpha", raters, len(rated), alpha)
+
+
+def join_votes(
+    votes: Votes,
+    rows: Mapping[str, int],
+    n_clips: int,
+    merge: Mapping[str, str],
+    keep: Sequence[str],
+) -> VotesOfClips:
+    """Return the votes for every clip of a cache.
+
+    Parameters
+    ----------
+    votes : Votes
+        The votes.
+    rows : mapping of str to int
+        The row in the cache of each clip of ``votes``.
+    n_clips : int
+        Number of clips of the cache.
+    merge, keep
+        As for :func:`~serpipe.pipeline.target.choose_target`. Votes are merged before the majority
+        is taken. Votes for a label that is not kept, or is the majority of no clip, are left out
+        after that, so that they do not make another label the majority.
+
+    Raises
+    ------
+    UserError
+        If no rater gave a label that is to be merged.
+    """
+    given = sorted({label for counts in votes.counts.values() for label in counts})
+    for old in merge:
+        if old not in given:
+            raise UserError(
+                f"--map {old}={merge[old]}: no rater gave {old!r}; choose from {', '.join(given)}"
+            )
+    labels = sorted({merge.get(label, label) for label in given})
+    counts = np.zeros((n_clips, len(labels)), np.intp)
+    for clip, of_clip in votes.counts.items():
+        for label, number in of_clip.items():
+            counts[rows[clip], labels.index(merge.get(label, label))] += number
+    voted = counts.sum(axis=1) > 0
+    best = counts.max(axis=1, keepdims=True)
+    tied = voted & ((counts == best).sum(axis=1) > 1)
+    majority = np.where(voted, np.array(labels)[counts.argmax(axis=1)], "")
+    predicted = set(majority[voted & ~tied].tolist()) & set(keep or labels)
+    left = np.isin(labels, sorted(predicted))
+    omitted = counts[:, ~left].sum()
+    changes = [f"{old} counted as {new}" for old, new in merge.items()]
+    if omitted:
+        names = ", ".join(np.array(labels)[~left].tolist())
+        changes.append(f"{counted(int(omitted), 'vote')} for {names} left out")
+    joined = VotesOfClips(tuple(labels), counts, majority, tied, tuple(changes))
+    return joined.over(sorted(predicted))
+
+
+def copies_of(counts: NDArray[np.intp], labels: str) -> NDArray[np.intp]:
+    """Return how many copies of each clip are trained on with each label, shape as ``counts``.
+
+    Parameters
+    ----------
+    counts : ndarray of int, shape (n_clips, n_labels)
+        Votes.
+    labels : {"soft", "all"}
+        ``all``: one copy for each vote. ``soft``: the same number for each clip, divided in
+        proportion to its votes: the least common multiple of the numbers of votes or, if that
+        is above 12, 12, rounded by largest remainders.
+    """
+    if labels == "all":
+        return counts
+    totals = counts.sum(axis=1, keepdims=True)
+    number = min(math.lcm(*np.unique(totals[totals > 0]).tolist()), MOST_COPIES)
+    exact = number * counts / np.maximum(totals, 1)
+    copies = np.floor(exact + 1e-9).astype(np.intp)
+    missing = np.where(totals[:, 0] > 0, number - copies.sum(axis=1), 0)
+    # Of equal remainders, the label with more votes comes first, then the first label.
+    order = np.lexsort((-counts, -np.round(exact - copies, 9)), axis=1)
+    rank = np.argsort(order, axis=1)
+    rounded: NDArray[np.intp] = copies + (rank < missing[:, None])
+    return rounded
+
+
+def train_on_votes(
+    folds: Sequence[Fold], votes: VotesOfClips, labels: str
+) -> tuple[NDArray[np.intp], NDArray[np.str_], tuple[Fold, ...]]:
+    """Repeat clips so that heads train on every label that raters gave.
+
+    The first rows are the clips, with the majority as their label; they are tested, unless their
+    votes are tied. The rows after them are only trained on, in the folds that train on their clip.
+
+    Parameters
+    ----------
+    folds : sequence of Fold
+        The folds of the clips.
+    votes : VotesOfClips
+        Their votes.
+    labels : {"soft", "all"}
+        As for :func:`copies_of`.
+
+    Returns
+    -------
+    clips : ndarray of int, shape (n_rows,)
+        The clip of each row.
+    labels : ndarray of str, shape (n_rows,)
+        The label of each row.
+    folds : tuple of Fold
+        The folds of the rows; one that tests nothing is left out.
+    """
+    n, names = len(votes.majority), np.array(votes.labels)
+    copies = copies_of(votes.counts, labels)
+    own = np.searchsorted(names, votes.majority)
+    more = copies.copy()
+    more[np.arange(n), own] -= 1  # the clip itself is the first copy
+    clip, label = (np.repeat(each, more.ravel()) for each in np.indices(more.shape).reshape(2, -1))
+    rows = np.concatenate([np.arange(n), clip])
+
+    def extend(of_fold: NDArray[np.intp]) -> NDArray[np.intp]:
+        return np.concatenate([of_fold, n + np.flatnonzero(np.isin(clip, of_fold))])
+
+    extended = []
+    for fold in folds:
+        train, test = extend(fold.train), fold.test[~votes.tied[fold.test]]
+        held_out = fold.held_out
+        if held_out is not None:
+            part = np.zeros(n, held_out.dtype)
+            part[fold.train] = held_out
+            held_out = part[rows[train]]
+        validation = None if fold.validation is None else extend(fold.validation)
+        if len(test):
+            extended.append(Fold(fold.name, train, test, validation, held_out))
+    return rows, np.concatenate([votes.majority, names[label]]), tuple(extended)
+
+
+def check_labels(labels: str, votes: object) -> None:
+    """Raise UserError if ``--labels`` needs votes that are not there."""
+    check_choice("--labels", labels, LABELS)
+    if labels != MAJORITY and votes is None:
+        raise UserError(
+            f"--labels {labels}: needs the labels of each rater; give them with --ratings, a row "
+            "for each clip and rater"
+        )
+
+
+def shares_of(clips: Mapping[str, NDArray[Any]], n_labels: int) -> NDArray[np.float64] | None:
+    """Return the shares of raters in a clip table, shape (n_clips, n_labels); None without any."""
+    columns = [f"{SHARE}{n}" for n in range(n_labels)]
+    if not columns or not set(columns) <= set(clips):
+        return None
+    return np.stack([clips[column].astype(np.float64) for column in columns], axis=1)
