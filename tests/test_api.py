@@ -62,8 +62,7 @@ def test_the_notebook_runs_as_it_stands_on_fewer_clips(
     documented_once: Path, tmp_path: Path
 ) -> None:
     nbclient = pytest.importorskip("nbclient", reason="nbclient and ipykernel run notebooks")
-    import nbformat
-
+    nbformat = pytest.importorskip("nbformat")
     work = tmp_path / "work"
     shutil.copytree(documented_once, work)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
