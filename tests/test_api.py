@@ -61,8 +61,10 @@ def test_the_examples_of_the_pages_run_as_they_stand(
 def test_the_notebook_runs_as_it_stands_on_fewer_clips(
     documented_once: Path, tmp_path: Path
 ) -> None:
-    nbclient = pytest.importorskip("nbclient", reason="nbclient and ipykernel run notebooks")
-    nbformat = pytest.importorskip("nbformat")
+    nbclient, nbformat, _ = (
+        pytest.importorskip(name, reason=f"{name} is needed to run a notebook")
+        for name in ("nbclient", "nbformat", "ipykernel")
+    )
     work = tmp_path / "work"
     shutil.copytree(documented_once, work)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -70,7 +72,10 @@ def test_the_notebook_runs_as_it_stands_on_fewer_clips(
     fewer = cells["extract"].source.replace('data = "sample"', 'data = "ravdess"')
     assert fewer != cells["extract"].source
     cells["extract"].source = fewer
-    nbclient.NotebookClient(notebook, resources={"metadata": {"path": work}}).execute()
+    client = nbclient.NotebookClient(
+        notebook, resources={"metadata": {"path": work}}, startup_timeout=300
+    )
+    client.execute()
     for name in ("extract", "cache", "fit", "report", "predict"):
         shown = [output.data for output in cells[name].outputs if "data" in output]
         assert "<table>" in shown[-1]["text/html"], name
