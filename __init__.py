@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         serve,
         verify_cache,
         write_clip_table,
+        write_rater_table,
     )
     from .artifacts.models.saved_model import load_model as load
     from .features.options import ExtractOptions
@@ -61,6 +62,7 @@ __all__ = [
     "serve",
     "verify_cache",
     "write_clip_table",
+    "write_rater_table",
 ]
 
 
