@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         describe_cache,
         describe_corpora,
         download_corpus,
+        estimate_study,
         evaluate,
         export,
         extract,
@@ -25,11 +26,16 @@ if TYPE_CHECKING:
         fit_repeated,
         list_corpora,
         predict,
+        push,
         report,
+        report_study,
+        robustness,
         serve,
+        study,
         verify_cache,
         write_clip_table,
         write_rater_table,
+        write_study,
     )
     from .artifacts.models.saved_model import load_model as load
     from .features.options import ExtractOptions
@@ -48,6 +54,7 @@ __all__ = [
     "describe_cache",
     "describe_corpora",
     "download_corpus",
+    "estimate_study",
     "evaluate",
     "export",
     "extract",
@@ -58,11 +65,16 @@ __all__ = [
     "list_corpora",
     "load",
     "predict",
+    "push",
     "report",
+    "report_study",
+    "robustness",
     "serve",
+    "study",
     "verify_cache",
     "write_clip_table",
     "write_rater_table",
+    "write_study",
 ]
 
 

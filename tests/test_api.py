@@ -135,6 +135,7 @@ COMMANDS = {
     ("predict",): ("predict", {"format", "out"}),
     ("report",): ("report", {"format"}),
     ("export",): ("export", {"format"}),
+    ("push",): ("push", {"format"}),
     ("serve",): ("serve", set()),
     ("convert",): ("convert", {"format"}),
     ("cache", "info"): ("describe_cache", {"format"}),
@@ -144,6 +145,9 @@ COMMANDS = {
     ("corpora", "table"): ("write_clip_table", set()),
     ("corpora", "raters"): ("write_rater_table", set()),
     ("corpora", "download"): ("download_corpus", {"format"}),
+    ("study", "init"): ("write_study", set()),
+    ("study", "run"): ("study", {"format", "dry_run"}),
+    ("study", "report"): ("report_study", {"format"}),
 }
 #: Options that have another name than the parameter.
 RENAMED = {

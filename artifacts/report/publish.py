@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 REPORTED = frozenset(
     {"nested", "probe", "baselines", "comparisons", "members", "layers", "classes",
      "probabilities", "reliability", "risk-coverage", "groups", "speakers",
-     "few-speakers", "confusion", "runs", "enrolment"}
+     "few-speakers", "confusion", "runs", "enrolment",
+     "scores", "critical-difference", "cost", "missing", "layer-scores"}  # of studies
 )  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def publish(
     """
     summary = results.summary
     head = results.heads[0]
-    page = _write(
+    page = write_page(
         out or results.run / "report",
         f"{summary.corpus}: {summary.target} from {summary.encoder['encoder']}",
         report,
@@ -53,16 +54,20 @@ def publish(
 def publish_comparison(folder: Path, compared: RunsCompared, report: Report) -> Path:
     """Write tables, figures and the page of compared runs, and return the page."""
     title = f"{len(compared.titles)} runs compared: {', '.join(compared.names)}"
-    return _write(folder, title, report, draw_comparison(compared))
+    return write_page(folder, title, report, draw_comparison(compared))
 
 
-def _write(
+def write_page(
     folder: Path,
     title: str,
     report: Report,
     figures: Mapping[str, "Figure"],
     hardest: HardClips | None = None,
 ) -> Path:
+    """Write tables, figures and the page of a report, and return the page.
+
+    Those of an earlier report in the folder that this one lacks are removed.
+    """
     _remove_earlier(folder, {*(table.name for table in report.tables), *figures})
     write_report(folder, report)
     page = folder / "index.html"
@@ -77,7 +82,8 @@ def _remove_earlier(folder: Path, names: Collection[str]) -> None:
     for path in folder.iterdir():
         stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
         ours = stem in REPORTED or stem.startswith(
-            ("confusion-", "enrolment-", "matrix-", "ratings-")
+            ("confusion-", "enrolment-", "layers-", "matrix-", "pairs-")
+            + ("perturbed-", "ratings-", "results-")
         )
         if ours and stem not in names:
             path.unlink()
