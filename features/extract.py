@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..corpora import CLIP_COLUMNS, Clip
-from ..display import data_frame, text_table
+from ..display import Displayed, ShortTable, data_frame
 from ..errors import (
     BadClipError,
     BadClipsError,
@@ -50,8 +50,8 @@ from .recordings import RECORDING, UNCONFIRMED, Table, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
 
 
-@dataclass(frozen=True)
-class Extraction:
+@dataclass(frozen=True, repr=False)
+class Extraction(Displayed):
     """What an extraction did; clips are named by their paths."""
 
     cache: Cache
@@ -74,7 +74,7 @@ class Extraction:
     #: How many of the reused clips came from each other cache in the folder, by file name.
     copied: Mapping[str, int] = field(default_factory=dict)
 
-    def __repr__(self) -> str:
+    def short_table(self) -> ShortTable:
         """Return what the cache holds, and what was done for it."""
         cache = self.cache
         layers = f"{counted(len(cache.layers), 'layer')} of width {cache.key['width']}"
@@ -86,7 +86,7 @@ class Extraction:
             ("removed", len(self.removed)),
             ("omitted", len(self.bad)),
         ]
-        return f"{about}\n{text_table(('', 'clips'), [(name, str(n)) for name, n in done])}"
+        return ShortTable(about, ("", "clips"), [(name, str(n)) for name, n in done])
 
     def to_pandas(self) -> Any:
         """Return the clip table as a pandas.DataFrame, in the order of the embeddings.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...display import data_frame, text_table
+from ...display import Displayed, ShortTable, data_frame
 from ..score_columns import score_columns
 
 #: Shown beside a recording that the model was trained on.
@@ -25,8 +25,8 @@ class Window:
     scores: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Displayed):
     """The prediction for a recording."""
 
     source: str  #: Name of the recording.
@@ -56,8 +56,8 @@ class Prediction:
         whole = Window(0.0, self.seconds, self.label, self.scores)
         return [("whole", whole), *(("window", each) for each in self.timeline)]
 
-    def __repr__(self) -> str:
-        """Return the scores, or the timeline, as a short table."""
+    def short_table(self) -> ShortTable:
+        """Return the scores, or the timeline."""
         title = f"{self.source}, {self.seconds:.2f} s"
         title += f": {self.label}" if self.label else ""
         title += f", {TRAINED_ON}" if self.trained_on else ""
@@ -66,7 +66,7 @@ class Prediction:
         if not self.timeline:
             kind = "probability" if self.label else "rating"
             rows = [(name, f"{value:.3f}") for name, value in scores]
-            return f"{title}\n{text_table(('label' if self.label else '', kind), rows)}"
+            return ShortTable(title, ("label" if self.label else "", kind), rows)
 
         def cells(window: Window) -> list[str]:
             if self.label:
@@ -75,7 +75,7 @@ class Prediction:
 
         windows = [(f"{each.start:.2f} - {each.end:.2f} s", *cells(each)) for each in self.timeline]
         columns = ("label", "probability") if self.label else tuple(self.scores)
-        return f"{title}\n{text_table(('window', *columns), windows)}"
+        return ShortTable(title, ("window", *columns), windows)
 
     def to_pandas(self) -> Any:
         """Return a pandas data frame with a row for the whole recording and one for each window.

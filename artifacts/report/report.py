@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...display import data_frame, text_table
+from ...display import Displayed, ShortTable, data_frame, html_line, html_table
 from ...errors import UserError, counted
 from ...files import write_text
 from ...pipeline.calibration import TEMPERATURE_SCALED
@@ -56,8 +56,8 @@ _NO_BASELINE = (
 LONG = ("confusion", "speakers", "layer-scores")
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """A report, to be printed and written."""
 
     facts: tuple[tuple[str, str], ...]  #: Above the tables: corpus, encoder, split.
@@ -76,18 +76,19 @@ class Report:
         """Return it as Markdown."""
         return markdown(self)
 
-    def __repr__(self) -> str:
+    def short_table(self) -> ShortTable:
         """Return the first table and all warnings."""
         first = self.tables[0]
         others = ", ".join(table.name for table in self.tables[1:])
-        return "\n".join(
+        return ShortTable(
+            first.title,
+            first.header,
+            first.rows,
             [
-                first.title,
-                text_table(first.header, first.rows),
                 *(f"WARNING: {warning}" for warning in self.warnings),
                 *([f"Other tables: {others}"] if others else []),
                 *([str(self.folder)] if self.folder else []),
-            ]
+            ],
         )
 
     def to_pandas(self, table: str | None = None) -> Any:
@@ -112,8 +113,22 @@ class Report:
             raise UserError(f"table {table!r}: is not in the report; choose {', '.join(tables)}")
         return data_frame((self.tables[0] if table is None else tables[table]).records)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook displays: all tables that fit on a terminal, notes and checks."""
+        parts = [html_line(f"{name}: {value}") for name, value in self.facts]
+        parts += [html_line(f"{warning}.", bold=True) for warning in self.warnings]
+        for table in self.printed:
+            parts += [
+                html_line(table.title, bold=True),
+                html_table(table.header, table.rows, table.bold),
+                *([html_line(table.note)] if table.note else []),
+            ]
+        lines = [*self.notes, *map(check_line, self.checks)]
+        lines += [str(self.folder)] if self.folder else []
+        return "\n".join([*parts, *map(html_line, lines)])
+
     def _repr_markdown_(self) -> str:
-        """Show it in a notebook."""
+        """Return what programs display that do not display HTML."""
         return markdown(self)
 
     @property

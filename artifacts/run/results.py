@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...corpora import CLIP_COLUMNS
-from ...display import data_frame, text_table
+from ...display import Displayed, ShortTable, data_frame
 from ...errors import UserError
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.enrolment_curve import DrawCounts
@@ -35,8 +35,8 @@ MOST_GROUPS = 50
 _NOT_GROUPS = {*OF_ONE_CLIP, "label", "fold", "speaker"} - {"seconds", "loudness"}
 
 
-@dataclass(frozen=True)
-class RunResults:
+@dataclass(frozen=True, repr=False)
+class RunResults(Displayed):
     """The predictions of a run."""
 
     run: Path
@@ -88,8 +88,8 @@ class RunResults:
         """
         return replace(self, summary=replace(self.summary, given_name=check_given_name(name)))
 
-    def __repr__(self) -> str:
-        """Return the scores of each head as a short table, with all warnings."""
+    def short_table(self) -> ShortTable:
+        """Return the scores of each head, with all warnings."""
         summary, measure = self.summary, self.measure
         name = f"{summary.given_name}: " if summary.given_name else ""
         title = f"{name}{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}"
@@ -98,9 +98,12 @@ class RunResults:
             (head, *(interval_text(of_head[key], measure) for key in measure.scores.values()))
             for head, of_head in scores.items()
         ]
-        table = text_table(("head", *measure.scores), rows)
-        warnings = [f"WARNING: {warning}" for warning in summary.warnings]
-        return "\n".join([f"{title} ({self.result_kind})", table, *warnings, str(self.run)])
+        return ShortTable(
+            f"{title} ({self.result_kind})",
+            ("head", *measure.scores),
+            rows,
+            [*(f"WARNING: {warning}" for warning in summary.warnings), str(self.run)],
+        )
 
     def to_pandas(self) -> Any:
         """Return the out-of-fold predictions as a pandas data frame.
