@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         write_clip_table,
     )
     from .artifacts.models.saved_model import load_model as load
-    from .features.options import ExtractOptions
+    from .features.options import ExtractOptions, SegmentOptions
     from .pipeline.finetune.options import TrainingOptions
     from .pipeline.options import FoldOptions, Protocol, TargetOptions
     from .serving.options import ServeOptions
@@ -40,6 +40,7 @@ __all__ = [
     "ExtractOptions",
     "FoldOptions",
     "Protocol",
+    "SegmentOptions",
     "ServeOptions",
     "TargetOptions",
     "TrainingOptions",
