@@ -481,7 +481,9 @@ def _check_size(
     if facts.seconds > max_seconds:
         seconds = f"more than {max_seconds:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
         limit = f"at most {max_seconds:.0f} s"
-        raise BadClipError(str(file), f"lasts {seconds} s", limit, "split it into utterances")
+        fix = "split it into utterances"
+        fix += " (`serpipe predict --vad` does that)" if is_whole else ""
+        raise BadClipError(str(file), f"lasts {seconds} s", limit, fix)
     decoded = 4 * facts.frames * facts.channels
     if is_whole and decoded > MAX_DECODED_BYTES:
         raise BadClipError(

@@ -137,6 +137,10 @@ def open_predictions(path: Path, about: Mapping[str, Any]) -> Iterator[Predictio
     about : mapping
         From :func:`about_predictions`.
 
+    Yields
+    ------
+    PredictionFile
+
     Raises
     ------
     UserError
