@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         serve,
         verify_cache,
         write_clip_table,
+        write_rater_table,
     )
     from .artifacts.models.saved_model import load_model as load
     from .features.options import ExtractOptions, SegmentOptions
@@ -62,6 +63,7 @@ __all__ = [
     "serve",
     "verify_cache",
     "write_clip_table",
+    "write_rater_table",
 ]
 
 

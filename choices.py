@@ -13,6 +13,7 @@ DTYPES = ("float32", "float16")
 #: Of extraction; training and evaluation support fewer.
 EXTRACTION_PRECISIONS = ("float32", "tf32", "bf16", "fp16", "auto")
 TRAINING_PRECISIONS = ("float32", "bf16", "fp16")
+ENGINES = ("torch", "openvino")
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("auto", "labels", "ratings")
 SIMILAR_SPEAKERS = ("refuse", "merge", "separate")

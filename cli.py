@@ -56,6 +56,7 @@ app.add_typer(corpora_app, name="corpora")
 add_command(corpora_app, corpora.list_corpora, api.list_corpora, "list")
 add_command(corpora_app, corpora.describe, api.describe_corpora, "info")
 add_command(corpora_app, corpora.write_table, api.write_clip_table, "table")
+add_command(corpora_app, corpora.write_raters, api.write_rater_table, "raters")
 add_command(corpora_app, corpora.download, api.download_corpus, "download")
 
 

@@ -12,7 +12,14 @@ from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.options import FoldOptions, Protocol, TargetOptions
 from ..serving.options import ServeOptions
 from .caches import describe_cache, verify_cache
-from .corpora import convert, describe_corpora, download_corpus, list_corpora, write_clip_table
+from .corpora import (
+    convert,
+    describe_corpora,
+    download_corpus,
+    list_corpora,
+    write_clip_table,
+    write_rater_table,
+)
 from .evaluation import evaluate
 from .extraction import extract
 from .finetuning import finetune
@@ -47,4 +54,5 @@ __all__ = [
     "verify_cache",
     "workers",
     "write_clip_table",
+    "write_rater_table",
 ]

@@ -140,6 +140,61 @@ def write_clip_table(
 
 
 @with_typed_errors
+def write_rater_table(
+    folder: str | Location,
+    out: str | Path,
+    *,
+    say: Say = say_nothing,
+) -> Path:
+    """Write the ratings of single raters, if a corpus has them: a row for each clip and rater.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of the corpus, as ``DIR`` or ``CORPUS=DIR``.
+    out : str or Path
+        CSV file to write: name (of the clip), rater, emotion and, if the raters gave any, columns
+        of numbers such as valence. Of several ratings of a clip by one rater it has the first.
+    say : callable
+        Takes lines of text: the number of ratings, and how many were omitted.
+
+    Returns
+    -------
+    Path
+        The table.
+
+    Raises
+    ------
+    UserError
+        If the folder is missing or is not recognised, or the corpus has no ratings of single
+        raters.
+    MachineError
+        If the disk is full.
+
+    Examples
+    --------
+    >>> import serpipe
+    >>> serpipe.write_rater_table("msp-podcast=MSP", "raters.csv")  # doctest: +SKIP
+    """
+    from ..artifacts.report.corpus_info import write_rater_table as write
+    from ..corpora import CORPORA
+    from ..corpora.data import find_source
+
+    (address,) = addresses(folder)
+    source = find_source(address)
+    if source.corpus.read_ratings is None:
+        rated = [name for name, each in CORPORA.items() if each.read_ratings]
+        raise UserError(
+            f"{source.folder}: {source.title} has no ratings of single raters that serpipe reads, "
+            f"only {', '.join(rated)}; write a table with the columns name, rater and emotion"
+        )
+    ratings, repeated = write(source.corpus.read_ratings(source.folder), Path(out))
+    omitted = f"; {repeated} repeated by the same rater omitted" if repeated else ""
+    say(f"raters   {counted(ratings, 'rating')}{omitted} in:")
+    return Path(out)
+
+
+@with_typed_errors
 def download_corpus(
     name: str,
     to: str | Path,

@@ -146,6 +146,7 @@ def extract(
             f"         {key['model_type']}, revision {key['revision']}, "
             f"{counted(len(key['layers']), 'layer')} of width {key['width']}, "
             f"{key['precision']} on {key['device']}"
+            + (f" with {key['engine']}" if "engine" in key else "")
         )
         target = CACHES / cache_name(clips.name, key["encoder"]) if out is None else out
         with stored(target, say) as path:

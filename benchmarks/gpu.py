@@ -622,7 +622,7 @@ def score(arguments: argparse.Namespace) -> dict[str, Any]:
     results = {}
     for precision in precisions:
         folder = work_folder() / f"score-{precision}"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-c", "from serpipe.cli import main; main()"]
         subprocess.run(
             [*command, "extract", "--data", "sample", "--encoder", "whisper-tiny.en", "--precision",
@@ -638,7 +638,8 @@ def score(arguments: argparse.Namespace) -> dict[str, Any]:
             [*command, "report", "run", "--format", "json"],
             cwd=folder, check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
-        results[precision] = json.loads(report)
+        row = json.loads(report)["tables"]["nested"][0]
+        results[precision] = {name: 100 * row[name] for name in ("uar", "uar_low", "uar_high")}
     return results
 
 

@@ -142,8 +142,8 @@ def score(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "| precision | UAR |"
     yield "|---|---:|"
-    for precision, uar in result.items():
-        yield f"| {precision} | {uar:.1f} |"
+    for precision, row in result.items():
+        yield f"| {precision} | {row['uar']:.1f} [{row['uar_low']:.1f}-{row['uar_high']:.1f}] |"
 
 
 def finetune(result: dict[str, Any]) -> Iterator[str]:

@@ -37,6 +37,11 @@ def write_table(options: dict[str, Any]) -> None:
     typer.echo(api.write_clip_table(**options, track=track, say=say))
 
 
+def write_raters(options: dict[str, Any]) -> None:
+    """Write the ratings of single raters, if a corpus has them: a row for each clip and rater."""
+    typer.echo(api.write_rater_table(**options, say=say))
+
+
 def download(options: dict[str, Any], format: ResultFormatOption = ResultFormat.TABLE) -> None:
     """Download and unpack a corpus that is freely available; a stopped download resumes."""
     from ..corpora.download import track_bytes

@@ -78,11 +78,13 @@ _SPELLINGS = {
     "devices": Spelling("auto|cpu|cuda|cuda:0,cuda:1|mps"),
     "dtype": Spelling(values=choices.DTYPES),
     "encoder": Spelling("ID_OR_DIR"),
+    "engine": Spelling(values=choices.ENGINES),
     "enrol": Spelling("N,..."),
     "epochs": Spelling("N"),
     "export_final": Spelling(flag="--export-final/--no-export"),
     "file": Spelling("FILE.h5", is_argument=True),
     "file_format": Spelling(flag="--to-format", values=choices.AUDIO_FORMATS),
+    "folder": Spelling("DIR", is_argument=True),
     "folders": Spelling("DIR...", repeated=True, is_argument=True),
     "grid": Spelling("HEAD.NAME=VALUE,...", repeated=True),
     "group": Spelling("COLUMN"),
@@ -159,6 +161,7 @@ _SPELLINGS = {
     "ServeOptions batch_size": Spelling("N", limits=_AT_LEAST_1),
     "ServeOptions max_seconds": Spelling("S", limits=(0.1, 600)),
     "write_clip_table out": Spelling("CLIPS.csv"),
+    "write_rater_table out": Spelling("RATERS.csv"),
 }
 
 

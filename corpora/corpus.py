@@ -1,6 +1,6 @@
 """The description of a corpus; the module of each corpus makes one."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -8,6 +8,8 @@ from ..remote import Location
 
 #: Fields of ``Clip`` that the name of a clip gives.
 NameFields = dict[str, str]
+#: A rating of a clip by one rater: ``name``, ``rater``, ``emotion``, and ratings on scales.
+RaterRow = dict[str, str | float]
 
 
 class NameOutsideSchemeError(ValueError):
@@ -57,16 +59,18 @@ class Corpus:
         name gives, or to a string that says why a well-named file is not a clip of the corpus.
         Raises :class:`NameOutsideSchemeError` for any other name.
     expected : mapping of str to int
-        Clips per emotion, with the labels of the corpus, in the full release.
+        Clips per emotion, with the labels of the corpus, in the full release. Empty if that is not
+        published, or differs between releases.
     shared : mapping of str to str
         From the labels of the corpus to the shared emotions of ``corpora.emotions``; empty where an
         emotion has no counterpart.
     language : str
-        ISO 639-1 code of the speech.
+        ISO 639-1 code of the speech. Several, joined by commas, if ``read_name`` gives that of
+        each clip.
     licence, citation, homepage : str
         For provenance and model cards.
     speakers : int
-        In the full release.
+        In the full release; 0 if that differs between releases.
     faults : tuple of str
         Known errors and peculiarities of the release.
     archives : tuple of Archive
@@ -81,6 +85,10 @@ class Corpus:
     read_labels : callable
         From the folder to the fields that label files give, by name of the clip; a clip without
         labels is bad. Numeric labels become columns of ratings.
+    unlabelled : str
+        What a clip without labels is, if the release has such clips: they are omitted, not bad.
+    read_ratings : callable, optional
+        From the folder to the ratings of single raters, if the release has them.
     """
 
     name: str
@@ -103,3 +111,5 @@ class Corpus:
     read_labels: Callable[[Location], Mapping[str, Mapping[str, str | float]]] = field(
         default=no_labels
     )
+    unlabelled: str = ""
+    read_ratings: Callable[[Location], Iterable[RaterRow]] | None = None

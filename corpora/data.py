@@ -213,6 +213,8 @@ def _named_as(corpus: Corpus, own: str, files: Sequence[PurePosixPath]) -> list[
     """Return the files that are named as clips of a corpus; ``own`` is the name of the folder."""
     named = []
     for path in files:
+        if not path.name.lower().endswith(corpus.suffixes):
+            continue
         try:
             if not isinstance(corpus.read_name(own / path), str):
                 named.append(path)

@@ -19,6 +19,16 @@ EMOBOX_FOLDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "6": ("06", "13", "17", "22"),
     },
     "savee": {"1": ("JE",), "2": ("KL",), "3": ("DC",), "4": ("JK",)},
+    "emovo": {"1": ("f2",), "2": ("m3",), "3": ("m2",), "4": ("f3",), "5": ("f1",), "6": ("m1",)},
+    "jl": {"1": ("male2",), "2": ("female1",), "3": ("male1",), "4": ("female2",)},
+    # Both languages together; EmoBox drew the speakers at random.
+    "esd": {
+        "1": ("0005", "0011", "0016", "0018"),
+        "2": ("0012", "0014", "0015", "0019"),
+        "3": ("0003", "0004", "0006", "0009"),
+        "4": ("0007", "0008", "0013", "0020"),
+        "5": ("0001", "0002", "0010", "0017"),
+    },
     # The five sessions, each with its woman and its man.
     "iemocap": {str(n): (f"{n:02d}F", f"{n:02d}M") for n in range(1, 6)},
 }

@@ -5,9 +5,13 @@ emotion (the first letter of the German word) and version.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
+from ..errors import UserError
+from ..remote import Location
 from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, check_code
+from .label_files import find_label_file
 
 #: The German labels of the release.
 EMOTIONS = {
@@ -76,12 +80,27 @@ def read_name(path: PurePosixPath) -> NameFields | str:
     }
 
 
+#: The table of the clips that only EmoDB 2.0 has.
+AMBIGUOUS = "db.emotion.categories.ambiguous.csv"
+
+
+def refuse_emodb2(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
+    """Return no labels, as names give them; raise UserError if the folder holds EmoDB 2.0."""
+    if find_label_file(folder, AMBIGUOUS):
+        raise UserError(
+            f"{folder}: holds EmoDB 2.0, which has 281 more clips than EMO-DB; read it with --data "
+            f"emodb2={folder}"
+        )
+    return {}
+
+
 EMODB = Corpus(
     name="emodb",
     title="EMO-DB",
     suffixes=(".wav", ".flac"),
     scheme="an EMO-DB name such as 03a01Fa.wav",
     read_name=read_name,
+    read_labels=refuse_emodb2,
     expected={
         "Wut": 127,
         "Langeweile": 81,

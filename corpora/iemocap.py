@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 
 from ..errors import UserError
-from ..files import read_bytes
-from ..remote import Location, Remote
+from ..remote import Location
 from .corpus import Corpus, NameFields, NameOutsideSchemeError
+from .label_files import read_label_text
 from .scan import audio_files
 
 #: Labels of the release by code. ``xxx``: the raters did not agree.
@@ -102,30 +102,14 @@ def read_labels(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
     return labels
 
 
-#: Limit of a label file, in bytes; the largest of the release has about 60 KiB.
-_MAX_BYTES = 1 << 24
-
-
 def _lines(folder: Location, kind: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of the label files of a kind, each with its file and number."""
     for path in sorted(audio_files(folder, (".txt",))):
         if path.parent.name != kind or not path.name.startswith("Ses"):
             continue
         file = folder / path
-        text = _read(file).decode("utf-8", errors="replace")
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(read_label_text(file).splitlines(), 1):
             yield f"{file}, line {number}", line
-
-
-def _read(file: Location) -> bytes:
-    try:
-        if isinstance(file, Remote):
-            return file.read_bytes(_MAX_BYTES)
-        return read_bytes(file, _MAX_BYTES)
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read ({error.strerror}); get the label files again"
-        ) from None
 
 
 IEMOCAP = Corpus(

@@ -58,6 +58,9 @@ def scan(folder: Location, corpus: Corpus) -> Scan:
         if isinstance(fields, str):
             omitted[fields] += 1
             continue
+        if labels and fields["name"] not in labels and corpus.unlabelled:
+            omitted[corpus.unlabelled] += 1
+            continue
         if labels and fields["name"] not in labels:
             problem = "has no label in the label files of the release"
             refuse(path, problem, "", "get the label files again or remove the clip")
@@ -99,7 +102,9 @@ def not_a_folder(folder: Location, title: str) -> UserError:
 def _clip(
     folder: Location, path: PurePosixPath, corpus: Corpus, fields: Mapping[str, str | float]
 ) -> Clip:
-    known = {name: str(value) for name, value in fields.items() if name in CLIP_COLUMNS}
+    known = {"language": corpus.language} | {
+        name: str(value) for name, value in fields.items() if name in CLIP_COLUMNS
+    }
     name = corpus.corpus or corpus.name
     return Clip(
         file=folder / path,
@@ -107,7 +112,6 @@ def _clip(
         corpus=name,
         speaker_id=f"{name}:{known['speaker']}",
         shared_emotion=corpus.shared[known["emotion"]],
-        language=corpus.language,
         more={name: value for name, value in fields.items() if name not in CLIP_COLUMNS},
         **known,
     )

@@ -1,7 +1,8 @@
 """Speaker-independent folds for every corpus, so that results can be compared.
 
-For RAVDESS, SAVEE and IEMOCAP they are those of EmoBox. EmoBox's folds of EMO-DB, CREMA-D, TESS and
-ShEMO share speakers between training and test; these do not, and its scores are not comparable.
+For RAVDESS, SAVEE, IEMOCAP, EMOVO, JL and ESD they are those of EmoBox. EmoBox's folds of EMO-DB,
+CREMA-D, TESS and ShEMO share speakers between training and test; these do not, and its scores are
+not comparable.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,6 +29,11 @@ def _shemo(speaker: str) -> str:
     return str(int(speaker[1:]) % 5 + 1)
 
 
+def _improv(speaker: str) -> str:
+    """Return the session of a speaker of MSP-IMPROV, which the woman and the man share."""
+    return str(int(speaker[1:]))
+
+
 def _alone(speakers: tuple[str, ...]) -> Callable[[str], str]:
     return dict(zip(speakers, speakers, strict=True)).__getitem__
 
@@ -42,4 +48,8 @@ STANDARD_FOLDS: Mapping[str, Callable[[str], str]] = {
     "emodb": _alone(tuple(SEX)),
     "shemo": _shemo,
     "tess": _alone(SPEAKERS),
+    "emovo": _listed("emovo"),
+    "jl": _listed("jl"),
+    "esd": _listed("esd"),
+    "msp-improv": _improv,
 }

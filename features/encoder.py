@@ -1,8 +1,8 @@
 """A frozen speech encoder, which gives a clip the same embedding alone or in a batch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,9 +14,9 @@ from ..errors import SerpipeError, UserError, first_line
 from .audio import Waveform
 from .checkpoint import Checkpoint, load_checkpoint
 from .chunks import join_chunks
-from .families import Stack
+from .families import Family, Stack
 from .front_end import FrontEnd, prepare
-from .names import OPENSMILE
+from .names import OPENSMILE, OPENVINO
 from .padding import Valid
 from .pooling import LayerPooler, Pooled, Pooler
 from .positions import keep_positions_in_float32
@@ -91,6 +91,8 @@ class Encoder:
     valid: Valid
     #: What it was trained on, beyond the pretraining, if that is known.
     training: TrainingRecord | None = None
+    #: Version and error of what runs it in place of torch, as the key of a cache records them.
+    engine: Mapping[str, str | float] = field(default_factory=dict)
 
     @property
     def maximum_samples(self) -> int | None:
@@ -141,8 +143,10 @@ class Encoder:
         return math.ceil(n_samples / (self.max_seconds * self.identity.sampling_rate))
 
     def _inputs(self, chunks: Sequence[Waveform]) -> "_Inputs":
+        # Other engines take float32 in every precision.
+        dtype = torch.float32 if self.engine else PRECISIONS[self.precision]
         tensors = {
-            name: tensor.to(PRECISIONS[self.precision]) if tensor.is_floating_point() else tensor
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
             for name, tensor in self.front_end.inputs(chunks).items()
         }
         if self.device.type == "cuda":  # pinned, so that the copy to the device does not wait
@@ -199,6 +203,7 @@ def load_encoder(
     precision: str = "float32",
     max_seconds: float | None = None,
     compile_blocks: bool = False,
+    engine: str = "torch",
 ) -> Encoder:
     """Load a frozen speech encoder.
 
@@ -219,6 +224,9 @@ def load_encoder(
         Cut longer clips into equal chunks, pooled together by their frames.
     compile_blocks : bool
         Compile the blocks with ``torch.compile``.
+    engine : {"torch", "openvino"}
+        What runs the encoder. OpenVINO runs encoders of the families that can be exported to ONNX,
+        on the CPU, in float32 or bf16, and one clip at a time.
 
     Returns
     -------
@@ -241,6 +249,7 @@ def load_encoder(
             poolings=poolings,
             max_seconds=max_seconds,
             compile_blocks=compile_blocks,
+            engine=engine,
         )
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu:  # torch allows TF32 in convolutions by default
@@ -249,12 +258,19 @@ def load_encoder(
     checkpoint = load_checkpoint(name, revision)
     model, front_end = checkpoint.model, checkpoint.front_end
     _check_window(name, front_end, max_seconds)
-    model.to(torch.device(device), PRECISIONS[precision])
+    if engine == OPENVINO:
+        from .openvino_pooler import check_engine
+
+        check_engine(name, checkpoint.family, device, precision, compiled=compile_blocks)
+    # Other engines are compared with torch in float32.
+    torch_precision = precision if engine == "torch" else "float32"
+    model.to(torch.device(device), PRECISIONS[torch_precision])
     stack = checkpoint.family.stack(model)
     valid = Valid()
     # A chunk's share of a deviation needs its mean.
     pooler = LayerPooler(stack, ("mean", "std") if "std" in poolings else ("mean",))
-    checkpoint.family.make_exact(model, valid)
+    if engine == "torch":  # the others compute clips one by one
+        checkpoint.family.make_exact(model, valid)
     model.eval().requires_grad_(False)
     if on_gpu and precision in ("bf16", "fp16"):
         keep_positions_in_float32(model)
@@ -265,7 +281,7 @@ def load_encoder(
         identity=EncoderIdentity.of(checkpoint),
         front_end=front_end,
         device=torch.device(device),
-        precision=precision,
+        precision=torch_precision,
         poolings=tuple(poolings),
         max_seconds=max_seconds,
         compiled=compile_blocks,
@@ -283,7 +299,45 @@ def load_encoder(
             f"{name}: cannot embed a second of noise ({first_line(error)}); download the "
             "checkpoint again"
         ) from error
-    return replace(encoder, identity=EncoderIdentity.of(checkpoint, layers, width))
+    encoder = replace(encoder, identity=EncoderIdentity.of(checkpoint, layers, width))
+    return encoder if engine == "torch" else _with_openvino(encoder, checkpoint.family, precision)
+
+
+def _with_openvino(encoder: Encoder, family: Family, precision: str) -> Encoder:
+    """Return an encoder that OpenVINO runs in place of torch, with its error recorded.
+
+    The error is that of a second of noise against torch in float32: the norm of the difference over
+    the norm, the largest over layers and poolings, rounded to two digits.
+    """
+    from .openvino_pooler import OpenVinoPooler
+
+    pooler = encoder.pooler
+    assert isinstance(pooler, LayerPooler)
+    inputs = encoder._inputs([_noise(encoder.front_end)])
+    exact = encoder._run(inputs)
+    other = OpenVinoPooler(
+        encoder.model,
+        family,
+        encoder.front_end,
+        encoder.identity.layers,
+        pooler.poolings,
+        precision,
+    )
+    version = f"{OPENVINO} {other.version}"
+    # The weights of torch are no longer needed.
+    encoder = replace(
+        encoder,
+        model=nn.Identity(),
+        pooler=other,
+        precision=precision,
+        engine={"engine": version, "engine_error": 0.0},
+    )
+    errors = [
+        float(np.linalg.norm(layer - reference) / np.linalg.norm(reference))
+        for pooling, states in encoder._run(inputs).items()
+        for layer, reference in zip(states, exact[pooling], strict=True)
+    ]
+    return replace(encoder, engine={"engine": version, "engine_error": float(f"{max(errors):.1e}")})
 
 
 def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> None:
@@ -302,7 +356,7 @@ def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> 
 def _probe(name: str, encoder: Encoder, stack: Stack) -> tuple[tuple[str, ...], int]:
     """Embed a second of noise; return the layers and the width, and check the number of frames."""
     front_end = encoder.front_end
-    noise = np.random.default_rng(0).standard_normal(front_end.sampling_rate, dtype=np.float32)
+    noise = _noise(front_end)
     seen: list[torch.Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -323,3 +377,8 @@ def _probe(name: str, encoder: Encoder, stack: Stack) -> tuple[tuple[str, ...], 
             "variant of the architecture is not supported; choose another --encoder"
         )
     return tuple(layers), int(seen[0].shape[2])
+
+
+def _noise(front_end: FrontEnd) -> Waveform:
+    """Return a second of noise."""
+    return np.random.default_rng(0).standard_normal(front_end.sampling_rate, dtype=np.float32)

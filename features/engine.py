@@ -150,6 +150,7 @@ def open_engine(
             precision=choose_precision(options.precision, device),
             max_seconds=options.max_seconds,
             compile_blocks=options.compile_blocks,
+            engine=options.engine,
         )
         for device in devices
     ]
@@ -175,6 +176,7 @@ def cache_key(encoder: Encoder, options: ExtractOptions = ExtractOptions()) -> d
         "max_seconds": encoder.max_seconds,
         "precision": encoder.precision,
         "compiled": encoder.compiled,
+        **encoder.engine,
         "dtype": options.dtype,
         "device": torch.cuda.get_device_name(device) if is_cuda else device.type,
         "torch": torch.__version__,

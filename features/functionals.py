@@ -127,6 +127,7 @@ def load_functionals(
     poolings: Sequence[str] = ("mean",),
     max_seconds: float | None = None,
     compile_blocks: bool = False,
+    engine: str = "torch",
 ) -> Encoder:
     """Load an openSMILE feature set as an encoder, on the CPU and in float32.
 
@@ -134,7 +135,7 @@ def load_functionals(
     ----------
     name : str
         ``opensmile:eGeMAPSv02`` or ``opensmile:ComParE_2016``.
-    revision, poolings, max_seconds, compile_blocks
+    revision, poolings, max_seconds, compile_blocks, engine
         As :func:`~serpipe.features.encoder.load_encoder` takes them; only their defaults are
         possible.
 
@@ -152,6 +153,7 @@ def load_functionals(
         (f"--pool {','.join(poolings)}", tuple(poolings) != ("mean",)),
         (f"--max-seconds {max_seconds}", max_seconds is not None),
         ("--compile", compile_blocks),
+        (f"--engine {engine}", engine != "torch"),
         (f"--revision {revision}", revision is not None),
     ):
         if is_given:

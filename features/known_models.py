@@ -19,10 +19,15 @@ class KnownModel:
     exact: tuple[str, ...] = ()
 
 
+#: The corpora of EmoBox that have a reader.
+_IN_EMOBOX = frozenset({
+    "cremad", "emodb", "emovo", "emozionalmente", "esd", "iemocap", "jl", "meld", "msp-podcast",
+    "ravdess", "savee", "shemo", "tess",
+})  # fmt: skip
 #: Sources: the model cards; for emotion2vec+, which lists EmoBox, its README and issues 46 and 77.
 KNOWN_MODELS = (
     KnownModel(
-        frozenset({"ravdess", "savee", "emodb", "cremad", "tess", "shemo", "iemocap"}),
+        _IN_EMOBOX,
         ("emotion2vec_plus",),
     ),
     KnownModel(

@@ -11,6 +11,8 @@ FINAL_NORM = "final_norm"
 FUNCTIONALS = "functionals"
 #: Prefix of the names of openSMILE's feature sets.
 OPENSMILE = "opensmile:"
+#: The value of ``--engine`` that runs encoders with OpenVINO.
+OPENVINO = "openvino"
 POOLINGS = ("mean", "std")
 DEFAULT_ENCODER = "facebook/wav2vec2-base"
 #: Encoders that ship with the package.

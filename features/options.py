@@ -44,6 +44,9 @@ class ExtractOptions:
         Whisper refuses clips longer than 30 s.
     compile_blocks : bool
         Compile the blocks of the encoder with ``torch.compile``.
+    engine : {"torch", "openvino"}
+        What runs the encoder: OpenVINO is faster than torch on a CPU, in float32 and bf16, for
+        encoders that can be exported to ONNX. Its error relative to torch in float32 is recorded.
     batch_seconds : float
         Seconds of audio per batch on a GPU. On a CPU each clip is computed alone, one per core.
     """
@@ -58,6 +61,7 @@ class ExtractOptions:
     channels: str = "mean"
     max_seconds: float | None = None
     compile_blocks: bool = False
+    engine: str = "torch"
     batch_seconds: float = 600.0
 
     @property
@@ -71,6 +75,7 @@ class ExtractOptions:
         check_choice("--dtype", self.dtype, choices.DTYPES)
         check_choice("--precision", self.precision, choices.EXTRACTION_PRECISIONS)
         check_choice("--channels", self.channels, choices.CHANNELS)
+        check_choice("--engine", self.engine, choices.ENGINES)
 
 
 @dataclass(frozen=True)

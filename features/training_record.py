@@ -208,14 +208,15 @@ def original_speaker(corpus: str, speaker: str, path: str) -> tuple[str, str]:
     """Return the corpus and speaker of a clip according to the name of its file.
 
     They are those of the built-in corpus whose naming scheme the file follows, or as given if there
-    is none. If ``corpus`` is itself built in, only its own scheme counts.
+    is none, or its names do not give the speaker. If ``corpus`` is itself built in, only its own
+    scheme counts.
     """
     for known in [CORPORA[corpus]] if corpus in CORPORA else CORPORA.built_in.values():
         try:
             fields = known.read_name(PurePosixPath(path))
         except NameOutsideSchemeError:
             continue
-        if not isinstance(fields, str):
+        if not isinstance(fields, str) and "speaker" in fields:
             return known.corpus or known.name, fields["speaker"]
     return corpus, speaker
 

@@ -19,6 +19,7 @@ from ..features.recordings import check_recordings, recordings
 from .groups import SPEAKER, Groups
 from .hold_out_column import cross, divide_column, inner_parts
 from .holdout import Indices, divide, read_shares
+from .partition import partition_masks
 from .split_kind import SplitKind as SplitKind
 
 Table = Mapping[str, NDArray[Any]]
@@ -27,7 +28,7 @@ Table = Mapping[str, NDArray[Any]]
 INNER_FOLDS = 5
 SPLITS = (
     "loso|kfold:N|standard|emobox|file:FOLDS.csv|holdout:70/10/20|random:N|random:70/10/20|"
-    "column:NAME"
+    "column:NAME|partition:TEST"
 )
 #: What to do where inner folds cannot be made.
 _FIX = (
@@ -107,7 +108,8 @@ def make_split(
         ``"holdout:70/10/20"`` draws percentages of the speakers once, for training, validation and
         test; ``"random:N"`` and ``"random:70/10/20"`` divide clips, not speakers, to show by how
         much that inflates the scores; ``"column:NAME"`` divides the values of a column, such as
-        the sentence, and shares speakers as well.
+        the sentence, and shares speakers as well; ``"partition:TEST"`` takes the partitions that
+        the corpus publishes, in the column ``split``.
     clips : mapping of str to ndarray, shape (n_clips,)
         The clip table: ``speaker``, ``sha256``, ``path`` and ``corpus``.
     labels : ndarray of str, shape (n_clips,)
@@ -160,6 +162,9 @@ def make_split(
         folds = _by_fold(fold_of_clip)
         title = f"{len(folds)} folds of {Path(argument).name}"
         split = Split(name, title, folds, assumptions)
+    elif kind == SplitKind.PARTITION:
+        split = _of_partitions(name, clips)
+        tested = split.folds[0].test
     elif kind.holds_out:
         split = _once(name, clips, labels, seed, groups)
         tested = split.folds[0].test
@@ -449,6 +454,17 @@ def _once(name: str, clips: Table, labels: NDArray[np.str_], seed: int, groups: 
     title = f"{kind}: {counts[0]} to train, {counts[1]} to choose, {counts[2]} to test, seed {seed}"
     fold = Fold("test", np.union1d(train, validation), test, validation)
     return Split(name, title, (fold,))
+
+
+def _of_partitions(name: str, clips: Table) -> Split:
+    """Train, choose and test by the partitions of the corpus."""
+    train, validation, test = map(np.flatnonzero, partition_masks(name, clips))
+    title = (
+        f"the partitions of the corpus, clips: {len(train)} to train, {len(validation)} to choose, "
+        f"{len(test)} to test ({name.partition(':')[2]})"
+    )
+    chosen_by = validation if len(validation) else None
+    return Split(name, title, (Fold("test", np.union1d(train, validation), test, chosen_by),))
 
 
 def _by_fold(fold_of_clip: NDArray[np.str_]) -> tuple[Fold, ...]:

@@ -67,7 +67,9 @@ class FoldOptions(TargetOptions):
         table with the columns fold and speaker, or fold and path; ``holdout:70/10/20``: per cent of
         the speakers, drawn once, to train, validate and test on; ``random:N``,
         ``random:70/10/20``: speakers are shared on purpose, to show how much that inflates scores;
-        ``column:NAME``: the values of a column in up to five parts, speakers shared as well.
+        ``column:NAME``: the values of a column in up to five parts, speakers shared as well;
+        ``partition:TEST``: the partitions that the corpus publishes (the column split), such as
+        ``partition:Test1`` of MSP-Podcast.
     group : str, optional
         Keep the speakers of each value of this column, such as a session or a dialogue, on one side
         of every fold. By default the session for IEMOCAP, otherwise each speaker alone.

@@ -32,6 +32,7 @@ from .marks import Mark, MarkKind
 from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
 from .options import Protocol, TargetOptions
+from .partition import in_partition
 from .ratings import Ratings, join_ratings
 from .speakers import identify_speakers
 from .target import (
@@ -396,7 +397,9 @@ def _crossed(
 def _check_tested(split: Split, target: Target) -> None:
     """Refuse test clips that lack a label, as their score would be over fewer labels."""
     tested = np.unique(target.labels[split.folds[0].test])
-    remedy = "draw others with --seed, give the test a larger share"
+    remedy = "test on another partition"
+    if split.kind.draws_by_seed:
+        remedy = "draw others with --seed, give the test a larger share"
     if target.labels.dtype.kind == "f":
         if len(tested) < 2:
             raise UserError(
@@ -526,7 +529,7 @@ def _target(
 ) -> Target:
     corpora = tuple(dict.fromkeys([*train_on, *test_on]))
     column = _column(table, protocol.target, corpora)
-    used = np.isin(table["corpus"], corpora)
+    used = np.isin(table["corpus"], corpora) & in_partition(protocol.split, table)
     merge, keep = _words(column, protocol)
     target = choose_target(table, column, merge, keep, used, protocol.task)
     if set(train_on) == set(test_on):

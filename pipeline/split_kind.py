@@ -15,6 +15,7 @@ class SplitKind(StrEnum):
     RANDOM_FOLDS = "random:N"
     RANDOM_HOLDOUT = "random:A/B/C"
     COLUMN = "column"
+    PARTITION = "partition"
     CROSS_CORPUS = "cross"
     NOTHING_TRAINED = "none"
     OTHER = ""
@@ -33,7 +34,7 @@ class SplitKind(StrEnum):
     @property
     def holds_out(self) -> bool:
         """Whether there is a single division into training, validation and test clips."""
-        return self in (SplitKind.HOLDOUT, SplitKind.RANDOM_HOLDOUT)
+        return self in (SplitKind.HOLDOUT, SplitKind.RANDOM_HOLDOUT, SplitKind.PARTITION)
 
     @property
     def shares_speakers(self) -> bool:

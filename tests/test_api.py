@@ -107,6 +107,7 @@ COMMANDS = {
     ("corpora", "list"): ("list_corpora", {"format"}),
     ("corpora", "info"): ("describe_corpora", {"format"}),
     ("corpora", "table"): ("write_clip_table", set()),
+    ("corpora", "raters"): ("write_rater_table", set()),
     ("corpora", "download"): ("download_corpus", {"format"}),
 }
 #: Options that have another name than the parameter.

@@ -356,7 +356,9 @@ def test_corpora_are_listed_described_and_tabled(
     listed = json.loads(serpipe("corpora", "list", "--format", "json").out)["tables"]["corpora"]
     assert {row["name"]: row["clips"] for row in listed} == {
         "ravdess": 1440, "ravdess-song": 1012, "ravdess-all": 2452, "cremad": 7442, "emodb": 535,
-        "savee": 480, "shemo": 3000, "tess": 2800, "iemocap": 10039,
+        "savee": 480, "shemo": 3000, "tess": 2800, "iemocap": 10039, "msp-podcast": None,
+        "msp-improv": None, "meld": 13708, "esd": 35000, "esd-english": 17500,
+        "esd-mandarin": 17500, "emovo": 588, "emodb2": None, "emozionalmente": 6902, "jl": 2400,
     }  # fmt: skip
     assert_refused(serpipe("corpora", "download", "savee", "--to", "x"), "savee")
     silent = two_corpora[0] / "Actor_01" / "03-01-01-01-02-02-01.wav"

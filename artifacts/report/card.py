@@ -80,7 +80,9 @@ def _data_sentences(
         return (
             f"{summary.corpus}, {summary.split_title}; tested: {clips}.",
             f"This very head was tested: none of the tested clips was in its training ({choices}).",
-            "It was fitted on some speakers of one recording set-up, and tested on few.",
+            "It was fitted on some speakers of one recording set-up, and tested on few."
+            if summary.split_kind.draws_by_seed
+            else "It was fitted and tested on the partitions of one corpus.",
         )
     if summary.split_kind is SplitKind.CROSS_CORPUS:
         return (

@@ -236,10 +236,13 @@ def _data(results: RunResults) -> Iterator[Check]:
 
 
 def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.bool_]) -> Corpus:
-    """Return the part of a corpus that some clips belong to: RAVDESS speech, song, or both."""
+    """Return the part of a corpus that some clips are of, such as RAVDESS song or English ESD."""
     channels = set(clips.get("vocal_channel", np.array([""] * len(rows)))[rows].tolist())
     if name == "ravdess" and "song" in channels:
         return CORPORA["ravdess-all" if "speech" in channels else "ravdess-song"]
+    languages = set(clips.get("language", np.array([""] * len(rows)))[rows].tolist())
+    if name == "esd" and len(languages) == 1:
+        return CORPORA["esd-english" if "en" in languages else "esd-mandarin"]
     return CORPORA[name]
 
 
@@ -262,7 +265,7 @@ def _selection(results: RunResults) -> Iterator[Check]:
             "it on other speakers"
             + ("" if is_finetuned else "; --head best chooses inside the folds"),
         )
-    if summary.split_kind.holds_out:
+    if summary.split_kind.holds_out and summary.split_kind.draws_by_seed:
         yield Check(
             "SER025",
             "note",

@@ -1,19 +1,23 @@
 """Tables on the known corpora, and on the content of their folders."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...corpora import CLIP_COLUMNS, CORPORA, Clip, missing
+from ...corpora import CLIP_COLUMNS, CORPORA, Clip, Corpus, missing
+from ...corpora.corpus import RaterRow
 from ...corpora.data import Source
 from ...corpora.scan import Scan
 from ...features.survey import Surveyed
 from ...files import json_value, write_text
 from .report import Report
 from .table import Table, as_csv_file
+
+#: In place of a number that is not published, or differs between releases of a corpus.
+_UNKNOWN = "not stated"
 
 
 def list_corpora() -> Report:
@@ -24,14 +28,15 @@ def list_corpora() -> Report:
         "Corpora",
         ("name", "title", "clips", "speakers", "labels", "language", "licence", "how to get it"),
         tuple(
-            (each.name, each.title, str(sum(each.expected.values())), str(each.speakers),
-             str(len(each.expected)), each.language, each.licence,
-             "download" if each.archives else "ask its home page")
+            (each.name, each.title, str(sum(each.expected.values()) or _UNKNOWN),
+             str(each.speakers or _UNKNOWN), str(len(each.expected or each.shared)), each.language,
+             each.licence, "download" if each.archives else "ask its home page")
             for each in CORPORA.values()
         ),
         records=tuple(
-            {"name": each.name, "title": each.title, "clips": sum(each.expected.values()),
-             "speakers": each.speakers, "labels": list(each.expected), "language": each.language,
+            {"name": each.name, "title": each.title, "clips": sum(each.expected.values()) or None,
+             "speakers": each.speakers or None, "labels": list(each.expected or each.shared),
+             "language": each.language,
              "licence": each.licence, "access": each.access, "homepage": each.homepage,
              "citation": each.citation, "faults": list(each.faults)}
             for each in CORPORA.values()
@@ -69,7 +74,7 @@ def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed])
         (
             ("corpus", f"{source.title} ({corpus.name}), {corpus.language}"),
             ("folder", str(source.folder)),
-            ("clips", f"{len(scanned.clips)} of {sum(corpus.expected.values())} of the release"),
+            ("clips", _of_release(len(scanned.clips), corpus)),
             ("audio", length),
             ("rates", _counted(f"{each.facts.sampling_rate} Hz" for each in good if each.facts)),
             ("channels", _counted(str(each.facts.channels) for each in good if each.facts)),
@@ -85,6 +90,12 @@ def describe_source(source: Source, scanned: Scan, surveyed: Sequence[Surveyed])
     )
 
 
+def _of_release(clips: int, corpus: Corpus) -> str:
+    """Compare a number of clips with that of the release, if it is known."""
+    expected = sum(corpus.expected.values())
+    return f"{clips} of {expected} of the release" if expected else str(clips)
+
+
 def write_clip_table(surveyed: Sequence[Surveyed], out: Path) -> None:
     """Write the clip table of decoded clips as CSV, in their order.
 
@@ -93,6 +104,22 @@ def write_clip_table(surveyed: Sequence[Surveyed], out: Path) -> None:
     more = sorted({name for each in surveyed for name in each.clip.more})
     records = tuple(_record(each, more) for each in surveyed)
     write_text(out, as_csv_file(Table("clips", "Clips", tuple(records[0]), (), records=records)))
+
+
+def write_rater_table(ratings: Iterable[RaterRow], out: Path) -> tuple[int, int]:
+    """Write the ratings of single raters as CSV, in their order.
+
+    Return the numbers of ratings written and omitted: further ratings of a clip by the same rater.
+    """
+    first: dict[tuple[str | float, ...], RaterRow] = {}
+    total = 0
+    for row in ratings:
+        first.setdefault((row["name"], row["rater"]), row)
+        total += 1
+    records = tuple(first.values())
+    columns = tuple(records[0]) if records else ()
+    write_text(out, as_csv_file(Table("raters", "Ratings", columns, (), records=records)))
+    return len(records), total - len(records)
 
 
 def _record(each: Surveyed, more: Sequence[str]) -> dict[str, Any]:
@@ -112,7 +139,7 @@ def _by_emotion(source: Source, clips: Sequence[Clip], short: dict[str, Any]) ->
     corpus = source.corpus
     counts = Counter((clip.emotion, clip.sex) for clip in clips)
     sexes = sorted({clip.sex for clip in clips})
-    emotions = [*corpus.expected, "total"]
+    emotions = [*(corpus.expected or corpus.shared), "total"]
 
     def n(emotion: str, sex: str) -> int:
         return sum(
@@ -121,14 +148,16 @@ def _by_emotion(source: Source, clips: Sequence[Clip], short: dict[str, Any]) ->
             if emotion in (its, "total") and sex in (whose, "all")
         )
 
-    expected = {**corpus.expected, "total": sum(corpus.expected.values())}
+    expected = (
+        {**corpus.expected, "total": sum(corpus.expected.values())} if corpus.expected else {}
+    )
     return Table(
         "emotions",
         "Clips by emotion",
         ("emotion", "shared word", *sexes, "all", "in the release"),
         tuple(
             (emotion, corpus.shared.get(emotion, ""),
-             *(str(n(emotion, sex)) for sex in [*sexes, "all"]), str(expected[emotion]))
+             *(str(n(emotion, sex)) for sex in [*sexes, "all"]), str(expected.get(emotion, "")))
             for emotion in emotions
         ),
         bold=frozenset((row, 3 + len(sexes) - 1) for row, emotion in enumerate(emotions)
@@ -137,7 +166,7 @@ def _by_emotion(source: Source, clips: Sequence[Clip], short: dict[str, Any]) ->
             {"corpus": corpus.name, "emotion": emotion,
              "shared_emotion": corpus.shared.get(emotion, ""),
              **{sex: n(emotion, sex) for sex in sexes}, "all": n(emotion, "all"),
-             "release": expected[emotion]}
+             "release": expected.get(emotion)}
             for emotion in emotions
         ),
     )  # fmt: skip

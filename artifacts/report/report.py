@@ -299,7 +299,8 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         (
             "encoder",
             f"{encoder['encoder']} ({str(encoder['revision'])[:12]}), {summary.pooling} pooling, "
-            f"{encoder['precision']} on {encoder['device']}",
+            f"{encoder['precision']} on {encoder['device']}"
+            + (f" with {encoder['engine']}" if encoder.get("engine") else ""),
         ),
         ("split", summary.split_title),
         *((("assumed", "; ".join(summary.assumptions)),) if summary.assumptions else ()),

@@ -57,7 +57,7 @@ def run_name(cache: Path, split: str, heads: Sequence[str], settings: Mapping[st
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     kind, _, argument = split.partition(":")
     split_kind = SplitKind.of(split)
-    if split_kind is SplitKind.CROSS_CORPUS:  # names of corpora come from manifests
+    if split_kind in (SplitKind.CROSS_CORPUS, SplitKind.PARTITION):  # names from manifests
         argument = "-" + re.sub(r"[^A-Za-z0-9]+", "-", argument)[:60]
     elif split_kind.holds_out:
         argument = argument.replace("/", "-")

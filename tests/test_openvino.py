@@ -1,0 +1,90 @@
+"""An encoder that OpenVINO runs gives the embeddings of torch, within the error that it records."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serpipe.errors import UserError
+from serpipe.features.cache import open_cache
+from serpipe.features.encoder import Encoder, load_encoder
+from serpipe.features.families import family_of
+from serpipe.features.openvino_pooler import check_engine
+
+from .conftest import Command
+from .messages import assert_refused, raises_about
+from .test_encoder import noise, relative_error
+
+pytest.importorskip("openvino")
+Make = Callable[[str], Path]
+ONE_FRAME = 400
+
+
+@pytest.mark.parametrize("family", ["wav2vec2-group", "wavlm-layer-stable", "whisper"])
+def test_layers_in_float32_are_those_of_torch_for_clips_of_any_length(
+    family_encoder: Make, family: str
+) -> None:
+    folder = str(family_encoder(family))
+    exact = load_encoder(folder, poolings=("mean", "std"))
+    other = load_encoder(folder, poolings=("mean", "std"), engine="openvino")
+    assert other.identity == exact.identity
+    assert float(other.engine["engine_error"]) < 1e-5
+    for n_samples in (ONE_FRAME, 25_000, 130_001):
+        clip = noise(n_samples)
+        ours, theirs = (encoder.embed([clip]) for encoder in (other, exact))
+        assert relative_error(ours["mean"], theirs["mean"]) < 1e-5
+        np.testing.assert_allclose(ours["std"], theirs["std"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def small_bf16(small_encoder: Path) -> Encoder:
+    return load_encoder(str(small_encoder), engine="openvino", precision="bf16")
+
+
+def test_the_recorded_error_is_that_of_bf16(small_bf16: Encoder, small_encoder: Path) -> None:
+    exact = load_encoder(str(small_encoder))
+    recorded = float(small_bf16.engine["engine_error"])
+    measured = relative_error(
+        *(each.embed([noise(25_000)])["mean"] for each in (small_bf16, exact))
+    )
+    assert 0 < measured < 3 * recorded < 0.1
+
+
+def test_clips_that_are_computed_together_have_the_numbers_of_each_alone(
+    small_bf16: Encoder,
+) -> None:
+    clips = [noise(9_000 + 1_000 * number, number) for number in range(6)]
+    alone = [small_bf16.embed([clip])["mean"] for clip in clips]
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(lambda clip: small_bf16.embed([clip])["mean"], clips))
+    for one, other in zip(alone, together, strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_a_cache_records_the_engine_and_is_not_continued_by_another(
+    serpipe: Command, few_clips: Path, small_encoder: Path
+) -> None:
+    command = ("extract", "--data", few_clips, "--encoder", small_encoder, "--out", "c.h5")
+    done = serpipe(*command, "--engine", "openvino", "--devices", "cpu")
+    assert done.code == 0, done.err
+    key = open_cache(Path("c.h5")).key
+    assert str(key["engine"]).startswith("openvino 20")
+    assert 0 < key["engine_error"] < 1e-5
+    assert_refused(serpipe(*command), "c.h5", "engine", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "device", "precision", "compiled", "value"),
+    [
+        ("sew", "cpu", "float32", False, "--engine torch"),
+        ("wav2vec2", "cuda:0", "float32", False, "--devices cpu"),
+        ("wav2vec2", "cpu", "fp16", False, "--precision"),
+        ("wav2vec2", "cpu", "float32", True, "--compile"),
+    ],
+)
+def test_what_openvino_cannot_run_is_refused(
+    model_type: str, device: str, precision: str, compiled: bool, value: str
+) -> None:
+    with raises_about(UserError, "--engine openvino", value):
+        check_engine("name", family_of(model_type), device, precision, compiled=compiled)
