@@ -23,7 +23,7 @@ def put_in_place(written: Path, path: Path) -> None:
 
     A power cut leaves either the old file or the new one.
     """
-    with written.open("rb") as file:
+    with written.open("r+b") as file:  # Windows syncs only what is open for writing
         os.fsync(file.fileno())
     written.replace(path)
     if os.name == "posix":

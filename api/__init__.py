@@ -24,7 +24,9 @@ from .evaluation import evaluate
 from .extraction import extract
 from .finetuning import finetune
 from .fitting import fit, fit_cross_corpus, fit_repeated
+from .perturbation import robustness
 from .prediction import export, predict, serve
+from .publishing import push
 from .reporting import report
 from .shared import workers
 
@@ -49,7 +51,9 @@ __all__ = [
     "fit_repeated",
     "list_corpora",
     "predict",
+    "push",
     "report",
+    "robustness",
     "serve",
     "verify_cache",
     "workers",

@@ -244,8 +244,8 @@ def predict(
         Recordings, or folders of them.
     model : Model, str or Path, optional
         RUN/bundles/HEAD; a RUN; hub id or folder of a trained audio classifier that ``evaluate``
-        takes; or a network that ``finetune`` saved. By default the newest bundle in
-        ``artifacts/runs``, else the one that ships with serpipe.
+        takes; a network that ``finetune`` saved; or the hub id of what ``push`` has published. By
+        default the newest bundle in ``artifacts/runs``, else the one that ships with serpipe.
     window : float, optional
         Split recordings into windows of so many seconds: the prediction gets a timeline, and its
         scores are the means over the windows. Without it, only recordings that are longer than the
@@ -261,8 +261,8 @@ def predict(
         Location of the encoder of the bundle, if it was a local folder. Of a bundle of several
         encoders all of them, joined by commas.
     revision : str, optional
-        Commit, tag or branch of a hub id: of the encoder of the bundle, or of the model. By default
-        the recorded one, else ``main``.
+        Commit, tag or branch of a hub id: of the model, or of the encoder of a local bundle. By
+        default the recorded one, else ``main``.
     device : str
         Device to run on: ``auto`` is a GPU if there is one.
     mic : float, optional
@@ -530,9 +530,9 @@ def export(
     Parameters
     ----------
     model : str or Path, optional
-        RUN/bundles/HEAD; a RUN; or hub id or folder of a trained audio classifier, as transformers
-        saves it. By default the newest bundle in ``artifacts/runs``, else the one that ships with
-        serpipe.
+        RUN/bundles/HEAD; a RUN; hub id or folder of a trained audio classifier, as transformers
+        saves it; or the hub id of what ``push`` has published. By default the newest bundle in
+        ``artifacts/runs``, else the one that ships with serpipe.
     to : {"onnx"}
         Format to write.
     out : str or Path, optional

@@ -28,6 +28,7 @@ def report(
     compare_layers: str | None = None,
     matrix: bool = False,
     audio: str | Path | None = None,
+    submit: str | Path | None = None,
     out: str | Location | None = None,
     show: "Callable[[Report], object]" = _show_nothing,
     say: Say = say_nothing,
@@ -56,6 +57,9 @@ def report(
         with the command that makes one.
     audio : str or Path, optional
         Folder of the clips, so that the page can play the hardest ones.
+    submit : str or Path, optional
+        JSON file to write the scores, folds and counts of a single run to, for the leaderboard of
+        serpipe. Runs that the leaderboard does not take are refused.
     out : str or Path, optional
         Folder to write the page, tables and figures to; by default ``RUN/report``, for several runs
         ``artifacts/comparisons/NAME``. The report of a run in an object store is uploaded to it.
@@ -79,6 +83,7 @@ def report(
     >>> import serpipe
     >>> print(serpipe.report())  # doctest: +SKIP
     """
+    from ..artifacts.leaderboard import entry_of, write_entry
     from ..artifacts.report.comparison import compare_runs, report_layers, report_runs
     from ..artifacts.report.protocol_table import report_protocols, runs_of_newest_cache
     from ..artifacts.report.publish import publish, publish_comparison
@@ -97,6 +102,7 @@ def report(
         for option, given in (
             ("--audio", audio),
             ("--baseline", baseline),
+            ("--submit", submit),
             ("--compare-layers", compare_layers is not None),
         ):
             if given:
@@ -108,7 +114,7 @@ def report(
         )
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
     if several or compare_layers is not None:
-        for option, given in (("--audio", audio), ("--baseline", baseline)):
+        for option, given in (("--audio", audio), ("--baseline", baseline), ("--submit", submit)):
             if given:
                 raise UserError(
                     f"{option}: is for the page of a single run; omit it, or report one run "
@@ -160,7 +166,10 @@ def report(
             written = target or comparison_folder(folders)
             publish_comparison(written, compared, made)
         else:
+            entry = None if submit is None else entry_of(first)
             made = report_run(first, baseline=baseline)
             show(made)
             written = publish(first, made, clips, target).parent
+            if submit is not None and entry:
+                write_entry(Path(submit), entry)
     return replace(made, folder=written)

@@ -43,6 +43,8 @@ from .engine import Engine
 from .in_order import in_order
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
+from .perturbation import Perturbation
+from .perturbed_cache import perturbed_path
 from .read_ahead import Content, read_ahead
 from .recordings import RECORDING, UNCONFIRMED, Table, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
@@ -206,6 +208,45 @@ def extract(
                 if each.unconfirmed_copy_of
             ),
         )
+
+
+def extract_perturbed(
+    engine: Engine,
+    clips: Sequence[Clip],
+    cache: Cache,
+    perturbation: Perturbation,
+    *,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+    shard_clips: int = SHARD_CLIPS,
+    track: Track[Any] = no_track,
+) -> Extraction:
+    """Embed perturbed copies of the clips of a cache, and write a cache of these beside it.
+
+    Clips that the cache does not hold are left out; copies of clips that it no longer holds are
+    dropped. ``engine`` is that of the cache. The other parameters, the result and the errors are
+    those of :func:`extract`; raise UserError, too, if a clip of the cache is not among ``clips``.
+    """
+    clip_of = {(clip.corpus, clip.name): clip for clip in clips}
+    columns = (cache.clips[name].tolist() for name in ("corpus", "name", "path"))
+    wanted = []
+    for corpus, name, path in zip(*columns, strict=True):
+        if (corpus, name) not in clip_of:
+            raise UserError(
+                f"{path}: is in {cache.path}, but not among the clips; name the data that the "
+                "cache was extracted from with --data or --manifest"
+            )
+        wanted.append(clip_of[corpus, name])
+    return extract(
+        engine.perturbed(perturbation),
+        wanted,
+        perturbed_path(cache.path, perturbation),
+        provenance=provenance,
+        overwrite=overwrite,
+        drop_removed=True,
+        shard_clips=shard_clips,
+        track=track,
+    )
 
 
 @contextmanager

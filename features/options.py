@@ -10,6 +10,7 @@ from .. import choices
 from ..choices import check_choice
 from ..errors import UserError
 from .names import DEFAULT_ENCODER
+from .perturbation import Perturbation
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class ExtractOptions:
     compile_blocks: bool = False
     engine: str = "torch"
     batch_seconds: float = 600.0
+    #: What is done to every clip first; set by the functions that make perturbed copies.
+    perturbation: Perturbation | None = None
 
     @property
     def poolings(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -217,6 +218,9 @@ def forked_readers() -> Iterator[None]:
     """
     from serpipe.features import cache_child
 
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # on Windows
+        yield
+        return
     forked = SimpleNamespace(Popen=ForkedReader, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_child, "subprocess", forked)

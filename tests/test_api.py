@@ -100,6 +100,7 @@ COMMANDS = {
     ("predict",): ("predict", {"format", "out"}),
     ("report",): ("report", {"format"}),
     ("export",): ("export", {"format"}),
+    ("push",): ("push", {"format"}),
     ("serve",): ("serve", set()),
     ("convert",): ("convert", {"format"}),
     ("cache", "info"): ("describe_cache", {"format"}),

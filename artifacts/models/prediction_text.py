@@ -96,6 +96,7 @@ def describe(model: Model) -> list[str]:
     card = {name: _printable(str(value)) for name, value in model.card.items()}
     return [
         f"model    {_printable(model.name)}: {card['what']}",
+        *([f"revision {card['revision']}"] if "revision" in card else []),
         f"score    {card['score']}",
         f"data     {card['corpus']}; licence {card['licence']}",
         "         its predictions of clips that it was trained on say nothing about others",

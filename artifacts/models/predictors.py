@@ -185,14 +185,14 @@ def network_predictor(folder: Path, device: str) -> Predictor:
 
 
 def find_encoder(
-    folder: Path, bundle: BundleSummary, given: str | Path | None, revision: str | None
+    folder: Path, key: Mapping[str, Any], given: str | Path | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """Find the encoder of the bundle in a folder; ``given`` and ``revision`` are the user's.
+    """Find the encoder with a key that was read from a folder; ``given``, ``revision``: the user's.
 
     Return its built-in name, local folder or hub id, and for a hub id the revision. Raise UserError
     if it is in a local folder that is not given.
     """
-    name, recorded = str(bundle.encoder.get("encoder")), str(bundle.encoder.get("revision"))
+    name, recorded = str(key.get("encoder")), str(key.get("revision"))
     is_hub = recorded not in ("local", "built-in") and HUB_ID.fullmatch(name)
     if given is not None:
         return str(given), revision
@@ -247,7 +247,7 @@ def _load_its_encoder(
 ) -> tuple[Encoder, list[str]]:
     """Load the encoder of a bundle, and refuse another one; return warnings with it."""
     key = bundle.encoder
-    source, revision = find_encoder(folder, bundle, given, revision)
+    source, revision = find_encoder(folder, key, given, revision)
     poolings, precision = poolings_of(key, bundle.pooling), key.get("precision", "float32")
     if not set(poolings) <= set(POOLINGS) or precision not in PRECISIONS:
         raise UserError(
@@ -452,12 +452,12 @@ def _bundle_score(bundle: BundleSummary) -> str:
     measure = MEASURES["classification" if bundle.labels else "regression"]
     result = bundle.result
     try:
-        numbers = {
-            part: math.nan if value is None else float(value)
-            for part, value in result[measure.key].items()
-        }
         return _score_line(
-            measure, Interval(**numbers), result["split"], result["clips"], result["speakers"]
+            measure,
+            bundle.interval(measure.key),
+            result["split"],
+            result["clips"],
+            result["speakers"],
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return "not known"

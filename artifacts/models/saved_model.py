@@ -35,7 +35,7 @@ from ...progress import Track, no_track
 from ...remote import Location, Remote, as_location
 from .enrolment import SpeakerProfile
 from .find import DEFAULT_BUNDLE as DEFAULT_BUNDLE
-from .find import find_model
+from .find import get_model_files
 from .prediction import Prediction, Window
 from .predictors import (
     ClipScores,
@@ -86,7 +86,8 @@ class Model:
     sampling_rate: int  #: Of its input, in Hz.
     #: ``name``, ``kind``, ``what``, ``corpus``, ``score`` (with the protocol), ``probabilities``
     #: (whether they are calibrated; empty for ratings), ``warnings``, ``licence``, ``citation`` and
-    #: ``normalises`` (whether each clip is scaled to zero mean and unit variance): JSON values.
+    #: ``normalises`` (whether each clip is scaled to zero mean and unit variance): JSON values. Of
+    #: a model of the hub also ``revision``, its commit.
     card: Mapping[str, Any]
     predictor: Predictor = field(repr=False)  #: Scores windows.
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
@@ -488,16 +489,17 @@ def load_model(
     ----------
     name : str, Path or Remote, optional
         A bundle (``RUN/bundles/HEAD``), a run (its first bundle by name, or its ``model``), a
-        folder or hub id of a trained audio classifier, or a folder of a network. By default the
-        first bundle of the newest run in ``artifacts/runs`` that has any, else the one that ships
-        with serpipe. A model in a store is fetched first.
+        folder or hub id of a trained audio classifier, a folder of a network, or the hub id of
+        what ``serpipe push`` has published. By default the first bundle of the newest run in
+        ``artifacts/runs`` that has any, else the one that ships with serpipe. A model in a store
+        is fetched first.
     device : str
         Torch device.
     encoder : str or Path, optional
         For a bundle whose encoder was in a local folder: that folder. A built-in encoder, or one of
         the hub, is found by its name.
     revision : str, optional
-        Branch, tag or commit of a hub id: of ``encoder``, or of ``name``.
+        Branch, tag or commit of a hub id: of ``name``, or of the encoder of a local bundle.
 
     Returns
     -------
@@ -511,32 +513,37 @@ def load_model(
     MachineError
         If the hub cannot be reached.
     """
-    folder = find_model(name)
-    if encoder is not None and not (folder / "bundle.json").is_file():
+    files = get_model_files(name, revision)
+    folder = files.folder
+    if encoder is not None and not files.is_bundle:
         raise UserError(f"--encoder {encoder}: is only for bundles, and {folder} is none; omit it")
-    if (folder / "bundle.json").is_file():
-        predictor = bundle_predictor(folder, device, encoder, revision)
-    elif (folder / "network.json").is_file():
+    if files.is_bundle:
+        # Of a bundle of the hub, the revision is that of the bundle, which names its encoder's.
+        of_encoder = None if files.commit else revision
+        predictor = bundle_predictor(folder, device, encoder, of_encoder)
+    elif files.is_network:
         predictor = network_predictor(folder, device)
-    elif folder.is_dir() and not any((folder / each).is_file() for each in CONFIGS):
+    elif not any((folder / each).is_file() for each in CONFIGS):
         raise UserError(
             f"{folder}: holds no model; name RUN, RUN/bundles/HEAD, or a saved model with --model"
         )
     else:
-        source = str(folder) if folder.exists() else str(name)
-        predictor = classifier_predictor(source, device, revision)
+        source = files.title if files.commit else str(folder)
+        predictor = classifier_predictor(source, device, files.commit or revision)
     if not all(each.isprintable() for each in (*predictor.outputs, predictor.target)):
         raise UserError(
             f"{folder}: its labels contain characters that cannot be printed; rename them"
         )
-    given = folder if name is None or isinstance(as_location(name), Path) else as_location(name)
-    title = "the built-in head" if folder == DEFAULT_BUNDLE else printable_path(given)
+    title = "the built-in head" if folder == DEFAULT_BUNDLE else printable_path(files.title)
+    card = {"name": title, **predictor.card, "normalises": predictor.front_end.normalise}
+    if files.commit:
+        card["revision"] = files.commit
     return Model(
         name=title,
         labels=() if predictor.is_rating else predictor.outputs,
         target=predictor.target,
         sampling_rate=predictor.front_end.sampling_rate,
-        card={"name": title, **predictor.card, "normalises": predictor.front_end.normalise},
+        card=card,
         predictor=predictor,
     )
 

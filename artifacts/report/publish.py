@@ -77,7 +77,7 @@ def _remove_earlier(folder: Path, names: Collection[str]) -> None:
     for path in folder.iterdir():
         stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
         ours = stem in REPORTED or stem.startswith(
-            ("confusion-", "enrolment-", "matrix-", "ratings-")
+            ("confusion-", "enrolment-", "matrix-", "perturbed-", "ratings-")
         )
         if ours and stem not in names:
             path.unlink()

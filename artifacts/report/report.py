@@ -23,6 +23,7 @@ from .checks import Check, grave, run_checks
 from .enrolment_table import CurvePoint, curve, enrolment_lines, enrolment_table
 from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
+from .perturbed_table import perturbed_lines, perturbed_scores, perturbed_table
 from .probabilities import HeadProbabilities, probabilities_table, read_probabilities
 from .result_tables import (
     classes_table,
@@ -158,6 +159,10 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
     curves = {head: curve(results, head) for head in results.enrolment}
     tables += [enrolment_table(results, head, points) for head, points in curves.items()]
+    tables += [
+        perturbed_table(results, head, perturbed_scores(results, head))
+        for head in results.perturbed
+    ]
     if results.nuisance:
         tables.append(nuisance_table(results))
     if summary.split_kind.trains:  # else there are no layers
@@ -214,6 +219,7 @@ def headline(results: RunResults) -> tuple[str, ...]:
             + f"{results.result_kind}, {summary.split_title}"
         )
     lines += enrolment_lines(results)
+    lines += perturbed_lines(results)
     if results.nuisance:
         scores = results.nuisance_scores()
         title = max(scores, key=lambda name: scores[name].value)
@@ -305,7 +311,17 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         ("split", summary.split_title),
         *((("assumed", "; ".join(summary.assumptions)),) if summary.assumptions else ()),
         ("chosen", summary.inner),
+        *_augmented(summary),
     )
+
+
+def _augmented(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Return which copies of the training clips the heads were fitted on, if there are any."""
+    perturbations = summary.protocol.get("augment", ())
+    if not perturbations:
+        return ()
+    text = f"the training clips and perturbed copies of each: {', '.join(perturbations)}"
+    return (("trained on", text),)
 
 
 def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:

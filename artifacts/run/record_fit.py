@@ -18,6 +18,8 @@ from ...features.cache import Cache
 from ...features.equal_rows import check_embeddings
 from ...features.joined_cache import SEPARATOR, takes_one_audio
 from ...features.known_models import known_training
+from ...features.perturbation import read_perturbations
+from ...features.perturbed_cache import open_perturbed
 from ...features.recordings import RECORDING
 from ...features.training_record import (
     COLUMN,
@@ -38,7 +40,7 @@ from ...pipeline.enrolment_curve import (
     fusion_options,
     head_options,
 )
-from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
+from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head, training_rows
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.fusion import fuse_heads
 from ...pipeline.groups import KEPT_TOGETHER
@@ -53,7 +55,7 @@ from ...pipeline.plan import (
     anything_to_choose,
     inner_title,
     make_plan,
-    read_layer,
+    read_candidate,
 )
 from ...pipeline.ratings import Ratings
 from ...pipeline.statistics import count_by_group, intervals
@@ -144,8 +146,17 @@ def record_run(
         cache, heads, grids, protocol or Protocol(), ratings,
         combined=combined, default_heads=default_heads,
     )  # fmt: skip
-    size = candidate_size(cache, plan)
+    copies = [
+        open_perturbed(cache, each)
+        for each in read_perturbations("--augment", plan.protocol.augment)
+    ]
+    size = candidate_size(cache, plan) * (1 + len(copies))
     streamed = size > stream_past
+    if streamed and copies:
+        raise UserError(
+            "--augment: needs the embeddings of a layer in memory; raise --stream-past, or omit "
+            "--augment"
+        )
     if streamed:
         plan, heads, grids = stream_plan(
             plan, heads, grids, size, stream_past, default_heads=default_heads
@@ -163,6 +174,10 @@ def record_run(
             )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
+    if copies:
+        settings["copies"] = [
+            content_hash(each.cache.key, each.cache.checksums(), {}) for each in copies
+        ]
     planned = [*(head.name for head in heads), *combined]
     recorder = open_recorder(
         plan,
@@ -180,6 +195,7 @@ def record_run(
         agreement=_agreement(ratings),
         settings=_settings_without_seed(plan, settings),
         given_name=given_name,
+        protocol=plan.protocol.as_dict(),
     )
     run = recorder.run
     if recorder.is_complete:
@@ -192,7 +208,7 @@ def record_run(
         def embeddings(candidate: Candidate) -> Matrix:
             if folder:
                 return spill(cache, candidate, plan, folder)
-            return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
+            return read_candidate(candidate, plan, cache, plan.target.rows, copies)
 
         fitting = _Fitting(plan, run, embeddings, streamed, combined, jobs, cluster, track)
         saving = _BundleSaving(cache, plan, run, embeddings, content, provenance)
@@ -252,6 +268,8 @@ def plan_run(
             "choose one that `serpipe fit --help` lists for them"
         )
     if protocol.enrol:
+        if protocol.augment:
+            raise UserError("--enrol: is not measured with --augment; omit one of the two")
         check_enrolment(plan)
     of_heads = [grids[head.name] for head in heads]
     if default_heads and not anything_to_choose(plan, of_heads):
@@ -498,8 +516,9 @@ class _BundleSaving:
 
     def _novelty(self, X: Matrix, start: int = 0) -> NoveltyDetector | None:
         problem = self.plan.problem
-        rows = problem.everybody().train
-        return fit_novelty_detector(take(X, rows), problem.kept_together[rows], start)
+        rows = training_rows(X, problem)
+        speakers = problem.kept_together[rows % len(problem.labels)]
+        return fit_novelty_detector(take(X, rows), speakers, start)
 
     def _candidate(self, name: str) -> Candidate:
         (candidate,) = (each for each in self.plan.candidates if each.name == name)

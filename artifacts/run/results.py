@@ -23,6 +23,7 @@ from ...pipeline.statistics import Interval, count_by_group, intervals
 from ..score_text import interval_text
 from .csv_files import NESTED, read_nuisance, read_predictions, read_table
 from .enrolment_file import read_enrolment
+from .perturbed_file import Perturbed, read_perturbed
 from .summary import HeadSummary, RunSummary, check_given_name, read_summary
 
 #: Columns of the clip table by which scores are broken down, where a corpus has them.
@@ -42,6 +43,9 @@ class RunResults:
     nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     #: Counts by number of enrolled clips, for the heads whose enrolment was measured.
     enrolment: Mapping[str, tuple[DrawCounts, ...]] = field(default_factory=dict)
+    #: By head and perturbation, such as ``"noise:10"``: predictions for perturbed clips, shape
+    #: (n_clips,); empty where none were made.
+    perturbed: Mapping[str, Perturbed] = field(default_factory=dict)
 
     def called(self, name: str) -> "RunResults":
         """Return the same results under another name, for tables and figures.
@@ -116,7 +120,7 @@ class RunResults:
     def nuisance_scores(self) -> dict[str, Interval]:
         """Return the first score of each nuisance baseline, with its interval."""
         return {
-            title: intervals(self._by_cluster(predicted), self.measure)[self.measure.key]
+            title: intervals(self.count_by_cluster(predicted), self.measure)[self.measure.key]
             for title, predicted in self.nuisance.items()
         }
 
@@ -142,8 +146,11 @@ class RunResults:
             self.truth[rows], predicted[rows], clusters[rows], self.summary.labels, self.measure
         )
 
-    def _by_cluster(self, predicted: NDArray[Any]) -> NDArray[Any]:
-        return np.stack(list(self._counts(predicted, self.clusters).values()))
+    def count_by_cluster(
+        self, predicted: NDArray[Any], rows: NDArray[np.bool_] | slice = slice(None)
+    ) -> NDArray[Any]:
+        """Return the sums of each speaker, or group of speakers, who has clips among some rows."""
+        return np.stack(list(self._counts(predicted, self.clusters, rows).values()))
 
     @property
     def speakers_of_label(self) -> dict[str, int]:
@@ -160,7 +167,7 @@ class RunResults:
 
     def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[Any]:
         """Return the sums of each speaker, or group of speakers, shape (n_speakers, ...)."""
-        return self._by_cluster(self.predicted[head][layer])
+        return self.count_by_cluster(self.predicted[head][layer])
 
     @property
     def chosen_inside(self) -> bool:
@@ -199,8 +206,8 @@ class RunResults:
         for column in self.group_columns:
             for group in np.unique(self.clips[column]).tolist():
                 rows = self.clips[column] == group
-                counts = self._counts(self.predicted[head][NESTED], self.clusters, rows)
-                sums[column, group] = np.stack(list(counts.values()))
+                predicted = self.predicted[head][NESTED]
+                sums[column, group] = self.count_by_cluster(predicted, rows)
         return sums
 
 
@@ -234,6 +241,11 @@ def read_results(run: Path) -> RunResults:
             head: read_enrolment(run, head, summary, clips)
             for head, of_head in summary.heads.items()
             if of_head.enrolment is not None
+        },
+        {
+            head: predicted
+            for head in summary.heads
+            if (predicted := read_perturbed(run, head, summary, clips))
         },
     )
 
