@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         write_study,
     )
     from .artifacts.models.saved_model import load_model as load
-    from .features.options import ExtractOptions
+    from .features.options import ExtractOptions, SegmentOptions
     from .pipeline.finetune.options import TrainingOptions
     from .pipeline.options import FoldOptions, Protocol, TargetOptions
     from .serving.options import ServeOptions
@@ -47,6 +47,7 @@ __all__ = [
     "ExtractOptions",
     "FoldOptions",
     "Protocol",
+    "SegmentOptions",
     "ServeOptions",
     "TargetOptions",
     "TrainingOptions",

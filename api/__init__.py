@@ -7,7 +7,7 @@ it takes: ``serpipe fit --head svm --split kfold:5`` is
 where they are used, so that an invalid path is refused at once and not after torch was imported.
 """
 
-from ..features.options import ExtractOptions
+from ..features.options import ExtractOptions, SegmentOptions
 from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.options import FoldOptions, Protocol, TargetOptions
 from ..serving.options import ServeOptions
@@ -35,6 +35,7 @@ __all__ = [
     "ExtractOptions",
     "FoldOptions",
     "Protocol",
+    "SegmentOptions",
     "ServeOptions",
     "TargetOptions",
     "TrainingOptions",

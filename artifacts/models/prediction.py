@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ...display import Displayed, ShortTable, data_frame
 from ..score_columns import score_columns
@@ -18,10 +18,40 @@ UNLIKE_TRAINING = "UNLIKE TRAINING"
 class Window:
     """The prediction for a window of a recording."""
 
+    part: ClassVar[str] = "window"  #: What it is, in tables.
+
     start: float  #: In seconds.
     end: float  #: In seconds.
     label: str  #: The chosen label; empty for ratings, and for silence.
     #: Probability of each label, or value of each rating; empty for silence.
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Segment(Window):
+    """The prediction for a part of a recording between two pauses."""
+
+    part: ClassVar[str] = "segment"
+
+
+@dataclass(frozen=True)
+class Turn(Window):
+    """The prediction for a turn of a speaker."""
+
+    part: ClassVar[str] = "turn"
+
+    speaker: str
+
+
+@dataclass(frozen=True)
+class SpeakerSummary:
+    """The prediction for all turns of a speaker in a recording."""
+
+    speaker: str
+    turns: int  #: Their number.
+    seconds: float  #: Their duration.
+    label: str  #: The chosen label; empty for ratings, and if all are silent.
+    #: The mean of the scores of the turns, weighted by duration; empty if all are silent.
     scores: Mapping[str, float]
 
 
@@ -54,7 +84,7 @@ class Prediction(Displayed):
     def parts(self) -> list[tuple[str, Window]]:
         """The rows of the prediction as a table: ``"whole"``, then each ``"window"``."""
         whole = Window(0.0, self.seconds, self.label, self.scores)
-        return [("whole", whole), *(("window", each) for each in self.timeline)]
+        return [("whole", whole), *((each.part, each) for each in self.timeline)]
 
     def short_table(self) -> ShortTable:
         """Return the scores, or the timeline."""
@@ -78,13 +108,14 @@ class Prediction(Displayed):
         return ShortTable(title, ("window", *columns), windows)
 
     def to_pandas(self) -> Any:
-        """Return a pandas data frame with a row for the whole recording and one for each window.
+        """Return a pandas data frame with a row for the whole recording and one for each part.
 
         Returns
         -------
         pandas.DataFrame
-            Columns ``source``, ``part`` (``whole`` or ``window``), ``start`` and ``end`` in
-            seconds, ``label``, and ``score_NAME`` for each score, NaN for silence.
+            Columns ``source``; ``part`` (``whole``, ``window``, ``segment``, ``speaker`` or
+            ``turn``); ``start`` and ``end`` in seconds; ``label``; ``speaker``, if speakers are
+            known; and ``score_NAME`` for each score, NaN for silence.
 
         Raises
         ------
@@ -92,6 +123,7 @@ class Prediction(Displayed):
             If pandas is not installed.
         """
         columns = dict(zip(self.scores, score_columns(list(self.scores)), strict=True))
+        by_speaker = isinstance(self, PredictionBySpeaker)
         return data_frame(
             [
                 {
@@ -100,11 +132,55 @@ class Prediction(Displayed):
                     "start": each.start,
                     "end": each.end,
                     "label": each.label,
+                    **({"speaker": speaker_of(each)} if by_speaker else {}),
                     **{column: each.scores.get(name, math.nan) for name, column in columns.items()},
                 }
                 for part, each in self.parts
             ]
         )
+
+
+@dataclass(frozen=True)
+class PredictionBySpeaker(Prediction):
+    """The prediction for a recording whose speakers are known."""
+
+    speakers: tuple[SpeakerSummary, ...] = ()  #: By name.
+
+    def abstained(self) -> "PredictionBySpeaker":
+        """Return the prediction without labels if the recording is unlike the training clips."""
+        if not self.unlike_training:
+            return self
+        speakers = tuple(replace(each, label="") for each in self.speakers)
+        return replace(self, label="", timeline=super().abstained().timeline, speakers=speakers)
+
+    @property
+    def parts(self) -> list[tuple[str, Window]]:
+        """The rows of the prediction: ``"whole"``, each ``"speaker"``, then each ``"turn"``."""
+        whole, *turns = super().parts
+        first, last = dict[str, float](), dict[str, float]()
+        for _, turn in turns:
+            speaker = speaker_of(turn)
+            first.setdefault(speaker, turn.start)
+            last[speaker] = max(turn.end, last.get(speaker, 0.0))
+        summaries = [
+            (
+                "speaker",
+                Turn(
+                    first[each.speaker],
+                    last[each.speaker],
+                    each.label,
+                    each.scores,
+                    each.speaker,
+                ),
+            )
+            for each in self.speakers
+        ]
+        return [whole, *summaries, *turns]
+
+
+def speaker_of(window: Window) -> str:
+    """Return who speaks in a window; empty if that is not known."""
+    return window.speaker if isinstance(window, Turn) else ""
 
 
 def csv_columns(outputs: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ from ...features.in_order import in_order
 from ...features.names import BUILT_IN, HUB_ID, OPENSMILE, POOLINGS
 from ...features.options import ExtractOptions
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
+from ...integrity import hash_file
 from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.statistics import Interval
@@ -89,6 +90,7 @@ class Predictor:
     #: where one thread scores batches.
     lanes: int = 1
     adapter: SpeakerAdapter | None = None  #: Adapts the model to speakers, if it can be.
+    sha256: str = ""  #: Of its weights and everything else that its scores depend on.
 
 
 def bundle_predictor(
@@ -125,6 +127,7 @@ def bundle_predictor(
         training=_bundle_training(bundle, loaded),
         lanes=cores() if loaded[0].device.type == "cpu" else 0,
         adapter=_speaker_adapter(bundle, loaded),
+        sha256=hash_file(folder / "bundle.json"),  # which holds the hashes of all else
     )
 
 
@@ -145,7 +148,7 @@ def classifier_predictor(name: str, device: str, revision: str | None) -> Predic
         )
     config: Any = checkpoint.model.config
     what = f"{checkpoint.model_type} classifier, revision {checkpoint.revision}"
-    return _whole_model(
+    predictor = _whole_model(
         checkpoint.model,
         checkpoint.front_end,
         loaded.outputs,
@@ -156,6 +159,7 @@ def classifier_predictor(name: str, device: str, revision: str | None) -> Predic
         getattr(config, "serpipe", None),
         checkpoint.training,
     )
+    return replace(predictor, sha256=checkpoint.weights_sha256)
 
 
 def network_predictor(folder: Path, device: str) -> Predictor:
@@ -166,7 +170,7 @@ def network_predictor(folder: Path, device: str) -> Predictor:
     from ...pipeline.finetune.network_model import load_network, network_front_end
 
     network = load_network(folder)
-    return _whole_model(
+    predictor = _whole_model(
         network,
         network_front_end(),
         network.outputs,
@@ -177,6 +181,7 @@ def network_predictor(folder: Path, device: str) -> Predictor:
         network.about,
         read_record(folder / FILE_NAME),
     )
+    return replace(predictor, sha256=hash_file(folder / "model.safetensors"))
 
 
 def find_encoder(
