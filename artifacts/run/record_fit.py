@@ -323,6 +323,12 @@ def plan_run(
             f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
             "choose one that `serpipe fit --help` lists for them"
         )
+    without_copies = [head.name for head in heads if not head.takes_copies]
+    if protocol.labels != Protocol.labels and without_copies:
+        raise UserError(
+            f"--head {without_copies[0]}: cannot be trained on the labels of several raters; name "
+            f"other heads, such as --head lr,svm,fuse, or omit --labels {protocol.labels}"
+        )
     if protocol.enrol:
         if protocol.augment:
             raise UserError("--enrol: is not measured with --augment; omit one of the two")

@@ -109,6 +109,9 @@ class Head(ABC):
     streams : bool
         Whether :meth:`fit` and :meth:`path_fitter` also take a
         :class:`~serpipe.pipeline.blocks.FileMatrix`, of which a block is in memory at a time.
+    takes_copies : bool
+        Whether n copies of a clip are a weight of n, so that the head can be trained on the labels
+        of several raters.
     stands_in_for : str
         The head that this one replaces where the embeddings do not fit in memory, and which is
         better where they do: ``--head all`` omits this one.
@@ -127,6 +130,7 @@ class Head(ABC):
     suffix: ClassVar[str] = ".skops"
     trusted: ClassVar[tuple[str, ...]] = ()
     streams: ClassVar[bool] = False
+    takes_copies: ClassVar[bool] = True
     stands_in_for: ClassVar[str] = ""
     grid: ClassVar[dict[str, tuple[float, ...]]]
 

@@ -20,6 +20,7 @@ class LDA(Head):
     title = "LDA"
     parameters = {}
     streams = True
+    takes_copies = False  # the covariance is shrunk by the number of clips, not of copies
 
     @staticmethod
     def estimator(n_classes: int) -> LinearDiscriminantAnalysis:
