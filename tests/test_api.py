@@ -97,6 +97,7 @@ COMMANDS = {
     ("fit",): ("fit", {"format", "cross_corpus", "repeats"}),
     ("finetune",): ("finetune", {"format"}),
     ("evaluate",): ("evaluate", {"format"}),
+    ("robustness",): ("robustness", {"format"}),
     ("predict",): ("predict", {"format", "out"}),
     ("report",): ("report", {"format"}),
     ("export",): ("export", {"format"}),
@@ -115,8 +116,8 @@ RENAMED = {
     "merge": "--map", "pooling": "--pool", "compile_blocks": "--compile",
     "file_format": "--to-format", "export_final": "--export-final",
 }  # fmt: skip
-#: Parameters that the command line sets itself.
-SET_BY_COMMANDS = {"provenance", "track", "say", "show", "names"}
+#: Parameters that the command line sets itself, and a field that the functions set.
+SET_BY_COMMANDS = {"provenance", "track", "say", "show", "names", "perturbation"}
 
 
 def command_of(names: tuple[str, ...]) -> Any:
@@ -144,7 +145,8 @@ def defaults_of(function: Any) -> dict[str, Any]:
     for name in parameters.keys() - SET_BY_COMMANDS:
         default = package.TrainingOptions() if name == "training" else parameters[name].default
         defaults |= vars(default) if is_dataclass(default) else {name: default}
-    return {name: each for name, each in defaults.items() if name not in vars(Limits())}
+    hidden = SET_BY_COMMANDS | vars(Limits()).keys()
+    return {name: each for name, each in defaults.items() if name not in hidden}
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
