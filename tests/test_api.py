@@ -132,6 +132,7 @@ COMMANDS = {
     ("fit",): ("fit", {"format", "cross_corpus", "repeats"}),
     ("finetune",): ("finetune", {"format"}),
     ("evaluate",): ("evaluate", {"format"}),
+    ("robustness",): ("robustness", {"format"}),
     ("predict",): ("predict", {"format", "out"}),
     ("report",): ("report", {"format"}),
     ("export",): ("export", {"format"}),
@@ -154,8 +155,8 @@ RENAMED = {
     "merge": "--map", "pooling": "--pool", "compile_blocks": "--compile",
     "file_format": "--to-format", "export_final": "--export-final",
 }  # fmt: skip
-#: Parameters that the command line sets itself.
-SET_BY_COMMANDS = {"provenance", "track", "say", "show", "names"}
+#: Parameters that the command line sets itself, and a field that the functions set.
+SET_BY_COMMANDS = {"provenance", "track", "say", "show", "names", "perturbation"}
 
 
 def command_of(names: tuple[str, ...]) -> Any:
@@ -185,7 +186,7 @@ def defaults_of(function: Any) -> dict[str, Any]:
         own = vars(default) if is_dataclass(default) else {name: default}
         limits = vars(Limits()) if isinstance(default, Limits) else {}  # those of the server
         defaults |= {name: each for name, each in own.items() if name not in limits}
-    return defaults
+    return {name: each for name, each in defaults.items() if name not in SET_BY_COMMANDS}
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
