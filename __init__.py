@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         describe_cache,
         describe_corpora,
         download_corpus,
+        estimate_study,
         evaluate,
         export,
         extract,
@@ -25,14 +26,19 @@ if TYPE_CHECKING:
         fit_repeated,
         list_corpora,
         predict,
+        push,
         report,
+        report_study,
+        robustness,
         serve,
+        study,
         verify_cache,
         write_clip_table,
         write_rater_table,
+        write_study,
     )
     from .artifacts.models.saved_model import load_model as load
-    from .features.options import ExtractOptions
+    from .features.options import ExtractOptions, SegmentOptions
     from .pipeline.finetune.options import TrainingOptions
     from .pipeline.options import FoldOptions, Protocol, TargetOptions
     from .serving.options import ServeOptions
@@ -41,6 +47,7 @@ __all__ = [
     "ExtractOptions",
     "FoldOptions",
     "Protocol",
+    "SegmentOptions",
     "ServeOptions",
     "TargetOptions",
     "TrainingOptions",
@@ -48,6 +55,7 @@ __all__ = [
     "describe_cache",
     "describe_corpora",
     "download_corpus",
+    "estimate_study",
     "evaluate",
     "export",
     "extract",
@@ -58,11 +66,16 @@ __all__ = [
     "list_corpora",
     "load",
     "predict",
+    "push",
     "report",
+    "report_study",
+    "robustness",
     "serve",
+    "study",
     "verify_cache",
     "write_clip_table",
     "write_rater_table",
+    "write_study",
 ]
 
 

@@ -23,6 +23,8 @@ NORMALISATIONS = ("none", "speaker")
 AUDIO_FORMATS = ("wav", "flac")
 NETWORKS = ("cnn", "s4")
 EXPORT_FORMATS = ("onnx",)
+#: How speech is found.
+DETECTORS = ("silero", "energy", "auto")
 
 
 def check_choice(option: str, value: str, allowed: Sequence[str]) -> str:

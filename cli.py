@@ -4,6 +4,8 @@ Results go to standard output, everything else to standard error. Exit code 2 is
 user, 1 for failures of the machine, 130 for a stop by the user.
 """
 
+import codecs
+import io
 import os
 import signal
 import sys
@@ -15,7 +17,7 @@ import typer
 
 from . import api
 from ._version import __version__
-from .commands import cache, corpora, models
+from .commands import cache, corpora, models, study
 from .commands.extract import extract
 from .commands.finetune import evaluate, finetune
 from .commands.fit import fit
@@ -23,6 +25,7 @@ from .commands.options import add_command
 from .commands.output import say
 from .commands.predict import predict
 from .commands.report import report
+from .commands.robustness import robustness
 from .errors import SerpipeError, disk_error
 from .remote import WAITING_THREADS
 
@@ -37,17 +40,22 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="Inspect a cache of embeddings.", no_args_is_help=True)
 corpora_app = typer.Typer(help="Get, check and describe corpora.", no_args_is_help=True)
+study_app = typer.Typer(
+    help="Compare encoders over corpora, as one file plans it.", no_args_is_help=True
+)
 
 add_command(app, extract, api.extract)
 add_command(app, corpora.convert, api.convert)
 add_command(app, fit, api.fit)
 add_command(app, finetune, api.finetune)
 add_command(app, evaluate, api.evaluate)
+add_command(app, robustness, api.robustness)
 add_command(app, predict, api.predict)
 add_command(app, models.export, api.export)
 # Environment variables set its options: SERPIPE_PORT is --port.
 serve_settings = {"auto_envvar_prefix": "SERPIPE"}
 add_command(app, models.serve, api.serve, context_settings=serve_settings)
+add_command(app, models.push, api.push)
 add_command(app, report, api.report)
 app.add_typer(cache_app, name="cache")
 add_command(cache_app, cache.describe, api.describe_cache, "info")
@@ -58,6 +66,10 @@ add_command(corpora_app, corpora.describe, api.describe_corpora, "info")
 add_command(corpora_app, corpora.write_table, api.write_clip_table, "table")
 add_command(corpora_app, corpora.write_raters, api.write_rater_table, "raters")
 add_command(corpora_app, corpora.download, api.download_corpus, "download")
+app.add_typer(study_app, name="study")
+add_command(study_app, study.init, api.write_study)
+add_command(study_app, study.run, api.study)
+add_command(study_app, study.report, api.report_study)
 
 
 def _print_version(requested: bool) -> None:
@@ -89,6 +101,7 @@ def serpipe(
 
 def main() -> None:
     """Run the command line; turn an error into one line and an exit code."""
+    _use_utf8()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _stop)
     # joblib warns about the tasks that it drops when a run is stopped or fails.
@@ -110,6 +123,21 @@ def main() -> None:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # everything is done; processes are ending
+
+
+def _use_utf8() -> None:
+    """Write UTF-8 into files and pipes, as Python 3.15 does, unless the user chose an encoding.
+
+    The code pages of Windows lack characters of names and tables.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if (
+            isinstance(stream, io.TextIOWrapper)
+            and codecs.lookup(stream.encoding).name != "utf-8"
+            and not stream.isatty()
+            and "PYTHONIOENCODING" not in os.environ
+        ):
+            stream.reconfigure(encoding="utf-8", errors=stream.errors)
 
 
 def _stop(signal_number: int, frame: object) -> None:

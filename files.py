@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, overload
 
 from .errors import MachineError, UserError
 
@@ -23,7 +23,7 @@ def put_in_place(written: Path, path: Path) -> None:
 
     A power cut leaves either the old file or the new one.
     """
-    with written.open("rb") as file:
+    with written.open("r+b") as file:  # Windows syncs only what is open for writing
         os.fsync(file.fileno())
     written.replace(path)
     if os.name == "posix":
@@ -127,6 +127,50 @@ def open_regular(path: Path) -> io.BufferedReader:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+class FileBytes:
+    """The bytes of an open file, read where they are needed: parts of what ``bytes`` can do.
+
+    Parameters
+    ----------
+    file : BufferedReader
+        A regular file; its position changes.
+    """
+
+    #: Bytes that :meth:`find` reads at once.
+    _BLOCK = 1 << 20
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: int | slice) -> int | bytes:
+        if isinstance(key, int):
+            return self[key : key + 1][0]
+        start, stop, _ = key.indices(self._size)
+        self._file.seek(start)
+        return self._file.read(max(0, stop - start))
+
+    def find(self, part: bytes, start: int = 0, end: int | None = None) -> int:
+        """Return where a part first begins between two offsets, or -1."""
+        end = self._size if end is None else min(end, self._size)
+        for at in range(start, end, self._BLOCK):
+            found = self[at : min(end, at + self._BLOCK + len(part) - 1)].find(part)
+            if found >= 0:
+                return at + found
+        return -1
+
+    def startswith(self, part: bytes) -> bool:
+        """Whether the file begins with a part."""
+        return self[: len(part)] == part
 
 
 def check_regular(path: Path, most: int) -> int:

@@ -175,27 +175,29 @@ def write_model_hashes(folder: Path) -> None:
     write_sealed_json(folder / MODEL_HASHES, {"serpipe_files": 1, "files": files})
 
 
-def check_model_files(folder: Path) -> None:
+def check_model_files(folder: Path) -> tuple[str, ...]:
     """Check a model's folder against its ``files.json``, if serpipe wrote one.
 
-    Raise UserError if ``files.json`` is damaged, or a file that it lists is missing or was changed.
+    Return the names of the files that it lists; none if there is no such file. Raise UserError if
+    ``files.json`` is damaged, or a file that it lists is missing or was changed.
     """
     path = folder / MODEL_HASHES
     if not path.is_file():
-        return
+        return ()
     remedy = f"get the model again, or, if it was changed on purpose, delete {MODEL_HASHES}"
     if folder.resolve().name == "model":  # the model of a run, which lists it
         check_listed(folder.resolve().parent, f"model/{MODEL_HASHES}", remedy)
     try:
         content, is_sealed = read_sealed_json(path)
         if "serpipe_files" not in content:
-            return  # another program's file of that name
+            return ()  # another program's file of that name
         files = content.get("files")
         if not is_sealed or not isinstance(files, dict):
             raise ValueError("it has no sealed list of hashes")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be used ({error}); {remedy}") from None
     check_files(folder, files, remedy)
+    return tuple(files)
 
 
 def is_file_name(name: object) -> bool:

@@ -303,10 +303,10 @@ def _stamp(file: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _is_plain(path: str) -> bool:
-    """Whether a path from a store stays below a folder of this machine."""
+def _is_plain(path: str, system: str = os.name) -> bool:
+    """Whether a path from a store stays below a folder of a machine, by default this one."""
     parts = path.split("/")
-    forbidden = "\\\0:" if os.name == "nt" else "\0"
+    forbidden = "\\\0:" if system == "nt" else "\0"
     return all(part not in ("", ".", "..") for part in parts) and not set(path) & set(forbidden)
 
 

@@ -7,7 +7,7 @@ it takes: ``serpipe fit --head svm --split kfold:5`` is
 where they are used, so that an invalid path is refused at once and not after torch was imported.
 """
 
-from ..features.options import ExtractOptions
+from ..features.options import ExtractOptions, SegmentOptions
 from ..pipeline.finetune.options import TrainingOptions
 from ..pipeline.options import FoldOptions, Protocol, TargetOptions
 from ..serving.options import ServeOptions
@@ -24,14 +24,18 @@ from .evaluation import evaluate
 from .extraction import extract
 from .finetuning import finetune
 from .fitting import fit, fit_cross_corpus, fit_repeated
+from .perturbation import robustness
 from .prediction import export, predict, serve
+from .publishing import push
 from .reporting import report
 from .shared import workers
+from .studies import estimate_study, report_study, study, write_study
 
 __all__ = [
     "ExtractOptions",
     "FoldOptions",
     "Protocol",
+    "SegmentOptions",
     "ServeOptions",
     "TargetOptions",
     "TrainingOptions",
@@ -39,6 +43,7 @@ __all__ = [
     "describe_cache",
     "describe_corpora",
     "download_corpus",
+    "estimate_study",
     "evaluate",
     "export",
     "extract",
@@ -48,10 +53,15 @@ __all__ = [
     "fit_repeated",
     "list_corpora",
     "predict",
+    "push",
     "report",
+    "report_study",
+    "robustness",
     "serve",
+    "study",
     "verify_cache",
     "workers",
     "write_clip_table",
     "write_rater_table",
+    "write_study",
 ]

@@ -23,6 +23,7 @@ def evaluate(
     manifest: str | Location | None = None,
     model_map: Mapping[str, str] | None = None,
     revision: str | None = None,
+    perturb: Sequence[str] = (),
     batch_size: int = 8,
     precision: str = "float32",
     device: str = "auto",
@@ -53,6 +54,10 @@ def evaluate(
         labels are matched by name, or as the same emotion.
     revision : str, optional
         Commit, tag or branch of a hub id; by default ``main``.
+    perturb : sequence of str
+        Also score the clips perturbed, each way: noise:DB (signal-to-noise ratio), telephone,
+        mp3:KBPS, reverb:S (reverberation time), gain:DB, clip:PERCENT (of the samples) or
+        shorter:S. Several values are joined by commas: noise:20,10,0.
     batch_size : int
         Clips per batch.
     precision : {"float32", "bf16", "fp16"}
@@ -85,7 +90,9 @@ def evaluate(
     """
     about = provenance_of_call(evaluate, locals()) if provenance is None else provenance
     from ..features.names import check_checkpoint_name
+    from ..features.perturbation import read_perturbations
 
+    perturbations = read_perturbations("--perturb", perturb)
     model = str(model)
     check_checkpoint_name(model, "--model")
     from ..artifacts.report.report import headline
@@ -122,6 +129,7 @@ def evaluate(
             provenance=about,
             out=folder,
             given_name=given_name,
+            perturbations=perturbations,
             skip_bad=skip_bad,
             workers=cores(),
             track=track,

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import counted
+from ..errors import UserError, counted
 from ..features.names import cache_name
 from ..features.options import ExtractOptions
 from ..progress import Say, Track, no_track, say_nothing
-from ..remote import Location
+from ..remote import Location, Remote, as_location
 from .shared import (
     addresses,
     provenance_of_call,
@@ -28,6 +28,7 @@ def extract(
     options: ExtractOptions = ExtractOptions(),
     *,
     manifest: str | Location | None = None,
+    augment: Sequence[str] = (),
     out: str | Location | None = None,
     jobs: int | None = None,
     skip_bad: bool = False,
@@ -56,6 +57,10 @@ def extract(
         A table of any labelled clips: path, speaker, and columns to predict. Or a Hugging
         Face dataset, as a saved folder or ``hf:OWNER/NAME``, or the folder of an audformat
         database.
+    augment : sequence of str
+        Also cache perturbed copies of all clips, in files beside ``out``, for ``serpipe fit
+        --augment`` and ``serpipe robustness``: noise:DB, telephone, mp3:KBPS, reverb:S, gain:DB,
+        clip:PERCENT or shorter:S. Several values are joined by commas: noise:20,10.
     out : str or Path, optional
         HDF5 file to write; by default ``features/cache/CORPUS-ENCODER.h5``. A file in an object
         store (``s3://BUCKET/FILE.h5``) is written on this machine first and then uploaded.
@@ -107,9 +112,13 @@ def extract(
     from ..artifacts.run.latest import CACHES
     from ..corpora.data import gather
     from ..features.names import check_checkpoint_name
+    from ..features.perturbation import read_perturbations
     from ..mirror import stored
 
     options.check()
+    perturbations = read_perturbations("--augment", augment)
+    if perturbations and isinstance(as_location(out or CACHES), Remote):
+        raise UserError(f"--augment: {out} is in an object store; name a file here with --out")
     encoder = str(options.encoder)
     check_checkpoint_name(encoder)
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)
@@ -126,6 +135,7 @@ def extract(
 
     from ..features.engine import Engine, open_engine
     from ..features.extract import extract as extract_with
+    from ..features.extract import extract_perturbed
     from ..pipeline.contamination import contamination_mark
 
     say(f"encoder  {encoder}: loading")
@@ -161,6 +171,22 @@ def extract(
                 shard_clips=shard_clips,
                 track=track,
             )
+            for perturbation in perturbations:
+                say(f"copies   {perturbation}")
+                perturbed = extract_perturbed(
+                    engine,
+                    clips.clips,
+                    done.cache,
+                    perturbation,
+                    provenance={**clips.provenance, **about},
+                    overwrite=overwrite,
+                    shard_clips=shard_clips,
+                    track=track,
+                )
+                say(
+                    f"         {counted(perturbed.computed, 'clip')} computed, {perturbed.reused} "
+                    f"already there: {perturbed.cache.path}"
+                )
     if mark := contamination_mark(str(key["encoder"]), done.cache.clips):
         say(str(mark))
     for part in done.damaged_parts:

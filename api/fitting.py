@@ -314,6 +314,39 @@ class _Fitting:
         return tuple(runs)
 
 
+@with_typed_errors
+def run_folder(
+    cache: "Caches",
+    head: str | None = None,
+    protocol: Protocol = Protocol(),
+    *,
+    grid: Mapping[str, Sequence[float]] | Sequence[str] = (),
+    ratings: str | Location | None = None,
+    stream_past: float = 4.0,
+) -> Path:
+    """Return the folder in which :func:`fit` with the same arguments writes its run.
+
+    Raise UserError if it could not be fitted.
+    """
+    from ..artifacts.run.latest import RUNS
+    from ..artifacts.run.record_fit import identify_run
+
+    fitting = _prepare(
+        cache, protocol, ratings, head, grid, {}, None, stream_past, no_track, say_nothing
+    )
+    planned = identify_run(
+        fitting.cache,
+        fitting.heads,
+        fitting.grids,
+        protocol,
+        fitting.ratings,
+        combined=fitting.combined,
+        default_heads=head is None,
+        stream_past=stream_past,
+    )
+    return RUNS / planned.name
+
+
 def _with_prefix(say: Say, prefix: str) -> Say:
     return lambda line: say(f"{prefix}{line}")
 

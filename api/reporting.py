@@ -28,6 +28,7 @@ def report(
     compare_layers: str | None = None,
     matrix: bool = False,
     audio: str | Path | None = None,
+    submit: str | Path | None = None,
     groups: Sequence[str] = (),
     out: str | Location | None = None,
     show: "Callable[[Report], object]" = _show_nothing,
@@ -57,6 +58,9 @@ def report(
         with the command that makes one.
     audio : str or Path, optional
         Folder of the clips, so that the page can play the hardest ones.
+    submit : str or Path, optional
+        JSON file to write the scores, folds and counts of a single run to, for the leaderboard of
+        serpipe. Runs that the leaderboard does not take are refused.
     groups : sequence of str
         Columns of the clip table by which scores are also broken down, besides ``sex``,
         ``intensity`` and ``corpus``, with the largest gap between groups; numbers with more than 20
@@ -84,6 +88,7 @@ def report(
     >>> import serpipe
     >>> print(serpipe.report())  # doctest: +SKIP
     """
+    from ..artifacts.leaderboard import entry_of, write_entry
     from ..artifacts.report.comparison import compare_runs, report_layers, report_runs
     from ..artifacts.report.protocol_table import report_protocols, runs_of_newest_cache
     from ..artifacts.report.publish import publish, publish_comparison
@@ -102,6 +107,7 @@ def report(
         for option, given in (
             ("--audio", audio),
             ("--baseline", baseline),
+            ("--submit", submit),
             ("--compare-layers", compare_layers is not None),
             ("--groups", bool(groups)),
         ):
@@ -115,8 +121,11 @@ def report(
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
     if several or compare_layers is not None:
         for option, given in (
-            ("--audio", audio), ("--baseline", baseline), ("--groups", bool(groups)),
-        ):  # fmt: skip
+            ("--audio", audio),
+            ("--baseline", baseline),
+            ("--submit", submit),
+            ("--groups", bool(groups)),
+        ):
             if given:
                 raise UserError(
                     f"{option}: is for the page of a single run; omit it, or report one run "
@@ -168,8 +177,11 @@ def report(
             written = target or comparison_folder(folders)
             publish_comparison(written, compared, made)
         else:
+            entry = None if submit is None else entry_of(first)
             first = first.grouped_by(groups)
             made = report_run(first, baseline=baseline)
             show(made)
             written = publish(first, made, clips, target).parent
+            if submit is not None and entry:
+                write_entry(Path(submit), entry)
     return replace(made, folder=written)

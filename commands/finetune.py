@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import api
 from .output import ResultFormat, ResultFormatOption, print_report, print_result, say
+from .robustness import print_perturbed
 
 if TYPE_CHECKING:
     from ..artifacts.run.results import RunResults
@@ -44,7 +45,8 @@ def evaluate(options: dict[str, Any], format: ResultFormatOption = ResultFormat.
     from ..provenance import provenance
 
     results = api.evaluate(**options, provenance=provenance(), track=track, say=say)
-    _print_run(results, options.get("out"), {}, format)
+    further = print_perturbed(results, format) if results.perturbed else {}
+    _print_run(results, options.get("out"), further, format)
 
 
 def _print_run(

@@ -1,4 +1,4 @@
-"""The commands ``serpipe export`` and ``serpipe serve``."""
+"""The commands ``serpipe export``, ``serpipe push`` and ``serpipe serve``."""
 
 from typing import Any
 
@@ -40,6 +40,23 @@ def export(options: dict[str, Any], format: ResultFormatOption = ResultFormat.TA
         },
         format,
     )
+
+
+def push(options: dict[str, Any], format: ResultFormatOption = ResultFormat.TABLE) -> None:
+    """Publish a model on the Hugging Face hub, with a card that states protocol and licence.
+
+    All files are uploaded in one commit. `serpipe predict --model USER/NAME` then loads it. Log in
+    first: `hf auth login`.
+    """
+    done = api.push(**options, say=say)
+    result = {
+        "repository": done.repository,
+        "commit": done.commit,
+        "folder": None if done.folder is None else str(done.folder),
+        "files": dict(done.files),
+        "licence": done.licence,
+    }
+    print_result(done.folder or done.repository, result, format)
 
 
 def serve(options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache, partial
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args
 
@@ -44,6 +45,8 @@ class Spelling:
         Smallest and largest value.
     is_argument : bool
         Whether it is an argument rather than an option.
+    bare : str, optional
+        The value of the option if it is given without one of its ``values``.
     """
 
     metavar: str | None = None
@@ -52,6 +55,7 @@ class Spelling:
     repeated: bool = False
     limits: tuple[float | None, float | None] = (None, None)
     is_argument: bool = False
+    bare: str | None = None
 
 
 _AT_LEAST_1 = (1, None)
@@ -99,6 +103,7 @@ _SPELLINGS = {
     "layers": Spelling("LAYERS"),
     "learning_rate": Spelling("R"),
     "log": Spelling("FILE.jsonl"),
+    "longest_segment": Spelling("S"),
     "lora": Spelling("RANK"),
     "manifest": Spelling("CLIPS.csv"),
     "max_folds": Spelling("N"),
@@ -117,6 +122,8 @@ _SPELLINGS = {
     "out": Spelling("DIR"),
     "patience": Spelling("N"),
     "plot": Spelling("FILE.png"),
+    "pause": Spelling("S"),
+    "perturb": Spelling("KIND[:VALUE,...]", repeated=True),
     "pooling": Spelling(flag="--pool", values=choices.POOLINGS),
     "port": Spelling("N", limits=(0, 65535)),
     "precision": Spelling(values=choices.TRAINING_PRECISIONS),
@@ -129,7 +136,9 @@ _SPELLINGS = {
     "seed": Spelling("N", limits=(0, 2**31 - 1)),
     "shard_clips": Spelling("N", limits=_AT_LEAST_1),
     "similar_speakers": Spelling(values=choices.SIMILAR_SPEAKERS),
+    "speakers": Spelling("FILE"),
     "split": Spelling("NAME"),
+    "submit": Spelling("FILE.json"),
     "stream_past": Spelling("GIB", limits=(0, None)),
     "target": Spelling("COLUMN"),
     "task": Spelling(values=choices.TASKS),
@@ -139,6 +148,7 @@ _SPELLINGS = {
     "token_file": Spelling("FILE"),
     "train_on": Spelling("CORPUS,..."),
     "trim": Spelling("DB", limits=_AT_LEAST_1),
+    "vad": Spelling(values=choices.DETECTORS, bare="auto"),
     "warmup": Spelling("FRACTION"),
     "window": Spelling("S"),
     "work_megabytes": Spelling("N", limits=_AT_LEAST_1),
@@ -150,10 +160,19 @@ _SPELLINGS = {
     "export out": Spelling("FILE.onnx"),
     "export to": Spelling(values=choices.EXPORT_FORMATS),
     "extract out": Spelling("FILE.h5"),
+    "extract augment": Spelling("KIND[:VALUE,...]", repeated=True),
+    "Protocol augment": Spelling("KIND[:VALUE,...]", repeated=True),
+    "study file": Spelling("STUDY.toml", is_argument=True),
+    "report_study file": Spelling("STUDY.toml", is_argument=True),
+    "write_study file": Spelling("FILE", is_argument=True),
     "ExtractOptions precision": Spelling(values=choices.EXTRACTION_PRECISIONS),
     "finetune device": Spelling("auto|cpu|cuda|cuda:0,cuda:1"),
     "ServeOptions batch_size": Spelling("N", limits=_AT_LEAST_1),
     "ServeOptions max_seconds": Spelling("S", limits=(0.1, 600)),
+    "push model": Spelling("RUN|BUNDLE", is_argument=True),
+    "push to": Spelling("USER/NAME"),
+    "robustness cache": Spelling("FILE.h5"),
+    "robustness run": Spelling("RUN", is_argument=True),
     "write_clip_table out": Spelling("CLIPS.csv"),
     "write_rater_table out": Spelling("RATERS.csv"),
 }
@@ -385,7 +404,19 @@ def descriptions(docstring: str) -> dict[str, str]:
 
 
 class _CommandWithPlugins(typer.core.TyperCommand):
-    """A command whose help also lists what other packages register, without importing them."""
+    """A command whose help also lists what other packages register, without importing them.
+
+    Options with a bare value may be given without a value.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        bare = {_flag(name): each for name, each in _SPELLINGS.items() if each.bare}
+        given: list[str] = []
+        for word, following in pairwise([*args, ""]):
+            spelling = bare.get(word)
+            is_bare = spelling is not None and following not in spelling.values
+            given.append(f"{word}={spelling.bare}" if spelling and is_bare else word)
+        return super().parse_args(ctx, given)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         groups = {"head": plugins.HEAD_GROUP, "data": plugins.CORPUS_GROUP}

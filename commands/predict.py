@@ -38,7 +38,8 @@ def predict(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Write the predictions to this file.",
+            help="Write the predictions to this file. Lines of JSON are written one by one, and a "
+            "file of them is continued.",
             show_default="standard output",
         ),
     ] = None,
@@ -66,10 +67,18 @@ def predict(
             raise UserError(f"--out {out}: is also the file of --plot; name another file")
         check_new_file("--out", out, [as_location(each) for each in options.get("inputs", ())])
     predictions = api.predict(**options, track=track, say=say)
+    is_continued = chosen_format is PredictionFormat.JSONL and predictions.can_be_continued
+    if out is not None and is_continued:
+        from ..artifacts.models.prediction_text import probability_note
+
+        for line in probability_note(predictions.model):
+            say(line)
+        predictions.write(out)
+        return
     if out is not None:
-        check_new_file("--out", out, [as_location(each) for each in predictions.sources])
+        check_new_file("--out", out, map(as_location, predictions.sources))
         make_folder(out.parent)
-    with _printer(chosen_format, predictions, "window" in options, out) as show:
+    with _printer(chosen_format, predictions, out) as show:
         for each in predictions:
             show(each)
 
@@ -87,7 +96,7 @@ def _format_of(format: PredictionFormat | None, out: Path | None) -> PredictionF
 
 @contextmanager
 def _printer(
-    format: PredictionFormat, predictions: "PredictedRecordings", timeline: bool, out: Path | None
+    format: PredictionFormat, predictions: "PredictedRecordings", out: Path | None
 ) -> "Iterator[Callable[[Prediction], None]]":
     """Yield a function that prints a prediction; JSON, a single text, is printed at the end.
 
@@ -97,7 +106,8 @@ def _printer(
     from ..artifacts.report.table import byte_order_mark
     from ..files import write_text
 
-    model, sources = predictions.model, predictions.sources
+    model, is_lines = predictions.model, format is PredictionFormat.JSONL
+    sources = () if is_lines else predictions.sources
     as_json: list[dict[str, Any]] = []
     lines: list[str] = []
     n_shown = 0
@@ -113,7 +123,7 @@ def _printer(
         elif format is PredictionFormat.CSV:
             echo("\n".join(texts.csv_rows(prediction, model)))
         else:
-            echo("\n".join(texts.table_rows(prediction, model, sources, timeline)))
+            echo("\n".join(texts.table_rows(prediction, model, sources, predictions.has_timeline)))
 
     if format is PredictionFormat.CSV:
         into_file = out is not None
@@ -121,7 +131,7 @@ def _printer(
             sys.stdout.reconfigure(encoding="utf-8")  # a file, whatever the terminal shows
             into_file = _is_file(sys.stdout)  # in a pipe, the mark would be part of the first name
         mark = byte_order_mark("".join([*sources, *model.predictor.outputs])) if into_file else ""
-        echo(mark + texts.csv_header(model))
+        echo(mark + texts.csv_header(model, predictions.by_speaker))
     elif format is PredictionFormat.TABLE:
         echo(texts.table_header(model, sources))
     note = texts.probability_note(model)

@@ -32,6 +32,8 @@ def report(options: dict[str, Any], format: ReportFormatOption = TableFormat.TAB
         say(
             f"page     {made.folder / 'index.html'}, with the tables and figures as files beside it"
         )
+    if "submit" in options:
+        say(f"entry    {options['submit']}, for the leaderboard: docs/how-to/submit-a-result.md")
 
 
 def _split_name(given: str) -> tuple[str, str]:

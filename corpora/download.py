@@ -521,7 +521,8 @@ def _safe(path: Path, members: Iterator[_Member]) -> Sequence[_Member]:
             )
         parts = member.name.replace("\\", "/").split("/")
         target = PurePosixPath(member.name)
-        if (member.name and not parts[0]) or ".." in parts or PureWindowsPath(member.name).drive:
+        # On Windows, a part such as "C:" or "\\evil" would lead away from all parts before it.
+        if ".." in parts or any(PureWindowsPath(part).anchor for part in target.parts):
             raise _forbidden(path, member.name, "leads out of the folder")
         if any(unicodedata.category(sign) == "Cc" for sign in member.name):
             raise _forbidden(path, member.name, "has control characters in its name")

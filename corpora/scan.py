@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from ..errors import BadClipError, UserError
 from ..remote import Location, Remote, below
@@ -120,29 +120,40 @@ def _clip(
 def audio_files(folder: Location, suffixes: tuple[str, ...]) -> Iterator[PurePosixPath]:
     """Yield the files below a folder with some suffixes (in lower case), relative to it.
 
-    Links to folders are followed, each folder once; hidden files are ignored.
+    Files of this machine are yielded in the order of their paths, without listing more than one
+    folder at each depth. Links to folders are followed, each folder once; hidden files are ignored.
     """
     if isinstance(folder, Remote):
         yield from map(PurePosixPath, below(folder, suffixes))
         return
 
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{error.filename}: cannot be listed ({error.strerror}); check its permissions and the "
-            "disk"
-        )
+    def listed(path: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(path) as entries:
+                return iter(sorted(entries, key=lambda entry: entry.name))
+        except OSError as error:
+            raise UserError(
+                f"{error.filename}: cannot be listed ({error.strerror}); check its permissions and "
+                "the disk"
+            ) from None
 
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(root)
-        if real in seen:  # a link to a parent folder would never end
-            folders.clear()
+    seen = {os.path.realpath(folder)}
+    waiting = [("", listed(str(folder)))]
+    while waiting:
+        parent, entries = waiting[-1]
+        entry = next(entries, None)
+        if entry is None:
+            waiting.pop()
+        elif entry.name.startswith("."):
             continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        for name in files:
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield PurePosixPath((Path(root) / name).relative_to(folder).as_posix())
+        elif entry.is_dir():
+            real = os.path.realpath(entry.path)
+            # A link to a parent folder would never end.
+            if not entry.name.startswith("__MACOSX") and real not in seen:
+                seen.add(real)
+                waiting.append((f"{parent}{entry.name}/", listed(entry.path)))
+        elif entry.name.lower().endswith(suffixes):
+            yield PurePosixPath(f"{parent}{entry.name}")
 
 
 def _is_text(path: str) -> bool:

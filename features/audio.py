@@ -4,9 +4,10 @@ import errno
 import hashlib
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import numpy as np
 import soundfile
@@ -17,7 +18,14 @@ from ..choices import CHANNELS, check_choice
 from ..errors import BadClipError, first_line
 from ..files import read_bytes
 from ..remote import Location, Remote
-from .truncation import EBML, NO_LENGTH, count_mpeg_samples, find_missing, find_missing_in_container
+from .truncation import (
+    EBML,
+    NO_LENGTH,
+    Content,
+    count_mpeg_samples,
+    find_missing,
+    find_missing_in_container,
+)
 
 if TYPE_CHECKING:
     import av
@@ -59,6 +67,8 @@ _MAX_PACKETS_PER_SECOND = 1_000
 _ENDLESS = 1 << 48
 #: Samples of an MPEG stream that are not part of the clip: four frames.
 _MPEG_MARGIN = 4 * 1152
+#: Frames of an MPEG stream that are counted at least, and the most in a second (layer I, 48 kHz).
+_MOST_MPEG_FRAMES, _MPEG_FRAMES_PER_SECOND = 100_000, 125
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
 _FETCH = "download it again or remove it"
@@ -143,7 +153,7 @@ def decode_waveform(
     ``file`` is its name in messages and is not read. Clips of more than ``max_seconds`` are refused
     by their header, or while they are decoded.
     """
-    _check_content(file, content)
+    check_content(file, content)
     samples, facts = _decode(file, content, max_seconds)
     waveform = as_clip(str(file), samples, facts.sampling_rate, sampling_rate, channels)
     facts = replace(
@@ -159,9 +169,24 @@ def hash_samples(samples: NDArray[np.float32], sampling_rate: int) -> str:
 
     It does not depend on the file format.
     """
-    digest = hashlib.sha256(f"{sampling_rate} {samples.shape[1]}\n".encode())
-    digest.update(np.ascontiguousarray(samples, dtype="<f4").data)
-    return digest.hexdigest()
+    hasher = SampleHasher(sampling_rate, samples.shape[1])
+    hasher.update(samples)
+    return hasher.hexdigest()
+
+
+class SampleHasher:
+    """Hashes the samples of a recording block by block, as :func:`hash_samples` does at once."""
+
+    def __init__(self, sampling_rate: int, n_channels: int) -> None:
+        self._digest = hashlib.sha256(f"{sampling_rate} {n_channels}\n".encode())
+
+    def update(self, samples: NDArray[np.float32]) -> None:
+        """Add a block of samples, shape (n_samples, n_channels)."""
+        self._digest.update(np.ascontiguousarray(samples, dtype="<f4").data)
+
+    def hexdigest(self) -> str:
+        """Return the hash."""
+        return self._digest.hexdigest()
 
 
 def _loudness(samples: NDArray[np.float32]) -> float:
@@ -181,7 +206,7 @@ def as_clip(
     ``rate`` and ``new_rate`` are in Hz; None keeps the rate. Raise BadClipError, with ``name`` in
     its message, if they are silent, not finite, or too few to be resampled.
     """
-    waveform = _one_channel(samples, channels)
+    waveform = one_channel(samples, channels)
     check_sound(name, waveform)
     if new_rate is not None and rate != new_rate:
         waveform = soxr.resample(waveform, rate, new_rate, quality="VHQ")
@@ -235,15 +260,16 @@ def read_clip(file: Location) -> bytes:
         raise BadClipError(str(file), f"cannot be read ({reason})", "", fix) from None
 
 
-def _check_content(file: Location, content: bytes) -> None:
-    if not content:
+def check_content(file: Location, content: Content) -> None:
+    """Refuse an empty file, and a pointer of git-lfs in place of audio."""
+    if not len(content):
         raise BadClipError(str(file), "is an empty file", "", _FETCH)
     if content.startswith(_LFS_POINTER):
         fix = "run `git lfs pull` in its repository"
         raise BadClipError(str(file), "is a git-lfs pointer, not audio", "", fix)
 
 
-class _Content(io.BytesIO):
+class MemoryFile(io.BytesIO):
     """The bytes of a file for libsndfile, which follows damaged headers to impossible offsets."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -258,44 +284,91 @@ def _decode(
     file: Location, content: bytes, max_seconds: float
 ) -> tuple[NDArray[np.float32], AudioFacts]:
     """Return the samples, shape (frames, channels), and their facts."""
+    decoded = list(decode_blocks(file, content, MemoryFile(content), max_seconds))
+    blocks = [samples for samples, _ in decoded]
+    facts = replace(decoded[-1][1], sha256=hashlib.sha256(content).hexdigest())
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), facts
+
+
+def decode_blocks(
+    file: Location,
+    content: Content,
+    source: BinaryIO,
+    max_seconds: float,
+    block_bytes: int | None = None,
+) -> Iterator[tuple[NDArray[np.float32], AudioFacts]]:
+    """Decode an audio file block by block.
+
+    Parameters
+    ----------
+    file : Path or Remote
+        Its name, for messages.
+    content : bytes or FileBytes
+        Its bytes, for the checks.
+    source : binary file
+        The same bytes, for the decoder.
+    max_seconds : float
+        Longer recordings are refused by their header, or while they are decoded.
+    block_bytes : int, optional
+        Most bytes of a block of samples; by default all samples are one block, at most
+        :data:`MAX_DECODED_BYTES`, but for MP4 and Matroska files.
+
+    Yields
+    ------
+    samples : ndarray of float32, shape (n_samples, n_channels)
+        Never empty; at least one block.
+    facts : AudioFacts
+        Of what was decoded so far, without hashes.
+
+    Raises
+    ------
+    BadClipError
+        If the file is not a usable recording, perhaps only after its last block.
+    """
+    n_read, is_whole = 0, block_bytes is None
     try:
-        with soundfile.SoundFile(_Content(content)) as audio:
-            facts = AudioFacts(
-                sha256=hashlib.sha256(content).hexdigest(),
-                sampling_rate=audio.samplerate,
-                channels=audio.channels,
-                frames=audio.frames,
-            )
+        with soundfile.SoundFile(source) as audio:
+            facts = AudioFacts("", audio.samplerate, audio.channels, audio.frames)
             if audio.format in NO_LENGTH or audio.frames >= _ENDLESS:
                 raise _without_length(file, audio.format)
-            _check_size(file, facts, max_seconds)
+            _check_size(file, facts, max_seconds, is_whole=is_whole)
             missing = find_missing(content, audio.format, audio.frames, audio.extra_info)
             if missing:
                 raise _broken_off(file, missing)
+            size = audio.frames if block_bytes is None else block_bytes // (4 * audio.channels)
             # By number: some codecs, such as GSM 6.10, cannot seek or state how much is left.
-            samples = audio.read(audio.frames, dtype="float32", always_2d=True)
+            while n_read < audio.frames:
+                count = min(max(1, size), audio.frames - n_read)
+                samples = audio.read(count, dtype="float32", always_2d=True)
+                if not len(samples):
+                    break
+                n_read += len(samples)
+                yield samples, replace(facts, frames=n_read)
             is_mpeg = audio.format == "MP3"
     except soundfile.LibsndfileError as error:
-        container = _container(content)
+        container = None if n_read else _container(content)
         if container:
-            return _decode_container(file, content, container, max_seconds)
+            source.seek(0)
+            yield from _container_blocks(file, content, source, container, max_seconds, is_whole)
+            return
         raise _not_decoded(file, str(error.error_string)) from None
     if is_mpeg:
-        _check_mpeg(file, content, len(samples), facts.frames)
-        facts = replace(facts, frames=len(samples))
-        _check_size(file, facts, max_seconds)
-    elif len(samples) != facts.frames:
-        raise _broken_off(file, f"{len(samples)} of {facts.frames} samples")
-    return samples, facts
+        _check_mpeg(file, content, n_read, facts.frames, max_seconds)
+        _check_size(file, replace(facts, frames=n_read), max_seconds, is_whole=is_whole)
+    elif n_read != facts.frames:
+        raise _broken_off(file, f"{n_read} of {facts.frames} samples")
 
 
-def _check_mpeg(file: Location, content: bytes, decoded: int, declared: int) -> None:
+def _check_mpeg(
+    file: Location, content: Content, decoded: int, declared: int, max_seconds: float
+) -> None:
     """Refuse an MPEG stream that was not decoded completely.
 
     Its header may declare a number of samples. If it does not, libsndfile estimates the number from
     the size of the file, and only the frames themselves show how many there are.
     """
-    counted, missing = count_mpeg_samples(content)
+    most_frames = max(_MOST_MPEG_FRAMES, round(max_seconds * _MPEG_FRAMES_PER_SECOND))
+    counted, missing = count_mpeg_samples(content, most_frames)
     if missing:
         raise _broken_off(file, missing)
     if decoded != declared and decoded != counted:
@@ -305,17 +378,22 @@ def _check_mpeg(file: Location, content: bytes, decoded: int, declared: int) -> 
         raise _not_decoded(file, f"its header declares {declared} samples, its frames {counted}")
 
 
-def _container(content: bytes) -> str | None:
+def _container(content: Content) -> str | None:
     """Return FFmpeg's name for the container, or None."""
     if content.startswith(EBML):
         return _MATROSKA
     return _MP4 if content[4:8] in _MP4_BOXES else None
 
 
-def _decode_container(
-    file: Location, content: bytes, container: str, max_seconds: float
-) -> tuple[NDArray[np.float32], AudioFacts]:
-    """Decode the first audio track with PyAV.
+def _container_blocks(
+    file: Location,
+    content: Content,
+    source: BinaryIO,
+    container: str,
+    max_seconds: float,
+    is_whole: bool,
+) -> Iterator[tuple[NDArray[np.float32], AudioFacts]]:
+    """Decode the first audio track with PyAV, as :func:`decode_blocks` does.
 
     Durations in headers are ignored: samples are counted as they are decoded, and decoding stops
     at the first that exceeds a limit.
@@ -329,12 +407,10 @@ def _decode_container(
     missing = find_missing_in_container(content)
     if missing:
         raise _broken_off(file, missing)
-    sha256 = hashlib.sha256(content).hexdigest()
-    parts: list[NDArray[np.float32]] = []
-    facts = AudioFacts(sha256, sampling_rate=RATES[0], channels=1, frames=0)
+    facts = AudioFacts("", sampling_rate=RATES[0], channels=1, frames=0)
     try:
         with av.open(
-            io.BytesIO(content),
+            source,
             mode="r",
             format=container,
             options={"codec_whitelist": ",".join(_DECODERS)},
@@ -354,16 +430,15 @@ def _decode_container(
                     raise _broken_off(file, f"{facts.frames} samples")
                 for frame in packet.decode():
                     form = (frame.sample_rate, frame.layout.nb_channels)
-                    if parts and form != (facts.sampling_rate, facts.channels):
+                    if facts.frames and form != (facts.sampling_rate, facts.channels):
                         raise _not_decoded(file, "its rate or number of channels changes")
-                    facts = AudioFacts(sha256, *form, frames=facts.frames + frame.samples)
-                    _check_size(file, facts, max_seconds, so_far=True)
-                    parts.append(_as_float(frame))
+                    facts = AudioFacts("", *form, frames=facts.frames + frame.samples)
+                    _check_size(file, facts, max_seconds, so_far=True, is_whole=is_whole)
+                    yield _as_float(frame), facts
     except (av.FFmpegError, OSError, KeyError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise _not_decoded(file, reason) from None
-    _check_size(file, facts, max_seconds)
-    return np.concatenate(parts), facts
+    _check_size(file, facts, max_seconds, is_whole=is_whole)
 
 
 def _open_nothing_else(url: str, flags: int, options: object) -> NoReturn:
@@ -381,7 +456,8 @@ def _as_float(frame: "av.AudioFrame") -> NDArray[np.float32]:
     return (values / _FULL_SCALE[kind]).astype(np.float32)
 
 
-def _one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
+def one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
+    """Mix samples of shape (n_samples, n_channels) to one channel."""
     if channels == "mean":
         mean: Waveform = samples.mean(axis=1, dtype=np.float32)
         return mean
@@ -389,7 +465,12 @@ def _one_channel(samples: NDArray[np.float32], channels: str) -> Waveform:
 
 
 def _check_size(
-    file: Location, facts: AudioFacts, max_seconds: float, so_far: bool = False
+    file: Location,
+    facts: AudioFacts,
+    max_seconds: float,
+    *,
+    so_far: bool = False,
+    is_whole: bool = True,
 ) -> None:
     """Refuse clips that would decode to too much: a small file can hold hours."""
     if facts.frames == 0:
@@ -400,9 +481,11 @@ def _check_size(
     if facts.seconds > max_seconds:
         seconds = f"more than {max_seconds:.0f}" if so_far else f"{math.ceil(facts.seconds)}"
         limit = f"at most {max_seconds:.0f} s"
-        raise BadClipError(str(file), f"lasts {seconds} s", limit, "split it into utterances")
+        fix = "split it into utterances"
+        fix += " (`serpipe predict --vad` does that)" if is_whole else ""
+        raise BadClipError(str(file), f"lasts {seconds} s", limit, fix)
     decoded = 4 * facts.frames * facts.channels
-    if decoded > MAX_DECODED_BYTES:
+    if is_whole and decoded > MAX_DECODED_BYTES:
         raise BadClipError(
             str(file),
             f"decodes to {decoded / 2**20:.0f} MiB ({facts.channels} channels)",
@@ -432,9 +515,18 @@ def _broken_off(file: Location, where: str) -> BadClipError:
 
 def check_sound(name: str, waveform: Waveform) -> None:
     """Raise BadClipError if samples are not finite, or none is louder than -80 dB of full scale."""
+    check_peak(name, finite_peak(name, waveform))
+
+
+def finite_peak(name: str, waveform: Waveform) -> float:
+    """Return the largest magnitude of samples; raise BadClipError if one is not finite."""
     if not np.isfinite(waveform).all():
         raise BadClipError(name, "holds samples that are not finite numbers", "", "remove it")
-    peak = float(np.abs(waveform).max())
+    return float(np.abs(waveform).max(initial=0.0))
+
+
+def check_peak(name: str, peak: float) -> None:
+    """Raise BadClipError if the largest magnitude of a recording is that of silence."""
     if peak < SILENCE_PEAK:
         level = "all zeros" if peak == 0 else f"peak {20 * np.log10(peak):.0f} dB"
         least = f"a peak above {20 * np.log10(SILENCE_PEAK):.0f} dB"

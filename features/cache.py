@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..display import Displayed, ShortTable
 from ..errors import UserError, counted
 from .cache_child import read_contents
 from .cache_rows import (
@@ -54,8 +55,8 @@ from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
 from .recordings import Table
 
 
-@dataclass(frozen=True)
-class Cache:
+@dataclass(frozen=True, repr=False)
+class Cache(Displayed):
     """An open cache: the clip table in memory, the embeddings in its file or shards."""
 
     #: The file, or the index.
@@ -90,6 +91,15 @@ class Cache:
     def __len__(self) -> int:
         """Return the number of clips."""
         return len(self.clips["sha256"])
+
+    def short_table(self) -> ShortTable:
+        """Return the layers, with the poolings and the number of features of each."""
+        rows = []
+        for layer in self.layers:
+            poolings = ",".join(self.poolings_of(layer, ",".join(self.poolings)))
+            rows.append((layer, poolings, str(self.n_features(layer, poolings))))
+        title = f"{self.path}: {counted(len(self), 'clip')}, {self.key['encoder']}"
+        return ShortTable(title, ("layer", "pooling", "features"), rows)
 
     def embeddings(self, layer: str, pooling: str = "mean") -> NDArray[np.float32]:
         """Read one layer of all clips: float32, shape (n_clips, width * n_poolings).

@@ -20,6 +20,7 @@ from .decoding import DecodedClip
 from .devices import choose_devices
 from .engine import LocalEngine, open_engine
 from .options import ExtractOptions
+from .perturbation import Perturbation
 from .training_record import TrainingRecord
 
 #: Clips that one task decodes and checks.
@@ -128,6 +129,10 @@ class ClusterEngine:
         """Sort clips into batches, as :meth:`LocalEngine.plan` does."""
         seconds = 0.0 if self._facts.is_cpu else self.options.batch_seconds
         return plan(clips, seconds, self._facts.window_seconds)
+
+    def perturbed(self, perturbation: Perturbation) -> "ClusterEngine":
+        """Return an engine on the same workers that perturbs every clip first."""
+        return ClusterEngine(self.cluster, replace(self.options, perturbation=perturbation))
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
         """Embed batches on the workers, several to a task, and yield each as it is done.

@@ -22,6 +22,8 @@ from ..remote import Location, Remote
 from .audio import CHANNEL_POLICY, AudioFacts, Waveform, decode_waveform, read_clip
 from .fingerprint import fingerprint
 from .in_order import in_order
+from .perturb import perturb
+from .perturbation import Perturbation
 from .read_ahead import Content, read_ahead
 from .trim import trim
 
@@ -49,9 +51,13 @@ class DecodingOptions:
     channels: str = CHANNEL_POLICY
     #: Threshold of silence at the ends of a clip, see :func:`serpipe.features.trim.trim`.
     trim_decibels: float | None = None
+    #: What is done to the whole clip before it is trimmed.
+    perturbation: Perturbation | None = None
 
-    def trim(self, waveform: Waveform) -> Waveform:
-        """Return a waveform without silence at its ends, if trimming is requested."""
+    def change(self, waveform: Waveform, facts: AudioFacts) -> Waveform:
+        """Return a decoded waveform perturbed, and without silence at its ends, as requested."""
+        if self.perturbation is not None:
+            waveform = perturb(waveform, self.sampling_rate, self.perturbation, facts.sha256)
         return waveform if self.trim_decibels is None else trim(waveform, self.trim_decibels)
 
 
@@ -78,16 +84,16 @@ class CheckedAudio:
 def decode_clip(
     file: Location, content: bytes | None, options: DecodingOptions
 ) -> tuple[Waveform, AudioFacts]:
-    """Decode, fingerprint and trim one clip, from its bytes or else from its file.
+    """Decode, fingerprint, perturb and trim one clip, from its bytes or else from its file.
 
-    Return the waveform, and the facts of the clip before it was trimmed. Raise BadClipError if it
-    cannot be read or decoded.
+    Return the waveform, and the facts of the clip before it was perturbed and trimmed. Raise
+    BadClipError if it cannot be read or decoded.
     """
     content = read_clip(file) if content is None else content
     rate = options.sampling_rate
     waveform, facts = decode_waveform(content, rate, options.channels, file=file)
     facts = replace(facts, fingerprint=fingerprint(waveform, rate))
-    return options.trim(waveform), facts
+    return options.change(waveform, facts), facts
 
 
 def decode_in_threads(
@@ -134,7 +140,7 @@ def load_clip(
             "files that stay as they are",
             "run the same command again",
         )
-    return options.trim(waveform)
+    return options.change(waveform, facts)
 
 
 class Decoder:

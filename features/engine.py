@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+import soundfile
 import torch
 import transformers
 
@@ -17,6 +18,7 @@ from .decoding import DecodedClip, Decoder, DecodingOptions, decode_in_threads
 from .devices import choose_precision
 from .encoder import Encoder, load_encoder
 from .options import ExtractOptions
+from .perturbation import Perturbation
 from .training_record import TrainingRecord
 
 
@@ -39,6 +41,9 @@ class Engine(Protocol):
 
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
         """Embed batches, in any order."""
+
+    def perturbed(self, perturbation: Perturbation) -> "Engine":
+        """Return an engine with the same encoder that perturbs every clip first."""
 
     @property
     def progress(self) -> object:
@@ -73,7 +78,8 @@ class LocalEngine:
     def decoding(self) -> DecodingOptions:
         """How clips are decoded for the encoder."""
         rate = self.encoders[0].identity.sampling_rate
-        return DecodingOptions(rate, self.options.channels, self.options.trim)
+        options = self.options
+        return DecodingOptions(rate, options.channels, options.trim, options.perturbation)
 
     def check(self, clips: Sequence[Clip]) -> Iterator[DecodedClip | BadClipError]:
         """Yield each clip, decoded, or an error if the encoder cannot take it, in their order."""
@@ -101,6 +107,11 @@ class LocalEngine:
     def embed(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Embeddings]]:
         """Embed batches, in their order."""
         return embed_batches(self.encoders, batches, self.workers, self.decoding, self.decoder)
+
+    def perturbed(self, perturbation: Perturbation) -> "LocalEngine":
+        """Return an engine with the same encoder that perturbs every clip first."""
+        options = replace(self.options, perturbation=perturbation)
+        return local_engine(self.encoders, options, workers=self.workers)
 
     @property
     def progress(self) -> object:
@@ -182,4 +193,14 @@ def cache_key(encoder: Encoder, options: ExtractOptions = ExtractOptions()) -> d
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "serpipe": __version__,
+        **(_perturbation_key(options.perturbation) if options.perturbation else {}),
+    }
+
+
+def _perturbation_key(perturbation: Perturbation) -> dict[str, Any]:
+    """Return the entries of a key that describe a perturbation, and what computes it."""
+    return {
+        "perturbation": str(perturbation),
+        "perturbation_seed": perturbation.seed,
+        "perturbed_by": f"libsndfile {soundfile.__libsndfile_version__}",
     }

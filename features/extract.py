@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from ..corpora import CLIP_COLUMNS, Clip
-from ..display import data_frame, text_table
+from ..display import Displayed, ShortTable, data_frame
 from ..errors import (
     BadClipError,
     BadClipsError,
@@ -43,13 +43,15 @@ from .engine import Engine
 from .in_order import in_order
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
+from .perturbation import Perturbation
+from .perturbed_cache import perturbed_path
 from .read_ahead import Content, read_ahead
 from .recordings import RECORDING, UNCONFIRMED, Table, copies
 from .training_record import COLUMN, TrainingRecord, find_contamination
 
 
-@dataclass(frozen=True)
-class Extraction:
+@dataclass(frozen=True, repr=False)
+class Extraction(Displayed):
     """What an extraction did; clips are named by their paths."""
 
     cache: Cache
@@ -72,7 +74,7 @@ class Extraction:
     #: How many of the reused clips came from each other cache in the folder, by file name.
     copied: Mapping[str, int] = field(default_factory=dict)
 
-    def __repr__(self) -> str:
+    def short_table(self) -> ShortTable:
         """Return what the cache holds, and what was done for it."""
         cache = self.cache
         layers = f"{counted(len(cache.layers), 'layer')} of width {cache.key['width']}"
@@ -84,7 +86,7 @@ class Extraction:
             ("removed", len(self.removed)),
             ("omitted", len(self.bad)),
         ]
-        return f"{about}\n{text_table(('', 'clips'), [(name, str(n)) for name, n in done])}"
+        return ShortTable(about, ("", "clips"), [(name, str(n)) for name, n in done])
 
     def to_pandas(self) -> Any:
         """Return the clip table as a pandas.DataFrame, in the order of the embeddings.
@@ -206,6 +208,45 @@ def extract(
                 if each.unconfirmed_copy_of
             ),
         )
+
+
+def extract_perturbed(
+    engine: Engine,
+    clips: Sequence[Clip],
+    cache: Cache,
+    perturbation: Perturbation,
+    *,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+    shard_clips: int = SHARD_CLIPS,
+    track: Track[Any] = no_track,
+) -> Extraction:
+    """Embed perturbed copies of the clips of a cache, and write a cache of these beside it.
+
+    Clips that the cache does not hold are left out; copies of clips that it no longer holds are
+    dropped. ``engine`` is that of the cache. The other parameters, the result and the errors are
+    those of :func:`extract`; raise UserError, too, if a clip of the cache is not among ``clips``.
+    """
+    clip_of = {(clip.corpus, clip.name): clip for clip in clips}
+    columns = (cache.clips[name].tolist() for name in ("corpus", "name", "path"))
+    wanted = []
+    for corpus, name, path in zip(*columns, strict=True):
+        if (corpus, name) not in clip_of:
+            raise UserError(
+                f"{path}: is in {cache.path}, but not among the clips; name the data that the "
+                "cache was extracted from with --data or --manifest"
+            )
+        wanted.append(clip_of[corpus, name])
+    return extract(
+        engine.perturbed(perturbation),
+        wanted,
+        perturbed_path(cache.path, perturbation),
+        provenance=provenance,
+        overwrite=overwrite,
+        drop_removed=True,
+        shard_clips=shard_clips,
+        track=track,
+    )
 
 
 @contextmanager

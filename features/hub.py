@@ -81,8 +81,10 @@ class Snapshot:
         )
 
 
-def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
-    """Find the commit of a revision, and download its ``config.json`` or ``config.yaml``.
+def open_snapshot(
+    name: str, revision: str, option: str, first_files: Sequence[str] = CONFIGS
+) -> Snapshot:
+    """Find the commit of a revision, and download the file that says what the model is.
 
     The hub lists the files of the commit with their sizes. It is not asked for a commit that is
     complete in its local cache. If it does not answer, the commit of a branch is that which the
@@ -96,6 +98,9 @@ def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
         Branch, tag or commit.
     option : str
         The option that named the checkpoint, for messages.
+    first_files : sequence of str
+        Names of that file: the first of them that the commit has is downloaded. By default
+        ``config.json`` or ``config.yaml``.
 
     Returns
     -------
@@ -133,13 +138,13 @@ def open_snapshot(name: str, revision: str, option: str) -> Snapshot:
         sizes, commit = {each.rfilename: each.size for each in info.siblings or []}, info.sha
     except Exception as error:  # of the network or the hub; the cache may have what is needed
         failure = error
-    config = next((each for each in CONFIGS if each in sizes), CONFIG)
+    config = next((each for each in first_files if each in sizes), CONFIG)
     _check_size(name, sizes, [config], MAX_JSON_BYTES)
     try:
         if failure:
             in_cache = (
                 each
-                for each in CONFIGS
+                for each in first_files
                 if isinstance(try_to_load_from_cache(name, each, revision=revision), str)
             )
             config = next(in_cache, CONFIG)
@@ -213,8 +218,7 @@ def _explain(name: str, revision: str, option: str, error: BaseException) -> Ser
         )
     if isinstance(error, EntryNotFoundError) and status == 404:
         return UserError(
-            f"{name}: has no {CONFIG} on the hub, so it is not a model of transformers; check "
-            f"{option}"
+            f"{name}: has no {CONFIG} on the hub, so it is not a model for {option}; name another"
         )
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return MachineError(

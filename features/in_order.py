@@ -10,11 +10,16 @@ Result = TypeVar("Result")
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    ahead: int,
+    on_end: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Map in ``workers`` threads, in order, with at most ``workers + ahead`` items in memory.
 
-    What the function raises is raised here.
+    What the function raises is raised here. ``on_end`` is called at the end, also that by an
+    exception, before running threads are waited for: it can tell them to stop.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as executor:
@@ -26,6 +31,8 @@ def in_order(
             while pending:
                 yield pending.popleft().result()
         finally:
+            if on_end is not None:
+                on_end()
             for future in pending:
                 future.cancel()
             if isinstance(items, Generator):

@@ -32,7 +32,7 @@ def takes_one_audio(key: Mapping[str, Any]) -> bool:
     return all(part.get(name) == parts[0].get(name) for part in parts for name in _AUDIO)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JoinedCache(Cache):
     """The clips that several caches have in common.
 

@@ -1,4 +1,4 @@
-"""The options of an extraction.
+"""The options of an extraction, and of cutting recordings into segments.
 
 They import nothing heavy: the command line reads its options, their defaults and their help here.
 """
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from .. import choices
 from ..choices import check_choice
+from ..errors import UserError
 from .names import DEFAULT_ENCODER
+from .perturbation import Perturbation
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class ExtractOptions:
     compile_blocks: bool = False
     engine: str = "torch"
     batch_seconds: float = 600.0
+    #: What is done to every clip first; set by the functions that make perturbed copies.
+    perturbation: Perturbation | None = None
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -75,3 +79,60 @@ class ExtractOptions:
         check_choice("--precision", self.precision, choices.EXTRACTION_PRECISIONS)
         check_choice("--channels", self.channels, choices.CHANNELS)
         check_choice("--engine", self.engine, choices.ENGINES)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How long recordings are cut into segments: at pauses, or by who speaks when.
+
+    Attributes
+    ----------
+    vad : {"silero", "energy", "auto"}, optional
+        Find speech first, and cut recordings of any length (at most 24 hours) at their pauses, by
+        the Silero model, which needs ``serpipe[vad]``, or by energy; ``auto`` is silero if it is
+        installed. The prediction gets a timeline of segments.
+    pause : float
+        Shortest pause in seconds at which ``vad`` cuts.
+    longest_segment : float
+        Longest segment in seconds that ``vad`` makes; a longer one is cut where it is quietest.
+        Longer turns of ``speakers`` are cut into equal parts, whose scores are averaged.
+    speakers : str or Path, optional
+        Turns of the speakers of the recording, from any program for diarisation: RTTM, or CSV with
+        the columns start, end (in seconds) and speaker. Each turn and each speaker is predicted.
+    """
+
+    vad: str | None = None
+    pause: float = 0.3
+    longest_segment: float = 10.0
+    speakers: str | Path | None = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether recordings are cut into segments."""
+        return self.vad is not None or self.speakers is not None
+
+    def check(self) -> None:
+        """Raise a UserError that names an option with an invalid value."""
+        if self.vad is not None:
+            check_choice("--vad", self.vad, choices.DETECTORS)
+        if self.vad is not None and self.speakers is not None:
+            raise UserError(
+                "--vad --speakers: the turns of --speakers are the segments; give one of the two"
+            )
+        defaults = SegmentOptions()
+        for flag, value, default, is_used, limits in (
+            ("--pause", self.pause, defaults.pause, self.vad is not None, (0.05, 60.0)),
+            (
+                "--longest-segment",
+                self.longest_segment,
+                defaults.longest_segment,
+                self.is_given,
+                (1.0, 600.0),
+            ),
+        ):
+            if value != default and not is_used:
+                raise UserError(f"{flag} {value:g}: is only for --vad or --speakers; give one")
+            if not limits[0] <= value <= limits[1]:
+                raise UserError(
+                    f"{flag} {value:g}: expected {limits[0]:g} to {limits[1]:g} seconds"
+                )

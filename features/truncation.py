@@ -8,6 +8,11 @@ maximum; such files cannot be checked and count as complete.
 import re
 from collections.abc import Callable, Iterator
 
+from ..files import FileBytes
+
+#: The bytes of a file, in memory or not.
+Content = bytes | FileBytes
+
 #: Declared sizes from here on are placeholders of programs that write to a pipe: those of SoX,
 #: arecord and FFmpeg differ, and all are above the largest file that is read.
 _PLACEHOLDER = 0x7F000000
@@ -28,7 +33,7 @@ _LOGGED_FRAMES = re.compile(r"\b(?:Frames|Cols) *: (\d+)")
 _LOGGED_TRUNCATED = re.compile(r"truncated|^Data length \d+ should be", re.MULTILINE)
 
 
-def find_missing(content: bytes, audio_format: str, frames: int, log: str) -> str | None:
+def find_missing(content: Content, audio_format: str, frames: int, log: str) -> str | None:
     """Compare the length that a file declares with its bytes.
 
     ``audio_format``, ``frames`` (samples per channel) and the ``log`` about the header are those of
@@ -46,7 +51,7 @@ def find_missing(content: bytes, audio_format: str, frames: int, log: str) -> st
     return None
 
 
-def find_missing_in_container(content: bytes) -> str | None:
+def find_missing_in_container(content: Content) -> str | None:
     """Compare the sizes in an MP4 or Matroska file with its bytes, as :func:`find_missing` does."""
     is_matroska = content.startswith(EBML)
     at = last = 0
@@ -64,7 +69,7 @@ def find_missing_in_container(content: bytes) -> str | None:
     return f"{at} bytes, where the audio of a fragment is missing" if lacks_audio else None
 
 
-def count_mpeg_samples(content: bytes) -> tuple[int, str | None]:
+def count_mpeg_samples(content: Content, most_frames: int = _MAX_PARTS) -> tuple[int, str | None]:
     """Count the samples of an MPEG audio stream (MP3 and its older layers).
 
     Return the samples per channel in all complete frames (0 for frames of free bit rate), and, as
@@ -74,7 +79,7 @@ def count_mpeg_samples(content: bytes) -> tuple[int, str | None]:
     at = _after_id3(content, 0)
     at = at if _mpeg_frame(content, at) else _next_frame(content, at)
     n_samples = 0
-    for _ in range(_MAX_PARTS):
+    for _ in range(most_frames):
         frame = _mpeg_frame(content, at)
         if not frame:
             break
@@ -92,7 +97,7 @@ def _compare(present: int, declared: int, unit: str) -> str | None:
     return f"{present} of {declared} {unit}" if present < declared else None
 
 
-def _after_id3(content: bytes, at: int) -> int:
+def _after_id3(content: Content, at: int) -> int:
     """Return the end of the ID3v2 tags, which may precede any format."""
     while content[at : at + 3] == b"ID3" and len(content) >= at + 10:
         size = 0
@@ -103,7 +108,7 @@ def _after_id3(content: bytes, at: int) -> int:
 
 
 def _find_chunk(
-    content: bytes, at: int, name: bytes, size_bytes: int, order: str, align: int
+    content: Content, at: int, name: bytes, size_bytes: int, order: str, align: int
 ) -> tuple[int, int]:
     """Return where the content of the first chunk of a name begins, and its size; 0 if none."""
     head = len(name) + size_bytes
@@ -119,21 +124,21 @@ def _find_chunk(
     return at, 0
 
 
-def _size_missing(content: bytes, start: int, declared: int) -> str | None:
+def _size_missing(content: Content, start: int, declared: int) -> str | None:
     known = 0 < declared < _PLACEHOLDER
     return _compare(len(content) - start, declared, "bytes") if known else None
 
 
-def _number(content: bytes, at: int, size: int, order: str) -> int:
+def _number(content: Content, at: int, size: int, order: str) -> int:
     return int.from_bytes(content[at : at + size], "big" if order == "big" else "little")
 
 
-def _wav_missing(content: bytes, at: int) -> str | None:
+def _wav_missing(content: Content, at: int) -> str | None:
     order = "big" if content[at : at + 4] == b"RIFX" else "little"
     return _size_missing(content, *_find_chunk(content, at + 12, b"data", 4, order, 2))
 
 
-def _rf64_missing(content: bytes, at: int) -> str | None:
+def _rf64_missing(content: Content, at: int) -> str | None:
     """Take the size from ``ds64``: that of ``data`` has only 32 bits and is a placeholder."""
     sizes, _ = _find_chunk(content, at + 12, b"ds64", 4, "little", 2)
     start, _ = _find_chunk(content, at + 12, b"data", 4, "little", 2)
@@ -142,23 +147,23 @@ def _rf64_missing(content: bytes, at: int) -> str | None:
 
 def _chunk_check(
     head: int, name: bytes, size_bytes: int, order: str, align: int
-) -> Callable[[bytes, int], str | None]:
+) -> Callable[[Content, int], str | None]:
     """Return the check of a format whose first chunk follows ``head`` bytes."""
 
-    def missing(content: bytes, at: int) -> str | None:
+    def missing(content: Content, at: int) -> str | None:
         chunk = _find_chunk(content, at + head, name, size_bytes, order, align)
         return _size_missing(content, *chunk)
 
     return missing
 
 
-def _au_missing(content: bytes, at: int) -> str | None:
+def _au_missing(content: Content, at: int) -> str | None:
     order = "big" if content[at : at + 4] == b".snd" else "little"
     start = at + _number(content, at + 4, 4, order)
     return _size_missing(content, start, _number(content, at + 8, 4, order))
 
 
-def _nist_missing(content: bytes, at: int) -> str | None:
+def _nist_missing(content: Content, at: int) -> str | None:
     """Take the size from the text header of a SPHERE file, whose second line is its own length."""
     lines = content[at : at + 16].split(b"\n")
     head = int(lines[1]) if len(lines) > 1 and lines[1].strip().isdigit() else 1024
@@ -170,7 +175,7 @@ def _nist_missing(content: bytes, at: int) -> str | None:
     return _size_missing(content, at + head, declared)
 
 
-def _ogg_missing(content: bytes, at: int) -> str | None:
+def _ogg_missing(content: Content, at: int) -> str | None:
     """Check that each page is complete, none is missing, and the last is marked as the last.
 
     libsndfile reads the pages before a gap or the end, and the first of several streams.
@@ -193,7 +198,7 @@ def _ogg_missing(content: bytes, at: int) -> str | None:
     return None if is_last else f"{len(content)} bytes without a last page"
 
 
-def _ogg_pages(content: bytes, at: int) -> Iterator[tuple[int, int]]:
+def _ogg_pages(content: Content, at: int) -> Iterator[tuple[int, int]]:
     """Yield where each page begins and ends; other bytes are skipped."""
     while (at := content.find(b"OggS", at)) >= 0:
         count = content[at + 26] if at + 26 < len(content) else 0
@@ -203,7 +208,7 @@ def _ogg_pages(content: bytes, at: int) -> Iterator[tuple[int, int]]:
 
 
 _W64_DATA = b"data" + bytes.fromhex("F3ACD3118CD100C04F8EDB8A")
-_CHECKS: dict[str, Callable[[bytes, int], str | None]] = {
+_CHECKS: dict[str, Callable[[Content, int], str | None]] = {
     "WAV": _wav_missing,
     "WAVEX": _wav_missing,
     "RF64": _rf64_missing,
@@ -230,7 +235,7 @@ _MPEG_RATES = (44100, 48000, 32000)
 _RESYNC_BYTES = 4096
 
 
-def _mpeg_frame(content: bytes, at: int) -> tuple[int, int] | None:
+def _mpeg_frame(content: Content, at: int) -> tuple[int, int] | None:
     """Return the size in bytes and the samples of the frame at an offset; None if there is none."""
     head = _number(content, at, 4, "big")
     version, layer = head >> 19 & 3, 4 - (head >> 17 & 3)
@@ -245,7 +250,7 @@ def _mpeg_frame(content: bytes, at: int) -> tuple[int, int] | None:
     return (samples // 8 * bits // rate // slot + (head >> 9 & 1)) * slot, samples
 
 
-def _next_frame(content: bytes, at: int) -> int:
+def _next_frame(content: Content, at: int) -> int:
     """Return where the next two consecutive frames begin; ``at`` if none are within reach."""
     start, reach = at, at + _RESYNC_BYTES
     while (start := content.find(b"\xff", start, reach)) >= 0:
@@ -256,7 +261,7 @@ def _next_frame(content: bytes, at: int) -> int:
     return at
 
 
-def _box_end(content: bytes, at: int) -> int | None:
+def _box_end(content: Content, at: int) -> int | None:
     """Return the end of a box of an MP4 file; None if it has none or is no box."""
     size = _number(content, at, 4, "big")
     if size == 1:
@@ -264,7 +269,7 @@ def _box_end(content: bytes, at: int) -> int | None:
     return at + size if size >= 8 else None
 
 
-def _element_end(content: bytes, at: int) -> int | None:
+def _element_end(content: Content, at: int) -> int | None:
     """Return the end of an element of a Matroska file; None if it is no element.
 
     Segments and Clusters without a size end where their first child begins.

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from ..errors import MachineError, UserError, first_line
 from ..progress import Track, no_track
+from .augmentation import count_copies, with_copies
 from .blocks import FileMatrix, Matrix, take
 from .folds import Fold
 from .heads import HEADS, Grid, Head, Params, combinations
@@ -191,7 +192,8 @@ def fit_head(
     candidates : sequence of Candidate
         The layers to choose from.
     embeddings : callable
-        From a candidate to its embeddings, as :meth:`Candidate.join` returns them.
+        From a candidate to its embeddings, as :meth:`Candidate.join` returns them, and those of
+        copies after them, see :mod:`.augmentation`.
     problem : Problem
         Labels, speakers and folds.
     earlier : mapping of (str, str) to FoldResult, optional
@@ -328,7 +330,8 @@ def fit_final(
     params : mapping of str to float
         Its hyper-parameters.
     X : ndarray of float32
-        Embeddings as :meth:`Candidate.join` returns them.
+        Embeddings as :meth:`Candidate.join` returns them, and those of copies after them, see
+        :mod:`.augmentation`.
     problem : Problem
         Labels and seed.
 
@@ -339,8 +342,9 @@ def fit_final(
     weights : tuple of float
         Layer weights, where they were learnt.
     """
-    rows = problem.everybody().train
-    labels, speakers = problem.labels[rows], problem.kept_together[rows]
+    rows = training_rows(X, problem)
+    clips = rows % len(problem.labels)
+    labels, speakers = problem.labels[clips], problem.kept_together[clips]
     X = take(X, rows)
     weights = np.empty(0)
     with threadpool_limits(1):  # the last digits depend on it
@@ -349,6 +353,15 @@ def fit_final(
             X = weigh(X, weights)
         fitted = head(params, problem.seed).fit(X, labels, speakers)
     return fitted, tuple(map(float, weights))
+
+
+def training_rows(X: Matrix, problem: Problem) -> NDArray[np.intp]:
+    """Return the row numbers of all training clips, followed by those of their copies.
+
+    A row number modulo the number of clips is that of the clip itself.
+    """
+    n_clips = len(problem.labels)
+    return with_copies(problem.everybody().train, n_clips, count_copies(X, problem.labels))
 
 
 def _on_workers(

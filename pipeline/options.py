@@ -113,6 +113,9 @@ class Protocol(FoldOptions):
         Also measure what so many unlabelled clips of each test speaker are worth, such as
         0,1,2,4,8,16,32: the heads are adapted to them and scored on the speaker's other clips.
         Bundles of heads for which this pays can then be adapted to a speaker.
+    augment : sequence of str
+        Also train on perturbed copies of the training clips, such as noise:20 or telephone, which
+        ``serpipe extract --augment`` has cached. Only the clips themselves are tested.
     labels : {"majority", "soft", "all"}
         How heads train on labels of several raters, from ``ratings``: on the label that most raters
         gave; on the share of raters of each label, where every clip counts alike; or on every label
@@ -127,6 +130,7 @@ class Protocol(FoldOptions):
     test_on: Sequence[str] = ()
     hold_out: str | None = None
     enrol: Sequence[int] = ()
+    augment: Sequence[str] = ()
     labels: str = "majority"
 
     def as_dict(self) -> dict[str, Any]:
@@ -140,6 +144,8 @@ class Protocol(FoldOptions):
             del options["hold_out"]
         if not self.enrol:
             del options["enrol"]
+        if not self.augment:
+            del options["augment"]
         if self.labels == Protocol.labels:
             del options["labels"]
         return options

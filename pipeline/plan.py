@@ -11,6 +11,8 @@ from ..choices import check_choice
 from ..corpora.emotions import shared_word
 from ..errors import UserError, counted
 from ..features.cache import Cache
+from ..features.perturbation import read_perturbations
+from ..features.perturbed_cache import PerturbedCache
 from ..features.recordings import recordings
 from .contamination import contamination_mark
 from .enrolment import check_clip_numbers
@@ -149,7 +151,11 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
             "of these, or extract again"
         )
     check_choice("--normalise", protocol.normalise, NORMALISATIONS)
-    protocol = replace(protocol, enrol=check_clip_numbers("--enrol", protocol.enrol))
+    protocol = replace(
+        protocol,
+        enrol=check_clip_numbers("--enrol", protocol.enrol),
+        augment=tuple(map(str, read_perturbations("--augment", protocol.augment))),
+    )
     candidates = choose_layers(protocol.layers, cache.layers)
     table = dict(cache.clips)
     protocol, notes = with_defaults(table, protocol, ratings, str(cache.path))
@@ -697,9 +703,33 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
-def read_layer(cache: Cache, layer: str, plan: Plan) -> NDArray[np.float32]:
-    """Read a layer of the clips that are used; refuse values that are not finite."""
-    X = cache.embeddings(layer, plan.pooling)[plan.target.rows]
+def read_candidate(
+    candidate: Candidate,
+    plan: Plan,
+    cache: Cache,
+    rows: NDArray[np.intp],
+    copies: Sequence[PerturbedCache] = (),
+) -> NDArray[np.float32]:
+    """Read the embeddings of a candidate for the clips that are used, and for their copies.
+
+    ``rows`` are those of the clips in the cache. Return what :meth:`Candidate.join` returns, with
+    the rows of the copies after those of the clips, see :mod:`.augmentation`.
+    """
+    sources = [(cache, rows)]
+    sources += [(each.cache, each.rows[plan.target.rows]) for each in copies]
+    parts = [
+        candidate.join([read_layer(source, layer, plan, rows) for layer in candidate.layers])
+        for source, rows in sources
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
+
+
+def read_layer(cache: Cache, layer: str, plan: Plan, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Read a layer of the clips that are used, which are ``rows`` of the cache.
+
+    Raise UserError if values are not finite.
+    """
+    X = cache.embeddings(layer, plan.pooling)[rows]
     _check_finite(X, cache, layer)
     return by_speaker(X, plan.problem.speakers) if plan.protocol.normalise == "speaker" else X
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from .augmentation import count_copies, with_copies
 from .blocks import Matrix, take
 from .calibration import fit_temperature
 from .folds import Fold, selection_folds
@@ -93,7 +94,9 @@ def search_fold(
         The values to try.
     X : ndarray of float32, shape (n_clips, n_features) or (n_layers, n_clips, n_features)
         Embeddings of all clips; of several layers if their weights are to be learnt. For heads that
-        stream, one layer can also be a FileMatrix.
+        stream, one layer can also be a FileMatrix. Those of perturbed copies may follow, for each
+        perturbation in the order of the clips: they are trained on where their clips are, and never
+        tested.
     labels : ndarray of str or float64, shape (n_clips,)
         Labels or ratings of all clips.
     speakers : ndarray of str, shape (n_clips,)
@@ -113,9 +116,11 @@ def search_fold(
     """
     names = label_names(labels)
     candidates = combinations(grid)
-    flat, weights = _flatten(X, labels, fold.train)
-    y = labels[fold.train]
-    fit_path = head.path_fitter(flat[fold.train], y, speakers[fold.train], seed)
+    n_clips, copies = len(labels), count_copies(X, labels)
+    train = with_copies(fold.train, n_clips, copies)
+    flat, weights = flatten_layers(X, labels, fold.train)
+    y = labels[train % n_clips]
+    fit_path = head.path_fitter(flat[train], y, speakers[train % n_clips], seed)
     inner, failed = [np.nan] * len(candidates), 0
     inner_scores = np.empty((0, len(names)))
     # Where no weights are learnt, the inner folds have the same embeddings and share the fits.
@@ -130,7 +135,8 @@ def search_fold(
     chosen = 0 if np.isnan(inner).all() else int(np.nanargmax(inner))
     temperature = math.nan
     if names and len(inner_scores):
-        temperature = fit_temperature(inner_scores, np.searchsorted(names, y), head.scores_are)
+        codes = np.searchsorted(names, labels[fold.train])
+        temperature = fit_temperature(inner_scores, codes, head.scores_are)
     kept = (inner_scores if keep_scores else inner_scores[:0]).astype(np.float32)
     if not len(fold.test):
         empty = np.empty((0, len(names)))
@@ -139,7 +145,7 @@ def search_fold(
             temperature=temperature,
         )  # fmt: skip
     result = next(fit_path(np.arange(len(y)), flat[fold.test], [candidates[chosen]]))
-    scores = _all_columns(result.scores, y, names)
+    scores = all_columns(result.scores, y, names)
     return FoldResult(
         tuple(inner), chosen, failed, result.predicted, scores, result.converged, weights, kept,
         temperature,
@@ -162,19 +168,22 @@ def _score_grid(
     has fallen; the scores of the rest of it are NaN. Also return the scores of the training clips
     by the best combination, shape (n_train, n_labels).
     """
-    all_names = label_names(labels)
-    X, labels, speakers = take(X, fold.train), labels[fold.train], speakers[fold.train]
+    all_names, copies = label_names(labels), count_copies(X, labels)
+    X = take(X, with_copies(fold.train, len(labels), copies))
+    labels, speakers = labels[fold.train], speakers[fold.train]
+    n_clips = len(labels)
     names, measure = label_names(labels), MEASURES[head.task]
     inner = selection_folds(fold, stratify(labels), speakers)
     truth = np.concatenate([labels[part.test] for part in inner])
-    embeddings = [_flatten(X, labels, part.train)[0] for part in inner]
-    fitters = [shared or head.path_fitter(flat, labels, speakers, seed) for flat in embeddings]
+    embeddings = [flatten_layers(X, labels, part.train)[0] for part in inner]
+    of_copies = np.tile(labels, copies + 1), np.tile(speakers, copies + 1)
+    fitters = [shared or head.path_fitter(flat, *of_copies, seed) for flat in embeddings]
     scores: list[float] = []
     best_score, best_scores = -np.inf, np.full((len(labels), len(all_names)), np.nan)
     failed = 0
     for path in paths(grid):
         along_path = [
-            fit_path(part.train, flat[part.test], path)
+            fit_path(with_copies(part.train, n_clips, copies), flat[part.test], path)
             for fit_path, part, flat in zip(fitters, inner, embeddings, strict=True)
         ]
         measured: list[float] = []
@@ -186,14 +195,14 @@ def _score_grid(
                 best_score = measured[-1]
                 for part, result in zip(inner, results, strict=True):
                     trained_on = labels[part.train]
-                    best_scores[part.test] = _all_columns(result.scores, trained_on, all_names)
+                    best_scores[part.test] = all_columns(result.scores, trained_on, all_names)
             if len(measured) > PATIENCE and max(measured[-PATIENCE:]) < max(measured) - MARGIN:
                 break
         scores += measured + [np.nan] * (len(path) - len(measured))
     return scores, failed, best_scores
 
 
-def _all_columns(
+def all_columns(
     scores: NDArray[np.float64], trained_on: NDArray[Any], names: Sequence[str]
 ) -> NDArray[np.float64]:
     """Give scores a column for every label: NaN for a label that no training clip has."""
@@ -208,11 +217,16 @@ def label_names(labels: NDArray[Any]) -> list[str]:
     return np.unique(labels).tolist() if labels.dtype.kind == "U" else []
 
 
-def _flatten(
+def flatten_layers(
     X: Matrix, labels: NDArray[Any], train: NDArray[np.intp]
 ) -> tuple[Matrix, tuple[float, ...]]:
-    """Sum several layers by weights learnt on the training clips; keep one layer as it is."""
+    """Sum several layers by weights learnt on the training clips; keep one layer as it is.
+
+    ``X``, ``labels`` and ``train`` are as for :func:`search_fold`. Return one layer, and the
+    weights.
+    """
     if X.ndim == 2:
         return X, ()
-    weights = learn_weights(X[:, train], labels[train])
+    rows = with_copies(train, len(labels), count_copies(X, labels))
+    weights = learn_weights(X[:, rows], labels[rows % len(labels)])
     return weigh(X, weights), tuple(map(float, weights))

@@ -119,7 +119,9 @@ class AnswerLog:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            # Without O_BINARY, Windows would change the line ends, and so the number of bytes.
+            self._file = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)
         except OSError as error:
             raise UserError(
                 f"--log {path}: cannot be written ({error.strerror}); name a file in an existing "

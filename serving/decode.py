@@ -141,7 +141,9 @@ class Decoders:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=kept | {"PYTHONPATH": paths} | one_thread,
-                start_new_session=True,  # Ctrl-C is for the server, which finishes requests first
+                # Ctrl-C is for the server, which finishes requests first.
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows
             )
         except OSError:  # out of memory, processes or files
             raise _no_decoder() from None

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -198,7 +199,7 @@ def run_main(*arguments: object, render_figures: bool = True) -> int:
     on_interrupt = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["serpipe", *map(str, arguments)])
-        if not render_figures and "report" in arguments[:1]:
+        if not render_figures and arguments[:1] in (("report",), ("study",)):
             patch.setattr("serpipe.artifacts.report.figures.as_bytes", lambda *_: b"blank")
         try:
             main()
@@ -217,6 +218,9 @@ def forked_readers() -> Iterator[None]:
     """
     from serpipe.features import cache_child
 
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # on Windows
+        yield
+        return
     forked = SimpleNamespace(Popen=ForkedReader, DEVNULL=subprocess.DEVNULL, PIPE=subprocess.PIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache_child, "subprocess", forked)

@@ -1,5 +1,6 @@
-"""A small server that speaks the protocol of the Hugging Face hub."""
+"""A small server that speaks the protocol of the Hugging Face hub, for downloads and uploads."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 #: Files from this size on are stored apart, as the hub stores them: `resolve` redirects to them.
@@ -27,6 +29,7 @@ class Repo:
     gated: int = 0
     #: Sizes that the list of files states in place of the true ones.
     stated: dict[str, int] = field(default_factory=dict)
+    private: bool = False
 
     def push(self, files: Mapping[str, bytes], branch: str = "main") -> str:
         """Add a commit with these files to a branch; return its hash."""
@@ -49,6 +52,11 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         #: Bytes after which each next answer with a file breaks off, by the name of the file.
         self.breaks: dict[str, list[int]] = {}
+        #: Contents of uploaded large files by their SHA-256; not visible before a commit.
+        self.uploads: dict[str, bytes] = {}
+        #: Status of the answer to requests to write, by the part of the path that says what they
+        #: do, such as ``"commit"``.
+        self.refused: dict[str, int] = {}
 
     @property
     def url(self) -> str:
@@ -86,12 +94,91 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
+    def do_PUT(self) -> None:
+        self.write()
+
+    def do_POST(self) -> None:
+        self.write()
+
+    def write(self) -> None:
+        """Answer a request to make a repository, to upload a large file, or to commit files."""
+        path = unquote(urlsplit(self.path).path)
+        self.server.requests.append((self.command, path))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = path.strip("/").split("/")
+        status = next((s for what, s in self.server.refused.items() if what in parts), 0)
+        if status:
+            self.reply(status)
+        elif path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif path == "/api/validate-yaml":
+            self.reply_json({"errors": [], "warnings": []})
+        elif parts[0] == "lfs":
+            assert hashlib.sha256(body).hexdigest() == parts[1]
+            self.server.uploads[parts[1]] = body
+            self.reply(200)
+        elif path.endswith("/info/lfs/objects/batch"):
+            upload = f"{self.server.url}/lfs"
+            objects = json.loads(body)["objects"]
+            actions = [{"upload": {"href": f"{upload}/{each['oid']}"}} for each in objects]
+            self.reply_json(
+                {"objects": [e | {"actions": a} for e, a in zip(objects, actions, strict=True)]}
+            )
+        elif parts[4:5] == ["preupload"]:
+            self.reply_json(
+                {
+                    "files": [
+                        {
+                            "path": each["path"],
+                            "uploadMode": "lfs" if each["size"] >= LARGE else "regular",
+                            "shouldIgnore": False,
+                        }
+                        for each in json.loads(body)["files"]
+                    ]
+                }
+            )
+        elif parts[4:5] == ["commit"]:
+            self.commit(f"{parts[2]}/{parts[3]}", [json.loads(line) for line in body.splitlines()])
+        else:
+            self.reply(404)
+
+    def create(self, wanted: dict[str, str]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        exists = name in self.server.repos
+        if not exists:
+            repo = Repo(private=wanted.get("visibility") == "private")
+            repo.push({".gitattributes": b"*.zip filter=lfs\n"})  # as the hub begins
+            self.server.repos[name] = repo
+        self.reply_json({"url": f"{self.server.url}/{name}"}, 409 if exists else 200)
+
+    def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        """Make one commit of all lines, on top of the commit that they name."""
+        repo = self.server.repos[name]
+        parent = repo.branches["main"]
+        files = dict(repo.commits[parent])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "header":
+                assert value.get("parentCommit", parent) == parent
+            elif line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.server.uploads[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
+        commit = repo.push(files)
+        url = f"{self.server.url}/{name}/commit/{commit}"
+        self.reply_json({"success": True, "commitOid": commit, "commitUrl": url})
+
+    def reply_json(self, content: object, status: int = 200) -> None:
+        self.reply(status, {"Content-Type": "application/json"}, json.dumps(content).encode())
+
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append((self.command, path))
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"] and parts[4:5] == ["revision"]:
-            self.list_files("/".join(parts[2:4]), "/".join(parts[5:]))
+        if parts[:2] == ["api", "models"] and parts[4:5] in ([], ["revision"]):
+            self.list_files("/".join(parts[2:4]), "/".join(parts[5:]) or "main")
         elif "resolve" in parts[2:4]:
             is_large_store = parts[0] == "cdn"
             owner, name, _, revision, *file = parts[is_large_store:]
@@ -118,8 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
                 {"rfilename": file, "size": repo.stated.get(file, len(content))}
                 for file, content in repo.commits[commit].items()
             ]
-            about = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
-            self.reply(200, {"Content-Type": "application/json"}, json.dumps(about).encode())
+            about = {"id": name, "modelId": name, "sha": commit, "private": repo.private}
+            self.reply_json(about | {"siblings": siblings})
 
     def resolve(self, name: str, revision: str, file: str, is_large_store: bool) -> None:
         if not (match := self.find(name, revision)):
@@ -166,7 +253,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body if sent is None else body[:sent])
         if sent is not None:
             self.close_connection = True

@@ -17,6 +17,7 @@ from serpipe.serving.options import Limits
 from .conftest import ROOT, Command, call_in, copy_clips, made_once, run_python
 from .messages import assert_names
 
+NOTEBOOK = ROOT / "docs" / "notebooks" / "first-steps.ipynb"
 PAGES = ("use-from-python", "read-a-cache", "use-a-bundle", "predict", "use-your-own-clips")
 
 
@@ -55,6 +56,40 @@ def test_the_examples_of_the_pages_run_as_they_stand(
         assert blocks, page
         code = "\n".join(blocks).replace("runs/RUN", f"runs/{run.name}")
         exec(compile(code, page, "exec"), {"__name__": page})
+
+
+def test_the_notebook_runs_as_it_stands_on_fewer_clips(
+    documented_once: Path, tmp_path: Path
+) -> None:
+    nbclient, nbformat, _ = (
+        pytest.importorskip(name, reason=f"{name} is needed to run a notebook")
+        for name in ("nbclient", "nbformat", "ipykernel")
+    )
+    work = tmp_path / "work"
+    shutil.copytree(documented_once, work)
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cells = {cell.id: cell for cell in notebook.cells}
+    fewer = cells["extract"].source.replace('data = "sample"', 'data = "ravdess"')
+    assert fewer != cells["extract"].source
+    cells["extract"].source = fewer
+    client = nbclient.NotebookClient(
+        notebook, resources={"metadata": {"path": work}}, startup_timeout=300
+    )
+    client.execute()
+    for name in ("extract", "cache", "fit", "report", "predict"):
+        shown = [output.data for output in cells[name].outputs if "data" in output]
+        assert "<table>" in shown[-1]["text/html"], name
+    assert any("image/png" in output.get("data", {}) for output in cells["layers"].outputs)
+    assert cells["install"].outputs == []
+
+
+def test_the_notebook_is_stored_without_outputs() -> None:
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(code) > 5
+    for cell in code:
+        assert (cell["outputs"], cell["execution_count"]) == ([], None), cell["id"]
+    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
 
 
 def test_the_functions_do_what_the_commands_do_and_record_the_call(
@@ -100,6 +135,7 @@ COMMANDS = {
     ("predict",): ("predict", {"format", "out"}),
     ("report",): ("report", {"format"}),
     ("export",): ("export", {"format"}),
+    ("push",): ("push", {"format"}),
     ("serve",): ("serve", set()),
     ("convert",): ("convert", {"format"}),
     ("cache", "info"): ("describe_cache", {"format"}),
@@ -109,6 +145,9 @@ COMMANDS = {
     ("corpora", "table"): ("write_clip_table", set()),
     ("corpora", "raters"): ("write_rater_table", set()),
     ("corpora", "download"): ("download_corpus", {"format"}),
+    ("study", "init"): ("write_study", set()),
+    ("study", "run"): ("study", {"format", "dry_run"}),
+    ("study", "report"): ("report_study", {"format"}),
 }
 #: Options that have another name than the parameter.
 RENAMED = {
@@ -143,8 +182,10 @@ def defaults_of(function: Any) -> dict[str, Any]:
     defaults: dict[str, Any] = {}
     for name in parameters.keys() - SET_BY_COMMANDS:
         default = package.TrainingOptions() if name == "training" else parameters[name].default
-        defaults |= vars(default) if is_dataclass(default) else {name: default}
-    return {name: each for name, each in defaults.items() if name not in vars(Limits())}
+        own = vars(default) if is_dataclass(default) else {name: default}
+        limits = vars(Limits()) if isinstance(default, Limits) else {}  # those of the server
+        defaults |= {name: each for name, each in own.items() if name not in limits}
+    return defaults
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)

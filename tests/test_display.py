@@ -3,8 +3,9 @@
 import io
 import json
 import shutil
+import sys
 from dataclasses import replace
-from importlib.util import find_spec
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -59,15 +60,78 @@ def test_a_prediction_shows_its_scores_or_its_timeline() -> None:
     assert "3.500" in repr(rating)
 
 
-def test_data_frames_need_pandas_and_say_so(fitted_once: Path, serpipe: Command) -> None:
+class Tags(HTMLParser):
+    """The tags, attributes and texts of HTML."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.attributes: list[object] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_notebooks_display_results_as_plain_tables_with_all_text_escaped(
+    fitted_once: Path, serpipe: Command
+) -> None:
     shutil.copytree(fitted_once, ".", dirs_exist_ok=True)
     (run,) = Path("artifacts/runs").iterdir()
     results = read_results(run)
-    if find_spec("pandas") is None:
+    report = package.report(results)
+    cache = open_cache(next(Path("features/cache").glob("*.h5")))
+    attack = "<script>alert(1)</script>"
+    first = report.tables[0]
+    changed = replace(first, title=attack, header=(attack, *first.header[1:]))
+    for shown in (
+        results,
+        replace(results, summary=replace(results.summary, corpus=attack, warnings=[attack])),
+        report,
+        replace(report, tables=(changed, *report.tables[1:]), warnings=(attack,), notes=(attack,)),
+        cache,
+        replace(cache, key={**cache.key, "encoder": attack}),
+        LONG,
+        replace(LONG, source=attack),
+    ):
+        page = Tags(shown._repr_html_())
+        assert {"table", "td"} <= set(page.tags)
+        assert set(page.tags) <= {"p", "b", "table", "thead", "tbody", "tr", "th", "td"}
+        assert page.attributes == []
+    texts = Tags(report._repr_html_()).texts
+    for head in results.heads:
+        score = f"{100 * results.scores(head)['uar'].value:.1f}"
+        assert any(text.startswith(score) for text in texts)
+        assert any(text.startswith(score) for text in Tags(results._repr_html_()).texts)
+    assert {table.title for table in report.printed} <= set(texts)
+
+
+def test_a_cache_shows_what_its_embeddings_can_be_read_by(fitted_once: Path) -> None:
+    cache = open_cache(next((fitted_once / "features" / "cache").glob("*.h5")))
+    table = cache.short_table()
+    assert [row[0] for row in table.rows] == list(cache.layers)
+    for layer, pooling, features in table.rows:
+        assert cache.embeddings(layer, pooling).shape == (len(cache), int(features))
+    assert len(repr(cache).splitlines()) == 2 + len(cache.layers)
+
+
+def test_data_frames_need_pandas_and_say_so(
+    fitted_once: Path, serpipe: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(fitted_once, ".", dirs_exist_ok=True)
+    (run,) = Path("artifacts/runs").iterdir()
+    results = read_results(run)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pandas", None)
         for of in (results, LONG):
             with raises_about(UserError, "pip install pandas"):
                 of.to_pandas()
-        return
+    pytest.importorskip("pandas")
     frame = results.to_pandas()
     assert frame["predicted svm"].tolist() == results.predicted["svm"]["nested"].tolist()
     report = package.report(results)

@@ -17,7 +17,10 @@ from .conftest import ROOT
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "reference"
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
+    ),
     *(page for page in sorted(DOCS.rglob("*.md")) if GENERATED not in page.parents),
 ]
 #: Options that the pages name and that belong to other programs.

@@ -94,7 +94,7 @@ def test_the_interface_documents_parameters_results_and_errors(name: str) -> Non
 
 
 #: Set by the function that takes the options.
-SET_ELSEWHERE = {("TrainingOptions", "seed")}
+SET_ELSEWHERE = {("TrainingOptions", "seed"), ("ExtractOptions", "perturbation")}
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))

@@ -516,6 +516,36 @@ def test_many_folds_are_pooled_for_the_nuisance_baselines() -> None:
     assert np.mean(predicted["duration"] == labels) > 0.95
 
 
+@pytest.mark.parametrize("labels", [
+    np.array(["angry", "happy", "sad"] * 30),
+    np.array(["angry", "sad"] * 45),
+    np.array(["angry"] * 60 + ["sad"] * 30),  # the first fold trains on one label
+    np.random.default_rng(1).uniform(1, 5, 90),
+])  # fmt: skip
+def test_nuisance_baselines_predict_as_the_estimators_of_lightgbm(labels: np.ndarray) -> None:
+    import lightgbm
+
+    draw = np.random.default_rng(0)
+    clips = {"seconds": draw.uniform(1, 5, 90), "loudness": draw.normal(-30, 5, 90)}
+    rows = np.arange(90)
+    folds = [Fold(str(n), rows[rows // 30 != n], rows[rows // 30 == n]) for n in (2, 1, 0)]
+    rated = labels.dtype.kind == "f"
+    expected = np.empty_like(labels)
+    for fold in folds:
+        kind = lightgbm.LGBMRegressor if rated else lightgbm.LGBMClassifier
+        estimator = kind(
+            n_estimators=50, num_leaves=7, min_child_samples=5, random_state=0, n_jobs=1,
+            deterministic=True, force_row_wise=True, verbose=-1,
+            class_weight=None if rated else "balanced",
+        )  # fmt: skip
+        X = np.stack([clips["seconds"], clips["loudness"]], axis=1)
+        origin = labels[fold.train].mean() if rated else None
+        estimator.fit(X[fold.train], labels[fold.train] - origin if rated else labels[fold.train])
+        predicted = estimator.predict(X[fold.test])
+        expected[fold.test] = predicted + origin if rated else predicted
+    assert predict_from_nuisance(clips, labels, folds)["all of them"].tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("column", ["recording", "sha256", "path", "contamination"])
 def test_a_column_of_single_clips_is_no_group(column: str, tmp_path: Path) -> None:
     ids = [f"{row:04d}" for row in range(120)]

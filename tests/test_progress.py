@@ -112,14 +112,14 @@ def test_predicting_shows_recordings_or_the_windows_of_one(sample: Path) -> None
     model = load_model(DEFAULT_BUNDLE)
     files = sorted(sample.rglob("*.flac"))[:2]
     shown = Recorder()
-    several = list(predict_files(model, files, track=shown))
+    several = list(predict_files(model, files, 2, track=shown))
     assert [total for _, total in shown.told] == [2]
     shown = Recorder()
-    (alone,) = predict_files(model, files[:1], window=1, hop=0.5, track=shown)
+    (alone,) = predict_files(model, files[:1], 1, window=1, hop=0.5, track=shown)
     assert not isinstance(alone, Exception)
     heard = sum(bool(segment.label) for segment in alone.timeline)
     assert [total for _, total in shown.told] == [heard]
-    (plain,) = predict_files(model, files[:1], track=Recorder())
+    (plain,) = predict_files(model, files[:1], 1, track=Recorder())
     assert plain == several[0]
 
 

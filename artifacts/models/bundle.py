@@ -36,6 +36,7 @@ from ...pipeline.calibration import TEMPERATURE_SCALED, apply_temperature
 from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
 from ...pipeline.novelty import NoveltyDetector
+from ...pipeline.statistics import Interval
 from ...schema import from_json
 from ..run.encoder_key import encoder_parts, poolings_of, read_encoder_key
 from .enrolment import (
@@ -51,6 +52,8 @@ NOVELTY_FILE = "novelty.skops"
 FORMAT_VERSION = 2
 #: The format before files were hashed: still read; only its head has a hash.
 _UNHASHED_VERSION = 1
+#: Files that a bundle may lack.
+_OPTIONAL = (FILE_NAME, NOVELTY_FILE)
 _REMEDY = "name a folder RUN/bundles/HEAD that `serpipe fit` made"
 
 
@@ -92,6 +95,14 @@ class BundleSummary:
     enrolment: Mapping[str, Any] | None = None
     #: The temperature of the probabilities. None: those of the head itself.
     temperature: float | None = None
+
+    def interval(self, key: str) -> Interval:
+        """Return a score in ``result`` with its interval, NaN where there is none.
+
+        Raise KeyError, TypeError, ValueError or AttributeError if ``result`` has no such score.
+        """
+        ends = self.result[key].items()
+        return Interval(**{end: math.nan if value is None else float(value) for end, value in ends})
 
 
 @dataclass(frozen=True)
@@ -258,6 +269,22 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
     return summary
 
 
+def file_names(summary: BundleSummary) -> list[str]:
+    """Return the names of a bundle's files besides ``bundle.json``, which serpipe fixes."""
+    names = [_head_path(Path(), summary.head).name]
+    names += [name for name in _OPTIONAL if name in _hashes(summary)]
+    if summary.enrolment is not None:
+        names += enrolment_files(saved_head(summary.head))
+    return names
+
+
+def _hashes(summary: BundleSummary) -> Mapping[str, str]:
+    """Return the hashes of a bundle's files; in earlier versions only the head has one."""
+    if summary.files is None:
+        return {_head_path(Path(), summary.head).name: summary.head_sha256}
+    return summary.files
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Load ``RUN/bundles/HEAD`` from any source, without running code from it.
 
@@ -272,13 +299,10 @@ def load_bundle(folder: Path) -> Bundle:
         )
     head_file = _head_path(folder, summary.head)
     remedy = "get the bundle again, or fit again"
-    files = {head_file.name: summary.head_sha256} if summary.files is None else summary.files
+    files = _hashes(summary)
     head = saved_head(summary.head)
-    optional = (FILE_NAME, NOVELTY_FILE)
-    names = [head_file.name, *(name for name in optional if name in files)]
-    names += [] if summary.enrolment is None else enrolment_files(head)
-    check_files(folder, {name: files.get(name, "") for name in names}, remedy)
-    for name in optional:
+    check_files(folder, {name: files.get(name, "") for name in file_names(summary)}, remedy)
+    for name in _OPTIONAL:
         if name not in files and summary.files is not None and (folder / name).exists():
             raise UserError(f"{folder / name}: is not part of this bundle; {remedy}")
     training = read_record(folder / FILE_NAME)

@@ -1,15 +1,73 @@
-"""Find a saved model: a bundle, the model of a run, or the default bundle."""
+"""Find a saved model: a bundle, the model of a run, a model of the hub, or the default bundle."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import UserError
 from ...features.names import looks_like_path
+from ...integrity import MODEL_HASHES
 from ...mirror import local
-from ...remote import Location
+from ...remote import Location, as_location
 from ..run.latest import RUNS, by_age
 
 #: The bundle that ships with the package.
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
+#: What a bundle and a network consist of; the first file of each says what it is.
+BUNDLE_FILE, NETWORK_FILE = "bundle.json", "network.json"
+#: Bytes of all files of a bundle or network together; the largest fused heads take 1 GiB.
+MAX_MODEL_BYTES = 1 << 31
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a saved model is."""
+
+    folder: Path  #: Of a model of the hub, its folder in the local cache of the hub.
+    title: str  #: As the user named it.
+    #: Of a model of the hub; empty for others.
+    commit: str = ""
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it is a bundle."""
+        return (self.folder / BUNDLE_FILE).is_file()
+
+    @property
+    def is_network(self) -> bool:
+        """Whether it is a network that was trained from scratch."""
+        return (self.folder / NETWORK_FILE).is_file()
+
+
+def get_model_files(name: str | Location | None, revision: str | None = None) -> ModelFiles:
+    """Find a model, given by a name as :func:`load_model` takes it, and download it if necessary.
+
+    Of a bundle or network of the hub all files are downloaded, of one commit; of a model of
+    transformers only its configuration, as :func:`~serpipe.features.checkpoint.load_checkpoint`
+    downloads the rest. Raise UserError if there is no such model, or it is too large, and
+    MachineError if the hub cannot be reached.
+    """
+    folder = find_model(name)
+    if folder.exists():
+        is_path = name is None or isinstance(as_location(name), Path)
+        return ModelFiles(folder, str(folder if is_path else as_location(name or "")))
+    from ...features.checkpoint_limits import CONFIGS, WEIGHTS
+    from ...features.hub import open_snapshot
+    from ...features.training_record import FILE_NAME
+    from .bundle import file_names, read_bundle_summary
+
+    title = str(name)
+    kinds = (BUNDLE_FILE, NETWORK_FILE, *CONFIGS)
+    snapshot = open_snapshot(title, revision or "main", "--model", kinds)
+    model = ModelFiles(snapshot.folder, title, snapshot.commit)
+    if model.is_bundle:
+        files = file_names(read_bundle_summary(snapshot.folder))
+    elif model.is_network:
+        optional = (MODEL_HASHES, FILE_NAME)
+        files = [WEIGHTS[0], *(each for each in optional if each in snapshot.sizes)]
+    else:
+        return model
+    snapshot.get(files, MAX_MODEL_BYTES)
+    return model
 
 
 def latest_bundle() -> Path | None:

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
-from ...display import data_frame, text_table
+from ...display import Displayed, ShortTable, data_frame
 from ..score_columns import score_columns
 
 #: Shown beside a recording that the model was trained on.
@@ -18,6 +18,8 @@ UNLIKE_TRAINING = "UNLIKE TRAINING"
 class Window:
     """The prediction for a window of a recording."""
 
+    part: ClassVar[str] = "window"  #: What it is, in tables.
+
     start: float  #: In seconds.
     end: float  #: In seconds.
     label: str  #: The chosen label; empty for ratings, and for silence.
@@ -26,7 +28,35 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Segment(Window):
+    """The prediction for a part of a recording between two pauses."""
+
+    part: ClassVar[str] = "segment"
+
+
+@dataclass(frozen=True)
+class Turn(Window):
+    """The prediction for a turn of a speaker."""
+
+    part: ClassVar[str] = "turn"
+
+    speaker: str
+
+
+@dataclass(frozen=True)
+class SpeakerSummary:
+    """The prediction for all turns of a speaker in a recording."""
+
+    speaker: str
+    turns: int  #: Their number.
+    seconds: float  #: Their duration.
+    label: str  #: The chosen label; empty for ratings, and if all are silent.
+    #: The mean of the scores of the turns, weighted by duration; empty if all are silent.
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction(Displayed):
     """The prediction for a recording."""
 
     source: str  #: Name of the recording.
@@ -54,10 +84,10 @@ class Prediction:
     def parts(self) -> list[tuple[str, Window]]:
         """The rows of the prediction as a table: ``"whole"``, then each ``"window"``."""
         whole = Window(0.0, self.seconds, self.label, self.scores)
-        return [("whole", whole), *(("window", each) for each in self.timeline)]
+        return [("whole", whole), *((each.part, each) for each in self.timeline)]
 
-    def __repr__(self) -> str:
-        """Return the scores, or the timeline, as a short table."""
+    def short_table(self) -> ShortTable:
+        """Return the scores, or the timeline."""
         title = f"{self.source}, {self.seconds:.2f} s"
         title += f": {self.label}" if self.label else ""
         title += f", {TRAINED_ON}" if self.trained_on else ""
@@ -66,7 +96,7 @@ class Prediction:
         if not self.timeline:
             kind = "probability" if self.label else "rating"
             rows = [(name, f"{value:.3f}") for name, value in scores]
-            return f"{title}\n{text_table(('label' if self.label else '', kind), rows)}"
+            return ShortTable(title, ("label" if self.label else "", kind), rows)
 
         def cells(window: Window) -> list[str]:
             if self.label:
@@ -75,16 +105,17 @@ class Prediction:
 
         windows = [(f"{each.start:.2f} - {each.end:.2f} s", *cells(each)) for each in self.timeline]
         columns = ("label", "probability") if self.label else tuple(self.scores)
-        return f"{title}\n{text_table(('window', *columns), windows)}"
+        return ShortTable(title, ("window", *columns), windows)
 
     def to_pandas(self) -> Any:
-        """Return a pandas data frame with a row for the whole recording and one for each window.
+        """Return a pandas data frame with a row for the whole recording and one for each part.
 
         Returns
         -------
         pandas.DataFrame
-            Columns ``source``, ``part`` (``whole`` or ``window``), ``start`` and ``end`` in
-            seconds, ``label``, and ``score_NAME`` for each score, NaN for silence.
+            Columns ``source``; ``part`` (``whole``, ``window``, ``segment``, ``speaker`` or
+            ``turn``); ``start`` and ``end`` in seconds; ``label``; ``speaker``, if speakers are
+            known; and ``score_NAME`` for each score, NaN for silence.
 
         Raises
         ------
@@ -92,6 +123,7 @@ class Prediction:
             If pandas is not installed.
         """
         columns = dict(zip(self.scores, score_columns(list(self.scores)), strict=True))
+        by_speaker = isinstance(self, PredictionBySpeaker)
         return data_frame(
             [
                 {
@@ -100,11 +132,55 @@ class Prediction:
                     "start": each.start,
                     "end": each.end,
                     "label": each.label,
+                    **({"speaker": speaker_of(each)} if by_speaker else {}),
                     **{column: each.scores.get(name, math.nan) for name, column in columns.items()},
                 }
                 for part, each in self.parts
             ]
         )
+
+
+@dataclass(frozen=True)
+class PredictionBySpeaker(Prediction):
+    """The prediction for a recording whose speakers are known."""
+
+    speakers: tuple[SpeakerSummary, ...] = ()  #: By name.
+
+    def abstained(self) -> "PredictionBySpeaker":
+        """Return the prediction without labels if the recording is unlike the training clips."""
+        if not self.unlike_training:
+            return self
+        speakers = tuple(replace(each, label="") for each in self.speakers)
+        return replace(self, label="", timeline=super().abstained().timeline, speakers=speakers)
+
+    @property
+    def parts(self) -> list[tuple[str, Window]]:
+        """The rows of the prediction: ``"whole"``, each ``"speaker"``, then each ``"turn"``."""
+        whole, *turns = super().parts
+        first, last = dict[str, float](), dict[str, float]()
+        for _, turn in turns:
+            speaker = speaker_of(turn)
+            first.setdefault(speaker, turn.start)
+            last[speaker] = max(turn.end, last.get(speaker, 0.0))
+        summaries = [
+            (
+                "speaker",
+                Turn(
+                    first[each.speaker],
+                    last[each.speaker],
+                    each.label,
+                    each.scores,
+                    each.speaker,
+                ),
+            )
+            for each in self.speakers
+        ]
+        return [whole, *summaries, *turns]
+
+
+def speaker_of(window: Window) -> str:
+    """Return who speaks in a window; empty if that is not known."""
+    return window.speaker if isinstance(window, Turn) else ""
 
 
 def csv_columns(outputs: Sequence[str]) -> list[str]:

@@ -6,7 +6,16 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from .prediction import TRAINED_ON, UNLIKE_TRAINING, Prediction, Window, csv_columns
+from ...errors import counted
+from .prediction import (
+    TRAINED_ON,
+    UNLIKE_TRAINING,
+    Prediction,
+    PredictionBySpeaker,
+    Window,
+    csv_columns,
+    speaker_of,
+)
 from .saved_model import Model
 
 TRAINED_ON_NOTE = (
@@ -28,20 +37,22 @@ def as_json_line(prediction: Prediction) -> str:
     return json.dumps(asdict(prediction), allow_nan=False)
 
 
-def csv_header(model: Model) -> str:
-    """Return the names of the columns of :func:`csv_rows`."""
-    return _csv(csv_columns(model.predictor.outputs))
+def csv_header(model: Model, by_speaker: bool) -> str:
+    """Return the names of the columns of :func:`csv_rows`; the last is ``speaker``, if known."""
+    return _csv([*csv_columns(model.predictor.outputs), *(["speaker"] if by_speaker else [])])
 
 
 def csv_rows(prediction: Prediction, model: Model) -> Iterator[str]:
-    """Yield a row for the whole recording and one for each window, scores in full precision."""
+    """Yield a row for the recording and one for each of its parts, scores in full precision."""
     flags = [
         "" if flag is None else str(flag).lower()
         for flag in (prediction.trained_on, prediction.unlike_training)
     ]
     for part, each in prediction.parts:
         scores = [each.scores.get(name, "") for name in model.predictor.outputs]
-        yield _csv([prediction.source, part, each.start, each.end, each.label, *flags, *scores])
+        speaker = [speaker_of(each)] if isinstance(prediction, PredictionBySpeaker) else []
+        cells = [prediction.source, part, each.start, each.end, each.label, *flags, *scores]
+        yield _csv([*cells, *speaker])
 
 
 def table_header(model: Model, sources: Sequence[str]) -> str:
@@ -53,7 +64,7 @@ def table_header(model: Model, sources: Sequence[str]) -> str:
 def table_rows(
     prediction: Prediction, model: Model, sources: Sequence[str], timeline: bool
 ) -> Iterator[str]:
-    """Yield a row for the recording and, if ``timeline``, one for each window.
+    """Yield a row for the recording and, if ``timeline``, one for each speaker and each window.
 
     The first column is as wide as the longest of ``sources``, all that will be printed.
     """
@@ -70,9 +81,14 @@ def table_rows(
     marks = [TRAINED_ON] if prediction.trained_on else []
     marks += [UNLIKE_TRAINING] if prediction.unlike_training else []
     yield _row(prediction.source, f"{prediction.seconds:.2f}", [*cells(whole), *marks], width)
+    for speaker in prediction.speakers if isinstance(prediction, PredictionBySpeaker) else ():
+        part = Window(0.0, speaker.seconds, speaker.label, speaker.scores)
+        turns = counted(speaker.turns, "turn")
+        yield _row(f"  {turns}", f"{speaker.seconds:.2f}", [*cells(part), speaker.speaker], width)
     for each in prediction.timeline if timeline else ():
         span = f"  {each.start:.2f} - {each.end:.2f} s"
-        yield _row(span, f"{each.end - each.start:.2f}", cells(each), width)
+        name = [speaker_of(each)] if speaker_of(each) else []
+        yield _row(span, f"{each.end - each.start:.2f}", [*cells(each), *name], width)
 
 
 def describe(model: Model) -> list[str]:
@@ -80,6 +96,7 @@ def describe(model: Model) -> list[str]:
     card = {name: _printable(str(value)) for name, value in model.card.items()}
     return [
         f"model    {_printable(model.name)}: {card['what']}",
+        *([f"revision {card['revision']}"] if "revision" in card else []),
         f"score    {card['score']}",
         f"data     {card['corpus']}; licence {card['licence']}",
         "         its predictions of clips that it was trained on say nothing about others",

@@ -22,6 +22,7 @@ from ...features.in_order import in_order
 from ...features.names import BUILT_IN, HUB_ID, OPENSMILE, POOLINGS
 from ...features.options import ExtractOptions
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
+from ...integrity import hash_file
 from ...pipeline.marks import Mark, MarkKind
 from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.statistics import Interval
@@ -89,6 +90,7 @@ class Predictor:
     #: where one thread scores batches.
     lanes: int = 1
     adapter: SpeakerAdapter | None = None  #: Adapts the model to speakers, if it can be.
+    sha256: str = ""  #: Of its weights and everything else that its scores depend on.
 
 
 def bundle_predictor(
@@ -125,6 +127,7 @@ def bundle_predictor(
         training=_bundle_training(bundle, loaded),
         lanes=cores() if loaded[0].device.type == "cpu" else 0,
         adapter=_speaker_adapter(bundle, loaded),
+        sha256=hash_file(folder / "bundle.json"),  # which holds the hashes of all else
     )
 
 
@@ -145,7 +148,7 @@ def classifier_predictor(name: str, device: str, revision: str | None) -> Predic
         )
     config: Any = checkpoint.model.config
     what = f"{checkpoint.model_type} classifier, revision {checkpoint.revision}"
-    return _whole_model(
+    predictor = _whole_model(
         checkpoint.model,
         checkpoint.front_end,
         loaded.outputs,
@@ -156,6 +159,7 @@ def classifier_predictor(name: str, device: str, revision: str | None) -> Predic
         getattr(config, "serpipe", None),
         checkpoint.training,
     )
+    return replace(predictor, sha256=checkpoint.weights_sha256)
 
 
 def network_predictor(folder: Path, device: str) -> Predictor:
@@ -166,7 +170,7 @@ def network_predictor(folder: Path, device: str) -> Predictor:
     from ...pipeline.finetune.network_model import load_network, network_front_end
 
     network = load_network(folder)
-    return _whole_model(
+    predictor = _whole_model(
         network,
         network_front_end(),
         network.outputs,
@@ -177,17 +181,18 @@ def network_predictor(folder: Path, device: str) -> Predictor:
         network.about,
         read_record(folder / FILE_NAME),
     )
+    return replace(predictor, sha256=hash_file(folder / "model.safetensors"))
 
 
 def find_encoder(
-    folder: Path, bundle: BundleSummary, given: str | Path | None, revision: str | None
+    folder: Path, key: Mapping[str, Any], given: str | Path | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """Find the encoder of the bundle in a folder; ``given`` and ``revision`` are the user's.
+    """Find the encoder with a key that was read from a folder; ``given``, ``revision``: the user's.
 
     Return its built-in name, local folder or hub id, and for a hub id the revision. Raise UserError
     if it is in a local folder that is not given.
     """
-    name, recorded = str(bundle.encoder.get("encoder")), str(bundle.encoder.get("revision"))
+    name, recorded = str(key.get("encoder")), str(key.get("revision"))
     is_hub = recorded not in ("local", "built-in") and HUB_ID.fullmatch(name)
     if given is not None:
         return str(given), revision
@@ -242,7 +247,7 @@ def _load_its_encoder(
 ) -> tuple[Encoder, list[str]]:
     """Load the encoder of a bundle, and refuse another one; return warnings with it."""
     key = bundle.encoder
-    source, revision = find_encoder(folder, bundle, given, revision)
+    source, revision = find_encoder(folder, key, given, revision)
     poolings, precision = poolings_of(key, bundle.pooling), key.get("precision", "float32")
     if not set(poolings) <= set(POOLINGS) or precision not in PRECISIONS:
         raise UserError(
@@ -447,12 +452,12 @@ def _bundle_score(bundle: BundleSummary) -> str:
     measure = MEASURES["classification" if bundle.labels else "regression"]
     result = bundle.result
     try:
-        numbers = {
-            part: math.nan if value is None else float(value)
-            for part, value in result[measure.key].items()
-        }
         return _score_line(
-            measure, Interval(**numbers), result["split"], result["clips"], result["speakers"]
+            measure,
+            bundle.interval(measure.key),
+            result["split"],
+            result["clips"],
+            result["speakers"],
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         return "not known"

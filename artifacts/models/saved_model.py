@@ -35,7 +35,7 @@ from ...progress import Track, no_track
 from ...remote import Location, Remote, as_location
 from .enrolment import SpeakerProfile
 from .find import DEFAULT_BUNDLE as DEFAULT_BUNDLE
-from .find import find_model
+from .find import get_model_files
 from .prediction import Prediction, Window
 from .predictors import (
     ClipScores,
@@ -86,7 +86,8 @@ class Model:
     sampling_rate: int  #: Of its input, in Hz.
     #: ``name``, ``kind``, ``what``, ``corpus``, ``score`` (with the protocol), ``probabilities``
     #: (whether they are calibrated; empty for ratings), ``warnings``, ``licence``, ``citation`` and
-    #: ``normalises`` (whether each clip is scaled to zero mean and unit variance): JSON values.
+    #: ``normalises`` (whether each clip is scaled to zero mean and unit variance): JSON values. Of
+    #: a model of the hub also ``revision``, its commit.
     card: Mapping[str, Any]
     predictor: Predictor = field(repr=False)  #: Scores windows.
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
@@ -184,7 +185,7 @@ class Model:
         self.check_windows(window, hop)
         hashes = [""] * len(sources) if audio_sha256 is None else audio_sha256
         cut = [
-            _or_error(partial(self.cut, waveform, source, hash_, window, hop))
+            or_error(partial(self.cut, waveform, source, hash_, window, hop))
             for waveform, source, hash_ in zip(waveforms, sources, hashes, strict=True)
         ]
         recordings = [each for each in cut if isinstance(each, Recording)]
@@ -196,7 +197,7 @@ class Model:
         return [
             each
             if isinstance(each, BadClipError)
-            else _or_error(partial(self.combine, each, list(islice(scored, len(each.windows)))))
+            else or_error(partial(self.combine, each, list(islice(scored, len(each.windows)))))
             for each in cut
         ]
 
@@ -320,7 +321,21 @@ class Model:
 
         Raise BadClipError if all windows are silent, or a score is not finite.
         """
-        source = recording.source
+        rate = self.sampling_rate
+        self.check_scores(recording.source, scored)
+        timeline = tuple(
+            Window(start / rate, end / rate, *self.label_and_scores(each))
+            for (start, end), each in zip(recording.windows, scored, strict=True)
+        )
+        return Prediction(
+            recording.source,
+            len(recording.waveform) / rate,
+            timeline=timeline if recording.is_cut else (),
+            **self.whole(self.mean(scored), recording.audio_sha256),
+        )
+
+    def check_scores(self, source: str, scored: Sequence[ClipScores | None]) -> None:
+        """Raise BadClipError if all windows of a recording are silent, or a score is not finite."""
         audible = [each for each in scored if each is not None]
         if not audible:
             raise BadClipError(
@@ -333,31 +348,38 @@ class Model:
                 "numbers",
                 "remove it, or choose another --model",
             )
-        label, scores, distance = audible[0]
-        if len(audible) > 1:
-            scores = np.mean([each.scores for each in audible], axis=0)
-            distance = float(np.mean([each.distance for each in audible]))
-            label = self.labels[int(np.argmax(scores))] if self.labels else ""
-        rate, training = self.sampling_rate, self.predictor.training
-        timeline = tuple(
-            Window(
-                start / rate,
-                end / rate,
-                each.label if each else "",
-                self._named(each.scores) if each else {},
-            )
-            for (start, end), each in zip(recording.windows, scored, strict=True)
+
+    def mean(
+        self, scored: Sequence[ClipScores | None], weights: Sequence[float] | None = None
+    ) -> ClipScores | None:
+        """Return the mean of scores, with or without weights; None if all are of silence."""
+        audible = [number for number, each in enumerate(scored) if each is not None]
+        several = [each for each in scored if each is not None]
+        if len(several) < 2:
+            return several[0] if several else None
+        kept = None if weights is None else [weights[number] for number in audible]
+        scores = np.average([each.scores for each in several], axis=0, weights=kept)
+        distance = float(np.average([each.distance for each in several], weights=kept))
+        return ClipScores(
+            self.labels[int(np.argmax(scores))] if self.labels else "", scores, distance
         )
-        return Prediction(
-            source,
-            len(recording.waveform) / rate,
-            label,
-            self._named(scores),
-            timeline if recording.is_cut else (),
-            training.contains_clip(recording.audio_sha256) if training else None,
-            None if math.isnan(distance) else distance > 1,
-            None if math.isnan(distance) else distance,
-        )
+
+    def label_and_scores(self, scored: ClipScores | None) -> tuple[str, dict[str, float]]:
+        """Return a label and the scores by name; both are empty for silence."""
+        return (scored.label, self._named(scored.scores)) if scored else ("", {})
+
+    def whole(self, scored: ClipScores | None, audio_sha256: str) -> dict[str, Any]:
+        """Return the fields of a prediction that are about the whole recording."""
+        label, scores = self.label_and_scores(scored)
+        training = self.predictor.training
+        distance = math.nan if scored is None else scored.distance
+        return {
+            "label": label,
+            "scores": scores,
+            "trained_on": training.contains_clip(audio_sha256) if training else None,
+            "unlike_training": None if math.isnan(distance) else distance > 1,
+            "distance": None if math.isnan(distance) else distance,
+        }
 
     def read(self, file: Location) -> Waveform:
         """Read a file, of any format that corpora may have, as :meth:`predict_batch` takes it.
@@ -467,16 +489,17 @@ def load_model(
     ----------
     name : str, Path or Remote, optional
         A bundle (``RUN/bundles/HEAD``), a run (its first bundle by name, or its ``model``), a
-        folder or hub id of a trained audio classifier, or a folder of a network. By default the
-        first bundle of the newest run in ``artifacts/runs`` that has any, else the one that ships
-        with serpipe. A model in a store is fetched first.
+        folder or hub id of a trained audio classifier, a folder of a network, or the hub id of
+        what ``serpipe push`` has published. By default the first bundle of the newest run in
+        ``artifacts/runs`` that has any, else the one that ships with serpipe. A model in a store
+        is fetched first.
     device : str
         Torch device.
     encoder : str or Path, optional
         For a bundle whose encoder was in a local folder: that folder. A built-in encoder, or one of
         the hub, is found by its name.
     revision : str, optional
-        Branch, tag or commit of a hub id: of ``encoder``, or of ``name``.
+        Branch, tag or commit of a hub id: of ``name``, or of the encoder of a local bundle.
 
     Returns
     -------
@@ -490,39 +513,45 @@ def load_model(
     MachineError
         If the hub cannot be reached.
     """
-    folder = find_model(name)
-    if encoder is not None and not (folder / "bundle.json").is_file():
+    files = get_model_files(name, revision)
+    folder = files.folder
+    if encoder is not None and not files.is_bundle:
         raise UserError(f"--encoder {encoder}: is only for bundles, and {folder} is none; omit it")
-    if (folder / "bundle.json").is_file():
-        predictor = bundle_predictor(folder, device, encoder, revision)
-    elif (folder / "network.json").is_file():
+    if files.is_bundle:
+        # Of a bundle of the hub, the revision is that of the bundle, which names its encoder's.
+        of_encoder = None if files.commit else revision
+        predictor = bundle_predictor(folder, device, encoder, of_encoder)
+    elif files.is_network:
         predictor = network_predictor(folder, device)
-    elif folder.is_dir() and not any((folder / each).is_file() for each in CONFIGS):
+    elif not any((folder / each).is_file() for each in CONFIGS):
         raise UserError(
             f"{folder}: holds no model; name RUN, RUN/bundles/HEAD, or a saved model with --model"
         )
     else:
-        source = str(folder) if folder.exists() else str(name)
-        predictor = classifier_predictor(source, device, revision)
+        source = files.title if files.commit else str(folder)
+        predictor = classifier_predictor(source, device, files.commit or revision)
     if not all(each.isprintable() for each in (*predictor.outputs, predictor.target)):
         raise UserError(
             f"{folder}: its labels contain characters that cannot be printed; rename them"
         )
-    given = folder if name is None or isinstance(as_location(name), Path) else as_location(name)
-    title = "the built-in head" if folder == DEFAULT_BUNDLE else printable_path(given)
+    title = "the built-in head" if folder == DEFAULT_BUNDLE else printable_path(files.title)
+    card = {"name": title, **predictor.card, "normalises": predictor.front_end.normalise}
+    if files.commit:
+        card["revision"] = files.commit
     return Model(
         name=title,
         labels=() if predictor.is_rating else predictor.outputs,
         target=predictor.target,
         sampling_rate=predictor.front_end.sampling_rate,
-        card={"name": title, **predictor.card, "normalises": predictor.front_end.normalise},
+        card=card,
         predictor=predictor,
     )
 
 
 def predict_files(
     model: Model,
-    files: Sequence[Location],
+    files: Iterable[Location],
+    total: int,
     *,
     window: float | None = None,
     hop: float | None = None,
@@ -532,14 +561,14 @@ def predict_files(
     """Predict files, a group at a time, with ``workers`` decoding threads, in their order.
 
     The other parameters and the errors are those of :meth:`Model.predict_batch`; ``track`` shows
-    progress over the files, or over the windows of a single file.
+    progress over the ``total`` files, or over the windows of a single file.
     """
 
     def read(item: tuple[Location, Content]) -> _DecodedFile:
         file, content = item
-        return printable_path(file), _or_error(lambda: model.decode(content(), file))
+        return printable_path(file), or_error(lambda: model.decode(content(), file))
 
-    track_windows = track if len(files) == 1 else no_track
+    track_windows = track if total == 1 else no_track
 
     def predict_all() -> Iterator[Prediction | BadClipError]:
         group: list[_DecodedFile] = []
@@ -554,10 +583,10 @@ def predict_files(
                 group, seconds = [], 0.0
         yield from _predict_group(model, group, window, hop, track_windows)
 
-    if len(files) == 1:
+    if total == 1:
         yield from predict_all()
     else:
-        yield from track(predict_all(), "predicting recordings", len(files))
+        yield from track(predict_all(), "predicting recordings", total)
 
 
 def _predict_group(
@@ -593,7 +622,7 @@ def _predict_group(
         yield each if isinstance(each, BadClipError) else next(predictions)
 
 
-def _or_error(function: Callable[[], _T]) -> _T | BadClipError:
+def or_error(function: Callable[[], _T]) -> _T | BadClipError:
     """Call a function, and return the error of a clip that cannot be used."""
     try:
         return function()

@@ -22,7 +22,7 @@ from ...features.names import OPENSMILE
 from ...files import write_bytes
 from ...provenance import versions
 from ..models.bundle import BundleSummary, load_bundle, read_bundle_summary
-from ..models.find import DEFAULT_BUNDLE, find_model
+from ..models.find import DEFAULT_BUNDLE, ModelFiles, get_model_files
 from ..models.prediction_text import describe
 from ..models.predictors import ClipScores, encoder_sources, find_encoder
 from ..models.saved_model import Model, load_model
@@ -103,25 +103,25 @@ def export_onnx(
         raise UserError(f"--opset {opset}: choose one from {OPSETS[0]} to {OPSETS[-1]}")
     if out is not None and (out.suffix != ".onnx" or out.is_dir()):
         raise UserError(f"--out {out}: name a file that ends in .onnx")
-    folder = find_model(name)
-    title = str(folder) if folder.exists() else str(name)
+    files = get_model_files(name, revision)
+    folder, title = files.folder, files.title
     bundle = None
-    if (folder / "bundle.json").is_file():
+    if files.is_bundle:
         bundle = read_bundle_summary(folder)
         _check_bundle(title, bundle)
-    elif (folder / "network.json").is_file():
+    elif files.is_network:
         raise UserError(
             f"{title}: is a network trained from scratch, which cannot be exported; use it with "
             "serpipe, or export a bundle or a classifier of transformers"
         )
-    model = load_model(title, encoder=encoder, revision=revision)
+    model = load_model(title, encoder=encoder, revision=files.commit or revision)
     if say:
         for line in describe(model):
             say(line)
     if bundle:
-        graph = _bundle_graph(folder, encoder, revision)
+        graph = _bundle_graph(folder, encoder, None if files.commit else revision)
     else:
-        graph = _classifier_graph(title, revision, model)
+        graph = _classifier_graph(title, files.commit or revision, model)
     clips = check_clips(model, graph.longest)
     expected, outputs = model.predictor.score(clips), model.predictor.outputs
     metadata = _metadata(model, graph, bundle)
@@ -133,7 +133,7 @@ def export_onnx(
             f"{title}: scores of the graph differ by {difference:.1e} from those of torch, which "
             f"is more than {TOLERANCE:g}; nothing was written; use the model with serpipe"
         )
-    target = out or EXPORTS / f"{_file_name(title, folder)}.onnx"
+    target = out or EXPORTS / f"{_file_name(files)}.onnx"
     write_bytes(target, content)
     rate = int(metadata["sampling_rate"])
     seconds = tuple(len(clip) / rate for clip in clips)
@@ -256,7 +256,7 @@ def _load_part(
     folder: Path, summary: BundleSummary, encoder: str | Path | None, revision: str | None
 ) -> _EncoderPart:
     """Load one encoder; raise UserError if it is none that a graph can compute."""
-    source, revision = find_encoder(folder, summary, encoder, revision)
+    source, revision = find_encoder(folder, summary.encoder, encoder, revision)
     if source.startswith(OPENSMILE):
         raise UserError(
             f"{folder}: needs openSMILE, which is no part of ONNX; predict with serpipe"
@@ -342,12 +342,12 @@ def _largest_difference(
     return largest
 
 
-def _file_name(title: str, folder: Path) -> str:
-    if folder == DEFAULT_BUNDLE:
+def _file_name(files: ModelFiles) -> str:
+    if files.folder == DEFAULT_BUNDLE:
         return "default"
-    if not folder.exists():
-        return title.replace("/", "--")
-    parts = folder.resolve().parts
+    if files.commit:
+        return files.title.replace("/", "--")
+    parts = files.folder.resolve().parts
     if parts[-2:-1] == ("bundles",):
         return "-".join(parts[-3::2])
     return parts[-2] if parts[-1] == "model" else parts[-1]

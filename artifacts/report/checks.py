@@ -20,7 +20,7 @@ from ..score_text import interval_text, score_text
 from .frozen_probe import against_probe, from_scratch, read_probe
 from .new_texts import worth_of_new_texts
 from .result_tables import RESOLVED
-from .selection import count_comparable
+from .selection import ComparableResults, count_comparable
 
 #: Number of results on the same clips from which their best one deserves a warning.
 MANY_RESULTS = 10
@@ -74,10 +74,13 @@ class Check:
         }  # fmt: skip
 
 
-def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Check, ...]:
+def run_checks(
+    results: RunResults, probe: RunResults | None = None, *, among_runs: bool = True
+) -> tuple[Check, ...]:
     """Return the findings about a run, the gravest first.
 
     ``probe`` is the frozen probe of a fine-tuned run, if it is not the one that the run names.
+    ``among_runs`` is whether to count the runs beside it, which reads each of them.
     """
     order = {"invalid": 0, "warning": 1, "note": 2}
     checks = [
@@ -86,7 +89,7 @@ def run_checks(results: RunResults, probe: RunResults | None = None) -> tuple[Ch
         *_data(results),
         *_search(results),
         *_nuisance(results),
-        *_selection(results),
+        *_selection(results, among_runs),
         *_probe(results, probe),
     ]
     return tuple(sorted(checks, key=lambda check: (order[check.severity], check.code)))
@@ -246,9 +249,10 @@ def _part(name: str, clips: Mapping[str, NDArray[np.str_]], rows: NDArray[np.boo
     return CORPORA[name]
 
 
-def _selection(results: RunResults) -> Iterator[Check]:
+def _selection(results: RunResults, among_runs: bool) -> Iterator[Check]:
     """Yield how many comparable results there are, and whether the test speakers were drawn."""
-    comparable, summary = count_comparable(results), results.summary
+    comparable = count_comparable(results) if among_runs else ComparableResults()
+    summary = results.summary
     is_finetuned = summary.kind is RunKind.FINETUNED
     if comparable.total > 1:
         counts = [

@@ -32,6 +32,8 @@ BEST_OF_RUNS = (
     "inside the folds (--layers all, --head best)."
 )
 
+_NO_COPIES = "trained on the clips alone"
+
 
 @dataclass(frozen=True)
 class ScoredHead:
@@ -366,13 +368,15 @@ def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]
             "layers": f"layers {_ranges(summary.layers)}",
             "normalise": f"normalised by {summary.normalise}",
             "split": summary.split_title,
+            "augment": _augment(summary),
             "grid": _differing_grid(summary, summaries),
         }
         for summary in summaries
     ]
-    if all(each["normalise"] == "normalised by none" for each in described):
-        for each in described:
-            del each["normalise"]
+    for name, usual in (("normalise", "normalised by none"), ("augment", _NO_COPIES)):
+        if all(each[name] == usual for each in described):
+            for each in described:
+                del each[name]
     same = {name for name in described[0] if len({each[name] for each in described}) == 1}
     shared = ", ".join(text for name, text in described[0].items() if name in same - {"grid"})
     titles = [
@@ -387,6 +391,12 @@ def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]
         if len(set(titles)) < len(titles):
             titles = [", ".join(filter(None, pair)) for pair in zip(titles, more, strict=True)]
     return shared, tuple(titles)
+
+
+def _augment(summary: RunSummary) -> str:
+    """Return the copies of clips that a run was trained on, in words."""
+    perturbations = summary.protocol.get("augment", ())
+    return f"trained on copies, too: {', '.join(perturbations)}" if perturbations else _NO_COPIES
 
 
 def _differing_grid(summary: RunSummary, summaries: Sequence[RunSummary]) -> str:

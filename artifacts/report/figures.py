@@ -116,7 +116,7 @@ def draw_layers(results: RunResults) -> "Figure":
         axes.errorbar(
             np.arange(len(layers)) + 0.08 * (number - (len(heads) - 1) / 2),
             measure.scale * np.array([each.value for each in first[head]]),
-            yerr=_error_bars(first[head], measure),
+            yerr=error_bars(first[head], measure),
             capsize=2, linewidth=1.4, markersize=5, linestyle=LINES[number],
             label=f"{head} ({results.result_kind} {nested})", color=COLOURS[number],
             marker=MARKERS[number],
@@ -217,7 +217,7 @@ def draw_enrolment(results: RunResults, curves: Mapping[str, Sequence[CurvePoint
             "markersize": 5, "linewidth": 1.4,
         }  # fmt: skip
         axes.errorbar(
-            x, [measure.scale * each.value for each in shown], yerr=_error_bars(shown, measure),
+            x, [measure.scale * each.value for each in shown], yerr=error_bars(shown, measure),
             capsize=2, elinewidth=0.9, linestyle=LINES[0], label=f"{head}, any clips", **style,
         )  # fmt: skip
         plain = [measure.scale * each.plain[measure.key].value for each in points]
@@ -310,7 +310,7 @@ def draw_confusion(results: RunResults, head: str) -> "Figure":
         percentages = 100 * counts / counts.sum(axis=1, keepdims=True)
     axes.imshow(percentages, cmap="Blues", vmin=0, vmax=100)
     texts = [[f"{value:.0f}" for value in row] for row in percentages]
-    _write_cells(axes, texts, percentages > 55, fontsize=8)
+    write_cells(axes, texts, percentages > 55, fontsize=8)
     positions = np.arange(len(labels))
     axes.set_xticks(positions, labels, rotation=45, ha="right")
     rows = [f"{n} ({100 * r:.0f})" for n, r in zip(labels, recalls(counts), strict=True)]
@@ -386,10 +386,12 @@ def draw_matrix(table: Table, caption: str, measure: Measure) -> "Figure":
         for each in table.records
     }
     values = np.array([[scores.get((a, b), np.nan) for b in tested] for a in trained])
-    figure, (axes,) = _axes(table.title, caption, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained))
+    figure, (axes,) = titled_axes(
+        table.title, caption, 3.2 + 0.9 * len(tested), 2.0 + 0.6 * len(trained)
+    )
     axes.imshow(values, cmap="Blues", vmin=0, vmax=measure.scale, aspect="auto")
     texts = [[score_text(float(v) / measure.scale, measure) for v in row] for row in values]
-    _write_cells(axes, texts, values > 0.55 * measure.scale)
+    write_cells(axes, texts, values > 0.55 * measure.scale)
     axes.set_xticks(np.arange(len(tested)), tested)
     axes.set_yticks(np.arange(len(trained)), trained)
     axes.set_xlabel(f"tested on ({measure.title}{measure.unit})")
@@ -397,7 +399,7 @@ def draw_matrix(table: Table, caption: str, measure: Measure) -> "Figure":
     return figure
 
 
-def _write_cells(
+def write_cells(
     axes: "Axes", texts: Sequence[Sequence[str]], is_dark: NDArray[np.bool_], **style: Any
 ) -> None:
     """Write the values into the cells of a heat map; empty ones are omitted."""
@@ -407,7 +409,7 @@ def _write_cells(
             axes.text(column, row, text, ha="center", va="center", color=colour, **style)
 
 
-def _error_bars(scores: Sequence[Interval], measure: Measure) -> NDArray[np.float64] | None:
+def error_bars(scores: Sequence[Interval], measure: Measure) -> NDArray[np.float64] | None:
     """Return the lengths of error bars, shape (2, n_scores); None if no score has an interval."""
     ends = np.array([[each.value - each.low, each.high - each.value] for each in scores]).T
     return None if np.isnan(ends).all() else measure.scale * ends
@@ -422,10 +424,10 @@ def _forest(
     filled: list[bool] | None = None,
 ) -> tuple["Figure", "Axes"]:
     """Return a figure of one value and its interval per line, the first on top."""
-    figure, (axes,) = _axes(title, caption, 9.0, 1.6 + 0.3 * len(names))
+    figure, (axes,) = titled_axes(title, caption, 9.0, 1.6 + 0.3 * len(names))
     for position, each in enumerate(shown):
         is_filled = filled is None or filled[position]
-        bars = _error_bars([each], measure)
+        bars = error_bars([each], measure)
         axes.errorbar(
             measure.scale * each.value,
             position,
@@ -460,7 +462,7 @@ def _bars(
             np.arange(len(names)) + width * (number - (len(bars) - 1) / 2),
             measure.scale * np.array([each.value for each in shown]),
             width, label=head, color=COLOURS[style], edgecolor="black", linewidth=0.4,
-            hatch=HATCHES[style], yerr=_error_bars(shown, measure),
+            hatch=HATCHES[style], yerr=error_bars(shown, measure),
             error_kw={"linewidth": 1, "capsize": 2},
         )  # fmt: skip
     axes.set_xticks(np.arange(len(names)), names)
@@ -484,17 +486,21 @@ def _new(
         f"{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}, "
         f"n = {counted(summary.clips, 'clip')} of {counted(len(summary.speakers), 'speaker')}"
     )
-    figure, (axes, *_) = _axes(title + marks, caption, width, height, rows)
+    figure, (axes, *_) = titled_axes(title + marks, caption, width, height, rows)
     return figure, axes
 
 
-def _axes(
-    title: str, caption: str, width: float, height: float, rows: int = 1
+def titled_axes(
+    title: str, caption: str, width: float, height: float, rows: int = 1, columns: int = 1
 ) -> tuple["Figure", list["Axes"]]:
+    """Return a figure with a title and a caption, and its panels row by row.
+
+    ``width`` and ``height`` are in inches.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(rows, squeeze=False)[:, 0])
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)

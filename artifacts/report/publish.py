@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 REPORTED = frozenset(
     {"nested", "probe", "baselines", "comparisons", "members", "layers", "classes",
      "probabilities", "reliability", "risk-coverage", "groups", "gaps", "raters", "speakers",
-     "few-speakers", "confusion", "runs", "enrolment"}
+     "few-speakers", "confusion", "runs", "enrolment",
+     "scores", "critical-difference", "cost", "missing", "layer-scores"}  # of studies
 )  # fmt: skip
+#: With which the names of those begin that belong to a head.
+_PREFIXES = (
+    *("confusion-", "enrolment-", "layers-", "matrix-", "pairs-"),
+    *("perturbed-", "ratings-", "results-"),
+)
 
 
 def publish(
@@ -35,7 +41,7 @@ def publish(
     """
     summary = results.summary
     head = results.heads[0]
-    page = _write(
+    page = write_page(
         out or results.run / "report",
         f"{summary.corpus}: {summary.target} from {summary.encoder['encoder']}",
         report,
@@ -53,16 +59,20 @@ def publish(
 def publish_comparison(folder: Path, compared: RunsCompared, report: Report) -> Path:
     """Write tables, figures and the page of compared runs, and return the page."""
     title = f"{len(compared.titles)} runs compared: {', '.join(compared.names)}"
-    return _write(folder, title, report, draw_comparison(compared))
+    return write_page(folder, title, report, draw_comparison(compared))
 
 
-def _write(
+def write_page(
     folder: Path,
     title: str,
     report: Report,
     figures: Mapping[str, "Figure"],
     hardest: HardClips | None = None,
 ) -> Path:
+    """Write tables, figures and the page of a report, and return the page.
+
+    Those of an earlier report in the folder that this one lacks are removed.
+    """
     _remove_earlier(folder, {*(table.name for table in report.tables), *figures})
     write_report(folder, report)
     page = folder / "index.html"
@@ -76,8 +86,6 @@ def _remove_earlier(folder: Path, names: Collection[str]) -> None:
         return
     for path in folder.iterdir():
         stem = path.stem if path.suffix in (".csv", ".tex", ".png", ".pdf") else ""
-        ours = stem in REPORTED or stem.startswith(
-            ("confusion-", "enrolment-", "matrix-", "ratings-")
-        )
+        ours = stem in REPORTED or stem.startswith(_PREFIXES)
         if ours and stem not in names:
             path.unlink()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...display import data_frame, text_table
+from ...display import Displayed, ShortTable, data_frame, html_line, html_table
 from ...errors import UserError, counted
 from ...files import write_text
 from ...pipeline.calibration import TEMPERATURE_SCALED
@@ -23,6 +23,7 @@ from .checks import Check, grave, run_checks
 from .enrolment_table import CurvePoint, curve, enrolment_lines, enrolment_table
 from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
+from .perturbed_table import perturbed_lines, perturbed_scores, perturbed_table
 from .probabilities import HeadProbabilities, probabilities_table, read_probabilities
 from .rater_table import raters_table
 from .result_tables import (
@@ -52,11 +53,11 @@ _NO_BASELINE = (
     "No published result that we know agrees in corpus, split, labels and number of clips."
 )
 #: Tables that are written to files and not printed.
-LONG = ("confusion", "speakers")
+LONG = ("confusion", "speakers", "layer-scores")
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """A report, to be printed and written."""
 
     facts: tuple[tuple[str, str], ...]  #: Above the tables: corpus, encoder, split.
@@ -75,18 +76,19 @@ class Report:
         """Return it as Markdown."""
         return markdown(self)
 
-    def __repr__(self) -> str:
+    def short_table(self) -> ShortTable:
         """Return the first table and all warnings."""
         first = self.tables[0]
         others = ", ".join(table.name for table in self.tables[1:])
-        return "\n".join(
+        return ShortTable(
+            first.title,
+            first.header,
+            first.rows,
             [
-                first.title,
-                text_table(first.header, first.rows),
                 *(f"WARNING: {warning}" for warning in self.warnings),
                 *([f"Other tables: {others}"] if others else []),
                 *([str(self.folder)] if self.folder else []),
-            ]
+            ],
         )
 
     def to_pandas(self, table: str | None = None) -> Any:
@@ -111,8 +113,22 @@ class Report:
             raise UserError(f"table {table!r}: is not in the report; choose {', '.join(tables)}")
         return data_frame((self.tables[0] if table is None else tables[table]).records)
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook displays: all tables that fit on a terminal, notes and checks."""
+        parts = [html_line(f"{name}: {value}") for name, value in self.facts]
+        parts += [html_line(f"{warning}.", bold=True) for warning in self.warnings]
+        for table in self.printed:
+            parts += [
+                html_line(table.title, bold=True),
+                html_table(table.header, table.rows, table.bold),
+                *([html_line(table.note)] if table.note else []),
+            ]
+        lines = [*self.notes, *map(check_line, self.checks)]
+        lines += [str(self.folder)] if self.folder else []
+        return "\n".join([*parts, *map(html_line, lines)])
+
     def _repr_markdown_(self) -> str:
-        """Show it in a notebook."""
+        """Return what programs display that do not display HTML."""
         return markdown(self)
 
     @property
@@ -160,6 +176,10 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
     curves = {head: curve(results, head) for head in results.enrolment}
     tables += [enrolment_table(results, head, points) for head, points in curves.items()]
+    tables += [
+        perturbed_table(results, head, perturbed_scores(results, head))
+        for head in results.perturbed
+    ]
     if results.nuisance:
         tables.append(nuisance_table(results))
     if summary.split_kind.trains:  # else there are no layers
@@ -220,6 +240,7 @@ def headline(results: RunResults) -> tuple[str, ...]:
             + f"{results.result_kind}, {summary.split_title}"
         )
     lines += enrolment_lines(results)
+    lines += perturbed_lines(results)
     if results.nuisance:
         scores = results.nuisance_scores()
         title = max(scores, key=lambda name: scores[name].value)
@@ -311,7 +332,17 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         ("split", summary.split_title),
         *((("assumed", "; ".join(summary.assumptions)),) if summary.assumptions else ()),
         ("chosen", summary.inner),
+        *_augmented(summary),
     )
+
+
+def _augmented(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    """Return which copies of the training clips the heads were fitted on, if there are any."""
+    perturbations = summary.protocol.get("augment", ())
+    if not perturbations:
+        return ()
+    text = f"the training clips and perturbed copies of each: {', '.join(perturbations)}"
+    return (("trained on", text),)
 
 
 def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:

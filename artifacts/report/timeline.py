@@ -1,12 +1,20 @@
 """A figure of a recording's timeline: the scores of its windows."""
 
+from collections.abc import Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import UserError, counted
-from ..models.prediction import TRAINED_ON, UNLIKE_TRAINING, Prediction
+from ..models.prediction import (
+    TRAINED_ON,
+    UNLIKE_TRAINING,
+    Prediction,
+    Segment,
+    Turn,
+    Window,
+)
 from .figures import COLOURS, LINES, PLAIN_TEXT
 
 if TYPE_CHECKING:
@@ -21,7 +29,8 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
     """Draw the scores of each window of a recording over time.
 
     Labels are rows of a heat map, with a marker on the chosen label; ratings are lines. Where
-    windows overlap, each is drawn around its centre.
+    windows overlap, each is drawn around its centre. Pauses between segments are empty, and a turn
+    of a speaker is drawn up to the beginning of the next.
 
     Name of the model and calibration of the probabilities (``scores_are``; empty for ratings) are
     for the caption. Raise UserError if the recording has no windows.
@@ -36,8 +45,11 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
     is_rating = not prediction.label
     values = np.array([[window.scores.get(name, np.nan) for window in windows] for name in names])
     centres = np.array([(window.start + window.end) / 2 for window in windows])
-    between = (centres[:-1] + centres[1:]) / 2
-    edges = np.r_[windows[0].start, between, windows[-1].end]
+    if isinstance(windows[0], Segment | Turn):
+        edges, cells = _with_pauses(windows, values)
+    else:
+        between = (centres[:-1] + centres[1:]) / 2
+        edges, cells = np.r_[windows[0].start, between, windows[-1].end], values
     height = 3.6 if is_rating else 1.9 + 0.32 * len(names)
     with rc_context(PLAIN_TEXT):
         figure = Figure(figsize=(9.0, height), layout="constrained")
@@ -47,7 +59,7 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
             whole = ", ".join(f"{name} {value:.2f}" for name, value in prediction.scores.items())
         else:
             mesh = axes.pcolormesh(
-                edges, np.arange(len(names) + 1) - 0.5, values, cmap="Blues", vmin=0, vmax=1
+                edges, np.arange(len(names) + 1) - 0.5, cells, cmap="Blues", vmin=0, vmax=1
             )
             figure.colorbar(mesh, ax=axes, label="probability", pad=0.01)
             _draw_labels(axes, centres, [window.label for window in windows], names)
@@ -56,9 +68,13 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
         axes.set_xlabel("time (s)")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.set_title(f"{prediction.source}: {whole} over all windows", loc="left", fontsize=11)
+        axes.set_title(
+            f"{prediction.source}: {whole} over all {windows[0].part}s", loc="left", fontsize=11
+        )
         longest = max(window.end - window.start for window in windows)
-        caption = f"{counted(len(windows), 'window')} of {longest:.2f} s; model {model_name}"
+        length = "of" if windows[0].part == "window" else "of up to"
+        caption = f"{counted(len(windows), windows[0].part)} {length} {longest:.2f} s"
+        caption += f"; model {model_name}"
         caption += f"; probabilities: {scores_are}" if scores_are else ""
         if prediction.trained_on:
             caption += f"; {TRAINED_ON}: the model was trained on this very recording"
@@ -66,6 +82,23 @@ def draw_timeline(prediction: Prediction, model_name: str, scores_are: str) -> "
             caption += f"; {UNLIKE_TRAINING}: unlike all clips that the model was trained on"
         figure.supxlabel(fill(caption, 130), fontsize=7.5, color="0.3", x=0.01, ha="left")
     return figure
+
+
+def _with_pauses(
+    windows: Sequence[Window], values: "np.ndarray"
+) -> tuple["np.ndarray", "np.ndarray"]:
+    """Return the edges of segments and of the pauses between them, and values: NaN in pauses."""
+    edges, columns = [windows[0].start], []
+    for number, window in enumerate(windows):
+        following = windows[number + 1].start if number + 1 < len(windows) else window.end
+        end = min(window.end, following)
+        if window.start > edges[-1]:
+            edges.append(window.start)
+            columns.append(np.full(len(values), np.nan))
+        if end > edges[-1]:
+            edges.append(end)
+            columns.append(values[:, number])
+    return np.array(edges), np.stack(columns, axis=1)
 
 
 def _draw_labels(axes: "Axes", centres: "np.ndarray", chosen: list[str], names: list[str]) -> None:

@@ -56,12 +56,12 @@ def read_nuisance(
     rows = read_table(run, path.name, summary)
     titles = [title for title in (rows[0] if rows else ()) if title and title != "path"]
     predicted = {title: [row.get(title) or "" for row in rows] for title in titles}
-    are_known = all(_are_predictions(values, labels) for values in predicted.values())
+    are_known = all(are_predictions(values, labels) for values in predicted.values())
     if [row.get("path") for row in rows] != clips["path"].tolist() or not are_known:
         raise UserError(
             f"{path}: its clips or labels are not those of clips.csv, in the same order; fit again"
         )
-    return {title: _as_array(values, labels) for title, values in predicted.items()}
+    return {title: as_array(values, labels) for title, values in predicted.items()}
 
 
 def save_predictions(
@@ -145,12 +145,12 @@ def read_predictions(
             f"for each of {counted(len(layers), 'layer')}; fit again"
         )
     for layer, rows in truth.items():
-        if rows != expected or not _are_predictions(predicted[layer], labels):
+        if rows != expected or not are_predictions(predicted[layer], labels):
             raise UserError(
                 f"{path}, layer {layer}: its clips or labels are not those of clips.csv, in the "
                 "same order; fit again"
             )
-    return {layer: _as_array(values, labels) for layer, values in predicted.items()}
+    return {layer: as_array(values, labels) for layer, values in predicted.items()}
 
 
 def predictions_name(head: str) -> str:
@@ -158,12 +158,13 @@ def predictions_name(head: str) -> str:
     return f"predictions/{head}.csv"
 
 
-def _are_predictions(values: Sequence[str], labels: Sequence[str]) -> bool:
+def are_predictions(values: Sequence[str], labels: Sequence[str]) -> bool:
     """Return whether all values are known labels; without labels, whether they are ratings."""
     return set(values) <= set(labels) if labels else all(map(_is_number, values))
 
 
-def _as_array(values: Sequence[str], labels: Sequence[str]) -> NDArray[Any]:
+def as_array(values: Sequence[str], labels: Sequence[str]) -> NDArray[Any]:
+    """Return predictions as labels, or as ratings if there are no labels."""
     return np.array(values).astype(np.str_ if labels else np.float64)
 
 

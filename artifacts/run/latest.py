@@ -11,6 +11,7 @@ from ...errors import UserError
 CACHES = Path("features/cache")
 RUNS = Path("artifacts/runs")
 COMPARISONS = Path("artifacts/comparisons")
+STUDIES = Path("artifacts/studies")
 
 
 def latest_cache() -> Path:

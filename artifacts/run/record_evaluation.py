@@ -4,7 +4,7 @@ Nothing is trained: every clip is tested, in one fold without training clips.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from ...corpora.data import Data
 from ...errors import UserError, counted
 from ...features.extract import clip_columns
 from ...features.names import cache_name
+from ...features.perturbation import Perturbation
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.finetune import END_TO_END
 from ...pipeline.finetune.classifier import Classifier, run_classifier
-from ...pipeline.finetune.data import decode_all
+from ...pipeline.finetune.data import Sounds, decode_all
 from ...pipeline.finetune.fold_training import end_to_end_key
 from ...pipeline.finetune.kinds import checkpoint_identity
 from ...pipeline.finetune.options import TrainingOptions
@@ -30,8 +31,9 @@ from ...pipeline.plan import Plan, plan_evaluation
 from ...progress import Say, Track, no_track, say_nothing
 from ..models.outputs import find_rating, label_probabilities, match_labels, rename_outputs
 from .identity import SETTINGS_VERSION, content_hash, run_name
+from .perturbed_file import read_perturbed, save_perturbed
 from .recorder import data_provenance, describe_choice, end_to_end_fields, open_recorder
-from .summary import HeadSummary
+from .summary import HeadSummary, read_summary
 
 HEAD = "pretrained"
 
@@ -60,6 +62,7 @@ def record_evaluation(
     provenance: Mapping[str, Any],
     out: Path | None = None,
     given_name: str = "",
+    perturbations: Sequence[Perturbation] = (),
     skip_bad: bool = False,
     workers: int = 1,
     track: Track[Any] = no_track,
@@ -77,6 +80,9 @@ def record_evaluation(
         Label of the model to the label of the clips.
     batch_size, precision, device
         Clips per batch; ``"float32"``, ``"bf16"`` or ``"fp16"`` for matrix products; torch device.
+    perturbations : sequence of Perturbation
+        Also score the clips perturbed, each way; those that the run already has are not scored
+        again.
     skip_bad, workers
         Whether to omit bad clips instead of stopping before the long work; number of decoding
         threads.
@@ -138,18 +144,29 @@ def record_evaluation(
         given_name=given_name,
         **end_to_end_fields(data, HEAD),
     )
+    tested = sounds.take(plan.target.rows.tolist())
+
+    def score(sounds: Sounds, what: str) -> Predictions:
+        say(f"scoring  {counted(len(tested.clips), 'clip')}{what}")
+        logits = run_classifier(classifier, sounds, options, device)
+        return _read_logits(plan, output_labels, logits)
+
     if recorder.is_complete:
         recorder.reopen()
-        return recorder.run
-    tested = sounds.take(plan.target.rows.tolist())
-    say(f"scoring  {counted(len(tested.clips), 'clip')}")
-    logits = run_classifier(classifier, tested, options, device)
-    predictions = _read_logits(plan, output_labels, logits)
-    choice = Choice(plan.split.folds[0].name, END_TO_END, {}, math.nan)
-    fit = HeadFit(predictions, {END_TO_END: predictions}, (choice,), choice, {})
-    recorder.start()
-    recorder.save_head(HEAD, _summarise(plan, choice), fit, {})
-    return recorder.run
+    else:
+        predictions = score(tested, "")
+        choice = Choice(plan.split.folds[0].name, END_TO_END, {}, math.nan)
+        fit = HeadFit(predictions, {END_TO_END: predictions}, (choice,), choice, {})
+        recorder.start()
+        recorder.save_head(HEAD, _summarise(plan, choice), fit, {})
+    run, clips = recorder.run, plan.tested_clips
+    perturbed = read_perturbed(run, HEAD, read_summary(run), clips)
+    for each in perturbations:
+        if str(each) not in perturbed:
+            predictions = score(tested.perturbed(each), f", perturbed: {each}")
+            perturbed[str(each)] = predictions.predicted
+            save_perturbed(run, HEAD, perturbed, clips)
+    return run
 
 
 def _find_output_labels(

@@ -18,6 +18,8 @@ from ...features.cache import Cache
 from ...features.equal_rows import check_embeddings
 from ...features.joined_cache import SEPARATOR, takes_one_audio
 from ...features.known_models import known_training
+from ...features.perturbation import read_perturbations
+from ...features.perturbed_cache import PerturbedCache, open_perturbed
 from ...features.recordings import RECORDING
 from ...features.training_record import (
     COLUMN,
@@ -38,7 +40,7 @@ from ...pipeline.enrolment_curve import (
     fusion_options,
     head_options,
 )
-from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head
+from ...pipeline.fit import ALL, HeadFit, choose_head, fit_final, fit_head, training_rows
 from ...pipeline.folds import check_inner_folds
 from ...pipeline.fusion import fuse_heads
 from ...pipeline.groups import KEPT_TOGETHER
@@ -53,7 +55,7 @@ from ...pipeline.plan import (
     anything_to_choose,
     inner_title,
     make_plan,
-    read_layer,
+    read_candidate,
 )
 from ...pipeline.ratings import Ratings
 from ...pipeline.statistics import count_by_group, intervals
@@ -141,39 +143,23 @@ def record_run(
     if packages:  # other versions of plugins may give other numbers
         versions = {**provenance.get("versions", {}), **packages}
         provenance = {**provenance, "versions": versions}
-    plan, combined = plan_run(
-        cache, heads, grids, protocol or Protocol(), ratings,
-        combined=combined, default_heads=default_heads,
-    )  # fmt: skip
-    size = candidate_size(cache, plan)
-    streamed = size > stream_past
-    if streamed:
-        plan, heads, grids = stream_plan(
-            plan, heads, grids, size, stream_past, default_heads=default_heads
-        )
-        say(f"note     {plan.marks[-1]}")
-        if plan.protocol.labels != Protocol.labels:
-            raise UserError(
-                f"--labels {plan.protocol.labels}: needs the embeddings of a layer in memory; "
-                "raise --stream-past, or omit --labels"
-            )
-        if BEST in combined and len(heads) < 2:
-            raise UserError(
-                f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
-                "choice; name several that can, or raise --stream-past"
-            )
-        if plan.protocol.enrol:
-            raise UserError(
-                "--enrol: needs the embeddings of a layer in memory; raise --stream-past, or omit "
-                "--enrol"
-            )
-    content = content_hash(cache.key, cache.checksums(), plan.clips)
-    settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
-    planned = [*(head.name for head in heads), *combined]
+    planned = identify_run(
+        cache,
+        heads,
+        grids,
+        protocol or Protocol(),
+        ratings,
+        combined=combined,
+        default_heads=default_heads,
+        stream_past=stream_past,
+        say=say,
+    )
+    plan, heads, grids, combined = planned.plan, planned.heads, planned.grids, planned.combined
+    copies, content, streamed = planned.copies, planned.content, planned.streamed
     recorder = open_recorder(
         plan,
         out,
-        run_name(cache.path, plan.split.name, planned, settings),
+        planned.name,
         {**provenance, "cache": cache.provenance},
         corpus=_corpus_title(cache, plan),
         encoder=cache.key,
@@ -182,10 +168,11 @@ def record_run(
         inner=inner_title(plan, [grids[head.name] for head in heads], combined),
         layers=[candidate.name for candidate in plan.candidates],
         content=content,
-        planned=planned,
+        planned=planned.names,
         agreement=_agreement(ratings),
-        settings=_settings_without_seed(plan, settings),
+        settings=_settings_without_seed(plan, planned.settings),
         given_name=given_name,
+        protocol=plan.protocol.as_dict(),
     )
     run = recorder.run
     if recorder.is_complete:
@@ -198,7 +185,7 @@ def record_run(
         def embeddings(candidate: Candidate) -> Matrix:
             if folder:
                 return spill(cache, candidate, plan, folder)
-            return candidate.join([read_layer(cache, layer, plan) for layer in candidate.layers])
+            return read_candidate(candidate, plan, cache, plan.target.rows, copies)
 
         fitting = _Fitting(plan, run, embeddings, streamed, combined, jobs, cluster, track)
         saving = _BundleSaving(cache, plan, run, embeddings, content, provenance)
@@ -228,6 +215,85 @@ def record_run(
                 recorder.save_head(FUSE, _summarise_fusion(fit), fit, enrolment=enrolment)
         remove_fold_results(run)
     return recorder.finish()
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What a run fits, and all that names it; ``streamed`` is whether heads read blocks."""
+
+    plan: Plan
+    heads: Sequence[type[Head]]
+    grids: Mapping[str, Grid]
+    combined: Sequence[str]
+    copies: Sequence[PerturbedCache]  #: On which heads are trained as well.
+    streamed: bool
+    content: str  #: Hash of the cache and the clips used.
+    settings: Mapping[str, Any]
+    names: Sequence[str]  #: Of all heads, with those that are made of others.
+    name: str  #: Of the folder.
+
+
+def identify_run(
+    cache: Cache,
+    heads: Sequence[type[Head]],
+    grids: Mapping[str, Grid],
+    protocol: Protocol,
+    ratings: Ratings | Votes | None = None,
+    *,
+    combined: Sequence[str] = (),
+    default_heads: bool = False,
+    stream_past: float = math.inf,
+    say: Say = say_nothing,
+) -> PlannedRun:
+    """Plan a run as :func:`record_run` does, whose parameters these are, and return its name.
+
+    Nothing is fitted. Raise UserError if the cache does not hold what the protocol needs.
+    """
+    plan, combined = plan_run(
+        cache, heads, grids, protocol, ratings, combined=combined, default_heads=default_heads
+    )
+    copies = [
+        open_perturbed(cache, each)
+        for each in read_perturbations("--augment", plan.protocol.augment)
+    ]
+    size = candidate_size(cache, plan) * (1 + len(copies))
+    streamed = size > stream_past
+    if streamed and copies:
+        raise UserError(
+            "--augment: needs the embeddings of a layer in memory; raise --stream-past, or omit "
+            "--augment"
+        )
+    if streamed:
+        plan, heads, grids = stream_plan(
+            plan, heads, grids, size, stream_past, default_heads=default_heads
+        )
+        say(f"note     {plan.marks[-1]}")
+        if plan.protocol.labels != Protocol.labels:
+            raise UserError(
+                f"--labels {plan.protocol.labels}: needs the embeddings of a layer in memory; "
+                "raise --stream-past, or omit --labels"
+            )
+        if BEST in combined and len(heads) < 2:
+            raise UserError(
+                f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
+                "choice; name several that can, or raise --stream-past"
+            )
+        if plan.protocol.enrol:
+            raise UserError(
+                "--enrol: needs the embeddings of a layer in memory; raise --stream-past, or omit "
+                "--enrol"
+            )
+    content = content_hash(cache.key, cache.checksums(), plan.clips)
+    settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
+    if copies:
+        settings["copies"] = [
+            content_hash(each.cache.key, each.cache.checksums(), {}) for each in copies
+        ]
+    names = [*(head.name for head in heads), *combined]
+    name = run_name(cache.path, plan.split.name, names, settings)
+    return PlannedRun(
+        plan, heads, grids, combined, copies, streamed, content, settings, names, name
+    )
 
 
 def plan_run(
@@ -264,6 +330,8 @@ def plan_run(
             f"other heads, such as --head lr,svm,fuse, or omit --labels {protocol.labels}"
         )
     if protocol.enrol:
+        if protocol.augment:
+            raise UserError("--enrol: is not measured with --augment; omit one of the two")
         check_enrolment(plan)
     of_heads = [grids[head.name] for head in heads]
     if default_heads and not anything_to_choose(plan, of_heads):
@@ -510,8 +578,9 @@ class _BundleSaving:
 
     def _novelty(self, X: Matrix, start: int = 0) -> NoveltyDetector | None:
         problem = self.plan.problem
-        rows = problem.everybody().train
-        return fit_novelty_detector(take(X, rows), problem.kept_together[rows], start)
+        rows = training_rows(X, problem)
+        speakers = problem.kept_together[rows % len(problem.labels)]
+        return fit_novelty_detector(take(X, rows), speakers, start)
 
     def _candidate(self, name: str) -> Candidate:
         (candidate,) = (each for each in self.plan.candidates if each.name == name)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...corpora import CLIP_COLUMNS
-from ...display import data_frame, text_table
+from ...display import Displayed, ShortTable, data_frame
 from ...errors import UserError
 from ...pipeline.contamination import contamination_mark
 from ...pipeline.enrolment_curve import DrawCounts
@@ -24,6 +24,7 @@ from ...pipeline.statistics import Interval, count_by_group, intervals
 from ..score_text import interval_text
 from .csv_files import NESTED, read_nuisance, read_predictions, read_table
 from .enrolment_file import read_enrolment
+from .perturbed_file import Perturbed, read_perturbed
 from .summary import HeadSummary, RunSummary, check_given_name, read_summary
 
 #: Columns of the clip table by which scores are broken down, where a corpus has them.
@@ -34,8 +35,8 @@ MOST_GROUPS = 50
 _NOT_GROUPS = {*OF_ONE_CLIP, "label", "fold", "speaker"} - {"seconds", "loudness"}
 
 
-@dataclass(frozen=True)
-class RunResults:
+@dataclass(frozen=True, repr=False)
+class RunResults(Displayed):
     """The predictions of a run."""
 
     run: Path
@@ -47,6 +48,9 @@ class RunResults:
     nuisance: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     #: Counts by number of enrolled clips, for the heads whose enrolment was measured.
     enrolment: Mapping[str, tuple[DrawCounts, ...]] = field(default_factory=dict)
+    #: By head and perturbation, such as ``"noise:10"``: predictions for perturbed clips, shape
+    #: (n_clips,); empty where none were made.
+    perturbed: Mapping[str, Perturbed] = field(default_factory=dict)
     #: Columns by which scores are broken down besides :data:`GROUPS`.
     more_groups: tuple[str, ...] = ()
 
@@ -84,8 +88,8 @@ class RunResults:
         """
         return replace(self, summary=replace(self.summary, given_name=check_given_name(name)))
 
-    def __repr__(self) -> str:
-        """Return the scores of each head as a short table, with all warnings."""
+    def short_table(self) -> ShortTable:
+        """Return the scores of each head, with all warnings."""
         summary, measure = self.summary, self.measure
         name = f"{summary.given_name}: " if summary.given_name else ""
         title = f"{name}{summary.corpus}, {summary.encoder['encoder']}, {summary.split_title}"
@@ -94,9 +98,12 @@ class RunResults:
             (head, *(interval_text(of_head[key], measure) for key in measure.scores.values()))
             for head, of_head in scores.items()
         ]
-        table = text_table(("head", *measure.scores), rows)
-        warnings = [f"WARNING: {warning}" for warning in summary.warnings]
-        return "\n".join([f"{title} ({self.result_kind})", table, *warnings, str(self.run)])
+        return ShortTable(
+            f"{title} ({self.result_kind})",
+            ("head", *measure.scores),
+            rows,
+            [*(f"WARNING: {warning}" for warning in summary.warnings), str(self.run)],
+        )
 
     def to_pandas(self) -> Any:
         """Return the out-of-fold predictions as a pandas data frame.
@@ -149,7 +156,7 @@ class RunResults:
     def nuisance_scores(self) -> dict[str, Interval]:
         """Return the first score of each nuisance baseline, with its interval."""
         return {
-            title: intervals(self._by_cluster(predicted), self.measure)[self.measure.key]
+            title: intervals(self.count_by_cluster(predicted), self.measure)[self.measure.key]
             for title, predicted in self.nuisance.items()
         }
 
@@ -175,8 +182,11 @@ class RunResults:
             self.truth[rows], predicted[rows], clusters[rows], self.summary.labels, self.measure
         )
 
-    def _by_cluster(self, predicted: NDArray[Any]) -> NDArray[Any]:
-        return np.stack(list(self._counts(predicted, self.clusters).values()))
+    def count_by_cluster(
+        self, predicted: NDArray[Any], rows: NDArray[np.bool_] | slice = slice(None)
+    ) -> NDArray[Any]:
+        """Return the sums of each speaker, or group of speakers, who has clips among some rows."""
+        return np.stack(list(self._counts(predicted, self.clusters, rows).values()))
 
     @property
     def speakers_of_label(self) -> dict[str, int]:
@@ -193,7 +203,7 @@ class RunResults:
 
     def by_speaker(self, head: str, layer: str = NESTED) -> NDArray[Any]:
         """Return the sums of each speaker, or group of speakers, shape (n_speakers, ...)."""
-        return self._by_cluster(self.predicted[head][layer])
+        return self.count_by_cluster(self.predicted[head][layer])
 
     @property
     def chosen_inside(self) -> bool:
@@ -236,8 +246,8 @@ class RunResults:
         for column in self.group_columns:
             groups = self.group_of_clip(column)
             for group in np.unique(groups).tolist():
-                counts = self._counts(self.predicted[head][NESTED], self.clusters, groups == group)
-                sums[column, group] = np.stack(list(counts.values()))
+                predicted = self.predicted[head][NESTED]
+                sums[column, group] = self.count_by_cluster(predicted, groups == group)
         return sums
 
     def gaps(self, head: str) -> dict[str, Gap]:
@@ -285,6 +295,11 @@ def read_results(run: Path) -> RunResults:
             head: read_enrolment(run, head, summary, clips)
             for head, of_head in summary.heads.items()
             if of_head.enrolment is not None
+        },
+        {
+            head: predicted
+            for head in summary.heads
+            if (predicted := read_perturbed(run, head, summary, clips))
         },
     )
 

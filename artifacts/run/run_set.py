@@ -22,7 +22,7 @@ def write_run_set(runs: Sequence[Path], kind: str) -> Path:
     """
     names = "\n".join(run.resolve().name for run in runs)
     folder = COMPARISONS / f"{kind}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
-    lines = [Path(os.path.relpath(run, folder)).as_posix() for run in runs]
+    lines = [_path_from(folder, run) for run in runs]
     write_text(folder / RUN_LIST, "\n".join([*lines, ""]))
     return folder
 
@@ -45,3 +45,11 @@ def read_run_set(folder: Path) -> tuple[Path, ...]:
             f"{path}: lists {len(lines)} runs; expected 1 to {MAX_RUNS}; name the runs instead"
         )
     return tuple(Path(os.path.normpath(folder / line)) for line in lines)
+
+
+def _path_from(folder: Path, run: Path) -> str:
+    """Return the path of a run relative to a folder, or as it is on another drive of Windows."""
+    try:
+        return Path(os.path.relpath(run, folder)).as_posix()
+    except ValueError:
+        return run.resolve().as_posix()

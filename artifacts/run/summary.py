@@ -11,6 +11,8 @@
                                     row per layer and clip
 ``enrolment/HEAD.csv``              confusion counts of each test speaker by number of enrolled
                                     clips, where enrolment was measured
+``perturbed/HEAD.csv``              predictions for perturbed copies of the tested clips, where
+                                    these were made
 ``search/HEAD.csv``                 inner score of every layer, fold and set of hyper-parameters
 ``bundles/HEAD/``                   the head fitted on all clips, with all that inference needs
 ``model/``                          the fine-tuned model
@@ -123,6 +125,9 @@ class RunSummary:
     #: The column whose value in a test clip is not in training; empty if there is none, as in runs
     #: of earlier versions.
     hold_out: str = ""
+    #: All options of :class:`~serpipe.pipeline.options.Protocol`; empty where nothing was fitted on
+    #: cached embeddings, and in runs of earlier versions.
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def clusters(self) -> Sequence[str]:
@@ -218,7 +223,7 @@ def _hash_run(run: Path, summary: RunSummary) -> dict[str, str]:
     names = ["clips.csv", "nuisance.csv", f"model/{MODEL_HASHES}"]
     for head in summary.heads:
         names += [f"predictions/{head}.csv", f"search/{head}.csv", f"bundles/{head}/bundle.json"]
-        names.append(f"enrolment/{head}.csv")
+        names += [f"enrolment/{head}.csv", f"perturbed/{head}.csv"]
     return hash_files(run, names)
 
 

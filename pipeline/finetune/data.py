@@ -16,6 +16,7 @@ from ...features.copies import keep_consistent, mark_recordings
 from ...features.decoding import DecodedClip, DecodingOptions, decode_clip, load_clip
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
+from ...features.perturbation import Perturbation
 from ...features.read_ahead import Content, read_ahead
 from ...progress import Say, Track, no_track, say_nothing
 from .augment import augment, mix
@@ -35,19 +36,25 @@ class Sounds:
     front_end: FrontEnd  #: The encoder's.
     #: Prepared waveforms that are kept in memory, by index of the clip.
     held: dict[int, Waveform] = field(repr=False)
+    perturbation: Perturbation | None = None  #: What is done to every clip first.
 
     def waveform(self, index: int) -> Waveform:
         """Return the prepared waveform of a clip, shape (n_samples,)."""
         if index in self.held:
             return self.held[index]
-        options = DecodingOptions(self.front_end.sampling_rate)
+        rate = self.front_end.sampling_rate
+        options = DecodingOptions(rate, perturbation=self.perturbation)
         waveform = load_clip(self.clips[index], options)
         return prepare(self.front_end, waveform)
 
     def take(self, rows: Sequence[int]) -> "Sounds":
         """Return some of the clips, by their indices."""
         held = {n: self.held[row] for n, row in enumerate(rows) if row in self.held}
-        return Sounds(tuple(self.clips[row] for row in rows), self.front_end, held)
+        return replace(self, clips=tuple(self.clips[row] for row in rows), held=held)
+
+    def perturbed(self, perturbation: Perturbation) -> "Sounds":
+        """Return the same clips, perturbed; each is decoded when it is needed."""
+        return replace(self, held={}, perturbation=perturbation)
 
 
 def decode_clips(

@@ -78,7 +78,7 @@ class _BoostedTrees(Head):
 
     @staticmethod
     @abstractmethod
-    def _set_targets(
+    def set_targets(
         dataset: lightgbm.Dataset, y: NDArray[Any]
     ) -> tuple[dict[str, Any], NDArray[np.str_] | None]:
         """Give a dataset its labels or ratings; return the objective and the classes."""
@@ -94,7 +94,7 @@ class _BoostedTrees(Head):
         self, dataset: lightgbm.Dataset, y: NDArray[Any], path: Sequence[Params]
     ) -> Iterator[Trees]:
         """Boost from one number of trees to the next, and yield at each."""
-        objective, classes = self._set_targets(dataset, y)
+        objective, classes = self.set_targets(dataset, y)
         booster = lightgbm.Booster({**self.settings, **objective}, dataset)
         rounds = 0
         for params in path:
@@ -168,13 +168,14 @@ class LGBM(_BoostedTrees):
         )
 
     @staticmethod
-    def _set_targets(
+    def set_targets(
         dataset: lightgbm.Dataset, y: NDArray[Any]
     ) -> tuple[dict[str, Any], NDArray[np.str_]]:
+        """Weight classes by the inverse of their size; trees for one class only predict it."""
         classes, codes = np.unique(y, return_inverse=True)
         dataset.set_label(codes)
         dataset.set_weight(compute_sample_weight("balanced", codes))
-        if len(classes) == 2:
+        if len(classes) <= 2:
             return {"objective": "binary"}, classes
         return {"objective": "multiclass", "num_class": len(classes)}, classes
 
@@ -200,7 +201,8 @@ class LGBMRegressor(_BoostedTrees, RegressionHead):
         return lightgbm.LGBMRegressor(n_estimators=number, **self.settings)
 
     @staticmethod
-    def _set_targets(dataset: lightgbm.Dataset, y: NDArray[Any]) -> tuple[dict[str, Any], None]:
+    def set_targets(dataset: lightgbm.Dataset, y: NDArray[Any]) -> tuple[dict[str, Any], None]:
+        """Give a dataset its ratings."""
         dataset.set_label(y)
         return {"objective": "regression"}, None
 

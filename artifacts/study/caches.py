@@ -1,0 +1,83 @@
+"""Which cache holds the embeddings of an encoder of a study: an ordinary one, by its name."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...choices import POOLINGS
+from ...errors import UserError
+from ...features.cache import Cache, open_cache
+from ...features.names import cache_name
+from ...features.options import ExtractOptions
+from ..run.latest import CACHES
+from .costs import options_of
+from .study_file import StudyCorpus, StudyEncoder
+
+#: Options on which the numbers do not depend, or that the name of a cache holds already.
+_NOT_IN_NAMES = ("encoder", "revision", "devices", "batch_seconds")
+
+
+def cache_path(corpus: StudyCorpus, encoder: StudyEncoder, pooling: str) -> Path:
+    """Return the file in which embeddings are to be cached: one that holds no other embeddings.
+
+    It is ``CORPUS-ENCODER.h5``, as ``serpipe extract`` names it for a corpus of this name. If that
+    file has other options, those of this cache are part of its name.
+    """
+    usual = _usual(corpus, encoder)
+    if not usual.exists() or _holds(usual, encoder.options, pooling):
+        return usual
+    return _spelt_out(usual, replace(encoder.options, pooling=pooling))
+
+
+def find_cache(corpus: StudyCorpus, encoder: StudyEncoder, pooling: str) -> Cache | None:
+    """Return the cache that holds the embeddings of an encoder with a pooling, if there is one."""
+    usual = _usual(corpus, encoder)
+    spelt = [_spelt_out(usual, replace(encoder.options, pooling=each)) for each in POOLINGS]
+    for path in (usual, *spelt):
+        if path.is_file() and (cache := _holds(path, encoder.options, pooling)):
+            return cache
+    return None
+
+
+def _usual(corpus: StudyCorpus, encoder: StudyEncoder) -> Path:
+    return CACHES / cache_name(corpus.name, _recorded_name(encoder.options))
+
+
+def _recorded_name(options: ExtractOptions) -> str:
+    """Return the name of an encoder as a cache records it."""
+    name = str(options.encoder)
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _spelt_out(usual: Path, options: ExtractOptions) -> Path:
+    given = {**options_of(options), "pooling": options.pooling}
+    parts = [
+        f"{name}-{str(value).replace(',', '+')}"
+        for name, value in given.items()
+        if name not in _NOT_IN_NAMES
+    ]
+    return usual.with_name("-".join([usual.stem, *parts]) + usual.suffix)
+
+
+def _holds(path: Path, options: ExtractOptions, pooling: str) -> Cache | None:
+    """Return an open cache if it holds the embeddings of some options."""
+    try:
+        cache = open_cache(path)
+    except UserError:  # damaged, or no cache
+        return None
+    key: Mapping[str, Any] = cache.key
+    expected = {
+        "encoder": _recorded_name(options),
+        "channels": options.channels,
+        "trim_decibels": options.trim,
+        "max_seconds": options.max_seconds,
+        "dtype": options.dtype,
+        "compiled": options.compile_blocks,
+    }
+    if options.precision != "auto":
+        expected["precision"] = options.precision
+    is_same = all(key.get(name) == value for name, value in expected.items())
+    # Keys name another engine than torch, with its version.
+    is_same = is_same and ("engine" in key) == (options.engine != "torch")
+    return cache if is_same and set(pooling.split(",")) <= set(cache.poolings) else None
