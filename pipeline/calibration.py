@@ -22,7 +22,12 @@ LOWEST, HIGHEST = 0.05, 20.0
 SMALLEST = 1e-300
 
 
-def fit_temperature(scores: NDArray[np.float64], codes: NDArray[np.intp], scores_are: str) -> float:
+def fit_temperature(
+    scores: NDArray[np.float64],
+    codes: NDArray[np.intp],
+    scores_are: str,
+    row_weights: NDArray[np.float64] | None = None,
+) -> float:
     """Fit the temperature that minimises the cross-entropy of held-out clips.
 
     Parameters
@@ -34,6 +39,8 @@ def fit_temperature(scores: NDArray[np.float64], codes: NDArray[np.intp], scores
         The label of each clip, as a column number.
     scores_are : str
         ``"probability"``; anything else is taken as logits.
+    row_weights : ndarray of float64, shape (n_clips,), optional
+        As for :func:`label_weights`.
 
     Returns
     -------
@@ -46,10 +53,11 @@ def fit_temperature(scores: NDArray[np.float64], codes: NDArray[np.intp], scores
     """
     known = ~np.isnan(scores[np.arange(len(codes)), codes])
     scores, codes = scores[known], codes[known]
+    row_weights = None if row_weights is None else row_weights[known]
     if len(np.unique(codes)) < 2:
         return math.nan
     logits, clips = _logits(scores, scores_are), np.arange(len(codes))
-    weights = label_weights(codes)
+    weights = label_weights(codes, row_weights)
 
     def loss(log_temperature: float) -> float:
         log_p = log_softmax(logits / math.exp(log_temperature), axis=1)
@@ -84,10 +92,29 @@ def _logits(scores: NDArray[np.float64], scores_are: str) -> NDArray[np.float64]
     return np.where(missing, -np.inf, scores)
 
 
-def label_weights(labels: NDArray[Any]) -> NDArray[np.float64]:
+def label_weights(
+    labels: NDArray[Any], row_weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return weights of clips, shape (n_clips,), that sum to 1 and to the same for every label.
 
-    ``labels`` are names or column numbers.
+    ``labels`` are names or column numbers. Where clips have a row for each label that raters gave,
+    ``row_weights`` are the weights of these rows, and the result is proportional to them among the
+    rows of a label.
     """
+    if row_weights is not None:
+        return balance(labels, row_weights) / float(row_weights.sum())
     weights = np.asarray(compute_sample_weight("balanced", labels), np.float64)
     return weights / float(weights.sum())
+
+
+def balance(labels: NDArray[Any], row_weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights, shape (n_rows,), whose sum is the same for every label.
+
+    They are proportional to ``row_weights`` among the rows of a label, and have the same sum over
+    all rows. For equal ``row_weights`` of 1 they are scikit-learn's ``"balanced"`` weights.
+    """
+    codes = np.unique(labels, return_inverse=True)[1]
+    of_label = np.bincount(codes, row_weights)
+    factor = row_weights.sum() / (len(of_label) * of_label)
+    balanced: NDArray[np.float64] = row_weights * factor[codes]
+    return balanced

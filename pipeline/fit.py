@@ -18,7 +18,7 @@ from .blocks import FileMatrix, Matrix, take
 from .folds import Fold
 from .heads import HEADS, Grid, Head, Params, combinations
 from .layers import Candidate, learn_weights, weigh
-from .search import FoldResult, label_names, search_fold
+from .search import FoldResult, label_names, search_fold, weight_argument
 from .target import stratify
 
 if TYPE_CHECKING:
@@ -51,6 +51,13 @@ class Problem:
         The part of a column that each clip belongs to, where folds hold out the column as well.
     recordings : ndarray of str, shape (n_clips,), optional
         The recording of each clip, equal for copies; by default no two clips are copies.
+    weights : ndarray of float64, shape (n_clips,), optional
+        Where heads are trained on the labels of several raters: the weight of each row. A clip then
+        has a row for each label that it was given, of which the first is tested; the rows that are
+        only trained on come after those of all clips. See
+        :func:`~serpipe.pipeline.votes.train_on_votes`.
+    once : ndarray of bool, shape (n_clips,), optional
+        Which rows are the first of a clip, where there are weights.
     """
 
     labels: NDArray[Any]
@@ -60,6 +67,8 @@ class Problem:
     groups: NDArray[np.str_] | None = None
     held_out: NDArray[np.intp] | None = None
     recordings: NDArray[np.str_] | None = None
+    weights: NDArray[np.float64] | None = None
+    once: NDArray[np.bool_] | None = None
 
     @property
     def strata(self) -> NDArray[np.str_]:
@@ -80,6 +89,15 @@ class Problem:
     def tested(self) -> NDArray[np.intp]:
         """Row numbers of the clips that are tested: all, unless some are only trained on."""
         return np.sort(np.concatenate([fold.test for fold in self.folds]))
+
+    @property
+    def folds_of_clips(self) -> tuple[Fold, ...]:
+        """The folds with one row for each clip, for what is not trained with weights."""
+        if self.once is None:
+            return self.folds
+        return tuple(
+            Fold(fold.name, fold.train[self.once[fold.train]], fold.test) for fold in self.folds
+        )
 
     def everybody(self) -> Fold:
         """Return a fold that trains on all clips that any fold trains on, and tests none.
@@ -244,6 +262,7 @@ def fit_head(
         choose,
         problem.seed,
         keep_scores,
+        problem.weights,
     )
     if cluster:
         with contextlib.closing(_on_workers(cluster, missing, embeddings, task)) as computed:
@@ -347,11 +366,12 @@ def fit_final(
     labels, speakers = problem.labels[clips], problem.kept_together[clips]
     X = take(X, rows)
     weights = np.empty(0)
+    weighted = weight_argument(problem.weights, clips)
     with threadpool_limits(1):  # the last digits depend on it
         if X.ndim == 3:
-            weights = learn_weights(X, labels)
+            weights = learn_weights(X, labels, weighted.get("weights"))
             X = weigh(X, weights)
-        fitted = head(params, problem.seed).fit(X, labels, speakers)
+        fitted = head(params, problem.seed).fit(X, labels, speakers, **weighted)
     return fitted, tuple(map(float, weights))
 
 
@@ -412,13 +432,14 @@ def _search(
     choose: bool,
     seed: int,
     keep_scores: bool,
+    weights: NDArray[np.float64] | None,
     X: Matrix,
 ) -> FoldResult:
     # The head is named, not sent: a process may not be able to unpickle that of a plugin.
     with threadpool_limits(1):  # a worker of a cluster may have several
         return search_fold(
             HEADS[head_name], grid, X, labels, speakers, fold,
-            choose=choose, seed=seed, keep_scores=keep_scores,
+            choose=choose, seed=seed, keep_scores=keep_scores, weights=weights,
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from .folds import Fold
 from .heads.fused import log_probabilities, weigh_members
 from .heads.head import Head
 from .measures import MEASURES
+from .metrics import weighted_uar
 from .search import FoldResult
 
 #: L2 penalty on the weights, so weak that it only divides a weight among members that are alike.
@@ -30,7 +31,11 @@ NEGLIGIBLE = 1e-3
 Member = tuple[str, str]
 
 
-def learn_weights(members: NDArray[np.float64], codes: NDArray[np.intp]) -> NDArray[np.float64]:
+def learn_weights(
+    members: NDArray[np.float64],
+    codes: NDArray[np.intp],
+    row_weights: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """Learn a weight from 0 upwards for each member, to predict held-out clips.
 
     Minimises the cross-entropy of the fused probabilities, in which every label counts alike. The
@@ -43,6 +48,8 @@ def learn_weights(members: NDArray[np.float64], codes: NDArray[np.intp]) -> NDAr
         Log-probabilities of clips that the members were not fitted on.
     codes : ndarray of int, shape (n_clips,)
         The label of each clip, as a column number.
+    row_weights : ndarray of float64, shape (n_clips,), optional
+        As for :func:`~serpipe.pipeline.calibration.label_weights`.
 
     Returns
     -------
@@ -55,7 +62,7 @@ def learn_weights(members: NDArray[np.float64], codes: NDArray[np.intp]) -> NDAr
     stacking with weights that are not negative.
     """
     clips = np.arange(len(codes))
-    clip_weight = label_weights(codes)
+    clip_weight = label_weights(codes, row_weights)
     of_truth = members[:, clips, codes] @ clip_weight
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -130,6 +137,7 @@ class _MemberScores:
     inner: NDArray[np.float64]
     codes: NDArray[np.intp]
     outer: NDArray[np.float64]  #: Of the test clips, shape (n_members, n_test, n_labels).
+    weights: NDArray[np.float64] | None  #: Of the training clips, if they have any.
 
     @classmethod
     def of(
@@ -152,16 +160,23 @@ class _MemberScores:
             of_training = result.inner_scores[tested].astype(np.float64)
             inner.append(log_probabilities(heads[head], of_training))
             outer.append(log_probabilities(heads[head], result.scores))
-        return cls(names, members, results, np.stack(inner), codes[tested], np.stack(outer))
+        row_weights = None if problem.weights is None else problem.weights[fold.train][tested]
+        return cls(
+            names, members, results, np.stack(inner), codes[tested], np.stack(outer), row_weights
+        )
 
     def fuse(self, rows: Sequence[int]) -> tuple[FoldResult, dict[Member, float]]:
         """Learn the weights of some of the members, and fuse their scores of the test clips."""
         inner, labels = self.inner[rows], self.names[self.codes]
-        weights = learn_weights(inner, self.codes)
+        weights = learn_weights(inner, self.codes, self.weights)
         scores = weigh_members(self.outer[rows], weights)
         chosen = self.names[weigh_members(inner, weights).argmax(axis=1)]
         fused = FoldResult(
-            inner=(MEASURES["classification"].first_of(labels, chosen, self.names.tolist()),),
+            inner=(
+                MEASURES["classification"].first_of(labels, chosen, self.names.tolist())
+                if self.weights is None
+                else weighted_uar(labels, chosen, self.weights),
+            ),
             chosen=0,
             inner_not_converged=0,
             predicted=self.names[scores.argmax(axis=1)],

@@ -87,7 +87,11 @@ def weigh(X: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.fl
     return total
 
 
-def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.float64]:
+def learn_weights(
+    X: NDArray[np.float32],
+    labels: NDArray[np.str_],
+    row_weights: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
     """Learn how much each layer should count, together with a linear classifier on their sum.
 
     Minimises the cross-entropy of multinomial logistic regression on ``sum_l softmax(a)_l X_l /
@@ -101,6 +105,8 @@ def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[n
         Training clips alone.
     labels : ndarray of str, shape (n_clips,)
         Their labels.
+    row_weights : ndarray of float64, shape (n_clips,), optional
+        Their weights, as for :func:`~serpipe.pipeline.calibration.label_weights`.
 
     Returns
     -------
@@ -115,14 +121,14 @@ def learn_weights(X: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[n
     n_layers, n_clips, n_features = X.shape
     codes = np.unique(labels, return_inverse=True)[1]
     n_classes = int(codes.max()) + 1
-    clip_weight = label_weights(labels).astype(np.float32)
+    clip_weight = label_weights(labels, row_weights).astype(np.float32)
     centred = X - X.mean(axis=1, keepdims=True)
     size = np.sqrt(np.mean(centred**2, axis=(1, 2), dtype=np.float64))
     size[size == 0] = 1.0
     centred /= size[:, None, None].astype(np.float32)
     spread = centred.mean(axis=0).std(axis=0)
     centred /= np.where(spread > 0, spread, 1)
-    penalty = 1 / (WEIGHTS_C * n_clips)
+    penalty = 1 / (WEIGHTS_C * (n_clips if row_weights is None else float(row_weights.sum())))
     clips = np.arange(n_clips)
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

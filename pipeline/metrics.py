@@ -36,6 +36,15 @@ def confusion(
     return counts.reshape(*cells.shape[:-1], n, n)
 
 
+def weighted_uar(
+    truth: NDArray[np.str_], predicted: NDArray[np.str_], weights: NDArray[np.float64]
+) -> float:
+    """Return the UAR of rows with weights, all of shape (n_rows,): recalls are shares of weight."""
+    codes = np.unique(truth, return_inverse=True)[1]
+    right = np.bincount(codes, weights * (truth == predicted))
+    return float((right / np.bincount(codes, weights)).mean())
+
+
 def recalls(counts: NDArray[Any]) -> NDArray[np.float64]:
     """Return the recall of each class, shape (..., n_labels); NaN for a class without clips.
 

@@ -17,7 +17,7 @@ from .folds import Fold
 from .heads import FUSE, HEADS, Params
 from .heads.fused import log_probabilities, weigh_members
 from .layers import Candidate, weigh
-from .search import all_columns, flatten_layers
+from .search import all_columns, flatten_layers, weight_argument
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,16 @@ def _fit_and_predict(
     labels, speakers = problem.labels, problem.kept_together
     with threadpool_limits(1):  # the last digits depend on it
         train = with_copies(fold.train, len(labels), count_copies(X, labels))
-        flat, weights = flatten_layers(X, labels, fold.train)
+        flat, weights = flatten_layers(X, labels, fold.train, problem.weights)
         if weights:
             tested = np.stack([weigh(each, np.array(weights)) for each in tested])
         y = labels[train % len(labels)]
         fit_path = HEADS[member.head].path_fitter(
-            flat[train], y, speakers[train % len(labels)], problem.seed
+            flat[train],
+            y,
+            speakers[train % len(labels)],
+            problem.seed,
+            **weight_argument(problem.weights, train % len(labels)),
         )
         stacked = tested.reshape(-1, tested.shape[-1])
         result = next(fit_path(np.arange(len(y)), stacked, [member.params]))

@@ -290,8 +290,8 @@ def _join_votes(
         ):
             if given:
                 raise UserError(
-                    f"{option}: does not go with --labels {protocol.labels}, which repeats clips; "
-                    "omit one of the two"
+                    f"{option}: does not go with --labels {protocol.labels}, which gives clips a "
+                    "row for each label; omit one of the two"
                 )
     merge, keep = _words(protocol.target, protocol)
     return join_votes(votes, rows_of(votes, table), len(table["corpus"]), merge, keep)
@@ -334,8 +334,8 @@ def _on_votes(
     votes: VotesOfClips,
     how: str,
 ) -> tuple[dict[str, NDArray[Any]], Target, Split, Problem]:
-    """Repeat clips, so that heads train on every label that raters gave."""
-    rows, labels, folds = train_on_votes(split.folds, votes, how)
+    """Give clips a row for each label that raters gave, so that heads train on all of them."""
+    rows, labels, weights, folds = train_on_votes(split.folds, votes, how)
 
     def take(column: NDArray[Any] | None) -> NDArray[Any] | None:
         return None if column is None else column[rows]
@@ -348,6 +348,8 @@ def _on_votes(
         groups=take(problem.groups),
         held_out=take(problem.held_out),
         recordings=take(problem.recordings),
+        weights=weights,
+        once=np.arange(len(rows)) < len(clips["speaker"]),
     )
     target = replace(target, rows=target.rows[rows], labels=labels)
     split = replace(split, folds=folds)

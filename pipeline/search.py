@@ -21,7 +21,11 @@ from .folds import Fold, selection_folds
 from .heads import Grid, Head, PathFitter, combinations, paths
 from .layers import learn_weights, weigh
 from .measures import MEASURES
+from .metrics import weighted_uar
 from .target import stratify
+
+#: Weights of the rows of clips, where they have one for each label that raters gave.
+RowWeights = NDArray[np.float64] | None
 
 #: A path is abandoned when so many params in a row score below its best by more than the margin:
 #: a score can fall and rise again.
@@ -81,6 +85,7 @@ def search_fold(
     choose: bool,
     seed: int,
     keep_scores: bool = False,
+    weights: RowWeights = None,
 ) -> FoldResult:
     """Choose hyper-parameters by inner folds over the training speakers, refit, and test.
 
@@ -109,6 +114,9 @@ def search_fold(
         For heads that draw random numbers.
     keep_scores : bool
         Whether to return the scores of the inner folds as well.
+    weights : ndarray of float64, shape (n_clips,), optional
+        Where clips have a row for each label that raters gave: the weight of each row, by which
+        heads are fitted, inner scores computed and temperatures fitted. All 1 by default.
 
     Returns
     -------
@@ -118,25 +126,30 @@ def search_fold(
     candidates = combinations(grid)
     n_clips, copies = len(labels), count_copies(X, labels)
     train = with_copies(fold.train, n_clips, copies)
-    flat, weights = flatten_layers(X, labels, fold.train)
+    flat, layer_weights = flatten_layers(X, labels, fold.train, weights)
     y = labels[train % n_clips]
-    fit_path = head.path_fitter(flat[train], y, speakers[train % n_clips], seed)
+    fit_path = head.path_fitter(
+        flat[train], y, speakers[train % n_clips], seed, **weight_argument(weights, train % n_clips)
+    )
     inner, failed = [np.nan] * len(candidates), 0
     inner_scores = np.empty((0, len(names)))
     # Where no weights are learnt, the inner folds have the same embeddings and share the fits.
     shared = fit_path if X.ndim == 2 else None
     if choose:
         inner, failed, inner_scores = _score_grid(
-            head, grid, X, labels, speakers, fold, seed, shared
+            head, grid, X, labels, speakers, fold, seed, shared, weights
         )
     elif names:  # there is nothing to choose, but the scores are to be calibrated
         with contextlib.suppress(UserError):  # too few speakers for inner folds
-            *_, inner_scores = _score_grid(head, grid, X, labels, speakers, fold, seed, shared)
+            *_, inner_scores = _score_grid(
+                head, grid, X, labels, speakers, fold, seed, shared, weights
+            )
     chosen = 0 if np.isnan(inner).all() else int(np.nanargmax(inner))
     temperature = math.nan
     if names and len(inner_scores):
         codes = np.searchsorted(names, labels[fold.train])
-        temperature = fit_temperature(inner_scores, codes, head.scores_are)
+        own = None if weights is None else weights[fold.train]
+        temperature = fit_temperature(inner_scores, codes, head.scores_are, own)
     kept = (inner_scores if keep_scores else inner_scores[:0]).astype(np.float32)
     if not len(fold.test):
         empty = np.empty((0, len(names)))
@@ -147,8 +160,8 @@ def search_fold(
     result = next(fit_path(np.arange(len(y)), flat[fold.test], [candidates[chosen]]))
     scores = all_columns(result.scores, y, names)
     return FoldResult(
-        tuple(inner), chosen, failed, result.predicted, scores, result.converged, weights, kept,
-        temperature,
+        tuple(inner), chosen, failed, result.predicted, scores, result.converged, layer_weights,
+        kept, temperature,
     )  # fmt: skip
 
 
@@ -161,6 +174,7 @@ def _score_grid(
     fold: Fold,
     seed: int,
     shared: PathFitter | None,
+    weights: RowWeights,
 ) -> tuple[list[float], int, NDArray[np.float64]]:
     """Return the inner score of each combination, and how many fits failed to converge.
 
@@ -171,13 +185,19 @@ def _score_grid(
     all_names, copies = label_names(labels), count_copies(X, labels)
     X = take(X, with_copies(fold.train, len(labels), copies))
     labels, speakers = labels[fold.train], speakers[fold.train]
+    weights = None if weights is None else weights[fold.train]
     n_clips = len(labels)
     names, measure = label_names(labels), MEASURES[head.task]
     inner = selection_folds(fold, stratify(labels), speakers)
-    truth = np.concatenate([labels[part.test] for part in inner])
-    embeddings = [flatten_layers(X, labels, part.train)[0] for part in inner]
-    of_copies = np.tile(labels, copies + 1), np.tile(speakers, copies + 1)
-    fitters = [shared or head.path_fitter(flat, *of_copies, seed) for flat in embeddings]
+    tested = np.concatenate([part.test for part in inner])
+    truth = labels[tested]
+    embeddings = [flatten_layers(X, labels, part.train, weights)[0] for part in inner]
+    every = np.tile(np.arange(n_clips), copies + 1)
+    weighted = weight_argument(weights, every)
+    fitters = [
+        shared or head.path_fitter(flat, labels[every], speakers[every], seed, **weighted)
+        for flat in embeddings
+    ]
     scores: list[float] = []
     best_score, best_scores = -np.inf, np.full((len(labels), len(all_names)), np.nan)
     failed = 0
@@ -190,7 +210,11 @@ def _score_grid(
         for results in zip(*along_path, strict=True):
             predicted = np.concatenate([each.predicted for each in results])
             failed += sum(not each.converged for each in results)
-            measured.append(measure.first_of(truth, predicted, names))
+            measured.append(
+                measure.first_of(truth, predicted, names)
+                if weights is None
+                else weighted_uar(truth, predicted, weights[tested])
+            )
             if measured[-1] > best_score:
                 best_score = measured[-1]
                 for part, result in zip(inner, results, strict=True):
@@ -217,16 +241,23 @@ def label_names(labels: NDArray[Any]) -> list[str]:
     return np.unique(labels).tolist() if labels.dtype.kind == "U" else []
 
 
+def weight_argument(weights: RowWeights, rows: NDArray[np.intp]) -> dict[str, Any]:
+    """Return the argument by which a head takes the weights of some rows; none without weights."""
+    return {} if weights is None else {"weights": weights[rows]}
+
+
 def flatten_layers(
-    X: Matrix, labels: NDArray[Any], train: NDArray[np.intp]
+    X: Matrix, labels: NDArray[Any], train: NDArray[np.intp], row_weights: RowWeights = None
 ) -> tuple[Matrix, tuple[float, ...]]:
     """Sum several layers by weights learnt on the training clips; keep one layer as it is.
 
-    ``X``, ``labels`` and ``train`` are as for :func:`search_fold`. Return one layer, and the
-    weights.
+    ``X``, ``labels``, ``train`` and ``row_weights`` are as for :func:`search_fold`. Return one
+    layer, and the weights.
     """
     if X.ndim == 2:
         return X, ()
     rows = with_copies(train, len(labels), count_copies(X, labels))
-    weights = learn_weights(X[:, rows], labels[rows % len(labels)])
+    clips = rows % len(labels)
+    own = None if row_weights is None else row_weights[clips]
+    weights = learn_weights(X[:, rows], labels[clips], own)
     return weigh(X, weights), tuple(map(float, weights))

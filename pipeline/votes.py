@@ -17,8 +17,6 @@ from .ratings import Agreement
 
 #: The value of ``--labels`` for training on the majority alone.
 MAJORITY = "majority"
-#: Copies of a clip at most, where all clips have the same number.
-MOST_COPIES = 12
 #: What a column of ``clips.csv`` with the share of a label begins with.
 SHARE = "share_of_raters_"
 
@@ -150,36 +148,27 @@ def join_votes(
     return joined.over(sorted(predicted))
 
 
-def copies_of(counts: NDArray[np.intp], labels: str) -> NDArray[np.intp]:
-    """Return how many copies of each clip are trained on with each label, shape as ``counts``.
+def weights_of(counts: NDArray[np.intp], labels: str) -> NDArray[np.float64]:
+    """Return the weight of each label of each clip, float64, shape as ``counts``.
 
     Parameters
     ----------
     counts : ndarray of int, shape (n_clips, n_labels)
-        Votes.
+        Votes; at least one for each clip.
     labels : {"soft", "all"}
-        ``all``: one copy for each vote. ``soft``: the same number for each clip, divided in
-        proportion to its votes: the least common multiple of the numbers of votes or, if that
-        is above 12, 12, rounded by largest remainders.
+        ``soft``: the share of raters who gave the label; the weights of a clip sum to 1. ``all``:
+        in proportion to the number of raters who gave it; the weights of a clip sum to 1 on
+        average, and to more if more raters labelled it.
     """
-    if labels == "all":
-        return counts
     totals = counts.sum(axis=1, keepdims=True)
-    number = min(math.lcm(*np.unique(totals[totals > 0]).tolist()), MOST_COPIES)
-    exact = number * counts / np.maximum(totals, 1)
-    copies = np.floor(exact + 1e-9).astype(np.intp)
-    missing = np.where(totals[:, 0] > 0, number - copies.sum(axis=1), 0)
-    # Of equal remainders, the label with more votes comes first, then the first label.
-    order = np.lexsort((-counts, -np.round(exact - copies, 9)), axis=1)
-    rank = np.argsort(order, axis=1)
-    rounded: NDArray[np.intp] = copies + (rank < missing[:, None])
-    return rounded
+    weights: NDArray[np.float64] = counts / (totals if labels == "soft" else totals.mean())
+    return weights
 
 
 def train_on_votes(
     folds: Sequence[Fold], votes: VotesOfClips, labels: str
-) -> tuple[NDArray[np.intp], NDArray[np.str_], tuple[Fold, ...]]:
-    """Repeat clips so that heads train on every label that raters gave.
+) -> tuple[NDArray[np.intp], NDArray[np.str_], NDArray[np.float64], tuple[Fold, ...]]:
+    """Give clips a row for each label that raters gave, with a weight.
 
     The first rows are the clips, with the majority as their label; they are tested, unless their
     votes are tied. The rows after them are only trained on, in the folds that train on their clip.
@@ -191,7 +180,7 @@ def train_on_votes(
     votes : VotesOfClips
         Their votes.
     labels : {"soft", "all"}
-        As for :func:`copies_of`.
+        As for :func:`weights_of`.
 
     Returns
     -------
@@ -199,16 +188,18 @@ def train_on_votes(
         The clip of each row.
     labels : ndarray of str, shape (n_rows,)
         The label of each row.
+    weights : ndarray of float64, shape (n_rows,)
+        The weight of each row.
     folds : tuple of Fold
         The folds of the rows; one that tests nothing is left out.
     """
     n, names = len(votes.majority), np.array(votes.labels)
-    copies = copies_of(votes.counts, labels)
     own = np.searchsorted(names, votes.majority)
-    more = copies.copy()
-    more[np.arange(n), own] -= 1  # the clip itself is the first copy
-    clip, label = (np.repeat(each, more.ravel()) for each in np.indices(more.shape).reshape(2, -1))
-    rows = np.concatenate([np.arange(n), clip])
+    others = votes.counts > 0
+    others[np.arange(n), own] = False
+    clip, label = np.nonzero(others)
+    rows, codes = np.concatenate([np.arange(n), clip]), np.concatenate([own, label])
+    weights = weights_of(votes.counts, labels)[rows, codes]
 
     def extend(of_fold: NDArray[np.intp]) -> NDArray[np.intp]:
         return np.concatenate([of_fold, n + np.flatnonzero(np.isin(clip, of_fold))])
@@ -224,7 +215,7 @@ def train_on_votes(
         validation = None if fold.validation is None else extend(fold.validation)
         if len(test):
             extended.append(Fold(fold.name, train, test, validation, held_out))
-    return rows, np.concatenate([votes.majority, names[label]]), tuple(extended)
+    return rows, names[codes], weights, tuple(extended)
 
 
 def check_labels(labels: str, votes: object) -> None:

@@ -323,11 +323,12 @@ def plan_run(
             f"--head {wrong[0]}: is not a head for {kind}, of which {plan.target.column} consists; "
             "choose one that `serpipe fit --help` lists for them"
         )
-    without_copies = [head.name for head in heads if not head.takes_copies]
-    if protocol.labels != Protocol.labels and without_copies:
+    without_weights = [head.name for head in heads if not head.takes_weights]
+    if plan.problem.weights is not None and without_weights:
         raise UserError(
-            f"--head {without_copies[0]}: cannot be trained on the labels of several raters; name "
-            f"other heads, such as --head lr,svm,fuse, or omit --labels {protocol.labels}"
+            f"--head {without_weights[0]}: takes no weights, and cannot be trained on the labels "
+            f"of several raters; name other heads, such as --head lr,lda,fuse, or omit --labels "
+            f"{protocol.labels}"
         )
     if protocol.enrol:
         if protocol.augment:
@@ -359,6 +360,8 @@ def _settings(
             if value != {"target": EMOTION}.get(name, getattr(Protocol, name, {}))
         },
         **({"streamed": True} if streamed else {}),  # trees bin many clips differently
+        # Earlier versions repeated rows instead.
+        **({} if plan.problem.weights is None else {"weighted_labels": True}),
         "folds": [
             [fold.name, fold.test.tolist()]
             + ([] if fold.validation is None else [fold.validation.tolist()])
@@ -579,6 +582,8 @@ class _BundleSaving:
     def _novelty(self, X: Matrix, start: int = 0) -> NoveltyDetector | None:
         problem = self.plan.problem
         rows = training_rows(X, problem)
+        if problem.once is not None:
+            rows = rows[problem.once[rows % len(problem.labels)]]
         speakers = problem.kept_together[rows % len(problem.labels)]
         return fit_novelty_detector(take(X, rows), speakers, start)
 

@@ -88,7 +88,7 @@ class Recorder:
         if not (self.run / "nuisance.csv").exists():
             problem = plan.problem
             predicted = predict_from_nuisance(
-                plan.clips, problem.labels, problem.folds, problem.seed
+                plan.clips, problem.labels, problem.folds_of_clips, problem.seed
             )
             save_nuisance(self.run, predicted, plan.tested_clips)
         update_hashes(self.run)

@@ -109,9 +109,11 @@ class Head(ABC):
     streams : bool
         Whether :meth:`fit` and :meth:`path_fitter` also take a
         :class:`~serpipe.pipeline.blocks.FileMatrix`, of which a block is in memory at a time.
-    takes_copies : bool
-        Whether n copies of a clip are a weight of n, so that the head can be trained on the labels
-        of several raters.
+    takes_weights : bool
+        Whether :meth:`fit` and :meth:`path_fitter` also take ``weights``, float64, shape (n_rows,):
+        the weight of each row of ``X``, by which the head can be trained on the labels of several
+        raters. A clip then has a row for each of its labels. Classes are balanced by the sums of
+        their weights.
     stands_in_for : str
         The head that this one replaces where the embeddings do not fit in memory, and which is
         better where they do: ``--head all`` omits this one.
@@ -130,7 +132,7 @@ class Head(ABC):
     suffix: ClassVar[str] = ".skops"
     trusted: ClassVar[tuple[str, ...]] = ()
     streams: ClassVar[bool] = False
-    takes_copies: ClassVar[bool] = True
+    takes_weights: ClassVar[bool] = False
     stands_in_for: ClassVar[str] = ""
     grid: ClassVar[dict[str, tuple[float, ...]]]
 

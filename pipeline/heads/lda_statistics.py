@@ -55,6 +55,57 @@ def class_statistics(
     return np.stack(means), covariance
 
 
+def weighted_class_statistics(
+    X: Matrix, codes: NDArray[np.intp], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what :func:`class_statistics` returns, for rows with weights.
+
+    Means and covariances of a class are weighted, so that they do not depend on the scale of the
+    weights. Covariances are shrunk by the formula of Ledoit and Wolf, in which the variance of the
+    weighted sum over clips takes the place of that of a mean: the number of observations n becomes
+    Kish's effective number ``sum(w) ** 2 / sum(w ** 2)``, which is n if all weights are equal.
+
+    Parameters
+    ----------
+    X : ndarray of float32, shape (n_rows, n_features)
+        Embeddings. A clip has at most one row for each class.
+    codes : ndarray of int, shape (n_rows,)
+        The class of each row, counted from 0.
+    weights : ndarray of float64, shape (n_rows,)
+        Weights, above 0.
+
+    Returns
+    -------
+    means : ndarray of float64, shape (n_classes, n_features)
+    covariance : ndarray of float64, shape (n_features, n_features)
+        Its lower triangle, in Fortran order; the rest is zero.
+
+    References
+    ----------
+    Kish (1965), *Survey Sampling*, section 11.7, on the effective number.
+    """
+    n_features, n_classes = X.shape[1], int(codes.max()) + 1
+    covariance = np.zeros((n_features, n_features), order="F")
+    means = []
+    for code in range(n_classes):
+        rows = np.flatnonzero(codes == code)
+        share = weights[rows] / weights[rows].sum()
+        number = 1 / float(share @ share)
+        clips = read(X, rows).astype(np.float64)
+        means.append(share @ clips)
+        # Scaled so that plain sums over rows, divided by the number, are weighted means.
+        clips = (clips - means[-1]) * np.sqrt(number * share)[:, None]
+        variance = np.square(clips).sum(axis=0) / number
+        standard = clips / np.where(variance > 0, np.sqrt(variance), 1)
+        fourth_moment = float(np.square(np.square(standard).sum(axis=1)).sum())
+        small = standard @ standard.T if len(rows) < n_features else standard.T @ standard
+        shrinkage = _shrinkage(fourth_moment, float(np.vdot(small, small)), variance, number)
+        covariance += (1 - shrinkage) / n_classes / number * np.tril(clips.T @ clips)
+        diagonal = np.einsum("ii->i", covariance)  # a view
+        diagonal += shrinkage / n_classes * _target(variance)
+    return np.stack(means), covariance
+
+
 @dataclass(frozen=True)
 class SharedProducts:
     """Products of features, summed over the clips of each class, for fits of subsets of the clips.
@@ -186,7 +237,7 @@ def _add_large_class(
 
 
 def _shrinkage(
-    fourth_moment: float, squared_norm: float, variance: NDArray[np.float64], n_clips: int
+    fourth_moment: float, squared_norm: float, variance: NDArray[np.float64], n_clips: float
 ) -> float:
     """Return how far the correlations of a class are shrunk, from 0 to 1.
 
@@ -198,8 +249,8 @@ def _shrinkage(
         The squared Frobenius norm of the sum of their outer products.
     variance : ndarray of float64, shape (n_features,)
         Of the features before they were standardised.
-    n_clips : int
-        Number of clips.
+    n_clips : float
+        Number of clips; of weighted clips their effective number.
     """
     n_varying, squared_norm = int(np.count_nonzero(variance)), squared_norm / n_clips**2
     spread = (fourth_moment / n_clips - squared_norm) / n_clips

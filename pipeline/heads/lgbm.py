@@ -16,6 +16,7 @@ from ...errors import UserError, first_line
 from ...files import read_text, write_text
 from .. import blocks
 from ..blocks import FileMatrix, Matrix, by_block, read
+from ..calibration import balance
 from .head import Head, HeldOutResult, Parameter, Params, PathFitter, RegressionHead
 from .sklearn_file import MAX_HEAD_BYTES
 
@@ -79,22 +80,32 @@ class _BoostedTrees(Head):
     @staticmethod
     @abstractmethod
     def set_targets(
-        dataset: lightgbm.Dataset, y: NDArray[Any]
+        dataset: lightgbm.Dataset, y: NDArray[Any], weights: NDArray[np.float64] | None = None
     ) -> tuple[dict[str, Any], NDArray[np.str_] | None]:
         """Give a dataset its labels or ratings; return the objective and the classes."""
 
-    def fit(self, X: Matrix, y: NDArray[Any], speakers: NDArray[np.str_]) -> Self:
+    def fit(
+        self,
+        X: Matrix,
+        y: NDArray[Any],
+        speakers: NDArray[np.str_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> Self:
         """Fit with the bins and the boosting rounds that are used where heads are tested."""
         dataset = bin_values(X, int(self.params["max_bin"]))
-        for trees in self._grow(dataset, y, [self.params]):
+        for trees in self._grow(dataset, y, [self.params], weights):
             self.model = trees
         return self
 
     def _grow(
-        self, dataset: lightgbm.Dataset, y: NDArray[Any], path: Sequence[Params]
+        self,
+        dataset: lightgbm.Dataset,
+        y: NDArray[Any],
+        path: Sequence[Params],
+        weights: NDArray[np.float64] | None,
     ) -> Iterator[Trees]:
         """Boost from one number of trees to the next, and yield at each."""
-        objective, classes = self.set_targets(dataset, y)
+        objective, classes = self.set_targets(dataset, y, weights)
         booster = lightgbm.Booster({**self.settings, **objective}, dataset)
         rounds = 0
         for params in path:
@@ -106,7 +117,12 @@ class _BoostedTrees(Head):
 
     @classmethod
     def path_fitter(
-        cls, X: Matrix, y: NDArray[Any], speakers: NDArray[np.str_], seed: int
+        cls,
+        X: Matrix,
+        y: NDArray[Any],
+        speakers: NDArray[np.str_],
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
     ) -> PathFitter:
         """Sort the values into bins once, and grow the trees along the whole path."""
         binned: dict[int, lightgbm.Dataset] = {}
@@ -119,7 +135,8 @@ class _BoostedTrees(Head):
             if bins not in binned:
                 binned[bins] = bin_values(X, bins)
             subset = binned[bins].subset(train.tolist()).construct()
-            for trees in head._grow(subset, y[train], path):
+            own = None if weights is None else weights[train]
+            for trees in head._grow(subset, y[train], path, own):
                 outputs = trees.outputs(X_test)
                 if trees.classes_ is None:
                     yield HeldOutResult(outputs, np.empty((len(X_test), 0)), converged=True)
@@ -159,6 +176,7 @@ class LGBM(_BoostedTrees):
     """Boosted trees for labels; classes are weighted by the inverse of their size."""
 
     name = "lgbm"
+    takes_weights = True
 
     def estimator(self) -> lightgbm.LGBMClassifier:
         """Return LightGBM's own classifier of the same trees, unfitted, to compare with."""
@@ -169,12 +187,15 @@ class LGBM(_BoostedTrees):
 
     @staticmethod
     def set_targets(
-        dataset: lightgbm.Dataset, y: NDArray[Any]
+        dataset: lightgbm.Dataset, y: NDArray[Any], weights: NDArray[np.float64] | None = None
     ) -> tuple[dict[str, Any], NDArray[np.str_]]:
         """Weight classes by the inverse of their size; trees for one class only predict it."""
         classes, codes = np.unique(y, return_inverse=True)
         dataset.set_label(codes)
-        dataset.set_weight(compute_sample_weight("balanced", codes))
+        balanced = (
+            compute_sample_weight("balanced", codes) if weights is None else balance(codes, weights)
+        )
+        dataset.set_weight(balanced)
         if len(classes) <= 2:
             return {"objective": "binary"}, classes
         return {"objective": "multiclass", "num_class": len(classes)}, classes
@@ -201,9 +222,12 @@ class LGBMRegressor(_BoostedTrees, RegressionHead):
         return lightgbm.LGBMRegressor(n_estimators=number, **self.settings)
 
     @staticmethod
-    def set_targets(dataset: lightgbm.Dataset, y: NDArray[Any]) -> tuple[dict[str, Any], None]:
+    def set_targets(
+        dataset: lightgbm.Dataset, y: NDArray[Any], weights: NDArray[np.float64] | None = None
+    ) -> tuple[dict[str, Any], None]:
         """Give a dataset its ratings."""
         dataset.set_label(y)
+        dataset.set_weight(weights)
         return {"objective": "regression"}, None
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[np.float64]:

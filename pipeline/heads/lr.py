@@ -21,6 +21,7 @@ class LR(Head):
     """
 
     name = "lr"
+    takes_weights = True
     title = "logistic regression"
     parameters = {
         "max_iter": Parameter((1000,), 1, 1e6, whole=True),
@@ -39,19 +40,31 @@ class LR(Head):
             ),
         )
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_]) -> Self:
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.str_],
+        speakers: NDArray[np.str_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> Self:
         """Fit what :meth:`estimator` describes, to the optimum."""
-        return self._fit(X, y, None)
+        return self._fit(X, y, None, weights)
 
-    def _fit(self, X: NDArray[np.float32], y: NDArray[np.str_], basis: Basis | None) -> Self:
+    def _fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.str_],
+        basis: Basis | None,
+        weights: NDArray[np.float64] | None,
+    ) -> Self:
         """Fit, in a basis of the standardised clips that may have been computed before."""
         classes, codes = np.unique(y, return_inverse=True)
         self.model = self.estimator()
         scaler, regression = self.model
-        standard = scaler.fit_transform(X)
+        standard = scaler.fit(X, sample_weight=weights).transform(X)
         basis = basis or Basis.of(standard)
         (solution,) = follow_path(
-            standard, codes, [self.params["C"]], basis, regression.max_iter, exact=True
+            standard, codes, [self.params["C"]], basis, regression.max_iter, weights, exact=True
         )
         coefficients, intercepts = solution.coefficients.T, solution.intercepts
         if len(classes) == 2:  # scikit-learn has one vector for both
@@ -72,7 +85,12 @@ class LR(Head):
 
     @classmethod
     def path_fitter(
-        cls, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_], seed: int
+        cls,
+        X: NDArray[np.float32],
+        y: NDArray[np.str_],
+        speakers: NDArray[np.str_],
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
     ) -> PathFitter:
         """Fit subsets of the clips along a path of C, in a basis that they share; all exactly.
 
@@ -89,17 +107,18 @@ class LR(Head):
                 basis = Basis.of(StandardScaler().fit_transform(X))
             if np.array_equal(train, np.arange(len(y))):
                 for params in path:
-                    head = cls(params, seed)._fit(X, y, basis)
+                    head = cls(params, seed)._fit(X, y, basis, weights)
                     yield HeldOutResult(
                         head.predict(X_test), head.predict_proba(X_test), head.converged
                     )
                 return
             classes, codes = np.unique(y[train], return_inverse=True)
-            scaler = StandardScaler().fit(X[train])
+            own = None if weights is None else weights[train]
+            scaler = StandardScaler().fit(X[train], sample_weight=own)
             standard, standard_test = scaler.transform(X[train]), scaler.transform(X_test)
             limit = int(path[0]["max_iter"])
             strengths = [params["C"] for params in path]
-            for solution in follow_path(standard, codes, strengths, basis, limit, exact=False):
+            for solution in follow_path(standard, codes, strengths, basis, limit, own, exact=False):
                 probability = probabilities(solution, standard_test)
                 predicted = classes[probability.argmax(axis=1)]
                 yield HeldOutResult(predicted, probability, solution.converged)

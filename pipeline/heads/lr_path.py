@@ -78,7 +78,7 @@ class _Clips:
     codes : ndarray of int, shape (n_clips,)
         Classes.
     weight : ndarray, shape (n_clips,)
-        Inverse frequency of the class of each clip; they sum to one.
+        Inverse frequency of the class of each clip, times its own weight; they sum to one.
     """
 
     rotated: NDArray[Any]
@@ -88,15 +88,22 @@ class _Clips:
     weight: NDArray[Any]
 
     @classmethod
-    def of(cls, rotated: NDArray[np.float32], codes: NDArray[np.intp], precision: type) -> "_Clips":
-        counts = np.bincount(codes)
+    def of(
+        cls,
+        rotated: NDArray[np.float32],
+        codes: NDArray[np.intp],
+        weights: NDArray[np.float64] | None,
+        precision: type,
+    ) -> "_Clips":
+        counts = np.bincount(codes, weights)
         X: NDArray[Any] = rotated.astype(precision)
+        weight = (1 / (len(counts) * counts))[codes]
         return cls(
             X,
             np.ascontiguousarray(X.T),
             X * X,
             codes,
-            (1 / (len(counts) * counts))[codes].astype(precision),
+            (weight if weights is None else weight * weights).astype(precision),
         )
 
 
@@ -106,13 +113,15 @@ def follow_path(
     strengths: Sequence[float],
     basis: Basis,
     max_iter: int = 1000,
+    weights: NDArray[np.float64] | None = None,
     *,
     exact: bool,
 ) -> Iterator[Solution]:
     """Fit logistic regression at each strength in turn.
 
     Minimises ``-sum_i w_i log p(y_i | x_i) / sum_i w_i + ||W||^2 / (2 C sum_i w_i)``, where ``w_i``
-    is the inverse frequency of the clip's class. For two classes the penalty is twice that, which
+    is the inverse frequency of the clip's class, times its own weight if it has one: scikit-learn's
+    ``sample_weight``. For two classes the penalty is twice that, which
     makes the difference of their coefficients the one vector that scikit-learn fits.
 
     Parameters
@@ -128,6 +137,8 @@ def follow_path(
         slowly.
     max_iter : int
         Limit of Newton steps for each strength.
+    weights : ndarray of float64, shape (n_clips,), optional
+        Weights of the clips; all 1 by default. The penalty is relative to their sum.
     exact : bool
         Whether to continue to the optimum, with gradients in float64; otherwise to :data:`SEARCH`,
         in float32.
@@ -143,10 +154,11 @@ def follow_path(
     gradients) and 7.1 (inexact Newton methods).
     """
     rotated = X @ basis.vectors
-    clips = _Clips.of(rotated, codes, np.float32)
-    precise = _Clips.of(rotated, codes, np.float64) if exact else clips
+    clips = _Clips.of(rotated, codes, weights, np.float32)
+    precise = _Clips.of(rotated, codes, weights, np.float64) if exact else clips
     n_classes = int(codes.max()) + 1
-    scale = (2 if n_classes == 2 else 1) / len(X)
+    total = len(X) if weights is None else float(weights.sum())
+    scale = (2 if n_classes == 2 else 1) / total
     W = before = np.zeros((n_classes, X.shape[1] + 1), np.float32)
     converged, climbed = True, 0
     for C in strengths:

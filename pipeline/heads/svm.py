@@ -10,7 +10,9 @@ from scipy.special import softmax
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
+from sklearn.utils.class_weight import compute_sample_weight
 
+from ..calibration import balance
 from .head import Head, HeldOutResult, Parameter, Params, PathFitter
 
 
@@ -49,10 +51,24 @@ def _machine(params: Params, kernel: str) -> SVC:
     return SVC(C=params["C"], kernel=kernel, class_weight="balanced", cache_size=500)
 
 
+def _row_weights(
+    y: NDArray[np.str_], weights: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    """Return weights to fit a machine with, by which classes are balanced by the sums of weights.
+
+    scikit-learn balances classes by their numbers of rows, which is undone here.
+    """
+    if weights is None:
+        return None
+    undone: NDArray[np.float64] = balance(y, weights) / compute_sample_weight("balanced", y)
+    return undone
+
+
 class SVM(Head):
     """An SVM with an RBF kernel; ``model`` is a dict with ``"machine"``, a scaler and an SVC."""
 
     name = "svm"
+    takes_weights = True
     title = "SVM (RBF)"
     parameters = {"C": Parameter((0.1, 1.0, 10.0, 100.0), 1e-8, 1e8)}
     scores_are = "decision value"
@@ -62,9 +78,18 @@ class SVM(Head):
         """Return scaler and SVM, unfitted; classes are weighted by the inverse of their size."""
         return make_pipeline(StandardScaler(), _machine(self.params, self.kernel))
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_]) -> Self:
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.str_],
+        speakers: NDArray[np.str_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> Self:
         """Fit scaler and SVM."""
-        self.model = {"machine": self.estimator().fit(X, y)}
+        machine = self.estimator().fit(
+            X, y, standardscaler__sample_weight=weights, svc__sample_weight=_row_weights(y, weights)
+        )
+        self.model = {"machine": machine}
         return self
 
     def predict(self, X: NDArray[np.float32]) -> NDArray[np.str_]:
@@ -87,7 +112,12 @@ class SVM(Head):
 
     @classmethod
     def path_fitter(
-        cls, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_], seed: int
+        cls,
+        X: NDArray[np.float32],
+        y: NDArray[np.str_],
+        speakers: NDArray[np.str_],
+        seed: int,
+        weights: NDArray[np.float64] | None = None,
     ) -> PathFitter:
         """Compute the kernel of a fold once, as one matrix product, and use it for every C.
 
@@ -97,12 +127,14 @@ class SVM(Head):
         def fit_path(
             train: NDArray[np.intp], X_test: NDArray[np.float32], path: Sequence[Params]
         ) -> Iterator[HeldOutResult]:
-            scaler = StandardScaler().fit(X[train])
+            own = None if weights is None else weights[train]
+            scaler = StandardScaler().fit(X[train], sample_weight=own)
+            row_weights = _row_weights(y[train], own)
             standard, standard_test = scaler.transform(X[train]), scaler.transform(X_test)
             kernel = _KERNELS[cls.kernel]
             among, across = kernel(standard, standard), kernel(standard_test, standard)
             for params in path:
-                machine = _machine(params, "precomputed").fit(among, y[train])
+                machine = _machine(params, "precomputed").fit(among, y[train], row_weights)
                 values = decision_values(machine, across)
                 yield HeldOutResult(machine.predict(across), values, converged=True)
 
@@ -134,12 +166,19 @@ class _KernelSVM(SVM):
         super().__init__(params, seed)
         self._kernel = _KERNELS[kernel]
 
-    def fit(self, X: NDArray[np.float32], y: NDArray[np.str_], speakers: NDArray[np.str_]) -> Self:
+    def fit(
+        self,
+        X: NDArray[np.float32],
+        y: NDArray[np.str_],
+        speakers: NDArray[np.str_],
+        weights: NDArray[np.float64] | None = None,
+    ) -> Self:
         """Fit scaler and SVM."""
-        scaler = StandardScaler().fit(X)
+        scaler = StandardScaler().fit(X, sample_weight=weights)
         standard = scaler.transform(X)
         kernel = partial(self._kernel, B=standard)
-        machine = _machine(self.params, "precomputed").fit(kernel(standard), y)
+        machine = _machine(self.params, "precomputed")
+        machine.fit(kernel(standard), y, _row_weights(y, weights))
         self.model = {"machine": make_pipeline(scaler, FunctionTransformer(kernel), machine)}
         return self
 
