@@ -99,6 +99,7 @@ _SPELLINGS = {
     "keep": Spelling("LABEL,..."),
     "label_smoothing": Spelling("FRACTION"),
     "labels": Spelling(values=choices.LABELS),
+    "ties": Spelling(values=choices.TIES),
     "layer_decay": Spelling("D"),
     "layers": Spelling("LAYERS"),
     "learning_rate": Spelling("R"),

@@ -12,6 +12,7 @@ from .clip import CLIP_COLUMNS, FILLED_COLUMNS, Clip
 from .clip_paths import ClipFolder, ClipPath
 from .csv_table import nfc, read_column, read_table, refuse_lines
 from .emotions import SHARED_EMOTIONS, shared_word
+from .rater_rows import RATER, merge_raters
 from .table_formats import is_dataset, read_dataset
 
 #: Columns of a cache that a manifest cannot give.
@@ -37,7 +38,9 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
     :func:`~serpipe.corpora.table_formats.read_dataset` does, with the columns
     ``path`` and ``speaker``, and one or more targets. A column of numbers holds ratings; any other
     holds labels. ``name``, ``corpus``, ``sex``, ``emotion``, ``language``, ``intensity``,
-    ``statement`` and ``repetition`` have the meaning of the fields of :class:`Clip`.
+    ``statement`` and ``repetition`` have the meaning of the fields of :class:`Clip`. With a column
+    ``rater``, a clip may have a row for each of its raters, see
+    :func:`~serpipe.corpora.rater_rows.merge_raters`.
 
     ``root`` is the folder that paths are relative to, by default that of the manifest. No path may
     lead out of it. On a web server, missing clips are noticed only when they are read. The
@@ -46,7 +49,7 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
     if is_dataset(path):
         table, own_root = read_dataset(path)
     else:
-        table, own_root = read_table(path, (*CLIP_COLUMNS, *RESERVED)), path.parent
+        table, own_root = read_table(path, (*CLIP_COLUMNS, *RESERVED, RATER)), path.parent
     columns = table.columns
     for needed in ("path", "speaker"):
         if needed not in columns:
@@ -54,6 +57,8 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
                 f"{path}: columns {', '.join(columns)}; expected path, speaker and a target; add "
                 f"{needed}"
             )
+    table = merge_raters(table)
+    columns = table.columns
     more = [column for column in columns if column not in CLIP_COLUMNS]
     for column in columns:
         if column in RESERVED or not _COLUMN.fullmatch(column):

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +58,8 @@ class Problem:
         :func:`~serpipe.pipeline.votes.train_on_votes`.
     once : ndarray of bool, shape (n_clips,), optional
         Which rows are the first of a clip, where there are weights.
+    ties : ndarray of bool, shape (n_clips,), optional
+        Clips that are predicted, but have no majority of raters to be tested against.
     """
 
     labels: NDArray[Any]
@@ -69,6 +71,7 @@ class Problem:
     recordings: NDArray[np.str_] | None = None
     weights: NDArray[np.float64] | None = None
     once: NDArray[np.bool_] | None = None
+    ties: NDArray[np.bool_] | None = None
 
     @property
     def strata(self) -> NDArray[np.str_]:
@@ -88,16 +91,22 @@ class Problem:
     @property
     def tested(self) -> NDArray[np.intp]:
         """Row numbers of the clips that are tested: all, unless some are only trained on."""
-        return np.sort(np.concatenate([fold.test for fold in self.folds]))
+        rows = np.sort(np.concatenate([fold.test for fold in self.folds]))
+        return rows if self.ties is None else rows[~self.ties[rows]]
 
     @property
     def folds_of_clips(self) -> tuple[Fold, ...]:
-        """The folds with one row for each clip, for what is not trained with weights."""
-        if self.once is None:
-            return self.folds
-        return tuple(
-            Fold(fold.name, fold.train[self.once[fold.train]], fold.test) for fold in self.folds
-        )
+        """The folds with one row for each clip, for what is not trained with weights.
+
+        Clips without a majority are not in their test.
+        """
+        folds = []
+        for fold in self.folds:
+            train = fold.train if self.once is None else fold.train[self.once[fold.train]]
+            test = fold.test if self.ties is None else fold.test[~self.ties[fold.test]]
+            if len(test):
+                folds.append(replace(fold, train=train, test=test))
+        return tuple(folds)
 
     def everybody(self) -> Fold:
         """Return a fold that trains on all clips that any fold trains on, and tests none.
@@ -174,6 +183,8 @@ class HeadFit:
         What is chosen on all speakers together, for the head that is kept.
     results : mapping of (str, str) to FoldResult
         By layer and fold.
+    ties : Predictions, optional
+        As ``nested``, of the clips that are predicted and have no majority of raters.
     """
 
     nested: Predictions
@@ -181,6 +192,7 @@ class HeadFit:
     choices: tuple[Choice, ...]
     final: Choice
     results: Results
+    ties: Predictions | None = None
 
 
 def fit_head(
@@ -480,22 +492,27 @@ def collect_folds(
         The nested results by fold; by default those of the chosen layers.
     """
 
-    def gather(of_fold: Callable[[str], FoldResult]) -> Predictions:
+    def gather(of_fold: Callable[[str], FoldResult], rows: NDArray[Any]) -> Predictions:
         predicted = np.empty_like(problem.labels)
         scores = np.full((len(problem.labels), len(problem.names)), np.nan)
         for fold in problem.folds:
             result = of_fold(fold.name)
             predicted[fold.test], scores[fold.test] = result.predicted, result.scores
-        return Predictions(predicted[problem.tested], scores[problem.tested])
+        return Predictions(predicted[rows], scores[rows])
 
     chosen = nested or {choice.fold: results[choice.layer, choice.fold] for choice in choices}
+    tested = problem.tested
+    ties = None
+    if problem.ties is not None:
+        ties = gather(lambda fold: chosen[fold], np.flatnonzero(problem.ties))
     return HeadFit(
-        nested=gather(lambda fold: chosen[fold]),
+        nested=gather(lambda fold: chosen[fold], tested),
         layers={
-            layer: gather(lambda fold, layer=layer: results[layer, fold])  # type: ignore[misc]
+            layer: gather(lambda fold, layer=layer: results[layer, fold], tested)  # type: ignore[misc]
             for layer in layers
         },
         choices=tuple(choices[:-1]),
         final=choices[-1],
         results=results,
+        ties=ties,
     )

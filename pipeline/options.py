@@ -120,6 +120,10 @@ class Protocol(FoldOptions):
         How heads train on labels of several raters, from ``ratings``: on the label that most raters
         gave; on the share of raters of each label, where every clip counts alike; or on every label
         that a rater gave. Scores are against the majority.
+    ties : {"omit", "score"}
+        What becomes of the test clips without a majority, from ``ratings``: they are in no score;
+        or they are predicted as well, and count in the scores of probabilities against the labels
+        of all raters, but not in those against the majority, such as UAR.
     """
 
     layers: str = "all"
@@ -132,6 +136,7 @@ class Protocol(FoldOptions):
     enrol: Sequence[int] = ()
     augment: Sequence[str] = ()
     labels: str = "majority"
+    ties: str = "omit"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as JSON values, which name a run.
@@ -148,4 +153,6 @@ class Protocol(FoldOptions):
             del options["augment"]
         if self.labels == Protocol.labels:
             del options["labels"]
+        if self.ties == Protocol.ties:
+            del options["ties"]
         return options

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from .measures import MEASURES
 from .normalise import NORMALISATIONS, by_speaker
 from .options import Protocol, TargetOptions
 from .partition import in_partition
-from .ratings import Ratings, join_ratings, rows_of
+from .ratings import Agreement, Ratings, join_ratings, rows_of
 from .speakers import identify_speakers
 from .target import (
     DEFAULT,
@@ -47,7 +48,16 @@ from .target import (
     stratify,
 )
 from .texts import known_texts
-from .votes import MAJORITY, Votes, VotesOfClips, check_labels, join_votes, train_on_votes
+from .votes import (
+    MAJORITY,
+    OMIT,
+    Votes,
+    VotesOfClips,
+    check_labels,
+    join_votes,
+    train_on_votes,
+    votes_in,
+)
 
 #: One vocabulary for the emotions of all corpora.
 SHARED = "shared_emotion"
@@ -81,6 +91,8 @@ class Plan:
         Properties of clips and folds: the code of a check, as in docs/checks.md, and a description.
     group : str
         What folds keep together: ``"speaker"``, or a column that groups speakers.
+    agreement : Agreement, optional
+        That of the raters, if there are several.
     """
 
     protocol: Protocol
@@ -94,6 +106,7 @@ class Plan:
     assumptions: tuple[str, ...] = ()
     findings: tuple[tuple[str, str], ...] = ()
     group: str = SPEAKER
+    agreement: Agreement | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -159,7 +172,8 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
     candidates = choose_layers(protocol.layers, cache.layers)
     table = dict(cache.clips)
     protocol, notes = with_defaults(table, protocol, ratings, str(cache.path))
-    if ratings and protocol.target in table:
+    ratings = ratings or votes_in(table, protocol.target, cache.path)
+    if ratings and protocol.target in table and ratings.by != "row":
         raise UserError(
             f"--target {protocol.target}: is already a column of {cache.path}; rename the "
             "column in the file of ratings"
@@ -167,16 +181,16 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
     votes = None
     if isinstance(ratings, Votes):
         votes = _join_votes(ratings, table, protocol)
-        table[protocol.target] = _majority(votes, protocol.labels)
+        table[protocol.target] = _majority(votes, protocol)
     elif ratings:
         table[protocol.target] = join_ratings(ratings, table)
-    check_labels(protocol.labels, votes)
+    check_labels(protocol.labels, protocol.ties, votes)
     train_on, test_on = _corpora(table, protocol)
     # Votes are merged before the majority is taken, and must not be merged again.
     unmerged = replace(protocol, merge={}) if votes else protocol
     target = _target(table, unmerged, train_on, test_on)
     if votes:
-        target, votes = _describe(target, votes, protocol.labels)
+        target, votes = _describe(target, votes, protocol)
     if target.labels.dtype.kind == "f" and any(each.how == "weighted" for each in candidates):
         raise UserError(
             f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
@@ -248,9 +262,9 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
     )
     if votes:
         clips |= votes.shares()
-        if protocol.labels != MAJORITY:
+        if not _omits_ties(protocol):
             clips, target, split, problem = _on_votes(
-                clips, target, split, problem, votes, protocol.labels
+                clips, target, split, problem, votes, protocol
             )
     alone = speakers_alone_inside(split.folds, problem.strata)
     if alone:
@@ -275,6 +289,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
         (*notes, *target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
         findings,
         groups.name,
+        ratings.agreement if ratings else None,
     )
 
 
@@ -282,46 +297,49 @@ def _join_votes(
     votes: Votes, table: Mapping[str, NDArray[Any]], protocol: Protocol
 ) -> VotesOfClips:
     """Return the votes of raters for every clip of a cache; refuse what they do not go with."""
-    if protocol.labels != MAJORITY:
+    if not _omits_ties(protocol):
+        cause = f"--labels {protocol.labels}" if protocol.labels != MAJORITY else "--ties score"
         for option, given in (
             ("--enrol", bool(protocol.enrol)),
             ("--normalise", protocol.normalise != Protocol.normalise),
             ("--permute-labels", protocol.permute_labels),
         ):
             if given:
-                raise UserError(
-                    f"{option}: does not go with --labels {protocol.labels}, which gives clips a "
-                    "row for each label; omit one of the two"
-                )
+                raise UserError(f"{option}: does not go with {cause}; omit one of the two")
     merge, keep = _words(protocol.target, protocol)
     return join_votes(votes, rows_of(votes, table), len(table["corpus"]), merge, keep)
 
 
-def _majority(votes: VotesOfClips, labels: str) -> NDArray[np.str_]:
-    """Return the label of each clip by its majority; empty where there is none to use.
+def _omits_ties(protocol: Protocol) -> bool:
+    """Whether clips without a majority are neither trained on nor scored."""
+    return protocol.labels == MAJORITY and protocol.ties == OMIT
 
-    Clips without one are trained on, unless heads train on the majority.
-    """
+
+def _majority(votes: VotesOfClips, protocol: Protocol) -> NDArray[np.str_]:
+    """Return the label of each clip by its majority; empty where there is none to use."""
     known = np.isin(votes.majority, votes.labels)
-    # A tied clip is trained on with all its labels: any of them stands for it in the folds.
+    # A tied clip that is used has no label of its own: any that it was given stands for it.
     some = np.array([*votes.labels, ""])[
         np.where(votes.counts.any(axis=1), votes.counts.argmax(axis=1), len(votes.labels))
     ]
-    without = "" if labels == MAJORITY else some
+    without = "" if _omits_ties(protocol) else some
     result: NDArray[np.str_] = np.where(
         votes.tied, without, np.where(known, votes.majority, "")
     ).astype(str)
     return result
 
 
-def _describe(target: Target, votes: VotesOfClips, labels: str) -> tuple[Target, VotesOfClips]:
+def _describe(
+    target: Target, votes: VotesOfClips, protocol: Protocol
+) -> tuple[Target, VotesOfClips]:
     """Add to a target what became of clips without a majority; return it and their votes."""
     of_clips = replace(votes.take(target.rows), majority=target.labels)
     of_clips = of_clips.over(np.unique(target.labels).tolist())
-    tied = int(votes.tied.sum()) if labels == MAJORITY else int(of_clips.tied.sum())
-    fate = (
-        "" if labels == MAJORITY else " trained on, not tested"
-    )  # the target counts those left out
+    omitted = _omits_ties(protocol)  # the target then counts those left out
+    tied = int(votes.tied.sum()) if omitted else int(of_clips.tied.sum())
+    trained = "not trained on" if protocol.labels == MAJORITY else "trained on"
+    scored = "not tested" if protocol.ties == OMIT else "scored against all raters only"
+    fate = "" if omitted else f" {trained}, {scored}"
     notes = (f"{counted(tied, 'clip')} without a majority of raters{fate}",) if tied else ()
     return replace(target, changes=(*votes.changes, *notes, *target.changes)), of_clips
 
@@ -332,10 +350,14 @@ def _on_votes(
     split: Split,
     problem: Problem,
     votes: VotesOfClips,
-    how: str,
+    protocol: Protocol,
 ) -> tuple[dict[str, NDArray[Any]], Target, Split, Problem]:
-    """Give clips a row for each label that raters gave, so that heads train on all of them."""
-    rows, labels, weights, folds = train_on_votes(split.folds, votes, how)
+    """Give clips a row for each label that heads train on; test those with a majority."""
+    rows, labels, weights, folds = train_on_votes(split.folds, votes, protocol.labels)
+    untied = (replace(fold, test=fold.test[~votes.tied[fold.test]]) for fold in folds)
+    tested = tuple(fold for fold in untied if len(fold.test))
+    n_clips = len(clips["speaker"])
+    ties = np.concatenate([votes.tied, np.zeros(len(rows) - n_clips, bool)])
 
     def take(column: NDArray[Any] | None) -> NDArray[Any] | None:
         return None if column is None else column[rows]
@@ -344,18 +366,20 @@ def _on_votes(
         problem,
         labels=labels,
         speakers=problem.speakers[rows],
-        folds=folds,
+        folds=tested if protocol.ties == OMIT else folds,
         groups=take(problem.groups),
         held_out=take(problem.held_out),
         recordings=take(problem.recordings),
         weights=weights,
-        once=np.arange(len(rows)) < len(clips["speaker"]),
+        once=None if weights is None else np.arange(len(rows)) < n_clips,
+        ties=None if protocol.ties == OMIT else ties,
     )
     target = replace(target, rows=target.rows[rows], labels=labels)
-    split = replace(split, folds=folds)
-    if not folds:
+    split = replace(split, folds=tested)
+    if not tested:
         raise UserError(
-            f"--labels {how}: no clip that is tested has a majority of raters; add raters"
+            f"--labels {protocol.labels}: no clip that is tested has a majority of raters; add "
+            "raters"
         )
     if split.kind.holds_out:
         _check_tested(split, target)
@@ -390,6 +414,10 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], options: TargetOptions) -
             f"{', '.join(table)}"
         )
     corpora = sorted(set(table["corpus"].tolist()))
+    if votes := votes_in(table, protocol.target, Path("the clips")):
+        joined = _join_votes(votes, table, protocol)
+        table = {**table, protocol.target: _majority(joined, protocol)}
+        protocol = replace(protocol, merge={})
     target = _target(table, protocol, corpora, corpora)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
@@ -430,6 +458,7 @@ def cross_corpus_protocols(
             f"--cross-corpus: needs several corpora, and neither --train-on nor --test-on; "
             f"{cache.path} holds {', '.join(corpora)}; extract with --data DIR --data DIR2"
         )
+    ratings = ratings or votes_in(cache.clips, protocol.target, cache.path)
     column = _column(cache.clips, protocol.target, corpora)
     keep = tuple(protocol.keep)
     kind = cache.clips.get(column, cache.clips["path"]).dtype.kind

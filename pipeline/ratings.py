@@ -217,6 +217,8 @@ def join_ratings(ratings: Ratings, clips: Mapping[str, NDArray[Any]]) -> NDArray
 
 def rows_of(ratings: "Ratings | Votes", clips: Mapping[str, NDArray[Any]]) -> dict[str, int]:
     """Return the row in a clip table of each rated clip, as :func:`join_ratings` finds it."""
+    if ratings.by == "row":
+        return {clip: int(clip) for clip in ratings.clips}
     keys: list[str] = [nfc(key) for key in clips[ratings.by].tolist()]
     rows: dict[str, list[int]] = {}
     for row, key in enumerate(keys):

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..choices import LABELS, check_choice
+from ..choices import LABELS, TIES, check_choice
+from ..corpora.rater_rows import decode_counts
 from ..errors import UserError, counted
 from .folds import Fold
 from .ratings import Agreement
 
 #: The value of ``--labels`` for training on the majority alone.
 MAJORITY = "majority"
+#: The value of ``--ties`` for leaving clips without a majority out of all scores.
+OMIT = "omit"
 #: What a column of ``clips.csv`` with the share of a label begins with.
 SHARE = "share_of_raters_"
 
@@ -26,7 +29,9 @@ class Votes:
     """One column of labels, by one or more raters."""
 
     path: Path  #: The file, for messages.
-    by: str  #: What identifies the clips: ``"name"`` or ``"path"``.
+    #: What identifies the clips: ``"name"`` or ``"path"``; or ``"row"``, the number of the row, for
+    #: votes that are in the clip table itself.
+    by: str
     column: str
     #: Name or path of each clip to how many raters gave it each label, in the order of the rows.
     counts: Mapping[str, Mapping[str, int]]
@@ -69,6 +74,24 @@ class VotesOfClips:
         total = self.counts.sum(axis=1, keepdims=True)
         share = self.counts / np.maximum(total, 1)
         return {f"{SHARE}{n}": share[:, n] for n in range(len(self.labels))}
+
+
+def votes_in(clips: Mapping[str, NDArray[Any]], column: str, source: Path) -> Votes | None:
+    """Return the votes that a clip table holds, from a manifest with a row for each rater.
+
+    None if the column does not hold the labels of several raters. ``source`` is the file of the
+    table, for messages.
+    """
+    if column not in clips or clips[column].dtype.kind != "U":
+        return None
+    counts = {}
+    for row, text in enumerate(clips[column].tolist()):
+        if text:
+            of_clip = decode_counts(text)
+            if of_clip is None:
+                return None
+            counts[str(row)] = of_clip
+    return Votes(source, "row", column, counts, alpha_of(list(counts.values()))) if counts else None
 
 
 def alpha_of(counts: Sequence[Mapping[str, int]]) -> Agreement | None:
@@ -167,11 +190,11 @@ def weights_of(counts: NDArray[np.intp], labels: str) -> NDArray[np.float64]:
 
 def train_on_votes(
     folds: Sequence[Fold], votes: VotesOfClips, labels: str
-) -> tuple[NDArray[np.intp], NDArray[np.str_], NDArray[np.float64], tuple[Fold, ...]]:
+) -> tuple[NDArray[np.intp], NDArray[np.str_], NDArray[np.float64] | None, tuple[Fold, ...]]:
     """Give clips a row for each label that raters gave, with a weight.
 
-    The first rows are the clips, with the majority as their label; they are tested, unless their
-    votes are tied. The rows after them are only trained on, in the folds that train on their clip.
+    The first rows are the clips, with the majority as their label. The rows after them are only
+    trained on, in the folds that train on their clip.
 
     Parameters
     ----------
@@ -179,8 +202,9 @@ def train_on_votes(
         The folds of the clips.
     votes : VotesOfClips
         Their votes.
-    labels : {"soft", "all"}
-        As for :func:`weights_of`.
+    labels : {"majority", "soft", "all"}
+        As for :func:`weights_of`; or the majority alone, where clips without one are not trained
+        on.
 
     Returns
     -------
@@ -189,43 +213,45 @@ def train_on_votes(
     labels : ndarray of str, shape (n_rows,)
         The label of each row.
     weights : ndarray of float64, shape (n_rows,)
-        The weight of each row.
+        The weight of each row; None for the majority.
     folds : tuple of Fold
-        The folds of the rows; one that tests nothing is left out.
+        The folds of the rows.
     """
     n, names = len(votes.majority), np.array(votes.labels)
     own = np.searchsorted(names, votes.majority)
-    others = votes.counts > 0
+    others = (votes.counts > 0) & (labels != MAJORITY)
     others[np.arange(n), own] = False
     clip, label = np.nonzero(others)
     rows, codes = np.concatenate([np.arange(n), clip]), np.concatenate([own, label])
-    weights = weights_of(votes.counts, labels)[rows, codes]
+    weights = None if labels == MAJORITY else weights_of(votes.counts, labels)[rows, codes]
 
     def extend(of_fold: NDArray[np.intp]) -> NDArray[np.intp]:
+        if labels == MAJORITY:
+            return of_fold[~votes.tied[of_fold]]
         return np.concatenate([of_fold, n + np.flatnonzero(np.isin(clip, of_fold))])
 
     extended = []
     for fold in folds:
-        train, test = extend(fold.train), fold.test[~votes.tied[fold.test]]
-        held_out = fold.held_out
+        train, held_out = extend(fold.train), fold.held_out
         if held_out is not None:
             part = np.zeros(n, held_out.dtype)
             part[fold.train] = held_out
             held_out = part[rows[train]]
         validation = None if fold.validation is None else extend(fold.validation)
-        if len(test):
-            extended.append(Fold(fold.name, train, test, validation, held_out))
+        extended.append(Fold(fold.name, train, fold.test, validation, held_out))
     return rows, names[codes], weights, tuple(extended)
 
 
-def check_labels(labels: str, votes: object) -> None:
-    """Raise UserError if ``--labels`` needs votes that are not there."""
+def check_labels(labels: str, ties: str, votes: object) -> None:
+    """Raise UserError if ``--labels`` or ``--ties`` needs votes that are not there."""
     check_choice("--labels", labels, LABELS)
-    if labels != MAJORITY and votes is None:
-        raise UserError(
-            f"--labels {labels}: needs the labels of each rater; give them with --ratings, a row "
-            "for each clip and rater"
-        )
+    check_choice("--ties", ties, TIES)
+    for option, value, default in (("--labels", labels, MAJORITY), ("--ties", ties, OMIT)):
+        if value != default and votes is None:
+            raise UserError(
+                f"{option} {value}: needs the labels of each rater; give them with --ratings, a "
+                "row for each clip and rater"
+            )
 
 
 def shares_of(clips: Mapping[str, NDArray[Any]], n_labels: int) -> NDArray[np.float64] | None:

@@ -179,7 +179,7 @@ def test_inner_scores_and_choices_follow_the_weights() -> None:
     fold = Fold("0", np.flatnonzero(rows.speakers != "0"), np.flatnonzero(rows.speakers == "0"))
 
     def inner(used: slice, fold: Fold, weights: Any) -> float:
-        arguments = (HEADS["lda"], {}, rows.X[used], rows.y[used], rows.speakers[used], fold)
+        arguments: Any = (HEADS["lda"], {}, rows.X[used], rows.y[used], rows.speakers[used], fold)
         return search_fold(*arguments, choose=True, seed=0, weights=weights).inner[0]
 
     first = np.where(np.arange(len(rows.y)) < 120, 1.0, 1e-6)

@@ -8,18 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.spatial.distance
+from serpipe.artifacts.report.probabilities import read_probabilities, read_tied_probabilities
 from serpipe.artifacts.report.report import report_run
 from serpipe.artifacts.run.results import read_results
+from serpipe.artifacts.run.ties_file import read_ties
+from serpipe.corpora.manifest import read_manifest
+from serpipe.corpora.rater_rows import decode_counts, encode_counts
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
+from serpipe.pipeline.heads.lda import LDA
 from serpipe.pipeline.options import Protocol
 from serpipe.pipeline.plan import Plan, make_plan
 from serpipe.pipeline.rater_scores import score_shares
 from serpipe.pipeline.ratings import read_ratings_or_votes
-from serpipe.pipeline.votes import SHARE, Votes, alpha_of
-from sklearn.metrics import f1_score
+from serpipe.pipeline.votes import SHARE, Votes, alpha_of, shares_of
+from sklearn.metrics import f1_score, recall_score
 
-from .conftest import Command
+from .conftest import Command, copy_clips
 from .messages import raises_about
 
 FIT = ("fit", "--ratings", "votes.csv", "--layers", "1", "--split", "kfold:5")
@@ -162,6 +167,136 @@ def test_a_run_on_votes_is_reported_against_the_majority_and_the_raters(
     assert any(name == "raters" for name, _ in report_run(results).facts)
 
 
+@pytest.mark.parametrize("labels", ["majority", "soft"])
+def test_clips_without_a_majority_can_count_in_the_scores_against_all_raters(
+    serpipe: Command, cache: Path, labels: str
+) -> None:
+    plan, _ = plan_of(cache, labels=labels, ties="score")
+    done = serpipe(*FIT, "--head", "lda,lr,fuse", "--labels", labels, "--ties", "score",
+                   "--grid", "lr.C=0.01")  # fmt: skip
+    assert done.code == 0, done.err
+    results = read_results(Path(done.out.strip()))
+    assert len(results.truth) == 35
+    assert results.scores("lda")["uar"].value == pytest.approx(
+        recall_score(results.truth, results.predicted["lda"]["nested"], average="macro")
+    )
+    (table,) = (each for each in report_run(results).tables if each.name == "raters")
+    assert [(each["clips"], each["clips_without_majority"]) for each in table.records] == [
+        (40, 5)
+    ] * 3
+    ties = read_ties(results.run, "lda", results.summary)
+    assert ties is not None
+    np.testing.assert_array_equal(ties.shares, np.full((5, 2), 0.5))
+    X = open_cache(cache).embeddings("1", plan.pooling)[plan.target.rows]
+    weights = plan.problem.weights
+    is_tied = plan.problem.ties
+    assert is_tied is not None
+    scores = []
+    for fold in plan.problem.folds:
+        train, test = fold.train, fold.test[is_tied[fold.test]]
+        if labels == "majority":
+            assert not is_tied[train].any()
+        if not len(test):
+            continue
+        own = None if weights is None else weights[train]
+        given = X[train], plan.problem.labels[train], plan.problem.speakers[train]
+        fitted = LDA({}).fit(*given, own)
+        scores += list(zip(test.tolist(), fitted.predict_proba(X[test]).tolist(), strict=True))
+    expected = [row for _, row in sorted(scores)]
+    np.testing.assert_allclose(ties.scores, expected, atol=1e-5)
+    tied = read_tied_probabilities(results, "lda")
+    assert tied is not None
+    others = read_probabilities(results)["lda"].after
+    shares = shares_of(results.clips, 2)
+    assert shares is not None
+    p, q = np.concatenate([others, tied[1]]), np.concatenate([shares, ties.shares])
+    cross_entropy = -(q * np.log(p)).sum(axis=1).mean()
+    (of_lda,) = (each for each in table.records if each["head"] == "lda")
+    assert of_lda["cross_entropy"] == pytest.approx(cross_entropy)
+
+
+@pytest.fixture
+def rater_manifest(sample: Path, cache: Path) -> Path:
+    """A manifest of the forty clips with a row for each rater, who also rated the arousal."""
+    folder = copy_clips(sample, Path("clips"))
+    clips = open_cache(cache).clips
+    path_of = dict(zip(clips["name"].tolist(), clips["path"].tolist(), strict=True))
+    speaker_of = dict(zip(clips["name"].tolist(), clips["speaker"].tolist(), strict=True))
+    rows = list(csv.DictReader(Path("votes.csv").read_text().splitlines()))
+    with (folder / "raters.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "name", "speaker", "Rater", "heard", "arousal"])
+        for row in rows:
+            name, arousal = row["name"], "1.5" if row["perceived"] == "calm" else "4"
+            clip = (path_of[name], name, speaker_of[name])
+            writer.writerow([*clip, row["rater"], row["perceived"], arousal])
+    return folder / "raters.csv"
+
+
+def test_a_manifest_with_a_row_for_each_rater_is_read_as_clips_with_several_labels(
+    rater_manifest: Path,
+) -> None:
+    votes = read_ratings_or_votes(Path("votes.csv"), "")
+    assert isinstance(votes, Votes)
+    clips = read_manifest(rater_manifest).clips
+    assert len(clips) == 40
+    for clip in clips:
+        given = votes.counts[clip.name]
+        assert decode_counts(str(clip.more["heard"])) == given
+        mean = (1.5 * given.get("calm", 0) + 4 * given.get("angry", 0)) / sum(given.values())
+        assert clip.more["arousal"] == pytest.approx(mean)
+        assert set(clip.more) == {"heard", "arousal"}
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ({"Rater": ""}, ["line 3", "rater"]),
+        ({"Rater": "A"}, ["line 3", "line 2", "A"]),
+        ({"speaker": "nobody"}, ["line 3", "nobody"]),
+    ],
+)
+def test_rows_of_raters_that_cannot_be_merged_are_named_by_their_line(
+    rater_manifest: Path, line: dict[str, str], values: list[str]
+) -> None:
+    rows = list(csv.DictReader(rater_manifest.read_text().splitlines()))
+    rows[1] |= line
+    with rater_manifest.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    with raises_about(UserError, "raters.csv", *values):
+        read_manifest(rater_manifest)
+
+
+@pytest.mark.parametrize(
+    "text", ["sad", '{"sad": 0}', '{"sad": true}', '{"sad": 1', '{"sad": {"a": 1}}', '{"a": 1e3}']
+)
+def test_only_counts_of_labels_are_read_as_labels_of_raters(text: str) -> None:
+    assert decode_counts(text) is None
+    assert decode_counts(encode_counts({"sad": 2, 'a "b"': 1})) == {"sad": 2, 'a "b"': 1}
+
+
+def test_labels_in_a_manifest_give_the_results_of_a_file_of_ratings(
+    serpipe: Command, small_encoder: Path, cache: Path, rater_manifest: Path
+) -> None:
+    done = serpipe("extract", "--manifest", rater_manifest, "--encoder", small_encoder)
+    assert done.code == 0, done.err
+    fit = ("fit", "--layers", "1", "--split", "kfold:5", "--head", "lda", "--labels", "soft")
+    done = serpipe(*fit, "--cache", done.out.strip(), "--target", "heard", "--ties", "score")
+    assert done.code == 0, done.err
+    own = read_results(Path(done.out.strip()))
+    done = serpipe(*fit, "--cache", cache, "--ratings", "votes.csv", "--ties", "score")
+    given = read_results(Path(done.out.strip()))
+    assert own.truth.tolist() == given.truth.tolist()
+    assert own.predicted["lda"]["nested"].tolist() == given.predicted["lda"]["nested"].tolist()
+    ours, theirs = (read_ties(each.run, "lda", each.summary) for each in (own, given))
+    assert ours is not None
+    assert theirs is not None
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-6)
+    assert own.summary.agreement == given.summary.agreement
+
+
 @pytest.mark.parametrize(
     ("options", "values"),
     [
@@ -169,6 +304,8 @@ def test_a_run_on_votes_is_reported_against_the_majority_and_the_raters(
         (("--labels", "all", "--permute-labels"), ["--permute-labels", "all"]),
         (("--labels", "all", "--stream-past", "0"), ["--labels all", "--stream-past"]),
         (("--labels", "most"), ["--labels most", "majority"]),
+        (("--ties", "score", "--enrol", "0,1"), ["--enrol", "--ties score"]),
+        (("--ties", "keep"), ["--ties keep", "omit"]),
         (("--labels", "soft", "--head", "sgd"), ["--head sgd", "lr"]),
     ],
 )  # fmt: skip
@@ -182,5 +319,8 @@ def test_what_labels_of_raters_do_not_go_with_is_refused_in_a_line(
 
 def test_labels_of_raters_are_needed(serpipe: Command, cache: Path) -> None:
     done = serpipe("fit", "--head", "lda", "--layers", "1", "--labels", "soft")
+    assert done.code == 2
+    assert "--ratings" in done.err.splitlines()[-1]
+    done = serpipe("fit", "--head", "lda", "--layers", "1", "--ties", "score")
     assert done.code == 2
     assert "--ratings" in done.err.splitlines()[-1]

@@ -19,6 +19,7 @@ from ...pipeline.probability_scores import (
 from ...pipeline.statistics import Interval
 from ..run.csv_files import NESTED, predictions_name, read_table
 from ..run.results import RunResults
+from ..run.ties_file import Ties, read_ties
 from ..score_columns import score_columns
 from .result_tables import flat, identity
 from .table import Table
@@ -74,16 +75,41 @@ def read_probabilities(results: RunResults) -> dict[str, HeadProbabilities]:
         if not meanings:
             continue
         scores = _read_scores(results, head)
-        before, after = np.empty_like(scores), np.empty_like(scores)
         folds = results.clips["fold"]
-        for fold, (scores_are, temperature) in meanings.items():
-            rows = folds == fold if fold else np.ones(len(folds), bool)
-            before[rows] = apply_temperature(scores[rows], 1.0, scores_are)
-            after[rows] = apply_temperature(scores[rows], temperature or 1.0, scores_are)
+        uncalibrated = {fold: (scores_are, None) for fold, (scores_are, _) in meanings.items()}
+        before = _calibrate(scores, folds, uncalibrated)
+        after = _calibrate(scores, folds, meanings)
         is_calibrated = all(temperature for _, temperature in meanings.values())
         predicted = np.searchsorted(labels, results.predicted[head][NESTED])
         heads[head] = HeadProbabilities(before, after, is_calibrated, predicted, truth)
     return heads
+
+
+def read_tied_probabilities(
+    results: RunResults, head: str
+) -> tuple[Ties, NDArray[np.float64]] | None:
+    """Read the clips without a majority of raters, and their calibrated probabilities.
+
+    ``head`` is one of those that :func:`read_probabilities` returns. None if the run has no such
+    clips.
+    """
+    ties = read_ties(results.run, head, results.summary)
+    if ties is None:
+        return None
+    return ties, _calibrate(ties.scores, ties.folds, _meanings(results, head))
+
+
+def _calibrate(
+    scores: NDArray[np.float64],
+    folds: NDArray[np.str_],
+    meanings: Mapping[str, tuple[str, float | None]],
+) -> NDArray[np.float64]:
+    """Return probabilities from scores, given what they are, and a temperature, by fold."""
+    probabilities = np.empty_like(scores)
+    for fold, (scores_are, temperature) in meanings.items():
+        rows = folds == fold if fold else np.ones(len(folds), bool)
+        probabilities[rows] = apply_temperature(scores[rows], temperature or 1.0, scores_are)
+    return probabilities
 
 
 def _meanings(results: RunResults, head: str) -> dict[str, tuple[str, float | None]]:

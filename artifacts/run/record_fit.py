@@ -57,7 +57,7 @@ from ...pipeline.plan import (
     make_plan,
     read_candidate,
 )
-from ...pipeline.ratings import Ratings
+from ...pipeline.ratings import Agreement, Ratings
 from ...pipeline.statistics import count_by_group, intervals
 from ...pipeline.stream import candidate_size, spill, spill_folder, stream_plan
 from ...pipeline.target import EMOTION
@@ -169,7 +169,7 @@ def record_run(
         layers=[candidate.name for candidate in plan.candidates],
         content=content,
         planned=planned.names,
-        agreement=_agreement(ratings),
+        agreement=_agreement(plan.agreement),
         settings=_settings_without_seed(plan, planned.settings),
         given_name=given_name,
         protocol=plan.protocol.as_dict(),
@@ -377,10 +377,10 @@ def _settings_without_seed(plan: Plan, settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _agreement(ratings: Ratings | Votes | None) -> dict[str, Any] | None:
-    if not ratings or not ratings.agreement:
+def _agreement(agreement: Agreement | None) -> dict[str, Any] | None:
+    if not agreement:
         return None
-    return {name: json_value(value) for name, value in asdict(ratings.agreement).items()}
+    return {name: json_value(value) for name, value in asdict(agreement).items()}
 
 
 def _corpus_title(cache: Cache, plan: Plan) -> str:

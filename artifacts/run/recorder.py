@@ -23,6 +23,7 @@ from .fold_results import remove_fold_results
 from .identity import tested_hashes
 from .latest import RUNS
 from .summary import HeadSummary, RunSummary, check_run, read_summary, update_hashes, write_summary
+from .ties_file import save_ties
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Recorder:
         )
         if grid is not None:
             save_search(self.run, name, grid, fit)
+        if fit.ties is not None:
+            save_ties(self.run, name, plan.clips, plan.problem, fit.ties.scores)
         if enrolment is not None:
             save_enrolment(self.run, name, enrolment.counts, plan.problem.names)
             summary = replace(summary, enrolment=describe_enrolment(enrolment))

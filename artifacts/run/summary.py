@@ -223,7 +223,7 @@ def _hash_run(run: Path, summary: RunSummary) -> dict[str, str]:
     names = ["clips.csv", "nuisance.csv", f"model/{MODEL_HASHES}"]
     for head in summary.heads:
         names += [f"predictions/{head}.csv", f"search/{head}.csv", f"bundles/{head}/bundle.json"]
-        names += [f"enrolment/{head}.csv", f"perturbed/{head}.csv"]
+        names += [f"enrolment/{head}.csv", f"perturbed/{head}.csv", f"ties/{head}.csv"]
     return hash_files(run, names)
 
 
