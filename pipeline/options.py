@@ -75,11 +75,16 @@ class FoldOptions(TargetOptions):
         of every fold. By default the session for IEMOCAP, otherwise each speaker alone.
     seed : int
         Seed of folds, heads, new weights and shuffles.
+    labels : {"majority", "soft", "all"}
+        How labels of several raters are trained on: the label that most raters gave; the share of
+        raters of each label, where every clip counts alike; or every label that a rater gave (not
+        in fine-tuning). Scores are against the majority.
     """
 
     split: str = "loso"
     group: str | None = None
     seed: int = 0
+    labels: str = "majority"
 
 
 @dataclass(frozen=True)
@@ -116,10 +121,6 @@ class Protocol(FoldOptions):
     augment : sequence of str
         Also train on perturbed copies of the training clips, such as noise:20 or telephone, which
         ``serpipe extract --augment`` has cached. Only the clips themselves are tested.
-    labels : {"majority", "soft", "all"}
-        How heads train on labels of several raters, from ``ratings``: on the label that most raters
-        gave; on the share of raters of each label, where every clip counts alike; or on every label
-        that a rater gave. Scores are against the majority.
     ties : {"omit", "score"}
         What becomes of the test clips without a majority, from ``ratings``: they are in no score;
         or they are predicted as well, and count in the scores of probabilities against the labels
@@ -135,7 +136,6 @@ class Protocol(FoldOptions):
     hold_out: str | None = None
     enrol: Sequence[int] = ()
     augment: Sequence[str] = ()
-    labels: str = "majority"
     ties: str = "omit"
 
     def as_dict(self) -> dict[str, Any]:

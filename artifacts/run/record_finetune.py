@@ -134,6 +134,11 @@ def record_finetuning(
     source = Path(f"{data.name}-{kind.name.replace('/', '--')}")
     # A cache without embeddings, so that the plan is that of `serpipe fit`.
     plan = make_plan(Cache(source, key, {"corpus": data.title}, table, ()), requested, ratings)
+    if plan.protocol.labels == "all":
+        raise UserError(
+            "--labels all: fine-tuning has one target for each clip; use --labels soft, the shares "
+            "of its raters"
+        )
     if plan.task == "regression" and options.label_smoothing:
         raise UserError(f"--label-smoothing: is for labels, and {plan.target.column} is a number")
     validation = {fold.name: validation_clips(plan, fold) for fold in plan.split.folds}

@@ -24,6 +24,7 @@ from ..folds import Fold, inner_folds
 from ..marks import Mark, MarkKind
 from ..plan import Plan
 from ..search import FoldResult
+from ..votes import shares_of
 from . import END_TO_END
 from .data import Examples, Sounds, Targets
 from .kinds import Kind, rescale_outputs
@@ -51,7 +52,7 @@ class FoldTraining:
     #: By fold, what the frozen probe chose; empty for a random head.
     choices: Mapping[str, ProbeChoice]
     #: Shape (n_layers, n_clips, width): means of the frozen encoder's layers over time, of all
-    #: clips, where there are choices.
+    #: clips, each once, where there are choices.
     states: NDArray[np.float32] | None = None
 
     @property
@@ -64,6 +65,18 @@ class FoldTraining:
         """The epochs to choose from; epoch 0 is the probe before any training."""
         return {"epoch": tuple(range(0 if self.choices else 1, self.options.epochs + 1))}
 
+    @property
+    def shares(self) -> NDArray[np.float64] | None:
+        """The share of raters of each label, where these are the targets of the training."""
+        if self.plan.problem.weights is None:
+            return None
+        return shares_of(self.plan.clips, len(self.names))
+
+    def once(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return some rows with one for each clip, which then has the shares as its targets."""
+        once = self.plan.problem.once
+        return rows if once is None else rows[once[rows]]
+
     def scale(self, rows: NDArray[np.intp]) -> tuple[float, float]:
         """Return mean and standard deviation of the ratings of some clips; 0 and 1 for labels."""
         if self.plan.problem.names:
@@ -75,7 +88,9 @@ class FoldTraining:
         """Return clips of the plan, given their rows in its clip table."""
         labels = self.plan.problem.labels[rows]
         targets: Targets
-        if self.plan.problem.names:
+        if self.shares is not None:
+            targets = self.shares[rows].astype(np.float32)
+        elif self.plan.problem.names:
             targets = (labels[:, None] == np.array(self.names)).astype(np.float32)
         else:
             targets = ((labels[:, None] - scale[0]) / scale[1]).astype(np.float32)
@@ -85,13 +100,17 @@ class FoldTraining:
         """Return the initial model: the same for each fold, or with the fold's own probe."""
         model = self.kind.build(self.names, self.plan.task)
         if self.states is not None:
+            problem, clips = self.plan.problem, self.plan.target.rows
+            # Clips have states once, and a row for each of their labels.
+            of_row = np.searchsorted(clips[: self.states.shape[1]], clips[rows])
             start_from_probe(
                 model,
                 self.choices[fold],
-                self.states[:, rows],
-                self.plan.problem.labels[rows],
+                self.states[:, of_row],
+                problem.labels[rows],
                 self.scale(rows),
                 self.plan.protocol.seed,
+                None if problem.weights is None else problem.weights[rows],
             )
         return model
 
@@ -103,11 +122,21 @@ class FoldTraining:
         rows = np.setdiff1d(fold.train, validation)
         scale = self.scale(rows)
         model = self.model(fold.name, rows)
+        validation = self.once(validation)
+        if self.shares is not None:  # the epoch is chosen by the UAR, which needs a majority
+            shares = self.shares[validation]
+            best = shares == shares.max(axis=1, keepdims=True)
+            validation = validation[best.sum(axis=1) == 1]
+            if not len(validation):
+                raise UserError(
+                    f"fold {fold.name}: no clip of its validation speakers has a majority of "
+                    "raters to choose the epoch by; use another --split, or --labels majority"
+                )
         title = f"{fold.name}, {index + 1} of {len(folds)}"
         scores = train(
             model,
             self.kind,
-            self.examples(rows, scale),
+            self.examples(self.once(rows), scale),
             self.examples(validation, scale),
             self.options,
             self.fold_folder(index),
@@ -145,6 +174,7 @@ class FoldTraining:
         rows = self.plan.problem.everybody().train
         scale = self.scale(rows)
         model = self.model(ALL, rows)
+        rows = self.once(rows)
         train(
             model,
             self.kind,
@@ -186,7 +216,8 @@ class FoldTraining:
         if not self.choices or self.states is not None:
             return self
         model = self.kind.build(self.names, self.plan.task)
-        examples = self.examples(np.arange(len(self.plan.problem.labels)), (0.0, 1.0))
+        every = self.once(np.arange(len(self.plan.problem.labels)))
+        examples = self.examples(every, (0.0, 1.0))
         states = pooled_states(model, examples, self.options, device)
         del model
         _free_memory(device)  # for other processes

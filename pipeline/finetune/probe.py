@@ -84,6 +84,7 @@ def start_from_probe(
     labels: NDArray[Any],
     scale: tuple[float, float],
     seed: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> None:
     """Fit the probe to the training clips, and write it into the head of a model.
 
@@ -102,22 +103,25 @@ def start_from_probe(
         Mean and deviation by which ratings are standardised for the training.
     seed : int
         Of the probe.
+    weights : ndarray of float64, shape (n_clips,), optional
+        Weights of the clips, where they have a row for each label that raters gave.
     """
     index = layer_index(choice.layer, len(states) - 1)
     speakers = np.full(len(labels), "")
-    probe = HEADS[choice.head](choice.params, seed).fit(states[index], labels, speakers)
+    given: dict[str, Any] = {} if weights is None else {"weights": weights}
+    probe = HEADS[choice.head](choice.params, seed).fit(states[index], labels, speakers, **given)
     scaler, linear = probe.model[0], probe.model[-1]
     names = [model.config.id2label[n] for n in range(model.config.num_labels)]
-    weights, bias = _of_each_output(linear, labels, names, scale)
-    weights = weights / scaler.scale_
-    bias = bias - weights @ scaler.mean_
-    n_outputs = len(weights)
+    rows, bias = _of_each_output(linear, labels, names, scale)
+    rows = rows / scaler.scale_
+    bias = bias - rows @ scaler.mean_
+    n_outputs = len(rows)
     with torch.no_grad():
         model.layer_weights.zero_()
         model.layer_weights[index] = LAYER_GAP
         # The first rows of the projection are the probe; the others stay random, and have no effect
         # until the classifier learns to use them.
-        model.projector.weight[:n_outputs] = torch.tensor(weights, dtype=torch.float32)
+        model.projector.weight[:n_outputs] = torch.tensor(rows, dtype=torch.float32)
         model.projector.bias[:n_outputs] = torch.tensor(bias, dtype=torch.float32)
         model.classifier.weight.zero_()
         model.classifier.weight[:, :n_outputs] = torch.eye(n_outputs)
