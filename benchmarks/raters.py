@@ -4,8 +4,8 @@ python benchmarks/raters.py --cache features/cache/ravdess-whisper-tiny.en.h5
 
 Three to five raters label each clip. A rater gives the acted emotion with probability 0.5, of clips
 of strong intensity 0.7; otherwise two times in three an emotion that is often confused with it, and
-else any emotion. Heads are trained with each value of --labels on the same layer and folds, without
-the clips that have no majority in the test.
+else any emotion. Heads are trained with each value of --labels on the same layer and folds. UAR is
+over the clips with a majority, the other scores over all clips (--ties score).
 """
 
 import argparse
@@ -46,7 +46,9 @@ def main() -> None:
         votes = folder / "votes.csv"
         simulate(cache, votes)
         for labels in arguments.labels.split(","):
-            protocol = Protocol(layers=arguments.layer, split=arguments.split, labels=labels)
+            protocol = Protocol(
+                layers=arguments.layer, split=arguments.split, labels=labels, ties="score"
+            )
             results = serpipe.fit(
                 cache, arguments.heads, protocol, ratings=votes, out=folder / labels, jobs=1
             )
