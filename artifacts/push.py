@@ -65,19 +65,21 @@ def prepare(folder: Path, publication: Publication) -> ModelToPublish:
         summary = load_bundle(folder).summary
         names = [BUNDLE_FILE, *file_names(summary)]
         licence = model_licence(summary.corpus, summary.licence)
-        if run.name == "bundles" and (run.parent / "run.json").is_file():
-            text = card(read_results(run.parent), summary.head, summary, publication)
+        is_in_run = run.name == "bundles" and (run.parent / "run.json").is_file()
+        results = read_results(run.parent) if is_in_run else None
+        if results and summary.head in results.heads:  # not a copy from another run
+            text = card(results, summary.head, summary, publication)
         else:
             text = bundle_card(summary, publication, str(folder / BUNDLE_FILE))
         keys = [key for key, _ in encoder_parts(summary.encoder)]
         is_local = any(key.get("revision") == "local" for key in keys)
     else:
         names = [MODEL_HASHES, *check_model_files(folder)]
-        results = _results_of_model(folder, has_hashes=len(names) > 1)
-        head = results.summary.finetuned_head
-        cache = results.summary.provenance.get("cache", {})
+        trained = _results_of_model(folder, has_hashes=len(names) > 1)
+        head = trained.summary.finetuned_head
+        cache = trained.summary.provenance.get("cache", {})
         licence = model_licence(str(cache.get("corpus", "")), str(cache.get("licence", "")))
-        text, is_local = card(results, str(head), None, publication), False
+        text, is_local = card(trained, str(head), None, publication), False
     if licence.obstacles and not publication.licence_checked:
         raise UserError(
             f"{folder}: may not be published without the consent of the owners of its training "
