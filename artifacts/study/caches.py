@@ -12,7 +12,7 @@ from ...features.names import cache_name
 from ...features.options import ExtractOptions
 from ..run.latest import CACHES
 from .costs import options_of
-from .study_file import StudyCorpus, StudyEncoder
+from .study_file import StudyCorpus, StudyEncoder, recorded_name
 
 #: Options on which the numbers do not depend, or that the name of a cache holds already.
 _NOT_IN_NAMES = ("encoder", "revision", "devices", "batch_seconds")
@@ -41,13 +41,9 @@ def find_cache(corpus: StudyCorpus, encoder: StudyEncoder, pooling: str) -> Cach
 
 
 def _usual(corpus: StudyCorpus, encoder: StudyEncoder) -> Path:
-    return CACHES / cache_name(corpus.name, _recorded_name(encoder.options))
-
-
-def _recorded_name(options: ExtractOptions) -> str:
-    """Return the name of an encoder as a cache records it."""
-    name = str(options.encoder)
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    name = recorded_name(encoder.options)
+    name = f"{name}-{encoder.name}" if encoder.is_ambiguous else name
+    return CACHES / cache_name(corpus.name, name)
 
 
 def _spelt_out(usual: Path, options: ExtractOptions) -> Path:
@@ -68,7 +64,7 @@ def _holds(path: Path, options: ExtractOptions, pooling: str) -> Cache | None:
         return None
     key: Mapping[str, Any] = cache.key
     expected = {
-        "encoder": _recorded_name(options),
+        "encoder": recorded_name(options),
         "channels": options.channels,
         "trim_decibels": options.trim,
         "max_seconds": options.max_seconds,

@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+
 from ...corpora import Clip
 from ...errors import UserError, counted
 from ...features.encoder_cost import EncoderCost
@@ -92,7 +94,12 @@ def report_estimate(
                         todo,
                     ),
                     _needed(
-                        cost.layers * cost.width * len(lacking) * len(own) * 4 / 1e6
+                        cost.layers
+                        * cost.width
+                        * len(lacking)
+                        * len(own)
+                        * np.dtype(encoder.options.dtype).itemsize
+                        / 1e6
                         if cost
                         else None,
                         lacking,
