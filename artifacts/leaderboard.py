@@ -39,6 +39,7 @@ _MAX_CLIPS = 10**9
 #: Scores may differ by this much between versions of numpy and scipy: 0.0001 points.
 _TOLERANCE = 1e-6
 _HASH = re.compile(r"[0-9a-f]{64}")
+_ADDRESS = re.compile(r"://|\bwww\.|\S@\S+\.\w", re.IGNORECASE)
 #: Splits that keep speakers apart and test every clip.
 _SPLIT = re.compile(r"loso|standard|emobox|kfold:[1-9]\d{0,5}|file:.+")
 
@@ -293,6 +294,10 @@ def _problems(entry: Entry) -> Iterator[str]:
     hashes = (entry.clips_sha256, *(each.weights_sha256 for each in entry.encoders))
     if not all(_HASH.fullmatch(each) for each in hashes):
         yield "has no SHA-256 hash of its clips or of the weights of an encoder"
+    shown = (entry.corpus, entry.split_title, entry.pooling, *entry.heads, *entry.changes)
+    shown += (*entry.versions.values(), *(each.encoder for each in entry.encoders))
+    if linked := next(filter(_ADDRESS.search, shown), None):  # Markdown would make it a link
+        yield f"has the address of a page in {linked[:40]!r}"
     yield from _fold_problems(entry)
     yield from _speaker_problems(entry)
     for name, head in entry.heads.items():

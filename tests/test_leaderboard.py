@@ -179,6 +179,8 @@ CHANGES: dict[str, Callable[[Content], None]] = {
     "an unknown field": set_at("encoders", 0, value=lambda encoder: encoder | {"note": ""}),
     "a field that is missing": lambda content: content.pop("versions"),
     "text that controls a terminal": set_at("corpus", value="RAVDESS\x1b[2J"),
+    "a link": set_at("corpus", value="https://example.org"),
+    "another link": set_at("encoders", 0, "encoder", value="see www.example.org"),
     "endless text": set_at("corpus", value="RAVDESS" * 1000),
     "another format": set_at("serpipe_result", value=2),
 }
@@ -293,7 +295,7 @@ def test_the_page_is_not_made_of_a_changed_entry(leaderboard: ModuleType, tmp_pa
 def test_names_in_an_entry_do_not_become_markup(leaderboard: ModuleType, tmp_path: Path) -> None:
     content = json.loads(OURS.read_text())
     content["corpus"] = "<img src=x>"
-    content["encoders"][0]["encoder"] = "<script>|[link](https://example.org)"
+    content["encoders"][0]["encoder"] = "<script>|[link](page.md)"
     written(tmp_path / "entry.json", content)
     text = leaderboard.page(tmp_path)
     assert "<img" not in text.replace("\\<img", "") and "<script" not in text.replace(
