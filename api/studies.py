@@ -313,7 +313,7 @@ def _measure(
     An encoder or a corpus that fails has no cost: that is no reason to lose the rest.
     """
     from ..artifacts.study.costs import MeasuredCost, options_of, read_costs, write_costs
-    from ..features.encoder_cost import is_at_hand, measure_encoder
+    from ..features.encoder_cost import is_available_offline, measure_encoder
 
     folder = _folder(planned)
     costs = [each for each in read_costs(folder) if _is_of(planned, each)]
@@ -322,7 +322,7 @@ def _measure(
     for encoder in planned.encoders:
         todo = [c for c in planned.corpora if (encoder.name, c.name) not in known]
         try:
-            if not todo or not is_at_hand(str(encoder.options.encoder)):
+            if not todo or not is_available_offline(str(encoder.options.encoder)):
                 continue
             say(f"cost     {encoder.name}: measuring on a few clips")
             for corpus in todo:

@@ -18,9 +18,9 @@ from .run.results import RunResults, read_results
 
 CARD = "README.md"
 #: Files that every repository may have.
-_OF_ANY_REPOSITORY = {CARD, ".gitattributes"}
+_COMMON_FILES = {CARD, ".gitattributes"}
 #: One of these is in every repository that serpipe has written.
-_OF_SERPIPE = {BUNDLE_FILE, MODEL_HASHES}
+_SERPIPE_FILES = {BUNDLE_FILE, MODEL_HASHES}
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def upload(model: ModelToPublish, repository: str, *, private: bool) -> str:
         ]
         operations += [
             CommitOperationDelete(name)
-            for name in sorted(existing - additions.keys() - _OF_ANY_REPOSITORY)
+            for name in sorted(existing - additions.keys() - _COMMON_FILES)
         ]
         # Not upload_folder, which may make several commits.
         done = api.create_commit(
@@ -176,8 +176,8 @@ def upload(model: ModelToPublish, repository: str, *, private: bool) -> str:
 
 def _check_repository(repository: str, files: set[str], private: bool, is_private: bool) -> None:
     """Refuse a repository that another program has written, or that everybody may see."""
-    others = sorted(files - _OF_ANY_REPOSITORY)
-    if others and not files & _OF_SERPIPE:
+    others = sorted(files - _COMMON_FILES)
+    if others and not files & _SERPIPE_FILES:
         raise UserError(
             f"{repository}: holds other files, such as {others[0]}, which would be replaced; give "
             "--to another name"

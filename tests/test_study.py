@@ -20,7 +20,7 @@ from serpipe.artifacts.study.study_file import Study, read_study
 from serpipe.artifacts.study.study_report import MethodCost, pareto_front, report_study
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
-from serpipe.features.encoder_cost import is_at_hand
+from serpipe.features.encoder_cost import is_available_offline
 from serpipe.pipeline.rank_tests import compare_ranks, compare_speakers, mean_ranks
 
 from .conftest import ROOT, Command, made_once, run_main
@@ -55,7 +55,7 @@ def studied_once(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path
                 shutil.copy(clip, folder / "few" / f"Actor_{number:02d}")
         (study,) = code_blocks("toml")
         study = study.replace('sample = "sample"', 'sample = "few"')
-        if not is_at_hand("opensmile:eGeMAPSv02"):
+        if not is_available_offline("opensmile:eGeMAPSv02"):
             study = re.sub(r"egemaps.*\n", "", study)
         (folder / "study.toml").write_text(study)
         with contextlib.chdir(folder):
@@ -165,6 +165,11 @@ WRONG: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "long line": ("\na" + ".a" * 100_000 + " = 1", 2, ("200005",)),
     "perturbation": (f"{OF_SAMPLE}[extract]\nperturbation = 'noise:10'", 6, ("perturbation",)),
     "labels": (f"{OF_SAMPLE}[protocol]\nlabels = 'most'", 6, ("most", "majority")),
+    "cross-corpus": (
+        f"{OF_SAMPLE}[protocol]\ntrain_on = ['a']\ntest_on = ['b']",
+        7,
+        ("train_on", "test_on"),
+    ),
     "date": (f"{OF_SAMPLE}[extract]\ntrim = 1979-05-27", 6, ("extract.trim",)),
     "huge number": (f"{OF_SAMPLE}[protocol]\nseed = {'9' * 6000}", 6, ()),
     "huge number of folds": (f"splits = ['kfold:{'9' * 5000}']\n{OF_SAMPLE}", 1, ("splits",)),

@@ -1,4 +1,4 @@
-"""What a study would compute, and what that costs: ``serpipe study run --dry-run``."""
+"""Estimate the time and the disk space that a study needs: ``serpipe study run --dry-run``."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence

@@ -381,13 +381,20 @@ def _corpus(
     own_heads = file.texts((*keys, "heads"), table["heads"]) if "heads" in table else heads
     for each in own_heads:
         file.checked((*keys, "heads"), partial(_find_heads, each), each)
+    protocol = file.options(Protocol, {("protocol",): shared, keys: own})
+    trained, tested = set(protocol.train_on), set(protocol.test_on)
+    if trained and tested and trained != tested:  # tables of a study are titled with the split
+        raise file.error(
+            (*(keys if "test_on" in own else ("protocol",)), "test_on"),
+            "is another corpus than train_on, which no split divides; use serpipe fit --train-on",
+        )
     return StudyCorpus(
         name,
         file.texts((*keys, "data"), table["data"]) if "data" in table else (),
         table.get("manifest"),
         table.get("ratings"),
         own_heads,
-        file.options(Protocol, {("protocol",): shared, keys: own}),
+        protocol,
     )
 
 

@@ -58,7 +58,7 @@ class MethodCost:
 
 
 def pareto_front(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
-    """Return the methods that no cheaper one reaches in score, the cheapest first."""
+    """Return the methods for which no cheaper one scores as high, the cheapest first."""
     known = [each for each in costs if not math.isnan(each.cost(name) + each.score)]
     front: list[MethodCost] = []
     for each in sorted(known, key=lambda each: (each.cost(name), -each.score)):
