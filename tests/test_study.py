@@ -150,13 +150,15 @@ def test_what_fails_is_reported_with_its_reason_and_the_rest_is_computed(
     Path("broken").mkdir()
     Path("broken/config.json").write_text("{}")
     text = re.sub(r"(whisper|egemaps) = .*\n", "", Path("study.toml").read_text())
-    write(text.replace("[encoders]", '[encoders]\nbroken = "broken"'))
+    wrong = 'broken = "broken"\nunnamed = "lab/x..y"'  # the latter cannot be a hub id
+    write(text.replace("[encoders]", f"[encoders]\n{wrong}"))
     done = studied("study", "run", "study.toml")
     assert done.code == 1
     assert "Traceback" not in done.err
-    (missing,) = csv_records("missing")
-    assert missing["encoder"] == "broken"
-    assert_names(missing["reason"], "broken")
+    missing = {each["encoder"]: each["reason"] for each in csv_records("missing")}
+    assert missing.keys() == {"broken", "unnamed"}
+    assert_names(missing["broken"], "broken")
+    assert_names(missing["unnamed"], "lab/x..y")
     assert [each["study_encoder"] for each in csv_records("results-lda")] == ["random"]
 
 
