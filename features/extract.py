@@ -41,8 +41,8 @@ from .copies import content_hash, keep_consistent, mark_recordings
 from .decoding import DecodedClip
 from .engine import Engine
 from .in_order import in_order
-from .other_caches import caches_beside, copy_rows
 from .names import ENGINE_ERROR
+from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
 from .perturbation import Perturbation
 from .perturbed_cache import perturbed_path
