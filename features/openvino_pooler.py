@@ -26,8 +26,8 @@ from .pooling import Pooled, hook_layers, pool
 
 #: Values of ``--precision`` that it has, by its names for them.
 PRECISIONS = {"float32": "f32", "bf16": "bf16"}
-#: Largest relative error of a layer against torch in float32, by precision. It is several times what
-#: was measured: beyond it, the graph must be wrong.
+#: Largest relative error of a layer against torch in float32, by precision: several times what was
+#: measured, so that the graph must be wrong beyond it.
 LARGEST_ERRORS = {"float32": 1e-3, "bf16": 0.25}
 #: Samples of the clip with which an encoder is traced, and at most, of any clip: more than an hour.
 _EXAMPLE, _LONGEST = 48_000, 1 << 26
