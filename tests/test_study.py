@@ -144,6 +144,16 @@ def test_a_new_line_in_the_file_computes_only_what_belongs_to_it(studied: Comman
     assert [each["head"] for each in csv_records("results-lr")] == ["lr"]
 
 
+def test_copies_to_train_on_are_extracted_where_the_protocol_augments(studied: Command) -> None:
+    text = re.sub(r"(whisper|egemaps) = .*\n", "", Path("study.toml").read_text())
+    write(f'{text}\n[protocol]\naugment = ["noise:20"]\n')
+    done = studied("study", "run", "study.toml")
+    assert done.code == 0, done.err
+    assert list(Path("features/cache").glob("*.perturbed/noise-20.h5"))
+    (record,) = csv_records("results-lda")
+    assert "noise:20" in str(read_results(Path("artifacts/runs", record["run"])).summary)
+
+
 def test_what_fails_is_reported_with_its_reason_and_the_rest_is_computed(
     studied: Command,
 ) -> None:
