@@ -17,7 +17,7 @@ from .perturbation import Perturbation
 #: former; the name of an encoder, which its hashes identify; and versions and hardware, on which
 #: only the last digits depend.
 _MAY_DIFFER = (
-    "perturbation", "perturbation_seed", "perturbed_by", "encoder", "engine_error",
+    "perturbation", "perturbation_seed", "perturbed_by", "encoder",
     "revision", "device", "torch", "transformers", "serpipe", "resampler",
 )  # fmt: skip
 
