@@ -68,7 +68,7 @@ def _wrong_raters(table: CsvTable, clips: Sequence[Sequence[int]]) -> list[str]:
         start = table.rows[rows[0]]
         for row in (table.rows[n] for n in rows):
             where = f"{table.path}, line {row.line}"
-            rater, speaker = row.cells[RATER], row.cells["speaker"]
+            rater = row.cells[RATER]
             if not rater:
                 wrong.append(f"{where}: rater is empty; fill it in")
             elif (earlier := first.setdefault(rater, row.line)) != row.line:
@@ -76,11 +76,13 @@ def _wrong_raters(table: CsvTable, clips: Sequence[Sequence[int]]) -> list[str]:
                     f"{where}: {row.cells['path']} is already in line {earlier} by {rater}; remove "
                     "one"
                 )
-            if speaker != start.cells["speaker"]:
-                wrong.append(
-                    f"{where}: the speaker of {row.cells['path']} is {speaker}, but "
-                    f"{start.cells['speaker']} in line {start.line}; correct one"
-                )
+            for column in ("speaker", "name"):
+                value, expected = row.cells.get(column), start.cells.get(column)
+                if value != expected:
+                    wrong.append(
+                        f"{where}: the {column} of {row.cells['path']} is {value}, but {expected} "
+                        f"in line {start.line}; correct one"
+                    )
     return wrong
 
 
