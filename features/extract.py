@@ -343,6 +343,8 @@ def _known_recordings(existing: Cache | None) -> dict[str, str]:
     """Return the recording of each clip in a cache, by the hash of its samples."""
     if existing is None or RECORDING not in existing.clips:
         return {}
+    if existing.provenance.get("audio_checks") != AUDIO_CHECKS:  # it may have missed copies
+        return {}
     columns = (existing.clips[name] for name in ("audio_sha256", RECORDING, UNCONFIRMED))
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return {samples: recording for samples, recording, unconfirmed in rows if not unconfirmed}
