@@ -263,6 +263,7 @@ def _extract(
                 corpus.data,
                 replace(encoder.options, pooling=pooling),
                 manifest=corpus.manifest,
+                augment=corpus.protocol.augment,
                 out=path,
                 jobs=jobs,
                 skip_bad=skip_bad,

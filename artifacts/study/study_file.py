@@ -15,6 +15,7 @@ from ...choices import check_choice
 from ...errors import UserError, first_line
 from ...features.names import OPENSMILE, check_checkpoint_name
 from ...features.options import ExtractOptions
+from ...features.perturbation import read_perturbations
 from ...files import read_text
 from ...pipeline.options import Protocol
 from ...remote import as_location
@@ -40,7 +41,9 @@ _SYNTAX_ERROR = re.compile(r"(.*) \(at line (\d+), column \d+\)")
 #: Options that the lists of a study set for each run, and those of a single corpus or encoder.
 _SET_BY_LISTS = ("split", "pooling")
 _PROTOCOL = tuple(each.name for each in fields(Protocol) if each.name not in _SET_BY_LISTS)
-_EXTRACT = tuple(each.name for each in fields(ExtractOptions) if each.name != "pooling")
+_EXTRACT = tuple(
+    each.name for each in fields(ExtractOptions) if each.name not in ("pooling", "perturbation")
+)
 _SOURCES = ("data", "manifest", "ratings", "heads")
 _CHOICES: Mapping[str, Sequence[str]] = {
     "task": choices.TASKS,
@@ -50,6 +53,7 @@ _CHOICES: Mapping[str, Sequence[str]] = {
     "dtype": choices.DTYPES,
     "precision": choices.EXTRACTION_PRECISIONS,
     "engine": choices.ENGINES,
+    "labels": choices.LABELS,
 }
 
 
@@ -338,13 +342,16 @@ def _corpus(
     own_heads = file.texts((*keys, "heads"), table["heads"]) if "heads" in table else heads
     for each in own_heads:
         file.checked((*keys, "heads"), partial(_find_heads, each), each)
+    protocol = file.options(Protocol, {("protocol",): shared, keys: own})
+    of_augment = keys if "augment" in own else ("protocol",)
+    file.checked((*of_augment, "augment"), partial(read_perturbations, "augment", protocol.augment))
     return StudyCorpus(
         name,
         file.texts((*keys, "data"), table["data"]) if "data" in table else (),
         table.get("manifest"),
         table.get("ratings"),
         own_heads,
-        file.options(Protocol, {("protocol",): shared, keys: own}),
+        protocol,
     )
 
 
