@@ -102,4 +102,4 @@ def _read_value(what: str, kind: _Kind, text: str, colon: str) -> float | None:
         raise UserError(
             f"{what}: expected {kind.unit} after a colon, from {kind.low:g} to {kind.high:g}"
         )
-    return value
+    return float(f"{value:g}")  # as it is written in names of files and in keys
