@@ -108,6 +108,8 @@ class Entry:
     heads: Mapping[str, HeadResult]
     commands: Sequence[str]  #: Those that made the cache and the run.
     versions: Mapping[str, str]  #: Of serpipe and the packages that computed the numbers.
+    #: What heads were trained on, in words; empty if that is clips with one label each.
+    trained_on: str = ""
 
 
 def entry_of(results: RunResults) -> Entry:
@@ -156,6 +158,7 @@ def entry_of(results: RunResults) -> Entry:
         heads={name: _head_result(results, name) for name in results.heads},
         commands=[str(command) for command in commands if command],
         versions=dict(summary.provenance.get("versions", {})),
+        trained_on=summary.trained_on,
     )
     check_entry(entry, str(results.run))
     return entry
