@@ -186,11 +186,17 @@ def test_only_new_perturbations_are_computed(
     before = only_run(work)
     data = ("--data", work.parent / "ravdess", "--encoder", small_encoder)
     copy_clips(Path(__file__).parents[1] / "corpora/sample", work.parent / "ravdess")
+    nowhere = ("robustness", before.run, *data[:2], "--encoder", "nowhere")
+    assert serpipe(*nowhere, "--perturb", "gain:0").code == 0  # needs no encoder: all are there
+    other = perturbed_path(CACHE, Perturbation("noise", 5.0))
+    shutil.copy(perturbed_path(CACHE, Perturbation("noise", 10.0)), other)
     done = serpipe("robustness", before.run, *data, "--perturb", "gain:0", "--perturb", "shorter:1",
-                   "--format", "json")  # fmt: skip
+                   "--perturb", "noise:5", "--format", "json")  # fmt: skip
     assert done.code == 0, done.err
+    assert open_cache(other).key["perturbation"] == "noise:5"  # copies of another kind are replaced
     records = json.loads(done.out)["perturbed-svm"]
-    assert [each["perturbation"] for each in records] == ["none", "gain:0", "noise:10", "shorter:1"]
+    tested = ["none", "gain:0", "noise:10", "shorter:1", "noise:5"]
+    assert [each["perturbation"] for each in records] == tested
     after = only_run(work)
     np.testing.assert_array_equal(after.perturbed["fuse"]["noise:10"],
                                   before.perturbed["fuse"]["noise:10"])  # fmt: skip
