@@ -12,6 +12,7 @@ import pytest
 from serpipe.artifacts.models.bundle import read_bundle_summary
 from serpipe.artifacts.report.perturbed_table import perturbed_scores, perturbed_table
 from serpipe.artifacts.run.results import RunResults, read_results
+from serpipe.artifacts.run.summary import update_hashes
 from serpipe.corpora.data import gather
 from serpipe.features.cache import open_cache
 from serpipe.features.decoding import DecodingOptions, decode_clip
@@ -174,6 +175,10 @@ def test_the_report_shows_what_perturbations_cost(work: Path, serpipe: Command) 
     by_seconds = results.grouped_by(["seconds"])
     table = perturbed_table(by_seconds, "lda", perturbed_scores(by_seconds, "lda"))
     assert sum(name.startswith("uar_seconds_") for name in table.records[0]) == 4  # quarters
+    predictions = results.run / "perturbed" / "lda.csv"
+    predictions.write_text(predictions.read_text().replace("noise:10", "\x1b[2J"))
+    update_hashes(results.run)
+    assert_refused(serpipe("report"), "perturbed/lda.csv")
     shutil.rmtree(results.run / "perturbed")
     content = json.loads((results.run / "run.json").read_text())
     assert any(name.startswith("perturbed/") for name in content["files"])
