@@ -24,6 +24,7 @@ from ..pipeline.groups import KEPT_TOGETHER
 from ..pipeline.metrics import scores_of
 from ..pipeline.split_kind import SplitKind
 from ..pipeline.statistics import FEWEST_SPEAKERS, intervals
+from ..pipeline.votes import shares_of
 from ..schema import from_json
 from .run.encoder_key import encoder_parts
 from .run.results import RunResults
@@ -124,6 +125,11 @@ def entry_of(results: RunResults) -> Entry:
         raise UserError(
             f"{results.run}: is {what}; the leaderboard takes classification in folds that keep "
             "speakers apart and test every clip: loso, kfold:N, standard, emobox or file:FOLDS.csv"
+        )
+    if shares_of(results.clips, len(summary.labels)) is not None:
+        raise UserError(
+            f"{results.run}: predicts labels of --ratings; the leaderboard takes the labels of the "
+            "corpus: fit without --ratings"
         )
     speaker, fold = results.clips["speaker"], results.clips["fold"]
     groups = results.clips.get(KEPT_TOGETHER)

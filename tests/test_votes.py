@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.spatial.distance
+from serpipe.artifacts.leaderboard import entry_of
 from serpipe.artifacts.report.report import report_run
 from serpipe.artifacts.run.results import read_results
 from serpipe.errors import UserError
@@ -200,6 +201,9 @@ def test_a_run_on_votes_is_reported_against_the_majority_and_the_raters(
     summary = json.loads((results.run / "run.json").read_text())
     assert summary["agreement"]["alpha"] < 1
     assert any(name == "raters" for name, _ in report_run(results).facts)
+    assert bool(results.summary.trained_on) == (labels == "soft")
+    with raises_about(UserError, results.run.name, "--ratings"):
+        entry_of(results)
 
 
 @pytest.mark.parametrize(
