@@ -243,7 +243,12 @@ def test_the_copies_are_not_the_newest_cache(work: Path) -> None:
 
 
 def test_what_does_not_belong_together_is_refused(
-    work: Path, serpipe: Command, small_encoder: Path, family_encoder: Any, few_clips: Path
+    work: Path,
+    serpipe: Command,
+    small_encoder: Path,
+    family_encoder: Any,
+    few_clips: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run, clips = only_run(work).run, few_clips
     data, noise = ("--data", clips), ("--perturb", "noise:5")
@@ -260,6 +265,8 @@ def test_what_does_not_belong_together_is_refused(
         file["embeddings/mean/1"][0] += 1
     damaged = serpipe("fit", "--head", "lda", "--layers", "1", "--augment", "noise:10")
     assert_refused(damaged, copies.name)
+    monkeypatch.setattr("serpipe.features.perturbed_cache.REVISION", 0)
+    assert_refused(serpipe("fit", "--augment", "gain:0"), "gain-0.h5", "--augment gain:0")
     CACHE.unlink()
     assert_refused(serpipe("robustness", run, *data, *encoder, *noise), run.name, "--cache")
 
