@@ -116,7 +116,7 @@ class PredictedRecordings:
                 yield each
         for error in bad:
             self._say(f"{'skipped' if self._skip_bad else 'bad':<8} {error}")
-        self._check_all_good(len(bad), total, "see above")
+        self._check_all_good(len(bad), total, "see above", "repair or remove them")
 
     def write(self, out: str | Path) -> "PredictionSummary":
         """Write the predictions to a file of JSON lines, and continue it if it exists.
@@ -169,7 +169,12 @@ class PredictedRecordings:
                 f"speed    {counted(n_new, 'recording')} in {elapsed:.0f} s, "
                 f"{seconds / max(elapsed, 1e-3):.1f} times real time"
             )
-        self._check_all_good(summary.failed, summary.recordings, f"see their lines in {path}")
+        self._check_all_good(
+            summary.failed,
+            summary.recordings,
+            f"see their lines in {path}",
+            "repair or remove them and delete their lines",
+        )
         return summary
 
     def _reported(
@@ -207,11 +212,11 @@ class PredictedRecordings:
         write_bytes(picture, as_bytes(figure, picture.suffix[1:].lower()))
         self._say(f"picture  {picture}")
 
-    def _check_all_good(self, n_bad: int, total: int, where: str) -> None:
+    def _check_all_good(self, n_bad: int, total: int, where: str, remedy: str) -> None:
         if n_bad and not self._skip_bad:
             raise UserError(
-                f"{n_bad} of {counted(total, 'recording')} cannot be used, {where}; repair or "
-                "remove them, or skip them with --skip-bad"
+                f"{n_bad} of {counted(total, 'recording')} cannot be used, {where}; {remedy}, or "
+                "skip them with --skip-bad"
             )
 
 

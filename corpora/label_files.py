@@ -93,12 +93,12 @@ def read_label_rows(file: Location, columns: Sequence[str]) -> Iterator[LabelRow
             where = f"{file}, line {reader.line_num}"
             if None in row or None in row.values():
                 raise UserError(
-                    f"{where}: has not the {len(header)} cells of the header; get the file of the "
+                    f"{where}: expected the {len(header)} cells of the header; get the file of the "
                     "release again"
                 )
             yield where, {column: cell.strip() for column, cell in row.items()}
     except csv.Error as error:
-        raise UserError(f"{file}: is no CSV table ({error}); get the file again") from None
+        raise UserError(f"{file}: is not a CSV table ({error}); get the file again") from None
 
 
 def number_of(row: LabelRow, column: str) -> float:

@@ -104,7 +104,7 @@ MELD = Corpus(
         "its train, dev and test parts share speakers: the six friends have 83 % of the "
         "utterances; --split partition:test is refused, loso and kfold:N keep speakers apart",
         "the clips are from a television series, whose rights are not the authors'",
-        "some speakers are no single person: All, Man, Woman, Guy, Waiter, Nurse",
+        "some speakers are several people: All, Man, Woman, Guy, Waiter, Nurse",
         "the clips have laughter of the audience, music and other voices",
         "dev dia110_utt7.mp4 is missing, and train dia125_utt3.mp4 is broken "
         "(https://github.com/declare-lab/MELD/issues/27 and 39)",

@@ -105,9 +105,15 @@ def read_ratings(folder: Location) -> Iterator[RaterRow]:
     ``dominance``, which are NaN if a rater gave none. Raise UserError if there is neither
     ``labels_detailed.csv`` nor ``labels.txt``.
     """
-    file = find_label_file(folder, "labels_detailed.csv")
+    # Those of the release are nearest: an earlier one, further below, may have other clips.
+    file = find_label_file(folder, "labels_detailed.csv", "labels.txt")
     if file is None:
-        yield from _ratings_of_text(folder)
+        raise UserError(
+            f"{folder}: no Labels/labels_detailed.csv and no Labels/labels.txt; name the folder of "
+            "the release"
+        )
+    if file.name.lower() == "labels.txt":
+        yield from _ratings_of_text(file)
         return
     for where, cells in read_label_rows(file, ("FileName",)):
         name = PurePosixPath(cells["FileName"]).stem
@@ -124,14 +130,8 @@ def read_ratings(folder: Location) -> Iterator[RaterRow]:
         yield _rating(name, cells[rater], cells["EmoClass_Major"], values)
 
 
-def _ratings_of_text(folder: Location) -> Iterator[RaterRow]:
+def _ratings_of_text(file: Location) -> Iterator[RaterRow]:
     """Yield the ratings in ``labels.txt``: the line of a clip, then one of each of its raters."""
-    file = find_label_file(folder, "labels.txt")
-    if file is None:
-        raise UserError(
-            f"{folder}: no Labels/labels_detailed.csv and no Labels/labels.txt; name the folder of "
-            "the release"
-        )
     name = ""
     for number, line in enumerate(read_label_text(file).splitlines(), 1):
         if line.startswith("MSP-PODCAST"):

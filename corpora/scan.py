@@ -58,10 +58,11 @@ def scan(folder: Location, corpus: Corpus) -> Scan:
         if isinstance(fields, str):
             omitted[fields] += 1
             continue
-        if labels and fields["name"] not in labels and corpus.unlabelled:
-            omitted[corpus.unlabelled] += 1
-            continue
-        if labels and fields["name"] not in labels:
+        needs_labels = bool(labels) or not {"speaker", "emotion"} <= fields.keys()
+        if needs_labels and fields["name"] not in labels:
+            if corpus.unlabelled:
+                omitted[corpus.unlabelled] += 1
+                continue
             problem = "has no label in the label files of the release"
             refuse(path, problem, "", "get the label files again or remove the clip")
             continue

@@ -52,6 +52,7 @@ from .cache_rows import (
     stamp_of,
 )
 from .cache_schema import REQUIRED_COLUMNS as REQUIRED_COLUMNS
+from .names import ENGINE_ERROR
 from .recordings import Table
 
 
@@ -265,9 +266,13 @@ def _wrong_with_shards(cache: Cache) -> list[str]:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    """Name the first field in which two keys differ, with both values; ``None`` if none does."""
-    for field in (*new, *(old.keys() - new.keys())):
-        if old.get(field) != new.get(field):
+    """Name the first field in which two keys differ, with both values; ``None`` if none does.
+
+    The error of an engine is not compared: it is measured over the requested poolings, and its
+    digits depend on the processor.
+    """
+    for field in (*new, *(each for each in old if each not in new)):
+        if field != ENGINE_ERROR and old.get(field) != new.get(field):
             return f"{field} is {_short(old.get(field))} there and {_short(new.get(field))} here"
     return None
 

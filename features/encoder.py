@@ -16,7 +16,7 @@ from .checkpoint import Checkpoint, load_checkpoint
 from .chunks import join_chunks
 from .families import Family, Stack
 from .front_end import FrontEnd, prepare
-from .names import OPENSMILE, OPENVINO
+from .names import ENGINE_ERROR, OPENSMILE, OPENVINO
 from .padding import Valid
 from .pooling import LayerPooler, Pooled, Pooler
 from .positions import keep_positions_in_float32
@@ -307,9 +307,10 @@ def _with_openvino(encoder: Encoder, family: Family, precision: str) -> Encoder:
     """Return an encoder that OpenVINO runs in place of torch, with its error recorded.
 
     The error is that of a second of noise against torch in float32: the norm of the difference over
-    the norm, the largest over layers and poolings, rounded to two digits.
+    the norm, the largest over layers and poolings, rounded to two digits. Raise UserError if it is
+    more than rounding explains.
     """
-    from .openvino_pooler import OpenVinoPooler
+    from .openvino_pooler import LARGEST_ERRORS, OpenVinoPooler
 
     pooler = encoder.pooler
     assert isinstance(pooler, LayerPooler)
@@ -330,14 +331,21 @@ def _with_openvino(encoder: Encoder, family: Family, precision: str) -> Encoder:
         model=nn.Identity(),
         pooler=other,
         precision=precision,
-        engine={"engine": version, "engine_error": 0.0},
+        engine={"engine": version},
     )
     errors = [
         float(np.linalg.norm(layer - reference) / np.linalg.norm(reference))
         for pooling, states in encoder._run(inputs).items()
         for layer, reference in zip(states, exact[pooling], strict=True)
     ]
-    return replace(encoder, engine={"engine": version, "engine_error": float(f"{max(errors):.1e}")})
+    error, limit = float(np.max(errors)), LARGEST_ERRORS[precision]  # NaN if one of them is
+    if not error <= limit:
+        raise UserError(
+            f"--engine openvino: the relative error of a layer of {encoder.identity.encoder} is "
+            f"{error:.1e}, and rounding in {precision} explains {limit:g} at most; use --engine "
+            "torch"
+        )
+    return replace(encoder, engine={"engine": version, ENGINE_ERROR: float(f"{error:.1e}")})
 
 
 def _check_window(name: str, front_end: FrontEnd, max_seconds: float | None) -> None:

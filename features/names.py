@@ -13,6 +13,8 @@ FUNCTIONALS = "functionals"
 OPENSMILE = "opensmile:"
 #: The value of ``--engine`` that runs encoders with OpenVINO.
 OPENVINO = "openvino"
+#: Entry of a cache's key with the error of such an engine.
+ENGINE_ERROR = "engine_error"
 POOLINGS = ("mean", "std")
 DEFAULT_ENCODER = "facebook/wav2vec2-base"
 #: Encoders that ship with the package.

@@ -26,6 +26,9 @@ from .pooling import Pooled, hook_layers, pool
 
 #: Values of ``--precision`` that it has, by its names for them.
 PRECISIONS = {"float32": "f32", "bf16": "bf16"}
+#: Largest relative error of a layer against torch in float32, by precision: several times what was
+#: measured, so that the graph must be wrong beyond it.
+LARGEST_ERRORS = {"float32": 1e-3, "bf16": 0.25}
 #: Samples of the clip with which an encoder is traced, and at most, of any clip: more than an hour.
 _EXAMPLE, _LONGEST = 48_000, 1 << 26
 
@@ -107,7 +110,10 @@ class OpenVinoPooler:
         self.version = str(openvino.__version__).partition("-")[0]
         states = HiddenStates(model, family).eval()
         try:
-            graph = openvino.convert_model(_trace(states, front_end, has_window=self.has_window))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # both use deprecated functions of torch
+                traced = _trace(states, front_end, has_window=self.has_window)
+                graph = openvino.convert_model(traced)
             n_cores = cores()
             self._compiled = openvino.Core().compile_model(
                 graph,
@@ -194,12 +200,10 @@ def _trace(states: HiddenStates, front_end: FrontEnd, *, has_window: bool) -> An
         shapes = ({}, {0: dim("frames", min=1, max=longest)})
     else:
         shapes = ({1: dim("samples", min=2 * front_end.minimum_samples, max=_LONGEST)},)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch uses its own deprecated functions
-        return torch.export.export(
-            states,
-            arguments,
-            dynamic_shapes=shapes,
-            # Lengths are compared when a clip is computed, rather than fixed when tracing.
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+    return torch.export.export(
+        states,
+        arguments,
+        dynamic_shapes=shapes,
+        # Lengths are compared when a clip is computed, rather than fixed when tracing.
+        prefer_deferred_runtime_asserts_over_guards=True,
+    )

@@ -120,18 +120,17 @@ class SegmentOptions:
                 "--vad --speakers: the turns of --speakers are the segments; give one of the two"
             )
         defaults = SegmentOptions()
-        for flag, value, default, is_used, limits in (
-            ("--pause", self.pause, defaults.pause, self.vad is not None, (0.05, 60.0)),
-            (
-                "--longest-segment",
-                self.longest_segment,
-                defaults.longest_segment,
-                self.is_given,
-                (1.0, 600.0),
-            ),
+        if self.pause != defaults.pause and self.vad is None:
+            raise UserError(f"--pause {self.pause:g}: is only for --vad; add it, or omit --pause")
+        if self.longest_segment != defaults.longest_segment and not self.is_given:
+            raise UserError(
+                f"--longest-segment {self.longest_segment:g}: is only for --vad and --speakers; "
+                "add one of them, or omit it"
+            )
+        for flag, value, limits in (
+            ("--pause", self.pause, (0.05, 60.0)),
+            ("--longest-segment", self.longest_segment, (1.0, 600.0)),
         ):
-            if value != default and not is_used:
-                raise UserError(f"{flag} {value:g}: is only for --vad or --speakers; give one")
             if not limits[0] <= value <= limits[1]:
                 raise UserError(
                     f"{flag} {value:g}: expected {limits[0]:g} to {limits[1]:g} seconds"

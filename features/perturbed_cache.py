@@ -18,7 +18,6 @@ from .perturbation import REVISION, Perturbation
 #: only the last digits depend.
 _MAY_DIFFER = (
     "perturbation", "perturbation_seed", "perturbation_revision", "perturbed_by", "encoder",
-    "engine_error",
     "revision", "device", "torch", "transformers", "serpipe", "resampler",
 )  # fmt: skip
 

@@ -377,17 +377,22 @@ def check_folds(
             rest = np.setdiff1d(fold.train, fold.validation)
             parts = {"training": rest, "validation": fold.validation, "test": fold.test}
             sides += [(rest, fold.validation), (fold.validation, fold.test)]
-            fix += ", or draw others with --seed"
+            fix += ", or draw others with --seed" if split.kind.draws_by_seed else ""
         for (one, other), (what, values) in product(sides, apart.items()):
             shared = np.intersect1d(values[one], values[other])
             if len(shared):
                 pair = [clips["path"][rows][values[rows] == shared[0]][0] for rows in (one, other)]
-                advice = (
-                    "give its clips one fold, or remove them from one side"
-                    if what != "speaker" or split.kind != SplitKind.CROSS_CORPUS
-                    else "if its clips are of different people in each corpus, add "
-                    "--speakers-per-corpus; otherwise omit the speaker from one"
-                )
+                advice = "give its clips one fold, or remove them from one side"
+                if what == "speaker" and split.kind == SplitKind.CROSS_CORPUS:
+                    advice = (
+                        "if its clips are of different people in each corpus, add "
+                        "--speakers-per-corpus; otherwise omit the speaker from one"
+                    )
+                elif split.kind == SplitKind.PARTITION:
+                    advice = (
+                        "use --split loso or kfold:N, or omit its clips from one side (`serpipe "
+                        "corpora table` writes a table for --manifest)"
+                    )
                 value = "" if what == "recording" else f"{shared[0]}: "
                 raise UserError(
                     f"fold {fold.name}: the same {what} is on both sides ({value}{pair[0]} and "

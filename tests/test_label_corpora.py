@@ -129,6 +129,8 @@ def test_a_label_file_that_cannot_be_used_is_refused_by_line(
     labels.write_text(labels.read_text().replace(before, after, 1))
     with raises_about(UserError, labels, *values):
         scan(folder, CORPORA["msp-podcast"])
+    labels.write_text("FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set\n")
+    assert len(scan(folder, CORPORA["msp-podcast"]).bad) == len(PODCAST)  # no clip has a label
     labels.unlink()
     with raises_about(UserError, folder, "Labels/labels_consensus.csv"):
         scan(folder, CORPORA["msp-podcast"])
@@ -174,6 +176,8 @@ def test_the_raters_of_msp_podcast_are_written_one_row_each(
 ) -> None:
     folder = msp_podcast(tmp_path / "release")
     write_text(folder / "Labels" / file, RATER_FILES[file][release])
+    earlier = folder / "Previous_releases_information" / "v1.0" / "labels_detailed.csv"
+    write_text(earlier, [RATER_FILES["labels_detailed.csv"]["2.0"][0], f"{ONE}.wav,W,Sad,,1,1,1"])
     done = serpipe("corpora", "raters", folder, "--out", "raters.csv")
     assert done.code == 0, done.err
     assert done.out.strip() == "raters.csv"

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from serpipe.errors import UserError
-from serpipe.features.cache import open_cache
+from serpipe.features import openvino_pooler
+from serpipe.features.cache import difference, open_cache
 from serpipe.features.encoder import Encoder, load_encoder
 from serpipe.features.families import family_of
 from serpipe.features.openvino_pooler import check_engine
+from serpipe.features.other_caches import caches_beside
 
 from .conftest import Command
-from .messages import assert_refused, raises_about
+from .messages import assert_names, assert_refused, raises_about
 from .test_encoder import noise, relative_error
 
 pytest.importorskip("openvino")
@@ -62,7 +64,7 @@ def test_clips_that_are_computed_together_have_the_numbers_of_each_alone(
         assert one.tobytes() == other.tobytes()
 
 
-def test_a_cache_records_the_engine_and_is_not_continued_by_another(
+def test_a_cache_records_the_engine_which_another_does_not_continue_and_predictions_name(
     serpipe: Command, few_clips: Path, small_encoder: Path
 ) -> None:
     command = ("extract", "--data", few_clips, "--encoder", small_encoder, "--out", "c.h5")
@@ -72,6 +74,28 @@ def test_a_cache_records_the_engine_and_is_not_continued_by_another(
     assert str(key["engine"]).startswith("openvino 20")
     assert 0 < key["engine_error"] < 1e-5
     assert_refused(serpipe(*command), "c.h5", "engine", "--overwrite")
+    # The error is measured, and does not decide whether embeddings can be used.
+    other = {**key, "engine_error": 2 * key["engine_error"]}
+    assert difference(key, other) is None
+    assert [cache.path for cache in caches_beside(Path("other.h5"), other)] == [Path("c.h5")]
+    # A head that is fitted on them predicts with torch, and says so.
+    fit = ("fit", "--cache", "c.h5", "--split", "kfold:2", "--head", "lr", "--layers", "1")
+    fitted = serpipe(*fit, "--grid", "lr.C=1")
+    assert fitted.code == 0, fitted.err
+    bundle = Path(fitted.out.split()[-1]) / "bundles" / "lr"
+    clip = next(few_clips.rglob("*.flac"))
+    predicted = serpipe("predict", clip, "--model", bundle, "--encoder", small_encoder)
+    assert predicted.code == 0, predicted.err
+    assert_names(predicted.err, "CONFIGURATION", key["engine"], "torch")
+
+
+def test_a_graph_with_wrong_numbers_is_refused_without_warnings_of_libraries(
+    small_encoder: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setitem(openvino_pooler.LARGEST_ERRORS, "float32", 1e-9)
+    with raises_about(UserError, "--engine openvino", small_encoder.name, "--engine torch"):
+        load_encoder(str(small_encoder), engine="openvino")
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(

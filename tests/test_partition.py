@@ -54,7 +54,7 @@ def test_without_a_development_set_inner_folds_choose(tmp_path: Path) -> None:
 def test_partitions_that_share_a_speaker_are_refused(tmp_path: Path) -> None:
     partitions = PARTITIONS.copy()
     partitions[0] = "Test1"
-    with raises_about(UserError, "speaker", "p00", "clip0000.wav"):
+    with raises_about(UserError, "speaker", "p00", "clip0000.wav", "kfold:N", "--manifest"):
         plan(corpus(tmp_path / "c.h5", partitions), "partition:Test1")
 
 

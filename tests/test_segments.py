@@ -360,6 +360,8 @@ def test_a_file_of_turns_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (("--vad=loud",), ["--vad loud", "silero", "energy"]),
         (("--vad", "--speakers", "a.rttm"), ["--vad", "--speakers"]),
         (("--pause", 1), ["--pause 1", "--vad"]),
+        (("--speakers", "a.rttm", "--pause", 1), ["--pause 1", "--vad"]),
+        (("--longest-segment", 5), ["--longest-segment 5", "--vad", "--speakers"]),
         (("--vad", "energy", "--pause", 0), ["--pause 0"]),
         (("--vad", "energy", "--longest-segment", 40), ["--longest-segment 40", "30 s"]),
         (("b.wav", "--speakers", "a.rttm"), ["--speakers a.rttm", 2]),

@@ -58,9 +58,9 @@ class PredictionSummary:
     labels: Counter[str] = field(default_factory=Counter)
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Count a line; raise KeyError, TypeError or ValueError if it is none of a prediction."""
+        """Count a line; raise KeyError, TypeError or ValueError if it is not a prediction."""
         if not isinstance(line["source"], str):
-            raise TypeError("source is no text")
+            raise TypeError("source is not text")
         if "error" in line:
             self.failed += 1
         else:

@@ -19,7 +19,7 @@ from ...features.batching import Lane
 from ...features.encoder import PRECISIONS, Encoder, load_encoder
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
-from ...features.names import BUILT_IN, HUB_ID, OPENSMILE, POOLINGS
+from ...features.names import BUILT_IN, ENGINE_ERROR, HUB_ID, OPENSMILE, POOLINGS
 from ...features.options import ExtractOptions
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ...integrity import hash_file
@@ -269,14 +269,18 @@ def _load_its_encoder(
                 f"{source}: is not the encoder {key.get('encoder')} that {folder} was fitted on "
                 f"({field} differs); name the folder of the same weights with --encoder DIR"
             )
-    if key.get("config_sha256") == encoder.identity.config_sha256:
-        return encoder, []
-    warning = Mark(
-        MarkKind.CONFIGURATION,
-        f"that of {source} differs from what the head was fitted with, in itself or by another "
-        "version of transformers: scores may differ",
-    )
-    return encoder, [str(warning)]
+    reasons = []
+    if key.get("config_sha256") != encoder.identity.config_sha256:
+        reasons.append(
+            f"that of {source} differs from what the head was fitted with, in itself or by another "
+            "version of transformers: scores may differ"
+        )
+    if "engine" in key:
+        reasons.append(
+            f"the head was fitted on embeddings by {key['engine']}, with an error of "
+            f"{key.get(ENGINE_ERROR)}; here torch runs {source}: scores may differ"
+        )
+    return encoder, [str(Mark(MarkKind.CONFIGURATION, each)) for each in reasons]
 
 
 def _bundle_training(bundle: Bundle, encoders: Sequence[Encoder]) -> TrainingRecord | None:
