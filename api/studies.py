@@ -83,11 +83,13 @@ def study(
     >>> done = serpipe.study("study.toml")  # doctest: +SKIP
     >>> print(done.report)  # doctest: +SKIP
     """
+    from ..artifacts.study.costs import read_costs
     from ..artifacts.study.study_file import read_study
 
     planned = read_study(Path(file))
     planned.check_paths()
     thread_count(jobs)
+    read_costs(_folder(planned))  # a damaged file is refused before the work, not after it
     failed: dict[Cell, str] = {}
     pairs = [(corpus, encoder) for corpus in planned.corpora for encoder in planned.encoders]
     for number, (corpus, encoder) in enumerate(pairs, 1):
@@ -311,7 +313,7 @@ def _measure(
     An encoder or a corpus that fails has no cost: that is no reason to lose the rest.
     """
     from ..artifacts.study.costs import MeasuredCost, options_of, read_costs, write_costs
-    from ..features.encoder_cost import is_at_hand, measure_encoder
+    from ..features.encoder_cost import is_available_offline, measure_encoder
 
     folder = _folder(planned)
     costs = [each for each in read_costs(folder) if _is_of(planned, each)]
@@ -319,22 +321,21 @@ def _measure(
     samples = dict(clips)
     for encoder in planned.encoders:
         todo = [c for c in planned.corpora if (encoder.name, c.name) not in known]
-        if not todo or not is_at_hand(str(encoder.options.encoder)):
-            continue
-        say(f"cost     {encoder.name}: measuring on a few clips")
-        for corpus in todo:
-            if corpus.name not in samples:
-                with suppress(SerpipeError):  # its extraction has failed, too, and said why
-                    samples[corpus.name] = _clips(corpus, say_nothing)
-        own = {c.name: samples[c.name] for c in todo if c.name in samples}
         try:
+            if not todo or not is_available_offline(str(encoder.options.encoder)):
+                continue
+            say(f"cost     {encoder.name}: measuring on a few clips")
+            for corpus in todo:
+                if corpus.name not in samples:
+                    with suppress(Exception):  # its extraction has failed, too, and said why
+                        samples[corpus.name] = _clips(corpus, say_nothing)
+            own = {c.name: samples[c.name] for c in todo if c.name in samples}
             measured = measure_encoder(encoder.options, own, thread_count(jobs))
-        except SerpipeError as error:
-            say(f"note     the cost of {encoder.name} is unknown: {first_line(error)}")
-            continue
-        options = options_of(encoder.options)
-        costs += [MeasuredCost(encoder.name, c, options, each) for c, each in measured.items()]
-        write_costs(folder, costs)
+            options = options_of(encoder.options)
+            costs += [MeasuredCost(encoder.name, c, options, each) for c, each in measured.items()]
+            write_costs(folder, costs)
+        except Exception as error:  # such as no memory left for a second copy of the encoder
+            say(f"note     the cost of {encoder.name} is unknown: {_reason(error)}")
     return tuple(costs)
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UserError
+from ..corpora import CORPORA
+from ..corpora.speakers import describe_similar, similar_speakers
+from ..errors import UserError, counted
 from ..files import read_bytes, write_text
 from ..integrity import parse_json
 from ..pipeline.groups import KEPT_TOGETHER
@@ -38,6 +40,9 @@ _MAX_CLIPS = 10**9
 #: Scores may differ by this much between versions of numpy and scipy: 0.0001 points.
 _TOLERANCE = 1e-6
 _HASH = re.compile(r"[0-9a-f]{64}")
+_ADDRESS = re.compile(r"://|\bwww\.|\S@\S+\.\w", re.IGNORECASE)
+#: Splits that keep speakers apart and test every clip.
+_SPLIT = re.compile(r"loso|standard|emobox|kfold:[1-9]\d{0,5}|file:.+")
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,13 @@ def entry_of(results: RunResults) -> Entry:
         trained_on=summary.trained_on,
     )
     check_entry(entry, str(results.run))
+    try:
+        _check_texts(asdict(entry))
+    except ValueError as error:
+        raise UserError(
+            f"{results.run}: {error}, and the leaderboard refuses such text; correct it in the "
+            "data, and make the run again"
+        ) from None
     return entry
 
 
@@ -194,11 +206,19 @@ def _scores(by_cluster: NDArray[Any]) -> dict[str, Score]:
 
 
 def write_entry(path: Path, entry: Entry) -> None:
-    """Write an entry as JSON, each row of a confusion matrix in a line."""
+    """Write an entry as JSON, each row of a confusion matrix on one line.
+
+    Raise UserError if it is larger than :func:`read_entry` accepts; nothing is written then.
+    """
     content = {"serpipe_result": FORMAT_VERSION, **asdict(entry)}
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
     flat = r"\[\n *([^\[\]{}]*?)\n *\]"  # a list without lists or objects inside
     text = re.sub(flat, lambda match: "[" + re.sub(r"\n *", " ", match[1]) + "]", text)
+    if len(text.encode()) >= MAX_BYTES:
+        raise UserError(
+            f"{path}: would have {len(text.encode())} bytes; the leaderboard takes less than "
+            f"{MAX_BYTES}; submit a run of fewer heads"
+        )
     write_text(path, text + "\n")
 
 
@@ -211,9 +231,7 @@ def read_entry(path: Path) -> Entry:
         content = parse_json(read_bytes(path, MAX_BYTES))
         if not isinstance(content, dict) or content.pop("serpipe_result", None) != FORMAT_VERSION:
             raise ValueError(f"it has no entry serpipe_result with the value {FORMAT_VERSION}")
-        for text in _texts(content):
-            if len(text) > _MAX_TEXT or not text.isprintable():
-                raise ValueError(f"{text[:40]!r} is too long or cannot be printed")
+        _check_texts(content)
         entry = from_json(Entry, content)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -225,6 +243,13 @@ def read_entry(path: Path) -> Entry:
     return entry
 
 
+def _check_texts(value: object) -> None:
+    """Raise ValueError if a text in a JSON value is too long or cannot be printed."""
+    for text in _texts(value):
+        if len(text) > _MAX_TEXT or not text.isprintable():
+            raise ValueError(f"{text[:40]!r} is too long or cannot be printed")
+
+
 def _texts(value: object) -> Iterator[str]:
     """Yield all texts in a JSON value, names of entries included."""
     if isinstance(value, str):
@@ -233,7 +258,7 @@ def _texts(value: object) -> Iterator[str]:
         yield from value
         for each in value.values():
             yield from _texts(each)
-    elif isinstance(value, list):
+    elif isinstance(value, list | tuple):
         for each in value:
             yield from _texts(each)
 
@@ -252,7 +277,9 @@ def check_entry(entry: Entry, source: str) -> None:
     ------
     UserError
         If the run bears a mark; if a speaker, or a group of speakers, is on both sides of a fold;
-        if a score has no interval; or if a score does not follow from the confusion matrices.
+        if the folds are not those of the split, or do not divide the speakers; if speaker ids
+        differ only in spelling, or a known corpus has fewer speakers; if a label has no clips; if a
+        score has no interval; or if a score does not follow from the confusion matrices.
     """
     problem = next(_problems(entry), None)
     if problem:
@@ -266,7 +293,7 @@ def _problems(entry: Entry) -> Iterator[str]:
     """Yield what is wrong with an entry; each check relies on those before it."""
     if entry.warnings:
         yield f"is marked {entry.warnings[0].partition(':')[0]}"
-    if not SplitKind.of(entry.split).can_hold_out_column:
+    if not _SPLIT.fullmatch(entry.split):
         yield f"its split {entry.split!r} does not keep speakers apart"
     n_labels = len(entry.labels)
     if not 2 <= n_labels <= MAX_LABELS or len(set(entry.labels)) < n_labels:
@@ -276,12 +303,21 @@ def _problems(entry: Entry) -> Iterator[str]:
     hashes = (entry.clips_sha256, *(each.weights_sha256 for each in entry.encoders))
     if not all(_HASH.fullmatch(each) for each in hashes):
         yield "has no SHA-256 hash of its clips or of the weights of an encoder"
+    shown = (entry.corpus, entry.split_title, entry.pooling, *entry.heads, *entry.changes)
+    shown += (*entry.versions.values(), *(each.encoder for each in entry.encoders))
+    shown += (entry.trained_on,)
+    if linked := next(filter(_ADDRESS.search, shown), None):  # Markdown would make it a link
+        yield f"has the address of a page in {linked[:40]!r}"
     yield from _fold_problems(entry)
+    yield from _speaker_problems(entry)
     for name, head in entry.heads.items():
         yield from (f"head {name}: {problem}" for problem in _head_problems(entry, head))
     clips = [_clips_by_label(head) for head in entry.heads.values()]
     if any(each != clips[0] for each in clips):
         yield "its heads were tested on different clips"
+    for label, number in zip(entry.labels, np.sum(list(clips[0].values()), axis=0), strict=True):
+        if not number:  # which would make chance look lower than it is
+            yield f"has no clip of the label {label!r}"
 
 
 def _fold_problems(entry: Entry) -> Iterator[str]:
@@ -299,9 +335,24 @@ def _fold_problems(entry: Entry) -> Iterator[str]:
         )
         if shared := sorted(train & test):
             yield f"fold {name!r} has {shared[0]!r} in training and test"
+        if {*fold.train, *fold.test} != set(tested):
+            yield f"fold {name!r} is not trained on all speakers whom it does not test"
     units = len(set(entry.groups.values()) or set(tested))
-    if SplitKind.of(entry.split) is SplitKind.LOSO and len(entry.folds) != units:
-        yield f"leaves {units} speakers or groups out in {len(entry.folds)} folds"
+    kind, _, number = entry.split.partition(":")
+    expected = {SplitKind.LOSO: units, SplitKind.KFOLD: int(number) if number.isdigit() else 0}
+    n_folds = expected.get(SplitKind(kind), len(entry.folds))
+    if len(entry.folds) != n_folds:
+        yield f"has {counted(len(entry.folds), 'fold')}, but {entry.split} makes {n_folds}"
+
+
+def _speaker_problems(entry: Entry) -> Iterator[str]:
+    """Yield signs that one person is counted as several, which would narrow the intervals."""
+    tested = {speaker for fold in entry.folds.values() for speaker in fold.test}
+    if similar := similar_speakers(tested):
+        yield f"has speaker ids that differ only in spelling: {describe_similar(similar)}"
+    for corpus in CORPORA.built_in.values():
+        if entry.corpus == corpus.title and 0 < corpus.speakers < len(tested):
+            yield f"tests {len(tested)} speakers; {corpus.title} has {corpus.speakers}"
 
 
 def _head_problems(entry: Entry, head: HeadResult) -> Iterator[str]:

@@ -18,9 +18,9 @@ from .run.results import RunResults, read_results
 
 CARD = "README.md"
 #: Files that every repository may have.
-_OF_ANY_REPOSITORY = {CARD, ".gitattributes"}
+_COMMON_FILES = {CARD, ".gitattributes"}
 #: One of these is in every repository that serpipe has written.
-_OF_SERPIPE = {BUNDLE_FILE, MODEL_HASHES}
+_SERPIPE_FILES = {BUNDLE_FILE, MODEL_HASHES}
 
 
 @dataclass(frozen=True)
@@ -65,19 +65,21 @@ def prepare(folder: Path, publication: Publication) -> ModelToPublish:
         summary = load_bundle(folder).summary
         names = [BUNDLE_FILE, *file_names(summary)]
         licence = model_licence(summary.corpus, summary.licence)
-        if run.name == "bundles" and (run.parent / "run.json").is_file():
-            text = card(read_results(run.parent), summary.head, summary, publication)
+        is_in_run = run.name == "bundles" and (run.parent / "run.json").is_file()
+        results = read_results(run.parent) if is_in_run else None
+        if results and summary.head in results.heads:  # not a copy from another run
+            text = card(results, summary.head, summary, publication)
         else:
             text = bundle_card(summary, publication, str(folder / BUNDLE_FILE))
         keys = [key for key, _ in encoder_parts(summary.encoder)]
         is_local = any(key.get("revision") == "local" for key in keys)
     else:
         names = [MODEL_HASHES, *check_model_files(folder)]
-        results = _results_of_model(folder, has_hashes=len(names) > 1)
-        head = results.summary.finetuned_head
-        cache = results.summary.provenance.get("cache", {})
+        trained = _results_of_model(folder, has_hashes=len(names) > 1)
+        head = trained.summary.finetuned_head
+        cache = trained.summary.provenance.get("cache", {})
         licence = model_licence(str(cache.get("corpus", "")), str(cache.get("licence", "")))
-        text, is_local = card(results, str(head), None, publication), False
+        text, is_local = card(trained, str(head), None, publication), False
     if licence.obstacles and not publication.licence_checked:
         raise UserError(
             f"{folder}: may not be published without the consent of the owners of its training "
@@ -156,7 +158,7 @@ def upload(model: ModelToPublish, repository: str, *, private: bool) -> str:
         ]
         operations += [
             CommitOperationDelete(name)
-            for name in sorted(existing - additions.keys() - _OF_ANY_REPOSITORY)
+            for name in sorted(existing - additions.keys() - _COMMON_FILES)
         ]
         # Not upload_folder, which may make several commits.
         done = api.create_commit(
@@ -174,8 +176,8 @@ def upload(model: ModelToPublish, repository: str, *, private: bool) -> str:
 
 def _check_repository(repository: str, files: set[str], private: bool, is_private: bool) -> None:
     """Refuse a repository that another program has written, or that everybody may see."""
-    others = sorted(files - _OF_ANY_REPOSITORY)
-    if others and not files & _OF_SERPIPE:
+    others = sorted(files - _COMMON_FILES)
+    if others and not files & _SERPIPE_FILES:
         raise UserError(
             f"{repository}: holds other files, such as {others[0]}, which would be replaced; give "
             "--to another name"

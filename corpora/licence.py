@@ -1,4 +1,4 @@
-"""What the licence of training clips means for a model that is to be published."""
+"""Derive the licence of a model from the licences of its training clips."""
 
 import re
 from dataclasses import dataclass

@@ -35,9 +35,11 @@ which is in the file of the entry. To add yours:
 
 A table has one protocol: the same corpus, labels, number of clips and split. Scores are in %, over
 all out-of-fold predictions, with 95 % [intervals](method.md#intervals) for other speakers. Layer,
-hyper-parameters and weights of a fusion were chosen on the training speakers of each fold. Neither
-the order of the rows nor the overlap of their intervals shows which of two entries is better: for
-runs on the same clips, `serpipe report RUN RUN` tests that.
+hyper-parameters and weights of a fusion were chosen on the training speakers of each fold. *Clips*
+is the beginning of a hash of the paths and labels of the tested clips: entries with the same hash
+were tested on the same clips. Neither the order of the rows nor the overlap of their intervals
+shows which of two entries is better: for runs on the same clips, `serpipe report RUN RUN` tests
+that.
 """
 #: Corpus, split, labels and number of clips: the scores of one protocol can be compared.
 Protocol = tuple[str, str, frozenset[str], int]
@@ -108,6 +110,7 @@ def entries_table(entries: Sequence[tuple[str, Entry]]) -> Table:
             entry.pooling,
             f"{name}, trained on {entry.trained_on}" if entry.trained_on else name,
             *(_score_text(head.scores[key]) for key in LABELS.scores.values()),
+            entry.clips_sha256[:8],
             "; ".join(entry.changes) or "none",
             entry.versions.get("serpipe", ""),
             f"`{file}`",
@@ -115,7 +118,9 @@ def entries_table(entries: Sequence[tuple[str, Entry]]) -> Table:
         for file, entry, name, head in heads
     )
     header = ("encoder", "weights", "pooling", "head", *(f"{t} [95 %]" for t in LABELS.scores))
-    return Table("entries", "", (*header, "labels changed", "serpipe", "entry"), tuple(rows))
+    return Table(
+        "entries", "", (*header, "clips", "labels changed", "serpipe", "entry"), tuple(rows)
+    )
 
 
 def _score_text(score: Score) -> str:

@@ -30,7 +30,7 @@ class EncoderCost:
     audio_seconds: float
 
 
-def is_at_hand(name: str) -> bool:
+def is_available_offline(name: str) -> bool:
     """Return whether an encoder can be loaded without the network."""
     if name in BUILT_IN or Path(name).exists():
         return True

@@ -101,6 +101,45 @@ def drop_the_interval(content: Content) -> None:
     score["low"] = score["high"] = None
 
 
+def rename_speaker(content: Content, old: str, new: str) -> None:
+    """Rename a speaker everywhere, so that only the spelling of the id is wrong."""
+    for fold in content["folds"].values():
+        for side in ("test", "train"):
+            fold[side] = [new if each == old else each for each in fold[side]]
+    for head in content["heads"].values():
+        head["speakers"][new] = head["speakers"].pop(old)
+
+
+def score_again(content: Content) -> None:
+    """Compute the number of clips, all scores and all intervals from the counts."""
+    for head in content["heads"].values():
+        by_speaker = [head["speakers"][each] for each in sorted(head["speakers"])]
+        counts = np.array([each["confusion_matrix"] for each in by_speaker])
+        content["clips"] = int(counts.sum())
+        for key, each in intervals(counts).items():
+            head["scores"][key] = {"value": each.value, "low": each.low, "high": each.high}
+
+
+def add_copy_of_speaker(content: Content, name: str) -> None:
+    """Count the clips of a speaker twice, with a fold and scores that agree."""
+    for fold in content["folds"].values():
+        fold["train"].append(name)
+    everybody = list(content["folds"])
+    content["folds"][name] = {"test": [name], "train": everybody}
+    for head in content["heads"].values():
+        head["speakers"][name] = copy.deepcopy(head["speakers"]["01"])
+    score_again(content)
+
+
+def add_label_without_clips(content: Content) -> None:
+    content["labels"].append("bored")
+    for head in content["heads"].values():
+        for speaker in head["speakers"].values():
+            matrix = speaker["confusion_matrix"]
+            speaker["confusion_matrix"] = [[*row, 0] for row in matrix] + [[0] * 9]
+    score_again(content)
+
+
 FUSE = ("heads", "fuse")
 FIRST = (*FUSE, "speakers", "01")
 CHANGES: dict[str, Callable[[Content], None]] = {
@@ -120,6 +159,13 @@ CHANGES: dict[str, Callable[[Content], None]] = {
     "a fold without training": set_at("folds", "01", "train", value=[]),
     "fewer folds than speakers": lambda content: content["folds"].pop("24"),
     "a speaker who is not tested": lambda content: content["heads"]["fuse"]["speakers"].pop("24"),
+    "a training speaker left out": lambda content: content["folds"]["01"]["train"].pop(),
+    "a training speaker who is never tested": set_at("folds", "01", "train", 0, value="99"),
+    "two spellings of a speaker": lambda content: rename_speaker(content, "02", "1"),
+    "more speakers than the corpus has": lambda content: add_copy_of_speaker(content, "25"),
+    "another number of folds": set_at("split", value="kfold:5"),
+    "a split of no known form": set_at("split", value="loso:easy"),
+    "a label without clips": add_label_without_clips,
     "a split of clips": set_at("split", value="random:5"),
     "a mark": set_at("warnings", value=["TRANSDUCTIVE: normalised by speaker"]),
     "more clips": set_at("clips", value=1441),
@@ -133,6 +179,8 @@ CHANGES: dict[str, Callable[[Content], None]] = {
     "an unknown field": set_at("encoders", 0, value=lambda encoder: encoder | {"note": ""}),
     "a field that is missing": lambda content: content.pop("versions"),
     "text that controls a terminal": set_at("corpus", value="RAVDESS\x1b[2J"),
+    "a link": set_at("corpus", value="https://example.org"),
+    "another link": set_at("encoders", 0, "encoder", value="see www.example.org"),
     "endless text": set_at("corpus", value="RAVDESS" * 1000),
     "another format": set_at("serpipe_result", value=2),
 }
@@ -247,7 +295,7 @@ def test_the_page_is_not_made_of_a_changed_entry(leaderboard: ModuleType, tmp_pa
 def test_names_in_an_entry_do_not_become_markup(leaderboard: ModuleType, tmp_path: Path) -> None:
     content = json.loads(OURS.read_text())
     content["corpus"] = "<img src=x>"
-    content["encoders"][0]["encoder"] = "<script>|[link](https://example.org)"
+    content["encoders"][0]["encoder"] = "<script>|[link](page.md)"
     written(tmp_path / "entry.json", content)
     text = leaderboard.page(tmp_path)
     assert "<img" not in text.replace("\\<img", "") and "<script" not in text.replace(

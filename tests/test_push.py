@@ -2,13 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from serpipe.artifacts.models.bundle import load_bundle
 from serpipe.artifacts.models.find import DEFAULT_BUNDLE, MAX_MODEL_BYTES
 from serpipe.artifacts.models.saved_model import load_model
+from serpipe.artifacts.report.card import Publication, card
 from serpipe.artifacts.run.results import read_results
 from serpipe.corpora import CORPORA
 from serpipe.corpora.licence import model_licence
@@ -92,17 +96,39 @@ def test_a_head_is_pushed_from_its_run_with_protocol_interval_and_licence_in_the
     pushed = serpipe("push", bundle, "--to", NAME)
     assert pushed.code == 0, pushed.err
     Path("README.md").write_bytes(files_on(hub)["README.md"])
-    card = ModelCard.load("README.md")
-    assert card.data.license == "cc-by-nc-sa-4.0"
+    published = ModelCard.load("README.md")
+    assert published.data.license == "cc-by-nc-sa-4.0"
     uar = read_results(run).scores("svm")["uar"]
     value, low, high = (round(100 * each, 1) for each in (uar.value, uar.low, uar.high))
-    result = next(each for each in card.data.eval_results if each.metric_type == "uar")
+    result = next(each for each in published.data.eval_results if each.metric_type == "uar")
     assert result.metric_value == value
     assert_names(result.metric_name, "UAR", low, high, "LOSO", "nested")
     assert "LOSO" in result.dataset_name and "LOSO" in result.dataset_split
-    assert_names(card.text, NAME, "cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0", "5 speakers")
+    assert_names(published.text, NAME, "cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0", "5 speakers")
     predict = ("predict", clip, "--format", "csv", "--encoder", small_encoder, "--model")
     assert serpipe(*predict, NAME).out == serpipe(*predict, bundle).out != ""
+
+
+def test_a_published_card_counts_copies_and_names_neither_clips_nor_speakers(run: Path) -> None:
+    results = read_results(run)
+    paths = results.clips["path"]
+    recording, unconfirmed = paths.copy(), np.full(len(paths), "", object)
+    recording[1], unconfirmed[2] = recording[0], paths[3]
+    findings = [
+        ("SER026", f"1 group of speaker ids with no difference but the spelling: {paths[4]}"),
+        ("SER029", f"many speaker ids differ in their last part only, such as {paths[5]}"),
+    ]
+    results = replace(
+        results,
+        clips={**results.clips, "recording": recording, "unconfirmed_copy_of": unconfirmed},
+        summary=replace(results.summary, findings=findings),
+    )
+    bundle = load_bundle(run / "bundles" / "svm").summary
+    private, public = (card(results, "svm", bundle, each) for each in (None, Publication(NAME)))
+    for code in ("SER008", "SER022", "SER026", "SER029"):
+        assert code in private and code in public
+    assert all(name in private for name in paths[:6])
+    assert not any(name in public for name in paths)
 
 
 LICENCES = [
@@ -125,9 +151,9 @@ def test_a_corpus_that_forbids_or_says_nothing_is_refused_until_its_licence_is_c
     assert not hub.repos and not hub.requests
     assert serpipe("push", bundle, "--to", NAME, "--licence-checked").code == 0
     Path("README.md").write_bytes(files_on(hub)["README.md"])
-    card = ModelCard.load("README.md")
-    assert card.data.license == identifier
-    assert (card.data.license_name is None) == (identifier != "other")
+    published = ModelCard.load("README.md")
+    assert published.data.license == identifier
+    assert (published.data.license_name is None) == (identifier != "other")
 
 
 def test_the_licence_of_every_corpus_is_decided() -> None:
@@ -272,8 +298,8 @@ def test_a_model_that_was_trained_end_to_end_predicts_and_is_evaluated_from_the_
     predict = ("predict", clip, "--format", "csv", "--model")
     assert serpipe(*predict, NAME).out == serpipe(*predict, run / "model").out != ""
     Path("README.md").write_bytes(files_on(hub)["README.md"])
-    card = ModelCard.load("README.md")
-    assert card.data.license == "cc-by-nc-sa-4.0" and card.data.eval_results
+    published = ModelCard.load("README.md")
+    assert published.data.license == "cc-by-nc-sa-4.0" and published.data.eval_results
     actor = max(few_clips.iterdir())
     evaluated = serpipe("evaluate", "--model", NAME, "--data", f"ravdess={actor}")
     assert evaluated.code == 0, evaluated.err

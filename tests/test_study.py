@@ -20,11 +20,11 @@ from serpipe.artifacts.study.study_file import Study, read_study
 from serpipe.artifacts.study.study_report import MethodCost, pareto_front, report_study
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
-from serpipe.features.encoder_cost import is_at_hand
+from serpipe.features.encoder_cost import is_available_offline
 from serpipe.pipeline.rank_tests import compare_ranks, compare_speakers, mean_ranks
 
 from .conftest import ROOT, Command, made_once, run_main
-from .messages import assert_names
+from .messages import assert_names, raises_about
 
 PAGE = ROOT / "docs" / "how-to" / "run-a-study.md"
 
@@ -55,7 +55,7 @@ def studied_once(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path
                 shutil.copy(clip, folder / "few" / f"Actor_{number:02d}")
         (study,) = code_blocks("toml")
         study = study.replace('sample = "sample"', 'sample = "few"')
-        if not is_at_hand("opensmile:eGeMAPSv02"):
+        if not is_available_offline("opensmile:eGeMAPSv02"):
             study = re.sub(r"egemaps.*\n", "", study)
         (folder / "study.toml").write_text(study)
         with contextlib.chdir(folder):
@@ -144,23 +144,47 @@ def test_a_new_line_in_the_file_computes_only_what_belongs_to_it(studied: Comman
     assert [each["head"] for each in csv_records("results-lr")] == ["lr"]
 
 
+def test_copies_to_train_on_are_extracted_where_the_protocol_augments(studied: Command) -> None:
+    text = re.sub(r"(whisper|egemaps) = .*\n", "", Path("study.toml").read_text())
+    write(f'{text}\n[protocol]\naugment = ["noise:20"]\n')
+    done = studied("study", "run", "study.toml")
+    assert done.code == 0, done.err
+    assert list(Path("features/cache").glob("*.perturbed/noise-20.h5"))
+    (record,) = csv_records("results-lda")
+    assert "noise:20" in str(read_results(Path("artifacts/runs", record["run"])).summary)
+
+
 def test_what_fails_is_reported_with_its_reason_and_the_rest_is_computed(
     studied: Command,
 ) -> None:
     Path("broken").mkdir()
     Path("broken/config.json").write_text("{}")
     text = re.sub(r"(whisper|egemaps) = .*\n", "", Path("study.toml").read_text())
-    write(text.replace("[encoders]", '[encoders]\nbroken = "broken"'))
+    wrong = 'broken = "broken"\nunnamed = "lab/x..y"'  # the latter cannot be a hub id
+    write(text.replace("[encoders]", f"[encoders]\n{wrong}"))
     done = studied("study", "run", "study.toml")
     assert done.code == 1
     assert "Traceback" not in done.err
-    (missing,) = csv_records("missing")
-    assert missing["encoder"] == "broken"
-    assert_names(missing["reason"], "broken")
+    missing = {each["encoder"]: each["reason"] for each in csv_records("missing")}
+    assert missing.keys() == {"broken", "unnamed"}
+    assert_names(missing["broken"], "broken")
+    assert_names(missing["unnamed"], "lab/x..y")
     assert [each["study_encoder"] for each in csv_records("results-lda")] == ["random"]
 
 
+OF_SAMPLE = '[corpora]\na = "sample"\n[encoders]\na = "whisper-tiny.en"\n'
 WRONG: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "long line": ("\na" + ".a" * 100_000 + " = 1", 2, ("200005",)),
+    "perturbation": (f"{OF_SAMPLE}[extract]\nperturbation = 'noise:10'", 6, ("perturbation",)),
+    "labels": (f"{OF_SAMPLE}[protocol]\nlabels = 'most'", 6, ("most", "majority")),
+    "cross-corpus": (
+        f"{OF_SAMPLE}[protocol]\ntrain_on = ['a']\ntest_on = ['b']",
+        7,
+        ("train_on", "test_on"),
+    ),
+    "date": (f"{OF_SAMPLE}[extract]\ntrim = 1979-05-27", 6, ("extract.trim",)),
+    "huge number": (f"{OF_SAMPLE}[protocol]\nseed = {'9' * 6000}", 6, ()),
+    "huge number of folds": (f"splits = ['kfold:{'9' * 5000}']\n{OF_SAMPLE}", 1, ("splits",)),
     "syntax": ('title = "x"\nheads = ["lda"\n[corpora]\n', 3, ()),
     "unknown key": ('title = "x"\nheds = ["lda"]\n', 2, ("heds", "heads")),
     "head": ('heads = [\n  "lda",\n  "lad",\n]\n', 3, ("lad",)),
@@ -176,14 +200,7 @@ WRONG: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "no corpora": ("[encoders]\n", 1, ("corpora",)),
     "name": ('[corpora]\n"a/b" = "sample"\n[encoders]\na = "whisper-tiny.en"', 2, ("a/b",)),
     "type": ('[corpora]\na = "sample"\n[protocol]\nseed = "1"', 4, ("protocol.seed",)),
-    "labels": ('[corpora]\na = "sample"\n[protocol]\nlabels = "most"', 4, ("soft",)),
     "augment": ('[corpora]\na = "sample"\n[protocol]\naugment = ["nois:3"]', 4, ("nois:3",)),
-    "perturbation": (
-        '[corpora]\na = "sample"\n[encoders]\na = "whisper-tiny.en"\n[extract]\n'
-        'perturbation = {kind = "noise"}',
-        6,
-        ("perturbation",),
-    ),
     "value": ('[corpora]\na = "sample"\n[protocol]\nnormalise = "x"', 4, ("speaker",)),
     "option": (
         '[corpora]\na = "sample"\n[encoders.b]\nencoder = "whisper-tiny.en"\nmax_second = 1',
@@ -293,6 +310,45 @@ def test_a_cache_with_more_poolings_is_used_and_one_of_other_options_is_not(
     assert set(open_cache(path).poolings) == {"mean"}
 
 
+def test_a_file_that_is_nested_too_deeply_or_plans_too_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    many = "".join(f'{{}}{number} = "sample"\n' for number in range(5000))
+    for text in (
+        "x = [\n" + "[\n" * 100_000,
+        f"[corpora]\n{many.format(*'c' * 5000)}[encoders]\n{many.format(*'e' * 5000)}",
+    ):
+        write(text, str(path))
+        with raises_about(UserError, path):
+            read_study(path)
+
+
+def test_encoders_that_caches_call_the_same_have_caches_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the report would show the results of one of them for both."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        Path(folder, "checkpoint").mkdir(parents=True)
+    text = """
+        [corpora]
+        c = "sample"
+        [encoders]
+        first = "a/checkpoint"
+        second = "b/checkpoint"
+        new = {encoder = "lab/x", revision = "v2"}
+        old = {encoder = "lab/x", revision = "v1"}
+        exact = "lab/y"
+        fast = {encoder = "lab/y", precision = "auto"}
+        alone = "lab/z"
+        same = {encoder = "lab/z", trim = 30}
+    """
+    study = read_study(write(text))
+    (corpus,) = study.corpora
+    paths = [cache_path(corpus, each, "mean") for each in study.encoders]
+    assert len(set(paths[:6])) == 6
+    assert paths[6] == Path("features/cache/c-lab--z.h5")  # its options are in the file
+
+
 @pytest.fixture
 def results(fitted_once: Path) -> RunResults:
     (run,) = (fitted_once / "artifacts" / "runs").iterdir()
@@ -387,6 +443,18 @@ def test_missing_and_contaminated_results_are_not_compared(
     assert {each["reason"] for each in missing.records} == {"no such thing"}
     assert any("CONTAMINATED" in warning for warning in report.warnings)
     assert_names(report.warnings[0], 2, 18)
+
+
+def test_encoders_tested_on_different_clips_bear_a_warning(
+    results: RunResults, tmp_path: Path
+) -> None:
+    study, runs = synthetic(results, 2, tmp_path)
+    first = runs[0]
+    assert first.results
+    summary = dataclasses.replace(first.results.summary, tested="0" * 64, clips=39)
+    runs[0] = StudyRun(first.cell, dataclasses.replace(first.results, summary=summary))
+    (warning,) = report_study(study, runs)[0].warnings  # none about the other corpus
+    assert_names(warning, first.cell.corpus.name, 39, 40)
 
 
 def test_ranks_are_those_of_friedman_and_nemenyi() -> None:

@@ -1,6 +1,7 @@
 """The model card of a saved model, with the metadata that the Hugging Face hub reads."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,11 @@ from .checks import Check, run_checks
 from .report import markdown_table, score_note
 from .result_tables import classes_table, groups_table
 from .table import Table, escape_markdown
+
+#: Checks whose findings end with names of clips or speakers, which a published card must not show.
+_WITH_NAMES = frozenset({"SER008", "SER022", "SER023", "SER026", "SER029"})
+#: What stands before these names.
+_BEFORE_NAMES = re.compile(r": |, such as |, the first ")
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def card(
         command=str(summary.provenance.get("command", "")),
         model_licence=model_licence(corpus, licence),
         tables=tables,
-        checks=run_checks(results),
+        checks=_without_names(run_checks(results)) if publication else run_checks(results),
     )
     return _render(facts, publication)
 
@@ -175,6 +181,16 @@ def _render(facts: _Facts, publication: Publication | None) -> str:
         publication=publication,
     )
     return text
+
+
+def _without_names(checks: Sequence[Check]) -> list[Check]:
+    """Return checks without the names of single clips and speakers in their findings."""
+    return [
+        replace(each, finding=_BEFORE_NAMES.split(each.finding, maxsplit=1)[0])
+        if each.code in _WITH_NAMES
+        else each
+        for each in checks
+    ]
 
 
 def _predicts(labels: Sequence[str], target: str) -> str:

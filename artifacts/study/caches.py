@@ -1,4 +1,4 @@
-"""Which cache holds the embeddings of an encoder of a study: an ordinary one, by its name."""
+"""Find the cache of an encoder and a corpus of a study by its file name."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ from ...features.names import cache_name
 from ...features.options import ExtractOptions
 from ..run.latest import CACHES
 from .costs import options_of
-from .study_file import StudyCorpus, StudyEncoder
+from .study_file import StudyCorpus, StudyEncoder, recorded_name
 
 #: Options on which the numbers do not depend, or that the name of a cache holds already.
 _NOT_IN_NAMES = ("encoder", "revision", "devices", "batch_seconds")
@@ -24,40 +24,38 @@ def cache_path(corpus: StudyCorpus, encoder: StudyEncoder, pooling: str) -> Path
     It is ``CORPUS-ENCODER.h5``, as ``serpipe extract`` names it for a corpus of this name. If that
     file has other options, those of this cache are part of its name.
     """
-    usual = _usual(corpus, encoder)
-    if not usual.exists() or _holds(usual, encoder.options, pooling):
-        return usual
-    return _spelt_out(usual, replace(encoder.options, pooling=pooling))
+    default = _default_path(corpus, encoder)
+    if not default.exists() or _holds(default, encoder.options, pooling):
+        return default
+    return _path_with_options(default, replace(encoder.options, pooling=pooling))
 
 
 def find_cache(corpus: StudyCorpus, encoder: StudyEncoder, pooling: str) -> Cache | None:
     """Return the cache that holds the embeddings of an encoder with a pooling, if there is one."""
-    usual = _usual(corpus, encoder)
-    spelt = [_spelt_out(usual, replace(encoder.options, pooling=each)) for each in POOLINGS]
-    for path in (usual, *spelt):
+    default = _default_path(corpus, encoder)
+    others = [
+        _path_with_options(default, replace(encoder.options, pooling=each)) for each in POOLINGS
+    ]
+    for path in (default, *others):
         if path.is_file() and (cache := _holds(path, encoder.options, pooling)):
             return cache
     return None
 
 
-def _usual(corpus: StudyCorpus, encoder: StudyEncoder) -> Path:
-    return CACHES / cache_name(corpus.name, _recorded_name(encoder.options))
+def _default_path(corpus: StudyCorpus, encoder: StudyEncoder) -> Path:
+    name = recorded_name(encoder.options)
+    name = f"{name}-{encoder.name}" if encoder.is_ambiguous else name
+    return CACHES / cache_name(corpus.name, name)
 
 
-def _recorded_name(options: ExtractOptions) -> str:
-    """Return the name of an encoder as a cache records it."""
-    name = str(options.encoder)
-    return Path(name).resolve().name if Path(name).is_dir() else name
-
-
-def _spelt_out(usual: Path, options: ExtractOptions) -> Path:
+def _path_with_options(default: Path, options: ExtractOptions) -> Path:
     given = {**options_of(options), "pooling": options.pooling}
     parts = [
         f"{name}-{str(value).replace(',', '+')}"
         for name, value in given.items()
         if name not in _NOT_IN_NAMES
     ]
-    return usual.with_name("-".join([usual.stem, *parts]) + usual.suffix)
+    return default.with_name("-".join([default.stem, *parts]) + default.suffix)
 
 
 def _holds(path: Path, options: ExtractOptions, pooling: str) -> Cache | None:
@@ -68,7 +66,7 @@ def _holds(path: Path, options: ExtractOptions, pooling: str) -> Cache | None:
         return None
     key: Mapping[str, Any] = cache.key
     expected = {
-        "encoder": _recorded_name(options),
+        "encoder": recorded_name(options),
         "channels": options.channels,
         "trim_decibels": options.trim,
         "max_seconds": options.max_seconds,

@@ -64,15 +64,15 @@ class Compared:
                 f"{self.rank_test.statistic:.2f}, p {self.rank_test.p:.2g}), then Nemenyi for each "
                 "pair: differences of mean ranks beyond the critical difference of "
                 f"{self.rank_test.critical_difference:.2f} are resolved, if Friedman's test "
-                "rejects. Corpora are the unit, so that it speaks of other corpora like these."
+                "rejects. Corpora are the unit: the result is about other corpora like these."
             )
         return (
             f"Test: Wilcoxon's signed-rank test of the scores of "
             f"{counted(self.n_speakers, 'speaker')} of {_corpora(len(self.corpora))}, corrected "
             f"for all pairs of {len(self.methods)} encoders (Holm). "
             f"Friedman's test over corpora needs at least {FEWEST_CORPORA} corpora and "
-            f"{FEWEST_METHODS} encoders with results on all of them. Speakers are the unit, so "
-            "that it speaks of other speakers of these corpora, not of other corpora."
+            f"{FEWEST_METHODS} encoders with results on all of them. Speakers are the unit: the "
+            "result is about other speakers of these corpora, not about other corpora."
         )
 
 

@@ -1,4 +1,4 @@
-"""What encoders cost on this machine, measured once and kept beside the report of a study."""
+"""The costs of encoders on this machine, measured once and kept beside the report of a study."""
 
 import json
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ class MeasuredCost:
 
     encoder: str
     corpus: str
-    options: dict[str, Any]  #: All options of the extraction but those of other values.
+    options: dict[str, Any]  #: Those of the extraction that differ from the defaults.
     cost: EncoderCost
 
 
 def options_of(options: ExtractOptions) -> dict[str, Any]:
-    """Return the options of an extraction that are no defaults, as JSON values."""
+    """Return the encoder and the options that differ from the defaults, as JSON values."""
     default = ExtractOptions()
     given = {each.name: getattr(options, each.name) for each in fields(options)}
     return {

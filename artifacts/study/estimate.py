@@ -1,8 +1,10 @@
-"""What a study would compute, and what that costs: ``serpipe study run --dry-run``."""
+"""Estimate the time and the disk space that a study needs: ``serpipe study run --dry-run``."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from ...corpora import Clip
 from ...errors import UserError, counted
@@ -95,7 +97,13 @@ def report_estimate(
                         todo,
                     ),
                     _needed(
-                        copies * cost.layers * cost.width * len(lacking) * len(own) * 4 / 1e6
+                        copies
+                        * cost.layers
+                        * cost.width
+                        * len(lacking)
+                        * len(own)
+                        * np.dtype(encoder.options.dtype).itemsize
+                        / 1e6
                         if cost
                         else None,
                         lacking,

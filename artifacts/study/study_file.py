@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Limits on an untrusted file: its size, and the number of runs that it plans.
-MAX_BYTES, MAX_CELLS = 1 << 20, 10_000
+#: Limits on an untrusted file: its size, the number of runs that it plans, and the length of a line
+#: (the memory that a dotted key takes grows with the square of its length).
+MAX_BYTES, MAX_CELLS, _MAX_LINE = 1 << 20, 10_000, 10_000
 #: Names of corpora and encoders become parts of file names.
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,39}")
 _SPLIT = re.compile(
-    r"loso|standard|emobox|(kfold|random):\d+|(holdout|random):\d+/\d+/\d+|(file|column|partition):.+"
+    r"loso|standard|emobox|(kfold|random):\d{1,9}|(holdout|random):\d{1,9}(/\d{1,9}){2}"
+    r"|(file|column|partition):.+"
 )
 _KEY_PART = r"""[\w-]+|"[^"]*"|'[^']*'"""
 _DOTTED = rf"(?:{_KEY_PART})(?:\s*\.\s*(?:{_KEY_PART}))*"
@@ -49,11 +51,11 @@ _CHOICES: Mapping[str, Sequence[str]] = {
     "task": choices.TASKS,
     "similar_speakers": choices.SIMILAR_SPEAKERS,
     "normalise": choices.NORMALISATIONS,
+    "labels": choices.LABELS,
     "channels": choices.CHANNELS,
     "dtype": choices.DTYPES,
     "precision": choices.EXTRACTION_PRECISIONS,
     "engine": choices.ENGINES,
-    "labels": choices.LABELS,
 }
 
 
@@ -77,6 +79,9 @@ class StudyEncoder:
     name: str
     options: ExtractOptions
     poolings: tuple[str, ...] = ("mean",)
+    #: Whether another encoder of the study would have the same caches by its hub id or folder name:
+    #: then its name in the study is a part of the names of its caches.
+    is_ambiguous: bool = False
 
 
 @dataclass(frozen=True, eq=False)  # its options hold a dict, which has no hash
@@ -216,9 +221,9 @@ class _File:
             for name, value in table.items():
                 try:
                     from_json(kind, {name: value})
-                except ValueError as error:
-                    problem = str(error).partition(": ")[2]
-                    raise self.error((*keys, name), f"is {value!r}; {problem.lower()}") from None
+                except (TypeError, ValueError) as error:  # TypeError: a date
+                    problem = str(error).partition(": ")[2].lower() or "an option is no date"
+                    raise self.error((*keys, name), f"is {value!r}; {problem}") from None
                 if name in _CHOICES:
                     self.checked((*keys, name), partial(check_choice, name, value, _CHOICES[name]))
             merged |= table
@@ -261,9 +266,17 @@ def read_study(path: Path) -> Study:
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not UTF-8; save it as UTF-8") from None
+    for number, row in enumerate(text.splitlines(), 1):
+        if len(row) > _MAX_LINE:
+            raise UserError(
+                f"{path}, line {number}: has {len(row)} characters; expected at most {_MAX_LINE}; "
+                "divide a long list into several lines"
+            )
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deeply; a study needs tables and lists") from None
+    except ValueError as error:  # a TOMLDecodeError, or an integer of thousands of digits
         found = _SYNTAX_ERROR.fullmatch(str(error))
         line = found[2] if found else len(text.splitlines())
         problem = (found[1] if found else str(error)).rstrip(".")
@@ -316,13 +329,40 @@ def _study(file: _File, content: Mapping[str, Any]) -> Study:
         if not used:
             raise file.error(("grid",), f"{each} is for no head of the study; correct it", each)
         file.checked(("grid",), partial(_read_grids, used, each), each)
-    study = Study(file.path, title, corpora, encoders, poolings, splits, heads, grid, file.text)
-    if len(study.cells) > MAX_CELLS:
+    number = (
+        len(splits)
+        * sum(len(each.heads) for each in corpora)
+        * sum(len(each.poolings) for each in encoders)
+    )
+    if number > MAX_CELLS:
         raise UserError(
-            f"{file.path}: plans {len(study.cells)} runs; expected at most {MAX_CELLS}; make "
-            "several studies"
+            f"{file.path}: plans {number} runs; expected at most {MAX_CELLS}; make several studies"
         )
-    return study
+    encoders = _with_ambiguity(encoders)
+    return Study(file.path, title, corpora, encoders, poolings, splits, heads, grid, file.text)
+
+
+def _with_ambiguity(encoders: Sequence[StudyEncoder]) -> tuple[StudyEncoder, ...]:
+    """Say of each encoder whether another one differs in what no cache records by name.
+
+    These are folders of one name, such as ``a/checkpoint`` and ``b/checkpoint``, revisions of one
+    hub id, and the precision that ``auto`` stands for.
+    """
+    sources: dict[str, set[tuple[str, str | None, bool]]] = {}
+    for each in encoders:
+        options = each.options
+        source = str(options.encoder), options.revision, options.precision == "auto"
+        sources.setdefault(recorded_name(options), set()).add(source)
+    return tuple(
+        replace(each, is_ambiguous=len(sources[recorded_name(each.options)]) > 1)
+        for each in encoders
+    )
+
+
+def recorded_name(options: ExtractOptions) -> str:
+    """Return the name of an encoder as a cache records it: its hub id, or that of its folder."""
+    name = str(options.encoder)
+    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def _corpus(
@@ -345,6 +385,12 @@ def _corpus(
     protocol = file.options(Protocol, {("protocol",): shared, keys: own})
     of_augment = keys if "augment" in own else ("protocol",)
     file.checked((*of_augment, "augment"), partial(read_perturbations, "augment", protocol.augment))
+    trained, tested = set(protocol.train_on), set(protocol.test_on)
+    if trained and tested and trained != tested:  # tables of a study are titled with the split
+        raise file.error(
+            (*(keys if "test_on" in own else ("protocol",)), "test_on"),
+            "is another corpus than train_on, which no split divides; use serpipe fit --train-on",
+        )
     return StudyCorpus(
         name,
         file.texts((*keys, "data"), table["data"]) if "data" in table else (),

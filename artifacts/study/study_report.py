@@ -58,7 +58,7 @@ class MethodCost:
 
 
 def pareto_front(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
-    """Return the methods that no cheaper one reaches in score, the cheapest first."""
+    """Return the methods for which no cheaper one scores as high, the cheapest first."""
     known = [each for each in costs if not math.isnan(each.cost(name) + each.score)]
     front: list[MethodCost] = []
     for each in sorted(known, key=lambda each: (each.cost(name), -each.score)):
@@ -156,7 +156,7 @@ def report_study(
     return (
         Report(
             tuple(facts),
-            (*_missing_warning(missing, runs), *_marks(study, runs)),
+            (*_missing_warning(missing, runs), *_marks(study, runs), *_clip_warnings(groups)),
             tuple(tables),
             tuple(_notes(groups)),
             _checks(study, runs),
@@ -452,6 +452,25 @@ def _marks(study: Study, runs: Sequence[StudyRun]) -> list[str]:
         warning if len(names) == len(fitted) else f"{', '.join(dict.fromkeys(names))}: {warning}"
         for warning, names in marked.items()
     ]
+
+
+def _clip_warnings(groups: Sequence[Group]) -> list[str]:
+    """Return a warning for each corpus on which encoders were tested on different clips.
+
+    An encoder may refuse some, such as long ones, which ``--skip-bad`` then skips.
+    """
+    warnings: dict[str, None] = {}
+    for group in groups:
+        for corpus in group.corpora:
+            summaries = {m: r.summary for (m, c), r in group.results.items() if c == corpus}
+            if len({each.tested for each in summaries.values()}) > 1:
+                clips = ", ".join(f"{m} on {each.clips}" for m, each in summaries.items())
+                warnings[
+                    f"DIFFERENT CLIPS: encoders were not tested on the same clips of {corpus} "
+                    f"({clips}), which may explain a part of their differences; omit the clips "
+                    "that an encoder refuses, or set max_seconds"
+                ] = None
+    return list(warnings)
 
 
 def _checks(study: Study, runs: Sequence[StudyRun]) -> tuple[Check, ...]:
