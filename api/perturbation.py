@@ -1,6 +1,7 @@
 """Test a run on degraded audio: ``serpipe.robustness``."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,7 @@ def robustness(
     from ..artifacts.run.summary import read_summary
     from ..corpora.data import gather
     from ..features.extract import extract_perturbed
+    from ..features.perturbed_cache import open_perturbed
     from .fitting import open_ratings
 
     folder = latest_run() if run is None else Path(run)
@@ -107,9 +109,13 @@ def robustness(
     say(f"cache    {found.path}")
     clips = gather(addresses(data), manifest, say=say)
     threads = thread_count(jobs)
-    engine = _engine(found, encoder, revision, devices, threads)
+    engine: LocalEngine | None = None
     for perturbation in perturbations:
         say(f"copies   {perturbation}")
+        with suppress(UserError):  # whoever made them, all are there
+            say(f"         already there: {open_perturbed(found, perturbation).cache.path}")
+            continue
+        engine = engine or _engine(found, encoder, revision, devices, threads)
         done = extract_perturbed(
             engine,
             clips.clips,

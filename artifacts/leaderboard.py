@@ -26,6 +26,7 @@ from ..pipeline.groups import KEPT_TOGETHER
 from ..pipeline.metrics import scores_of
 from ..pipeline.split_kind import SplitKind
 from ..pipeline.statistics import FEWEST_SPEAKERS, intervals
+from ..pipeline.votes import shares_of
 from ..schema import from_json
 from .run.encoder_key import encoder_parts
 from .run.results import RunResults
@@ -113,6 +114,8 @@ class Entry:
     heads: Mapping[str, HeadResult]
     commands: Sequence[str]  #: Those that made the cache and the run.
     versions: Mapping[str, str]  #: Of serpipe and the packages that computed the numbers.
+    #: What heads were trained on, in words; empty if that is clips with one label each.
+    trained_on: str = ""
 
 
 def entry_of(results: RunResults) -> Entry:
@@ -127,6 +130,11 @@ def entry_of(results: RunResults) -> Entry:
         raise UserError(
             f"{results.run}: is {what}; the leaderboard takes classification in folds that keep "
             "speakers apart and test every clip: loso, kfold:N, standard, emobox or file:FOLDS.csv"
+        )
+    if shares_of(results.clips, len(summary.labels)) is not None:
+        raise UserError(
+            f"{results.run}: predicts labels of --ratings; the leaderboard takes the labels of the "
+            "corpus: fit without --ratings"
         )
     speaker, fold = results.clips["speaker"], results.clips["fold"]
     groups = results.clips.get(KEPT_TOGETHER)
@@ -161,6 +169,7 @@ def entry_of(results: RunResults) -> Entry:
         heads={name: _head_result(results, name) for name in results.heads},
         commands=[str(command) for command in commands if command],
         versions=dict(summary.provenance.get("versions", {})),
+        trained_on=summary.trained_on,
     )
     check_entry(entry, str(results.run))
     try:
@@ -296,6 +305,7 @@ def _problems(entry: Entry) -> Iterator[str]:
         yield "has no SHA-256 hash of its clips or of the weights of an encoder"
     shown = (entry.corpus, entry.split_title, entry.pooling, *entry.heads, *entry.changes)
     shown += (*entry.versions.values(), *(each.encoder for each in entry.encoders))
+    shown += (entry.trained_on,)
     if linked := next(filter(_ADDRESS.search, shown), None):  # Markdown would make it a link
         yield f"has the address of a page in {linked[:40]!r}"
     yield from _fold_problems(entry)

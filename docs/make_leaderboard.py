@@ -108,7 +108,7 @@ def entries_table(entries: Sequence[tuple[str, Entry]]) -> Table:
             " + ".join(each.encoder for each in entry.encoders),
             ", ".join(each.weights_sha256[:8] for each in entry.encoders),
             entry.pooling,
-            name,
+            f"{name}, trained on {entry.trained_on}" if entry.trained_on else name,
             *(_score_text(head.scores[key]) for key in LABELS.scores.values()),
             entry.clips_sha256[:8],
             "; ".join(entry.changes) or "none",

@@ -36,8 +36,9 @@ Waveform = NDArray[np.float32]
 CHANNEL_POLICY = "mean"
 RESAMPLER = f"soxr VHQ {soxr.__version__}"
 
-#: Increased when more files are refused than before: clips of older caches are checked again.
-AUDIO_CHECKS = 2
+#: Increased when more files are refused, or more copies are found, than before: clips of older
+#: caches are checked and compared again.
+AUDIO_CHECKS = 3
 #: Limits on what is read from an untrusted file.
 MAX_BYTES = 1 << 30
 MAX_SECONDS = 600.0

@@ -18,7 +18,7 @@ from .decoding import DecodedClip, Decoder, DecodingOptions, decode_in_threads
 from .devices import choose_precision
 from .encoder import Encoder, load_encoder
 from .options import ExtractOptions
-from .perturbation import Perturbation
+from .perturbation import REVISION, Perturbation
 from .training_record import TrainingRecord
 
 
@@ -202,5 +202,6 @@ def _perturbation_key(perturbation: Perturbation) -> dict[str, Any]:
     return {
         "perturbation": str(perturbation),
         "perturbation_seed": perturbation.seed,
+        "perturbation_revision": REVISION,
         "perturbed_by": f"libsndfile {soundfile.__libsndfile_version__}",
     }

@@ -225,7 +225,8 @@ def extract_perturbed(
     """Embed perturbed copies of the clips of a cache, and write a cache of these beside it.
 
     Clips that the cache does not hold are left out; copies of clips that it no longer holds are
-    dropped. ``engine`` is that of the cache. The other parameters, the result and the errors are
+    dropped, and so are copies that another version or another encoder made. ``engine`` is that of
+    the cache. The other parameters, the result and the errors are
     those of :func:`extract`; raise UserError, too, if a clip of the cache is not among ``clips``.
     """
     clip_of = {(clip.corpus, clip.name): clip for clip in clips}
@@ -238,16 +239,20 @@ def extract_perturbed(
                 "cache was extracted from with --data or --manifest"
             )
         wanted.append(clip_of[corpus, name])
-    return extract(
+    embed = partial(
+        extract,
         engine.perturbed(perturbation),
         wanted,
         perturbed_path(cache.path, perturbation),
         provenance=provenance,
-        overwrite=overwrite,
         drop_removed=True,
         shard_clips=shard_clips,
         track=track,
     )
+    try:
+        return embed(overwrite=overwrite)
+    except OtherCacheError:  # such copies cannot be completed, and this path is for no others
+        return embed(overwrite=True)
 
 
 @contextmanager
@@ -347,6 +352,8 @@ def _existing(
 def _known_recordings(existing: Cache | None) -> dict[str, str]:
     """Return the recording of each clip in a cache, by the hash of its samples."""
     if existing is None or RECORDING not in existing.clips:
+        return {}
+    if existing.provenance.get("audio_checks") != AUDIO_CHECKS:  # it may have missed copies
         return {}
     columns = (existing.clips[name] for name in ("audio_sha256", RECORDING, UNCONFIRMED))
     rows = zip(*(column.tolist() for column in columns), strict=True)

@@ -22,7 +22,8 @@ MP3_RATE, MP3_BIT_RATES = 16_000, (8, 160)
 #: Samples by which encoder and decoder delay MP3 whose header has no room to state it: below 48
 #: kbit/s. 576 of LAME and 529 of every decoder.
 MP3_DELAY = 576 + 529
-#: Frequency in Hz below which the noise is not louder than there: pink noise has no upper limit.
+#: Frequency in Hz below which the power density of the noise is constant; that of pink noise would
+#: grow without limit.
 LOWEST_NOISE = 50
 
 

@@ -29,6 +29,8 @@ KINDS = {
     "clip": _Kind("the percentage of clipped samples", 0.1, 50, 10),
     "shorter": _Kind("the seconds that are kept", 0.1, 600),
 }
+#: Increased when a perturbation is computed in another way: copies of before are made again.
+REVISION = 1
 SPELLING = "noise:DB|telephone|mp3:KBPS|reverb[:S]|gain:DB|clip[:PERCENT]|shorter:S"
 
 
@@ -102,4 +104,4 @@ def _read_value(what: str, kind: _Kind, text: str, colon: str) -> float | None:
         raise UserError(
             f"{what}: expected {kind.unit} after a colon, from {kind.low:g} to {kind.high:g}"
         )
-    return value
+    return float(f"{value:g}")  # as it is written in names of files and in keys

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from .cache import Cache, check_table, difference, open_cache
 from .joined_cache import JoinedCache
-from .perturbation import Perturbation
+from .perturbation import REVISION, Perturbation
 
 #: Entries of a key that may differ between perturbed and unperturbed clips: what was done to the
 #: former; the name of an encoder, which its hashes identify; and versions and hardware, on which
 #: only the last digits depend.
 _MAY_DIFFER = (
-    "perturbation", "perturbation_seed", "perturbed_by", "encoder",
+    "perturbation", "perturbation_seed", "perturbation_revision", "perturbed_by", "encoder",
     "revision", "device", "torch", "transformers", "serpipe", "resampler",
 )  # fmt: skip
 
@@ -76,10 +76,11 @@ def open_perturbed(cache: Cache, perturbation: Perturbation) -> PerturbedCache:
     perturbed = open_cache(path)
     check_table(perturbed)
     differs = difference(same_embedding(perturbed.key), same_embedding(cache.key))
-    if differs or perturbed.key.get("perturbation") != str(perturbation):
+    made = perturbed.key.get("perturbation"), perturbed.key.get("perturbation_revision")
+    if differs or made != (str(perturbation), REVISION):
         raise UserError(
             f"{path}: does not belong to {cache.path} ({differs or 'another perturbation'}); "
-            f"{remedy} and --overwrite"
+            f"{remedy} again"
         )
     row_of = {clip: row for row, clip in enumerate(_identities(perturbed))}
     missing = [clip for clip in _identities(cache) if clip not in row_of]

@@ -122,6 +122,9 @@ def as_groups(values: NDArray[Any]) -> NDArray[np.str_]:
     if len(distinct) > MOST_VALUES:
         edges = np.quantile(numbers[known], [0, 0.25, 0.5, 0.75, 1])
         quarter = np.clip(np.searchsorted(edges[1:-1], numbers, side="left"), 0, 3)
-        names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
+        digits = 4
+        while len({f"{edge:.{digits}g}" for edge in edges}) < len(np.unique(edges)):
+            digits += 1  # two groups of one name would be one group
+        names = [f"{low:.{digits}g} to {high:.{digits}g}" for low, high in pairwise(edges)]
         return np.where(known, np.array(names)[quarter], "")
     return np.array([f"{each:g}" if ok else "" for each, ok in zip(numbers, known, strict=True)])

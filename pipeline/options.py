@@ -9,6 +9,24 @@ from typing import Any
 
 from ..errors import UserError
 
+#: What ``labels`` adds to a description of what heads are trained on.
+_LABELS_IN_WORDS = {
+    "soft": ", weighted by the share of raters of each label",
+    "all": ", once for every label that a rater gave",
+}
+
+
+def trained_on(options: Mapping[str, Any]) -> str:
+    """Describe what heads are trained on; empty if that is the clips alone, with one label each.
+
+    ``options`` are those of a :class:`Protocol`, as a run records them. Raise TypeError if they
+    have other types.
+    """
+    augment, labels = options.get("augment", ()), options.get("labels", "")
+    copies = f" and perturbed copies of each ({', '.join(augment)})" if augment else ""
+    weighted = _LABELS_IN_WORDS.get(labels, "")
+    return f"the training clips{copies}{weighted}" if copies or weighted else ""
+
 
 @dataclass(frozen=True)
 class TargetOptions:

@@ -460,11 +460,13 @@ def cross_corpus_protocols(
         )
     ratings = ratings or votes_in(cache.clips, protocol.target, cache.path)
     column = _column(cache.clips, protocol.target, corpora)
-    keep = tuple(protocol.keep)
-    kind = cache.clips.get(column, cache.clips["path"]).dtype.kind
-    if not ratings and (kind == "U" or protocol.task == "labels"):
+    keep, table = tuple(protocol.keep), dict(cache.clips)
+    if is_votes := isinstance(ratings, Votes):
+        table[column] = _majority(_join_votes(ratings, table, protocol), protocol)
+    kind = table.get(column, table["path"]).dtype.kind
+    if (is_votes or not ratings) and (kind == "U" or protocol.task == "labels"):
         merge, keep = _words(column, protocol)
-        target = choose_target(cache.clips, column, merge, task=protocol.task)
+        target = choose_target(table, column, {} if is_votes else merge, task=protocol.task)
         of_clip = cache.clips["corpus"][target.rows]
         by_corpus = [set(target.labels[of_clip == corpus].tolist()) for corpus in corpora]
         common = sorted(set.intersection(*by_corpus))

@@ -199,6 +199,12 @@ def _read_votes(path: Path, content: CsvTable, by: str, column: str) -> "Votes":
         if rated := _rated_by(row, path, by, column, content.columns, lines, wrong):
             counts.setdefault(rated[0], Counter())[nfc(row.cells[column])] += 1
     refuse_lines(wrong)
+    n_labels = len({label for of_clip in counts.values() for label in of_clip})
+    if len(counts) * n_labels > MAX_CELLS:
+        raise UserError(
+            f"{path}: {len(counts)} clips times {n_labels} different values of {column} are more "
+            f"than {MAX_CELLS}; name a column of labels with --target"
+        )
     agreement = alpha_of(list(counts.values()))
     return Votes(path, by, column, counts, agreement, content.description())
 

@@ -143,6 +143,10 @@ def test_numbers_become_quarters() -> None:
     assert groups[-1] == ""
     assert sorted(np.unique(groups[:-1], return_counts=True)[1].tolist()) == [25, 25, 25, 25]
     assert as_groups(np.array([1.0, 2.5])).tolist() == ["1", "2.5"]
+    assert set(as_groups(np.arange(1961.0, 2002)).tolist()) == {
+        "1961 to 1971", "1971 to 1981", "1981 to 1991", "1991 to 2001"
+    }  # fmt: skip
+    assert len(np.unique(as_groups(1e6 + np.arange(100)))) == 4
 
 
 @pytest.fixture

@@ -57,7 +57,8 @@ def test_texts_are_read_as_one_perturbation_for_each_value() -> None:
 @pytest.mark.parametrize(
     "spec",
     ["nois:10", "noise", "noise:", "noise:x", "noise:nan", "noise:10,", "noise:100", "telephone:1",
-     "mp3:7", "clip:0", "clip:60", "shorter:0", "noise:10,10", ""],
+     "mp3:7", "clip:0", "clip:60", "shorter:0", "noise:10,10",
+     "noise:10,10.0000001", ""],
 )  # fmt: skip
 def test_an_unknown_kind_or_an_impossible_value_is_refused(spec: str) -> None:
     with raises_about(UserError, "--perturb", spec):

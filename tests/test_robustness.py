@@ -9,7 +9,10 @@ from typing import Any, ClassVar, Self
 import h5py
 import numpy as np
 import pytest
+from serpipe.artifacts.models.bundle import read_bundle_summary
+from serpipe.artifacts.report.perturbed_table import perturbed_scores, perturbed_table
 from serpipe.artifacts.run.results import RunResults, read_results
+from serpipe.artifacts.run.summary import update_hashes
 from serpipe.corpora.data import gather
 from serpipe.features.cache import open_cache
 from serpipe.features.decoding import DecodingOptions, decode_clip
@@ -23,7 +26,7 @@ from serpipe.pipeline.heads.head import HeldOutResult, Parameter
 from serpipe.pipeline.heads.lda import LDA
 from serpipe.pipeline.search import search_fold
 
-from .conftest import Command, call_in, copy_clips, made_once
+from .conftest import Command, call_in, copy_clips, made_once, write_hashed
 from .messages import assert_refused
 from .test_evaluate import make_classifier as make_classifier  # a fixture
 from .test_evaluate import standard as standard
@@ -169,6 +172,13 @@ def test_the_report_shows_what_perturbations_cost(work: Path, serpipe: Command) 
     assert noise["changed"] == np.mean(predicted != results.predicted["lda"][NESTED])
     assert {"uar_sex_female", "uar_sex_male", "uar_intensity_strong"} <= set(noise)
     assert "noise:10" in (report / "index.html").read_text()
+    by_seconds = results.grouped_by(["seconds"])
+    table = perturbed_table(by_seconds, "lda", perturbed_scores(by_seconds, "lda"))
+    assert sum(name.startswith("uar_seconds_") for name in table.records[0]) == 4  # quarters
+    predictions = results.run / "perturbed" / "lda.csv"
+    predictions.write_text(predictions.read_text().replace("noise:10", "\x1b[2J"))
+    update_hashes(results.run)
+    assert_refused(serpipe("report"), "perturbed/lda.csv")
     shutil.rmtree(results.run / "perturbed")
     content = json.loads((results.run / "run.json").read_text())
     assert any(name.startswith("perturbed/") for name in content["files"])
@@ -181,17 +191,28 @@ def test_only_new_perturbations_are_computed(
     before = only_run(work)
     data = ("--data", work.parent / "ravdess", "--encoder", small_encoder)
     copy_clips(Path(__file__).parents[1] / "corpora/sample", work.parent / "ravdess")
+    nowhere = ("robustness", before.run, *data[:2], "--encoder", "nowhere")
+    assert serpipe(*nowhere, "--perturb", "gain:0").code == 0  # needs no encoder: all are there
+    other = perturbed_path(CACHE, Perturbation("noise", 5.0))
+    shutil.copy(perturbed_path(CACHE, Perturbation("noise", 10.0)), other)
     done = serpipe("robustness", before.run, *data, "--perturb", "gain:0", "--perturb", "shorter:1",
-                   "--format", "json")  # fmt: skip
+                   "--perturb", "noise:5", "--format", "json")  # fmt: skip
     assert done.code == 0, done.err
+    assert open_cache(other).key["perturbation"] == "noise:5"  # copies of another kind are replaced
     records = json.loads(done.out)["perturbed-svm"]
-    assert [each["perturbation"] for each in records] == ["none", "gain:0", "noise:10", "shorter:1"]
+    tested = ["none", "gain:0", "noise:10", "shorter:1", "noise:5"]
+    assert [each["perturbation"] for each in records] == tested
     after = only_run(work)
     np.testing.assert_array_equal(after.perturbed["fuse"]["noise:10"],
                                   before.perturbed["fuse"]["noise:10"])  # fmt: skip
-    again = serpipe("fit", "--head", "lda,svm,best,fuse", "--grid", "svm.C=1,10", "--layers", "1,2")
-    assert again.code == 0  # the run is still complete, and keeps what was measured
+    fit = ("fit", "--head", "lda,svm,best,fuse", "--grid", "svm.C=1,10", "--layers", "1,2")
+    assert serpipe(*fit).code == 0  # the run is still complete, and keeps what was measured
     assert only_run(work).perturbed.keys() == after.perturbed.keys()
+    content = json.loads((after.run / "run.json").read_text())
+    content["provenance"]["versions"]["scikit-learn"] = "0.1"
+    write_hashed(after.run / "run.json", content)
+    assert serpipe(*fit).code == 0  # fitted again: the predictions were of other heads
+    assert not only_run(work).perturbed
 
 
 def test_augmented_heads_are_tested_on_the_clips_alone(work: Path, serpipe: Command) -> None:
@@ -203,8 +224,15 @@ def test_augmented_heads_are_tested_on_the_clips_alone(work: Path, serpipe: Comm
     assert plain.summary.tested == augmented.summary.tested
     assert augmented.summary.folds == plain.summary.folds
     assert (augmented.predicted["lda"][NESTED] != plain.predicted["lda"][NESTED]).any()
-    report = serpipe("report", "n").out
-    assert "trained on" in report and "noise:10" in report
+    bundle = read_bundle_summary(Path("n/bundles/lda"))
+    assert "noise:10" in bundle.trained_on
+    assert not read_bundle_summary(plain.run / "bundles/lda").trained_on
+    records = json.loads(serpipe("report", "n", "--format", "json").out)["tables"]["nested"]
+    assert [each["trained_on"] for each in records] == [bundle.trained_on]
+    assert bundle.trained_on in serpipe("report", "n").out
+    assert bundle.trained_on in (Path("n/bundles/lda/README.md")).read_text()
+    compared = serpipe("report", plain.run, "n")
+    assert compared.code == 0 and "noise:10" in compared.out
 
 
 def test_the_copies_are_not_the_newest_cache(work: Path) -> None:
@@ -215,7 +243,12 @@ def test_the_copies_are_not_the_newest_cache(work: Path) -> None:
 
 
 def test_what_does_not_belong_together_is_refused(
-    work: Path, serpipe: Command, small_encoder: Path, family_encoder: Any, few_clips: Path
+    work: Path,
+    serpipe: Command,
+    small_encoder: Path,
+    family_encoder: Any,
+    few_clips: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run, clips = only_run(work).run, few_clips
     data, noise = ("--data", clips), ("--perturb", "noise:5")
@@ -232,6 +265,8 @@ def test_what_does_not_belong_together_is_refused(
         file["embeddings/mean/1"][0] += 1
     damaged = serpipe("fit", "--head", "lda", "--layers", "1", "--augment", "noise:10")
     assert_refused(damaged, copies.name)
+    monkeypatch.setattr("serpipe.features.perturbed_cache.REVISION", 0)
+    assert_refused(serpipe("fit", "--augment", "gain:0"), "gain-0.h5", "--augment gain:0")
     CACHE.unlink()
     assert_refused(serpipe("robustness", run, *data, *encoder, *noise), run.name, "--cache")
 

@@ -200,6 +200,7 @@ WRONG: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "no corpora": ("[encoders]\n", 1, ("corpora",)),
     "name": ('[corpora]\n"a/b" = "sample"\n[encoders]\na = "whisper-tiny.en"', 2, ("a/b",)),
     "type": ('[corpora]\na = "sample"\n[protocol]\nseed = "1"', 4, ("protocol.seed",)),
+    "augment": ('[corpora]\na = "sample"\n[protocol]\naugment = ["nois:3"]', 4, ("nois:3",)),
     "value": ('[corpora]\na = "sample"\n[protocol]\nnormalise = "x"', 4, ("speaker",)),
     "option": (
         '[corpora]\na = "sample"\n[encoders.b]\nencoder = "whisper-tiny.en"\nmax_second = 1',

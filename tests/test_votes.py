@@ -3,11 +3,13 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.spatial.distance
+from serpipe.artifacts.leaderboard import entry_of
 from serpipe.artifacts.report.probabilities import read_probabilities, read_tied_probabilities
 from serpipe.artifacts.report.report import report_run
 from serpipe.artifacts.run.results import read_results
@@ -18,7 +20,7 @@ from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.heads.lda import LDA
 from serpipe.pipeline.options import Protocol
-from serpipe.pipeline.plan import Plan, make_plan
+from serpipe.pipeline.plan import Plan, cross_corpus_protocols, make_plan
 from serpipe.pipeline.rater_scores import score_shares
 from serpipe.pipeline.ratings import read_ratings_or_votes
 from serpipe.pipeline.votes import SHARE, Votes, alpha_of, shares_of
@@ -119,6 +121,32 @@ def test_votes_are_merged_before_the_majority_is_taken(cache: Path) -> None:
         plan_of(cache, merge={"bored": "sad"})
 
 
+@pytest.mark.parametrize("labels", ["majority", "soft"])
+def test_pairs_of_corpora_predict_the_majorities_that_both_have(cache: Path, labels: str) -> None:
+    opened = open_cache(cache)
+    corpus = np.where(np.arange(40) % 2 == 0, "one", "two")
+    two = replace(opened, clips={**opened.clips, "corpus": corpus})
+    given = {"one": ["angry", "calm"], "two": ["angry", "calm", "sad"]}
+    rows = enumerate(zip(opened.clips["name"].tolist(), corpus.tolist(), strict=True))
+    labelled = [(name, given[c][number // 2 % len(given[c])]) for number, (name, c) in rows]
+    write_votes([(name, rater, label) for name, label in labelled for rater in "AB"])
+    votes = read_ratings_or_votes(Path("votes.csv"), "")
+    protocol = Protocol(split="kfold:2", labels=labels, speakers_per_corpus=True)
+    protocols = cross_corpus_protocols(two, protocol, votes)
+    plans = [make_plan(two, each, votes) for each in protocols]
+    assert [plan.problem.names for plan in plans] == [["angry", "calm"]] * 4
+
+
+def test_a_column_of_too_many_different_labels_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_votes([(f"clip{number}", "A", f"text {number}") for number in range(20)])
+    monkeypatch.setattr("serpipe.pipeline.ratings.MAX_CELLS", 399)
+    with raises_about(UserError, "votes.csv", "perceived", 20, 399):
+        read_ratings_or_votes(Path("votes.csv"), "")
+
+
 def test_alpha_is_that_of_krippendorffs_own_example() -> None:
     """Krippendorff (2011), *Computing Krippendorff's alpha-reliability*, section C: 0.743."""
     rated = "111 2232 3333 3333 2222 1234 4444 1121 2222 555 11 3"
@@ -165,6 +193,9 @@ def test_a_run_on_votes_is_reported_against_the_majority_and_the_raters(
     summary = json.loads((results.run / "run.json").read_text())
     assert summary["agreement"]["alpha"] < 1
     assert any(name == "raters" for name, _ in report_run(results).facts)
+    assert bool(results.summary.trained_on) == (labels == "soft")
+    with raises_about(UserError, results.run.name, "--ratings"):
+        entry_of(results)
 
 
 @pytest.mark.parametrize("labels", ["majority", "soft"])

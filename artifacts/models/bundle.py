@@ -95,6 +95,8 @@ class BundleSummary:
     enrolment: Mapping[str, Any] | None = None
     #: The temperature of the probabilities. None: those of the head itself.
     temperature: float | None = None
+    #: What the head was trained on besides clips with one label each, in words; empty if nothing.
+    trained_on: str = ""
 
     def interval(self, key: str) -> Interval:
         """Return a score in ``result`` with its interval, NaN where there is none.

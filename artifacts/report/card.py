@@ -204,7 +204,7 @@ def _bundle_text(bundle: BundleSummary, title: str) -> str:
     return (
         f"{title}{f' ({parameters})' if parameters else ''} on layer {bundle.layer['name']} of a "
         f"frozen `{bundle.encoder.get('encoder')}` (weights {weights}), {bundle.pooling} pooling "
-        "over time."
+        "over time." + (f" It was trained on {bundle.trained_on}." if bundle.trained_on else "")
     )
 
 

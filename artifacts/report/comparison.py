@@ -32,7 +32,7 @@ BEST_OF_RUNS = (
     "inside the folds (--layers all, --head best)."
 )
 
-_NO_COPIES = "trained on the clips alone"
+_CLIPS_ALONE = "the training clips alone"
 
 
 @dataclass(frozen=True)
@@ -368,12 +368,15 @@ def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]
             "layers": f"layers {_ranges(summary.layers)}",
             "normalise": f"normalised by {summary.normalise}",
             "split": summary.split_title,
-            "augment": _augment(summary),
+            "trained_on": f"trained on {summary.trained_on or _CLIPS_ALONE}",
             "grid": _differing_grid(summary, summaries),
         }
         for summary in summaries
     ]
-    for name, usual in (("normalise", "normalised by none"), ("augment", _NO_COPIES)):
+    for name, usual in (
+        ("normalise", "normalised by none"),
+        ("trained_on", f"trained on {_CLIPS_ALONE}"),
+    ):
         if all(each[name] == usual for each in described):
             for each in described:
                 del each[name]
@@ -391,12 +394,6 @@ def _differences(summaries: Sequence[RunSummary]) -> tuple[str, tuple[str, ...]]
         if len(set(titles)) < len(titles):
             titles = [", ".join(filter(None, pair)) for pair in zip(titles, more, strict=True)]
     return shared, tuple(titles)
-
-
-def _augment(summary: RunSummary) -> str:
-    """Return the copies of clips that a run was trained on, in words."""
-    perturbations = summary.protocol.get("augment", ())
-    return f"trained on copies, too: {', '.join(perturbations)}" if perturbations else _NO_COPIES
 
 
 def _differing_grid(summary: RunSummary, summaries: Sequence[RunSummary]) -> str:

@@ -55,16 +55,15 @@ def perturbed_scores(results: RunResults, head: str) -> tuple[PerturbedScore, ..
     pairs = [(name, UNPERTURBED) for name in results.perturbed[head]]
     compared = {each.first: each for each in compare(sums, measure, pairs=pairs)}
     is_label = bool(results.summary.labels)
+    group_of_clip = {column: results.group_of_clip(column) for column in results.group_columns}
 
     def of_groups(of_clips: NDArray[Any]) -> dict[tuple[str, str], float]:
         return {
             (column, group): float(
-                measure.first(
-                    results.count_by_cluster(of_clips, results.clips[column] == group).sum(axis=0)
-                )
+                measure.first(results.count_by_cluster(of_clips, of_column == group).sum(axis=0))
             )
-            for column in results.group_columns
-            for group in np.unique(results.clips[column]).tolist()
+            for column, of_column in group_of_clip.items()
+            for group in np.unique(of_column).tolist()
         }
 
     return tuple(
@@ -101,7 +100,6 @@ def perturbed_table(results: RunResults, head: str, scores: Sequence[PerturbedSc
             **identity(results.summary),
             "head": head,
             "perturbation": each.perturbation,
-            "augment": _augment(results),
             **flat(each.scores),
             **flat_difference(compared),
             "changed": each.changed,
@@ -124,23 +122,16 @@ def perturbed_table(results: RunResults, head: str, scores: Sequence[PerturbedSc
 
 
 def _note(results: RunResults) -> str:
-    trained = _augment(results)
     trains = results.summary.split_kind.trains
     return " ".join([
         "The test clips are perturbed; differences are paired, from the same clips as they are. "
         f"Bold: resolved, p (Holm) below {RESOLVED}.",
         *([
             "In each fold, the head is the one that was fitted there"
-            + (f", to the training clips and perturbed copies of them ({trained})." if trained
-               else ", to clips that are not perturbed.")
+            f", to {results.summary.trained_on or 'clips that are not perturbed'}."
         ] if trains else []),
         "Real devices, rooms and networks differ: see docs/how-to/test-robustness.md.",
     ])  # fmt: skip
-
-
-def _augment(results: RunResults) -> str:
-    """Return the perturbations of the copies that the heads were trained on, as text."""
-    return ", ".join(results.summary.protocol.get("augment", ()))
 
 
 def perturbed_lines(results: RunResults) -> list[str]:

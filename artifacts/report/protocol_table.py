@@ -253,6 +253,7 @@ def _differ(one: RunSummary, other: RunSummary) -> list[str]:
         "changes": "labels",
         "normalise": "normalisation",
         "layers": "layers",
+        "trained_on": "what heads are trained on",
     }
     return [title for name, title in same.items() if getattr(one, name) != getattr(other, name)]
 

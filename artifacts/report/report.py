@@ -332,17 +332,8 @@ def facts(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         ("split", summary.split_title),
         *((("assumed", "; ".join(summary.assumptions)),) if summary.assumptions else ()),
         ("chosen", summary.inner),
-        *_augmented(summary),
+        *((("trained on", summary.trained_on),) if summary.trained_on else ()),
     )
-
-
-def _augmented(summary: RunSummary) -> tuple[tuple[str, str], ...]:
-    """Return which copies of the training clips the heads were fitted on, if there are any."""
-    perturbations = summary.protocol.get("augment", ())
-    if not perturbations:
-        return ()
-    text = f"the training clips and perturbed copies of each: {', '.join(perturbations)}"
-    return (("trained on", text),)
 
 
 def _agreement(summary: RunSummary) -> tuple[tuple[str, str], ...]:

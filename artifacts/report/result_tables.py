@@ -50,6 +50,7 @@ def identity(summary: RunSummary) -> dict[str, Any]:
         "split": summary.split,
         "hold_out": summary.hold_out,
         "normalise": summary.normalise,
+        "trained_on": summary.trained_on,
         "clips": summary.clips,
         "speakers": len(summary.speakers),
         "warning": "; ".join(summary.warnings),

@@ -1,6 +1,6 @@
 """``perturbed/HEAD.csv``: predictions for perturbed copies of the tested clips."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UserError
+from ...features.perturbation import read_perturbations
 from .csv_files import are_predictions, as_array, read_table, write_csv
-from .summary import RunSummary, update_hashes
+from .summary import REMEDY, RunSummary, update_hashes
 
 #: Predictions by perturbation, such as ``"noise:10"``; each of shape (n_clips,).
 Perturbed = Mapping[str, NDArray[Any]]
@@ -48,13 +49,23 @@ def read_perturbed(
         paths.setdefault(perturbation, []).append(row.get("path") or "")
         predicted.setdefault(perturbation, []).append(row.get("predicted") or "")
     expected = clips["path"].tolist()
+    are_known = _are_names(predicted)
     for perturbation, values in predicted.items():
-        if paths[perturbation] != expected or not are_predictions(values, labels):
+        is_whole = paths[perturbation] == expected and are_predictions(values, labels)
+        if not is_whole or not are_known:
             raise UserError(
-                f"{run / name}, {perturbation}: its clips or labels are not those of clips.csv, in "
-                "the same order; remove the file and run the same command again"
+                f"{run / name}, {perturbation!r}: is not a perturbation, or its clips or labels "
+                f"are not those of clips.csv, in the same order; {REMEDY}"
             )
     return {name: as_array(values, labels) for name, values in predicted.items()}
+
+
+def _are_names(names: Collection[str]) -> bool:
+    """Return whether each text is a perturbation, as :func:`save_perturbed` writes it."""
+    try:
+        return [str(each) for each in read_perturbations("", names)] == list(names)
+    except UserError:
+        return False
 
 
 def perturbed_name(head: str) -> str:

@@ -49,7 +49,7 @@ from ...pipeline.heads.fused import FusedMember
 from ...pipeline.layers import Candidate, weigh
 from ...pipeline.measures import MEASURES
 from ...pipeline.novelty import NoveltyDetector, fit_novelty_detector
-from ...pipeline.options import Protocol
+from ...pipeline.options import Protocol, trained_on
 from ...pipeline.plan import (
     Plan,
     anything_to_choose,
@@ -629,6 +629,7 @@ class _BundleSaving:
             changes=plan.target.changes,
             labels=problem.names,
             normalise=plan.protocol.normalise,
+            trained_on=trained_on(plan.protocol.as_dict()),
             converged=fitted.converged,
             result={
                 "split": plan.split.title,

@@ -60,7 +60,7 @@ def find_cache(
     where = given or CACHES
     raise UserError(
         f"{where}: {run} was not fitted on {'it' if given else 'any cache there'}; name the cache "
-        "with --cache"
+        "with --cache and, if the labels were in a separate table, that table with --ratings"
     )
 
 

@@ -22,6 +22,7 @@ from .enrolment_file import describe_enrolment, save_enrolment
 from .fold_results import remove_fold_results
 from .identity import tested_hashes
 from .latest import RUNS
+from .perturbed_file import perturbed_name
 from .summary import HeadSummary, RunSummary, check_run, read_summary, update_hashes, write_summary
 from .ties_file import save_ties
 
@@ -72,6 +73,8 @@ class Recorder:
     ) -> None:
         """Write predictions, search and enrolment of a head, and then list it in ``run.json``."""
         plan = self.plan
+        # A run that other versions made may have left them; they are of other heads.
+        (self.run / perturbed_name(name)).unlink(missing_ok=True)
         save_predictions(
             self.run, name, fit, plan.tested_clips, plan.tested_labels, plan.split.folds
         )

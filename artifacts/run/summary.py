@@ -33,6 +33,7 @@ from ...errors import UserError
 from ...integrity import MODEL_HASHES, check_files, hash_files, read_record_json, write_sealed_json
 from ...pipeline.heads import BEST, FUSE
 from ...pipeline.marks import Mark
+from ...pipeline.options import trained_on
 from ...pipeline.split_kind import SplitKind
 from ...schema import from_json
 from .encoder_key import read_encoder_key
@@ -147,6 +148,11 @@ class RunSummary:
     def split_kind(self) -> SplitKind:
         """The kind of the split."""
         return SplitKind.of(self.split)
+
+    @property
+    def trained_on(self) -> str:
+        """What heads were trained on, in words; empty if that is clips with one label each."""
+        return trained_on(self.protocol)
 
     @property
     def finetuned_head(self) -> str | None:
@@ -307,6 +313,8 @@ def _check_summary(summary: RunSummary) -> None:
         from_json(_Agreement, summary.agreement)
     if summary.given_name:
         check_given_name(summary.given_name)
+    if not summary.trained_on.isprintable():
+        raise ValueError("protocol has characters that cannot be printed")
     if any(len(finding) != 2 for finding in summary.findings):
         raise ValueError("a finding is not a code and a text")
     if summary.probe is not None and not _is_plain_name(summary.probe):

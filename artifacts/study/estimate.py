@@ -9,9 +9,11 @@ import numpy as np
 from ...corpora import Clip
 from ...errors import UserError, counted
 from ...features.encoder_cost import EncoderCost
+from ...features.perturbation import read_perturbations
 from ...pipeline.fit_cost import seconds_of_run, seconds_per_fit
 from ...pipeline.heads import find_heads, read_grids
 from ...pipeline.layers import choose_layers
+from ...pipeline.options import Protocol
 from ...pipeline.split_kind import SplitKind
 from ...progress import Say
 from ..report.report import Report
@@ -64,6 +66,7 @@ def report_estimate(
     fits: dict[tuple[str, int, int], float] = {}
     rows = []
     for corpus in study.corpora:
+        copies = _copies(corpus.protocol)
         for encoder in study.encoders:
             cost, own = known.get((encoder.name, corpus.name)), clips[corpus.name]
             cells = [c for c in study.cells if c.corpus is corpus and c.encoder is encoder]
@@ -83,7 +86,7 @@ def report_estimate(
                     encoder.name,
                     len(own),
                     cost.audio_seconds * len(own) / per_clip if cost else math.nan,
-                    _needed(cost.seconds * len(own) / per_clip if cost else None, lacking),
+                    _needed(copies * cost.seconds * len(own) / per_clip if cost else None, lacking),
                     len(cells),
                     len(todo),
                     _needed(
@@ -94,7 +97,8 @@ def report_estimate(
                         todo,
                     ),
                     _needed(
-                        cost.layers
+                        copies
+                        * cost.layers
                         * cost.width
                         * len(lacking)
                         * len(own)
@@ -194,7 +198,13 @@ def _fit_seconds(
         if key not in fits:
             fits[key] = seconds_per_fit(head, grids[head.name], width, n_labels)
     per_fit = [(head, fits[head.name, width, n_labels]) for head in heads]
-    return seconds_of_run(per_fit, len(clips), _n_layers(cell, cost), _n_folds(cell, clips))
+    n_clips = _copies(cell.protocol) * len(clips)
+    return seconds_of_run(per_fit, n_clips, _n_layers(cell, cost), _n_folds(cell, clips))
+
+
+def _copies(protocol: Protocol) -> int:
+    """Return how many times each clip is extracted and trained on, perturbed or not."""
+    return 1 + len(read_perturbations("augment", protocol.augment))
 
 
 def _n_layers(cell: Cell, cost: EncoderCost) -> int:

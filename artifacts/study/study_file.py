@@ -15,6 +15,7 @@ from ...choices import check_choice
 from ...errors import UserError, first_line
 from ...features.names import OPENSMILE, check_checkpoint_name
 from ...features.options import ExtractOptions
+from ...features.perturbation import read_perturbations
 from ...files import read_text
 from ...pipeline.options import Protocol
 from ...remote import as_location
@@ -382,6 +383,8 @@ def _corpus(
     for each in own_heads:
         file.checked((*keys, "heads"), partial(_find_heads, each), each)
     protocol = file.options(Protocol, {("protocol",): shared, keys: own})
+    of_augment = keys if "augment" in own else ("protocol",)
+    file.checked((*of_augment, "augment"), partial(read_perturbations, "augment", protocol.augment))
     trained, tested = set(protocol.train_on), set(protocol.test_on)
     if trained and tested and trained != tested:  # tables of a study are titled with the split
         raise file.error(
