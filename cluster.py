@@ -349,8 +349,13 @@ class _LostError(MachineError):
 def _outcome(client: Client, future: Any) -> Any:
     """Return the result of a task; raise if the scheduler was lost."""
     try:
-        error = future.exception()
-        return Failed(error) if error else future.result()
+        while True:
+            try:
+                error = future.exception(timeout=_CHECK_SECONDS)
+                return Failed(error) if error else future.result(timeout=_CHECK_SECONDS)
+            except TimeoutError:  # a large result may take longer
+                if future.status not in ("finished", "error"):
+                    return Failed(_LostError("its worker died after it had finished"))
     except (FutureCancelledError, OSError) as lost:
         time.sleep(0.5)  # until the client has noticed as well
         if client.status != "running":
