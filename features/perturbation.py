@@ -34,7 +34,7 @@ REVISION = 1
 SPELLING = "noise:DB|telephone|mp3:KBPS|reverb[:S]|gain:DB|clip[:PERCENT]|shorter:S"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Perturbation:
     """A change that is made to every clip, such as noise at 10 dB.
 
