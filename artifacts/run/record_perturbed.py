@@ -33,10 +33,11 @@ REPRODUCED = 0.99
 
 def find_cache(
     run: Path, summary: RunSummary, given: Path | None, ratings: Ratings | Votes | None
-) -> Cache:
-    """Return the cache that a run was fitted on: the given one, or one in the default folder.
+) -> tuple[Cache, Plan]:
+    """Return the cache that a run was fitted on, and its protocol applied to that cache.
 
-    Raise UserError if it is not found, or cannot be perturbed.
+    The cache is the given one, or one in the default folder. Raise UserError if it is not found, or
+    if the run cannot be tested on perturbed clips.
     """
     if summary.kind is not RunKind.FITTED or summary.has_mark(MarkKind.STREAMED):
         raise UserError(
@@ -52,8 +53,7 @@ def find_cache(
             cache = open_cache(path)
             check_table(cache)
             if cache.key == summary.encoder:
-                _plan(run, summary, cache, ratings)
-                return cache
+                return cache, _plan(run, summary, cache, ratings)
         except UserError:
             if given is not None:
                 raise
@@ -67,9 +67,9 @@ def find_cache(
 def record_perturbed(
     run: Path,
     cache: Cache,
+    plan: Plan,
     perturbations: Sequence[Perturbation],
     *,
-    ratings: Ratings | Votes | None = None,
     jobs: int = 1,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -84,11 +84,11 @@ def record_perturbed(
     run : Path
         Folder of a run of ``serpipe fit``.
     cache : Cache
-        From :func:`find_cache`; the caches of the perturbed clips are beside it.
+        That of the run; the caches of the perturbed clips are beside it.
+    plan : Plan
+        The protocol of the run, applied to the cache; both are from :func:`find_cache`.
     perturbations : sequence of Perturbation
         What to test. Those that the run already has are not computed again.
-    ratings : Ratings or Votes, optional
-        As :func:`~serpipe.artifacts.run.record_fit.record_run` takes them.
     jobs : int
         Number of processes.
     track, say : callable
@@ -101,7 +101,6 @@ def record_perturbed(
     """
     results = read_results(run)
     summary = results.summary
-    plan = _plan(run, summary, cache, ratings)
     known = {head: read_perturbed(run, head, summary, results.clips) for head in summary.heads}
     missing = [
         each
