@@ -41,7 +41,7 @@ from .copies import content_hash, keep_consistent, mark_recordings
 from .decoding import DecodedClip
 from .engine import Engine
 from .in_order import in_order
-from .names import ENGINE_ERROR
+from .names import NOT_IDENTIFYING
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
 from .perturbation import Perturbation
@@ -331,10 +331,8 @@ def _existing(
     if overwrite:
         return (cache if cache and cache.key == key and not wrong_with(cache) else None), key
     recorded = cache.key if cache else parts.key() or key
-    # The hashes of weights and configuration identify the encoder; a revision may be a branch, and
-    # the error of an engine is a measurement.
     same = {
-        name: recorded.get(name, value) if name in ("revision", ENGINE_ERROR) else value
+        name: recorded.get(name, value) if name in NOT_IDENTIFYING else value
         for name, value in key.items()
     }
     for path, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):
