@@ -112,7 +112,7 @@ def robustness(
     engine: LocalEngine | None = None
     for perturbation in perturbations:
         say(f"copies   {perturbation}")
-        with suppress(UserError):  # whoever made them, all are there
+        with suppress(UserError):  # missing, incomplete or of another encoder or revision
             say(f"         already there: {open_perturbed(found, perturbation).cache.path}")
             continue
         engine = engine or _engine(found, encoder, revision, devices, threads)

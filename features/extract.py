@@ -224,10 +224,10 @@ def extract_perturbed(
 ) -> Extraction:
     """Embed perturbed copies of the clips of a cache, and write a cache of these beside it.
 
-    Clips that the cache does not hold are left out; copies of clips that it no longer holds are
-    dropped, and so are copies that another version or another encoder made. ``engine`` is that of
-    the cache. The other parameters, the result and the errors are
-    those of :func:`extract`; raise UserError, too, if a clip of the cache is not among ``clips``.
+    Clips that the cache does not hold are left out. Copies of clips that it no longer holds are
+    dropped, as are copies that were made with another version or another encoder. ``engine`` is
+    that of the cache. The other parameters, the result and the errors are those of :func:`extract`;
+    UserError is also raised if a clip of the cache is not among ``clips``.
     """
     clip_of = {(clip.corpus, clip.name): clip for clip in clips}
     columns = (cache.clips[name].tolist() for name in ("corpus", "name", "path"))
@@ -251,7 +251,7 @@ def extract_perturbed(
     )
     try:
         return embed(overwrite=overwrite)
-    except OtherCacheError:  # such copies cannot be completed, and this path is for no others
+    except OtherCacheError:  # these copies cannot be completed, and the path is for copies alone
         return embed(overwrite=True)
 
 
