@@ -19,8 +19,8 @@ from .perturbation import Perturbation
 TELEPHONE_RATE, TELEPHONE_BAND = 8_000, (300, 3_400)
 #: Rate in Hz at which MP3 is encoded. Its frames there have 8 to 160 kbit/s.
 MP3_RATE, MP3_BIT_RATES = 16_000, (8, 160)
-#: Samples by which encoder and decoder delay MP3 whose header has no room to state it: below 48
-#: kbit/s. 576 of LAME and 529 of every decoder.
+#: Delay in samples of MP3 below 48 kbit/s, where the header has no room to state it: 576 of the
+#: encoder, LAME, and 529 of any decoder.
 MP3_DELAY = 576 + 529
 #: Frequency in Hz below which the power density of the noise is constant; that of pink noise would
 #: grow without limit.

@@ -65,7 +65,7 @@ def open_perturbed(cache: Cache, perturbation: Perturbation) -> PerturbedCache:
     """
     if isinstance(cache, JoinedCache):
         raise UserError(
-            f"{perturbation}: perturbed copies are found beside a single cache; name one --cache"
+            f"{perturbation}: perturbed copies belong to a single cache; name one with --cache"
         )
     path = perturbed_path(cache.path, perturbation)
     remedy = f"run `serpipe extract` with --augment {perturbation}"

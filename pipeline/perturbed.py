@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ..progress import Track, no_track
-from .augmentation import count_copies, with_copies
 from .fit import Problem
 from .folds import Fold
 from .heads import FUSE, HEADS, Params
 from .heads.fused import log_probabilities, weigh_members
 from .layers import Candidate, weigh
-from .search import all_columns, flatten_layers, weight_argument
+from .search import all_columns, prepare_fits
 
 
 @dataclass(frozen=True)
@@ -150,20 +149,18 @@ def _fit_and_predict(
     ``tested`` has the embeddings of the test clips, shape (n_copies, n_test, n_features), or
     (n_copies, n_layers, n_test, n_features) where the weights of layers are learnt.
     """
-    labels, speakers = problem.labels, problem.kept_together
     with threadpool_limits(1):  # the last digits depend on it
-        train = with_copies(fold.train, len(labels), count_copies(X, labels))
-        flat, weights = flatten_layers(X, labels, fold.train, problem.weights)
+        fit_path, y, _, weights = prepare_fits(
+            HEADS[member.head],
+            X,
+            problem.labels,
+            problem.kept_together,
+            fold.train,
+            problem.seed,
+            problem.weights,
+        )
         if weights:
             tested = np.stack([weigh(each, np.array(weights)) for each in tested])
-        y = labels[train % len(labels)]
-        fit_path = HEADS[member.head].path_fitter(
-            flat[train],
-            y,
-            speakers[train % len(labels)],
-            problem.seed,
-            **weight_argument(problem.weights, train % len(labels)),
-        )
         stacked = tested.reshape(-1, tested.shape[-1])
         result = next(fit_path(np.arange(len(y)), stacked, [member.params]))
     shape = tested.shape[:2]

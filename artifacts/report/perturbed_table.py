@@ -121,7 +121,7 @@ def perturbed_table(results: RunResults, head: str) -> Table:
 def _note(results: RunResults) -> str:
     trains = results.summary.split_kind.trains
     return " ".join([
-        "The test clips are perturbed; differences are paired, from the same clips as they are. "
+        "The test clips are perturbed; differences from the unperturbed clips are paired. "
         f"Bold: resolved, p (Holm) below {RESOLVED}.",
         *([
             "In each fold, the head is the one that was fitted there"

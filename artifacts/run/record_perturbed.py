@@ -47,7 +47,7 @@ def find_cache(
     if not summary.protocol:
         raise UserError(f"{run}: was made by an earlier version; run `serpipe fit` again")
     if "joined" in summary.encoder:
-        raise UserError(f"{run}: is of several caches; name a run that was fitted on one")
+        raise UserError(f"{run}: was fitted on several caches; name a run that was fitted on one")
     for path in reversed(by_age(CACHES, "*.h5")) if given is None else [given]:
         try:
             cache = open_cache(path)
@@ -133,8 +133,8 @@ def record_perturbed(
         same = float(np.mean(_nearly_equal(unperturbed, results.predicted[head][NESTED])))
         if same < REPRODUCED:
             raise UserError(
-                f"{run}: {head}, fitted again, gives other predictions for {1 - same:.0%} of the "
-                "clips, as with other versions of packages; run `serpipe fit` again"
+                f"{run}: {head} gives other predictions for {1 - same:.0%} of the clips when it is "
+                "fitted again, perhaps with other versions of packages; run `serpipe fit` again"
             )
     for head, (_, *perturbed) in predicted.items():
         new = dict(zip(map(str, missing), perturbed, strict=True))
@@ -150,7 +150,9 @@ def _plan(run: Path, summary: RunSummary, cache: Cache, ratings: Ratings | Votes
         raise UserError(f"{run / 'run.json'}: {error}; run `serpipe fit` again") from None
     plan = make_plan(cache, protocol, ratings)
     if content_hash(cache.key, cache.checksums(), plan.clips) != summary.content:
-        raise UserError(f"{cache.path}: is not what {run} was fitted on; name its --cache")
+        raise UserError(
+            f"{cache.path}: is not what {run} was fitted on; name its cache with --cache"
+        )
     return plan
 
 
