@@ -105,14 +105,14 @@ def robustness(
     say(f"run      {folder}" + ("" if run else ", the newest"))
     rated = open_ratings(ratings, summary.target, say)
     given = cache if cache is None or isinstance(cache, str | Path) else cache.path
-    found = find_cache(folder, summary, Path(given) if given else None, rated)
+    found, plan = find_cache(folder, summary, Path(given) if given else None, rated)
     say(f"cache    {found.path}")
     clips = gather(addresses(data), manifest, say=say)
     threads = thread_count(jobs)
     engine: LocalEngine | None = None
     for perturbation in perturbations:
         say(f"copies   {perturbation}")
-        with suppress(UserError):  # whoever made them, all are there
+        with suppress(UserError):  # missing, incomplete or of another encoder or revision
             say(f"         already there: {open_perturbed(found, perturbation).cache.path}")
             continue
         engine = engine or _engine(found, encoder, revision, devices, threads)
@@ -128,9 +128,7 @@ def robustness(
             f"         {counted(done.computed, 'clip')} computed, {done.reused} already there: "
             f"{done.cache.path}"
         )
-    record_perturbed(
-        folder, found, perturbations, ratings=rated, jobs=threads, track=track, say=say
-    )
+    record_perturbed(folder, found, plan, perturbations, jobs=threads, track=track, say=say)
     results = read_results(folder)
     for line in headline(results):
         say(line)

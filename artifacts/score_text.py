@@ -37,13 +37,15 @@ def percent_interval(interval: Interval) -> str:
 
 def difference_text(difference: Interval, measure: Measure) -> str:
     """Return a difference of scores with its interval, if it has one, all with signs."""
-    digits = 1 if measure.in_percent else 3
     value, low, high = (
-        measure.scale * each for each in (difference.value, difference.low, difference.high)
+        signed_text(each, measure) for each in (difference.value, difference.low, difference.high)
     )
-    if math.isnan(low):
-        return f"{value:+.{digits}f}"
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return value if math.isnan(difference.low) else f"{value} [{low}, {high}]"
+
+
+def signed_text(difference: float, measure: Measure) -> str:
+    """Return a difference of scores with its sign, as :func:`score_text` returns a score."""
+    return f"{measure.scale * difference:+.{1 if measure.in_percent else 3}f}"
 
 
 def p_text(value: float) -> str:

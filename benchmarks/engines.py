@@ -24,6 +24,7 @@ WAYS = [("torch", "float32"), ("torch", "bf16"), ("openvino", "float32"), ("open
 
 
 def main() -> None:
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of audio files")
@@ -54,7 +55,9 @@ def main() -> None:
     audio = sum(map(len, clips)) / 16000
     reference = sum(seconds["torch", "float32"])
     plain = sum(seconds["plain", "float32"])
-    print("| engine | precision | audio-s per core-s | against torch | against plain | error |")
+    print(
+        "| engine | precision | audio-s per core-s | relative to torch | relative to plain | error |"
+    )
     print("|---|---|---:|---:|---:|---:|")
     for way in [("plain", "float32"), *WAYS]:
         total = sum(seconds[way])

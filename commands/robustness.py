@@ -27,12 +27,9 @@ def robustness(options: dict[str, Any], format: ResultFormatOption = ResultForma
 
 def print_perturbed(results: "RunResults", format: ResultFormat) -> dict[str, Any]:
     """Print what perturbations cost each head, unless as JSON, and return the records."""
-    from ..artifacts.report.perturbed_table import perturbed_scores, perturbed_table
+    from ..artifacts.report.perturbed_table import perturbed_table
 
-    tables = [
-        perturbed_table(results, head, perturbed_scores(results, head))
-        for head in results.perturbed
-    ]
+    tables = [perturbed_table(results, head) for head in results.perturbed]
     if format is ResultFormat.TABLE:
         for table in tables:
             print_table(table)

@@ -41,7 +41,7 @@ from .copies import content_hash, keep_consistent, mark_recordings
 from .decoding import DecodedClip
 from .engine import Engine
 from .in_order import in_order
-from .names import ENGINE_ERROR
+from .names import NOT_IDENTIFYING
 from .other_caches import caches_beside, copy_rows
 from .parts import Parts, read_layer
 from .perturbation import Perturbation
@@ -224,10 +224,10 @@ def extract_perturbed(
 ) -> Extraction:
     """Embed perturbed copies of the clips of a cache, and write a cache of these beside it.
 
-    Clips that the cache does not hold are left out; copies of clips that it no longer holds are
-    dropped, and so are copies that another version or another encoder made. ``engine`` is that of
-    the cache. The other parameters, the result and the errors are
-    those of :func:`extract`; raise UserError, too, if a clip of the cache is not among ``clips``.
+    Clips that the cache does not hold are left out. Copies of clips that it no longer holds are
+    dropped, as are copies that were made with another version or another encoder. ``engine`` is
+    that of the cache. The other parameters, the result and the errors are those of :func:`extract`;
+    UserError is also raised if a clip of the cache is not among ``clips``.
     """
     clip_of = {(clip.corpus, clip.name): clip for clip in clips}
     columns = (cache.clips[name].tolist() for name in ("corpus", "name", "path"))
@@ -251,7 +251,7 @@ def extract_perturbed(
     )
     try:
         return embed(overwrite=overwrite)
-    except OtherCacheError:  # such copies cannot be completed, and this path is for no others
+    except OtherCacheError:  # these copies cannot be completed, and the path is for copies alone
         return embed(overwrite=True)
 
 
@@ -331,10 +331,8 @@ def _existing(
     if overwrite:
         return (cache if cache and cache.key == key and not wrong_with(cache) else None), key
     recorded = cache.key if cache else parts.key() or key
-    # The hashes of weights and configuration identify the encoder; a revision may be a branch, and
-    # the error of an engine is a measurement.
     same = {
-        name: recorded.get(name, value) if name in ("revision", ENGINE_ERROR) else value
+        name: recorded.get(name, value) if name in NOT_IDENTIFYING else value
         for name, value in key.items()
     }
     for path, theirs in ((out, cache.key if cache else None), (parts.folder, parts.key())):

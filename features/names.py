@@ -15,6 +15,9 @@ OPENSMILE = "opensmile:"
 OPENVINO = "openvino"
 #: Entry of a cache's key with the error of such an engine.
 ENGINE_ERROR = "engine_error"
+#: Entries of a cache's key that do not identify its embeddings: a revision may be a branch, and the
+#: hashes of weights and configuration take its place; the error of an engine is a measurement.
+NOT_IDENTIFYING = ("revision", ENGINE_ERROR)
 POOLINGS = ("mean", "std")
 DEFAULT_ENCODER = "facebook/wav2vec2-base"
 #: Encoders that ship with the package.

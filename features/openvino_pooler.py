@@ -24,12 +24,12 @@ from .front_end import FrontEnd
 from .padding import Valid
 from .pooling import Pooled, hook_layers, pool
 
-#: Values of ``--precision`` that it has, by its names for them.
+#: Values of ``--precision`` that OpenVINO supports, with its names for them.
 PRECISIONS = {"float32": "f32", "bf16": "bf16"}
-#: Largest relative error of a layer against torch in float32, by precision: several times what was
-#: measured, so that the graph must be wrong beyond it.
+#: Largest accepted relative error of a layer against torch in float32, by precision: several times
+#: what was measured, so that a larger error means that the graph is wrong.
 LARGEST_ERRORS = {"float32": 1e-3, "bf16": 0.25}
-#: Samples of the clip with which an encoder is traced, and at most, of any clip: more than an hour.
+#: Samples of the clip that an encoder is traced with, and the most of any clip: more than an hour.
 _EXAMPLE, _LONGEST = 48_000, 1 << 26
 
 
@@ -124,7 +124,7 @@ class OpenVinoPooler:
                     "NUM_STREAMS": n_cores,  # one thread for each clip
                 },
             )
-        except Exception as error:  # both raise what their many parts raise
+        except Exception as error:  # both raise exceptions of many types
             raise UserError(
                 f"--engine openvino: cannot represent the encoder ({first_line(error)}); use "
                 "--engine torch"
@@ -154,7 +154,7 @@ class OpenVinoPooler:
 
 
 def check_engine(name: str, family: Family, device: str, precision: str, *, compiled: bool) -> None:
-    """Raise a UserError if an encoder of a family cannot run with OpenVINO.
+    """Raise a UserError if OpenVINO cannot run an encoder of a family.
 
     ``name`` is that of the encoder; the other arguments are the values of ``--devices``,
     ``--precision`` and ``--compile``.

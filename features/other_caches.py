@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 from .cache import Cache, open_cache, wrong_with
 from .cache_rows import stamp_of
-from .names import ENGINE_ERROR
+from .names import NOT_IDENTIFYING
 
 #: The newest caches of the folder are opened, which takes a third of a second each.
 MOST_CACHES = 20
@@ -63,9 +63,6 @@ def copy_rows(
 
 
 def _common(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that must agree for copying.
-
-    The hash of the weights replaces the revision; the error of an engine is a measurement.
-    """
-    ignored = ("poolings", "revision", ENGINE_ERROR)
+    """Return the fields that must agree for copying."""
+    ignored = ("poolings", *NOT_IDENTIFYING)
     return {name: value for name, value in key.items() if name not in ignored}

@@ -19,8 +19,8 @@ from .perturbation import Perturbation
 TELEPHONE_RATE, TELEPHONE_BAND = 8_000, (300, 3_400)
 #: Rate in Hz at which MP3 is encoded. Its frames there have 8 to 160 kbit/s.
 MP3_RATE, MP3_BIT_RATES = 16_000, (8, 160)
-#: Samples by which encoder and decoder delay MP3 whose header has no room to state it: below 48
-#: kbit/s. 576 of LAME and 529 of every decoder.
+#: Delay in samples of MP3 below 48 kbit/s, where the header has no room to state it: 576 of the
+#: encoder, LAME, and 529 of any decoder.
 MP3_DELAY = 576 + 529
 #: Frequency in Hz below which the power density of the noise is constant; that of pink noise would
 #: grow without limit.
@@ -94,10 +94,7 @@ def _telephone(waveform: Waveform, rate: int) -> NDArray[np.float32]:
     narrow = soxr.resample(waveform, rate, TELEPHONE_RATE, quality="VHQ")
     sections = butter(4, TELEPHONE_BAND, "bandpass", fs=TELEPHONE_RATE, output="sos")
     limited = np.clip(sosfilt(sections, narrow), -1, 1)
-    content = io.BytesIO()
-    soundfile.write(content, limited, TELEPHONE_RATE, format="WAV", subtype="ULAW")
-    content.seek(0)
-    decoded, _ = soundfile.read(content, dtype="float32")
+    decoded = _encode_and_decode(limited, TELEPHONE_RATE, format="WAV", subtype="ULAW")
     return _at_length(soxr.resample(decoded, TELEPHONE_RATE, rate, quality="VHQ"), len(waveform))
 
 
@@ -105,26 +102,31 @@ def _mp3(waveform: Waveform, rate: int, kilobits: float) -> NDArray[np.float32]:
     """Encode and decode a clip as MP3 at a constant bit rate."""
     at_rate = waveform if rate == MP3_RATE else soxr.resample(waveform, rate, MP3_RATE, "VHQ")
     lowest, highest = MP3_BIT_RATES
-    content = io.BytesIO()
-    with soundfile.SoundFile(
-        content,
-        "w",
-        samplerate=MP3_RATE,
-        channels=1,
+    decoded = _encode_and_decode(
+        at_rate,
+        MP3_RATE,
         format="MP3",
         subtype="MPEG_LAYER_III",
         bitrate_mode="CONSTANT",
         # How libsndfile states a bit rate; it refuses 1.
         compression_level=min((highest - kilobits) / (highest - lowest), 0.9999),
-    ) as file:
-        file.write(at_rate)
-    content.seek(0)
-    decoded, _ = soundfile.read(content, dtype="float32")
+    )
     if len(decoded) > len(at_rate):
         decoded = decoded[MP3_DELAY:]
     if rate != MP3_RATE:
         decoded = soxr.resample(decoded, MP3_RATE, rate, "VHQ")
     return _at_length(decoded, len(waveform))
+
+
+def _encode_and_decode(
+    samples: NDArray[np.floating], rate: int, **file_format: str | float
+) -> NDArray[np.float32]:
+    """Write a clip to a file in memory and read it again; its format is as soundfile takes it."""
+    content = io.BytesIO()
+    soundfile.write(content, samples, rate, **file_format)
+    content.seek(0)
+    decoded: NDArray[np.float32] = soundfile.read(content, dtype="float32")[0]
+    return decoded
 
 
 def _reverberate(

@@ -29,12 +29,12 @@ KINDS = {
     "clip": _Kind("the percentage of clipped samples", 0.1, 50, 10),
     "shorter": _Kind("the seconds that are kept", 0.1, 600),
 }
-#: Increased when a perturbation is computed in another way: copies of before are made again.
+#: Increased whenever a perturbation is computed differently: earlier copies are then made again.
 REVISION = 1
 SPELLING = "noise:DB|telephone|mp3:KBPS|reverb[:S]|gain:DB|clip[:PERCENT]|shorter:S"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Perturbation:
     """A change that is made to every clip, such as noise at 10 dB.
 

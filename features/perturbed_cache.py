@@ -13,9 +13,9 @@ from .cache import Cache, check_table, difference, open_cache
 from .joined_cache import JoinedCache
 from .perturbation import REVISION, Perturbation
 
-#: Entries of a key that may differ between perturbed and unperturbed clips: what was done to the
-#: former; the name of an encoder, which its hashes identify; and versions and hardware, on which
-#: only the last digits depend.
+#: Entries of a key that may differ between perturbed and unperturbed clips: the perturbation and
+#: what computed it; the name of the encoder, which its hashes identify; and versions and hardware,
+#: on which only the last digits depend.
 _MAY_DIFFER = (
     "perturbation", "perturbation_seed", "perturbation_revision", "perturbed_by", "encoder",
     "revision", "device", "torch", "transformers", "serpipe", "resampler",
@@ -61,16 +61,14 @@ def open_perturbed(cache: Cache, perturbation: Perturbation) -> PerturbedCache:
     Raises
     ------
     UserError
-        If there is none, it was made with another encoder or other options, or it lacks a clip.
+        If there is none, or it was made with another encoder or other options, or it lacks a clip.
     """
     if isinstance(cache, JoinedCache):
         raise UserError(
-            f"{perturbation}: perturbed copies are found beside a single cache; name one --cache"
+            f"{perturbation}: perturbed copies belong to a single cache; name one with --cache"
         )
-    path, remedy = (
-        perturbed_path(cache.path, perturbation),
-        f"run `serpipe extract` with --augment {perturbation}",
-    )
+    path = perturbed_path(cache.path, perturbation)
+    remedy = f"run `serpipe extract` with --augment {perturbation}"
     if not path.exists():
         raise UserError(f"{path}: no such file; {remedy}, which makes it")
     perturbed = open_cache(path)
@@ -83,10 +81,11 @@ def open_perturbed(cache: Cache, perturbation: Perturbation) -> PerturbedCache:
             f"{remedy} again"
         )
     row_of = {clip: row for row, clip in enumerate(_identities(perturbed))}
-    missing = [clip for clip in _identities(cache) if clip not in row_of]
+    clips = _identities(cache)
+    missing = [clip for clip in clips if clip not in row_of]
     if missing:
         raise UserError(f"{path}: lacks {missing[0][1]} of {cache.path}; {remedy} again")
-    rows = np.array([row_of[clip] for clip in _identities(cache)], np.intp)
+    rows = np.array([row_of[clip] for clip in clips], np.intp)
     return PerturbedCache(perturbation, perturbed, rows)
 
 

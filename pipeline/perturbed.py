@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ..progress import Track, no_track
-from .augmentation import count_copies, with_copies
 from .fit import Problem
 from .folds import Fold
 from .heads import FUSE, HEADS, Params
 from .heads.fused import log_probabilities, weigh_members
 from .layers import Candidate, weigh
-from .search import all_columns, flatten_layers, weight_argument
+from .search import all_columns, prepare_fits
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def predict_copies(
         By head, the predictions for each set of copies, in the order of the tested clips.
     """
     fits = {
-        (candidate, fold.name, member.head): (fold, member)
+        (candidate.name, fold.name, member.head): (candidate, fold, member)
         for candidate in candidates
         for fold in problem.folds
         for members in heads.values()
@@ -97,36 +96,24 @@ def predict_copies(
     }
 
     def tasks() -> Iterator[Any]:
-        for candidate, of_layer in groupby(fits.items(), key=lambda item: item[0][0]):
+        for candidate, of_layer in groupby(fits.values(), key=lambda fit: fit[0]):
             X, copied = embeddings(candidate), np.stack(copies(candidate))
-            for _, (fold, member) in of_layer:
+            for _, fold, member in of_layer:
                 tested = copied[..., fold.test, :]
                 yield delayed(_fit_and_predict)(fold, member, problem, X, tested)
 
     parallel = Parallel(n_jobs=jobs, return_as="generator", pre_dispatch="2*n_jobs")
     with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
         computed = track(parallel(tasks()), "fits, one per head, layer and fold", len(fits))
-        by_fit = dict(zip(fits, computed, strict=True))
-    results: dict[tuple[str, str, str], _Result] = {
-        (candidate.name, fold, head): result for (candidate, fold, head), result in by_fit.items()
-    }
+        results: dict[tuple[str, str, str], _Result] = dict(zip(fits, computed, strict=True))
+    n_copies = len(next(iter(results.values())).predicted)
     predicted = {}
     for name, members in heads.items():
-        by_fold = [
-            (
-                fold,
-                _combine(
-                    problem,
-                    name,
-                    members[fold.name],
-                    [results[each.layer, fold.name, each.head] for each in members[fold.name]],
-                ),
-            )
-            for fold in problem.folds
-        ]
-        all_clips = np.empty((len(by_fold[0][1]), len(problem.labels)), problem.labels.dtype)
-        for fold, of_fold in by_fold:
-            all_clips[:, fold.test] = of_fold
+        all_clips = np.empty((n_copies, len(problem.labels)), problem.labels.dtype)
+        for fold in problem.folds:
+            of_fold = members[fold.name]
+            of_members = [results[each.layer, fold.name, each.head] for each in of_fold]
+            all_clips[:, fold.test] = _combine(problem, name, of_fold, of_members)
         predicted[name] = list(all_clips[:, problem.tested])
     return predicted
 
@@ -162,20 +149,18 @@ def _fit_and_predict(
     ``tested`` has the embeddings of the test clips, shape (n_copies, n_test, n_features), or
     (n_copies, n_layers, n_test, n_features) where the weights of layers are learnt.
     """
-    labels, speakers = problem.labels, problem.kept_together
     with threadpool_limits(1):  # the last digits depend on it
-        train = with_copies(fold.train, len(labels), count_copies(X, labels))
-        flat, weights = flatten_layers(X, labels, fold.train, problem.weights)
+        fit_path, y, _, weights = prepare_fits(
+            HEADS[member.head],
+            X,
+            problem.labels,
+            problem.kept_together,
+            fold.train,
+            problem.seed,
+            problem.weights,
+        )
         if weights:
             tested = np.stack([weigh(each, np.array(weights)) for each in tested])
-        y = labels[train % len(labels)]
-        fit_path = HEADS[member.head].path_fitter(
-            flat[train],
-            y,
-            speakers[train % len(labels)],
-            problem.seed,
-            **weight_argument(problem.weights, train % len(labels)),
-        )
         stacked = tested.reshape(-1, tested.shape[-1])
         result = next(fit_path(np.arange(len(y)), stacked, [member.params]))
     shape = tested.shape[:2]

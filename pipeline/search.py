@@ -124,12 +124,8 @@ def search_fold(
     """
     names = label_names(labels)
     candidates = combinations(grid)
-    n_clips, copies = len(labels), count_copies(X, labels)
-    train = with_copies(fold.train, n_clips, copies)
-    flat, layer_weights = flatten_layers(X, labels, fold.train, weights)
-    y = labels[train % n_clips]
-    fit_path = head.path_fitter(
-        flat[train], y, speakers[train % n_clips], seed, **weight_argument(weights, train % n_clips)
+    fit_path, y, flat, layer_weights = prepare_fits(
+        head, X, labels, speakers, fold.train, seed, weights
     )
     inner, failed = [np.nan] * len(candidates), 0
     inner_scores = np.empty((0, len(names)))
@@ -163,6 +159,30 @@ def search_fold(
         tuple(inner), chosen, failed, result.predicted, scores, result.converged, layer_weights,
         kept, temperature,
     )  # fmt: skip
+
+
+def prepare_fits(
+    head: type[Head],
+    X: Matrix,
+    labels: NDArray[Any],
+    speakers: NDArray[np.str_],
+    train: NDArray[np.intp],
+    seed: int,
+    weights: RowWeights,
+) -> tuple[PathFitter, NDArray[Any], Matrix, tuple[float, ...]]:
+    """Prepare the fits of a head to training clips and their copies.
+
+    ``train`` are the rows of the clips; the other parameters are as for :func:`search_fold`. Return
+    what fits a path, the labels of its training rows, and one layer of all clips with its weights
+    from :func:`flatten_layers`.
+    """
+    rows = with_copies(train, len(labels), count_copies(X, labels))
+    clips = rows % len(labels)
+    flat, layer_weights = flatten_layers(X, labels, train, weights)
+    fit_path = head.path_fitter(
+        flat[rows], labels[clips], speakers[clips], seed, **weight_argument(weights, clips)
+    )
+    return fit_path, labels[clips], flat, layer_weights
 
 
 def _score_grid(

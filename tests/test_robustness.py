@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from serpipe.artifacts.models.bundle import read_bundle_summary
-from serpipe.artifacts.report.perturbed_table import perturbed_scores, perturbed_table
+from serpipe.artifacts.report.perturbed_table import perturbed_table
 from serpipe.artifacts.run.results import RunResults, read_results
 from serpipe.artifacts.run.summary import update_hashes
 from serpipe.corpora.data import gather
@@ -173,7 +173,7 @@ def test_the_report_shows_what_perturbations_cost(work: Path, serpipe: Command) 
     assert {"uar_sex_female", "uar_sex_male", "uar_intensity_strong"} <= set(noise)
     assert "noise:10" in (report / "index.html").read_text()
     by_seconds = results.grouped_by(["seconds"])
-    table = perturbed_table(by_seconds, "lda", perturbed_scores(by_seconds, "lda"))
+    table = perturbed_table(by_seconds, "lda")
     assert sum(name.startswith("uar_seconds_") for name in table.records[0]) == 4  # quarters
     predictions = results.run / "perturbed" / "lda.csv"
     predictions.write_text(predictions.read_text().replace("noise:10", "\x1b[2J"))

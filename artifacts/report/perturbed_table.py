@@ -1,7 +1,6 @@
 """What perturbations of the audio, such as a telephone line, cost a head: a table and a line."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from ...pipeline.statistics import Comparison, Interval, compare, intervals
 from ..run.csv_files import NESTED
 from ..run.results import RunResults
-from ..score_text import difference_text, interval_text, p_text, percent, score_text
+from ..score_text import difference_text, interval_text, p_text, percent, score_text, signed_text
 from .result_tables import RESOLVED, flat, flat_difference, identity
 from .table import Table
 
@@ -59,9 +58,7 @@ def perturbed_scores(results: RunResults, head: str) -> tuple[PerturbedScore, ..
 
     def of_groups(of_clips: NDArray[Any]) -> dict[tuple[str, str], float]:
         return {
-            (column, group): float(
-                measure.first(results.count_by_cluster(of_clips, of_column == group).sum(axis=0))
-            )
+            (column, group): _first_score(results, of_clips, of_column == group)
             for column, of_column in group_of_clip.items()
             for group in np.unique(of_column).tolist()
         }
@@ -78,9 +75,9 @@ def perturbed_scores(results: RunResults, head: str) -> tuple[PerturbedScore, ..
     )
 
 
-def perturbed_table(results: RunResults, head: str, scores: Sequence[PerturbedScore]) -> Table:
-    """Return the scores of a head by perturbation, which :func:`perturbed_scores` returns."""
-    measure = results.measure
+def perturbed_table(results: RunResults, head: str) -> Table:
+    """Return the scores of a head by perturbation."""
+    measure, scores = results.measure, perturbed_scores(results, head)
     groups = list(scores[0].groups)
     is_label = bool(results.summary.labels)
     rows, records, bold = [], [], set()
@@ -124,7 +121,7 @@ def perturbed_table(results: RunResults, head: str, scores: Sequence[PerturbedSc
 def _note(results: RunResults) -> str:
     trains = results.summary.split_kind.trains
     return " ".join([
-        "The test clips are perturbed; differences are paired, from the same clips as they are. "
+        "The test clips are perturbed; differences from the unperturbed clips are paired. "
         f"Bold: resolved, p (Holm) below {RESOLVED}.",
         *([
             "In each fold, the head is the one that was fitted there"
@@ -138,13 +135,18 @@ def perturbed_lines(results: RunResults) -> list[str]:
     """Return a line for each head: the change of its first score by perturbation."""
     measure = results.measure
     lines = []
-    for head in results.perturbed:
+    for head, by_perturbation in results.perturbed.items():
+        unperturbed = _first_score(results, results.predicted[head][NESTED])
         changes = [
-            f"{each.perturbation} {measure.scale * each.compared.difference.value:+.1f}"
-            if measure.in_percent
-            else f"{each.perturbation} {each.compared.difference.value:+.3f}"
-            for each in perturbed_scores(results, head)
-            if each.compared
+            f"{name} {signed_text(_first_score(results, predicted) - unperturbed, measure)}"
+            for name, predicted in by_perturbation.items()
         ]
         lines.append(f"{'perturbed':<10} {head}: {measure.title} {', '.join(changes)}")
     return lines
+
+
+def _first_score(
+    results: RunResults, predicted: NDArray[Any], rows: NDArray[np.bool_] | slice = slice(None)
+) -> float:
+    """Return the first score of predictions, or of some rows of them."""
+    return float(results.measure.first(results.count_by_cluster(predicted, rows).sum(axis=0)))

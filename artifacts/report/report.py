@@ -23,7 +23,7 @@ from .checks import Check, grave, run_checks
 from .enrolment_table import CurvePoint, curve, enrolment_lines, enrolment_table
 from .frozen_probe import against_probe, probe_table, read_probe
 from .fusion import fusion_note, members_table
-from .perturbed_table import perturbed_lines, perturbed_scores, perturbed_table
+from .perturbed_table import perturbed_lines, perturbed_table
 from .probabilities import HeadProbabilities, probabilities_table, read_probabilities
 from .rater_table import raters_table
 from .result_tables import (
@@ -176,10 +176,7 @@ def report_run(results: RunResults, *, baseline: bool = False) -> Report:
             )
     curves = {head: curve(results, head) for head in results.enrolment}
     tables += [enrolment_table(results, head, points) for head, points in curves.items()]
-    tables += [
-        perturbed_table(results, head, perturbed_scores(results, head))
-        for head in results.perturbed
-    ]
+    tables += [perturbed_table(results, head) for head in results.perturbed]
     if results.nuisance:
         tables.append(nuisance_table(results))
     if summary.split_kind.trains:  # else there are no layers

@@ -195,8 +195,8 @@ def _find_output_labels(
     unused = [outputs[n] for n in np.flatnonzero(indices < 0)]
     restricted = Mark(
         MarkKind.RESTRICTED,
-        f"the model also tells {', '.join(dict.fromkeys(unused))}, which no clip is: it could "
-        f"choose only among the {len(labels)} labels of the clips",
+        f"the model also predicts {', '.join(dict.fromkeys(unused))}, which no clip has as its "
+        f"label: it could choose only among the {len(labels)} labels of the clips",
     )
     description = (f"labels of the model: {', '.join(changes)}",) if changes else ()
     return _OutputLabels(indices, description, (restricted,) if unused else ())

@@ -33,10 +33,11 @@ REPRODUCED = 0.99
 
 def find_cache(
     run: Path, summary: RunSummary, given: Path | None, ratings: Ratings | Votes | None
-) -> Cache:
-    """Return the cache that a run was fitted on: the given one, or one in the default folder.
+) -> tuple[Cache, Plan]:
+    """Return the cache that a run was fitted on, and its protocol applied to that cache.
 
-    Raise UserError if it is not found, or cannot be perturbed.
+    The cache is the given one, or one in the default folder. Raise UserError if it is not found, or
+    if the run cannot be tested on perturbed clips.
     """
     if summary.kind is not RunKind.FITTED or summary.has_mark(MarkKind.STREAMED):
         raise UserError(
@@ -46,14 +47,13 @@ def find_cache(
     if not summary.protocol:
         raise UserError(f"{run}: was made by an earlier version; run `serpipe fit` again")
     if "joined" in summary.encoder:
-        raise UserError(f"{run}: is of several caches; name a run that was fitted on one")
+        raise UserError(f"{run}: was fitted on several caches; name a run that was fitted on one")
     for path in reversed(by_age(CACHES, "*.h5")) if given is None else [given]:
         try:
             cache = open_cache(path)
             check_table(cache)
             if cache.key == summary.encoder:
-                _plan(run, summary, cache, ratings)
-                return cache
+                return cache, _plan(run, summary, cache, ratings)
         except UserError:
             if given is not None:
                 raise
@@ -67,9 +67,9 @@ def find_cache(
 def record_perturbed(
     run: Path,
     cache: Cache,
+    plan: Plan,
     perturbations: Sequence[Perturbation],
     *,
-    ratings: Ratings | Votes | None = None,
     jobs: int = 1,
     track: Track[Any] = no_track,
     say: Say = say_nothing,
@@ -84,11 +84,11 @@ def record_perturbed(
     run : Path
         Folder of a run of ``serpipe fit``.
     cache : Cache
-        From :func:`find_cache`; the caches of the perturbed clips are beside it.
+        That of the run; the caches of the perturbed clips are beside it.
+    plan : Plan
+        The protocol of the run, applied to the cache; both are from :func:`find_cache`.
     perturbations : sequence of Perturbation
         What to test. Those that the run already has are not computed again.
-    ratings : Ratings or Votes, optional
-        As :func:`~serpipe.artifacts.run.record_fit.record_run` takes them.
     jobs : int
         Number of processes.
     track, say : callable
@@ -101,7 +101,6 @@ def record_perturbed(
     """
     results = read_results(run)
     summary = results.summary
-    plan = _plan(run, summary, cache, ratings)
     known = {head: read_perturbed(run, head, summary, results.clips) for head in summary.heads}
     missing = [
         each
@@ -134,8 +133,8 @@ def record_perturbed(
         same = float(np.mean(_nearly_equal(unperturbed, results.predicted[head][NESTED])))
         if same < REPRODUCED:
             raise UserError(
-                f"{run}: {head}, fitted again, gives other predictions for {1 - same:.0%} of the "
-                "clips, as with other versions of packages; run `serpipe fit` again"
+                f"{run}: {head} gives other predictions for {1 - same:.0%} of the clips when it is "
+                "fitted again, perhaps with other versions of packages; run `serpipe fit` again"
             )
     for head, (_, *perturbed) in predicted.items():
         new = dict(zip(map(str, missing), perturbed, strict=True))
@@ -151,7 +150,9 @@ def _plan(run: Path, summary: RunSummary, cache: Cache, ratings: Ratings | Votes
         raise UserError(f"{run / 'run.json'}: {error}; run `serpipe fit` again") from None
     plan = make_plan(cache, protocol, ratings)
     if content_hash(cache.key, cache.checksums(), plan.clips) != summary.content:
-        raise UserError(f"{cache.path}: is not what {run} was fitted on; name its --cache")
+        raise UserError(
+            f"{cache.path}: is not what {run} was fitted on; name its cache with --cache"
+        )
     return plan
 
 
