@@ -94,7 +94,7 @@ def study(
     pairs = [(corpus, encoder) for corpus in planned.corpora for encoder in planned.encoders]
     for number, (corpus, encoder) in enumerate(pairs, 1):
         say(f"study    {number} of {len(pairs)}: {encoder.name} on {corpus.name}")
-        cells = [c for c in planned.cells if c.corpus is corpus and c.encoder is encoder]
+        cells = planned.cells_of(corpus, encoder)
         try:
             caches = _extract(planned, corpus, encoder, jobs, skip_bad, cluster, track, say)
         except Exception as error:  # the other encoders and corpora are computed all the same

@@ -11,7 +11,7 @@ from ...errors import UserError, counted
 from ...features.encoder_cost import EncoderCost
 from ...features.perturbation import read_perturbations
 from ...pipeline.fit_cost import seconds_of_run, seconds_per_fit
-from ...pipeline.heads import find_heads, read_grids
+from ...pipeline.heads import read_grids
 from ...pipeline.layers import choose_layers
 from ...pipeline.options import Protocol
 from ...pipeline.split_kind import SplitKind
@@ -20,7 +20,7 @@ from ..report.report import Report
 from ..report.table import Table
 from .caches import find_cache
 from .costs import MeasuredCost
-from .study_file import Cell, Study, StudyCorpus, StudyEncoder
+from .study_file import Cell, Study, StudyCorpus, StudyEncoder, heads_of
 
 #: Folds of a split that names no number of them, and parts of a column that is held out.
 _USUAL_FOLDS = 5
@@ -69,7 +69,7 @@ def report_estimate(
         copies = _copies(corpus.protocol)
         for encoder in study.encoders:
             cost, own = known.get((encoder.name, corpus.name)), clips[corpus.name]
-            cells = [c for c in study.cells if c.corpus is corpus and c.encoder is encoder]
+            cells = study.cells_of(corpus, encoder)
             todo = [cell for cell in cells if not is_done[cell]]
             lacking = {
                 part
@@ -186,10 +186,7 @@ def _fit_seconds(
     fits: dict[tuple[str, int, int], float],
 ) -> float:
     """Return the seconds of a run on one core; ``fits`` keeps the times of small fits."""
-    try:
-        heads = find_heads(cell.heads)
-    except UserError:
-        heads = find_heads(cell.heads, "regression")
+    heads = heads_of(cell.heads)
     grids = read_grids(heads, study.grid_of(cell))
     width = cost.width * len(cell.pooling.split(","))
     n_labels = len({clip.emotion for clip in clips}) or 2
