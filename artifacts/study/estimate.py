@@ -1,7 +1,7 @@
 """Estimate the time and the disk space that a study needs: ``serpipe study run --dry-run``."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -79,35 +79,26 @@ def report_estimate(
             }
             if cost and todo:
                 say(f"cost     {encoder.name} on {corpus.name}: small fits")
-            per_clip = 3600 * cost.clips if cost else math.nan
+            audio = extraction = fitting = disk = math.nan
+            if cost:
+                per_clip = 3600 * cost.clips
+                audio = cost.audio_seconds * len(own) / per_clip
+                extraction = copies * cost.seconds * len(own) / per_clip
+                seconds = sum(_fit_seconds(study, cell, cost, own, fits) for cell in todo)
+                fitting = seconds / (3600 * jobs)
+                numbers = copies * cost.layers * cost.width * len(lacking) * len(own)
+                disk = numbers * np.dtype(encoder.options.dtype).itemsize / 1e6
             rows.append(
                 _Row(
                     corpus.name,
                     encoder.name,
                     len(own),
-                    cost.audio_seconds * len(own) / per_clip if cost else math.nan,
-                    _needed(copies * cost.seconds * len(own) / per_clip if cost else None, lacking),
+                    audio,
+                    extraction if lacking else 0.0,
                     len(cells),
                     len(todo),
-                    _needed(
-                        sum(_fit_seconds(study, cell, cost, own, fits) for cell in todo)
-                        / (3600 * jobs)
-                        if cost
-                        else None,
-                        todo,
-                    ),
-                    _needed(
-                        copies
-                        * cost.layers
-                        * cost.width
-                        * len(lacking)
-                        * len(own)
-                        * np.dtype(encoder.options.dtype).itemsize
-                        / 1e6
-                        if cost
-                        else None,
-                        lacking,
-                    ),
+                    fitting if todo else 0.0,
+                    disk if lacking else 0.0,
                 )
             )
     hours = [value for row in rows for value in (row.extraction_hours, row.fit_hours)]
@@ -159,13 +150,6 @@ def _table(rows: Sequence[_Row]) -> Table:
         ),
         records=tuple(asdict(row) for row in rows),
     )  # fmt: skip
-
-
-def _needed(cost: float | None, todo: Collection[object]) -> float:
-    """Return a cost: nothing where there is nothing to do, NaN where it is unknown."""
-    if not todo:
-        return 0.0
-    return math.nan if cost is None else cost
 
 
 def _total(values: Sequence[float]) -> str:
