@@ -316,7 +316,12 @@ def _measure(
     from ..features.encoder_cost import is_available_offline, measure_encoder
 
     folder = _folder(planned)
-    costs = [each for each in read_costs(folder) if _is_of(planned, each)]
+    corpora = {each.name for each in planned.corpora}
+    costs = [
+        each
+        for each in read_costs(folder)
+        if each.corpus in corpora and any(map(each.is_of, planned.encoders))
+    ]
     known = {(each.encoder, each.corpus) for each in costs}
     samples = dict(clips)
     for encoder in planned.encoders:
@@ -337,14 +342,6 @@ def _measure(
         except Exception as error:  # such as no memory left for a second copy of the encoder
             say(f"note     the cost of {encoder.name} is unknown: {_reason(error)}")
     return tuple(costs)
-
-
-def _is_of(planned: "Study", cost: "MeasuredCost") -> bool:
-    from ..artifacts.study.costs import options_of
-
-    options = {each.name: options_of(each.options) for each in planned.encoders}
-    corpora = {each.name for each in planned.corpora}
-    return options.get(cost.encoder) == cost.options and cost.corpus in corpora
 
 
 def _find_runs(planned: "Study", failed: "Mapping[Cell, str]") -> "Iterator[_Found]":

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ...errors import counted
-from ...features.encoder_cost import EncoderCost
 from ...pipeline.measures import Measure
 from ..report.checks import Check, grave, run_checks
 from ..report.comparison import BEST_OF_RUNS
@@ -19,7 +18,7 @@ from ..report.table import Table
 from ..run.results import RunResults
 from ..score_text import difference_text, interval_text, p_text, score_text
 from .comparison import Compared, Group, StudyRun, group_runs
-from .costs import MeasuredCost, options_of
+from .costs import MeasuredCost
 from .study_file import Study
 
 #: Pairs that the summary names one by one.
@@ -73,18 +72,13 @@ def method_costs(
     """Return the cost of each method that has a score, from what was measured and from its runs."""
     compared = group.compared
     corpora = compared.corpora if compared else group.corpora
-    measured: dict[str, list[EncoderCost]] = {}
-    options = {each.name: options_of(each.options) for each in study.encoders}
-    for each in costs:
-        if each.options == options.get(each.encoder):
-            measured.setdefault(each.encoder, []).append(each.cost)
-    encoder_of = {study.method(cell): cell.encoder.name for cell in study.cells}
+    encoder_of = {study.method(cell): cell.encoder for cell in study.cells}
     found = []
     for method in group.methods:
         shown = [group.results[method, c] for c in corpora if (method, c) in group.results]
         if len(shown) < len(corpora):
             continue
-        of_encoder = measured.get(encoder_of[method], [])
+        of_encoder = [each.cost for each in costs if each.is_of(encoder_of[method])]
         seconds, audio = (
             sum(getattr(each, name) for each in of_encoder) for name in ("seconds", "audio_seconds")
         )
