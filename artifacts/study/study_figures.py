@@ -17,7 +17,7 @@ from ..report.figures import (
 from ..run.csv_files import NESTED
 from ..score_text import score_text
 from .comparison import Compared, Group
-from .study_report import MethodCost, pareto_front
+from .study_report import MethodCost, best_nuisance, known_costs, pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def draw_study(
                     other = "" if measure is first.measure else f"-{measure.key}"
                     name = f"layers-{_file_name(method)}{other}"
                     figures[name] = draw_layers(method, rows, title)
-        shown = [name for name in MethodCost.TITLES if len(_known(costs, name)) > 1]
+        shown = [name for name in MethodCost.TITLES if len(known_costs(costs, name)) > 1]
         if shown:
             figures["cost"] = draw_costs(first, costs, shown, title)
     return figures
@@ -112,14 +112,12 @@ def draw_scores(group: Group, title: str) -> "Figure":
                 xerr=None if bars is None or np.isnan(bars).any() else bars,
                 capsize=3, color=COLOURS[0], marker="o",
             )  # fmt: skip
-        summary = group.results[shown[0], corpus].summary
-        chance = measure.scale * measure.chance(len(summary.labels))
+        results = group.results[shown[0], corpus]
+        chance = measure.scale * measure.chance(len(results.summary.labels))
         axes.axvline(chance, color="black", linewidth=1, linestyle=":")
-        nuisance = [
-            each.value for each in group.results[shown[0], corpus].nuisance_scores().values()
-        ]
-        if nuisance:
-            axes.axvline(measure.scale * max(nuisance), color="0.45", linewidth=1, linestyle="--")
+        nuisance = best_nuisance(results)
+        if not math.isnan(nuisance):
+            axes.axvline(measure.scale * nuisance, color="0.45", linewidth=1, linestyle="--")
         axes.set_title(corpus, fontsize=10)
         axes.set_yticks(np.arange(len(methods)), methods)
         axes.set_ylim(len(methods) - 0.4, -0.6)
@@ -269,7 +267,7 @@ def draw_costs(
     )
     style = {each.method: number for number, each in enumerate(costs)}
     for axes, name in zip(panels, names, strict=True):
-        known = _known(costs, name)
+        known = known_costs(costs, name)
         front = pareto_front(costs, name)
         axes.plot(
             [each.cost(name) for each in front],
@@ -313,10 +311,6 @@ def _log_scale(axes: "Axes", values: Sequence[float]) -> None:
     # The usual labels are formulas, which names from outside must not be able to start.
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _known(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
-    return [each for each in costs if not math.isnan(each.cost(name) + each.score)]
 
 
 def _file_name(method: str) -> str:

@@ -56,11 +56,16 @@ class MethodCost:
         return float(getattr(self, name))
 
 
+def known_costs(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
+    """Return the methods that have both a cost of this name and a score."""
+    return [each for each in costs if not math.isnan(each.cost(name) + each.score)]
+
+
 def pareto_front(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
     """Return the methods for which no cheaper one scores as high, the cheapest first."""
-    known = [each for each in costs if not math.isnan(each.cost(name) + each.score)]
     front: list[MethodCost] = []
-    for each in sorted(known, key=lambda each: (each.cost(name), -each.score)):
+    by_cost = sorted(known_costs(costs, name), key=lambda each: (each.cost(name), -each.score))
+    for each in by_cost:
         if not front or each.score > front[-1].score:
             front.append(each)
     return front
@@ -248,7 +253,7 @@ def _results_table(group: Group, suffix: str) -> Table:
         rows.append((*cells, "" if math.isnan(rank) else f"{rank:.2f}"))
     any_method = {c: results for (_, c), results in group.results.items()}
     chance = [measure.chance(len(any_method[c].summary.labels)) for c in group.corpora]
-    nuisance = [_best_nuisance(any_method[c]) for c in group.corpora]
+    nuisance = [best_nuisance(any_method[c]) for c in group.corpora]
     for title, values in (("chance", chance), ("nuisance", nuisance)):
         rows.append((title, *(score_text(each, measure) for each in values), ""))
     return Table(
@@ -266,7 +271,7 @@ def _results_table(group: Group, suffix: str) -> Table:
                 "head": group.head,
                 **flat(group.scores[method, corpus]),
                 "chance": measure.chance(len(results.summary.labels)),
-                "nuisance": _best_nuisance(results),
+                "nuisance": best_nuisance(results),
                 "mean_rank": ranks.get(method, math.nan),
                 "run": results.run.name,
             }
@@ -275,7 +280,8 @@ def _results_table(group: Group, suffix: str) -> Table:
     )
 
 
-def _best_nuisance(results: RunResults) -> float:
+def best_nuisance(results: RunResults) -> float:
+    """Return the first score of the best nuisance baseline; NaN if there is none."""
     return max((each.value for each in results.nuisance_scores().values()), default=math.nan)
 
 
