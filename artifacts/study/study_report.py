@@ -228,7 +228,7 @@ def _suffix(study: Study, group: Group) -> str:
 def _results_table(group: Group, suffix: str) -> Table:
     measure, compared = group.measure, group.compared
     ranks = compared.ranks if compared else {}
-    usable = set(group.usable)
+    usable = group.usable
     best = {
         corpus: max(group.first(m, c).value for m, c in usable if c == corpus)
         for corpus in group.corpora
