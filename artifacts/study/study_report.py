@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import counted
-from ...pipeline.measures import Measure
+from ...pipeline.statistics import Interval
 from ..report.checks import Check, grave, run_checks
 from ..report.comparison import BEST_OF_RUNS
 from ..report.report import Report, score_note
@@ -292,7 +292,7 @@ def _pairs_table(group: Group, compared: Compared, suffix: str) -> Table:
         distance = compared.ranks[pair.worse] - compared.ranks[pair.better]
         rows.append((
             f"{pair.better} - {pair.worse}",
-            difference_text(_value(difference), measure),
+            difference_text(Interval(difference, math.nan, math.nan), measure),
             f"{distance:.2f}" if by_ranks else p_text(pair.p),
             p_text(pair.p_corrected),
         ))  # fmt: skip
@@ -328,7 +328,7 @@ def _pairs_table(group: Group, compared: Compared, suffix: str) -> Table:
 
 
 def _cost_table(costs: Sequence[MethodCost], group: Group) -> Table:
-    measure: Measure = group.measure
+    measure = group.measure
     fronts = {name: pareto_front(costs, name) for name in MethodCost.TITLES}
     short = {"parameters": "parameters", "seconds_per_hour": "time", "megabytes_per_hour": "size"}
     on_front = {
@@ -523,12 +523,6 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     if marked:
         notes.append("Contaminated results are shown, and neither ranked nor tested.")
     return [*notes, BEST_OF_RUNS]
-
-
-def _value(value: float) -> Any:
-    from ...pipeline.statistics import Interval
-
-    return Interval(value, math.nan, math.nan)
 
 
 def _listed(words: Iterable[str]) -> str:
