@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ...errors import counted
+from ...errors import counted, listed
 from ...pipeline.statistics import Interval
 from ..report.checks import Check, grave, run_checks
 from ..report.comparison import BEST_OF_RUNS
@@ -183,7 +183,7 @@ def summary_sentence(group: Group) -> str:
     better: dict[str, list[str]] = {}
     for pair in resolved:
         better.setdefault(pair.better, []).append(pair.worse)
-    shown = "; ".join(f"{name} over {_listed(worse)}" for name, worse in better.items())
+    shown = "; ".join(f"{name} over {listed(worse)}" for name, worse in better.items())
     open_pairs = ", ".join(f"{pair.better} and {pair.worse}" for pair in others)
     if len(others) > MOST_NAMED:
         open_pairs = f"the other {len(others)} (see the table of pairs)"
@@ -523,8 +523,3 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     if marked:
         notes.append("Contaminated results are shown, and neither ranked nor tested.")
     return [*notes, BEST_OF_RUNS]
-
-
-def _listed(words: Iterable[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last
