@@ -28,7 +28,7 @@ class StudyDone:
     """A study that was computed."""
 
     report: "Report"
-    failed: tuple[str, ...]  #: What failed, a line each.
+    failed: tuple[str, ...]  #: A line for each run that failed.
 
 
 @with_typed_errors
@@ -308,9 +308,9 @@ def _measure(
     say: Say,
     clips: "Mapping[str, tuple[Clip, ...]]" = {},  # noqa: B006  # never changed
 ) -> "tuple[MeasuredCost, ...]":
-    """Measure what the encoders on this machine cost, and keep it; what is known is not repeated.
+    """Measure and store what the encoders on this machine cost, except what is stored already.
 
-    An encoder or a corpus that fails has no cost: that is no reason to lose the rest.
+    An encoder or a corpus that fails has no cost; the others are measured all the same.
     """
     from ..artifacts.study.costs import MeasuredCost, options_of, read_costs, write_costs
     from ..features.encoder_cost import is_available_offline, measure_encoder
@@ -332,7 +332,7 @@ def _measure(
             say(f"cost     {encoder.name}: measuring on a few clips")
             for corpus in todo:
                 if corpus.name not in samples:
-                    with suppress(Exception):  # its extraction has failed, too, and said why
+                    with suppress(Exception):  # its extraction failed, too, and reported why
                         samples[corpus.name] = _clips(corpus, say_nothing)
             own = {c.name: samples[c.name] for c in todo if c.name in samples}
             measured = measure_encoder(encoder.options, own, thread_count(jobs))

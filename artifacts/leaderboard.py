@@ -342,7 +342,7 @@ def _fold_problems(entry: Entry) -> Iterator[str]:
         if shared := sorted(train & test):
             yield f"fold {name!r} has {shared[0]!r} in training and test"
         if {*fold.train, *fold.test} != tested:
-            yield f"fold {name!r} is not trained on all speakers whom it does not test"
+            yield f"fold {name!r} is not trained on all speakers that it does not test"
     units = len(set(entry.groups.values()) or tested)
     kind, _, number = entry.split.partition(":")
     expected = {SplitKind.LOSO: units, SplitKind.KFOLD: int(number) if number.isdigit() else 0}

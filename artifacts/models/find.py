@@ -22,9 +22,9 @@ MAX_MODEL_BYTES = 1 << 31
 class ModelFiles:
     """Where a saved model is."""
 
-    folder: Path  #: Of a model of the hub, its folder in the local cache of the hub.
+    folder: Path  #: For a model of the hub, its folder in the local cache of the hub.
     title: str  #: As the user named it.
-    #: Of a model of the hub; empty for others.
+    #: Commit of a model of the hub; empty for other models.
     commit: str = ""
 
     @property

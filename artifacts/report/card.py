@@ -24,7 +24,7 @@ from .table import Table, escape_markdown
 
 #: Checks whose findings end with names of clips or speakers, which a published card must not show.
 _WITH_NAMES = frozenset({"SER008", "SER022", "SER023", "SER026", "SER029"})
-#: What stands before these names.
+#: Text that precedes these names.
 _BEFORE_NAMES = re.compile(r": |, such as |, the first ")
 
 
@@ -39,23 +39,23 @@ class Publication:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a card says, and its template shows."""
+    """What the template of a card shows."""
 
     target: str
     encoder: str
     head: str
     is_on_hub: bool  #: Whether the encoder is a model of the hub.
     warnings: Sequence[str]
-    description: str  #: What predicts what.
+    description: str  #: What the model predicts, and how.
     data: str
-    licence: str  #: Of the clips, with their citation.
-    protocol: str  #: And which head it tested.
-    split: str  #: In words.
-    corpus: str  #: Of the tested clips.
+    licence: str  #: Licence of the clips, with their citation.
+    protocol: str  #: The protocol, and which head it tested.
+    split: str  #: The split in words.
+    corpus: str  #: Corpus of the tested clips.
     chosen: str  #: How the headline was chosen, in a word or two; may be empty.
     scores: Mapping[str, Interval]  #: By key.
     measure: Measure
-    note: str  #: Below the scores.
+    note: str  #: Text below the scores.
     probabilities: str
     limit: str
     command: str

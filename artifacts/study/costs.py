@@ -13,8 +13,8 @@ from ...files import read_text, write_text
 from ...schema import from_json
 from .study_file import StudyEncoder
 
-#: In the folder of the report. A time differs from run to run: it is kept so that the same report
-#: has the same bytes. Remove the file to measure again.
+#: File in the folder of the report. Times differ from run to run: they are stored so that the same
+#: report has the same bytes. Remove the file to measure again.
 COSTS = "costs.json"
 _MAX_BYTES = 16 << 20
 
@@ -25,7 +25,7 @@ class MeasuredCost:
 
     encoder: str
     corpus: str
-    options: dict[str, Any]  #: Those of the extraction that differ from the defaults.
+    options: dict[str, Any]  #: Options of the extraction that differ from the defaults.
     cost: EncoderCost
 
     def is_of(self, encoder: StudyEncoder) -> bool:

@@ -22,7 +22,7 @@ from .caches import find_cache
 from .costs import MeasuredCost
 from .study_file import Cell, Study, StudyCorpus, StudyEncoder, heads_of
 
-#: Folds of a split that names no number of them, and parts of a column that is held out.
+#: Number of folds of a split that does not state it, and of parts of a column that is held out.
 _USUAL_FOLDS = 5
 ESTIMATE_NOTE = (
     "Extraction: from a few clips of the corpus through each encoder that is on this machine. "
@@ -48,9 +48,9 @@ def report_estimate(
     clips : mapping of str to sequence of Clip
         The clips of each corpus.
     costs : sequence of MeasuredCost
-        What was measured of the encoders.
+        The measured costs of the encoders.
     done : sequence of bool
-        Of each cell of the study, whether its run exists.
+        Whether the run of each cell of the study exists.
     jobs : int
         Number of processes that would be used.
     say : callable

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Panels side by side.
 _MOST_COLUMNS = 4
-#: Cells of a heat map are annotated if a row has at most so many.
+#: The cells of a heat map are annotated if a row has at most this many.
 _MOST_ANNOTATED = 26
 
 
@@ -37,12 +37,12 @@ def draw_study(
     Parameters
     ----------
     title : str
-        Of the study.
+        Title of the study.
     groups : sequence of Group
-        The results by head and split. Scores are those of the first; the layers those of all heads
-        with its split.
+        The results by head and split. Scores are those of the first group; layers are those of all
+        heads with its split.
     costs : sequence of MethodCost
-        Of the encoders of the first group.
+        Costs of the encoders of the first group.
 
     Returns
     -------
@@ -255,7 +255,7 @@ def draw_layers(method: str, rows: Sequence[tuple[Group, str]], title: str) -> "
 def draw_costs(
     group: Group, costs: Sequence[MethodCost], names: Sequence[str], title: str
 ) -> "Figure":
-    """Draw the mean score over each cost, and the line of those that no cheaper one reaches."""
+    """Draw the mean score against each cost, with a line through the Pareto front."""
     measure = group.measure
     figure, panels = titled_axes(
         f"Cost against mean {measure.title}",
@@ -300,7 +300,7 @@ def draw_costs(
 
 
 def _log_scale(axes: "Axes", values: Sequence[float]) -> None:
-    """Draw costs on a logarithmic scale, with zero (a set of features has no weights) in place."""
+    """Use a logarithmic scale for costs that also shows zero: acoustic features have no weights."""
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     positive = [value for value in values if value > 0]
@@ -308,7 +308,7 @@ def _log_scale(axes: "Axes", values: Sequence[float]) -> None:
         axes.set_xscale("log")
     elif positive:
         axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(min(positive))))
-    # The usual labels are formulas, which names from outside must not be able to start.
+    # The default labels are formulas, which are switched off because names come from users.
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

@@ -226,7 +226,7 @@ class _File:
                 try:
                     from_json(kind, {name: value})
                 except (TypeError, ValueError) as error:  # TypeError: a date
-                    problem = str(error).partition(": ")[2].lower() or "an option is no date"
+                    problem = str(error).partition(": ")[2].lower() or "an option cannot be a date"
                     raise self.error((*keys, name), f"is {value!r}; {problem}") from None
                 if name in _CHOICES:
                     self.checked((*keys, name), partial(check_choice, name, value, _CHOICES[name]))
@@ -347,7 +347,7 @@ def _study(file: _File, content: Mapping[str, Any]) -> Study:
 
 
 def _with_ambiguity(encoders: Sequence[StudyEncoder]) -> tuple[StudyEncoder, ...]:
-    """Say of each encoder whether another one differs in what no cache records by name.
+    """Mark the encoders whose caches would have the same name but hold other embeddings.
 
     These are folders of one name, such as ``a/checkpoint`` and ``b/checkpoint``, revisions of one
     hub id, and the precision that ``auto`` stands for.

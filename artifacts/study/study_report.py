@@ -21,7 +21,7 @@ from .comparison import Compared, Group, StudyRun, group_runs
 from .costs import MeasuredCost
 from .study_file import Study
 
-#: Pairs that the summary names one by one.
+#: The summary names at most this many unresolved pairs one by one.
 MOST_NAMED = 6
 RANK_NOTE = (
     "Mean rank: over the corpora that are compared, 1 for the best. Nuisance: the best of the "
@@ -122,9 +122,9 @@ def report_study(
     ----------
     study : Study
     runs : sequence of StudyRun
-        One for each cell.
+        One run for each cell.
     costs : sequence of MeasuredCost
-        What was measured of the encoders.
+        The measured costs of the encoders.
 
     Returns
     -------
@@ -133,21 +133,21 @@ def report_study(
     groups : tuple of Group
         The results by head and split, for the figures; that of the summary is the first.
     costs : tuple of MethodCost
-        Of the first group.
+        The costs of the first group.
     """
     groups = group_runs(study, runs)
     missing = [each for each in runs if each.results is None]
     facts = [("summary", summary_sentence(groups[0]) if groups else "Nothing is fitted yet.")]
     facts += _facts(study, runs)
     tables: list[Table] = []
-    priced = method_costs(study, groups[0], costs) if groups else ()
+    of_methods = method_costs(study, groups[0], costs) if groups else ()
     for group in groups:
         suffix = _suffix(study, group)
         tables.append(_results_table(group, suffix))
         if group.compared:
             tables.append(_pairs_table(group, group.compared, suffix))
-    if priced:
-        tables.append(_cost_table(priced, groups[0]))
+    if of_methods:
+        tables.append(_cost_table(of_methods, groups[0]))
     if missing:
         tables.append(_missing_table(study, missing))
     if groups:
@@ -162,7 +162,7 @@ def report_study(
             _provenance(study, runs),
         ),
         groups,
-        priced,
+        of_methods,
     )
 
 
