@@ -71,6 +71,12 @@ def counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
+def listed(words: Sequence[str]) -> str:
+    """Return words joined by commas, the last by ``and``, such as ``"a, b and c"``."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message that is not blank, or else the error's type."""
     return next(filter(str.strip, str(error).splitlines()), type(error).__name__)

@@ -59,14 +59,14 @@ def push(
         RUN/bundles/HEAD, or another folder with a bundle; RUN/model, which ``finetune`` saved; or
         a RUN: its first bundle by name, else the model that it trained.
     to : str
-        Hub id of the repository, USER/NAME. It is made if it does not exist.
+        Hub id of the repository, USER/NAME. It is created if it does not exist.
     private : bool
         Let only the owners of the repository see it.
     dry_run : bool
         Upload nothing; write what would be uploaded to ``artifacts/hub``.
     licence_checked : bool
-        Publish although the licence of a training corpus forbids it or says nothing: state that you
-        have checked that its owners allow it.
+        Publish even if the licence of a training corpus forbids it or does not mention it: you
+        state that you have checked that its owners allow it.
     say : callable
         Takes lines of text that report progress, such as ``print``.
 

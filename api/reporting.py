@@ -103,34 +103,26 @@ def report(
         folder = as_location(runs[0])
         if isinstance(folder, Path) and (listed := read_run_set(folder)):
             runs, out = listed, folder if out is None else out
+    of_single_run = {
+        "--audio": audio, "--baseline": baseline, "--submit": submit, "--groups": groups,
+    }  # fmt: skip
+    given = [option for option, value in of_single_run.items() if value]
     if matrix:
-        for option, given in (
-            ("--audio", audio),
-            ("--baseline", baseline),
-            ("--submit", submit),
-            ("--compare-layers", compare_layers is not None),
-            ("--groups", bool(groups)),
-        ):
-            if given:
-                raise UserError(f"{option}: does not go with --matrix; omit one of the two")
+        if compare_layers is not None:
+            given.append("--compare-layers")
+        if given:
+            raise UserError(f"{given[0]}: does not go with --matrix; omit one of the two")
         runs = runs or runs_of_newest_cache(RUNS)
     if names and len(names) != len(runs):
         raise UserError(
             f"{counted(len(names), 'name')} for {counted(len(runs), 'run')}: give each run a name"
         )
     several, clips = len(runs) > 1, None if audio is None else Path(audio)
-    if several or compare_layers is not None:
-        for option, given in (
-            ("--audio", audio),
-            ("--baseline", baseline),
-            ("--submit", submit),
-            ("--groups", bool(groups)),
-        ):
-            if given:
-                raise UserError(
-                    f"{option}: is for the page of a single run; omit it, or report one run "
-                    "without --compare-layers"
-                )
+    if given and (several or compare_layers is not None):
+        raise UserError(
+            f"{given[0]}: is for the page of a single run; omit it, or report one run without "
+            "--compare-layers"
+        )
     if several and compare_layers is not None:
         raise UserError(f"--compare-layers {compare_layers}: is for a single run; name one run")
     if clips and not clips.is_dir():

@@ -28,7 +28,7 @@ class StudyDone:
     """A study that was computed."""
 
     report: "Report"
-    failed: tuple[str, ...]  #: What failed, a line each.
+    failed: tuple[str, ...]  #: A line for each run that failed.
 
 
 @with_typed_errors
@@ -94,7 +94,7 @@ def study(
     pairs = [(corpus, encoder) for corpus in planned.corpora for encoder in planned.encoders]
     for number, (corpus, encoder) in enumerate(pairs, 1):
         say(f"study    {number} of {len(pairs)}: {encoder.name} on {corpus.name}")
-        cells = [c for c in planned.cells if c.corpus is corpus and c.encoder is encoder]
+        cells = planned.cells_of(corpus, encoder)
         try:
             caches = _extract(planned, corpus, encoder, jobs, skip_bad, cluster, track, say)
         except Exception as error:  # the other encoders and corpora are computed all the same
@@ -308,15 +308,20 @@ def _measure(
     say: Say,
     clips: "Mapping[str, tuple[Clip, ...]]" = {},  # noqa: B006  # never changed
 ) -> "tuple[MeasuredCost, ...]":
-    """Measure what the encoders on this machine cost, and keep it; what is known is not repeated.
+    """Measure and store what the encoders on this machine cost, except what is stored already.
 
-    An encoder or a corpus that fails has no cost: that is no reason to lose the rest.
+    An encoder or a corpus that fails has no cost; the others are measured all the same.
     """
     from ..artifacts.study.costs import MeasuredCost, options_of, read_costs, write_costs
     from ..features.encoder_cost import is_available_offline, measure_encoder
 
     folder = _folder(planned)
-    costs = [each for each in read_costs(folder) if _is_of(planned, each)]
+    corpora = {each.name for each in planned.corpora}
+    costs = [
+        each
+        for each in read_costs(folder)
+        if each.corpus in corpora and any(map(each.is_of, planned.encoders))
+    ]
     known = {(each.encoder, each.corpus) for each in costs}
     samples = dict(clips)
     for encoder in planned.encoders:
@@ -327,7 +332,7 @@ def _measure(
             say(f"cost     {encoder.name}: measuring on a few clips")
             for corpus in todo:
                 if corpus.name not in samples:
-                    with suppress(Exception):  # its extraction has failed, too, and said why
+                    with suppress(Exception):  # its extraction failed, too, and reported why
                         samples[corpus.name] = _clips(corpus, say_nothing)
             own = {c.name: samples[c.name] for c in todo if c.name in samples}
             measured = measure_encoder(encoder.options, own, thread_count(jobs))
@@ -337,14 +342,6 @@ def _measure(
         except Exception as error:  # such as no memory left for a second copy of the encoder
             say(f"note     the cost of {encoder.name} is unknown: {_reason(error)}")
     return tuple(costs)
-
-
-def _is_of(planned: "Study", cost: "MeasuredCost") -> bool:
-    from ..artifacts.study.costs import options_of
-
-    options = {each.name: options_of(each.options) for each in planned.encoders}
-    corpora = {each.name for each in planned.corpora}
-    return options.get(cost.encoder) == cost.options and cost.corpus in corpora
 
 
 def _find_runs(planned: "Study", failed: "Mapping[Cell, str]") -> "Iterator[_Found]":

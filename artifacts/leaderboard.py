@@ -117,6 +117,11 @@ class Entry:
     #: What heads were trained on, in words; empty if that is clips with one label each.
     trained_on: str = ""
 
+    @property
+    def tested_speakers(self) -> set[str]:
+        """The test speakers of all folds."""
+        return {speaker for fold in self.folds.values() for speaker in fold.test}
+
 
 def entry_of(results: RunResults) -> Entry:
     """Return the entry of a run.
@@ -321,10 +326,11 @@ def _problems(entry: Entry) -> Iterator[str]:
 
 
 def _fold_problems(entry: Entry) -> Iterator[str]:
-    tested = [speaker for fold in entry.folds.values() for speaker in fold.test]
-    if sorted(tested) != sorted(set(tested)):
-        yield f"tests speaker {max(tested, key=tested.count)!r} in several folds"
-    if entry.groups and set(tested) != entry.groups.keys():
+    tests = [speaker for fold in entry.folds.values() for speaker in fold.test]
+    tested = entry.tested_speakers
+    if len(tests) > len(tested):
+        yield f"tests speaker {max(tests, key=tests.count)!r} in several folds"
+    if entry.groups and tested != entry.groups.keys():
         yield "groups other speakers than it tests"
     for name, fold in entry.folds.items():
         if not fold.test or not fold.train:
@@ -335,9 +341,9 @@ def _fold_problems(entry: Entry) -> Iterator[str]:
         )
         if shared := sorted(train & test):
             yield f"fold {name!r} has {shared[0]!r} in training and test"
-        if {*fold.train, *fold.test} != set(tested):
-            yield f"fold {name!r} is not trained on all speakers whom it does not test"
-    units = len(set(entry.groups.values()) or set(tested))
+        if {*fold.train, *fold.test} != tested:
+            yield f"fold {name!r} is not trained on all speakers that it does not test"
+    units = len(set(entry.groups.values()) or tested)
     kind, _, number = entry.split.partition(":")
     expected = {SplitKind.LOSO: units, SplitKind.KFOLD: int(number) if number.isdigit() else 0}
     n_folds = expected.get(SplitKind(kind), len(entry.folds))
@@ -347,7 +353,7 @@ def _fold_problems(entry: Entry) -> Iterator[str]:
 
 def _speaker_problems(entry: Entry) -> Iterator[str]:
     """Yield signs that one person is counted as several, which would narrow the intervals."""
-    tested = {speaker for fold in entry.folds.values() for speaker in fold.test}
+    tested = entry.tested_speakers
     if similar := similar_speakers(tested):
         yield f"has speaker ids that differ only in spelling: {describe_similar(similar)}"
     for corpus in CORPORA.built_in.values():
@@ -356,8 +362,7 @@ def _speaker_problems(entry: Entry) -> Iterator[str]:
 
 
 def _head_problems(entry: Entry, head: HeadResult) -> Iterator[str]:
-    tested = {speaker for fold in entry.folds.values() for speaker in fold.test}
-    if head.speakers.keys() != tested:
+    if head.speakers.keys() != entry.tested_speakers:
         yield "has other speakers than the folds test"
     n = len(entry.labels)
     for speaker, result in head.speakers.items():

@@ -19,7 +19,7 @@ from .run.results import RunResults, read_results
 CARD = "README.md"
 #: Files that every repository may have.
 _COMMON_FILES = {CARD, ".gitattributes"}
-#: One of these is in every repository that serpipe has written.
+#: One of these is in every repository that serpipe has written to.
 _SERPIPE_FILES = {BUNDLE_FILE, MODEL_HASHES}
 
 
@@ -118,8 +118,8 @@ def write_folder(model: ModelToPublish, folder: Path) -> None:
 def upload(model: ModelToPublish, repository: str, *, private: bool) -> str:
     """Upload a model in a single commit, which replaces the files of an earlier one.
 
-    The repository is made if it does not exist. Until the commit nothing of the model can be seen
-    in it.
+    The repository is created if it does not exist. Until the commit, no file of the model is
+    visible in it.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ def upload(model: ModelToPublish, repository: str, *, private: bool) -> str:
 
 
 def _check_repository(repository: str, files: set[str], private: bool, is_private: bool) -> None:
-    """Refuse a repository that another program has written, or that everybody may see."""
+    """Refuse a repository of another program, or a public one for a private model."""
     others = sorted(files - _COMMON_FILES)
     if others and not files & _SERPIPE_FILES:
         raise UserError(
@@ -203,10 +203,10 @@ def _explain(repository: str, error: BaseException) -> SerpipeError:
     refused = HFValidationError | LocalTokenNotFoundError | RepositoryNotFoundError
     if isinstance(error, refused) or status in (401, 403):
         return UserError(
-            f"{repository}: cannot be written by you ({reason}); check --to, and log in with "
-            "`hf auth login` with a token that may write"
+            f"{repository}: you have no write access ({reason}); check --to, and log in with "
+            "`hf auth login` and a token that has write access"
         )
     return MachineError(
-        f"{repository}: the upload failed ({reason}), and nothing of it can be seen there; run the "
-        "same command again"
+        f"{repository}: the upload failed ({reason}), and none of its files are visible there; run "
+        "the same command again"
     )

@@ -8,7 +8,7 @@ from . import CORPORA
 #: Licences that allow anybody to pass on what is made from the clips, as the hub calls them.
 _OPEN = re.compile(r"cc0-1\.0|cc-by(-nc)?(-sa)?-\d\.\d|odbl|pddl|mit|apache-2\.0")
 _NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd-\d\.\d")
-#: Licences that the hub calls otherwise than their owners.
+#: Licences whose names on the hub differ from those that their owners use.
 _NAMES_OF_HUB = {"odbl-1.0": "odbl"}
 
 
@@ -70,5 +70,5 @@ def _obstacle(licence: str) -> str:
     if "no redistribution" in licence.lower():
         return "its terms forbid redistribution"
     if "research" in licence.lower():
-        return "its terms allow research, and say nothing of passing on a model"
-    return "no licence that serpipe knows, so it says nothing of passing on a model"
+        return "its terms allow research, and do not say whether a model may be passed on"
+    return "serpipe does not know this licence, nor whether it allows passing on a model"

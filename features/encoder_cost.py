@@ -13,7 +13,7 @@ from .decoding import DecodedClip
 from .names import BUILT_IN, OPENSMILE
 from .options import ExtractOptions
 
-#: Clips of a corpus that are embedded to measure the time.
+#: Number of clips of a corpus that are embedded to measure the time.
 MEASURED_CLIPS = 8
 
 
@@ -25,7 +25,7 @@ class EncoderCost:
     layers: int
     width: int
     device: str
-    clips: int  #: That were measured, as were the two below.
+    clips: int  #: Number of clips that were measured; the two times below are theirs.
     seconds: float  #: To decode, check and embed them.
     audio_seconds: float
 

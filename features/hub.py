@@ -99,7 +99,7 @@ def open_snapshot(
     option : str
         The option that named the checkpoint, for messages.
     first_files : sequence of str
-        Names of that file: the first of them that the commit has is downloaded. By default
+        Possible names of that file: the first that exists in the commit is downloaded. By default
         ``config.json`` or ``config.yaml``.
 
     Returns

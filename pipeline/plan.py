@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..choices import check_choice
 from ..corpora.emotions import shared_word
-from ..errors import UserError, counted
+from ..errors import UserError, counted, listed
 from ..features.cache import Cache
 from ..features.perturbation import read_perturbations
 from ..features.perturbed_cache import PerturbedCache
@@ -718,7 +718,7 @@ def inner_title(plan: Plan, grids: Sequence[Grid], combined: Sequence[str] = ())
     if (validation := plan.split.folds[0].validation) is not None:
         speakers = len(np.unique(plan.problem.speakers[validation]))
         return (
-            f"{_listed(chosen)} chosen by the {MEASURES[plan.task].title} of a validation "
+            f"{listed(chosen)} chosen by the {MEASURES[plan.task].title} of a validation "
             f"part, {counted(len(validation), 'clip')} of {counted(speakers, 'speaker')}; "
             "fitted again on that part, too"
         )
@@ -726,14 +726,9 @@ def inner_title(plan: Plan, grids: Sequence[Grid], combined: Sequence[str] = ())
     is_held_out = column and speakers_alone_inside(folds, plan.problem.strata) < len(folds)
     also = f" and the values of {column} among them" if is_held_out else ""
     return (
-        f"{_listed(chosen)} chosen by inner cross-validation (up to {INNER_FOLDS} folds) on the "
+        f"{listed(chosen)} chosen by inner cross-validation (up to {INNER_FOLDS} folds) on the "
         f"training speakers of each fold{also}, by {MEASURES[plan.task].title}"
     )
-
-
-def _listed(words: Sequence[str]) -> str:
-    """Return words joined by commas and, before the last, ``and``."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def read_candidate(

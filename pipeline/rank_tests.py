@@ -31,7 +31,6 @@ class RankTest:
     """The test of Friedman with the post-hoc test of Nemenyi."""
 
     ranks: Mapping[str, float]  #: Mean rank of each method, 1 for the best.
-    n_corpora: int
     statistic: float  #: F of Iman and Davenport.
     p: float
     critical_difference: float
@@ -89,7 +88,7 @@ def compare_ranks(scores: Mapping[str, NDArray[np.float64]]) -> RankTest:
         distance = (ranks[worse] - ranks[better]) / error * np.sqrt(2)
         p_pair = float(studentized_range.sf(distance, k, np.inf))
         pairs.append(Pair(better, worse, np.nan, p_pair, p < LEVEL and p_pair < LEVEL))
-    return RankTest(ranks, n, float(statistic), p, critical, tuple(pairs))
+    return RankTest(ranks, float(statistic), p, critical, tuple(pairs))
 
 
 def compare_speakers(scores: Mapping[str, NDArray[np.float64]]) -> tuple[Pair, ...]:

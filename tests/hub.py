@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         exists = name in self.server.repos
         if not exists:
             repo = Repo(private=wanted.get("visibility") == "private")
-            repo.push({".gitattributes": b"*.zip filter=lfs\n"})  # as the hub begins
+            repo.push({".gitattributes": b"*.zip filter=lfs\n"})  # as on the hub
             self.server.repos[name] = repo
         self.reply_json({"url": f"{self.server.url}/{name}"}, 409 if exists else 200)
 

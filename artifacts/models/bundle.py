@@ -35,6 +35,7 @@ from ...integrity import check_files, check_listed, hash_files, read_record_json
 from ...pipeline.calibration import TEMPERATURE_SCALED, apply_temperature
 from ...pipeline.heads import FUSE, HEADS, Head, saved_head
 from ...pipeline.layers import Candidate, weigh
+from ...pipeline.measures import MEASURES, Measure
 from ...pipeline.novelty import NoveltyDetector
 from ...pipeline.statistics import Interval
 from ...schema import from_json
@@ -97,6 +98,11 @@ class BundleSummary:
     temperature: float | None = None
     #: What the head was trained on besides clips with one label each, in words; empty if nothing.
     trained_on: str = ""
+
+    @property
+    def measure(self) -> Measure:
+        """The measure of its scores."""
+        return MEASURES["classification" if self.labels else "regression"]
 
     def interval(self, key: str) -> Interval:
         """Return a score in ``result`` with its interval, NaN where there is none.

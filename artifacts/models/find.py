@@ -22,9 +22,9 @@ MAX_MODEL_BYTES = 1 << 31
 class ModelFiles:
     """Where a saved model is."""
 
-    folder: Path  #: Of a model of the hub, its folder in the local cache of the hub.
+    folder: Path  #: For a model of the hub, its folder in the local cache of the hub.
     title: str  #: As the user named it.
-    #: Of a model of the hub; empty for others.
+    #: Commit of a model of the hub; empty for other models.
     commit: str = ""
 
     @property
@@ -81,7 +81,7 @@ def latest_bundle() -> Path | None:
 
 def bundles_of(run: Path) -> list[Path]:
     """Return the bundles of a run, by name."""
-    return sorted(path.parent for path in run.glob("bundles/*/bundle.json"))
+    return sorted(path.parent for path in run.glob(f"bundles/*/{BUNDLE_FILE}"))
 
 
 def find_model(name: str | Location | None) -> Path:
@@ -96,7 +96,7 @@ def find_model(name: str | Location | None) -> Path:
             f"{name}: there is no such folder; name RUN, RUN/bundles/HEAD, or the folder or hub id "
             "of a trained audio classifier with --model"
         )
-    if (given / "bundle.json").is_file() or not (given / "run.json").is_file():
+    if (given / BUNDLE_FILE).is_file() or not (given / "run.json").is_file():
         return given
     bundles = bundles_of(given)
     if not bundles and not (given / "model").is_dir():

@@ -19,15 +19,15 @@ from ...features.batching import Lane
 from ...features.encoder import PRECISIONS, Encoder, load_encoder
 from ...features.front_end import FrontEnd, prepare
 from ...features.in_order import in_order
-from ...features.names import BUILT_IN, ENGINE_ERROR, HUB_ID, OPENSMILE, POOLINGS
+from ...features.names import BUILT_IN, ENGINE_ERROR, OPENSMILE, POOLINGS
 from ...features.options import ExtractOptions
 from ...features.training_record import FILE_NAME, TrainingRecord, read_record, unite
 from ...integrity import hash_file
 from ...pipeline.marks import Mark, MarkKind
-from ...pipeline.measures import MEASURES, Measure
+from ...pipeline.measures import Measure
 from ...pipeline.statistics import Interval
 from ...provenance import cores
-from ..run.encoder_key import encoder_parts, poolings_of
+from ..run.encoder_key import encoder_parts, is_on_hub, poolings_of
 from ..run.results import read_results
 from ..score_text import interval_text
 from .bundle import Bundle, BundleSummary, load_bundle
@@ -193,7 +193,7 @@ def find_encoder(
     if it is in a local folder that is not given.
     """
     name, recorded = str(key.get("encoder")), str(key.get("revision"))
-    is_hub = recorded not in ("local", "built-in") and HUB_ID.fullmatch(name)
+    is_hub = is_on_hub(key)
     if given is not None:
         return str(given), revision
     if name.startswith(OPENSMILE):
@@ -453,7 +453,7 @@ def _bundle_card(bundle: BundleSummary, warnings: Sequence[str]) -> dict[str, An
 
 
 def _bundle_score(bundle: BundleSummary) -> str:
-    measure = MEASURES["classification" if bundle.labels else "regression"]
+    measure = bundle.measure
     result = bundle.result
     try:
         return _score_line(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ...corpora.licence import ModelLicence, model_licence
 from ...errors import UserError, counted
-from ...features.names import HUB_ID
-from ...pipeline.measures import MEASURES, Measure
+from ...pipeline.measures import Measure
 from ...pipeline.split_kind import SplitKind
 from ...pipeline.statistics import Interval
 from ..models.bundle import BundleSummary
 from ..models.outputs import SOFTMAX
+from ..run.encoder_key import is_on_hub
 from ..run.results import RunResults, chosen
 from ..run.summary import HeadSummary, RunSummary
 from ..score_text import interval_text
@@ -24,7 +24,7 @@ from .table import Table, escape_markdown
 
 #: Checks whose findings end with names of clips or speakers, which a published card must not show.
 _WITH_NAMES = frozenset({"SER008", "SER022", "SER023", "SER026", "SER029"})
-#: What stands before these names.
+#: Text that precedes these names.
 _BEFORE_NAMES = re.compile(r": |, such as |, the first ")
 
 
@@ -39,23 +39,23 @@ class Publication:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a card says, and its template shows."""
+    """What the template of a card shows."""
 
     target: str
     encoder: str
     head: str
     is_on_hub: bool  #: Whether the encoder is a model of the hub.
     warnings: Sequence[str]
-    description: str  #: What predicts what.
+    description: str  #: What the model predicts, and how.
     data: str
-    licence: str  #: Of the clips, with their citation.
-    protocol: str  #: And which head it tested.
-    split: str  #: In words.
-    corpus: str  #: Of the tested clips.
+    licence: str  #: Licence of the clips, with their citation.
+    protocol: str  #: The protocol, and which head it tested.
+    split: str  #: The split in words.
+    corpus: str  #: Corpus of the tested clips.
     chosen: str  #: How the headline was chosen, in a word or two; may be empty.
     scores: Mapping[str, Interval]  #: By key.
     measure: Measure
-    note: str  #: Below the scores.
+    note: str  #: Text below the scores.
     probabilities: str
     limit: str
     command: str
@@ -100,7 +100,7 @@ def card(
         target=summary.target,
         encoder=summary.encoder["encoder"],
         head=head,
-        is_on_hub=_is_on_hub(summary.encoder),
+        is_on_hub=is_on_hub(summary.encoder),
         warnings=summary.warnings,
         description=_predicts(summary.labels, summary.target) + what,
         data=data + changes,
@@ -127,7 +127,7 @@ def bundle_card(bundle: BundleSummary, publication: Publication, source: str) ->
 
     ``source`` is its file, for messages. Raise UserError if the bundle does not state its scores.
     """
-    measure = MEASURES["classification" if bundle.labels else "regression"]
+    measure = bundle.measure
     try:
         scores = {key: bundle.interval(key) for key in measure.scores.values()}
         split = str(bundle.result["split"])
@@ -142,7 +142,7 @@ def bundle_card(bundle: BundleSummary, publication: Publication, source: str) ->
         target=bundle.target,
         encoder=str(bundle.encoder.get("encoder")),
         head=bundle.head,
-        is_on_hub=_is_on_hub(bundle.encoder),
+        is_on_hub=is_on_hub(bundle.encoder),
         warnings=bundle.warnings,
         description=_predicts(bundle.labels, bundle.target) + _bundle_text(bundle, bundle.head),
         data=f"{bundle.corpus}; tested: {clips}.",
@@ -212,11 +212,6 @@ def _trained_text(summary: RunSummary, fitted: HeadSummary) -> str:
     """Return what a model that was trained end to end is, as the end of a sentence."""
     epochs = int(fitted.final["parameters"]["epoch"])
     return f"`{summary.encoder['encoder']}`, {fitted.title} for {counted(epochs, 'epoch')}."
-
-
-def _is_on_hub(encoder: Mapping[str, object]) -> bool:
-    is_elsewhere = encoder.get("revision") in ("local", "built-in")
-    return not is_elsewhere and bool(HUB_ID.fullmatch(str(encoder.get("encoder"))))
 
 
 def _licence_text(licence: ModelLicence, publication: Publication | None) -> str:

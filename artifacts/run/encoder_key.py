@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...features.cache_schema import MAX_WIDTH
-from ...features.names import POOLINGS
+from ...features.names import HUB_ID, POOLINGS
 from ...schema import from_json
 
 
@@ -45,6 +45,12 @@ def encoder_parts(key: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], list[
         named.append((part, names[:count]))
         names = names[count:]
     return named
+
+
+def is_on_hub(key: Mapping[str, Any]) -> bool:
+    """Return whether an encoder is a model of the hub, neither a local folder nor built in."""
+    is_elsewhere = key.get("revision") in ("local", "built-in")
+    return not is_elsewhere and bool(HUB_ID.fullmatch(str(key.get("encoder"))))
 
 
 def poolings_of(key: Mapping[str, Any], pooling: str) -> list[str]:

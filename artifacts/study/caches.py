@@ -1,9 +1,7 @@
 """Find the cache of an encoder and a corpus of a study by its file name."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ...choices import POOLINGS
 from ...errors import UserError
@@ -64,7 +62,6 @@ def _holds(path: Path, options: ExtractOptions, pooling: str) -> Cache | None:
         cache = open_cache(path)
     except UserError:  # damaged, or no cache
         return None
-    key: Mapping[str, Any] = cache.key
     expected = {
         "encoder": recorded_name(options),
         "channels": options.channels,
@@ -75,7 +72,7 @@ def _holds(path: Path, options: ExtractOptions, pooling: str) -> Cache | None:
     }
     if options.precision != "auto":
         expected["precision"] = options.precision
-    is_same = all(key.get(name) == value for name, value in expected.items())
+    is_same = all(cache.key.get(name) == value for name, value in expected.items())
     # Keys name another engine than torch, with its version.
-    is_same = is_same and ("engine" in key) == (options.engine != "torch")
+    is_same = is_same and ("engine" in cache.key) == (options.engine != "torch")
     return cache if is_same and set(pooling.split(",")) <= set(cache.poolings) else None

@@ -1,6 +1,6 @@
 """The results of a study, grouped by head and split, and the encoders compared over corpora."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -100,14 +100,14 @@ class Group:
         """Return the first score of a method on a corpus."""
         return self.scores[method, corpus][self.measure.key]
 
-    @property
-    def usable(self) -> list[tuple[str, str]]:
+    @cached_property
+    def usable(self) -> frozenset[tuple[str, str]]:
         """Methods and corpora whose scores can be compared: not those of contaminated runs."""
-        return [
+        return frozenset(
             key
             for key, results in self.results.items()
             if not results.summary.has_mark(MarkKind.CONTAMINATED)
-        ]
+        )
 
     @cached_property
     def compared(self) -> Compared | None:
@@ -199,7 +199,7 @@ def group_runs(study: Study, runs: Sequence[StudyRun]) -> tuple[Group, ...]:
 
 
 def _largest_block(
-    usable: Sequence[tuple[str, str]], methods: Sequence[str], corpora: Sequence[str]
+    usable: Collection[tuple[str, str]], methods: Sequence[str], corpora: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return methods and corpora that have all results, as many results as possible.
 

@@ -11,9 +11,10 @@ from ...features.encoder_cost import EncoderCost
 from ...features.options import ExtractOptions
 from ...files import read_text, write_text
 from ...schema import from_json
+from .study_file import StudyEncoder
 
-#: In the folder of the report. A time differs from run to run: it is kept so that the same report
-#: has the same bytes. Remove the file to measure again.
+#: File in the folder of the report. Times differ from run to run: they are stored so that the same
+#: report has the same bytes. Remove the file to measure again.
 COSTS = "costs.json"
 _MAX_BYTES = 16 << 20
 
@@ -24,8 +25,12 @@ class MeasuredCost:
 
     encoder: str
     corpus: str
-    options: dict[str, Any]  #: Those of the extraction that differ from the defaults.
+    options: dict[str, Any]  #: Options of the extraction that differ from the defaults.
     cost: EncoderCost
+
+    def is_of(self, encoder: StudyEncoder) -> bool:
+        """Return whether it was measured of an encoder with the same options."""
+        return self.encoder == encoder.name and self.options == options_of(encoder.options)
 
 
 def options_of(options: ExtractOptions) -> dict[str, Any]:

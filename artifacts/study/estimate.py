@@ -1,7 +1,7 @@
 """Estimate the time and the disk space that a study needs: ``serpipe study run --dry-run``."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from ...errors import UserError, counted
 from ...features.encoder_cost import EncoderCost
 from ...features.perturbation import read_perturbations
 from ...pipeline.fit_cost import seconds_of_run, seconds_per_fit
-from ...pipeline.heads import find_heads, read_grids
+from ...pipeline.heads import read_grids
 from ...pipeline.layers import choose_layers
 from ...pipeline.options import Protocol
 from ...pipeline.split_kind import SplitKind
@@ -20,9 +20,9 @@ from ..report.report import Report
 from ..report.table import Table
 from .caches import find_cache
 from .costs import MeasuredCost
-from .study_file import Cell, Study, StudyCorpus, StudyEncoder
+from .study_file import Cell, Study, StudyCorpus, StudyEncoder, heads_of
 
-#: Folds of a split that names no number of them, and parts of a column that is held out.
+#: Number of folds of a split that does not state it, and of parts of a column that is held out.
 _USUAL_FOLDS = 5
 ESTIMATE_NOTE = (
     "Extraction: from a few clips of the corpus through each encoder that is on this machine. "
@@ -48,9 +48,9 @@ def report_estimate(
     clips : mapping of str to sequence of Clip
         The clips of each corpus.
     costs : sequence of MeasuredCost
-        What was measured of the encoders.
+        The measured costs of the encoders.
     done : sequence of bool
-        Of each cell of the study, whether its run exists.
+        Whether the run of each cell of the study exists.
     jobs : int
         Number of processes that would be used.
     say : callable
@@ -69,7 +69,7 @@ def report_estimate(
         copies = _copies(corpus.protocol)
         for encoder in study.encoders:
             cost, own = known.get((encoder.name, corpus.name)), clips[corpus.name]
-            cells = [c for c in study.cells if c.corpus is corpus and c.encoder is encoder]
+            cells = study.cells_of(corpus, encoder)
             todo = [cell for cell in cells if not is_done[cell]]
             lacking = {
                 part
@@ -79,35 +79,26 @@ def report_estimate(
             }
             if cost and todo:
                 say(f"cost     {encoder.name} on {corpus.name}: small fits")
-            per_clip = 3600 * cost.clips if cost else math.nan
+            audio = extraction = fitting = disk = math.nan
+            if cost:
+                per_clip = 3600 * cost.clips
+                audio = cost.audio_seconds * len(own) / per_clip
+                extraction = copies * cost.seconds * len(own) / per_clip
+                seconds = sum(_fit_seconds(study, cell, cost, own, fits) for cell in todo)
+                fitting = seconds / (3600 * jobs)
+                numbers = copies * cost.layers * cost.width * len(lacking) * len(own)
+                disk = numbers * np.dtype(encoder.options.dtype).itemsize / 1e6
             rows.append(
                 _Row(
                     corpus.name,
                     encoder.name,
                     len(own),
-                    cost.audio_seconds * len(own) / per_clip if cost else math.nan,
-                    _needed(copies * cost.seconds * len(own) / per_clip if cost else None, lacking),
+                    audio,
+                    extraction if lacking else 0.0,
                     len(cells),
                     len(todo),
-                    _needed(
-                        sum(_fit_seconds(study, cell, cost, own, fits) for cell in todo)
-                        / (3600 * jobs)
-                        if cost
-                        else None,
-                        todo,
-                    ),
-                    _needed(
-                        copies
-                        * cost.layers
-                        * cost.width
-                        * len(lacking)
-                        * len(own)
-                        * np.dtype(encoder.options.dtype).itemsize
-                        / 1e6
-                        if cost
-                        else None,
-                        lacking,
-                    ),
+                    fitting if todo else 0.0,
+                    disk if lacking else 0.0,
                 )
             )
     hours = [value for row in rows for value in (row.extraction_hours, row.fit_hours)]
@@ -161,13 +152,6 @@ def _table(rows: Sequence[_Row]) -> Table:
     )  # fmt: skip
 
 
-def _needed(cost: float | None, todo: Collection[object]) -> float:
-    """Return a cost: nothing where there is nothing to do, NaN where it is unknown."""
-    if not todo:
-        return 0.0
-    return math.nan if cost is None else cost
-
-
 def _total(values: Sequence[float]) -> str:
     known = [value for value in values if not math.isnan(value)]
     return ("at least " if len(known) < len(values) else "") + _text(sum(known))
@@ -186,10 +170,7 @@ def _fit_seconds(
     fits: dict[tuple[str, int, int], float],
 ) -> float:
     """Return the seconds of a run on one core; ``fits`` keeps the times of small fits."""
-    try:
-        heads = find_heads(cell.heads)
-    except UserError:
-        heads = find_heads(cell.heads, "regression")
+    heads = heads_of(cell.heads)
     grids = read_grids(heads, study.grid_of(cell))
     width = cost.width * len(cell.pooling.split(","))
     n_labels = len({clip.emotion for clip in clips}) or 2

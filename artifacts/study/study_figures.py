@@ -17,7 +17,7 @@ from ..report.figures import (
 from ..run.csv_files import NESTED
 from ..score_text import score_text
 from .comparison import Compared, Group
-from .study_report import MethodCost, pareto_front
+from .study_report import MethodCost, best_nuisance, known_costs, pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Panels side by side.
 _MOST_COLUMNS = 4
-#: Cells of a heat map are annotated if a row has at most so many.
+#: The cells of a heat map are annotated if a row has at most this many.
 _MOST_ANNOTATED = 26
 
 
@@ -37,12 +37,12 @@ def draw_study(
     Parameters
     ----------
     title : str
-        Of the study.
+        Title of the study.
     groups : sequence of Group
-        The results by head and split. Scores are those of the first; the layers those of all heads
-        with its split.
+        The results by head and split. Scores are those of the first group; layers are those of all
+        heads with its split.
     costs : sequence of MethodCost
-        Of the encoders of the first group.
+        Costs of the encoders of the first group.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def draw_study(
                     other = "" if measure is first.measure else f"-{measure.key}"
                     name = f"layers-{_file_name(method)}{other}"
                     figures[name] = draw_layers(method, rows, title)
-        shown = [name for name in MethodCost.TITLES if len(_known(costs, name)) > 1]
+        shown = [name for name in MethodCost.TITLES if len(known_costs(costs, name)) > 1]
         if shown:
             figures["cost"] = draw_costs(first, costs, shown, title)
     return figures
@@ -112,14 +112,12 @@ def draw_scores(group: Group, title: str) -> "Figure":
                 xerr=None if bars is None or np.isnan(bars).any() else bars,
                 capsize=3, color=COLOURS[0], marker="o",
             )  # fmt: skip
-        summary = group.results[shown[0], corpus].summary
-        chance = measure.scale * measure.chance(len(summary.labels))
+        results = group.results[shown[0], corpus]
+        chance = measure.scale * measure.chance(len(results.summary.labels))
         axes.axvline(chance, color="black", linewidth=1, linestyle=":")
-        nuisance = [
-            each.value for each in group.results[shown[0], corpus].nuisance_scores().values()
-        ]
-        if nuisance:
-            axes.axvline(measure.scale * max(nuisance), color="0.45", linewidth=1, linestyle="--")
+        nuisance = best_nuisance(results)
+        if not math.isnan(nuisance):
+            axes.axvline(measure.scale * nuisance, color="0.45", linewidth=1, linestyle="--")
         axes.set_title(corpus, fontsize=10)
         axes.set_yticks(np.arange(len(methods)), methods)
         axes.set_ylim(len(methods) - 0.4, -0.6)
@@ -257,7 +255,7 @@ def draw_layers(method: str, rows: Sequence[tuple[Group, str]], title: str) -> "
 def draw_costs(
     group: Group, costs: Sequence[MethodCost], names: Sequence[str], title: str
 ) -> "Figure":
-    """Draw the mean score over each cost, and the line of those that no cheaper one reaches."""
+    """Draw the mean score against each cost, with a line through the Pareto front."""
     measure = group.measure
     figure, panels = titled_axes(
         f"Cost against mean {measure.title}",
@@ -269,7 +267,7 @@ def draw_costs(
     )
     style = {each.method: number for number, each in enumerate(costs)}
     for axes, name in zip(panels, names, strict=True):
-        known = _known(costs, name)
+        known = known_costs(costs, name)
         front = pareto_front(costs, name)
         axes.plot(
             [each.cost(name) for each in front],
@@ -302,7 +300,7 @@ def draw_costs(
 
 
 def _log_scale(axes: "Axes", values: Sequence[float]) -> None:
-    """Draw costs on a logarithmic scale, with zero (a set of features has no weights) in place."""
+    """Use a logarithmic scale for costs that also shows zero: acoustic features have no weights."""
     from matplotlib.ticker import EngFormatter, NullFormatter
 
     positive = [value for value in values if value > 0]
@@ -310,13 +308,9 @@ def _log_scale(axes: "Axes", values: Sequence[float]) -> None:
         axes.set_xscale("log")
     elif positive:
         axes.set_xscale("symlog", linthresh=10 ** math.floor(math.log10(min(positive))))
-    # The usual labels are formulas, which names from outside must not be able to start.
+    # The default labels are formulas, which are switched off because names come from users.
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _known(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
-    return [each for each in costs if not math.isnan(each.cost(name) + each.score)]
 
 
 def _file_name(method: str) -> str:

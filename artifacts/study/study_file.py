@@ -132,6 +132,10 @@ class Study:
             for heads in corpus.heads
         )
 
+    def cells_of(self, corpus: StudyCorpus, encoder: StudyEncoder) -> list[Cell]:
+        """Return the runs of an encoder on a corpus."""
+        return [cell for cell in self.cells if cell.corpus is corpus and cell.encoder is encoder]
+
     def method(self, cell: Cell) -> str:
         """Return the name of the embeddings of a cell in tables and figures."""
         several = len(self.poolings) > 1
@@ -139,7 +143,7 @@ class Study:
 
     def grid_of(self, cell: Cell) -> tuple[str, ...]:
         """Return the entries of the grid that are for a head of a cell."""
-        heads = _find_heads(cell.heads)
+        heads = heads_of(cell.heads)
         return tuple(each for each in self.grid if _is_for(each, heads))
 
     def check_paths(self) -> None:
@@ -222,7 +226,7 @@ class _File:
                 try:
                     from_json(kind, {name: value})
                 except (TypeError, ValueError) as error:  # TypeError: a date
-                    problem = str(error).partition(": ")[2].lower() or "an option is no date"
+                    problem = str(error).partition(": ")[2].lower() or "an option cannot be a date"
                     raise self.error((*keys, name), f"is {value!r}; {problem}") from None
                 if name in _CHOICES:
                     self.checked((*keys, name), partial(check_choice, name, value, _CHOICES[name]))
@@ -301,7 +305,7 @@ def _study(file: _File, content: Mapping[str, Any]) -> Study:
                 ("splits",), f"{each} is not a split; use loso, kfold:5, standard, ...", each
             )
     for each in heads:
-        file.checked(("heads",), partial(_find_heads, each), each)
+        file.checked(("heads",), partial(heads_of, each), each)
     grid = file.texts(("grid",), content["grid"]) if "grid" in content else ()
     title = content.get("title", file.path.stem)
     if not isinstance(title, str):
@@ -323,7 +327,7 @@ def _study(file: _File, content: Mapping[str, Any]) -> Study:
                     (key, entry.name),
                     "cannot be part of a file name; use up to 40 letters, digits and _ . + -",
                 )
-    every_head = {head for each in corpora for names in each.heads for head in _find_heads(names)}
+    every_head = {head for each in corpora for names in each.heads for head in heads_of(names)}
     for each in grid:
         used = [head for head in every_head if _is_for(each, [head])]
         if not used:
@@ -343,7 +347,7 @@ def _study(file: _File, content: Mapping[str, Any]) -> Study:
 
 
 def _with_ambiguity(encoders: Sequence[StudyEncoder]) -> tuple[StudyEncoder, ...]:
-    """Say of each encoder whether another one differs in what no cache records by name.
+    """Mark the encoders whose caches would have the same name but hold other embeddings.
 
     These are folders of one name, such as ``a/checkpoint`` and ``b/checkpoint``, revisions of one
     hub id, and the precision that ``auto`` stands for.
@@ -381,7 +385,7 @@ def _corpus(
     own = {key: value for key, value in table.items() if key in _PROTOCOL}
     own_heads = file.texts((*keys, "heads"), table["heads"]) if "heads" in table else heads
     for each in own_heads:
-        file.checked((*keys, "heads"), partial(_find_heads, each), each)
+        file.checked((*keys, "heads"), partial(heads_of, each), each)
     protocol = file.options(Protocol, {("protocol",): shared, keys: own})
     of_augment = keys if "augment" in own else ("protocol",)
     file.checked((*of_augment, "augment"), partial(read_perturbations, "augment", protocol.augment))
@@ -419,7 +423,7 @@ def _encoder(
     return StudyEncoder(name, options, poolings)
 
 
-def _find_heads(names: str) -> "tuple[type[Head], ...]":
+def heads_of(names: str) -> "tuple[type[Head], ...]":
     """Return the heads of an entry of ``heads``, for labels or else for ratings.
 
     Raise UserError if they are neither.

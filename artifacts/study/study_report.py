@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ...errors import counted
-from ...features.encoder_cost import EncoderCost
-from ...pipeline.measures import Measure
+from ...errors import counted, listed
+from ...pipeline.statistics import Interval
 from ..report.checks import Check, grave, run_checks
 from ..report.comparison import BEST_OF_RUNS
 from ..report.report import Report, score_note
@@ -19,10 +18,10 @@ from ..report.table import Table
 from ..run.results import RunResults
 from ..score_text import difference_text, interval_text, p_text, score_text
 from .comparison import Compared, Group, StudyRun, group_runs
-from .costs import MeasuredCost, options_of
+from .costs import MeasuredCost
 from .study_file import Study
 
-#: Pairs that the summary names one by one.
+#: The summary names at most this many unresolved pairs one by one.
 MOST_NAMED = 6
 RANK_NOTE = (
     "Mean rank: over the corpora that are compared, 1 for the best. Nuisance: the best of the "
@@ -57,11 +56,16 @@ class MethodCost:
         return float(getattr(self, name))
 
 
+def known_costs(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
+    """Return the methods that have both a cost of this name and a score."""
+    return [each for each in costs if not math.isnan(each.cost(name) + each.score)]
+
+
 def pareto_front(costs: Sequence[MethodCost], name: str) -> list[MethodCost]:
     """Return the methods for which no cheaper one scores as high, the cheapest first."""
-    known = [each for each in costs if not math.isnan(each.cost(name) + each.score)]
     front: list[MethodCost] = []
-    for each in sorted(known, key=lambda each: (each.cost(name), -each.score)):
+    by_cost = sorted(known_costs(costs, name), key=lambda each: (each.cost(name), -each.score))
+    for each in by_cost:
         if not front or each.score > front[-1].score:
             front.append(each)
     return front
@@ -73,18 +77,13 @@ def method_costs(
     """Return the cost of each method that has a score, from what was measured and from its runs."""
     compared = group.compared
     corpora = compared.corpora if compared else group.corpora
-    measured: dict[str, list[EncoderCost]] = {}
-    options = {each.name: options_of(each.options) for each in study.encoders}
-    for each in costs:
-        if each.options == options.get(each.encoder):
-            measured.setdefault(each.encoder, []).append(each.cost)
-    encoder_of = {study.method(cell): cell.encoder.name for cell in study.cells}
+    encoder_of = {study.method(cell): cell.encoder for cell in study.cells}
     found = []
     for method in group.methods:
         shown = [group.results[method, c] for c in corpora if (method, c) in group.results]
         if len(shown) < len(corpora):
             continue
-        of_encoder = measured.get(encoder_of[method], [])
+        of_encoder = [each.cost for each in costs if each.is_of(encoder_of[method])]
         seconds, audio = (
             sum(getattr(each, name) for each in of_encoder) for name in ("seconds", "audio_seconds")
         )
@@ -123,9 +122,9 @@ def report_study(
     ----------
     study : Study
     runs : sequence of StudyRun
-        One for each cell.
+        One run for each cell.
     costs : sequence of MeasuredCost
-        What was measured of the encoders.
+        The measured costs of the encoders.
 
     Returns
     -------
@@ -134,21 +133,21 @@ def report_study(
     groups : tuple of Group
         The results by head and split, for the figures; that of the summary is the first.
     costs : tuple of MethodCost
-        Of the first group.
+        The costs of the first group.
     """
     groups = group_runs(study, runs)
     missing = [each for each in runs if each.results is None]
     facts = [("summary", summary_sentence(groups[0]) if groups else "Nothing is fitted yet.")]
     facts += _facts(study, runs)
     tables: list[Table] = []
-    priced = method_costs(study, groups[0], costs) if groups else ()
+    of_methods = method_costs(study, groups[0], costs) if groups else ()
     for group in groups:
         suffix = _suffix(study, group)
         tables.append(_results_table(group, suffix))
         if group.compared:
             tables.append(_pairs_table(group, group.compared, suffix))
-    if priced:
-        tables.append(_cost_table(priced, groups[0]))
+    if of_methods:
+        tables.append(_cost_table(of_methods, groups[0]))
     if missing:
         tables.append(_missing_table(study, missing))
     if groups:
@@ -163,7 +162,7 @@ def report_study(
             _provenance(study, runs),
         ),
         groups,
-        priced,
+        of_methods,
     )
 
 
@@ -184,7 +183,7 @@ def summary_sentence(group: Group) -> str:
     better: dict[str, list[str]] = {}
     for pair in resolved:
         better.setdefault(pair.better, []).append(pair.worse)
-    shown = "; ".join(f"{name} over {_listed(worse)}" for name, worse in better.items())
+    shown = "; ".join(f"{name} over {listed(worse)}" for name, worse in better.items())
     open_pairs = ", ".join(f"{pair.better} and {pair.worse}" for pair in others)
     if len(others) > MOST_NAMED:
         open_pairs = f"the other {len(others)} (see the table of pairs)"
@@ -229,7 +228,7 @@ def _suffix(study: Study, group: Group) -> str:
 def _results_table(group: Group, suffix: str) -> Table:
     measure, compared = group.measure, group.compared
     ranks = compared.ranks if compared else {}
-    usable = set(group.usable)
+    usable = group.usable
     best = {
         corpus: max(group.first(m, c).value for m, c in usable if c == corpus)
         for corpus in group.corpora
@@ -254,7 +253,7 @@ def _results_table(group: Group, suffix: str) -> Table:
         rows.append((*cells, "" if math.isnan(rank) else f"{rank:.2f}"))
     any_method = {c: results for (_, c), results in group.results.items()}
     chance = [measure.chance(len(any_method[c].summary.labels)) for c in group.corpora]
-    nuisance = [_best_nuisance(any_method[c]) for c in group.corpora]
+    nuisance = [best_nuisance(any_method[c]) for c in group.corpora]
     for title, values in (("chance", chance), ("nuisance", nuisance)):
         rows.append((title, *(score_text(each, measure) for each in values), ""))
     return Table(
@@ -272,7 +271,7 @@ def _results_table(group: Group, suffix: str) -> Table:
                 "head": group.head,
                 **flat(group.scores[method, corpus]),
                 "chance": measure.chance(len(results.summary.labels)),
-                "nuisance": _best_nuisance(results),
+                "nuisance": best_nuisance(results),
                 "mean_rank": ranks.get(method, math.nan),
                 "run": results.run.name,
             }
@@ -281,7 +280,8 @@ def _results_table(group: Group, suffix: str) -> Table:
     )
 
 
-def _best_nuisance(results: RunResults) -> float:
+def best_nuisance(results: RunResults) -> float:
+    """Return the first score of the best nuisance baseline; NaN if there is none."""
     return max((each.value for each in results.nuisance_scores().values()), default=math.nan)
 
 
@@ -292,7 +292,7 @@ def _pairs_table(group: Group, compared: Compared, suffix: str) -> Table:
         distance = compared.ranks[pair.worse] - compared.ranks[pair.better]
         rows.append((
             f"{pair.better} - {pair.worse}",
-            difference_text(_value(difference), measure),
+            difference_text(Interval(difference, math.nan, math.nan), measure),
             f"{distance:.2f}" if by_ranks else p_text(pair.p),
             p_text(pair.p_corrected),
         ))  # fmt: skip
@@ -328,7 +328,7 @@ def _pairs_table(group: Group, compared: Compared, suffix: str) -> Table:
 
 
 def _cost_table(costs: Sequence[MethodCost], group: Group) -> Table:
-    measure: Measure = group.measure
+    measure = group.measure
     fronts = {name: pareto_front(costs, name) for name in MethodCost.TITLES}
     short = {"parameters": "parameters", "seconds_per_hour": "time", "megabytes_per_hour": "size"}
     on_front = {
@@ -523,14 +523,3 @@ def _notes(groups: Sequence[Group]) -> list[str]:
     if marked:
         notes.append("Contaminated results are shown, and neither ranked nor tested.")
     return [*notes, BEST_OF_RUNS]
-
-
-def _value(value: float) -> Any:
-    from ...pipeline.statistics import Interval
-
-    return Interval(value, math.nan, math.nan)
-
-
-def _listed(words: Iterable[str]) -> str:
-    *others, last = words
-    return f"{', '.join(others)} and {last}" if others else last
