@@ -258,30 +258,15 @@ def identify_run(
     ]
     size = candidate_size(cache, plan) * (1 + len(copies))
     streamed = size > stream_past
-    if streamed and copies:
-        raise UserError(
-            "--augment: needs the embeddings of a layer in memory; raise --stream-past, or omit "
-            "--augment"
-        )
     if streamed:
         plan, heads, grids = stream_plan(
             plan, heads, grids, size, stream_past, default_heads=default_heads
         )
         say(f"note     {plan.marks[-1]}")
-        if plan.protocol.labels != Protocol.labels:
-            raise UserError(
-                f"--labels {plan.protocol.labels}: needs the embeddings of a layer in memory; "
-                "raise --stream-past, or omit --labels"
-            )
         if BEST in combined and len(heads) < 2:
             raise UserError(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
                 "choice; name several that can, or raise --stream-past"
-            )
-        if plan.protocol.enrol:
-            raise UserError(
-                "--enrol: needs the embeddings of a layer in memory; raise --stream-past, or omit "
-                "--enrol"
             )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)
