@@ -317,16 +317,12 @@ def _omits_ties(protocol: Protocol) -> bool:
 
 def _majority(votes: VotesOfClips, protocol: Protocol) -> NDArray[np.str_]:
     """Return the label of each clip by its majority; empty where there is none to use."""
-    known = np.isin(votes.majority, votes.labels)
-    # A tied clip that is used has no label of its own: any that it was given stands for it.
-    some = np.array([*votes.labels, ""])[
-        np.where(votes.counts.any(axis=1), votes.counts.argmax(axis=1), len(votes.labels))
-    ]
-    without = "" if _omits_ties(protocol) else some
-    result: NDArray[np.str_] = np.where(
-        votes.tied, without, np.where(known, votes.majority, "")
-    ).astype(str)
-    return result
+    used = np.isin(votes.majority, votes.labels) & ~votes.tied
+    if not _omits_ties(protocol):
+        # A tied clip has no label of its own: any that it was given stands for it.
+        used |= votes.tied & votes.counts.any(axis=1)
+    labels = np.array(votes.labels)[votes.counts.argmax(axis=1)]
+    return np.where(used, labels, "")
 
 
 def _describe(

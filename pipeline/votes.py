@@ -143,7 +143,8 @@ def join_votes(
     Raises
     ------
     UserError
-        If no rater gave a label that is to be merged.
+        If no rater gave a label that is to be merged, or no label to keep is the majority of a
+        clip.
     """
     given = sorted({label for counts in votes.counts.values() for label in counts})
     for old in merge:
@@ -161,6 +162,12 @@ def join_votes(
     tied = voted & ((counts == best).sum(axis=1) > 1)
     majority = np.where(voted, np.array(labels)[counts.argmax(axis=1)], "")
     predicted = set(majority[voted & ~tied].tolist()) & set(keep or labels)
+    if not predicted:
+        kept = f" for a label of --keep {','.join(keep)}" if keep else ""
+        raise UserError(
+            f"{votes.path}: no clip has a majority of raters{kept}; add raters, or change --keep "
+            "or --map"
+        )
     left = np.isin(labels, sorted(predicted))
     omitted = counts[:, ~left].sum()
     changes = [f"{old} counted as {new}" for old, new in merge.items()]
