@@ -26,6 +26,7 @@ from .folds import (
     check_folds,
     cross_corpus_split,
     make_split,
+    omit_from_tests,
 )
 from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
 from .heads import BEST, FUSE, Grid, combinations
@@ -350,8 +351,7 @@ def _on_votes(
 ) -> tuple[dict[str, NDArray[Any]], Target, Split, Problem]:
     """Give clips a row for each label that heads train on; test those with a majority."""
     rows, labels, weights, folds = train_on_votes(split.folds, votes, protocol.labels)
-    untied = (replace(fold, test=fold.test[~votes.tied[fold.test]]) for fold in folds)
-    tested = tuple(fold for fold in untied if len(fold.test))
+    tested = omit_from_tests(folds, votes.tied)
     n_clips = len(clips["speaker"])
     ties = np.concatenate([votes.tied, np.zeros(len(rows) - n_clips, bool)])
 
