@@ -73,7 +73,7 @@ class VotesOfClips:
         """Return the share of raters who gave each label, by name of a column of the clip table."""
         total = self.counts.sum(axis=1, keepdims=True)
         share = self.counts / np.maximum(total, 1)
-        return {f"{SHARE}{n}": share[:, n] for n in range(len(self.labels))}
+        return dict(zip(share_columns(len(self.labels)), share.T, strict=True))
 
 
 def votes_in(clips: Mapping[str, NDArray[Any]], column: str, source: Path) -> Votes | None:
@@ -261,9 +261,14 @@ def check_labels(labels: str, ties: str, votes: object) -> None:
             )
 
 
+def share_columns(n_labels: int) -> list[str]:
+    """Return the names of the columns with the shares of raters, in the order of the labels."""
+    return [f"{SHARE}{n}" for n in range(n_labels)]
+
+
 def shares_of(clips: Mapping[str, NDArray[Any]], n_labels: int) -> NDArray[np.float64] | None:
     """Return the shares of raters in a clip table, shape (n_clips, n_labels); None without any."""
-    columns = [f"{SHARE}{n}" for n in range(n_labels)]
+    columns = share_columns(n_labels)
     if not columns or not set(columns) <= set(clips):
         return None
     return np.stack([clips[column].astype(np.float64) for column in columns], axis=1)
