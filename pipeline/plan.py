@@ -336,7 +336,7 @@ def _describe(
     tied = int(votes.tied.sum()) if omitted else int(of_clips.tied.sum())
     trained = "not trained on" if protocol.labels == MAJORITY else "trained on"
     scored = "not tested" if protocol.ties == OMIT else "scored against all raters only"
-    fate = "" if omitted else f" {trained}, {scored}"
+    fate = "" if omitted else f" ({trained}, {scored})"
     notes = (f"{counted(tied, 'clip')} without a majority of raters{fate}",) if tied else ()
     return replace(target, changes=(*votes.changes, *notes, *target.changes)), of_clips
 

@@ -219,17 +219,17 @@ def record_run(
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run fits, and all that names it; ``streamed`` is whether heads read blocks."""
+    """What a run fits, and what identifies it."""
 
     plan: Plan
     heads: Sequence[type[Head]]
     grids: Mapping[str, Grid]
     combined: Sequence[str]
-    copies: Sequence[PerturbedCache]  #: On which heads are trained as well.
-    streamed: bool
+    copies: Sequence[PerturbedCache]  #: Perturbed copies, on which heads are trained as well.
+    streamed: bool  #: Whether heads read the embeddings a block at a time.
     content: str  #: Hash of the cache and the clips used.
     settings: Mapping[str, Any]
-    names: Sequence[str]  #: Of all heads, with those that are made of others.
+    names: Sequence[str]  #: Of all heads, including those that combine others.
     name: str  #: Of the folder.
 
 
@@ -245,9 +245,9 @@ def identify_run(
     stream_past: float = math.inf,
     say: Say = say_nothing,
 ) -> PlannedRun:
-    """Plan a run as :func:`record_run` does, whose parameters these are, and return its name.
+    """Plan the run that :func:`record_run` makes of the same parameters, without fitting anything.
 
-    Nothing is fitted. Raise UserError if the cache does not hold what the protocol needs.
+    Raise UserError if the cache does not hold what the protocol needs.
     """
     plan, combined = plan_run(
         cache, heads, grids, protocol, ratings, combined=combined, default_heads=default_heads
