@@ -18,7 +18,7 @@ DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("auto", "labels", "ratings")
 #: How heads train on the labels of several raters.
 LABELS = ("majority", "soft", "all")
-#: What becomes of clips to which several labels were given equally often.
+#: What to do with clips whose most frequent labels were given equally often.
 TIES = ("omit", "score")
 SIMILAR_SPEAKERS = ("refuse", "merge", "separate")
 NORMALISATIONS = ("none", "speaker")

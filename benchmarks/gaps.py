@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=500, help="simulations for each row")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print("| groups | speakers | p < 0.05 | interval holds the gap |\n|---|---:|---:|---:|")
+    print("| groups | speakers | p < 0.05 | interval contains the gap |\n|---|---:|---:|---:|")
     for number, case in enumerate(CASES):
         rng = np.random.default_rng([options.seed, number])
         significant, covered, intervals = 0, 0, 0

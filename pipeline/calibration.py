@@ -101,18 +101,21 @@ def label_weights(
     ``row_weights`` are the weights of these rows, and the result is proportional to them among the
     rows of a label.
     """
-    if row_weights is not None:
-        return balance(labels, row_weights) / float(row_weights.sum())
-    weights = np.asarray(compute_sample_weight("balanced", labels), np.float64)
-    return weights / float(weights.sum())
+    balanced = balance(labels, row_weights)
+    return balanced / float((balanced if row_weights is None else row_weights).sum())
 
 
-def balance(labels: NDArray[Any], row_weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def balance(
+    labels: NDArray[Any], row_weights: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Return weights, shape (n_rows,), whose sum is the same for every label.
 
     They are proportional to ``row_weights`` among the rows of a label, and have the same sum over
-    all rows. For equal ``row_weights`` of 1 they are scikit-learn's ``"balanced"`` weights.
+    all rows. For equal ``row_weights`` of 1, the default, they are scikit-learn's ``"balanced"``
+    weights.
     """
+    if row_weights is None:
+        return np.asarray(compute_sample_weight("balanced", labels), np.float64)
     codes = np.unique(labels, return_inverse=True)[1]
     of_label = np.bincount(codes, row_weights)
     factor = row_weights.sum() / (len(of_label) * of_label)

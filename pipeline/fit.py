@@ -15,7 +15,7 @@ from ..errors import MachineError, UserError, first_line
 from ..progress import Track, no_track
 from .augmentation import count_copies, with_copies
 from .blocks import FileMatrix, Matrix, take
-from .folds import Fold
+from .folds import Fold, omit_from_tests
 from .heads import HEADS, Grid, Head, Params, combinations
 from .layers import Candidate, learn_weights, weigh
 from .search import FoldResult, label_names, search_fold, weight_argument
@@ -100,13 +100,10 @@ class Problem:
 
         Clips without a majority are not in their test.
         """
-        folds = []
-        for fold in self.folds:
-            train = fold.train if self.once is None else fold.train[self.once[fold.train]]
-            test = fold.test if self.ties is None else fold.test[~self.ties[fold.test]]
-            if len(test):
-                folds.append(replace(fold, train=train, test=test))
-        return tuple(folds)
+        folds = self.folds if self.ties is None else omit_from_tests(self.folds, self.ties)
+        if self.once is None:
+            return folds
+        return tuple(replace(fold, train=fold.train[self.once[fold.train]]) for fold in folds)
 
     def everybody(self) -> Fold:
         """Return a fold that trains on all clips that any fold trains on, and tests none.

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,15 @@ class Fold:
     test: Indices
     validation: Indices | None = None
     held_out: Indices | None = None
+
+
+def omit_from_tests(folds: Sequence[Fold], omitted: NDArray[np.bool_]) -> tuple[Fold, ...]:
+    """Return folds that do not test some clips, without the folds that then test none.
+
+    ``omitted``, shape (n_clips,), is whether each clip is one of them.
+    """
+    tested = (replace(fold, test=fold.test[~omitted[fold.test]]) for fold in folds)
+    return tuple(fold for fold in tested if len(fold.test))
 
 
 @dataclass(frozen=True)

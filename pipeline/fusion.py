@@ -18,9 +18,8 @@ from .fit import Choice, HeadFit, Problem, collect_folds
 from .folds import Fold
 from .heads.fused import log_probabilities, weigh_members
 from .heads.head import Head
-from .measures import MEASURES
-from .metrics import weighted_uar
-from .search import FoldResult
+from .measures import LABELS
+from .search import FoldResult, score_inner
 
 #: L2 penalty on the weights, so weak that it only divides a weight among members that are alike.
 PENALTY = 0.01
@@ -172,11 +171,7 @@ class _MemberScores:
         scores = weigh_members(self.outer[rows], weights)
         chosen = self.names[weigh_members(inner, weights).argmax(axis=1)]
         fused = FoldResult(
-            inner=(
-                MEASURES["classification"].first_of(labels, chosen, self.names.tolist())
-                if self.weights is None
-                else weighted_uar(labels, chosen, self.weights),
-            ),
+            inner=(score_inner(LABELS, labels, chosen, self.names.tolist(), self.weights),),
             chosen=0,
             inner_not_converged=0,
             predicted=self.names[scores.argmax(axis=1)],

@@ -16,6 +16,10 @@ _LABELS_IN_WORDS = {
 }
 
 
+#: Options of :class:`Protocol` that its first version did not have.
+_LATER_OPTIONS = ("hold_out", "enrol", "augment", "labels", "ties")
+
+
 def trained_on(options: Mapping[str, Any]) -> str:
     """Describe what heads are trained on; empty if that is the clips alone, with one label each.
 
@@ -140,8 +144,8 @@ class Protocol(FoldOptions):
         Also train on perturbed copies of the training clips, such as noise:20 or telephone, which
         ``serpipe extract --augment`` has cached. Only the clips themselves are tested.
     ties : {"omit", "score"}
-        What becomes of the test clips without a majority, from ``ratings``: they are in no score;
-        or they are predicted as well, and count in the scores of probabilities against the labels
+        What to do with test clips without a majority of ``ratings``: leave them out of all scores;
+        or predict them as well, and include them in the scores of probabilities against the labels
         of all raters, but not in those against the majority, such as UAR.
     """
 
@@ -163,14 +167,7 @@ class Protocol(FoldOptions):
         runs keep their names.
         """
         options = asdict(self)
-        if self.hold_out is None:
-            del options["hold_out"]
-        if not self.enrol:
-            del options["enrol"]
-        if not self.augment:
-            del options["augment"]
-        if self.labels == Protocol.labels:
-            del options["labels"]
-        if self.ties == Protocol.ties:
-            del options["ties"]
+        for name in _LATER_OPTIONS:
+            if options[name] in (getattr(Protocol, name), []):
+                del options[name]
         return options

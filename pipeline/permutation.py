@@ -1,6 +1,6 @@
 """Permutation tests over speakers: of two sets of predictions, of chance, of groups of clips."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from .measures import LABELS, Measure
 _MOST_ENUMERATED = 15
 #: Otherwise so many are drawn, fewer if there are very many speakers.
 SWAPS, _FEWEST_SWAPS, _MOST_SWAPPED = 20_000, 2_000, 10**8
-#: Draws of the test against chance: from the total number of permuted clips, within these limits.
+#: Draws of the permutations of clips: from the total number of clips, within these limits.
 _FEWEST_DRAWS, _MOST_DRAWS, _MOST_PERMUTED = 199, 4_999, 3_000_000
 #: Numbers that are in memory at a time.
 _AT_ONCE = 2**21
@@ -127,27 +127,13 @@ def chance_p(
     if len(labels):
         truth, predicted = np.searchsorted(labels, truth), np.searchsorted(labels, predicted)
     names = range(len(labels))
-    observed = measure.first(measure.count(truth, predicted, names))
-    _, first, speaker = np.unique(speakers[order], return_index=True, return_inverse=True)
-    alike = np.minimum.reduceat(truth, first) == np.maximum.reduceat(truth, first)
-    within, whole = np.flatnonzero(~alike[speaker]), np.flatnonzero(alike[speaker])
-    speaker_labels = truth[first[alike]]
-    if np.isnan(observed) or (not len(within) and len(np.unique(speaker_labels)) < 2):
-        return np.nan
-    index = np.cumsum(alike)[speaker[whole]] - 1  # the clip's speaker among such speakers
-    rng = np.random.default_rng(seed)
-    draws = int(np.clip(_MOST_PERMUTED // len(truth), _FEWEST_DRAWS, _MOST_DRAWS))
-    reached = 0
-    for size in _portions(draws, len(truth) + len(names) ** 2):
-        permuted = np.empty((size, len(truth)), truth.dtype)
-        # Clips are ordered by speaker: adding a random fraction shuffles them within each.
-        shuffled = np.argsort(speaker[within] + rng.random((size, len(within))), axis=1)
-        permuted[:, within] = truth[within][shuffled]
-        exchanged = rng.permuted(np.tile(speaker_labels, (size, 1)), axis=1)
-        permuted[:, whole] = exchanged[:, index]
-        scores = measure.first(measure.count(permuted, predicted, names))
-        reached += int(np.sum(~(scores < observed - _TIE)))
-    return (1 + reached) / (1 + draws)
+
+    def scores(permuted: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the first scores, shape (n,), of truths of shape (n, n_clips)."""
+        return np.asarray(measure.first(measure.count(permuted, predicted, names)))
+
+    one_stratum = np.zeros(len(truth), np.intp)
+    return _permutation_p(scores, truth, speakers[order], one_stratum, len(names) ** 2, seed)
 
 
 def gap_p(
@@ -212,29 +198,67 @@ def gap_p(
         largest: NDArray[np.float64] = np.max(scores, axis=0) - np.min(scores, axis=0)
         return largest
 
-    (observed,) = gaps(group[None])
-    _, first, speaker = np.unique(speakers[order], return_index=True, return_inverse=True)
-    alike = np.minimum.reduceat(group, first) == np.maximum.reduceat(group, first)
+    return _permutation_p(
+        gaps, group, speakers[order], stratum, len(names) * flat.shape[1], seed, draws
+    )
+
+
+def _permutation_p(
+    statistics: Callable[[NDArray[Any]], NDArray[np.float64]],
+    values: NDArray[Any],
+    speakers: NDArray[np.str_],
+    strata: NDArray[np.intp],
+    width: int,
+    seed: int,
+    draws: int | None = None,
+) -> float:
+    """Return the share of permutations of the values of clips with a statistic at least as high.
+
+    Values that differ between the clips of a speaker are permuted among those of them in the same
+    stratum. Speakers whose clips all have the same value exchange it among themselves.
+
+    Parameters
+    ----------
+    statistics : callable
+        From values, shape (n, n_clips), to the statistic of each row, shape (n,).
+    values, speakers, strata : ndarray, shape (n_clips,)
+        The value, the speaker and the stratum, counted from 0, of each clip, sorted by speaker.
+    width : int
+        How many numbers ``statistics`` holds in memory for each row, besides the row itself.
+    seed, draws : int
+        Seed and number of permutations; by default 4999, fewer for more than 600 clips, at least
+        199.
+
+    Returns
+    -------
+    float
+        NaN if nothing can be permuted, or the statistic is undefined.
+    """
+    (observed,) = statistics(values[None])
+    n_clips = len(values)
+    _, first, speaker = np.unique(speakers, return_index=True, return_inverse=True)
+    alike = np.minimum.reduceat(values, first) == np.maximum.reduceat(values, first)
     within, whole = np.flatnonzero(~alike[speaker]), np.flatnonzero(alike[speaker])
-    of_speaker = group[first[alike]]
-    _, block = np.unique(speaker[within] * len(truth) + stratum[within], return_inverse=True)
-    # The clips of a speaker and label become neighbours: adding a random fraction shuffles them.
+    of_speaker = values[first[alike]]
+    _, block = np.unique(speaker[within] * n_clips + strata[within], return_inverse=True)
+    # The clips of a speaker and stratum become neighbours: adding a random fraction shuffles them.
     within, block = within[np.argsort(block, kind="stable")], np.sort(block)
-    can_move = len(np.unique(block * len(names) + group[within])) > len(np.unique(block))
+    codes = np.unique(values[within], return_inverse=True)[1]
+    can_move = len(np.unique(block * n_clips + codes)) > len(np.unique(block))
     if np.isnan(observed) or (not can_move and len(np.unique(of_speaker)) < 2):
         return np.nan
     index = np.cumsum(alike)[speaker[whole]] - 1  # the clip's speaker among such speakers
     rng = np.random.default_rng(seed)
     if draws is None:
-        draws = int(np.clip(_MOST_PERMUTED // len(truth), _FEWEST_DRAWS, _MOST_DRAWS))
+        draws = int(np.clip(_MOST_PERMUTED // n_clips, _FEWEST_DRAWS, _MOST_DRAWS))
     reached = 0
-    for size in _portions(draws, len(truth) + len(names) * flat.shape[1]):
-        permuted = np.empty((size, len(truth)), np.intp)
+    for size in _portions(draws, n_clips + width):
+        permuted = np.empty((size, n_clips), values.dtype)
         shuffled = np.argsort(block + rng.random((size, len(within))), axis=1)
-        permuted[:, within] = group[within][shuffled]
+        permuted[:, within] = values[within][shuffled]
         exchanged = rng.permuted(np.tile(of_speaker, (size, 1)), axis=1)
         permuted[:, whole] = exchanged[:, index]
-        reached += int(np.sum(~(gaps(permuted) < observed - _TIE)))
+        reached += int(np.sum(~(statistics(permuted) < observed - _TIE)))
     return (1 + reached) / (1 + draws)
 
 

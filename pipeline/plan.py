@@ -26,6 +26,7 @@ from .folds import (
     check_folds,
     cross_corpus_split,
     make_split,
+    omit_from_tests,
 )
 from .groups import KEPT_TOGETHER, SPEAKER, crossed_columns, find_groups, recorded_together
 from .heads import BEST, FUSE, Grid, combinations
@@ -317,16 +318,12 @@ def _omits_ties(protocol: Protocol) -> bool:
 
 def _majority(votes: VotesOfClips, protocol: Protocol) -> NDArray[np.str_]:
     """Return the label of each clip by its majority; empty where there is none to use."""
-    known = np.isin(votes.majority, votes.labels)
-    # A tied clip that is used has no label of its own: any that it was given stands for it.
-    some = np.array([*votes.labels, ""])[
-        np.where(votes.counts.any(axis=1), votes.counts.argmax(axis=1), len(votes.labels))
-    ]
-    without = "" if _omits_ties(protocol) else some
-    result: NDArray[np.str_] = np.where(
-        votes.tied, without, np.where(known, votes.majority, "")
-    ).astype(str)
-    return result
+    used = np.isin(votes.majority, votes.labels) & ~votes.tied
+    if not _omits_ties(protocol):
+        # A tied clip has no label of its own: any that it was given stands for it.
+        used |= votes.tied & votes.counts.any(axis=1)
+    labels = np.array(votes.labels)[votes.counts.argmax(axis=1)]
+    return np.where(used, labels, "")
 
 
 def _describe(
@@ -339,7 +336,7 @@ def _describe(
     tied = int(votes.tied.sum()) if omitted else int(of_clips.tied.sum())
     trained = "not trained on" if protocol.labels == MAJORITY else "trained on"
     scored = "not tested" if protocol.ties == OMIT else "scored against all raters only"
-    fate = "" if omitted else f" {trained}, {scored}"
+    fate = "" if omitted else f" ({trained}, {scored})"
     notes = (f"{counted(tied, 'clip')} without a majority of raters{fate}",) if tied else ()
     return replace(target, changes=(*votes.changes, *notes, *target.changes)), of_clips
 
@@ -354,8 +351,7 @@ def _on_votes(
 ) -> tuple[dict[str, NDArray[Any]], Target, Split, Problem]:
     """Give clips a row for each label that heads train on; test those with a majority."""
     rows, labels, weights, folds = train_on_votes(split.folds, votes, protocol.labels)
-    untied = (replace(fold, test=fold.test[~votes.tied[fold.test]]) for fold in folds)
-    tested = tuple(fold for fold in untied if len(fold.test))
+    tested = omit_from_tests(folds, votes.tied)
     n_clips = len(clips["speaker"])
     ties = np.concatenate([votes.tied, np.zeros(len(rows) - n_clips, bool)])
 

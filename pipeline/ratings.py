@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora.csv_table import CsvTable, Row, nfc, read_numbers, read_table, refuse_lines
+from ..corpora.rater_rows import RATER
 from ..errors import UserError, counted
 
 if TYPE_CHECKING:
     from .votes import Votes
 
-#: Columns of the table that are not ratings. The first that occurs identifies the clip.
+#: Columns that are not ratings. The first that occurs identifies the clip.
 _CLIP_COLUMNS = ("path", "name")
-_RATER = "rater"
 #: Limit of clips times raters, which can be large even for a small file: half a GiB.
 MAX_CELLS = 1 << 26
 
@@ -97,14 +97,14 @@ def read_ratings_or_votes(path: Path, column: str) -> "Ratings | Votes":
 
 def _open(path: Path, column: str) -> tuple[CsvTable, str, str]:
     """Read a table; return it, the column that identifies clips, and the one that is rated."""
-    content = read_table(path, (*_CLIP_COLUMNS, _RATER, *([column] if column else [])))
+    content = read_table(path, (*_CLIP_COLUMNS, RATER, *([column] if column else [])))
     columns = content.columns
     by = next((key for key in _CLIP_COLUMNS if key in columns), None)
     if by is None:
         raise UserError(
             f"{path}: has the columns {', '.join(columns)}; add name or path, to identify the clips"
         )
-    possible = [name for name in columns if name not in (*_CLIP_COLUMNS, _RATER)]
+    possible = [name for name in columns if name not in (*_CLIP_COLUMNS, RATER)]
     if not column and len(possible) == 1:
         (column,) = possible
     if column not in possible:
@@ -176,10 +176,10 @@ def _rated_by(
     """
     if not row.cells[column]:
         return None
-    clip, rater = nfc(row.cells[by]), row.cells.get(_RATER, "")
+    clip, rater = nfc(row.cells[by]), row.cells.get(RATER, "")
     where = f"{path}, line {row.line}"
-    if not clip or (_RATER in columns and not rater):
-        wrong.append(f"{where}: {_RATER if clip else by} is empty; fill it in")
+    if not clip or (RATER in columns and not rater):
+        wrong.append(f"{where}: {RATER if clip else by} is empty; fill it in")
         return None
     if (earlier := lines.setdefault((clip, rater), row.line)) != row.line:
         rest = f" by {rater}; remove one" if rater else "; add a column rater if they differ"

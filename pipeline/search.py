@@ -20,7 +20,7 @@ from .calibration import fit_temperature
 from .folds import Fold, selection_folds
 from .heads import Grid, Head, PathFitter, combinations, paths
 from .layers import learn_weights, weigh
-from .measures import MEASURES
+from .measures import MEASURES, Measure
 from .metrics import weighted_uar
 from .target import stratify
 
@@ -210,7 +210,7 @@ def _score_grid(
     names, measure = label_names(labels), MEASURES[head.task]
     inner = selection_folds(fold, stratify(labels), speakers)
     tested = np.concatenate([part.test for part in inner])
-    truth = labels[tested]
+    truth, tested_weights = labels[tested], None if weights is None else weights[tested]
     embeddings = [flatten_layers(X, labels, part.train, weights)[0] for part in inner]
     every = np.tile(np.arange(n_clips), copies + 1)
     weighted = weight_argument(weights, every)
@@ -230,11 +230,7 @@ def _score_grid(
         for results in zip(*along_path, strict=True):
             predicted = np.concatenate([each.predicted for each in results])
             failed += sum(not each.converged for each in results)
-            measured.append(
-                measure.first_of(truth, predicted, names)
-                if weights is None
-                else weighted_uar(truth, predicted, weights[tested])
-            )
+            measured.append(score_inner(measure, truth, predicted, names, tested_weights))
             if measured[-1] > best_score:
                 best_score = measured[-1]
                 for part, result in zip(inner, results, strict=True):
@@ -244,6 +240,19 @@ def _score_grid(
                 break
         scores += measured + [np.nan] * (len(path) - len(measured))
     return scores, failed, best_scores
+
+
+def score_inner(
+    measure: Measure,
+    truth: NDArray[Any],
+    predicted: NDArray[Any],
+    names: Sequence[str],
+    weights: RowWeights,
+) -> float:
+    """Return the score by which a choice is made: the first one, or with weights, weighted UAR."""
+    if weights is None:
+        return measure.first_of(truth, predicted, names)
+    return weighted_uar(truth, predicted, weights)
 
 
 def all_columns(

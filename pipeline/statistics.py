@@ -202,7 +202,11 @@ def _difference(a: NDArray[Any], b: NDArray[Any], measure: Measure) -> Interval:
         _degrees_of_freedom(measure.parts(b)[measure.key]),
         differing_speakers(a, b).sum() - 1,
     )
-    half = _half_width(value, left_out, freedom)
+    return _interval_of_difference(value, _half_width(value, left_out, freedom), measure)
+
+
+def _interval_of_difference(value: float, half: float, measure: Measure) -> Interval:
+    """Return an interval of half that width on each side, within the range of a difference."""
     low, high = measure.limits[measure.key]
     return Interval(value, max(value - half, low - high), min(value + half, high - low))
 
@@ -239,20 +243,17 @@ def group_difference(a: NDArray[Any], b: NDArray[Any], measure: Measure = LABELS
         return _difference(a[either], b[either], measure)
     scores, errors, freedoms = [], [], []
     for sums, parts, rows in zip((a, b), clips, (in_a, in_b), strict=True):
-        total, n = sums.sum(axis=0), int(rows.sum())
-        score = float(measure.first(total))
-        left_out = measure.first(total - sums[rows])
-        scores.append(score)
-        errors.append(np.sqrt((n - 1) / n * np.sum((left_out - score) ** 2)) if n else np.nan)
-        freedoms.append(_degrees_of_freedom(parts[rows]) if n >= FEWEST_SPEAKERS else 0.0)
+        total, enough = sums.sum(axis=0), rows.sum() >= FEWEST_SPEAKERS
+        scores.append(float(measure.first(total)))
+        errors.append(_standard_error(scores[-1], measure.first(total - sums[rows])))
+        freedoms.append(_degrees_of_freedom(parts[rows]) if enough else 0.0)
     value = scores[0] - scores[1]
     if min(freedoms) <= 1 or not max(errors) > _ROUNDING:
         return Interval(value, np.nan, np.nan)
     variance = errors[0] ** 2 + errors[1] ** 2
     freedom = variance**2 / sum(e**4 / f for e, f in zip(errors, freedoms, strict=True))
     half = float(np.sqrt(variance) * stdtrit(freedom, 0.975))
-    low, high = measure.limits[measure.key]
-    return Interval(value, max(value - half, low - high), min(value + half, high - low))
+    return _interval_of_difference(value, half, measure)
 
 
 def jackknife_interval(
@@ -281,11 +282,16 @@ def jackknife_interval(
 
 def _half_width(value: float, left_out: NDArray[np.float64], freedom: float) -> float:
     """Return Student's t times the jackknife's standard error; NaN where it is meaningless."""
-    n = len(left_out)
-    error = np.sqrt((n - 1) / n * np.sum((left_out - value) ** 2)) if n else np.nan
-    if n < FEWEST_SPEAKERS or freedom <= 1 or not error > _ROUNDING:
+    error = _standard_error(value, left_out)
+    if len(left_out) < FEWEST_SPEAKERS or freedom <= 1 or not error > _ROUNDING:
         return np.nan
     return float(error * stdtrit(freedom, 0.975))
+
+
+def _standard_error(value: float, left_out: NDArray[np.float64]) -> float:
+    """Return the jackknife's standard error of a score, from the scores without each speaker."""
+    n = len(left_out)
+    return float(np.sqrt((n - 1) / n * np.sum((left_out - value) ** 2))) if n else np.nan
 
 
 def _degrees_of_freedom(clips: NDArray[Any]) -> float:

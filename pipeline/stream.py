@@ -15,6 +15,7 @@ from .blocks import FileMatrix, blocks
 from .heads import HEADS, Grid, Head
 from .layers import Candidate
 from .marks import Mark, MarkKind
+from .options import Protocol
 from .plan import Plan, read_rows
 
 
@@ -66,17 +67,19 @@ def stream_plan(
         If a head or an option needs all embeddings in memory.
     """
     problem = f"the embeddings of a layer take {size:.3g} GiB, more than --stream-past {limit:g}"
-    remedy = "fit without it, or raise the limit"
-    if any(each.how == "weighted" for each in plan.candidates):
-        raise UserError(
-            f"--layers weighted: {problem}, and weights are learnt from all of them in memory; "
-            f"{remedy}"
-        )
-    if plan.protocol.normalise != "none":
-        raise UserError(
-            f"--normalise {plan.protocol.normalise}: {problem}, and it needs all clips of a "
-            f"speaker in memory; {remedy}"
-        )
+    protocol, weighted = plan.protocol, any(each.how == "weighted" for each in plan.candidates)
+    for option, is_given in (
+        ("--layers weighted", weighted),
+        (f"--normalise {protocol.normalise}", protocol.normalise != Protocol.normalise),
+        (f"--augment {','.join(protocol.augment)}", protocol.augment),
+        (f"--labels {protocol.labels}", protocol.labels != Protocol.labels),
+        ("--enrol", protocol.enrol),
+    ):
+        if is_given:
+            raise UserError(
+                f"{option}: {problem}, and it needs all of them in memory; fit without it, or "
+                "raise the limit"
+            )
     changes = [f"{problem}: heads read them a block at a time"]
     streaming: dict[str, Grid] = {}
     for head in heads:

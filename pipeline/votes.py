@@ -73,7 +73,7 @@ class VotesOfClips:
         """Return the share of raters who gave each label, by name of a column of the clip table."""
         total = self.counts.sum(axis=1, keepdims=True)
         share = self.counts / np.maximum(total, 1)
-        return {f"{SHARE}{n}": share[:, n] for n in range(len(self.labels))}
+        return dict(zip(share_columns(len(self.labels)), share.T, strict=True))
 
 
 def votes_in(clips: Mapping[str, NDArray[Any]], column: str, source: Path) -> Votes | None:
@@ -143,7 +143,8 @@ def join_votes(
     Raises
     ------
     UserError
-        If no rater gave a label that is to be merged.
+        If no rater gave a label that is to be merged, or no label to keep is the majority of a
+        clip.
     """
     given = sorted({label for counts in votes.counts.values() for label in counts})
     for old in merge:
@@ -161,6 +162,12 @@ def join_votes(
     tied = voted & ((counts == best).sum(axis=1) > 1)
     majority = np.where(voted, np.array(labels)[counts.argmax(axis=1)], "")
     predicted = set(majority[voted & ~tied].tolist()) & set(keep or labels)
+    if not predicted:
+        kept = f" for a label of --keep {','.join(keep)}" if keep else ""
+        raise UserError(
+            f"{votes.path}: no clip has a majority of raters{kept}; add raters, or change --keep "
+            "or --map"
+        )
     left = np.isin(labels, sorted(predicted))
     omitted = counts[:, ~left].sum()
     changes = [f"{old} counted as {new}" for old, new in merge.items()]
@@ -254,9 +261,14 @@ def check_labels(labels: str, ties: str, votes: object) -> None:
             )
 
 
+def share_columns(n_labels: int) -> list[str]:
+    """Return the names of the columns with the shares of raters, in the order of the labels."""
+    return [f"{SHARE}{n}" for n in range(n_labels)]
+
+
 def shares_of(clips: Mapping[str, NDArray[Any]], n_labels: int) -> NDArray[np.float64] | None:
     """Return the shares of raters in a clip table, shape (n_clips, n_labels); None without any."""
-    columns = [f"{SHARE}{n}" for n in range(n_labels)]
+    columns = share_columns(n_labels)
     if not columns or not set(columns) <= set(clips):
         return None
     return np.stack([clips[column].astype(np.float64) for column in columns], axis=1)

@@ -122,6 +122,16 @@ def test_votes_are_merged_before_the_majority_is_taken(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", ["majority", "soft"])
+def test_votes_without_a_majority_for_any_clip_are_refused(cache: Path, labels: str) -> None:
+    with raises_about(UserError, "votes.csv", "--keep bored"):
+        plan_of(cache, labels=labels, keep=["bored"])
+    names = open_cache(cache).clips["name"].tolist()
+    write_votes([(name, *vote) for name in names for vote in (("A", "angry"), ("B", "calm"))])
+    with raises_about(UserError, "votes.csv"):
+        plan_of(cache, labels=labels)
+
+
+@pytest.mark.parametrize("labels", ["majority", "soft"])
 def test_pairs_of_corpora_predict_the_majorities_that_both_have(cache: Path, labels: str) -> None:
     opened = open_cache(cache)
     corpus = np.where(np.arange(40) % 2 == 0, "one", "two")

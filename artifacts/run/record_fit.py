@@ -219,17 +219,17 @@ def record_run(
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run fits, and all that names it; ``streamed`` is whether heads read blocks."""
+    """What a run fits, and what identifies it."""
 
     plan: Plan
     heads: Sequence[type[Head]]
     grids: Mapping[str, Grid]
     combined: Sequence[str]
-    copies: Sequence[PerturbedCache]  #: On which heads are trained as well.
-    streamed: bool
+    copies: Sequence[PerturbedCache]  #: Perturbed copies, on which heads are trained as well.
+    streamed: bool  #: Whether heads read the embeddings a block at a time.
     content: str  #: Hash of the cache and the clips used.
     settings: Mapping[str, Any]
-    names: Sequence[str]  #: Of all heads, with those that are made of others.
+    names: Sequence[str]  #: Of all heads, including those that combine others.
     name: str  #: Of the folder.
 
 
@@ -245,9 +245,9 @@ def identify_run(
     stream_past: float = math.inf,
     say: Say = say_nothing,
 ) -> PlannedRun:
-    """Plan a run as :func:`record_run` does, whose parameters these are, and return its name.
+    """Plan the run that :func:`record_run` makes of the same parameters, without fitting anything.
 
-    Nothing is fitted. Raise UserError if the cache does not hold what the protocol needs.
+    Raise UserError if the cache does not hold what the protocol needs.
     """
     plan, combined = plan_run(
         cache, heads, grids, protocol, ratings, combined=combined, default_heads=default_heads
@@ -258,30 +258,15 @@ def identify_run(
     ]
     size = candidate_size(cache, plan) * (1 + len(copies))
     streamed = size > stream_past
-    if streamed and copies:
-        raise UserError(
-            "--augment: needs the embeddings of a layer in memory; raise --stream-past, or omit "
-            "--augment"
-        )
     if streamed:
         plan, heads, grids = stream_plan(
             plan, heads, grids, size, stream_past, default_heads=default_heads
         )
         say(f"note     {plan.marks[-1]}")
-        if plan.protocol.labels != Protocol.labels:
-            raise UserError(
-                f"--labels {plan.protocol.labels}: needs the embeddings of a layer in memory; "
-                "raise --stream-past, or omit --labels"
-            )
         if BEST in combined and len(heads) < 2:
             raise UserError(
                 f"--head best: of the named heads only {heads[0].name} can stream, which leaves no "
                 "choice; name several that can, or raise --stream-past"
-            )
-        if plan.protocol.enrol:
-            raise UserError(
-                "--enrol: needs the embeddings of a layer in memory; raise --stream-past, or omit "
-                "--enrol"
             )
     content = content_hash(cache.key, cache.checksums(), plan.clips)
     settings = _settings(plan, {head.name: grids[head.name] for head in heads}, content, streamed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...errors import UserError
 from ...pipeline.fit import Problem
 from ...pipeline.groups import KEPT_TOGETHER
-from ...pipeline.votes import SHARE, shares_of
+from ...pipeline.votes import share_columns, shares_of
 from ..score_columns import score_columns
 from .csv_files import read_table, write_csv
 from .summary import RunSummary
@@ -53,7 +53,7 @@ def save_ties(
         *shares[rows].T.tolist(),
         *scores.T.tolist(),
     )
-    header = [*_CLIP, *_share_columns(len(names)), *score_columns(names)]
+    header = [*_CLIP, *share_columns(len(names)), *score_columns(names)]
     write_csv(run / ties_name(head), header, zip(*columns, strict=True))
 
 
@@ -70,7 +70,7 @@ def read_ties(run: Path, head: str, summary: RunSummary) -> Ties | None:
         folds, clusters = (np.array([row[key] for row in rows], str) for key in _CLIP[1:])
         shares, scores = (
             np.array([[float(row[key]) for key in keys] for row in rows]).reshape(-1, len(labels))
-            for keys in (_share_columns(len(labels)), score_columns(labels))
+            for keys in (share_columns(len(labels)), score_columns(labels))
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(
@@ -82,7 +82,3 @@ def read_ties(run: Path, head: str, summary: RunSummary) -> Ties | None:
 def ties_name(head: str) -> str:
     """Return the path of the file of a head, in the folder of its run."""
     return f"ties/{head}.csv"
-
-
-def _share_columns(n_labels: int) -> list[str]:
-    return [f"{SHARE}{n}" for n in range(n_labels)]

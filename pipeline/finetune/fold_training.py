@@ -88,8 +88,8 @@ class FoldTraining:
         """Return clips of the plan, given their rows in its clip table."""
         labels = self.plan.problem.labels[rows]
         targets: Targets
-        if self.shares is not None:
-            targets = self.shares[rows].astype(np.float32)
+        if (shares := self.shares) is not None:
+            targets = shares[rows].astype(np.float32)
         elif self.plan.problem.names:
             targets = (labels[:, None] == np.array(self.names)).astype(np.float32)
         else:
@@ -123,9 +123,8 @@ class FoldTraining:
         scale = self.scale(rows)
         model = self.model(fold.name, rows)
         validation = self.once(validation)
-        if self.shares is not None:  # the epoch is chosen by the UAR, which needs a majority
-            shares = self.shares[validation]
-            best = shares == shares.max(axis=1, keepdims=True)
+        if (shares := self.shares) is not None:  # the UAR chooses the epoch: it needs a majority
+            best = shares[validation] == shares[validation].max(axis=1, keepdims=True)
             validation = validation[best.sum(axis=1) == 1]
             if not len(validation):
                 raise UserError(

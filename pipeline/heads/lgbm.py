@@ -10,7 +10,6 @@ from typing import Any, Self
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.class_weight import compute_sample_weight
 
 from ...errors import UserError, first_line
 from ...files import read_text, write_text
@@ -192,10 +191,7 @@ class LGBM(_BoostedTrees):
         """Weight classes by the inverse of their size; trees for one class only predict it."""
         classes, codes = np.unique(y, return_inverse=True)
         dataset.set_label(codes)
-        balanced = (
-            compute_sample_weight("balanced", codes) if weights is None else balance(codes, weights)
-        )
-        dataset.set_weight(balanced)
+        dataset.set_weight(balance(codes, weights))
         if len(classes) <= 2:
             return {"objective": "binary"}, classes
         return {"objective": "multiclass", "num_class": len(classes)}, classes

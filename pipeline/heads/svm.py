@@ -10,7 +10,6 @@ from scipy.special import softmax
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
-from sklearn.utils.class_weight import compute_sample_weight
 
 from ..calibration import balance
 from .head import Head, HeldOutResult, Parameter, Params, PathFitter
@@ -60,7 +59,7 @@ def _row_weights(
     """
     if weights is None:
         return None
-    undone: NDArray[np.float64] = balance(y, weights) / compute_sample_weight("balanced", y)
+    undone: NDArray[np.float64] = balance(y, weights) / balance(y)
     return undone
 
 
