@@ -22,8 +22,8 @@ from .label_files import (
     label_of,
     number_in,
     number_of,
+    read_label_lines,
     read_label_rows,
-    read_label_text,
 )
 
 #: Labels by code of ``EmoClass``. ``X``: no label has a plurality of the raters.
@@ -133,11 +133,11 @@ def read_ratings(folder: Location) -> Iterator[RaterRow]:
 def _ratings_of_text(file: Location) -> Iterator[RaterRow]:
     """Yield the ratings in ``labels.txt``: the line of a clip, then one of each of its raters."""
     name = ""
-    for number, line in enumerate(read_label_text(file).splitlines(), 1):
+    for where, line in read_label_lines(file):
         if line.startswith("MSP-PODCAST"):
             name = PurePosixPath(line.partition(";")[0]).stem
         elif line.startswith("WORKER"):
-            yield _rating_of_line(name, line, f"{file}, line {number}")
+            yield _rating_of_line(name, line, where)
 
 
 def _rating_of_line(name: str, line: str, where: str) -> RaterRow:
