@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...errors import BadClipError, UserError
+from ...errors import BadClipError
 from ...features.in_order import in_order
 from ...features.options import SegmentOptions
 from ...features.speech import RATE, find_segments
@@ -235,12 +235,6 @@ def make_segmenter(model: Model, options: SegmentOptions, detector: str) -> Segm
     ``detector`` is from :func:`serpipe.features.speech.find_detector`; empty for turns of speakers.
     Raise UserError if the longest segment is longer or shorter than the model accepts.
     """
-    longest, most = options.longest_segment, model.predictor.maximum_samples
-    shortest = model.predictor.front_end.minimum_samples / model.sampling_rate
-    if longest < shortest or (most is not None and longest * model.sampling_rate > most):
-        limit = f" to {most / model.sampling_rate:g}" if most else ""
-        raise UserError(
-            f"--longest-segment {longest:g}: {model.name} takes clips of at least "
-            f"{shortest:g}{limit} s; choose a length in that range"
-        )
+    longest = options.longest_segment
+    model.check_takes(f"--longest-segment {longest:g}", longest * model.sampling_rate)
     return Segmenter(model, options, detector)
