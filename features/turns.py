@@ -6,7 +6,7 @@ used as a path.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def read_turns(path: Path, recording: str) -> list[SpeakerTurn]:
     return sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker))
 
 
-def check_turns(path: Path, turns: list[SpeakerTurn], seconds: float) -> None:
+def check_turns(path: Path, turns: Sequence[SpeakerTurn], seconds: float) -> None:
     """Raise UserError if turns are not within a recording of so many seconds."""
     for turn in turns:
         if turn.start >= seconds or turn.end > seconds + TOLERANCE:
