@@ -68,7 +68,8 @@ _MAX_PACKETS_PER_SECOND = 1_000
 _ENDLESS = 1 << 48
 #: Samples of an MPEG stream that are not part of the clip: four frames.
 _MPEG_MARGIN = 4 * 1152
-#: Frames of an MPEG stream that are counted at least, and the most in a second (layer I, 48 kHz).
+#: Smallest limit on the frames of an MPEG stream that are counted, and the most frames in a second
+#: (layer I, 48 kHz).
 _MOST_MPEG_FRAMES, _MPEG_FRAMES_PER_SECOND = 100_000, 125
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
