@@ -288,7 +288,8 @@ def predict(
     Returns
     -------
     PredictedRecordings
-        Iterate over it to get a :class:`~serpipe.pipeline.predict.Prediction` for each recording.
+        Iterate over it to get a :class:`~serpipe.artifacts.models.prediction.Prediction` for each
+        recording.
 
     Raises
     ------

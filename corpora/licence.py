@@ -8,7 +8,7 @@ from . import CORPORA
 #: Licences that allow anybody to pass on what is made from the clips, as the hub calls them.
 _OPEN = re.compile(r"cc0-1\.0|cc-by(-nc)?(-sa)?-\d\.\d|odbl|pddl|mit|apache-2\.0")
 _NO_DERIVATIVES = re.compile(r"cc-by(-nc)?-nd-\d\.\d")
-#: Licences that the hub calls otherwise than their owners.
+#: Licences that the hub gives another name than their owners do.
 _NAMES_OF_HUB = {"odbl-1.0": "odbl"}
 
 
@@ -16,9 +16,9 @@ _NAMES_OF_HUB = {"odbl-1.0": "odbl"}
 class ModelLicence:
     """The licence of a model, carried over from its training clips."""
 
-    #: As the hub knows it; ``"other"`` if it does not, or if corpora have different licences.
+    #: Name on the hub; ``"other"`` if it has none, or if the corpora have different licences.
     identifier: str
-    #: In words, where the identifier is ``"other"``; else empty.
+    #: The licences in words if the identifier is ``"other"``, otherwise empty.
     name: str
     #: Why the model may not be published without the consent of the owners of a corpus, each with
     #: the corpus and its licence; empty if it may be.

@@ -45,7 +45,7 @@ _NAME = re.compile(r"MSP-PODCAST_(\d{4,})_\d+(?:_\d+)?")
 _TEST3 = re.compile(r"MSP-PODCAST_test3_\d+", re.IGNORECASE)
 #: Folder of files that earlier releases had.
 _EARLIER = "Previous_releases_information"
-#: Emotions that a rater chooses from; others are written as ``Other-...``.
+#: Emotions that a rater chooses from; any other is written as ``Other-...``.
 _CHOICES = frozenset(EMOTIONS.values()) - {"other", "no agreement"}
 _SCALES = {"V": "valence", "A": "arousal", "D": "dominance"}
 _SEX = {"Female": "female", "Male": "male"}

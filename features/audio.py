@@ -312,15 +312,15 @@ def decode_blocks(
     max_seconds : float
         Longer recordings are refused by their header, or while they are decoded.
     block_bytes : int, optional
-        Most bytes of a block of samples; by default all samples are one block, at most
-        :data:`MAX_DECODED_BYTES`, but for MP4 and Matroska files.
+        Most bytes of a block of samples. By default, all samples are one block of at most
+        :data:`MAX_DECODED_BYTES`, except those of MP4 and Matroska files.
 
     Yields
     ------
     samples : ndarray of float32, shape (n_samples, n_channels)
         Never empty; at least one block.
     facts : AudioFacts
-        Of what was decoded so far, without hashes.
+        Facts of what has been decoded so far, without hashes.
 
     Raises
     ------
