@@ -41,7 +41,9 @@ app = typer.Typer(
 cache_app = typer.Typer(help="Inspect a cache of embeddings.", no_args_is_help=True)
 corpora_app = typer.Typer(help="Get, check and describe corpora.", no_args_is_help=True)
 study_app = typer.Typer(
-    help="Compare encoders over corpora, as one file plans it.", no_args_is_help=True
+    cls=study.StudyGroup,
+    help="Compare encoders over corpora, as one file plans it: serpipe study STUDY.toml.",
+    no_args_is_help=True,
 )
 
 add_command(app, extract, api.extract)

@@ -3,10 +3,21 @@
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import api
 from ..errors import UserError, counted
 from .output import ReportFormatOption, TableFormat, print_as, say
+
+
+class StudyGroup(TyperGroup):
+    """The commands; ``serpipe study FILE`` is ``serpipe study run FILE``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert ``run`` where no command is named."""
+        if args and args[0] not in (*self.commands, *ctx.help_option_names):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
 
 
 def run(

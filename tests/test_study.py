@@ -24,7 +24,7 @@ from serpipe.features.encoder_cost import is_available_offline
 from serpipe.pipeline.rank_tests import compare_ranks, compare_speakers, mean_ranks
 
 from .conftest import ROOT, Command, made_once, run_main
-from .messages import assert_names, raises_about
+from .messages import assert_names, assert_refused, raises_about
 
 PAGE = ROOT / "docs" / "how-to" / "run-a-study.md"
 
@@ -523,3 +523,11 @@ def test_a_dry_run_writes_neither_caches_nor_runs(
     assert unknown["extraction_hours"] is None
     assert not Path("features").exists() and not Path("artifacts/runs").exists()
     assert package.estimate_study("study.toml").tables[0].records[0]["clips"] == 40
+
+
+@pytest.mark.parametrize("before", [(), ("run",)], ids=["", "run"])
+def test_a_study_runs_whether_or_not_the_command_run_is_named(
+    serpipe: Command, before: tuple[str, ...]
+) -> None:
+    done = serpipe("study", *before, "--dry-run", "missing.toml")
+    assert_refused(done, "missing.toml", "study init")
