@@ -130,7 +130,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 class FileBytes:
-    """The bytes of an open file, read where they are needed: parts of what ``bytes`` can do.
+    """The bytes of an open file, read where they are needed, with some methods of ``bytes``.
 
     Parameters
     ----------

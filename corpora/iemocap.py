@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from ..errors import UserError
 from ..remote import Location
 from .corpus import Corpus, NameFields, NameOutsideSchemeError
-from .label_files import read_label_text
+from .label_files import read_label_lines, word_of
 from .scan import audio_files
 
 #: Labels of the release by code. ``xxx``: the raters did not agree.
@@ -81,14 +81,9 @@ def read_labels(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
         if not match:
             continue  # lines of single raters, whose mean is in the matched line
         name, code, *ratings = match.groups()
-        if code not in EMOTIONS:
-            raise UserError(
-                f"{where}: emotion {code!r}; expected one of {', '.join(EMOTIONS)}; get the file "
-                "again"
-            )
         valence, activation, dominance = map(float, ratings)
         labels[name] = {
-            "emotion": EMOTIONS[code],
+            "emotion": word_of(where, "emotion", code, EMOTIONS),
             "statement": transcripts.get(name, ""),
             "valence": valence,
             "activation": activation,
@@ -105,11 +100,8 @@ def read_labels(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
 def _lines(folder: Location, kind: str) -> Iterator[tuple[str, str]]:
     """Yield the lines of the label files of a kind, each with its file and number."""
     for path in sorted(audio_files(folder, (".txt",))):
-        if path.parent.name != kind or not path.name.startswith("Ses"):
-            continue
-        file = folder / path
-        for number, line in enumerate(read_label_text(file).splitlines(), 1):
-            yield f"{file}, line {number}", line
+        if path.parent.name == kind and path.name.startswith("Ses"):
+            yield from read_label_lines(folder / path)
 
 
 IEMOCAP = Corpus(

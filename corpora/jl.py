@@ -2,7 +2,7 @@
 
 James, Tian & Watson (2018), Interspeech: 2768-2772. The clips are
 ``Raw JL corpus (unchecked and unannotated)/JL(wav+txt)/female1_angry_10a_1.wav``, each with its
-text in a file ``.txt`` beside it. A name gives speaker, emotion, sentence (1 to 15, a or b) and
+text in a ``.txt`` file beside it. A name gives speaker, emotion, sentence (1 to 15, a or b) and
 repetition; every combination occurs.
 """
 
@@ -15,7 +15,7 @@ from .corpus import Corpus, NameFields, NameOutsideSchemeError, check_code
 from .label_files import read_label_text
 from .scan import audio_files
 
-#: To the shared emotion; the last five are what the corpus calls secondary emotions.
+#: Shared emotion by label; the last five are what the corpus calls secondary emotions.
 EMOTIONS = {
     "angry": "anger",
     "excited": "excitement",

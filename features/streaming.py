@@ -134,7 +134,7 @@ def cut_out(blocks: Iterator[Waveform], spans: list[tuple[int, int]]) -> Iterato
         The recording, see :class:`AudioStream`.
     spans : list of (int, int)
         First sample of each span and the one after its last, ordered by the first; spans may
-        overlap. What is beyond the end of the recording is missing.
+        overlap. A span that goes beyond the end of the recording is cut there.
     """
     kept, offset = np.zeros(0, np.float32), 0  # the samples from ``offset`` on
     for start, end in spans:

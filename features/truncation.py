@@ -16,7 +16,7 @@ Content = bytes | FileBytes
 #: Declared sizes from here on are placeholders of programs that write to a pipe: those of SoX,
 #: arecord and FFmpeg differ, and all are above the largest file that is read.
 _PLACEHOLDER = 0x7F000000
-#: Limit on chunks, boxes, elements or frames: hostile files have millions.
+#: Limit on chunks, boxes or elements: hostile files have millions.
 _MAX_PARTS = 100_000
 #: More pages of Ogg than the longest clip has, at one packet of 2.5 ms to a page.
 _MAX_PAGES = 300_000
@@ -69,18 +69,19 @@ def find_missing_in_container(content: Content) -> str | None:
     return f"{at} bytes, where the audio of a fragment is missing" if lacks_audio else None
 
 
-def count_mpeg_samples(content: Content, most_frames: int = _MAX_PARTS) -> tuple[int, str | None]:
+def count_mpeg_samples(content: Content, most_frames: int) -> tuple[int, str | None]:
     """Count the samples of an MPEG audio stream (MP3 and its older layers).
 
     Return the samples per channel in all complete frames (0 for frames of free bit rate), and, as
     :func:`find_missing` does, whether the last frame is incomplete or bytes between frames are
-    damaged. Source: ISO/IEC 11172-3, section 2.4.2.3; tags as decoders skip them.
+    damaged. After ``most_frames``, the rest is not read. Source: ISO/IEC 11172-3, section 2.4.2.3;
+    tags as decoders skip them.
     """
     at = _after_id3(content, 0)
     at = at if _mpeg_frame(content, at) else _next_frame(content, at)
+    frame = _mpeg_frame(content, at)
     n_samples = 0
     for _ in range(most_frames):
-        frame = _mpeg_frame(content, at)
         if not frame:
             break
         end = at + frame[0]
@@ -88,7 +89,8 @@ def count_mpeg_samples(content: Content, most_frames: int = _MAX_PARTS) -> tuple
             return n_samples, f"{len(content)} of {end} bytes"
         n_samples += frame[1]
         at = _after_id3(content, end)
-        if not _mpeg_frame(content, at) and _next_frame(content, at) != at:
+        frame = _mpeg_frame(content, at)
+        if not frame and _next_frame(content, at) != at:
             return n_samples, f"{end} bytes, where a part is damaged"
     return n_samples, None
 

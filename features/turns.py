@@ -6,7 +6,7 @@ used as a path.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +42,8 @@ def read_turns(path: Path, recording: str) -> list[SpeakerTurn]:
     path : Path
         Its suffix, ``.rttm`` or ``.csv``, says the format.
     recording : str
-        Name of the recording without its suffix. Of several recordings in an RTTM file, the turns
-        of this one are returned.
+        Name of the recording without its suffix. If an RTTM file holds several recordings, the
+        turns of this one are returned.
 
     Returns
     -------
@@ -70,8 +70,8 @@ def read_turns(path: Path, recording: str) -> list[SpeakerTurn]:
     return sorted(turns, key=lambda turn: (turn.start, turn.end, turn.speaker))
 
 
-def check_turns(path: Path, turns: list[SpeakerTurn], seconds: float) -> None:
-    """Raise UserError if turns are not within a recording of so many seconds."""
+def check_turns(path: Path, turns: Sequence[SpeakerTurn], seconds: float) -> None:
+    """Raise UserError if turns are not within a recording of the given duration in seconds."""
     for turn in turns:
         if turn.start >= seconds or turn.end > seconds + TOLERANCE:
             raise UserError(
@@ -115,7 +115,7 @@ def _read_rttm(path: Path, recording: str) -> list[SpeakerTurn]:
 
 
 def _rttm_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number of each line about a turn, and its fields; at least eight."""
+    """Yield the number of each line about a turn, and its fields, of which there are 8 to 10."""
     try:
         text = read_text(path, MAX_BYTES)
     except UnicodeDecodeError as error:

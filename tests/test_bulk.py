@@ -1,4 +1,4 @@
-"""Predictions of many recordings are lines of a file: none is lost, and none is there twice."""
+"""Predictions of many recordings are lines of a file: none is lost, and none is duplicated."""
 
 import json
 import os

@@ -292,6 +292,15 @@ def test_each_turn_scores_as_the_excerpt_and_each_speaker_is_the_mean_of_the_tur
     )
 
 
+def test_a_turn_that_ends_shortly_after_the_recording_is_cut_at_its_end(
+    recording: tuple[Path, list[Span]], model: Model, tmp_path: Path
+) -> None:
+    seconds = len(read_waveform(recording[0], RATE)[0]) / RATE
+    (tmp_path / "a.csv").write_text(f"start,end,speaker\n1,{seconds + 0.3},ana\n")
+    prediction = predict(recording[0], model, speakers=tmp_path / "a.csv")
+    assert [turn.end for turn in prediction.timeline] == [prediction.seconds] == [seconds]
+
+
 def test_every_format_gives_turns_and_speakers(
     serpipe: Command, recording: tuple[Path, list[Span]], network: Path
 ) -> None:

@@ -12,7 +12,7 @@ from ..run.latest import RUNS, by_age
 
 #: The bundle that ships with the package.
 DEFAULT_BUNDLE = Path(__file__).parents[1] / "default_bundle"
-#: What a bundle and a network consist of; the first file of each says what it is.
+#: The file by which the folder of a bundle, and that of a network, is recognised.
 BUNDLE_FILE, NETWORK_FILE = "bundle.json", "network.json"
 #: Bytes of all files of a bundle or network together; the largest fused heads take 1 GiB.
 MAX_MODEL_BYTES = 1 << 31
@@ -41,15 +41,15 @@ class ModelFiles:
 def get_model_files(name: str | Location | None, revision: str | None = None) -> ModelFiles:
     """Find a model, given by a name as :func:`load_model` takes it, and download it if necessary.
 
-    Of a bundle or network of the hub all files are downloaded, of one commit; of a model of
-    transformers only its configuration, as :func:`~serpipe.features.checkpoint.load_checkpoint`
-    downloads the rest. Raise UserError if there is no such model, or it is too large, and
-    MachineError if the hub cannot be reached.
+    All files of a bundle or network of the hub are downloaded, from a single commit. Of a
+    transformers model, only the configuration is downloaded here, because
+    :func:`~serpipe.features.checkpoint.load_checkpoint` downloads the rest. Raise UserError if
+    there is no such model, or it is too large, and MachineError if the hub cannot be reached.
     """
     folder = find_model(name)
     if folder.exists():
-        is_path = name is None or isinstance(as_location(name), Path)
-        return ModelFiles(folder, str(folder if is_path else as_location(name or "")))
+        given = folder if name is None else as_location(name)
+        return ModelFiles(folder, str(folder if isinstance(given, Path) else given))
     from ...features.checkpoint_limits import CONFIGS, WEIGHTS
     from ...features.hub import open_snapshot
     from ...features.training_record import FILE_NAME

@@ -82,7 +82,7 @@ class Prediction(Displayed):
 
     @property
     def parts(self) -> list[tuple[str, Window]]:
-        """The rows of the prediction as a table: ``"whole"``, then each ``"window"``."""
+        """The rows of the prediction as a table: ``"whole"``, then each part of the timeline."""
         whole = Window(0.0, self.seconds, self.label, self.scores)
         return [("whole", whole), *((each.part, each) for each in self.timeline)]
 
@@ -186,9 +186,9 @@ def speaker_of(window: Window) -> str:
 def csv_columns(outputs: Sequence[str]) -> list[str]:
     """Return the columns of predictions as CSV, on the command line and from the server.
 
-    They are the source; the part, ``"whole"`` or ``"window"``; its start and end in seconds; the
-    label; whether the model was trained on the recording; whether the recording is unlike all
-    training clips; and the scores of ``outputs``.
+    They are the source; the part, such as ``"whole"`` or ``"window"``; its start and end in
+    seconds; the label; whether the model was trained on the recording; whether the recording is
+    unlike all training clips; and the scores of ``outputs``.
     """
     first = ["source", "part", "start", "end", "label", "trained_on", "unlike_training"]
     return [*first, *score_columns(outputs)]

@@ -90,7 +90,8 @@ class Predictor:
     #: where one thread scores batches.
     lanes: int = 1
     adapter: SpeakerAdapter | None = None  #: Adapts the model to speakers, if it can be.
-    sha256: str = ""  #: Of its weights and everything else that its scores depend on.
+    #: Hash of its weights; for a bundle, of the file that holds the hashes of all its files.
+    sha256: str = ""
 
 
 def bundle_predictor(
@@ -187,10 +188,11 @@ def network_predictor(folder: Path, device: str) -> Predictor:
 def find_encoder(
     folder: Path, key: Mapping[str, Any], given: str | Path | None, revision: str | None
 ) -> tuple[str, str | None]:
-    """Find the encoder with a key that was read from a folder; ``given``, ``revision``: the user's.
+    """Find the encoder that a key names; the key was read from a folder.
 
-    Return its built-in name, local folder or hub id, and for a hub id the revision. Raise UserError
-    if it is in a local folder that is not given.
+    ``given`` and ``revision`` are what the user stated instead, if anything. Return its built-in
+    name, local folder or hub id, and for a hub id the revision. Raise UserError if it is in a local
+    folder that is not given.
     """
     name, recorded = str(key.get("encoder")), str(key.get("revision"))
     is_hub = is_on_hub(key)
@@ -210,9 +212,9 @@ def find_encoder(
 def encoder_sources(
     folder: Path, n_encoders: int, given: str | Path | None
 ) -> list[str | Path | None]:
-    """Return which encoder the user gave for each of a bundle; ``given`` joins several by commas.
+    """Return what the user gave for each encoder of a bundle; commas separate several in ``given``.
 
-    Raise UserError if there are more or fewer.
+    Raise UserError if there are more or fewer of them than encoders.
     """
     if given is None or n_encoders == 1:
         return [given] * n_encoders

@@ -409,13 +409,19 @@ class Model:
                 raise UserError(f"--hop {hop:g}: needs --window; give both or none")
             return
         windows(1, self.sampling_rate, window, window if hop is None else hop)
+        self.check_takes(f"--window {window:g}", round(window * self.sampling_rate))
+
+    def check_takes(self, option: str, n_samples: float) -> None:
+        """Refuse an option by which recordings are cut into parts that the model does not accept.
+
+        Raise UserError if parts of ``n_samples`` are longer or shorter than the model accepts.
+        """
         longest = self.predictor.maximum_samples
         shortest = self.predictor.front_end.minimum_samples
-        size = round(window * self.sampling_rate)
-        if size < shortest or (longest is not None and size > longest):
+        if n_samples < shortest or (longest is not None and n_samples > longest):
             most = f" to {longest / self.sampling_rate:g}" if longest else ""
             raise UserError(
-                f"--window {window:g}: {self.name} takes clips of at least "
+                f"{option}: {self.name} takes clips of at least "
                 f"{shortest / self.sampling_rate:g}{most} s; choose a length in that range"
             )
 

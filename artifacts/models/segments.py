@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...errors import BadClipError, UserError
+from ...errors import BadClipError
 from ...features.in_order import in_order
 from ...features.options import SegmentOptions
 from ...features.speech import RATE, find_segments
 from ...features.streaming import AudioStream, cut_out
-from ...features.turns import SpeakerTurn, check_turns, read_turns
+from ...features.turns import SpeakerTurn, check_turns
 from ...progress import Track, no_track
 from ...remote import Location
 from .prediction import Prediction, PredictionBySpeaker, Segment, SpeakerSummary, Turn
@@ -42,6 +42,7 @@ class Segmenter:
     model: Model
     options: SegmentOptions
     detector: str  #: What finds speech; empty if the turns of speakers are given.
+    turns: Sequence[SpeakerTurn]  #: Who speaks when; empty if ``detector`` is used.
 
     def predict(
         self,
@@ -82,39 +83,37 @@ class Segmenter:
         source, rate = printable_path(file), self.model.sampling_rate
         stream = AudioStream(file, RATE, self.model.predictor.channels)
         blocks = _until(stopped, stream)
-        turns: list[SpeakerTurn] = []
-        if self.options.speakers is not None:
-            path = Path(self.options.speakers)
-            turns = read_turns(path, Path(file.name).stem)
-            for _ in blocks:
+        if self.turns:
+            for _ in blocks:  # the recording is checked, and its samples are counted
                 pass
-            check_turns(path, turns, stream.n_samples / RATE)
-            seconds = [(turn.start, min(turn.end, stream.n_samples / RATE)) for turn in turns]
+            duration = stream.n_samples / RATE
+            check_turns(Path(str(self.options.speakers)), self.turns, duration)
+            seconds = [(turn.start, turn.end) for turn in self.turns]
         else:
             found = find_segments(
                 blocks, self.detector, self.options.pause, self.options.longest_segment
             )
+            if not found:
+                raise BadClipError(
+                    source,
+                    f"contains no speech that --vad {self.detector} finds",
+                    "speech",
+                    "listen to it; without --vad it is predicted as a whole",
+                )
+            duration = stream.n_samples / RATE
             seconds = [(start / RATE, end / RATE) for start, end in found]
-        if not seconds:
-            raise BadClipError(
-                source,
-                f"contains no speech that --vad {self.detector} finds",
-                "speech",
-                "listen to it; without --vad it is predicted as a whole",
-            )
-        spans = _spans(seconds, rate, stream.n_samples / RATE)
+        spans = _spans(seconds, rate, duration)
         scored = self._score(file, spans, together, stopped, track)
         self.model.check_scores(source, scored)
         weights = [float(end - start) for start, end in spans]
         whole = self.model.whole(self.model.mean(scored, weights), stream.audio_sha256)
-        duration = stream.n_samples / RATE
-        if not turns:
+        if not self.turns:
             timeline = tuple(
                 Segment(start / rate, end / rate, *self.model.label_and_scores(each))
                 for (start, end), each in zip(spans, scored, strict=True)
             )
             return Prediction(source, duration, timeline=timeline, **whole)
-        names = [turn.speaker for turn in turns]
+        names = [turn.speaker for turn in self.turns]
         return PredictionBySpeaker(
             source,
             duration,
@@ -220,7 +219,7 @@ def _until(stopped: threading.Event | None, items: Iterable[_T]) -> Iterator[_T]
 
 
 def _spans(seconds: Sequence[tuple[float, float]], rate: int, duration: float) -> list[_Span]:
-    """Return spans of a recording in samples, each of at least one."""
+    """Return spans in samples, each of at least one and none beyond the end of the recording."""
     last = max(1, round(duration * rate))
     starts = [min(round(start * rate), last - 1) for start, _ in seconds]
     return [
@@ -229,18 +228,15 @@ def _spans(seconds: Sequence[tuple[float, float]], rate: int, duration: float) -
     ]
 
 
-def make_segmenter(model: Model, options: SegmentOptions, detector: str) -> Segmenter:
+def make_segmenter(
+    model: Model, options: SegmentOptions, detector: str, turns: Sequence[SpeakerTurn] = ()
+) -> Segmenter:
     """Return what predicts recordings in segments.
 
-    ``detector`` is from :func:`serpipe.features.speech.find_detector`; empty for turns of speakers.
-    Raise UserError if the longest segment is longer or shorter than the model accepts.
+    ``detector`` is from :func:`serpipe.features.speech.find_detector`; empty for turns of speakers,
+    which are from :func:`serpipe.features.turns.read_turns`. Raise UserError if the longest segment
+    is longer or shorter than the model accepts.
     """
-    longest, most = options.longest_segment, model.predictor.maximum_samples
-    shortest = model.predictor.front_end.minimum_samples / model.sampling_rate
-    if longest < shortest or (most is not None and longest * model.sampling_rate > most):
-        limit = f" to {most / model.sampling_rate:g}" if most else ""
-        raise UserError(
-            f"--longest-segment {longest:g}: {model.name} takes clips of at least "
-            f"{shortest:g}{limit} s; choose a length in that range"
-        )
-    return Segmenter(model, options, detector)
+    longest = options.longest_segment
+    model.check_takes(f"--longest-segment {longest:g}", longest * model.sampling_rate)
+    return Segmenter(model, options, detector, turns)
