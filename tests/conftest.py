@@ -116,6 +116,36 @@ def small_encoder(family_encoder: Callable[[str], Path]) -> Path:
     return family_encoder("wav2vec2-group")
 
 
+#: Fewer and larger steps than usual, to the usual 320 samples: to trace an encoder takes as long as
+#: its graph has nodes.
+FEW_NODES: dict[str, Any] = {
+    "conv_dim": (16,) * 3,
+    "conv_kernel": (10, 8, 8),
+    "conv_stride": (5, 8, 8),
+}
+
+
+@pytest.fixture(scope="session")
+def traceable_encoder(
+    tmp_path_factory: pytest.TempPathFactory, family_encoder: Callable[[str], Path]
+) -> Callable[[str], Path]:
+    """The folder of a small random encoder of a family with few operations; made once.
+
+    It has one layer, or two where a norm follows the last one.
+    """
+
+    def make(family: str) -> Path:
+        def save(folder: Path) -> None:
+            n_layers = 2 if "stable" in family else 1
+            save_encoder(folder / family, family, num_hidden_layers=n_layers, **FEW_NODES)
+
+        if family == "whisper":  # has two convolutions
+            return family_encoder(family)
+        return made_once(tmp_path_factory, f"traceable-{family}", save) / family
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def sample() -> Path:
     """The built-in sample: 192 real clips."""

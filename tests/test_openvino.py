@@ -25,9 +25,9 @@ ONE_FRAME = 400
 
 @pytest.mark.parametrize("family", ["wav2vec2-group", "whisper"])
 def test_layers_in_float32_are_those_of_torch_for_clips_of_any_length(
-    family_encoder: Make, family: str
+    traceable_encoder: Make, family: str
 ) -> None:
-    folder = str(family_encoder(family))
+    folder = str(traceable_encoder(family))
     exact = load_encoder(folder, poolings=("mean", "std"))
     other = load_encoder(folder, poolings=("mean", "std"), engine="openvino")
     assert other.identity == exact.identity
@@ -40,12 +40,14 @@ def test_layers_in_float32_are_those_of_torch_for_clips_of_any_length(
 
 
 @pytest.fixture(scope="module")
-def small_bf16(small_encoder: Path) -> Encoder:
-    return load_encoder(str(small_encoder), engine="openvino", precision="bf16")
+def small_bf16(traceable_encoder: Make) -> Encoder:
+    return load_encoder(
+        str(traceable_encoder("wav2vec2-group")), engine="openvino", precision="bf16"
+    )
 
 
-def test_the_recorded_error_is_that_of_bf16(small_bf16: Encoder, small_encoder: Path) -> None:
-    exact = load_encoder(str(small_encoder))
+def test_the_recorded_error_is_that_of_bf16(small_bf16: Encoder, traceable_encoder: Make) -> None:
+    exact = load_encoder(str(traceable_encoder("wav2vec2-group")))
     recorded = float(small_bf16.engine["engine_error"])
     measured = relative_error(
         *(each.embed([noise(25_000)])["mean"] for each in (small_bf16, exact))
@@ -65,9 +67,10 @@ def test_clips_that_are_computed_together_have_the_numbers_of_each_alone(
 
 
 def test_a_cache_records_the_engine_which_another_does_not_continue_and_predictions_name(
-    serpipe: Command, few_clips: Path, small_encoder: Path
+    serpipe: Command, few_clips: Path, traceable_encoder: Make
 ) -> None:
-    command = ("extract", "--data", few_clips, "--encoder", small_encoder, "--out", "c.h5")
+    encoder = traceable_encoder("wav2vec2-group")
+    command = ("extract", "--data", few_clips, "--encoder", encoder, "--out", "c.h5")
     done = serpipe(*command, "--engine", "openvino", "--devices", "cpu")
     assert done.code == 0, done.err
     key = open_cache(Path("c.h5")).key
@@ -84,17 +87,17 @@ def test_a_cache_records_the_engine_which_another_does_not_continue_and_predicti
     assert fitted.code == 0, fitted.err
     bundle = Path(fitted.out.split()[-1]) / "bundles" / "lr"
     clip = next(few_clips.rglob("*.flac"))
-    predicted = serpipe("predict", clip, "--model", bundle, "--encoder", small_encoder)
+    predicted = serpipe("predict", clip, "--model", bundle, "--encoder", encoder)
     assert predicted.code == 0, predicted.err
     assert_names(predicted.err, "CONFIGURATION", key["engine"], "torch")
 
 
 def test_a_graph_with_wrong_numbers_is_refused_without_warnings_of_libraries(
-    small_encoder: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+    traceable_encoder: Make, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     monkeypatch.setitem(openvino_pooler.LARGEST_ERRORS, "float32", 1e-9)
-    with raises_about(UserError, "--engine openvino", small_encoder.name, "--engine torch"):
-        load_encoder(str(small_encoder), engine="openvino")
+    with raises_about(UserError, "--engine openvino", "wav2vec2-group", "--engine torch"):
+        load_encoder(str(traceable_encoder("wav2vec2-group")), engine="openvino")
     assert not recwarn.list
 
 
