@@ -10,8 +10,8 @@ inside it are not cut. A segment that is found is right if its intersection with
 a part is at least half of their union (IoU), each part counted once; recall is the share of parts
 that are found, precision the share of segments that are right.
 
-Memory is the peak of the resident set of `serpipe predict --vad`, in a process of its own, for the
-quiet recording and for shorter ones.
+Memory is the peak of the resident set of `serpipe predict --vad`, in a process of its own, for quiet
+recordings of several lengths.
 """
 
 import argparse
@@ -50,6 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of clips")
     parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument(
+        "--minutes", nargs="+", type=float, default=[1, 10, 60, 180, 360], help="to predict"
+    )
     parser.add_argument("--vad", nargs="+", default=["silero", "energy"])
     parser.add_argument("--model", type=Path, help="by default the head that ships")
     arguments = parser.parse_args()
@@ -72,9 +75,8 @@ def main() -> None:
                     flush=True,
                 )
         print("\n| recording | segments | peak MiB | seconds |\n|---|---:|---:|---:|")
-        for minutes in (60 * arguments.hours, 10, 1):
-            if minutes != 60 * arguments.hours:
-                make_recording(path, files, 60 * minutes, QUIET)
+        for minutes in arguments.minutes:
+            make_recording(path, files, 60 * minutes, QUIET)
             n_segments, peak, took = predict(path, arguments.vad[0], arguments.model)
             print(f"| {minutes:g} minutes | {n_segments} | {peak:.0f} | {took:.0f} |", flush=True)
 
