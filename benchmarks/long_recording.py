@@ -10,8 +10,8 @@ inside it are not cut. A segment that is found is right if its intersection with
 a part is at least half of their union (IoU), each part counted once; recall is the share of parts
 that are found, precision the share of segments that are right.
 
-Memory is the peak of the resident set of `serpipe predict --vad`, in a process of its own, for quiet
-recordings of several lengths.
+Memory is the peak of the resident set of `serpipe predict --vad`, in a process of its own, for
+quiet recordings of several lengths.
 """
 
 import argparse
