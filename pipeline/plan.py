@@ -297,7 +297,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
 def _join_votes(
     votes: Votes, table: Mapping[str, NDArray[Any]], protocol: Protocol
 ) -> VotesOfClips:
-    """Return the votes of raters for every clip; refuse options that cannot be combined with them."""
+    """Return the votes of raters for every clip; refuse options that exclude them."""
     if not _omits_ties(protocol):
         cause = f"--labels {protocol.labels}" if protocol.labels != MAJORITY else "--ties score"
         for option, given in (
