@@ -72,7 +72,7 @@ def default_target(clips: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[str, .
         )
     if not others:
         return EMOTION, ()
-    return others[0], (f"{others[0]} is predicted, the only column to predict besides emotion",)
+    return others[0], (f"{others[0]} is predicted: no other column can be",)
 
 
 def choose_target(

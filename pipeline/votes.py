@@ -249,15 +249,15 @@ def train_on_votes(
     return rows, names[codes], weights, tuple(extended)
 
 
-def check_labels(labels: str, ties: str, votes: object) -> None:
+def check_labels(labels: str, ties: str, target: str, votes: object) -> None:
     """Raise UserError if ``--labels`` or ``--ties`` needs votes that are not there."""
     check_choice("--labels", labels, LABELS)
     check_choice("--ties", ties, TIES)
     for option, value, default in (("--labels", labels, MAJORITY), ("--ties", ties, OMIT)):
         if value != default and votes is None:
             raise UserError(
-                f"{option} {value}: needs the labels of each rater; give them with --ratings, a "
-                "row for each clip and rater"
+                f"{option} {value}: {target} does not hold the labels of several raters, in "
+                "words; give them with --ratings or in the manifest, a row for each clip and rater"
             )
 
 
