@@ -180,8 +180,10 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
             "column in the file of ratings"
         )
     votes = unlabelled = None
+    agreement = ratings.agreement if ratings else None
     if isinstance(ratings, Votes):
         votes = _join_votes(ratings, table, protocol)
+        agreement = votes.agreement
         table[protocol.target] = _majority(votes, protocol)
         unlabelled = (votes.majority != "") & (table[protocol.target] == "")
     elif ratings:
@@ -293,7 +295,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
         (*notes, *target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
         findings,
         groups.name,
-        ratings.agreement if ratings else None,
+        agreement,
     )
 
 

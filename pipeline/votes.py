@@ -56,6 +56,7 @@ class VotesOfClips:
     #: Whether several labels have the most votes, bool, shape (n_clips,).
     tied: NDArray[np.bool_]
     changes: tuple[str, ...] = ()  #: What was left out, in words.
+    agreement: Agreement | None = None  #: On the labels after merging, from :func:`alpha_of`.
 
     def take(self, rows: NDArray[np.intp]) -> "VotesOfClips":
         """Return those of some clips."""
@@ -174,7 +175,10 @@ def join_votes(
     if omitted:
         names = ", ".join(np.array(labels)[~left].tolist())
         changes.append(f"{counted(int(omitted), 'vote')} for {names} left out")
-    joined = VotesOfClips(tuple(labels), counts, majority, tied, tuple(changes))
+    agreement = votes.agreement
+    if merge:
+        agreement = alpha_of([dict(zip(labels, row, strict=True)) for row in counts.tolist()])
+    joined = VotesOfClips(tuple(labels), counts, majority, tied, tuple(changes), agreement)
     return joined.over(sorted(predicted))
 
 

@@ -24,6 +24,7 @@ from serpipe.pipeline.options import Protocol
 from serpipe.pipeline.plan import Plan, cross_corpus_protocols, make_plan
 from serpipe.pipeline.rater_scores import score_shares
 from serpipe.pipeline.ratings import read_ratings_or_votes
+from serpipe.pipeline.target import columns_to_predict
 from serpipe.pipeline.votes import SHARE, Votes, alpha_of, shares_of
 from sklearn.metrics import f1_score, recall_score
 
@@ -431,3 +432,21 @@ def test_raters_may_disagree_on_copies_of_a_recording(
         done = serpipe("fit", "--target", target, "--head", head, "--layers", "1", "--split",
                        "kfold:5", "--cache", cache)  # fmt: skip
         assert done.code == 0, done.err
+
+
+def test_agreement_is_on_the_labels_after_merging(cache: Path) -> None:
+    plan, votes = plan_of(cache)
+    assert plan.agreement == votes.agreement
+    write_votes([
+        (clip, f"{label}{n}", f"{label}{n % 2}")
+        for clip, counts in votes.counts.items() for label in counts for n in range(counts[label])
+    ])  # fmt: skip
+    merge = {f"{label}{n}": label for label in ("angry", "calm") for n in (0, 1)}
+    merged, apart = plan_of(cache, merge=merge)
+    assert apart.agreement != votes.agreement
+    assert merged.agreement == votes.agreement
+
+
+def test_a_column_of_raters_is_predicted_even_if_no_two_clips_have_the_same_votes() -> None:
+    votes = [encode_counts({"sad": number, "calm": 1}) for number in range(1, 5)]
+    assert columns_to_predict({"mood": np.array(votes), "note": np.array(list("abcd"))}) == ["mood"]
