@@ -59,7 +59,7 @@ class Recordings:
         return replace(self, inputs=kept)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PredictedRecordings:
     """Predictions of recordings, one after the other: each is made when it is iterated over.
 
@@ -82,6 +82,11 @@ class PredictedRecordings:
     _skip_bad: bool
     _picture: Path | None
     _say: Say
+
+    def __repr__(self) -> str:
+        """Return what would be predicted, and by what."""
+        total = 1 if self._recordings is None else self._recordings.total
+        return f"<{type(self).__name__}: {counted(total, 'recording')}, by {self.model.name}>"
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -346,6 +346,14 @@ def test_a_note_says_that_an_rttm_file_names_another_recording(
         assert "\x1b" not in done.err
 
 
+def test_predictions_that_are_not_made_yet_are_displayed_in_a_line(
+    recording: tuple[Path, list[Span]], network: Path
+) -> None:
+    predictions = package.predict([recording[0], recording[0]], model=network)
+    assert "2 recordings" in repr(predictions)
+    assert len(repr(predictions)) < 200 + len(str(network))
+
+
 def test_every_format_gives_turns_and_speakers(
     serpipe: Command, recording: tuple[Path, list[Span]], network: Path
 ) -> None:
