@@ -81,7 +81,7 @@ def report(
     Raises
     ------
     UserError
-        If a run is missing or damaged, or the options do not go together.
+        If a run is missing or damaged, or options are given that cannot be combined.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def report(
         if compare_layers is not None:
             given.append("--compare-layers")
         if given:
-            raise UserError(f"{given[0]}: does not go with --matrix; omit one of the two")
+            raise UserError(f"{given[0]}: cannot be combined with --matrix; omit one of the two")
         runs = runs or runs_of_newest_cache(RUNS)
     if names and len(names) != len(runs):
         raise UserError(

@@ -87,7 +87,7 @@ def fit(
 def _check_several(cross_corpus: bool, repeats: int, out: str | None, name: str | None) -> None:
     """Refuse options that are for a single run."""
     if cross_corpus and repeats > 1:
-        raise UserError("--repeats and --cross-corpus do not go together; omit one of the two")
+        raise UserError("--repeats and --cross-corpus cannot be combined; omit one of the two")
     option = "--cross-corpus" if cross_corpus else "--repeats" if repeats > 1 else ""
     if option and out:
         raise UserError(f"--out {out}: {option} makes several runs; omit one of the two")

@@ -44,7 +44,7 @@ def run(
         for name in ("cluster", "out", "skip_bad"):
             if name in options:
                 flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag}: does not go with --dry-run; omit one of the two")
+                raise UserError(f"{flag}: cannot be combined with --dry-run; omit one of the two")
         print_as(format, api.estimate_study(**options, say=say))
         return
     done = api.study(**options, show=lambda made: print_as(format, made), track=track, say=say)

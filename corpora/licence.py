@@ -71,4 +71,4 @@ def _obstacle(licence: str) -> str:
         return "its terms forbid redistribution"
     if "research" in licence.lower():
         return "its terms allow research, and do not say whether a model may be passed on"
-    return "serpipe does not know this licence, nor whether it allows passing on a model"
+    return "serpipe does not know this licence, or whether it allows a model to be passed on"

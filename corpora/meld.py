@@ -37,7 +37,7 @@ _COLUMNS = (
 def read_name(path: PurePosixPath) -> NameFields | str:
     """Return the dialogue of a clip, and the part of the corpus that its folder names.
 
-    For the second recording of a test clip, which is not a clip, return that it is one.
+    For the second recording of a test clip, return words that say so: it is not a clip.
     """
     if re.fullmatch(r"final_videos_testdia\d+_utt\d+", path.stem):
         return "second recording of a test clip"

@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..child_python import module_path
 from ..errors import MachineError, UserError, first_line
 from ..process_limits import limit_process
 
@@ -48,7 +49,7 @@ def _run_child(what: str, path: Path) -> tuple[dict[str, Any], dict[str, NDArray
     command = [sys.executable, "-P", "-m", __name__, what, str(path), str(SILENCE_SECONDS)]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # to import what is imported here
+        "PYTHONPATH": module_path(),
         "OPENBLAS_NUM_THREADS": "1",  # or it reserves memory for each core
     }
     try:

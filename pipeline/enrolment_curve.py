@@ -185,8 +185,8 @@ def check_enrolment(plan: "Plan") -> None:
         )
     if any(each.how == "weighted" for each in plan.candidates):
         raise UserError(
-            f"{option}: does not go with --layers {plan.protocol.layers}; use single layers, mean "
-            "or concat"
+            f"{option}: cannot be combined with --layers {plan.protocol.layers}; use single "
+            "layers, mean or concat"
         )
     most = max(np.unique(plan.tested_clips["speaker"], return_counts=True)[1])
     fewest = min(number for number in plan.protocol.enrol if number)

@@ -150,8 +150,8 @@ def hold_out_column(split: "Split", column: str, divided: ColumnParts) -> "Split
     """
     if not split.kind.can_hold_out_column:
         raise UserError(
-            f"--hold-out {column}: does not go with --split {split.name}; use loso, kfold:N, "
-            "standard, emobox or file:FOLDS.csv"
+            f"--hold-out {column}: cannot be combined with --split {split.name}; use loso, "
+            "kfold:N, standard, emobox or file:FOLDS.csv"
         )
     folds = cross(split.folds, column, divided.parts)
     return replace(

@@ -144,7 +144,7 @@ class Protocol(FoldOptions):
         Also train on perturbed copies of the training clips, such as noise:20 or telephone, which
         ``serpipe extract --augment`` has cached. Only the clips themselves are tested.
     ties : {"omit", "score"}
-        What to do with test clips without a majority of ``ratings``: leave them out of all scores;
+        What to do with test clips without a majority of raters: leave them out of all scores;
         or predict them as well, and include them in the scores of probabilities against the labels
         of all raters, but not in those against the majority, such as UAR.
     """

@@ -214,8 +214,8 @@ def _permutation_p(
 ) -> float:
     """Return the share of permutations of the values of clips with a statistic at least as high.
 
-    Values that differ between the clips of a speaker are permuted among those of them in the same
-    stratum. Speakers whose clips all have the same value exchange it among themselves.
+    Values that differ between the clips of a speaker are permuted among the speaker's clips of the
+    same stratum. Speakers whose clips all have the same value exchange it among themselves.
 
     Parameters
     ----------

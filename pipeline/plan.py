@@ -302,7 +302,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
 def _join_votes(
     votes: Votes, table: Mapping[str, NDArray[Any]], protocol: Protocol
 ) -> VotesOfClips:
-    """Return the votes of raters for every clip of a cache; refuse what they do not go with."""
+    """Return the votes of raters for every clip; refuse options that exclude them."""
     if not _omits_ties(protocol):
         cause = f"--labels {protocol.labels}" if protocol.labels != MAJORITY else "--ties score"
         for option, given in (
@@ -311,7 +311,7 @@ def _join_votes(
             ("--permute-labels", protocol.permute_labels),
         ):
             if given:
-                raise UserError(f"{option}: does not go with {cause}; omit one of the two")
+                raise UserError(f"{option}: cannot be combined with {cause}; omit one of the two")
     merge, keep = _words(protocol.target, protocol)
     return join_votes(votes, rows_of(votes, table), len(table["corpus"]), merge, keep)
 

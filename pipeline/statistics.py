@@ -206,7 +206,7 @@ def _difference(a: NDArray[Any], b: NDArray[Any], measure: Measure) -> Interval:
 
 
 def _interval_of_difference(value: float, half: float, measure: Measure) -> Interval:
-    """Return an interval of half that width on each side, within the range of a difference."""
+    """Return a difference with an interval of ``half`` on each side, within its possible range."""
     low, high = measure.limits[measure.key]
     return Interval(value, max(value - half, low - high), min(value + half, high - low))
 

@@ -20,6 +20,7 @@ from typing import IO
 
 import numpy as np
 
+from ..child_python import module_path
 from ..errors import BadClipError, UserError
 from ..features.audio import Waveform, decode_waveform
 from ..process_limits import limit_process
@@ -131,7 +132,6 @@ class Decoders:
             decoder.close()
         options = self._options
         limits = (self._sampling_rate, self._channels, options.max_seconds, options.decode_bytes)
-        paths = os.pathsep.join(path for path in sys.path if path)
         kept = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
@@ -140,7 +140,7 @@ class Decoders:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env=kept | {"PYTHONPATH": paths} | one_thread,
+                env=kept | {"PYTHONPATH": module_path()} | one_thread,
                 # Ctrl-C is for the server, which finishes requests first.
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows

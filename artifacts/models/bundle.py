@@ -278,7 +278,7 @@ def read_bundle_summary(folder: Path) -> BundleSummary:
 
 
 def file_names(summary: BundleSummary) -> list[str]:
-    """Return the names, which serpipe sets, of all files of a bundle but ``bundle.json``."""
+    """Return the names, set by serpipe, of all files of a bundle except ``bundle.json``."""
     names = [_head_path(Path(), summary.head).name]
     names += [name for name in _OPTIONAL if name in _hashes(summary)]
     if summary.enrolment is not None:

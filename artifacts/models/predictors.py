@@ -212,9 +212,9 @@ def find_encoder(
 def encoder_sources(
     folder: Path, n_encoders: int, given: str | Path | None
 ) -> list[str | Path | None]:
-    """Return what the user gave for each encoder of a bundle; commas separate several in ``given``.
+    """Return what the user gave for each encoder of a bundle; ``given`` separates them by commas.
 
-    Raise UserError if there are more or fewer of them than encoders.
+    Raise UserError if their number is not that of the encoders.
     """
     if given is None or n_encoders == 1:
         return [given] * n_encoders

@@ -78,7 +78,7 @@ class Segmenter:
         UserError
             If the turns of speakers do not fit the recording.
         MachineError
-            If a segment does not fit in memory.
+            If a segment does not fit in memory, or the process of the detector cannot run.
         """
         source, rate = printable_path(file), self.model.sampling_rate
         stream = AudioStream(file, RATE, self.model.predictor.channels)

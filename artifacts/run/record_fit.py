@@ -245,7 +245,7 @@ def identify_run(
     stream_past: float = math.inf,
     say: Say = say_nothing,
 ) -> PlannedRun:
-    """Plan the run that :func:`record_run` makes of the same parameters, without fitting anything.
+    """Plan the run that :func:`record_run` makes with the same parameters; fit nothing.
 
     Raise UserError if the cache does not hold what the protocol needs.
     """

@@ -29,7 +29,7 @@ class MeasuredCost:
     cost: EncoderCost
 
     def is_of(self, encoder: StudyEncoder) -> bool:
-        """Return whether it was measured of an encoder with the same options."""
+        """Return whether it was measured for this encoder with the same options."""
         return self.encoder == encoder.name and self.options == options_of(encoder.options)
 
 
