@@ -59,7 +59,7 @@ class Recordings:
         return replace(self, inputs=kept)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PredictedRecordings:
     """Predictions of recordings, one after the other: each is made when it is iterated over.
 
@@ -82,6 +82,11 @@ class PredictedRecordings:
     _skip_bad: bool
     _picture: Path | None
     _say: Say
+
+    def __repr__(self) -> str:
+        """Return what would be predicted, and by what."""
+        total = 1 if self._recordings is None else self._recordings.total
+        return f"<{type(self).__name__}: {counted(total, 'recording')}, by {self.model.name}>"
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -317,7 +322,7 @@ def predict(
     enrolled = _recordings(
         [enrol] if isinstance(enrol, str | Location) else enrol, skip_missing=False
     )
-    turns, turns_sha256 = _read_speakers(segments.speakers, recordings)
+    turns, turns_sha256 = _read_speakers(segments.speakers, recordings, say)
     detector = "" if segments.vad is None else _detector(segments.vad, say)
     has_timeline = window is not None or segments.is_given
     picture = None if plot is None else _picture(Path(plot), recordings, has_timeline)
@@ -401,9 +406,12 @@ def _detector(vad: str, say: Say) -> str:
 
 
 def _read_speakers(
-    speakers: str | Path | None, recordings: Recordings
+    speakers: str | Path | None, recordings: Recordings, say: Say
 ) -> "tuple[list[SpeakerTurn], str]":
-    """Return the turns of the speakers of a recording and the hash of their file, or neither."""
+    """Return the turns of the speakers of a recording and the hash of their file, or neither.
+
+    Say so if the file gives the recording another name.
+    """
     if speakers is None:
         return [], ""
     from ..features.turns import read_turns
@@ -415,7 +423,14 @@ def _read_speakers(
             f"{recordings.total} are named; name one"
         )
     (recording,) = recordings
-    return read_turns(Path(speakers), Path(recording.name).stem), hash_file(Path(speakers))
+    name = Path(recording.name).stem
+    turns = read_turns(Path(speakers), name)
+    if turns[0].recording not in ("", name):
+        say(
+            f"note     {speakers}: names the recording {turns[0].recording[:64]!r}, not {name!r}; "
+            "check that the turns are of this recording"
+        )
+    return turns, hash_file(Path(speakers))
 
 
 def _enrol(model: "Model", clips: Sequence[Location], say: Say) -> "SpeakerProfile":

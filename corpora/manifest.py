@@ -77,7 +77,7 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
     files = [folder.find(row.cells["path"]) for row in table.rows]
     dropped = Counter(each.dropped for each in files if each.dropped)
     usual = max(dropped, key=lambda each: dropped[each], default=None)
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[str, str], tuple[int, str]] = {}
     clips = []
     for number, (row, each) in enumerate(zip(table.rows, files, strict=True)):
         cells = row.cells
@@ -98,12 +98,14 @@ def read_manifest(path: Path, root: Location | None = None) -> Manifest:
                 f"{where}: {cells['path']}: no such file below {folder.folder}, which replaces "
                 f"{usual} in other lines; copy it there, or correct the path"
             )
-        elif (earlier := first.setdefault((corpus, name), row.line)) != row.line:
-            wrong.append(
-                f"{where}: clip {name} is already in line {earlier}; give each clip a name of its "
-                "own in a column name"
-            )
+        elif (corpus, name) in first:
+            line, earlier = first[corpus, name]
+            remedy = "give each clip a name of its own in a column name"
+            if earlier == each.relative:
+                remedy = f"remove one, or add a column {RATER} if several people labelled it"
+            wrong.append(f"{where}: clip {name} is already in line {line}; {remedy}")
         else:
+            first[corpus, name] = row.line, each.relative
             known = {field: cells[field] for field in _FIELDS if cells.get(field)}
             emotion = shared_word(known.get("emotion", "").lower())
             clips.append(

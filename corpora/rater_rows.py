@@ -13,6 +13,8 @@ from .csv_table import CsvTable, Row, read_column, refuse_lines
 
 #: The column that names who gave the labels and ratings of a row.
 RATER = "rater"
+#: Columns that describe the clip or its speaker, and that no rater judges.
+_SAME_FOR_ALL_RATERS = ("speaker", "name", "sex", "language", "statement", "repetition")
 #: The most raters that may give a clip the same label.
 _MOST = 1_000_000
 
@@ -38,7 +40,7 @@ def merge_raters(table: CsvTable) -> CsvTable:
     rated = [
         column
         for column in table.columns
-        if column not in (RATER, "path", "name", "corpus", "speaker")
+        if column not in (RATER, "path", "corpus", *_SAME_FOR_ALL_RATERS)
         and any(len({table.rows[n].cells[column] for n in rows}) > 1 for rows in by_clip.values())
     ]
     for column in rated:
@@ -76,7 +78,7 @@ def _wrong_raters(table: CsvTable, clips: Sequence[Sequence[int]]) -> list[str]:
                     f"{where}: {row.cells['path']} is already in line {earlier} by {rater}; remove "
                     "one"
                 )
-            for column in ("speaker", "name"):
+            for column in _SAME_FOR_ALL_RATERS:
                 value, expected = row.cells.get(column), start.cells.get(column)
                 if value != expected:
                     wrong.append(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..corpora import Clip
+from ..corpora.rater_rows import decode_counts
 from ..corpora.speakers import canonical_speaker
 from ..errors import BadClipError, MachineError, SerpipeError
 from ..progress import Track, no_track
@@ -120,9 +121,7 @@ def keep_consistent(decoded: Sequence[DecodedClip], bad: list[BadClipError]) -> 
         bad.append(
             BadClipError(
                 str(ours.file),
-                f"{relation}, of another speaker or emotion ({ours.speaker}, "
-                f"{ours.emotion or 'none'} here; {theirs.speaker}, "
-                f"{theirs.emotion or 'none'} there)",
+                f"{relation}, but has another {_differences(ours, theirs)}",
                 "one speaker and emotion for each recording",
                 "find out which is right and remove the other",
             )
@@ -132,7 +131,22 @@ def keep_consistent(decoded: Sequence[DecodedClip], bad: list[BadClipError]) -> 
 
 def _person_and_emotion(clip: Clip) -> tuple[str, str]:
     """Return the speaker and emotion, which must agree in two clips of one recording."""
-    return canonical_speaker(clip.speaker_id or clip.speaker), clip.shared_emotion or clip.emotion
+    emotion = clip.shared_emotion or clip.emotion
+    if decode_counts(emotion) is not None:
+        emotion = ""  # raters need not agree, even on the same recording
+    return canonical_speaker(clip.speaker_id or clip.speaker), emotion
+
+
+def _differences(ours: Clip, theirs: Clip) -> str:
+    """Return in which of speaker and emotion two clips differ, and their values."""
+    (person, emotion), (other_person, other_emotion) = map(_person_and_emotion, (ours, theirs))
+    differences = []
+    if person != other_person:
+        differences.append(f"speaker ({ours.speaker} here, {theirs.speaker} there)")
+    if emotion != other_emotion:
+        values = f"{ours.emotion or 'none'} here, {theirs.emotion or 'none'} there"
+        differences.append(f"emotion ({values})")
+    return " and another ".join(differences)
 
 
 def same_recording(one: Waveform, other: Waveform) -> bool:

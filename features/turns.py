@@ -7,7 +7,7 @@ used as a path.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..corpora.csv_table import nfc, read_number, read_numbers, read_table
@@ -32,6 +32,7 @@ class SpeakerTurn:
     end: float
     speaker: str
     line: int
+    recording: str = ""  #: Its name in an RTTM file.
 
 
 def read_turns(path: Path, recording: str) -> list[SpeakerTurn]:
@@ -103,7 +104,8 @@ def _read_rttm(path: Path, recording: str) -> list[SpeakerTurn]:
         _check_number(path, number)
         start, duration = (read_number(field) for field in fields[3:5])
         end = None if start is None or duration is None else start + duration
-        turns.setdefault(fields[1], []).append(_turn(path, line, start, end, fields[7]))
+        turn = replace(_turn(path, line, start, end, fields[7]), recording=fields[1])
+        turns.setdefault(turn.recording, []).append(turn)
     if recording in turns:
         return turns[recording]
     if len(turns) > 1:

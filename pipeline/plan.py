@@ -179,19 +179,22 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
             f"--target {protocol.target}: is already a column of {cache.path}; rename the "
             "column in the file of ratings"
         )
-    votes = None
+    votes = unlabelled = None
+    agreement = ratings.agreement if ratings else None
     if isinstance(ratings, Votes):
         votes = _join_votes(ratings, table, protocol)
+        agreement = votes.agreement
         table[protocol.target] = _majority(votes, protocol)
+        unlabelled = (votes.majority != "") & (table[protocol.target] == "")
     elif ratings:
         table[protocol.target] = join_ratings(ratings, table)
-    check_labels(protocol.labels, protocol.ties, votes)
+    check_labels(protocol.labels, protocol.ties, protocol.target, votes)
     train_on, test_on = _corpora(table, protocol)
     # Votes are merged before the majority is taken, and must not be merged again.
     unmerged = replace(protocol, merge={}) if votes else protocol
-    target = _target(table, unmerged, train_on, test_on)
-    if votes:
-        target, votes = _describe(target, votes, protocol)
+    target = _target(table, unmerged, train_on, test_on, unlabelled)
+    if votes and unlabelled is not None:
+        target, votes = _describe(target, votes, unlabelled, protocol)
     if target.labels.dtype.kind == "f" and any(each.how == "weighted" for each in candidates):
         raise UserError(
             f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
@@ -200,8 +203,10 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
     clips, assumptions, findings = _used_clips(table, target, protocol)
     groups = find_groups(clips, clips["speaker"], protocol.group)
     labels = target.labels
+    # Raters need not agree on the copies of a recording: their labels are not compared.
+    given = {name: clips[name] for name in clips if not (votes and name == target.column)}
     if train_on == test_on:
-        split = make_split(protocol.split, clips, stratify(labels), protocol.seed, groups)
+        split = make_split(protocol.split, given, stratify(labels), protocol.seed, groups)
         if split.kind.holds_out:
             _check_tested(split, target)
     else:
@@ -215,7 +220,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
                 f"--split {protocol.split}: omit it, as {', '.join(train_on)} train and "
                 f"{', '.join(test_on)} are tested"
             )
-        split = cross_corpus_split(clips, stratify(labels), train_on, test_on, groups)
+        split = cross_corpus_split(given, stratify(labels), train_on, test_on, groups)
         if labels.dtype.kind == "f" and len(np.unique(labels[split.folds[0].test])) < 2:
             raise UserError(
                 f"--test-on {','.join(test_on)}: every {target.column} is the same; rate more clips"
@@ -290,7 +295,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
         (*notes, *target.assumptions, *assumptions, *groups.assumptions, *split.assumptions),
         findings,
         groups.name,
-        ratings.agreement if ratings else None,
+        agreement,
     )
 
 
@@ -327,9 +332,9 @@ def _majority(votes: VotesOfClips, protocol: Protocol) -> NDArray[np.str_]:
 
 
 def _describe(
-    target: Target, votes: VotesOfClips, protocol: Protocol
+    target: Target, votes: VotesOfClips, unlabelled: NDArray[np.bool_], protocol: Protocol
 ) -> tuple[Target, VotesOfClips]:
-    """Add to a target what became of clips without a majority; return it and their votes."""
+    """Add to a target what became of clips with votes but no label; return it and the votes."""
     of_clips = replace(votes.take(target.rows), majority=target.labels)
     of_clips = of_clips.over(np.unique(target.labels).tolist())
     omitted = _omits_ties(protocol)  # the target then counts those left out
@@ -337,7 +342,10 @@ def _describe(
     trained = "not trained on" if protocol.labels == MAJORITY else "trained on"
     scored = "not tested" if protocol.ties == OMIT else "scored against all raters only"
     fate = "" if omitted else f" ({trained}, {scored})"
-    notes = (f"{counted(tied, 'clip')} without a majority of raters{fate}",) if tied else ()
+    notes = [f"{counted(tied, 'clip')} without a majority of raters{fate}"] if tied else []
+    dropped = int((unlabelled & ~votes.tied).sum() if omitted else unlabelled.sum())
+    if dropped:
+        notes.append(f"{counted(dropped, 'clip')} that most raters gave these labels left out")
     return replace(target, changes=(*votes.changes, *notes, *target.changes)), of_clips
 
 
@@ -414,7 +422,7 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], options: TargetOptions) -
         joined = _join_votes(votes, table, protocol)
         table = {**table, protocol.target: _majority(joined, protocol)}
         protocol = replace(protocol, merge={})
-    target = _target(table, protocol, corpora, corpora)
+    target = _target(table, protocol, corpora, corpora, None)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
     split = Split(protocol.split, "nothing trained, every clip tested", (fold,))
@@ -661,10 +669,13 @@ def _target(
     protocol: Protocol,
     train_on: Sequence[str],
     test_on: Sequence[str],
+    unlabelled: NDArray[np.bool_] | None,
 ) -> Target:
     corpora = tuple(dict.fromkeys([*train_on, *test_on]))
     column = _column(table, protocol.target, corpora)
     used = np.isin(table["corpus"], corpora) & in_partition(protocol.split, table)
+    if unlabelled is not None:
+        used &= ~unlabelled
     merge, keep = _words(column, protocol)
     target = choose_target(table, column, merge, keep, used, protocol.task)
     if set(train_on) == set(test_on):

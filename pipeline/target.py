@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..choices import TASKS as TASKS
 from ..choices import check_choice
 from ..corpora import CLIP_COLUMNS, FILLED_COLUMNS
+from ..corpora.rater_rows import decode_counts
 from ..errors import UserError, counted
 
 #: Columns that identify a clip or its speaker, which cannot be predicted for a new speaker.
@@ -49,6 +50,8 @@ def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
             distinct, filled = np.unique(values[np.isfinite(values)]), len(values)
         elif values.dtype.kind == "U":
             distinct, filled = np.unique(values[values != ""]), int(np.sum(values != "")) // 2
+            if any(decode_counts(each) for each in distinct.tolist()):  # each clip has its own
+                filled = len(values)
         else:
             continue
         if 2 <= len(distinct) <= filled:
@@ -72,7 +75,7 @@ def default_target(clips: Mapping[str, NDArray[Any]]) -> tuple[str, tuple[str, .
         )
     if not others:
         return EMOTION, ()
-    return others[0], (f"{others[0]} is predicted, the only column to predict besides emotion",)
+    return others[0], (f"{others[0]} is predicted: no other column can be",)
 
 
 def choose_target(

@@ -56,6 +56,7 @@ class VotesOfClips:
     #: Whether several labels have the most votes, bool, shape (n_clips,).
     tied: NDArray[np.bool_]
     changes: tuple[str, ...] = ()  #: What was left out, in words.
+    agreement: Agreement | None = None  #: On the labels after merging, from :func:`alpha_of`.
 
     def take(self, rows: NDArray[np.intp]) -> "VotesOfClips":
         """Return those of some clips."""
@@ -174,7 +175,10 @@ def join_votes(
     if omitted:
         names = ", ".join(np.array(labels)[~left].tolist())
         changes.append(f"{counted(int(omitted), 'vote')} for {names} left out")
-    joined = VotesOfClips(tuple(labels), counts, majority, tied, tuple(changes))
+    agreement = votes.agreement
+    if merge:
+        agreement = alpha_of([dict(zip(labels, row, strict=True)) for row in counts.tolist()])
+    joined = VotesOfClips(tuple(labels), counts, majority, tied, tuple(changes), agreement)
     return joined.over(sorted(predicted))
 
 
@@ -249,15 +253,15 @@ def train_on_votes(
     return rows, names[codes], weights, tuple(extended)
 
 
-def check_labels(labels: str, ties: str, votes: object) -> None:
+def check_labels(labels: str, ties: str, target: str, votes: object) -> None:
     """Raise UserError if ``--labels`` or ``--ties`` needs votes that are not there."""
     check_choice("--labels", labels, LABELS)
     check_choice("--ties", ties, TIES)
     for option, value, default in (("--labels", labels, MAJORITY), ("--ties", ties, OMIT)):
         if value != default and votes is None:
             raise UserError(
-                f"{option} {value}: needs the labels of each rater; give them with --ratings, a "
-                "row for each clip and rater"
+                f"{option} {value}: {target} does not hold the labels of several raters, in "
+                "words; give them with --ratings or in the manifest, a row for each clip and rater"
             )
 
 

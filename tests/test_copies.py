@@ -288,6 +288,12 @@ def test_copies_of_one_speaker_stay_together_and_a_check_names_them(
     (check,) = [check for check in run_checks(results) if check.code == "SER008"]
     for name in list(copies)[:3]:
         assert name in check.finding
+    labels = results.truth.copy()
+    labels[[Path(path).name == copies[name].name for path in results.clips["path"]]] = "other"
+    relabelled = replace(results, clips={**results.clips, "label": labels})
+    (differing,) = [check for check in run_checks(relabelled) if check.code == "SER008"]
+    assert differing.finding.startswith(check.finding)
+    assert_names(differing.finding.removeprefix(check.finding), 1)
     unread = np.array(["", "x.wav", *[""] * (len(rows) - 2)])
     changed = replace(results, clips={**results.clips, "unconfirmed_copy_of": unread})
     codes = [{each.code for each in run_checks(each)} for each in (results, changed)]

@@ -390,6 +390,28 @@ def test_a_turn_that_ends_shortly_after_the_recording_is_cut_at_its_end(
     assert [turn.end for turn in prediction.timeline] == [prediction.seconds] == [seconds]
 
 
+def test_a_note_says_that_an_rttm_file_names_another_recording(
+    serpipe: Command, recording: tuple[Path, list[Span]], network: Path
+) -> None:
+    shutil.copy(recording[0], "call.wav")
+    turn = "SPEAKER {} 1 0.50 4.25 <NA> <NA> ana <NA> <NA>\n"
+    command = ("predict", "call.wav", "--speakers", "a.rttm", "--model", network)
+    for name, is_named in (("other\x1b[2J", True), ("call", False)):
+        Path("a.rttm").write_text(turn.format(name))
+        done = serpipe(*command)
+        assert done.code == 0
+        assert ("note     a.rttm" in done.err) == is_named
+        assert "\x1b" not in done.err
+
+
+def test_predictions_that_are_not_made_yet_are_displayed_in_a_line(
+    recording: tuple[Path, list[Span]], network: Path
+) -> None:
+    predictions = package.predict([recording[0], recording[0]], model=network)
+    assert "2 recordings" in repr(predictions)
+    assert len(repr(predictions)) < 200 + len(str(network))
+
+
 def test_every_format_gives_turns_and_speakers(
     serpipe: Command, recording: tuple[Path, list[Span]], network: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from serpipe.pipeline.options import Protocol
 from serpipe.pipeline.plan import Plan, cross_corpus_protocols, make_plan
 from serpipe.pipeline.rater_scores import score_shares
 from serpipe.pipeline.ratings import read_ratings_or_votes
+from serpipe.pipeline.target import columns_to_predict
 from serpipe.pipeline.votes import SHARE, Votes, alpha_of, shares_of
 from sklearn.metrics import f1_score, recall_score
 
@@ -366,3 +368,85 @@ def test_labels_of_raters_are_needed(serpipe: Command, cache: Path) -> None:
     done = serpipe("fit", "--head", "lda", "--layers", "1", "--ties", "score")
     assert done.code == 2
     assert "--ratings" in done.err.splitlines()[-1]
+
+
+def rewrite(table: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
+    """Write the rows of a table again, changed."""
+    rows = change(list(csv.DictReader(table.read_text().splitlines())))
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_each_clip_without_a_label_is_counted_once(cache: Path) -> None:
+    votes = list(csv.reader(Path("votes.csv").read_text().splitlines()))[1:]
+    other, unrated = votes[2][0], votes[-1][0]  # the raters of the first name a label not kept
+    write_votes([
+        (name, rater, "bored" if name == other else label)
+        for name, rater, label in votes if name != unrated
+    ])  # fmt: skip
+    for labels in ("majority", "soft"):
+        plan, _ = plan_of(cache, labels=labels, keep=("angry", "calm"))
+        changes = plan.target.changes
+        counts = [int(each.split()[0]) for each in changes if " clip" in each]
+        assert counts == [5, 1, 1], changes
+        tested = len(np.unique(plan.clips["name"][plan.problem.tested]))
+        assert sum(counts) + tested == len(open_cache(cache).clips["name"])
+
+
+def test_a_manifest_that_lacks_the_column_rater_is_refused_with_that_remedy(
+    rater_manifest: Path,
+) -> None:
+    rewrite(rater_manifest, lambda rows: [
+        {name: cell for name, cell in row.items() if name != "Rater"} for row in rows[:2]
+    ])  # fmt: skip
+    with raises_about(UserError, "raters.csv", "line 3", "line 2", "rater"):
+        read_manifest(rater_manifest)
+
+
+def test_what_describes_the_clip_must_be_the_same_for_all_of_its_raters(
+    rater_manifest: Path,
+) -> None:
+    rewrite(rater_manifest, lambda rows: [
+        row | {"sex": "male" if number == 1 else "female"} for number, row in enumerate(rows)
+    ])  # fmt: skip
+    with raises_about(UserError, "raters.csv", "line 3", "sex", "male", "female"):
+        read_manifest(rater_manifest)
+
+
+def test_raters_may_disagree_on_copies_of_a_recording(
+    serpipe: Command, small_encoder: Path, rater_manifest: Path
+) -> None:
+    rows = list(csv.DictReader(rater_manifest.read_text().splitlines()))
+    source = next(row for row in rows if row["emotion"] == "angry")
+    copy = source | {"path": "copy.flac", "name": "copy"}
+    shutil.copy(rater_manifest.parent / source["path"], rater_manifest.parent / "copy.flac")
+    rewrite(rater_manifest, lambda rows: [
+        *rows, *(copy | {"Rater": rater, "emotion": "calm"} for rater in "AB")
+    ])  # fmt: skip
+    done = serpipe("extract", "--manifest", rater_manifest, "--encoder", small_encoder)
+    assert done.code == 0, done.err
+    cache = done.out.strip()
+    for target, head in (("emotion", "lda"), ("arousal", "ridge")):
+        done = serpipe("fit", "--target", target, "--head", head, "--layers", "1", "--split",
+                       "kfold:5", "--cache", cache)  # fmt: skip
+        assert done.code == 0, done.err
+
+
+def test_agreement_is_on_the_labels_after_merging(cache: Path) -> None:
+    plan, votes = plan_of(cache)
+    assert plan.agreement == votes.agreement
+    write_votes([
+        (clip, f"{label}{n}", f"{label}{n % 2}")
+        for clip, counts in votes.counts.items() for label in counts for n in range(counts[label])
+    ])  # fmt: skip
+    merge = {f"{label}{n}": label for label in ("angry", "calm") for n in (0, 1)}
+    merged, apart = plan_of(cache, merge=merge)
+    assert apart.agreement != votes.agreement
+    assert merged.agreement == votes.agreement
+
+
+def test_a_column_of_raters_is_predicted_even_if_no_two_clips_have_the_same_votes() -> None:
+    votes = [encode_counts({"sad": number, "calm": 1}) for number in range(1, 5)]
+    assert columns_to_predict({"mood": np.array(votes), "note": np.array(list("abcd"))}) == ["mood"]

@@ -1,6 +1,7 @@
 """Checks: what is wrong with a run or should be known of it, by the codes of docs/checks.md."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...corpora import CORPORA, Corpus
 from ...errors import counted
-from ...features.recordings import UNCONFIRMED, copies
+from ...features.recordings import UNCONFIRMED, copies, recordings
 from ...pipeline.marks import MarkKind
 from ...pipeline.nuisance import ALL_OF_THEM, CONDITIONS, FORMAT
 from ...pipeline.statistics import FEWEST_SPEAKERS
@@ -186,6 +187,11 @@ def _data(results: RunResults) -> Iterator[Check]:
     if same:
         named = "; ".join(" and ".join(paths) for paths in same[:NAMED])
         more = f"; {len(same) - NAMED} more recordings" if same[NAMED:] else ""
+        if results.truth.dtype.kind == "U":
+            labelled = set(zip(recordings(results.clips).tolist(), results.truth, strict=True))
+            several = Counter(recording for recording, _ in labelled)
+            differ = sum(number > 1 for number in several.values())
+            more += f"; {counted(differ, 'recording')} with different labels" if differ else ""
         yield Check(
             "SER008", "note",
             f"{sum(map(len, same))} clips are copies of one another: {named}{more}",

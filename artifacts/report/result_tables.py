@@ -299,8 +299,7 @@ def groups_table(results: RunResults) -> Table:
             for head in heads
         ]
     notes = (
-        "Over the labels that occur in the group: compare two groups only where chance is the "
-        "same. Gaps are over the labels that all groups have."
+        "Over the labels that occur in the group: compare two groups only where chance is the same."
         if results.summary.labels
         else "",
         _interval_note(results, shown, _NO_INTERVAL),
