@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from ..pipeline.options import TargetOptions
 from ..progress import Say, Track, no_track, say_nothing
 from ..remote import Location
@@ -95,6 +96,7 @@ def evaluate(
     perturbations = read_perturbations("--perturb", perturb)
     model = str(model)
     check_checkpoint_name(model, "--model")
+    from ..artifacts.models.find import BUNDLE_FILE
     from ..artifacts.report.report import headline
     from ..artifacts.run.record_evaluation import record_evaluation
     from ..artifacts.run.results import read_results
@@ -105,6 +107,12 @@ def evaluate(
     from ..pipeline.finetune.classifier import load_classifier
     from ..provenance import cores
 
+    if (Path(model) / BUNDLE_FILE).is_file():
+        raise UserError(
+            f"--model {model}: is a bundle of `serpipe fit`, which has tested its head on other "
+            "speakers; use `serpipe robustness RUN` for perturbed clips, or `serpipe predict` for "
+            "other clips"
+        )
     given_name = "" if name is None else check_given_name(name)
     device = choose_devices(device, "--device")[0]
     clips = gather(addresses(data), manifest, skip_bad=skip_bad, say=say)

@@ -99,6 +99,11 @@ def _read_value(what: str, kind: _Kind, text: str, colon: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
+        if text.partition(":")[0] in KINDS:
+            option = what.partition(" ")[0]
+            raise UserError(
+                f"{what}: {text} is a perturbation of its own; give it as {option} {text}"
+            ) from None
         value = float("nan")
     if not kind.low <= value <= kind.high:
         raise UserError(

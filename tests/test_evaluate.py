@@ -15,6 +15,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from serpipe.artifacts.models.outputs import label_probabilities, match_labels
+from serpipe.artifacts.models.saved_model import DEFAULT_BUNDLE
 from serpipe.features.checkpoint import load_checkpoint
 from serpipe.pipeline.finetune.model import build_model, save_model
 
@@ -121,6 +122,13 @@ def score_by_hand(last: str, model: Path, clips: list[Path]) -> list[list[float]
         logits = head[f"classifier.{last}.weight"] @ dense.tanh() + head[f"classifier.{last}.bias"]
         scored.append(logits.tolist())
     return scored
+
+
+def test_a_bundle_of_fit_is_refused_with_the_command_that_tests_it(
+    serpipe: Command, few_clips: Path
+) -> None:
+    done = serpipe("evaluate", "--model", DEFAULT_BUNDLE, "--data", few_clips)
+    assert_refused(done, DEFAULT_BUNDLE, "serpipe robustness")
 
 
 @pytest.mark.parametrize("family", ["wav2vec2-group", "wavlm-group", "whisper"])

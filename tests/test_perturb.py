@@ -65,6 +65,11 @@ def test_an_unknown_kind_or_an_impossible_value_is_refused(spec: str) -> None:
         read_perturbations("--perturb", [spec])
 
 
+def test_a_second_kind_after_a_comma_is_refused_with_the_option_to_give_it() -> None:
+    with raises_about(UserError, "--augment noise:20,mp3:32", "--augment mp3:32"):
+        read_perturbations("--augment", ["noise:20,mp3:32"])
+
+
 @pytest.mark.parametrize("decibels", [20, 0])
 def test_noise_has_the_power_and_the_spectrum_that_are_stated(
     speech: Waveform, decibels: int
