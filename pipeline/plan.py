@@ -418,11 +418,15 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], options: TargetOptions) -
             f"{', '.join(table)}"
         )
     corpora = sorted(set(table["corpus"].tolist()))
+    joined = unlabelled = None
     if votes := votes_in(table, protocol.target, Path("the clips")):
         joined = _join_votes(votes, table, protocol)
         table = {**table, protocol.target: _majority(joined, protocol)}
+        unlabelled = (joined.majority != "") & (table[protocol.target] == "")
         protocol = replace(protocol, merge={})
-    target = _target(table, protocol, corpora, corpora, None)
+    target = _target(table, protocol, corpora, corpora, unlabelled)
+    if joined and unlabelled is not None:
+        target, _ = _describe(target, joined, unlabelled, protocol)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
     split = Split(protocol.split, "nothing trained, every clip tested", (fold,))

@@ -20,8 +20,8 @@ from serpipe.corpora.rater_rows import decode_counts, encode_counts
 from serpipe.errors import UserError
 from serpipe.features.cache import open_cache
 from serpipe.pipeline.heads.lda import LDA
-from serpipe.pipeline.options import Protocol
-from serpipe.pipeline.plan import Plan, cross_corpus_protocols, make_plan
+from serpipe.pipeline.options import Protocol, TargetOptions
+from serpipe.pipeline.plan import Plan, cross_corpus_protocols, make_plan, plan_evaluation
 from serpipe.pipeline.rater_scores import score_shares
 from serpipe.pipeline.ratings import read_ratings_or_votes
 from serpipe.pipeline.target import columns_to_predict
@@ -393,6 +393,18 @@ def test_each_clip_without_a_label_is_counted_once(cache: Path) -> None:
         assert counts == [5, 1, 1], changes
         tested = len(np.unique(plan.clips["name"][plan.problem.tested]))
         assert sum(counts) + tested == len(open_cache(cache).clips["name"])
+
+
+def test_an_evaluation_tells_clips_without_a_majority_from_those_without_ratings(
+    cache: Path,
+) -> None:
+    counts = [{"angry": 2, "calm": 1}] * 3 + [{"angry": 1, "calm": 1}] * 4 + [{"calm": 2}] * 5
+    perceived = [encode_counts(each) for each in counts]
+    table = {name: values[:14] for name, values in open_cache(cache).clips.items()}
+    table["perceived"] = np.array([*perceived, "", ""])
+    plan = plan_evaluation(table, TargetOptions("perceived"))
+    assert len(plan.target.rows) == 8
+    assert [int(each.split()[0]) for each in plan.target.changes] == [4, 2]
 
 
 def test_a_manifest_that_lacks_the_column_rater_is_refused_with_that_remedy(
