@@ -108,7 +108,7 @@ def perturbed_table(results: RunResults, head: str) -> Table:
         f"{head}: what to expect of degraded recordings, such as those of a telephone line",
         (
             "perturbation", f"{measure.title} [95 %]", "difference [95 %]", "p (Holm)",
-            *(["% of predictions that change"] if is_label else []),
+            *(["% changed"] if is_label else []),
             *(f"{column} {group or '(none)'}" for column, group in groups),
         ),
         tuple(rows),
@@ -123,6 +123,7 @@ def _note(results: RunResults) -> str:
     return " ".join([
         "The test clips are perturbed; differences from the unperturbed clips are paired. "
         f"Bold: resolved, p (Holm) below {RESOLVED}.",
+        *(["% changed: the share of predictions that change."] if results.summary.labels else []),
         *([
             "In each fold, the head is the one that was fitted there"
             f", to {results.summary.trained_on or 'clips that are not perturbed'}."
