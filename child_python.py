@@ -1,4 +1,4 @@
-"""Start this Python again, for parts that must run in a process of their own."""
+"""What a child process that runs this Python needs to import the same modules."""
 
 import os
 import sys

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +101,11 @@ def _merge(values: Sequence[str | float], *, comma: bool) -> str:
 def encode_counts(counts: Mapping[str, int]) -> str:
     """Return the text that stands for the labels of several raters in a table of clips."""
     return json.dumps(dict(sorted(counts.items())), ensure_ascii=False)
+
+
+def holds_counts(texts: Iterable[str]) -> bool:
+    """Return whether :func:`encode_counts` wrote any of the cells of a column."""
+    return any(decode_counts(text) for text in texts)
 
 
 def decode_counts(text: str) -> dict[str, int] | None:

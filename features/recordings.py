@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..corpora.rater_rows import decode_counts
 from ..errors import UserError
 
 #: A clip table: an array of shape (n_clips,) by column.
@@ -50,8 +49,6 @@ def check_recordings(clips: Table) -> None:
         values = clips[what]
         if what == "emotion" and "shared_emotion" in clips:  # corpora name emotions differently
             values = np.where(clips["shared_emotion"] == "", values, clips["shared_emotion"])
-        if what == "emotion" and any(decode_counts(value) for value in values.tolist()):
-            continue  # raters need not agree, even on the same recording
         first: dict[str, tuple[str, str]] = {}
         for recording, value, path in zip(ids, values.tolist(), paths, strict=True):
             other, where = first.setdefault(recording, (value, path))

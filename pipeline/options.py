@@ -14,8 +14,6 @@ _LABELS_IN_WORDS = {
     "soft": ", weighted by the share of raters of each label",
     "all": ", once for every label that a rater gave",
 }
-
-
 #: Options of :class:`Protocol` that its first version did not have.
 _LATER_OPTIONS = ("hold_out", "enrol", "augment", "labels", "ties")
 

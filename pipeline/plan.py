@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..choices import check_choice
 from ..corpora.emotions import shared_word
+from ..corpora.rater_rows import holds_counts
 from ..errors import UserError, counted, listed
 from ..features.cache import Cache
 from ..features.perturbation import read_perturbations
@@ -179,22 +180,21 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
             f"--target {protocol.target}: is already a column of {cache.path}; rename the "
             "column in the file of ratings"
         )
-    votes = unlabelled = None
+    votes = None
     agreement = ratings.agreement if ratings else None
     if isinstance(ratings, Votes):
         votes = _join_votes(ratings, table, protocol)
         agreement = votes.agreement
         table[protocol.target] = _majority(votes, protocol)
-        unlabelled = (votes.majority != "") & (table[protocol.target] == "")
     elif ratings:
         table[protocol.target] = join_ratings(ratings, table)
     check_labels(protocol.labels, protocol.ties, protocol.target, votes)
     train_on, test_on = _corpora(table, protocol)
     # Votes are merged before the majority is taken, and must not be merged again.
     unmerged = replace(protocol, merge={}) if votes else protocol
-    target = _target(table, unmerged, train_on, test_on, unlabelled)
-    if votes and unlabelled is not None:
-        target, votes = _describe(target, votes, unlabelled, protocol)
+    target = _target(table, unmerged, train_on, test_on, votes)
+    if votes:
+        target, votes = _describe(target, votes, table[protocol.target], protocol)
     if target.labels.dtype.kind == "f" and any(each.how == "weighted" for each in candidates):
         raise UserError(
             f"--layers {protocol.layers}: weights are learnt from labels, and {target.column} is "
@@ -203,10 +203,11 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
     clips, assumptions, findings = _used_clips(table, target, protocol)
     groups = find_groups(clips, clips["speaker"], protocol.group)
     labels = target.labels
-    # Raters need not agree on the copies of a recording: their labels are not compared.
-    given = {name: clips[name] for name in clips if not (votes and name == target.column)}
+    compared = dict(clips)
+    if holds_counts(cache.clips["emotion"][target.rows].tolist()):
+        del compared["emotion"]  # raters need not agree, even on copies of a recording
     if train_on == test_on:
-        split = make_split(protocol.split, given, stratify(labels), protocol.seed, groups)
+        split = make_split(protocol.split, compared, stratify(labels), protocol.seed, groups)
         if split.kind.holds_out:
             _check_tested(split, target)
     else:
@@ -220,7 +221,7 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
                 f"--split {protocol.split}: omit it, as {', '.join(train_on)} train and "
                 f"{', '.join(test_on)} are tested"
             )
-        split = cross_corpus_split(given, stratify(labels), train_on, test_on, groups)
+        split = cross_corpus_split(compared, stratify(labels), train_on, test_on, groups)
         if labels.dtype.kind == "f" and len(np.unique(labels[split.folds[0].test])) < 2:
             raise UserError(
                 f"--test-on {','.join(test_on)}: every {target.column} is the same; rate more clips"
@@ -331,8 +332,14 @@ def _majority(votes: VotesOfClips, protocol: Protocol) -> NDArray[np.str_]:
     return np.where(used, labels, "")
 
 
+def _without_label(votes: VotesOfClips, labels: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Return which clips have votes and yet no label, from :func:`_majority`."""
+    without: NDArray[np.bool_] = (votes.majority != "") & (labels == "")
+    return without
+
+
 def _describe(
-    target: Target, votes: VotesOfClips, unlabelled: NDArray[np.bool_], protocol: Protocol
+    target: Target, votes: VotesOfClips, labels: NDArray[np.str_], protocol: Protocol
 ) -> tuple[Target, VotesOfClips]:
     """Add to a target what became of clips with votes but no label; return it and the votes."""
     of_clips = replace(votes.take(target.rows), majority=target.labels)
@@ -343,7 +350,8 @@ def _describe(
     scored = "not tested" if protocol.ties == OMIT else "scored against all raters only"
     fate = "" if omitted else f" ({trained}, {scored})"
     notes = [f"{counted(tied, 'clip')} without a majority of raters{fate}"] if tied else []
-    dropped = int((unlabelled & ~votes.tied).sum() if omitted else unlabelled.sum())
+    without = _without_label(votes, labels)
+    dropped = int((without & ~votes.tied).sum() if omitted else without.sum())
     if dropped:
         notes.append(f"{counted(dropped, 'clip')} that most raters gave these labels left out")
     return replace(target, changes=(*votes.changes, *notes, *target.changes)), of_clips
@@ -418,15 +426,14 @@ def plan_evaluation(table: Mapping[str, NDArray[Any]], options: TargetOptions) -
             f"{', '.join(table)}"
         )
     corpora = sorted(set(table["corpus"].tolist()))
-    joined = unlabelled = None
+    joined = None
     if votes := votes_in(table, protocol.target, Path("the clips")):
         joined = _join_votes(votes, table, protocol)
         table = {**table, protocol.target: _majority(joined, protocol)}
-        unlabelled = (joined.majority != "") & (table[protocol.target] == "")
         protocol = replace(protocol, merge={})
-    target = _target(table, protocol, corpora, corpora, unlabelled)
-    if joined and unlabelled is not None:
-        target, _ = _describe(target, joined, unlabelled, protocol)
+    target = _target(table, protocol, corpora, corpora, joined)
+    if joined:
+        target, _ = _describe(target, joined, table[protocol.target], protocol)
     clips, assumptions, findings = _used_clips(table, target, protocol)
     fold = Fold("all", np.arange(0), np.arange(len(target.rows)))
     split = Split(protocol.split, "nothing trained, every clip tested", (fold,))
@@ -673,13 +680,13 @@ def _target(
     protocol: Protocol,
     train_on: Sequence[str],
     test_on: Sequence[str],
-    unlabelled: NDArray[np.bool_] | None,
+    votes: VotesOfClips | None,
 ) -> Target:
     corpora = tuple(dict.fromkeys([*train_on, *test_on]))
     column = _column(table, protocol.target, corpora)
     used = np.isin(table["corpus"], corpora) & in_partition(protocol.split, table)
-    if unlabelled is not None:
-        used &= ~unlabelled
+    if votes:
+        used &= ~_without_label(votes, table[protocol.target])
     merge, keep = _words(column, protocol)
     target = choose_target(table, column, merge, keep, used, protocol.task)
     if set(train_on) == set(test_on):

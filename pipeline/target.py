@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..choices import TASKS as TASKS
 from ..choices import check_choice
 from ..corpora import CLIP_COLUMNS, FILLED_COLUMNS
-from ..corpora.rater_rows import decode_counts
+from ..corpora.rater_rows import holds_counts
 from ..errors import UserError, counted
 
 #: Columns that identify a clip or its speaker, which cannot be predicted for a new speaker.
@@ -50,7 +50,7 @@ def columns_to_predict(clips: Mapping[str, NDArray[Any]]) -> list[str]:
             distinct, filled = np.unique(values[np.isfinite(values)]), len(values)
         elif values.dtype.kind == "U":
             distinct, filled = np.unique(values[values != ""]), int(np.sum(values != "")) // 2
-            if any(decode_counts(each) for each in distinct.tolist()):  # each clip has its own
+            if holds_counts(distinct.tolist()):  # each clip has its own
                 filled = len(values)
         else:
             continue
