@@ -204,8 +204,8 @@ def make_plan(cache: Cache, protocol: Protocol, ratings: Ratings | Votes | None 
     groups = find_groups(clips, clips["speaker"], protocol.group)
     labels = target.labels
     compared = dict(clips)
-    if holds_counts(cache.clips["emotion"][target.rows].tolist()):
-        del compared["emotion"]  # raters need not agree, even on copies of a recording
+    if holds_counts(cache.clips[EMOTION][target.rows].tolist()):
+        del compared[EMOTION]  # raters need not agree, even on copies of a recording
     if train_on == test_on:
         split = make_split(protocol.split, compared, stratify(labels), protocol.seed, groups)
         if split.kind.holds_out:
